@@ -1,0 +1,1 @@
+"""The engines: each owns one model's weights and answers the requests of `engines.base`."""

@@ -1,0 +1,315 @@
+"""The border every engine shares: what goes in (a request), what comes out (deltas), what can go wrong.
+
+In: a frozen `GenerationRequest` with decoded-nothing image bytes. Out: an async stream of `Delta`, the last of
+which carries the finish reason and the usage. This module imports neither torch nor any web framework.
+
+Errors::
+
+    EngineError                      everything an engine raises on purpose
+    ├── InvalidRequestError          400; the caller must change the request
+    │   ├── ContextLengthError       prompt plus answer do not fit the context
+    │   ├── InvalidImageError        bytes that do not decode to a picture
+    │   └── TooManyImagesError       more pictures than the engine accepts
+    ├── EngineOverloadedError        429; the queue is full, try again later          (retryable)
+    ├── EngineUnavailableError       503; not started, still loading, or gone         (retryable)
+    ├── EngineTimeoutError           504; no token within the allowed time            (retryable)
+    └── GenerationFailedError        500; the model raised while generating           (retryable)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length"]
+Variant = Literal["full", "pocket", "random-tiny", "echo"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A piece of text inside a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An encoded picture inside a message.
+
+    Attributes:
+        data: the encoded file as received (PNG, JPEG, WebP, ...). Only the engine decodes it.
+        media_type: sniffed type, such as ``image/png``.
+        sha256: lower-case hex digest of ``data``.
+    """
+
+    data: bytes = field(repr=False)
+    media_type: str
+    sha256: str
+
+
+Part = TextPart | ImagePart
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; pictures keep their place among the text parts."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The text parts joined with nothing between them."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The pictures of this turn, in order."""
+        return tuple(part for part in self.parts if isinstance(part, ImagePart))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Generation knobs. ``temperature == 0`` is greedy decoding.
+
+    Attributes:
+        max_tokens: upper bound of generated tokens; None lets the engine use its own default.
+        temperature: 0 to 2.
+        top_p: nucleus mass in (0, 1].
+        seed: makes sampling repeatable; None draws a fresh one.
+        stop: strings that end the answer and are not part of it.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One question to one engine.
+
+    Attributes:
+        messages: the conversation, oldest first, ending in the user turn to answer.
+        sampling: generation knobs.
+        enable_thinking: let a reasoning model think before it answers; engines without that ignore it.
+        request_id: for logs only.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: SamplingParams = SamplingParams()
+    enable_thinking: bool = False
+    request_id: str = ""
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """All pictures of the conversation, in order."""
+        return tuple(image for message in self.messages for image in message.images)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the engine saw them; ``image_tokens`` and ``cached_tokens`` are part of ``prompt_tokens``."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    image_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One step of an answer. The last one of a stream, and only it, has ``finish_reason`` and ``usage``."""
+
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """A whole answer: the deltas of one stream, joined."""
+
+    text: str
+    reasoning: str
+    finish_reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a caller may know about an engine before asking it.
+
+    Attributes:
+        name: ``glm`` or ``owl2``: the role in the pair.
+        model: the model's own name, such as ``glm-4.6v-flash``.
+        variant: what weights are behind it; anything but ``full`` is shown wherever the model name is.
+        context_tokens: prompt and answer together.
+        max_images: most pictures in one request.
+    """
+
+    name: str
+    model: str
+    variant: Variant
+    context_tokens: int
+    max_images: int
+
+    @property
+    def model_id(self) -> str:
+        """The name shown in answers: the model, and the variant unless it is the real one."""
+        return self.model if self.variant == "full" else f"{self.model}-{self.variant}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How to load a local engine; what ``glowl engine NAME`` was given.
+
+    Attributes:
+        model: a checkpoint folder or a hub id.
+        device: ``auto`` takes the first CUDA device, else the CPU.
+        dtype: ``auto`` is bfloat16 on CUDA and float32 on the CPU.
+        attn_implementation: ``auto`` picks the best that is installed; or ``sdpa``, ``eager``, ``flash_attention_2``.
+        max_queue: requests that may wait before new ones are refused with `EngineOverloadedError`.
+    """
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+    attn_implementation: str = "auto"
+    max_queue: int = 64
+
+
+class Engine(Protocol):
+    """Owner of one model's weights, in this process or behind HTTP."""
+
+    async def info(self) -> EngineInfo:
+        """Describe the engine.
+
+        Raises:
+            EngineUnavailableError: if it cannot be reached.
+        """
+        ...
+
+    async def start(self) -> None:
+        """Load and warm up; return when the next request would be served at normal speed."""
+        ...
+
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Generate an answer.
+
+        Closing the generator cancels the generation and frees the engine within one decode step.
+
+        Raises:
+            EngineError: at any step, see the tree above.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Stop running generations and release what the engine holds."""
+        ...
+
+
+class EngineError(Exception):
+    """Base of everything an engine raises on purpose.
+
+    Attributes:
+        retryable: the same request may succeed later or elsewhere.
+        status_code: the HTTP status an engine server answers with.
+        code: machine-readable, as in the OpenAI error envelope.
+        param: the request field at fault, if any.
+    """
+
+    retryable: ClassVar[bool] = False
+    status_code: ClassVar[int] = 500
+    default_code: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.param = param
+
+
+class InvalidRequestError(EngineError):
+    """The request itself is wrong; sending it again will not help."""
+
+    status_code: ClassVar[int] = 400
+    default_code: ClassVar[str] = "invalid_request"
+
+
+class ContextLengthError(InvalidRequestError):
+    """Prompt and requested answer are longer than the context; the message says by how many tokens."""
+
+    default_code: ClassVar[str] = "context_length_exceeded"
+
+
+class InvalidImageError(InvalidRequestError):
+    """The bytes do not decode to a picture (truncated, animated, an unsupported mode)."""
+
+    default_code: ClassVar[str] = "invalid_image"
+
+
+class TooManyImagesError(InvalidRequestError):
+    """More pictures than the engine accepts in one request."""
+
+    default_code: ClassVar[str] = "too_many_images"
+
+
+class EngineOverloadedError(EngineError):
+    """The engine's queue is full."""
+
+    retryable: ClassVar[bool] = True
+    status_code: ClassVar[int] = 429
+    default_code: ClassVar[str] = "engine_overloaded"
+
+
+class EngineUnavailableError(EngineError):
+    """The engine is not there: not started, still loading, or the connection broke."""
+
+    retryable: ClassVar[bool] = True
+    status_code: ClassVar[int] = 503
+    default_code: ClassVar[str] = "engine_unavailable"
+
+
+class EngineTimeoutError(EngineError):
+    """The engine accepted the request but sent nothing for too long."""
+
+    retryable: ClassVar[bool] = True
+    status_code: ClassVar[int] = 504
+    default_code: ClassVar[str] = "engine_timeout"
+
+
+class GenerationFailedError(EngineError):
+    """The model raised while generating; the engine itself lives on."""
+
+    retryable: ClassVar[bool] = True
+    status_code: ClassVar[int] = 500
+    default_code: ClassVar[str] = "generation_failed"
+
+
+async def generate(engine: Engine, request: GenerationRequest) -> GenerationResult:
+    """Run ``engine.stream`` to its end and join the deltas.
+
+    Raises:
+        EngineError: whatever the stream raised.
+        GenerationFailedError: if the stream ended without a finish reason.
+    """
+    text: list[str] = []
+    reasoning: list[str] = []
+    async for delta in engine.stream(request):
+        text.append(delta.text)
+        reasoning.append(delta.reasoning)
+        if delta.finish_reason is not None:
+            return GenerationResult(
+                text="".join(text),
+                reasoning="".join(reasoning),
+                finish_reason=delta.finish_reason,
+                usage=delta.usage or Usage(),
+            )
+    raise GenerationFailedError("the engine ended its answer without saying why")
