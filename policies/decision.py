@@ -1,0 +1,100 @@
+"""The nouns at the end of the policy: what is decided, why, and the health it was decided under.
+
+In: nothing. Out: frozen types that the router shows in headers, the `hybrid` field and `glowl explain`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Route = Literal["fast", "deep"]
+EngineName = Literal["glm", "owl2"]
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One measured value that decided, or would have.
+
+    Attributes:
+        feature: name of the feature.
+        value: what was measured.
+        threshold: what it was held against; None where there is none.
+        text: the same as an English sentence.
+        text_zh: the same in Chinese.
+    """
+
+    feature: str
+    value: Scalar
+    threshold: Scalar | None
+    text: str
+    text_zh: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which way a request goes, and why.
+
+    Attributes:
+        route: fast (answered now) or deep (a job).
+        engine: who gives the final answer.
+        rule: name of the rule that held.
+        reasons: the values that made it hold; empty for a rule without conditions.
+        degraded: what is not as the rule wanted it, as English sentences; empty when all is well.
+        margin: 0 to 1, how far the nearest measured value is from changing the route; 1 = only another question would.
+        preset: name of the rule set.
+        enable_thinking: GLM is to think before it answers.
+        nearest: the value that `margin` speaks of; None where nothing graded is near.
+        degraded_zh: `degraded` in Chinese, sentence by sentence.
+    """
+
+    route: Route
+    engine: EngineName
+    rule: str
+    reasons: tuple[Reason, ...]
+    degraded: tuple[str, ...]
+    margin: float
+    preset: str
+    enable_thinking: bool = False
+    nearest: Reason | None = None
+    degraded_zh: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the decision as plain JSON values: numbers, strings, booleans, lists and objects."""
+        plain = asdict(self)
+        for name in ("reasons", "degraded", "degraded_zh"):
+            plain[name] = list(plain[name])
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """One engine, as its last health check saw it.
+
+    Attributes:
+        is_up: it answers.
+        queue_age_s: how long the oldest waiting request has waited, seconds.
+    """
+
+    is_up: bool = True
+    queue_age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The engines' state when a request is decided.
+
+    Attributes:
+        engines: by name; a missing engine counts as up and idle.
+        estimated_deep_ms: what a job is expected to take, queue included, milliseconds; None = the preset's guess.
+    """
+
+    engines: Mapping[str, EngineHealth] = field(default_factory=dict)
+    estimated_deep_ms: int | None = None
+
+    def of(self, engine: str) -> EngineHealth:
+        """Return one engine's health."""
+        return self.engines.get(engine, _HEALTHY)
+
+
+_HEALTHY = EngineHealth()

@@ -1,0 +1,123 @@
+"""Second step: measure a request. In: what the router knows of it. Out: the features that the rules read.
+
+Nothing here looks at a picture, an engine or a clock: the same request always measures the same.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from policies.complexity import examine
+from policies.language import Language, LanguageSource, identify
+from policies.pictures import find_several_pictures
+
+RequestedRoute = Literal["auto", "fast", "deep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the router knows of a request.
+
+    Attributes:
+        text: the user's new question: the text of the last user turn.
+        history: earlier user texts, oldest first. They break a tie about the language, nothing else.
+        image_keys: content hashes of the pictures in the new turn; the same picture twice is one.
+        history_image_keys: content hashes of the pictures in earlier turns.
+        system_text: the system prompt. It is the developer's, not the user's, and is not measured.
+    """
+
+    text: str
+    history: tuple[str, ...] = ()
+    image_keys: tuple[str, ...] = ()
+    history_image_keys: tuple[str, ...] = ()
+    system_text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the caller asked for.
+
+    Attributes:
+        route: `hybrid.route`.
+        engine: the engine that `model` names, "glm" or "owl2"; None where the policy is to choose.
+        service_tier: the OpenAI field; "priority" makes the request interactive.
+        deadline_ms: `hybrid.deadline_ms`, milliseconds from arrival.
+    """
+
+    route: RequestedRoute = "auto"
+    engine: str | None = None
+    service_tier: str | None = None
+    deadline_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What was measured.
+
+    Attributes:
+        language: of the new question, or of the conversation where the question has none of its own.
+        language_source: what decided the language; see `policies.language.Detection`.
+        num_images: distinct pictures in the whole conversation.
+        num_new_images: distinct pictures in the new turn.
+        mentions_several_images: the wording speaks of several pictures, however many came.
+        multi_hop: 0 to 1, how much the question looks like several in one; see `policies.complexity`.
+        multi_hop_cues: the words that raised it.
+        is_interactive: the caller said that somebody waits. Deadlines are judged in `decide`.
+        interactive_reason: the request field that said so.
+        num_chars: length of the new question, in characters.
+        requested_route: `hybrid.route`.
+        requested_engine: the engine that `model` names.
+        deadline_ms: `hybrid.deadline_ms`.
+        several_images_cues: the words behind `mentions_several_images`.
+    """
+
+    language: Language
+    language_source: LanguageSource
+    num_images: int
+    num_new_images: int
+    mentions_several_images: bool
+    multi_hop: float
+    multi_hop_cues: tuple[str, ...]
+    is_interactive: bool
+    interactive_reason: str | None
+    num_chars: int
+    requested_route: RequestedRoute
+    requested_engine: str | None
+    deadline_ms: int | None = None
+    several_images_cues: tuple[str, ...] = ()
+
+
+def measure(question: Question, hints: Hints = Hints()) -> Features:
+    """Measure a request. Total: any text is accepted.
+
+    Args:
+        question: the user's words and the hashes of the pictures.
+        hints: the request fields that steer the route.
+    """
+    detection = identify(question.text, question.history)
+    complexity = examine(question.text, detection.language)
+    several = find_several_pictures(question.text)
+    interactive_reason = _interactive_reason(hints)
+    return Features(
+        language=detection.language,
+        language_source=detection.source,
+        num_images=len({*question.image_keys, *question.history_image_keys}),
+        num_new_images=len(set(question.image_keys)),
+        mentions_several_images=bool(several),
+        multi_hop=complexity.score,
+        multi_hop_cues=complexity.cues,
+        is_interactive=interactive_reason is not None,
+        interactive_reason=interactive_reason,
+        num_chars=len(question.text),
+        requested_route=hints.route,
+        requested_engine=hints.engine,
+        deadline_ms=hints.deadline_ms,
+        several_images_cues=several,
+    )
+
+
+def _interactive_reason(hints: Hints) -> str | None:
+    if hints.route == "fast":
+        return "hybrid.route is fast"
+    if hints.service_tier == "priority":
+        return "service_tier is priority"
+    return None

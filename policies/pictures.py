@@ -1,0 +1,67 @@
+"""Part of measuring a question: whether its wording speaks of several pictures.
+
+In: the text. Out: the words that say so, none if it doesn't. How many came is counted by their hashes, elsewhere.
+"""
+
+import re
+import unicodedata
+from typing import Final
+
+_MAX_CHARS = 4_000
+_MAX_SHOWN = 3
+
+_EN_NOUN = r"(?:images?|pictures?|photos?|photographs?|pics?|screenshots?|snapshots?|slides?|panels?|scans?|frames?)"
+_EN_NOUNS = r"(?:images|pictures|photos|photographs|pics|screenshots|snapshots|slides|panels|scans|frames)"
+_EN_SIDE = r"(?:left|right|left[- ]hand|right[- ]hand|leftmost|rightmost)"
+_EN_ORDER = r"(?:second|third|fourth|fifth|last|previous|earlier|next|other|latter|former|2nd|3rd|4th)"
+_EN: Final = re.compile(
+    rf"\b(?:both|these|those|all|two|three|four|five|six|several|multiple|different|[2-9]|1\d)(?: of)?"
+    rf"(?: the| these| those| my)?(?: two| three| four| uploaded| attached)? {_EN_NOUNS}\b"
+    rf"|\b(?:each|every|either|neither|another)(?: one)?(?: of)?(?: the| these| those)?(?: two)? {_EN_NOUN}\b"
+    rf"|\b(?:one|none|some|most|only one|at least one|any)(?: of)?(?: the| these| those)?(?: two)? {_EN_NOUNS}\b"
+    rf"|\b(?:in|from|of|only|exactly|least|and) one {_EN_NOUN}\b"
+    rf"|\bone {_EN_NOUN} (?:shows?|has|have|contains?|features?|depicts?|is|includes?)\b"
+    rf"|\b{_EN_SIDE} {_EN_NOUN}\b|\b{_EN_SIDE} and {_EN_SIDE} {_EN_NOUN}\b"
+    rf"|\b{_EN_NOUN} (?:on|to) the (?:left|right)\b(?! (?:wall|side|hand|page|door|shelf))"
+    rf"|\b(?:first|{_EN_ORDER}) (?:two |three )?{_EN_NOUN}\b(?! (?:of the|in the) (?:menu|list))"
+    rf"|\b(?:pair|set|series|collection|group) of {_EN_NOUNS}\b|\b{_EN_NOUN} pair\b"
+    rf"|\b(?:between|across|among|compare|combine|match)(?: the| these| those| all)?(?: two| three)? {_EN_NOUNS}\b"
+    rf"|\b(?:image|picture|photo|pic|figure|fig\.) ?(?:#|no\. ?)?(?:[2-9]| [b-d])\b"
+    rf"|\bdo (?:the|these|those) {_EN_NOUNS}\b",
+    re.IGNORECASE,
+)
+
+_ZH_NUM = r"[两兩二三四五六七八九十几幾多数數2-9]"
+_ZH_MEASURE = r"[张張幅个個副帧幀份页頁]"
+_ZH_NOUN = r"(?:图片|圖片|图像|圖像|照片|相片|截图|截圖|画面|畫面|影像|图|圖|照|画)"
+_ZH: Final = re.compile(
+    rf"{_ZH_NUM}{_ZH_MEASURE}(?:不同的?|上传的?|上傳的?)?{_ZH_NOUN}"
+    rf"|[这這那哪]{_ZH_NUM}[张張幅](?=[，。？?里裡中上的有是之]|{_ZH_NOUN}|$)"
+    rf"|[这這那]些{_ZH_NOUN}"
+    rf"|[每各](?:一)?{_ZH_MEASURE}?{_ZH_NOUN}"
+    rf"|(?:另外?|其它|其他|其中|前|后|後|上|下|仅在|至少|只有|恰好|正好)一{_ZH_MEASURE}{_ZH_NOUN}"
+    rf"|(?:另外?|前|后|後|上|下)一[张張幅](?![桌床椅纸])"
+    rf"|(?<![\d一-十])一[张張幅个個]{_ZH_NOUN}(?:中|里|裡|上|显示|顯示|包含|有|展示|描绘)"
+    rf"|第[一二三四五六七八九十两1-9](?:[张張幅]|个图|個圖)(?![桌床椅纸])"
+    rf"|[左右][边邊侧側]?的?(?:那|这|這)?(?:[一]?[张張幅])?{_ZH_NOUN}(?!案|书|書|形|表|标|框|家|板)"
+    rf"|左右(?:两|兩)?{_ZH_MEASURE}?{_ZH_NOUN}"
+    rf"|{_ZH_NOUN}对(?:中|里|显示|包含)|图像对|圖像對"
+    rf"|[图圖]\s?[二三四五2-9](?![\d.])"
+    rf"|(?:两|兩)者?图|(?:两|兩)[图圖]|多[图圖]|{_ZH_NOUN}之间|{_ZH_NOUN}之間"
+    rf"|(?:所有|全部|几|幾)(?:的)?(?:图片|图像|照片|圖片|圖像)",
+)
+
+
+def find_several_pictures(text: str) -> tuple[str, ...]:
+    """Return the words by which a text refers to more than one picture.
+
+    Args:
+        text: the question, English, Chinese or both.
+
+    Returns:
+        Up to three distinct phrases in the order found. Empty: the wording does not tell.
+    """
+    folded = unicodedata.normalize("NFKC", text[:_MAX_CHARS])
+    found = [match.group().lower() for match in _EN.finditer(folded)]
+    found += [match.group() for match in _ZH.finditer(folded)]
+    return tuple(dict.fromkeys(found))[:_MAX_SHOWN]
