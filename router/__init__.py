@@ -1,0 +1,1 @@
+"""The front of Glowl: api, dispatch, jobs, tasks, webhooks and the command line. No torch below this line."""

@@ -1,0 +1,1 @@
+"""The public HTTP API: wire shapes in, OpenAI-compatible objects, streams and errors out."""

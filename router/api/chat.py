@@ -1,0 +1,199 @@
+"""``POST /v1/chat/completions``: the answer at once on the fast route; on the deep route the final one if it is there
+within the wait, else the draft and the id under which the final one can be read.
+
+In: a chat request. Out: a chat completion, or its stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from router.api.conversation import from_chat
+from router.api.errors import envelope, json_response
+from router.api.intake import (
+    ClientGoneError,
+    cancel_on_disconnect,
+    owner,
+    parse,
+    services_of,
+    to_hints,
+    webhook_url_of,
+    with_pings,
+)
+from router.api.objects import to_chunk, to_completion, to_hybrid, to_route_headers
+from router.api.schemas import ChatRequest, check_metadata, to_chat_sampling
+from router.api.stream import SSE_DONE, SSE_PING, sse
+from router.call import Call
+from router.dispatch import Running
+from router.errors import EngineFailedError, NotFoundError, RouterError
+from router.jobs.job import Job
+from router.services import Services
+
+routes = APIRouter(tags=["chat"])
+
+PING_S = 5.0
+# How often a silent job is looked at to see whether its wait is over.
+_LOOK_S = 0.5
+CLIENT_CLOSED = 499
+
+
+@routes.post("/v1/chat/completions")
+async def create_chat_completion(request: Request) -> Response:
+    """Answer a chat request."""
+    services = services_of(request)
+    caller = owner(request)
+    body = await parse(request, ChatRequest)
+    call = await to_call(body, caller, services)
+    running = await services.dispatcher.start(call)
+    wait_s = services.settings.max_wait_s if call.max_wait_s is None else call.max_wait_s
+    if body.stream:
+        has_usage = bool(body.stream_options and body.stream_options.include_usage)
+        return StreamingResponse(
+            _stream(services, running, wait_s, has_usage=has_usage),
+            media_type="text/event-stream",
+            headers={**to_route_headers(running.job), "cache-control": "no-cache"},
+        )
+    return await answer(request, running, wait_s)
+
+
+async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
+    """Convert a chat request.
+
+    Raises:
+        RouterError: for whatever is wrong with it.
+    """
+    sampling = to_chat_sampling(body)
+    metadata = check_metadata(body.metadata)
+    return Call(
+        messages=await from_chat(body.messages, services.media),
+        sampling=sampling,
+        hints=to_hints(body.model, body.hybrid, body.service_tier),
+        model=body.model,
+        owner=caller,
+        strategy=body.hybrid.merge,
+        max_wait_s=body.hybrid.max_wait_s,
+        is_stored=bool(body.store),
+        metadata=metadata,
+        webhook_url=webhook_url_of(metadata),
+    )
+
+
+async def answer(request: Request, running: Running, wait_s: float, extra: Any = None) -> Response:
+    """Wait for an answer and send it whole.
+
+    Args:
+        request: whose connection is watched.
+        running: the job.
+        wait_s: how long a job may take before its draft is sent instead.
+        extra: called with the completion, returns fields to add to it.
+    """
+    services = services_of(request)
+    try:
+        job = await cancel_on_disconnect(request, _settle(services, running, wait_s))
+    except ClientGoneError:
+        return Response(status_code=CLIENT_CLOSED)
+    said = job.final or job.draft
+    if said is None:
+        raise to_failure(job)
+    completion = to_completion(job, said)
+    if extra is not None:
+        completion.update(extra(completion))
+    return json_response(completion, headers=to_route_headers(job))
+
+
+def to_failure(job: Job) -> RouterError:
+    """Return the error that a job without an answer ended with."""
+    if job.state == "cancelled":
+        return EngineFailedError(
+            f"The response {job.id} was cancelled.",
+            status=400,
+            code="response_cancelled",
+            message_zh=f"响应 {job.id} 已被取消。",
+        )
+    error = job.error or {}
+    return EngineFailedError(
+        error.get("message", "no engine gave an answer"),
+        status=int(error.get("status", 500)),
+        code=error.get("code", "server_error"),
+        param=error.get("param"),
+        retry_after_s=1 if error.get("retryable") else None,
+    )
+
+
+async def _settle(services: Services, running: Running, wait_s: float) -> Job:
+    """Return the job at its end; or, past the wait, as soon as it has at least a draft."""
+    deadline = time.monotonic() + wait_s
+    async with contextlib.aclosing(with_pings(running.events, min(_LOOK_S, max(wait_s, 0.05)))) as events:
+        async for event in events:
+            if event is not None and event.kind == "end":
+                break
+            if running.is_queued and time.monotonic() >= deadline:
+                job = await _load(services, running)
+                if job.draft is not None or job.is_terminal:
+                    return job
+    return running.finished() or await _load(services, running)
+
+
+async def _load(services: Services, running: Running) -> Job:
+    job = await services.store.get(running.job.id)
+    if job is None:
+        raise NotFoundError(f"No response '{running.job.id}'.", code="response_not_found")
+    return job
+
+
+async def _stream(services: Services, running: Running, wait_s: float, *, has_usage: bool) -> AsyncIterator[bytes]:
+    job = running.job
+    model = job.spec.model
+    info = services.monitor.info(str(job.spec.decision["engine"]))
+    if info is not None:
+        model = info.model_id
+    deadline = time.monotonic() + wait_s
+    sent = ""
+    runs: dict[int, str] = {}
+
+    def chunk(**fields: Any) -> bytes:
+        return sse(to_chunk(job, model, has_usage=has_usage, **fields))
+
+    yield chunk(delta={"role": "assistant", "content": ""}, hybrid=to_hybrid(job))
+    try:
+        async with contextlib.aclosing(with_pings(running.events, min(PING_S, max(wait_s, 0.05)))) as events:
+            async for event in events:
+                if event is None:
+                    yield SSE_PING
+                elif event.kind == "end":
+                    break
+                elif event.kind == "delta" and event.unit == job.spec.final_unit:
+                    said = runs[event.epoch] = runs.get(event.epoch, "") + event.text
+                    # A run that was started again repeats itself; only what is new goes out.
+                    if said.startswith(sent) and len(said) > len(sent):
+                        yield chunk(delta={"content": said[len(sent) :]})
+                        sent = said
+                if running.is_queued and not sent and time.monotonic() >= deadline:
+                    job = await _load(services, running)
+                    if job.draft is not None or job.is_terminal:
+                        break
+        job = running.finished() or await _load(services, running)
+        said_last = job.final or job.draft
+        if said_last is None:
+            raise to_failure(job)
+        if not said_last.text.startswith(sent):
+            raise EngineFailedError(
+                f"The answer changed while it was written; read it as /v1/responses/{job.id}.",
+                status=500,
+                code="answer_restarted",
+            )
+        model = said_last.model
+        if len(said_last.text) > len(sent):
+            yield chunk(delta={"content": said_last.text[len(sent) :]})
+        yield chunk(delta={}, finish_reason=said_last.finish_reason, hybrid=to_hybrid(job))
+        if has_usage:
+            yield chunk(delta=None, usage=said_last.usage)
+    except RouterError as error:
+        yield sse(envelope(error))
+    yield SSE_DONE

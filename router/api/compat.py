@@ -1,0 +1,56 @@
+"""The two older request shapes that clients of GLM-4.6V-Flash-WEB send: they run unchanged.
+
+In: ``{"image", "prompt"}``, with or without a JSON content type. Out: a chat completion; ``/api/v1/inference`` has the
+bare text beside it, as ``response`` and ``result``, where clients of that shape look for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from engines.base import SamplingParams
+from policies.features import Hints
+from router.api.chat import answer
+from router.api.conversation import from_older_shape
+from router.api.intake import AUTO_MODEL, owner, parse, resolve_model, services_of
+from router.api.schemas import InferenceRequest, VisionRequest
+from router.call import Call
+
+routes = APIRouter(tags=["older shapes"])
+
+
+@routes.post("/api/v1/inference")
+async def inference(request: Request) -> Response:
+    """Answer a question about one base64 picture."""
+    body = await parse(request, InferenceRequest)
+    return await _answer(request, body, Hints(), AUTO_MODEL, extra=_with_bare_text)
+
+
+@routes.post("/v1/vision/completion")
+async def vision_completion(request: Request) -> Response:
+    """Answer a question about one picture, given by URL or data URL."""
+    body = await parse(request, VisionRequest)
+    model = body.model or AUTO_MODEL
+    return await _answer(request, body, Hints(engine=resolve_model(model)), model)
+
+
+async def _answer(request: Request, body: InferenceRequest, hints: Hints, model: str, extra: Any = None) -> Response:
+    services = services_of(request)
+    caller = owner(request)
+    call = Call(
+        messages=await from_older_shape(body, services.media),
+        sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature or 0.0),
+        hints=hints,
+        model=model,
+        owner=caller,
+        is_stored=False,
+    )
+    running = await services.dispatcher.start(call)
+    return await answer(request, running, services.settings.max_wait_s, extra)
+
+
+def _with_bare_text(completion: dict[str, Any]) -> dict[str, Any]:
+    text = completion["choices"][0]["message"]["content"]
+    return {"response": text, "result": text}

@@ -1,0 +1,175 @@
+"""The one place where errors become HTTP: every refusal leaves as an OpenAI error envelope.
+
+In: `RouterError`, validation errors, framework errors, anything unforeseen. Out: status, headers and
+``{"error": {"message", "type", "param", "code"}}`` in English or, if ``Accept-Language`` prefers it, Chinese.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from engines.base import EngineError
+from router.dispatch import to_router_error
+from router.errors import EngineFailedError, RouterError
+
+log = logging.getLogger(__name__)
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+    app.add_exception_handler(RouterError, _on_router_error)
+    app.add_exception_handler(EngineError, _on_engine_error)
+    app.add_exception_handler(ValidationError, _on_validation_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def envelope(error: RouterError, *, wants_chinese: bool = False) -> dict[str, Any]:
+    """Return the body of an error."""
+    return {
+        "error": {
+            "message": error.message_zh if wants_chinese else error.message,
+            "type": _type_of(error),
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def status_of(error: RouterError) -> int:
+    """Return the HTTP status of an error."""
+    return error.status if isinstance(error, EngineFailedError) else error.status_code
+
+
+def wants_chinese(request: Request) -> bool:
+    """Whether ``Accept-Language`` puts Chinese before English; without the header it does not."""
+    ranked: list[tuple[float, str]] = []
+    for entry in request.headers.get("accept-language", "").split(","):
+        language, _, quality = entry.strip().partition(";q=")
+        try:
+            ranked.append((float(quality or 1.0), language.lower()))
+        except ValueError:
+            continue
+    ranked.sort(key=lambda item: -item[0])
+    for _quality, language in ranked:
+        if language.startswith("zh"):
+            return True
+        if language.startswith("en"):
+            return False
+    return False
+
+
+def json_response(
+    body: Any, status: int = 200, headers: dict[str, str] | None = None, media_type: str = "application/json"
+) -> Response:
+    """Serialise once, with orjson."""
+    return Response(orjson.dumps(body), status, headers, media_type)
+
+
+def _respond(request: Request, error: RouterError) -> Response:
+    status = status_of(error)
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(error.retry_after_s, 1))
+    elif status >= 500 or status in (408, 409, 429):
+        # Clients of OpenAI repeat these by themselves; without a time to wait for it would not help.
+        headers["x-should-retry"] = "false"
+    return json_response(envelope(error, wants_chinese=wants_chinese(request)), status, headers)
+
+
+async def _on_router_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RouterError)
+    return _respond(request, error)
+
+
+async def _on_engine_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EngineError)
+    return _respond(request, to_router_error(error))
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ValidationError | RequestValidationError)
+    errors = error.errors()
+    # Of a field that may be several things, pydantic says what is wrong with each; the deepest place says most.
+    first = max((each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]), key=lambda each: len(each["loc"]))
+    path = _to_path(first["loc"])
+    if first["type"] == "json_invalid":
+        return _respond(
+            request,
+            RouterError(
+                f"The request body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}.",
+                code="invalid_json",
+                message_zh="请求体不是有效的 JSON。",
+            ),
+        )
+    is_missing = first["type"] == "missing"
+    return _respond(
+        request,
+        RouterError(
+            f"Missing required parameter: '{path}'." if is_missing else f"Invalid '{path}': {first['msg']}.",
+            code="missing_required_parameter" if is_missing else "invalid_value",
+            param=path or None,
+            message_zh=f"缺少必需的参数 '{path}'。" if is_missing else f"参数 '{path}' 无效：{first['msg']}。",
+        ),
+    )
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = {
+        404: ("not_found", f"There is no {request.url.path} here; see /docs.", "没有这个地址；请查看 /docs。"),
+        405: (
+            "method_not_allowed",
+            f"{request.method} is not allowed on {request.url.path}; see /docs.",
+            "这个地址不支持该方法；请查看 /docs。",
+        ),
+        413: ("request_too_large", "The request body is too large.", "请求体过大。"),
+    }
+    code, message, message_zh = known.get(error.status_code, ("http_error", str(error.detail), str(error.detail)))
+    response = _respond(request, EngineFailedError(message, status=error.status_code, code=code, message_zh=message_zh))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    log.error("unhandled error at %s %s", request.method, request.url.path, exc_info=error)
+    return _respond(
+        request,
+        EngineFailedError(
+            "Something went wrong in the server; the log says more.",
+            status=500,
+            code="server_error",
+            message_zh="服务器内部出错，详情见日志。",
+        ),
+    )
+
+
+def _type_of(error: RouterError) -> str:
+    status = status_of(error)
+    if isinstance(error, EngineFailedError) or status >= 500:
+        return "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
+    return error.type
+
+
+_UNION_TAGS = frozenset({"str", "list", "body", "input_text", "output_text", "input_image"})
+
+
+def _to_path(location: tuple[int | str, ...]) -> str:
+    """Write a pydantic location as OpenAI does, ``messages[0].content``: union members and tags are left out."""
+    path = ""
+    previous: int | str = ""
+    for step in location:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif step != previous and step.replace("_", "").isalnum() and step not in _UNION_TAGS:
+            path += f".{step}" if path else step
+        previous = step
+    return path

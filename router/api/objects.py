@@ -1,0 +1,253 @@
+"""From a job record to the objects callers see: the Responses object, the chat completion, our own job view.
+
+In: a `Job`. Out: JSON-able dicts in OpenAI's shapes with the ``hybrid`` extension. Pure functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engines.base import Usage
+from router.jobs.job import FinalAnswer, Job, UnitResult, add_usage
+
+Json = dict[str, Any]
+
+
+def to_response(job: Job) -> Json:
+    """Return the Responses object of a job, whatever its state.
+
+    While it runs, ``output`` holds the draft once it is there, so that a naive poller prints something useful; at the
+    end it holds the final answer only and the draft moves to ``hybrid.draft``.
+    """
+    spec = job.spec
+    if job.final is not None:
+        output = [_message(item_id(job.id, 1), job.final.text, "final_answer", job.final.finish_reason)]
+    elif job.draft is not None and not job.is_terminal:
+        output = [_message(item_id(job.id, 0), job.draft.text, "commentary", job.draft.finish_reason)]
+    else:
+        output = []
+    is_cut = job.state == "incomplete"
+    return {
+        "id": job.id,
+        "object": "response",
+        "created_at": int(spec.created_at),
+        "status": job.state,
+        "background": spec.is_background,
+        "completed_at": int(job.completed_at) if job.completed_at and job.state == "completed" else None,
+        "error": _response_error(job),
+        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+        "instructions": spec.instructions,
+        "max_output_tokens": spec.sampling.max_tokens,
+        "metadata": dict(spec.metadata),
+        "model": job.final.model if job.final else spec.model,
+        "output": output,
+        "parallel_tool_calls": False,
+        "previous_response_id": None,
+        "reasoning": {"effort": None, "summary": None},
+        "store": spec.is_stored,
+        "temperature": spec.sampling.temperature,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "none",
+        "tools": [],
+        "top_p": spec.sampling.top_p,
+        "truncation": "disabled",
+        "usage": to_response_usage(_usage_of(job)) if job.is_terminal else None,
+        "hybrid": to_hybrid(job),
+    }
+
+
+def to_completion(job: Job, answer: FinalAnswer | UnitResult) -> Json:
+    """Return the chat completion of an answer: the final one, or a draft whose final is still to come."""
+    return {
+        "id": completion_id(job.id),
+        "object": "chat.completion",
+        "created": int(job.spec.created_at),
+        "model": answer.model,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": answer.finish_reason,
+            }
+        ],
+        "usage": to_chat_usage(answer.usage),
+        "system_fingerprint": None,
+        "hybrid": to_hybrid(job),
+    }
+
+
+def to_chunk(
+    job: Job,
+    model: str,
+    delta: Json | None = None,
+    *,
+    finish_reason: str | None = None,
+    usage: Usage | None = None,
+    has_usage: bool = False,
+    hybrid: Json | None = None,
+) -> Json:
+    """Return one chunk of a chat stream; ``delta=None`` makes the last, choice-less one that carries the usage."""
+    chunk: Json = {
+        "id": completion_id(job.id),
+        "object": "chat.completion.chunk",
+        "created": int(job.spec.created_at),
+        "model": model,
+        "choices": []
+        if delta is None
+        else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
+        "system_fingerprint": None,
+    }
+    if has_usage:
+        chunk["usage"] = to_chat_usage(usage) if usage else None
+    if hybrid is not None:
+        chunk["hybrid"] = hybrid
+    return chunk
+
+
+def to_hybrid(job: Job) -> Json:
+    """Return the ``hybrid`` extension: how the request was routed, how far it is, and what each engine did."""
+    decision = job.spec.decision
+    hybrid: Json = {
+        "route": decision["route"],
+        "engine": decision["engine"],
+        "rule": decision["rule"],
+        "reasons": decision["reasons"],
+        "preset": decision["preset"],
+        "stage": "final" if job.final else "draft" if job.draft and not job.is_terminal else None,
+        "response_id": job.id,
+        "merge": job.spec.strategy,
+        "degraded": list(job.final.degraded if job.final else decision.get("degraded", [])),
+        "branches": [
+            {
+                "name": branch.name,
+                "engine": branch.engine,
+                "state": job.units[branch.name].state,
+                "model": unit.model or None if (unit := job.units[branch.name].result) else None,
+                "duration_s": unit.duration_s if unit else None,
+                "ttft_s": unit.ttft_s if unit else None,
+                "failure": unit.error if unit else None,
+            }
+            for branch in job.spec.branches
+        ],
+        "timings": {
+            "queue_s": _span(job.spec.created_at, job.started_at),
+            "total_s": _span(job.spec.created_at, job.completed_at),
+        },
+    }
+    if job.draft is not None:
+        hybrid["draft"] = {"item_id": item_id(job.id, 0), "model": job.draft.model, "text": job.draft.text}
+    if job.final is not None:
+        hybrid["engine"] = job.final.engine
+        hybrid["merge"] = job.final.strategy
+        hybrid["agreement"] = job.final.agreement
+        hybrid["agreement_basis"] = list(job.final.agreement_basis)
+    return hybrid
+
+
+def to_job_view(job: Job) -> Json:
+    """Return ``GET /v1/jobs/{id}``: the record as operators see it, units and runs included."""
+    return {
+        "id": job.id,
+        "object": "job",
+        "status": job.state,
+        "created_at": job.spec.created_at,
+        "started_at": job.started_at,
+        "completed_at": job.completed_at,
+        "decision": dict(job.spec.decision),
+        "merge": job.spec.strategy,
+        "units": [
+            {
+                "name": unit.name,
+                "status": unit.state,
+                "runs": unit.epoch,
+                "failures": unit.failures,
+                "result": unit.result.to_dict() if unit.result else None,
+            }
+            for unit in job.units.values()
+        ],
+        "final": job.final.to_dict() if job.final else None,
+        "failure": job.error,
+    }
+
+
+def to_route_headers(job: Job) -> dict[str, str]:
+    """Return the headers that show the decision on every answer."""
+    decision = job.spec.decision
+    headers = {
+        "x-glowl-route": str(decision["route"]),
+        "x-glowl-engine": job.final.engine if job.final else str(decision["engine"]),
+        "x-glowl-rule": str(decision["rule"]),
+        "x-glowl-response-id": job.id,
+    }
+    if not job.is_terminal and job.spec.is_background:
+        headers["openai-poll-after-ms"] = "500"
+    return headers
+
+
+def item_id(job_id: str, index: int) -> str:
+    """Return the id of an output item; the draft is item 0, the final answer item 1."""
+    return f"msg_{job_id.removeprefix('resp_')}_{index}"
+
+
+def completion_id(job_id: str) -> str:
+    """Return the chat completion's id that belongs to a response id."""
+    return f"chatcmpl-{job_id.removeprefix('resp_')}"
+
+
+def to_chat_usage(usage: Usage) -> Json:
+    """Return usage as chat completions have it."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "image_tokens": usage.image_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def to_response_usage(usage: Usage) -> Json:
+    """Return usage as Responses objects have it: of all engines together."""
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+def message_item(item: str, text: str, phase: str, status: str) -> Json:
+    """Return an output item; without text it has no content part yet."""
+    content = [output_text(text)] if text or status != "in_progress" else []
+    return {"id": item, "type": "message", "role": "assistant", "status": status, "phase": phase, "content": content}
+
+
+def output_text(text: str) -> Json:
+    """Return a text part of an output item."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _message(item: str, text: str, phase: str, finish_reason: str) -> Json:
+    return message_item(item, text, phase, "incomplete" if finish_reason == "length" else "completed")
+
+
+def _response_error(job: Job) -> Json | None:
+    if job.error is None:
+        return None
+    return {
+        "code": job.error.get("code", "server_error"),
+        "message": job.error.get("message", "the request failed"),
+        "param": job.error.get("param"),
+        "type": None,
+    }
+
+
+def _usage_of(job: Job) -> Usage:
+    if job.final is not None:
+        return job.final.usage
+    return add_usage(*(unit.result.usage for unit in job.units.values() if unit.result))
+
+
+def _span(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else round(max(end - start, 0.0), 4)

@@ -1,0 +1,201 @@
+"""From job events to the two OpenAI streams: Responses events and chat chunks.
+
+In: the events of a job, in order. Out: JSON-able events. Both are folds: the same job gives the same events with the
+same sequence numbers however often, and from whichever process, they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from router.api.objects import item_id, message_item, output_text, to_response
+from router.jobs.job import Event, Job, Unit
+
+Json = dict[str, Any]
+
+
+@dataclass
+class _Item:
+    """An output item that is being written."""
+
+    id: str
+    index: int
+    phase: str
+    unit: str
+    text: str = ""
+    is_done: bool = False
+
+
+@dataclass
+class ResponseStream:
+    """Folds the events of one job into the events of the Responses API.
+
+    A run that had to be started again usually repeats what was sent already (greedy decoding does), and then nothing is
+    sent twice. If it says something else, the item is closed as incomplete and a new one begins.
+
+    Args:
+        job: the record; only what never changes is read from it.
+    """
+
+    job: Job
+    _sequence: int = 0
+    _items: list[_Item] = field(default_factory=list)
+    _runs: dict[tuple[str, int], str] = field(default_factory=dict)
+    _is_running: bool = False
+
+    def begin(self) -> list[Json]:
+        """Return what comes before the first event of the job."""
+        return [self._lifecycle("response.created", "queued" if self.job.spec.is_background else "in_progress")]
+
+    def feed(self, event: Event) -> list[Json]:
+        """Return what one job event amounts to; may be nothing. ``end`` is for `finish`."""
+        out: list[Json] = []
+        if event.kind == "queued" and self.job.spec.is_background:
+            out.append(self._lifecycle("response.queued", "queued"))
+        elif event.kind == "started" and not self._is_running:
+            self._is_running = True
+            out.append(self._lifecycle("response.in_progress", "in_progress"))
+        elif event.kind == "delta" and event.unit in ("draft", self.job.spec.final_unit):
+            out.extend(self._write(event.unit, event.epoch, event.text))
+        elif event.kind == "finished" and event.unit == "draft":
+            out.extend(self._close("draft", "completed" if event.state == "completed" else "incomplete"))
+        return out
+
+    def finish(self, job: Job) -> list[Json]:
+        """Return the last events, given the record at the end: the final text is the record's, byte for byte."""
+        out = self._close("draft", "incomplete")
+        final_unit = self.job.spec.final_unit
+        if job.final is None:
+            out.extend(self._close(final_unit, "incomplete"))
+        else:
+            item = self._open_item(final_unit)
+            if item is not None and not job.final.text.startswith(item.text):
+                out.extend(self._close(final_unit, "incomplete"))
+                item = None
+            if item is None:
+                item, opened = self._open(final_unit)
+                out.extend(opened)
+            rest = job.final.text[len(item.text) :]
+            if rest:
+                out.append(self._delta(item, rest))
+            out.extend(self._close(final_unit, "incomplete" if job.final.finish_reason == "length" else "completed"))
+        kind = {"completed": "response.completed", "failed": "response.failed"}.get(job.state, "response.incomplete")
+        response = to_response(job)
+        # The item the stream announced last is the one the object shows.
+        finals = [item for item in self._items if item.phase == "final_answer"]
+        if response["output"] and finals:
+            response["output"][0]["id"] = finals[-1].id
+        out.append(self._numbered({"type": kind, "response": response}))
+        return out
+
+    def _write(self, unit: str, epoch: int, text: str) -> list[Json]:
+        said = self._runs.get((unit, epoch), "") + text
+        self._runs[unit, epoch] = said
+        out: list[Json] = []
+        item = self._open_item(unit)
+        if item is not None and not (said.startswith(item.text) or item.text.startswith(said)):
+            out.extend(self._close(unit, "incomplete"))
+            item = None
+        if item is None:
+            item, out_opened = self._open(unit)
+            out.extend(out_opened)
+        if len(said) > len(item.text):
+            out.append(self._delta(item, said[len(item.text) :]))
+        return out
+
+    def _open_item(self, unit: str) -> _Item | None:
+        return next((item for item in self._items if item.unit == unit and not item.is_done), None)
+
+    def _open(self, unit: str) -> tuple[_Item, list[Json]]:
+        phase = "commentary" if unit == "draft" else "final_answer"
+        # The draft is item 0 and the final answer item 1 in every view; items begun again count on from 2.
+        is_first = all(item.phase != phase for item in self._items)
+        number = (0 if unit == "draft" else 1) if is_first else len(self._items) + 1
+        item = _Item(item_id(self.job.id, number), len(self._items), phase, unit)
+        self._items.append(item)
+        return item, [
+            self._numbered(
+                {
+                    "type": "response.output_item.added",
+                    "output_index": item.index,
+                    "item": message_item(item.id, "", phase, "in_progress"),
+                }
+            ),
+            self._numbered({"type": "response.content_part.added", **_place(item), "part": output_text("")}),
+        ]
+
+    def _delta(self, item: _Item, text: str) -> Json:
+        item.text += text
+        return self._numbered({"type": "response.output_text.delta", **_place(item), "delta": text, "logprobs": []})
+
+    def _close(self, unit: str, status: str) -> list[Json]:
+        item = self._open_item(unit)
+        if item is None:
+            return []
+        item.is_done = True
+        return [
+            self._numbered({"type": "response.output_text.done", **_place(item), "text": item.text, "logprobs": []}),
+            self._numbered({"type": "response.content_part.done", **_place(item), "part": output_text(item.text)}),
+            self._numbered(
+                {
+                    "type": "response.output_item.done",
+                    "output_index": item.index,
+                    "item": message_item(item.id, item.text, item.phase, status),
+                }
+            ),
+        ]
+
+    def _lifecycle(self, kind: str, status: str) -> Json:
+        # Built from the parts of the record that never change, so that a stream read again is the same stream.
+        spec = self.job.spec
+        bare = Job(
+            spec=spec, state="queued", units={branch.name: Unit(branch.name, "queued") for branch in spec.branches}
+        )
+        return self._numbered({"type": kind, "response": {**to_response(bare), "status": status}})
+
+    def _numbered(self, event: Json) -> Json:
+        event["sequence_number"] = self._sequence
+        self._sequence += 1
+        return event
+
+
+def _place(item: _Item) -> Json:
+    return {"item_id": item.id, "output_index": item.index, "content_index": 0}
+
+
+async def to_response_events(
+    job: Job, events: AsyncIterator[Event], load: Callable[[], Awaitable[Job | None]]
+) -> AsyncGenerator[Json, None]:
+    """Yield the Responses events of a job until it ends.
+
+    Args:
+        job: the record, in any state.
+        events: of the job, from its first.
+        load: reads the record at the end; None if it was deleted meanwhile.
+    """
+    stream = ResponseStream(job)
+    for out in stream.begin():
+        yield out
+    async for event in events:
+        if event.kind == "end":
+            ended = await load()
+            if ended is not None:
+                for out in stream.finish(ended):
+                    yield out
+            return
+        for out in stream.feed(event):
+            yield out
+
+
+def sse(event: Json, *, name: str | None = None) -> bytes:
+    """Write one server-sent event."""
+    head = b"event: " + name.encode() + b"\n" if name else b""
+    return head + b"data: " + orjson.dumps(event) + b"\n\n"
+
+
+SSE_DONE = b"data: [DONE]\n\n"
+SSE_PING = b": ping\n\n"

@@ -1,0 +1,95 @@
+"""Models, the decision alone, and health.
+
+In: nothing much. Out: ``/v1/models``, ``/v1/route``, ``/healthz``, ``/readyz``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+
+from policies.decide import explain
+from router.api.chat import to_call
+from router.api.errors import json_response, wants_chinese
+from router.api.intake import AUTO_MODEL, owner, parse, resolve_model, services_of
+from router.api.schemas import ChatRequest
+from router.errors import QueueUnavailableError
+from router.services import Services
+
+routes = APIRouter(tags=["system"])
+
+_NAMES = {"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"}
+_CREATED = 1764547200
+
+
+@routes.get("/v1/models")
+async def list_models(request: Request) -> Response:
+    """List what may be written as ``model``."""
+    owner(request)
+    return json_response({"object": "list", "data": _models(services_of(request))})
+
+
+@routes.get("/v1/models/{model:path}")
+async def get_model(request: Request, model: str) -> Response:
+    """Describe one model."""
+    owner(request)
+    engine = resolve_model(model)
+    listed = {entry["hybrid"]["engine"]: entry for entry in _models(services_of(request))}
+    return json_response(listed[engine])
+
+
+@routes.post("/v1/route")
+async def decide_only(request: Request) -> Response:
+    """Say where a chat request would go, and why, without answering it."""
+    services = services_of(request)
+    caller = owner(request)
+    call = await to_call(await parse(request, ChatRequest), caller, services)
+    routed = services.dispatcher.route(call)
+    language: Literal["en", "zh"] = "zh" if wants_chinese(request) else "en"
+    return json_response(
+        {
+            "object": "route",
+            **routed.decision.to_dict(),
+            "explanation": explain(routed.decision, routed.features, language),
+        }
+    )
+
+
+@routes.get("/healthz", include_in_schema=False)
+async def healthz() -> Response:
+    """Say that the process lives."""
+    return json_response({"status": "ok"})
+
+
+@routes.get("/readyz", include_in_schema=False)
+async def readyz(request: Request) -> Response:
+    """Say whether questions can be answered: at least one engine is up. What is missing is named either way."""
+    services = services_of(request)
+    engines = {name: services.monitor.is_up(name) for name in services.engines}
+    try:
+        await services.store.ping()
+        has_redis = True
+    except QueueUnavailableError:
+        has_redis = False
+    body = {"engines": {name: "up" if up else "down" for name, up in engines.items()}, "redis": has_redis}
+    is_ready = engines.get("glm", False) or (has_redis and any(engines.values()))
+    return json_response({"status": "ready" if is_ready else "not ready", **body}, 200 if is_ready else 503)
+
+
+def _models(services: Services) -> list[dict[str, Any]]:
+    entries = [_entry(AUTO_MODEL, None, is_up=True)]
+    for name, bare in _NAMES.items():
+        info = services.monitor.info(name)
+        entries.append(_entry(info.model_id if info else bare, name, is_up=services.monitor.is_up(name)))
+    return entries
+
+
+def _entry(model: str, engine: str | None, *, is_up: bool) -> dict[str, Any]:
+    return {
+        "id": model,
+        "object": "model",
+        "created": _CREATED,
+        "owned_by": "glowl",
+        "hybrid": {"engine": engine, "status": "up" if is_up else "down"},
+    }

@@ -1,0 +1,106 @@
+"""The api process: FastAPI with everything wired.
+
+In: `Settings`. Out: an ASGI application. Nothing here or below imports torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from router.api import chat, compat, errors, jobs, responses, system
+from router.api.openapi import describe
+from router.bootstrap import build_services
+from router.jobs.reaper import reap_forever
+from router.services import Services
+from router.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: None reads the environment.
+
+    Raises:
+        policies.rules.RulesError: if the configured preset is wrong.
+    """
+    services = build_services(settings or Settings())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with _running(services):
+            yield
+
+    app = FastAPI(
+        title="Glowl",
+        summary="GLM-4.6V-Flash answers at once, mPLUG-Owl2 goes deeper, one OpenAI-compatible endpoint.",
+        version="0.1.0",
+        lifespan=lifespan,
+        # OpenTelemetry calls cost a tenth and more of a small request even when nobody collects them.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.services = services
+    errors.install(app)
+    for module in (chat, responses, jobs, compat, system):
+        app.include_router(module.routes)
+    describe(app)
+
+    @app.get("/api/docs", include_in_schema=False)
+    async def older_docs() -> HTMLResponse:
+        return get_swagger_ui_html(openapi_url="/openapi.json", title="Glowl")
+
+    app.add_middleware(RequestIds)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _running(services: Services) -> AsyncIterator[None]:
+    await services.hub.start()
+    await services.monitor.start()
+    reaper = asyncio.create_task(reap_forever(services.store, services.queue), name="reaper")
+    try:
+        yield
+    finally:
+        reaper.cancel()
+        await asyncio.gather(reaper, return_exceptions=True)
+        await services.monitor.aclose()
+        await services.hub.aclose()
+        await services.fetcher.aclose()
+        for engine in services.engines.values():
+            await engine.aclose()
+        for client in services.redis_clients:
+            await client.aclose()
+
+
+class RequestIds:
+    """Gives every answer an ``x-request-id``, the caller's own if it sent one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for key, value in scope["headers"] if key == b"x-request-id"), b"")[:128]
+        request_id = given.decode("latin-1") or f"req_{secrets.token_hex(12)}"
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).setdefault("x-request-id", request_id)
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)

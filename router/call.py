@@ -1,0 +1,94 @@
+"""What a caller asked for, whichever wire shape it came in.
+
+In: nothing; the api's conversions build a `Call`. Out: the frozen `Call` that routing and dispatch read, and its JSON
+form, in which pictures are named by hash, for the job record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from engines.base import ImagePart, Message, Part, SamplingParams, TextPart
+from policies.features import Hints
+
+Strategy = Literal["deep", "compose"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, validated, its pictures loaded.
+
+    Attributes:
+        messages: the conversation, oldest first, ending in a user turn.
+        sampling: generation knobs.
+        hints: what the caller said about routing.
+        model: the model name as the caller wrote it.
+        strategy: how to merge, if the caller said so.
+        wants_async: answer with the queued object if the route is deep (``hybrid.async: auto``).
+        max_wait_s: how long a chat completion may wait for a job; None takes the server's default.
+        is_background: return at once with an object to poll.
+        is_stored: the answer can be read again by its id.
+        metadata: the caller's own key-value pairs, returned unchanged.
+        instructions: the system text of a Responses request, echoed in the answer.
+        webhook_url: where to post when the work is done.
+        owner: whose it is; only the same owner may read it.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: SamplingParams
+    hints: Hints
+    model: str
+    owner: str
+    strategy: Strategy | None = None
+    wants_async: bool = False
+    max_wait_s: float | None = None
+    is_background: bool = False
+    is_stored: bool = True
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    instructions: str | None = None
+    webhook_url: str | None = None
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """All pictures of the conversation, in order."""
+        return tuple(image for message in self.messages for image in message.images)
+
+
+def to_stored_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    """Write a conversation as JSON; pictures become hash and media type."""
+    return [{"role": message.role, "parts": [_to_stored_part(part) for part in message.parts]} for message in messages]
+
+
+def from_stored_messages(stored: list[dict[str, Any]], blobs: Mapping[str, bytes]) -> tuple[Message, ...]:
+    """Read a conversation back.
+
+    Args:
+        stored: what `to_stored_messages` wrote.
+        blobs: picture bytes by hash.
+
+    Raises:
+        KeyError: if a picture is not among ``blobs``; the key is its hash.
+    """
+    return tuple(
+        Message(message["role"], tuple(_from_stored_part(part, blobs) for part in message["parts"]))
+        for message in stored
+    )
+
+
+def stored_image_hashes(stored: list[dict[str, Any]]) -> list[str]:
+    """Hashes of all pictures of a stored conversation, in order, repeats kept."""
+    return [part["sha256"] for message in stored for part in message["parts"] if part["type"] == "image"]
+
+
+def _to_stored_part(part: Part) -> dict[str, str]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    return {"type": "image", "sha256": part.sha256, "media_type": part.media_type}
+
+
+def _from_stored_part(part: dict[str, str], blobs: Mapping[str, bytes]) -> Part:
+    if part["type"] == "text":
+        return TextPart(part["text"])
+    return ImagePart(data=blobs[part["sha256"]], media_type=part["media_type"], sha256=part["sha256"])

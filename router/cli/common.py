@@ -1,0 +1,82 @@
+"""What several commands share: the language of the texts, settings read with a readable refusal, and `fail`.
+
+In: the environment. Out: plain values, or an end of the command with one clear line on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from router.settings import Settings
+
+Language = Literal["en", "zh"]
+
+
+def detect_language(environ: Mapping[str, str] | None = None) -> Language:
+    """Language of user-facing texts: Chinese when the locale variables say so, else English."""
+    environ = os.environ if environ is None else environ
+    locale = environ.get("LC_ALL") or environ.get("LC_MESSAGES") or environ.get("LANG") or ""
+    return "zh" if locale.lower().startswith("zh") else "en"
+
+
+def parse_language(value: str | None) -> Language:
+    """Turn ``--lang`` into a language; None asks the environment.
+
+    Raises:
+        typer.BadParameter: if it is neither ``en`` nor ``zh``.
+    """
+    if value is None:
+        return detect_language()
+    if value.lower().startswith("zh"):
+        return "zh"
+    if value.lower().startswith("en"):
+        return "en"
+    raise typer.BadParameter(f"{value!r} is neither 'en' nor 'zh'", param_hint="--lang")
+
+
+LanguageOption = Annotated[
+    str | None, typer.Option("--lang", metavar="en|zh", help="Language of the texts; default: from LC_ALL or LANG.")
+]
+
+
+def fail(message: str, *, code: int = 1) -> NoReturn:
+    """End the command with one line on stderr.
+
+    Raises:
+        typer.Exit: always.
+    """
+    typer.echo(f"glowl: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        typer.Exit: after one line per wrong variable, naming it.
+    """
+    from pydantic import ValidationError
+
+    from router.settings import Settings
+
+    try:
+        return Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            field = ".".join(str(part) for part in problem["loc"]) or "?"
+            variable = field if field.isupper() else f"GLOWL_{field.upper()}"
+            typer.echo(f"glowl: {variable}: {problem['msg']}", err=True)
+        raise typer.Exit(2) from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,208 @@
+"""`glowl doctor`: what stands between this machine and `glowl up`, and what to do about it.
+
+In: nothing but the machine. Out: one line per check, ok, warn or fail; exit status 1 if one failed. It changes nothing
+and never loads torch into itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from router.cli import models
+from router.cli.common import Language, LanguageOption, load_settings, parse_language
+from router.cli.net import PortInUseError, base_url, check_port, http_status
+from router.cli.redis_server import RedisMissingError, find_redis, ping, without_password
+from router.cli.texts import say
+from router.cli.torch_probe import TorchReport, probe_torch
+
+MIN_PYTHON = (3, 11)
+MIN_FREE_BYTES = models.GB
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report: what was looked at, how it is, and what to do unless it is ok."""
+
+    name: str
+    status: Status
+    text: str
+
+
+def doctor(
+    data_dir: Annotated[Path | None, typer.Option(help="The data folder `glowl up` would use.")] = None,
+    lang: LanguageOption = None,
+) -> None:
+    """Check this machine for everything `glowl up` needs."""
+    language = parse_language(lang)
+    settings = load_settings()
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    has_failed = False
+    directory = (data_dir or settings.data_dir).expanduser().resolve()
+    for check in examine(directory, settings.host, settings.port or 8000, language):
+        has_failed |= check.status == "fail"
+        mark = Text(f"{check.status:<5}", style=colours[check.status])
+        console.print(Text.assemble(mark, f"{check.name:<13} {check.text}"), soft_wrap=True)
+    console.print(say("doctor.summary.fail" if has_failed else "doctor.summary.ok", language), soft_wrap=True)
+    raise typer.Exit(1 if has_failed else 0)
+
+
+def examine(
+    data_dir: Path, host: str, port: int, language: Language, *, probe: Callable[[], TorchReport] = probe_torch
+) -> Iterator[Check]:
+    """Run every check, yielding each as soon as it is known.
+
+    Args:
+        data_dir: the folder `glowl up` would use.
+        host: where its api would listen.
+        port: the same.
+        language: of the texts.
+        probe: looks at torch.
+    """
+    yield check_python(language)
+    yield Check("glowl", "ok", metadata.version("glowl"))
+    report = probe()
+    yield check_torch(report, language)
+    yield check_gpu(report, language)
+    yield check_attention(report, language)
+    yield check_transformers(language)
+    yield check_redis(language)
+    yield check_disk(data_dir, language)
+    yield check_models(data_dir, bool(report.version), language)
+    yield check_api_port(host, port, language)
+
+
+def check_python(language: Language) -> Check:
+    """The interpreter."""
+    version = platform.python_version()
+    if sys.version_info < MIN_PYTHON:
+        return Check("python", "fail", say("doctor.python.old", language, version=version))
+    return Check("python", "ok", f"{version} ({sys.executable})")
+
+
+def check_torch(report: TorchReport, language: Language) -> Check:
+    """Whether torch is there and whole."""
+    if report.error:
+        return Check("torch", "fail", say("doctor.torch.broken", language, reason=report.error))
+    if not report.version:
+        return Check("torch", "warn", say("doctor.torch.missing", language))
+    return Check("torch", "ok", f"{report.version}, CUDA {report.cuda}" if report.cuda else report.version)
+
+
+def check_gpu(report: TorchReport, language: Language) -> Check:
+    """Which GPUs torch can use."""
+    if not report.gpus:
+        return Check("gpu", "warn", say("doctor.gpu.none", language))
+    return Check("gpu", "ok", "; ".join(f"{name}, {memory / models.GB:.0f} GB" for name, memory in report.gpus))
+
+
+def check_attention(report: TorchReport, language: Language) -> Check:
+    """Which attention the engines will use."""
+    version = installed_version("flash-attn")
+    if version is not None and report.gpus:
+        return Check("attention", "ok", say("doctor.attention.flash", language, version=version))
+    return Check("attention", "ok", say(f"doctor.attention.sdpa{'_gpu' if report.gpus else ''}", language))
+
+
+def check_transformers(language: Language) -> Check:
+    """Whether transformers is in the range this release was tested with."""
+    version = installed_version("transformers")
+    if version is None:
+        return Check("transformers", "warn", say("doctor.torch.missing", language))
+    wanted = supported_range("transformers")
+    from packaging.specifiers import SpecifierSet
+
+    if wanted and version not in SpecifierSet(wanted):
+        text = say("doctor.transformers.range", language, version=version, range=wanted)
+        return Check("transformers", "fail", text)
+    return Check("transformers", "ok", version)
+
+
+def check_redis(language: Language) -> Check:
+    """Which redis `glowl up` would use."""
+    try:
+        choice = find_redis()
+    except RedisMissingError as error:
+        return Check("redis", "fail", str(error))
+    if choice.source == "env":
+        version = asyncio.run(ping(choice.url))
+        url = without_password(choice.url)
+        if version is None:
+            return Check("redis", "fail", say("doctor.redis.env.down", language, url=url))
+        return Check("redis", "ok", say("doctor.redis.env", language, url=url, version=version))
+    text = say(f"doctor.redis.{choice.source}", language, binary=choice.binary, version=choice.version)
+    return Check("redis", "ok", text)
+
+
+def check_disk(data_dir: Path, language: Language) -> Check:
+    """Whether the data folder can be written and has room."""
+    parent = models.existing_parent(data_dir)
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        return Check("disk", "fail", say("doctor.disk.unwritable", language, path=data_dir))
+    free = shutil.disk_usage(parent).free
+    cache = models.hub_cache_dir()
+    need = sum(models.bytes_to_download(model, cache) for model in models.FULL_MODELS.values())
+    values = {"free_gb": free / models.GB, "need_gb": need / models.GB, "path": data_dir}
+    if free < MIN_FREE_BYTES:
+        return Check("disk", "fail", say("doctor.disk.low", language, **values))
+    if need and shutil.disk_usage(models.existing_parent(cache)).free < need:
+        return Check("disk", "warn", say("doctor.disk.full", language, **values))
+    return Check("disk", "ok", say("doctor.disk", language, **values))
+
+
+def check_models(data_dir: Path, has_torch: bool, language: Language) -> Check:
+    """Which weights are here, and which `glowl up` would take."""
+    present = ", ".join(models.present_models(data_dir, models.hub_cache_dir()))
+    choice = models.default_choice() if has_torch else say("doctor.models.choice.none", language)
+    text = say("doctor.models", language, present=present or say("doctor.models.none", language), choice=choice)
+    return Check("models", "ok" if has_torch else "warn", text)
+
+
+def check_api_port(host: str, port: int, language: Language) -> Check:
+    """Whether the api could listen where it wants to."""
+    try:
+        check_port(host, port)
+    except PortInUseError as error:
+        if asyncio.run(_is_glowl(base_url(host, port))):
+            return Check("port", "warn", say("doctor.port.glowl", language, port=port))
+        return Check("port", "warn", say("doctor.port.used", language, where=error))
+    return Check("port", "ok", say("doctor.port.free", language, port=port))
+
+
+async def _is_glowl(url: str) -> bool:
+    return await http_status(url, "/healthz") == 200 and await http_status(url, "/v1/route") in (401, 405)
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of an installed distribution, without importing it."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def supported_range(distribution: str) -> str:
+    """The version range that glowl's own metadata asks for, such as ``<5.24,>=5.23``; empty if it names none."""
+    from packaging.requirements import Requirement
+
+    for line in metadata.requires("glowl") or ():
+        requirement = Requirement(line)
+        if requirement.name == distribution:
+            return str(requirement.specifier)
+    return ""

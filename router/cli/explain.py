@@ -1,0 +1,92 @@
+"""`glowl explain`: where a question would go, and why, decided here by the code that the service runs.
+
+In: a question, pictures or only their number, hints. Out: the decision and what was measured. Needs no running service.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os.path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language
+from router.cli.texts import say
+
+if TYPE_CHECKING:
+    from policies.rules import Rules
+
+Route = Literal["auto", "fast", "deep"]
+ROUTES: dict[str, Route] = {"auto": "auto", "fast": "fast", "deep": "deep"}
+
+
+def explain(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="[PICTURE]... QUESTION", help="Picture files or URLs, then the question.")
+    ],
+    num_images: Annotated[
+        int | None, typer.Option("--images", min=0, max=64, help="Decide as if so many different pictures came along.")
+    ] = None,
+    route: Annotated[str, typer.Option(metavar="auto|fast|deep", help="What the caller asks for.")] = "auto",
+    preset: Annotated[
+        str | None, typer.Option(help="Preset name or YAML file; default GLOWL_PRESET or `seed`.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print decision and features as JSON.")] = False,
+    lang: LanguageOption = None,
+) -> None:
+    """Say where a question would go, and why; offline."""
+    language = parse_language(lang)
+    if route not in ROUTES:
+        raise typer.BadParameter(f"{route!r} is none of {', '.join(ROUTES)}", param_hint="--route")
+    *pictures, text = arguments
+    if pictures and num_images is not None:
+        raise typer.BadParameter("give either pictures or their number", param_hint="--images")
+    if os.path.isfile(text):
+        fail(say("ask.question.missing", language, value=text), code=2)
+
+    from policies import decide as policy
+    from policies.decision import Health
+    from policies.features import Hints, Question, measure
+
+    keys = tuple(picture_key(picture, language) for picture in pictures) or tuple(
+        f"picture-{number}" for number in range(1, (num_images or 0) + 1)
+    )
+    rules = _load_rules(preset or load_settings().preset)
+    features = measure(Question(text=text, image_keys=keys), Hints(route=ROUTES[route]))
+    # Offline, both engines count as up and idle.
+    decision = policy.decide(features, rules, Health())
+    explanation = policy.explain(decision, features, language)
+    if as_json:
+        import orjson
+
+        found = {**decision.to_dict(), "features": dataclasses.asdict(features), "explanation": explanation}
+        typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+    else:
+        typer.echo(explanation)
+
+
+def picture_key(picture: str, language: Language) -> str:
+    """What tells one picture from another: the hash of a file's bytes, or the address of one that is not fetched.
+
+    Raises:
+        typer.Exit: after one line, if the file cannot be read.
+    """
+    from router.cli.pictures import PictureError, is_url, read_picture
+
+    if is_url(picture):
+        return picture
+    try:
+        return hashlib.sha256(read_picture(picture, language)[0]).hexdigest()
+    except PictureError as error:
+        fail(str(error), code=2)
+
+
+def _load_rules(preset: str) -> Rules:
+    from policies.rules import RulesError, load_preset, load_rules
+
+    try:
+        return load_rules(preset) if preset.endswith((".yaml", ".yml")) else load_preset(preset)
+    except RulesError as error:
+        fail(str(error), code=2)

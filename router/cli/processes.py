@@ -1,0 +1,151 @@
+"""`glowl api`, `glowl worker`, `glowl engine`: each turns this process into one of Glowl's processes.
+
+In: options over the environment. Out: a server or a worker that runs until SIGTERM. `glowl up` starts these same
+commands, so that what compose, systemd and a laptop run is one thing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+from uuid import uuid4
+
+import typer
+
+from router.cli.common import fail, load_settings, write_atomically
+
+# Streams that are still open when the api stops get this long to end; jobs live on in redis.
+API_GRACE_S = 5
+
+ENGINE_NAMES = ("glm", "owl2")
+ENGINES_MISSING = (
+    "the engines need torch and transformers, which are not installed: "
+    "pip install 'glowl[engines]' (or, without weights: --model echo)"
+)
+
+
+def has_engine_packages() -> bool:
+    """Whether torch and transformers are installed; looks only, imports neither."""
+    return find_spec("torch") is not None and find_spec("transformers") is not None
+
+
+def engine_argv(name: str, **options: str | int | Path | None) -> list[str]:
+    """The command that runs one engine server; options that are None are left to its own defaults."""
+    # -P: a folder named `engines` in the user's current directory must not shadow ours.
+    argv = [sys.executable, "-P", "-m", "engines.server", name]
+    for option, value in options.items():
+        if value is not None:
+            argv += [f"--{option.replace('_', '-')}", str(value)]
+    return argv
+
+
+def api(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default GLOWL_HOST or 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; default GLOWL_PORT or 8000.")
+    ] = None,
+) -> None:
+    """Serve the public API (needs redis and the engine servers to answer anything)."""
+    settings = load_settings()
+    overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = settings.model_copy(update=overrides)
+
+    import uvicorn
+
+    from policies.rules import RulesError
+    from router.app import create_app
+
+    try:
+        app = create_app(settings)
+    except RulesError as error:
+        fail(str(error))
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level.lower(),
+        timeout_graceful_shutdown=API_GRACE_S,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        fail(f"the api could not start on {settings.host}:{settings.port}; the lines above say why")
+
+
+def worker(
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Write this process's id here once jobs are being taken from the queue.")
+    ] = None,
+    queues: Annotated[
+        str | None,
+        typer.Option(help="Take only these, comma-separated: glm, owl2 (their branches), light (merges, webhooks)."),
+    ] = None,
+) -> None:
+    """Run the job worker (Celery): branches, merges, webhooks."""
+    settings = load_settings()
+
+    from celery.signals import worker_ready
+
+    from router.jobs.queue import QUEUES, queue_name
+    from router.worker import create_worker
+
+    taken = [queue_name(name.strip()) for name in queues.split(",")] if queues else list(QUEUES)
+    if unknown := sorted(set(taken) - set(QUEUES)):
+        raise typer.BadParameter(f"{', '.join(unknown)}: choose from glm, owl2, light", param_hint="--queues")
+
+    if ready_file is not None:
+        path = ready_file
+
+        def announce(**_: object) -> None:
+            write_atomically(path, f"{os.getpid()}\n")
+
+        worker_ready.connect(announce, weak=False)
+    create_worker(settings).worker_main(
+        [
+            "worker",
+            # Tasks only wait for engines and redis: threads are enough, and nothing forks.
+            "--pool=threads",
+            f"--concurrency={settings.worker_concurrency}",
+            f"--queues={','.join(taken)}",
+            f"--hostname=glowl-{os.getpid()}-{uuid4().hex[:6]}@%h",
+            f"--loglevel={settings.log_level.upper()}",
+            "--without-gossip",
+            "--without-mingle",
+        ]
+    )
+
+
+def engine(
+    name: Annotated[str, typer.Argument(metavar="glm|owl2", help="Which engine.")],
+    model: Annotated[
+        str, typer.Option(help="A checkpoint folder, a Hugging Face hub id, or `echo` for the engine without weights.")
+    ],
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on.")] = None,
+    uds: Annotated[Path | None, typer.Option(help="Listen on this unix socket instead.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, bfloat16, float16 or float32.")] = None,
+    attn_implementation: Annotated[str | None, typer.Option(help="auto, sdpa, eager or flash_attention_2.")] = None,
+    max_queue: Annotated[int | None, typer.Option(min=1, help="Requests that may wait before 429.")] = None,
+) -> None:
+    """Serve one engine: it owns one model's weights and speaks the OpenAI chat wire."""
+    if name not in ENGINE_NAMES:
+        raise typer.BadParameter(f"{name!r} is neither 'glm' nor 'owl2'", param_hint="NAME")
+    if model != "echo" and not has_engine_packages():
+        fail(ENGINES_MISSING)
+    argv = engine_argv(
+        name,
+        model=model,
+        host=host,
+        port=port,
+        uds=uds,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        max_queue=max_queue,
+    )
+    # A new process image, because torch must never be loaded into the command line's own.
+    os.execv(argv[0], argv)  # noqa: S606

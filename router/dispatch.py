@@ -1,0 +1,239 @@
+"""Dispatch: a routed call runs now on GLM, or becomes a job.
+
+In: a `Call`. Out: `Running`: the job as it is now and the stream of its events, the same kind for both routes, so that
+everything after this step reads one thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from engines.base import Delta, Engine, EngineError, EngineUnavailableError, GenerationRequest, Usage
+from policies.rules import Rules
+from router.call import Call, to_stored_messages
+from router.errors import BadRequestError, EngineFailedError
+from router.health import EngineMonitor
+from router.jobs.events import EventHub
+from router.jobs.job import BranchPlan, Event, FinalAnswer, Job, JobSpec, Unit, UnitResult, new_job_id
+from router.jobs.queue import JobQueue
+from router.jobs.store import JobStore
+from router.routing import Routed, default_strategy, plan_branches, route
+
+FAST_UNIT = "fast"
+
+
+@dataclass
+class Running:
+    """A job under way.
+
+    Attributes:
+        job: the record as it was when this was made.
+        events: from the first on; ends after ``end``. Close it when nobody listens any more: a fast answer stops, a
+            job goes on.
+        is_queued: it is a job in the queue; otherwise the answer lives and dies with ``events``.
+    """
+
+    job: Job
+    events: AsyncGenerator[Event, None]
+    is_queued: bool
+    _finished: list[Job] = field(default_factory=list)
+
+    def finished(self) -> Job | None:
+        """The record of a fast answer after its ``end`` event."""
+        return self._finished[0] if self._finished else None
+
+
+class Dispatcher:
+    """Sends calls where the policy says."""
+
+    def __init__(
+        self,
+        *,
+        engines: Mapping[str, Engine],
+        store: JobStore,
+        queue: JobQueue,
+        hub: EventHub,
+        monitor: EngineMonitor,
+        rules: Rules,
+    ) -> None:
+        self._engines = engines
+        self._store = store
+        self._queue = queue
+        self._hub = hub
+        self._monitor = monitor
+        self._rules = rules
+
+    def route(self, call: Call) -> Routed:
+        """Decide only."""
+        return route(call, self._rules, self._monitor.health())
+
+    async def start(self, call: Call) -> Running:
+        """Decide and begin.
+
+        A fast call returns when its first token is there, so that what is wrong with it is still a proper error. If GLM
+        turns out to be gone, the call is decided again with that knowledge.
+
+        Raises:
+            EngineFailedError: if no engine can take it.
+            QueueUnavailableError: if it must become a job and redis does not answer.
+        """
+        routed = self.route(call)
+        if routed.decision.route == "deep" or call.is_background:
+            return await self._enqueue(call, routed)
+        try:
+            return await self._run_now(call, routed)
+        except EngineUnavailableError as error:
+            self._monitor.mark_down("glm")
+            routed = self.route(call)
+            if routed.decision.route == "deep":
+                return await self._enqueue(call, routed)
+            raise to_router_error(error) from error
+        except EngineError as error:
+            raise to_router_error(error) from error
+
+    def _check_images(self, call: Call, engine: str) -> None:
+        """Refuse what the engine would refuse, before anything is stored.
+
+        Raises:
+            BadRequestError: if there are more pictures than the engine accepts.
+        """
+        info = self._monitor.info(engine)
+        if info is not None and len(call.images) > info.max_images:
+            raise BadRequestError(
+                f"{len(call.images)} pictures were sent; {info.model_id} accepts at most {info.max_images}.",
+                code="too_many_images",
+                message_zh=f"发送了 {len(call.images)} 张图片；{info.model_id} 最多接受 {info.max_images} 张。",
+            )
+
+    async def _enqueue(self, call: Call, routed: Routed) -> Running:
+        branches = plan_branches(call, routed.decision, self._monitor.health())
+        self._check_images(call, branches[-1].engine)
+        spec = self._to_spec(call, routed, branches)
+        await self._store.put_images(call.images)
+        job = await self._store.create(spec)
+        await self._queue.send_branches(job)
+        return Running(job, self._hub.follow(job.id), is_queued=True)
+
+    async def _run_now(self, call: Call, routed: Routed) -> Running:
+        self._check_images(call, "glm")
+        engine = self._engines["glm"]
+        info = self._monitor.info("glm") or await engine.info()
+        plan = BranchPlan(FAST_UNIT, "glm", enable_thinking=routed.decision.enable_thinking)
+        spec = self._to_spec(call, routed, (plan,))
+        request = GenerationRequest(
+            call.messages, call.sampling, enable_thinking=plan.enable_thinking, request_id=spec.id
+        )
+        started = time.monotonic()
+        deltas = engine.stream(request)
+        try:
+            first = await anext(deltas)
+        except BaseException:
+            await deltas.aclose()
+            raise
+        ttft_s = round(time.monotonic() - started, 4)
+        job = Job(spec, "in_progress", {FAST_UNIT: Unit(FAST_UNIT, "in_progress", epoch=1)}, started_at=spec.created_at)
+        finished: list[Job] = []
+
+        async def events() -> AsyncGenerator[Event, None]:
+            yield Event("started", FAST_UNIT, 1)
+            text: list[str] = []
+            last = Delta()
+            error: dict[str, Any] | None = None
+            async with contextlib.aclosing(deltas):
+                try:
+                    async for last in _chain(first, deltas):
+                        if last.text:
+                            text.append(last.text)
+                            yield Event("delta", FAST_UNIT, 1, text=last.text)
+                except EngineError as failure:
+                    if isinstance(failure, EngineUnavailableError):
+                        self._monitor.mark_down("glm")
+                    error = {"code": failure.code, "message": failure.message, "status": failure.status_code}
+            result = UnitResult(
+                text="".join(text),
+                model=info.model_id,
+                finish_reason=last.finish_reason or "stop",
+                usage=last.usage or Usage(),
+                error=error,
+                duration_s=round(time.monotonic() - started, 4),
+                ttft_s=ttft_s,
+            )
+            finished.append(_finish_fast(job, result))
+            yield Event("finished", FAST_UNIT, 1, state=finished[0].units[FAST_UNIT].state)
+            if call.is_stored:
+                await self._store.put_images(call.images)
+                await self._store.put_finished(finished[0])
+            yield Event("end", state=finished[0].state)
+
+        return Running(job, events(), is_queued=False, _finished=finished)
+
+    def _to_spec(self, call: Call, routed: Routed, branches: tuple[BranchPlan, ...]) -> JobSpec:
+        language = routed.features.language
+        return JobSpec(
+            id=new_job_id(),
+            owner=call.owner,
+            created_at=time.time(),
+            model=call.model,
+            messages=to_stored_messages(call.messages),
+            sampling=call.sampling,
+            decision=routed.decision.to_dict(),
+            language=language,
+            branches=branches,
+            strategy="single" if len(branches) == 1 else call.strategy or default_strategy(language),
+            is_background=call.is_background,
+            is_stored=call.is_stored,
+            metadata=dict(call.metadata),
+            instructions=call.instructions,
+            webhook_url=call.webhook_url,
+        )
+
+
+async def _chain(first: Delta, rest: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    yield first
+    async for delta in rest:
+        yield delta
+
+
+def _finish_fast(job: Job, result: UnitResult) -> Job:
+    """Turn GLM's direct answer into the same record that a job ends with."""
+    now = time.time()
+    if result.error:
+        unit = Unit(FAST_UNIT, "failed", epoch=1, result=result)
+        return replace(job, state="failed", units={FAST_UNIT: unit}, error=result.error, completed_at=now)
+    final = FinalAnswer(
+        text=result.text,
+        model=result.model,
+        engine="glm",
+        strategy="single",
+        finish_reason=result.finish_reason,
+        degraded=tuple(job.spec.decision.get("degraded", ())),
+        usage=result.usage,
+    )
+    return replace(
+        job,
+        state="incomplete" if result.finish_reason == "length" else "completed",
+        units={FAST_UNIT: Unit(FAST_UNIT, "completed", epoch=1, result=result)},
+        final=final,
+        completed_at=now,
+    )
+
+
+def to_router_error(error: EngineError) -> EngineFailedError:
+    """Carry an engine's refusal to the caller with its status, code and field."""
+    messages_zh = {
+        "engine_unavailable": "推理引擎暂时不可用，请稍后再试。",
+        "engine_overloaded": "推理引擎正忙，请稍后再试。",
+        "engine_timeout": "推理引擎响应超时，请稍后再试。",
+    }
+    return EngineFailedError(
+        error.message,
+        status=error.status_code,
+        code=error.code,
+        param=error.param,
+        message_zh=messages_zh.get(error.code),
+        retry_after_s=1 if error.retryable else None,
+    )

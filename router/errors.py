@@ -1,0 +1,115 @@
+"""Every refusal the router makes on purpose; ``router.api.errors`` turns them into OpenAI envelopes.
+
+Errors::
+
+    RouterError                      status, code, param and a message that says what would be accepted
+    ├── BadRequestError              400; wrong shape, wrong value, no user message
+    ├── ImageError                   400; a picture that is none, is truncated, too large or of an unknown type
+    ├── ImageFetchError              400; a picture URL that cannot be fetched
+    ├── AuthenticationError          401; no key, or an unknown one
+    ├── NotFoundError                404; no such response, job, model or path (also: somebody else's)
+    ├── BodyTooLargeError            413; the request body is over the limit
+    ├── QueueUnavailableError        503; redis does not answer
+    └── EngineFailedError            the status of the engine's own error, after every fallback failed
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RouterError(Exception):
+    """Base of every refusal.
+
+    Args:
+        message: what is wrong, in English, and what would be accepted.
+        code: machine-readable; OpenAI's where one exists.
+        param: the request field at fault.
+        message_zh: the same in Chinese, for callers whose ``Accept-Language`` prefers it.
+        retry_after_s: when set, sent as ``Retry-After``.
+    """
+
+    status_code: ClassVar[int] = 400
+    type: ClassVar[str] = "invalid_request_error"
+    default_code: ClassVar[str] = "invalid_request"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        message_zh: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.message_zh = message_zh or message
+        self.code = code or self.default_code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class BadRequestError(RouterError):
+    """The request has a wrong shape or value."""
+
+
+class ImageError(RouterError):
+    """A picture was refused before any engine saw it."""
+
+    default_code: ClassVar[str] = "invalid_image"
+
+
+class ImageFetchError(RouterError):
+    """A picture URL could not be fetched, or points where fetching is not allowed."""
+
+    default_code: ClassVar[str] = "failed_to_download_image"
+
+
+class AuthenticationError(RouterError):
+    """The key is missing or unknown."""
+
+    status_code: ClassVar[int] = 401
+    type: ClassVar[str] = "authentication_error"
+    default_code: ClassVar[str] = "invalid_api_key"
+
+
+class NotFoundError(RouterError):
+    """There is no such thing, or it belongs to somebody else: callers cannot tell which."""
+
+    status_code: ClassVar[int] = 404
+    default_code: ClassVar[str] = "not_found"
+
+
+class BodyTooLargeError(RouterError):
+    """The request body is over the limit."""
+
+    status_code: ClassVar[int] = 413
+    default_code: ClassVar[str] = "request_too_large"
+
+
+class QueueUnavailableError(RouterError):
+    """Redis does not answer, so no job can be accepted or read."""
+
+    status_code: ClassVar[int] = 503
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "queue_unavailable"
+
+
+class EngineFailedError(RouterError):
+    """No engine could answer; carries the last engine error's status."""
+
+    default_code: ClassVar[str] = "engine_unavailable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str,
+        param: str | None = None,
+        message_zh: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message, code=code, param=param, message_zh=message_zh, retry_after_s=retry_after_s)
+        self.status = status

@@ -1,0 +1,405 @@
+"""Fetching from addresses that strangers name: picture URLs (GET) and webhooks (POST).
+
+In: a URL out of a request. Out: bounded bytes, or a status. Every address is vetted at the moment it is connected to,
+so neither a DNS answer that changes nor a redirect can reach this machine's own network.
+
+Errors::
+
+    FetchError                       base; a message in English and Chinese, without the address that was found
+    ├── UrlRefusedError              the URL, or what it resolves to, is not allowed; trying again will not help
+    ├── FetchTooLargeError           the body is over the limit
+    └── FetchFailedError             DNS, connection, TLS, status or time; trying again may help
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import re
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+MAX_REDIRECTS = 3
+MAX_URL_CHARS = 8192
+_CHUNK_BYTES = 64 * 1024
+_REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+# The standard library's registry of special addresses changes between Python releases; these are refused by every one.
+_REFUSED_NETWORKS = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "100.64.0.0/10",  # carrier NAT, home of one cloud's metadata service
+        "168.63.129.16/32",  # another cloud's metadata and DNS service, inside public space
+        "192.0.0.0/24",
+        "192.88.99.0/24",  # 6to4 relays
+        "198.18.0.0/15",
+        "2001::/23",  # protocol assignments, Teredo among them
+        "2001:db8::/32",
+        "3fff::/20",
+    )
+)
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class FetchError(Exception):
+    """Base of everything a fetch raises on purpose.
+
+    Args:
+        message: what is wrong and what would work, in English.
+        message_zh: the same in Chinese.
+    """
+
+    def __init__(self, message: str, message_zh: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.message_zh = message_zh
+
+
+class UrlRefusedError(FetchError):
+    """The URL has a shape that is not fetched, or leads to an address that is not public."""
+
+
+class FetchTooLargeError(FetchError):
+    """The body is over the limit; nothing beyond the limit was read."""
+
+
+class FetchFailedError(FetchError):
+    """The other side could not be found or reached, was too slow, or did not answer with success."""
+
+
+class FetchSettings(Protocol):
+    """The part of `router.settings.Settings` a fetch needs."""
+
+    @property
+    def allow_private_urls(self) -> bool:
+        """Lift the address check, and nothing else."""
+        ...
+
+    @property
+    def fetch_timeout_s(self) -> float:
+        """Time for a whole fetch: DNS, redirects and body together."""
+        ...
+
+    @property
+    def max_image_bytes(self) -> int:
+        """Largest body a GET reads."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedBody:
+    """What a GET brought.
+
+    Attributes:
+        data: the body, at most ``max_image_bytes`` long.
+        content_type: what the server called it, lower case and without parameters; empty if it said nothing.
+        final_url: where it was found, after redirects.
+    """
+
+    data: bytes = field(repr=False)
+    content_type: str
+    final_url: str
+
+
+def is_public_address(address: IPAddress) -> bool:
+    """Tell whether an address belongs to the public internet.
+
+    Addresses that wrap an IPv4 address (IPv4-mapped, NAT64, 6to4) are judged by the one inside.
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return is_public_address(address.ipv4_mapped)
+        if address.sixtofour is not None:
+            return is_public_address(address.sixtofour)
+        if address in _NAT64:
+            return is_public_address(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address not in _GLOBAL_UNICAST:
+            return False
+    if any(address.version == network.version and address in network for network in _REFUSED_NETWORKS):
+        return False
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not address.is_reserved
+        and not address.is_link_local
+        and not address.is_loopback
+        and not address.is_unspecified
+    )
+
+
+def parse_url(url: str, *, allow_private: bool = False) -> URL:
+    """Parse a URL from a request and refuse what is never fetched, before any DNS question is asked.
+
+    Args:
+        url: as the caller wrote it.
+        allow_private: let private literal addresses and ``localhost`` pass.
+
+    Raises:
+        UrlRefusedError: not http(s), a user name or password inside, a host that is no plain name or address, or a
+            literal address that is not public.
+    """
+    url = url.strip()
+    if len(url) > MAX_URL_CHARS:
+        raise UrlRefusedError(
+            f"The URL is longer than {MAX_URL_CHARS} characters. Send a shorter one, or the picture as a data URL.",
+            f"URL 超过 {MAX_URL_CHARS} 个字符。请使用更短的 URL，或以 data URL 发送图片。",
+        )
+    # One parser for the check and for the connection. Already encoded URLs stay as they are: signed ones would break.
+    try:
+        parsed = URL(url, encoded=url.isascii())
+        host, port = (parsed.raw_host or "").lower().rstrip("."), parsed.port
+        has_userinfo = parsed.user is not None or parsed.password is not None
+    except ValueError:
+        raise _malformed() from None
+    if parsed.scheme not in ("http", "https"):
+        raise UrlRefusedError(
+            "Only http:// and https:// URLs are fetched. Send one of those, or the picture as a data URL.",
+            "仅支持 http:// 与 https:// 地址。请改用此类地址，或以 data URL 发送图片。",
+        )
+    if not host or not port or re.search(r"[\x00-\x20\x7f\\]", url):
+        raise _malformed()
+    if has_userinfo:
+        raise UrlRefusedError(
+            "URLs with a user name or password inside are not fetched. Send a URL without them.",
+            "不支持包含用户名或密码的 URL。请去掉后重试。",
+        )
+    address = _literal_address(host)
+    if address is None:
+        # inet_aton reads 2130706433, 0177.1 and 0x7f.1 as addresses; no real host name ends in a number.
+        if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", host.rpartition(".")[2]) or "%" in host:
+            raise _malformed()
+        if not allow_private and (host == "localhost" or host.endswith(".localhost")):
+            raise _not_public()
+    elif not allow_private and not is_public_address(address):
+        raise _not_public()
+    return parsed
+
+
+class SafeFetcher:
+    """Fetches from URLs that callers name. One HTTP session, made on first use, bound to the running event loop.
+
+    Args:
+        settings: limits, and whether private addresses are allowed.
+        resolve: asks DNS: host and port to a list of addresses; the system's resolver unless given.
+    """
+
+    def __init__(self, settings: FetchSettings, *, resolve: Resolve | None = None) -> None:
+        self._settings = settings
+        self._resolve = resolve or _system_resolve
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def get(self, url: str) -> FetchedBody:
+        """Download a body of at most ``max_image_bytes``, following at most `MAX_REDIRECTS` redirects.
+
+        Raises:
+            UrlRefusedError: if the URL or one it redirects to is not allowed.
+            FetchTooLargeError: if the body is longer than the limit.
+            FetchFailedError: if it cannot be had in ``fetch_timeout_s``, or the status is not 200.
+        """
+        async with self._guard():
+            current = self._parse(url)
+            for _ in range(MAX_REDIRECTS + 1):
+                async with self._open_session().get(current, allow_redirects=False) as response:
+                    location = response.headers.get("Location")
+                    if response.status in _REDIRECT_STATUSES and location:
+                        current = self._parse(str(current.join(URL(location, encoded=location.isascii()))))
+                        continue
+                    return await self._read_body(response)
+            raise FetchFailedError(
+                f"The URL redirects more than {MAX_REDIRECTS} times. Send the final URL.",
+                f"该 URL 重定向超过 {MAX_REDIRECTS} 次。请使用最终地址。",
+            )
+
+    async def post_json(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:
+        """Send a JSON document; redirects are not followed and the answer's body is not read.
+
+        Args:
+            url: where to.
+            body: the encoded document, sent as it is, so that a signature over it holds.
+            headers: more headers, such as the signature.
+
+        Returns:
+            the HTTP status, whatever it is.
+
+        Raises:
+            UrlRefusedError: if the URL is not allowed.
+            FetchFailedError: if no status came back in ``fetch_timeout_s``.
+        """
+        async with self._guard():
+            request_headers = {"Content-Type": "application/json", **(headers or {})}
+            async with self._open_session().post(
+                self._parse(url), data=body, headers=request_headers, allow_redirects=False
+            ) as response:
+                response.close()
+                return response.status
+
+    def _parse(self, url: str) -> URL:
+        return parse_url(url, allow_private=self._settings.allow_private_urls)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                resolver=_VettingResolver(self._resolve, allow_private=self._settings.allow_private_urls),
+                use_dns_cache=False,
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),  # `_guard` bounds DNS, redirects and body together
+                trust_env=False,  # a proxy would connect for us, past the address check
+                auto_decompress=False,
+                headers={"User-Agent": "glowl", "Accept-Encoding": "identity"},
+            )
+        return self._session
+
+    async def _read_body(self, response: aiohttp.ClientResponse) -> FetchedBody:
+        if response.status != 200:
+            raise FetchFailedError(
+                f"The server answered with status {response.status} instead of 200.",
+                f"对方服务器返回状态码 {response.status}，而不是 200。",
+            )
+        if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+            # Decompressing would let a small transfer grow past every bound.
+            raise FetchFailedError(
+                "The server sent a compressed body although it was asked not to.",
+                "对方服务器返回了压缩内容，而请求中已声明不接受压缩。",
+            )
+        limit = self._settings.max_image_bytes
+        if (response.content_length or 0) > limit:
+            raise _too_large(limit)
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+        content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        return FetchedBody(data=bytes(body), content_type=content_type, final_url=str(response.url))
+
+    @contextlib.asynccontextmanager
+    async def _guard(self) -> AsyncGenerator[None]:
+        """Bound the time and turn every foreign error into one of ours."""
+        timeout_s = self._settings.fetch_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield
+        except TimeoutError:
+            raise FetchFailedError(
+                f"The server did not finish its answer within {timeout_s:g} seconds.",
+                f"对方服务器未在 {timeout_s:g} 秒内完成响应。",
+            ) from None
+        except aiohttp.ClientSSLError:
+            raise FetchFailedError(
+                "The server's TLS certificate could not be verified.", "无法验证对方服务器的 TLS 证书。"
+            ) from None
+        except (aiohttp.ClientConnectorError, OSError):
+            raise FetchFailedError("The server could not be reached.", "无法连接对方服务器。") from None
+        except (aiohttp.InvalidURL, ValueError):
+            raise _malformed() from None
+        except aiohttp.ClientError:
+            raise FetchFailedError(
+                "The server broke off the transfer or did not speak proper HTTP.",
+                "对方服务器中断了传输，或响应不是有效的 HTTP。",
+            ) from None
+
+
+class _VettingResolver(AbstractResolver):
+    """Hands the connector only addresses that may be connected to: what is checked is what is dialled.
+
+    One refused address refuses the host: an answer that mixes public and private ones is an attack or a mistake.
+    """
+
+    def __init__(self, resolve: Resolve, *, allow_private: bool) -> None:
+        self._resolve = resolve
+        self._allow_private = allow_private
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Resolve and vet; ``family`` is ignored, both are dialled.
+
+        Raises:
+            UrlRefusedError: if an address is not public.
+            FetchFailedError: if the name has no address.
+        """
+        try:
+            addresses = [ipaddress.ip_address(text) for text in await self._resolve(host, port)]
+        except OSError:
+            addresses = []
+        if not addresses:
+            raise FetchFailedError("The URL's host name was not found.", "找不到该 URL 的主机名。")
+        if not self._allow_private and not all(is_public_address(address) for address in addresses):
+            raise _not_public()
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address),
+                port=port,
+                family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+async def _system_resolve(host: str, port: int) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(sockaddr[0]) for *_, sockaddr in found]
+
+
+def _literal_address(host: str) -> IPAddress | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _malformed() -> UrlRefusedError:
+    return UrlRefusedError(
+        "This is not a well-formed URL. Send one such as https://example.com/picture.png.",
+        "URL 格式不正确。请使用形如 https://example.com/picture.png 的地址。",
+    )
+
+
+def _not_public() -> UrlRefusedError:
+    return UrlRefusedError(
+        "The URL leads to a private, local or reserved address, which is not fetched. "
+        "Send a public URL, or the picture itself as a data URL.",
+        "该 URL 指向私有、本机或保留地址，不予访问。请使用公网地址，或以 data URL 直接发送图片。",
+    )
+
+
+def _too_large(limit: int) -> FetchTooLargeError:
+    return FetchTooLargeError(
+        f"The file behind the URL is larger than {limit} bytes, the most that is accepted.",
+        f"该 URL 的文件超过 {limit} 字节的上限。",
+    )

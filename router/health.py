@@ -1,0 +1,84 @@
+"""Which engines are up: asked every second, and learned from every failure on the way.
+
+In: engine clients. Out: a `policies.decision.Health` that the next decision uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+
+from engines.base import EngineError, EngineInfo
+from engines.client import EngineClient
+from policies.decision import EngineHealth, Health
+
+log = logging.getLogger(__name__)
+
+
+class EngineMonitor:
+    """Keeps an opinion on every engine.
+
+    Args:
+        engines: by name.
+        interval_s: time between two looks.
+    """
+
+    def __init__(self, engines: Mapping[str, EngineClient], *, interval_s: float = 1.0) -> None:
+        self._engines = engines
+        self._interval_s = interval_s
+        self._is_up: dict[str, bool] = {}
+        self._infos: dict[str, EngineInfo] = {}
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look once, then keep looking in the background."""
+        await self._look()
+        self._watch = asyncio.create_task(self._look_forever(), name="engine-monitor")
+
+    async def aclose(self) -> None:
+        """Stop looking."""
+        if self._watch:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+
+    def health(self) -> Health:
+        """What is known right now; an engine nobody has looked at counts as up."""
+        return Health(engines={name: EngineHealth(is_up=self._is_up.get(name, True)) for name in self._engines})
+
+    def info(self, name: str) -> EngineInfo | None:
+        """What the engine said of itself when it was last up; None if it never was."""
+        return self._infos.get(name)
+
+    def is_up(self, name: str) -> bool:
+        """Whether the engine answered the last time."""
+        return self._is_up.get(name, True)
+
+    def mark_down(self, name: str) -> None:
+        """Learn from a failed request, without waiting for the next look."""
+        self._set(name, False)
+
+    async def _look_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self._look()
+
+    async def _look(self) -> None:
+        await asyncio.gather(*(self._look_at(name, engine) for name, engine in self._engines.items()))
+
+    async def _look_at(self, name: str, engine: EngineClient) -> None:
+        was_up = self._is_up.get(name, False)
+        try:
+            is_up = await engine.is_ready()
+            if is_up and (not was_up or name not in self._infos):
+                self._infos[name] = await engine.info()
+        except EngineError:
+            is_up = False
+        self._set(name, is_up)
+
+    def _set(self, name: str, is_up: bool) -> None:
+        if self._is_up.get(name) != is_up:
+            log.info("engine %s is %s", name, "up" if is_up else "down")
+        self._is_up[name] = is_up

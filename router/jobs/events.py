@@ -1,0 +1,133 @@
+"""Waiting for news of jobs: one Redis reader per process wakes every waiter.
+
+In: the ``activity`` stream, which names each job something happened to. Out: per job, an async stream of its events
+from any point on, which ends after the job's ``end`` event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from router.errors import NotFoundError, QueueUnavailableError
+from router.jobs.job import Event, Job
+from router.jobs.store import PREFIX, JobStore
+
+log = logging.getLogger(__name__)
+
+_BLOCK_MS = 2000
+# The reader wakes waiters within a millisecond or two; this bound only matters if it missed something.
+_RECHECK_S = 5.0
+
+
+class EventHub:
+    """Follows jobs without a polling loop per waiter.
+
+    Args:
+        redis: a client of its own, since the reader blocks its connection.
+        store: where the events are read from.
+    """
+
+    def __init__(self, redis: Redis, store: JobStore) -> None:
+        self._redis = redis
+        self._store = store
+        self._waiters: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._reader: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        self._reader = asyncio.create_task(self._read(), name="job-activity")
+
+    async def aclose(self) -> None:
+        """Stop listening; waiters fall back to their own slow check."""
+        if self._reader:
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+
+    async def follow(self, job_id: str) -> AsyncGenerator[Event, None]:
+        """Yield a job's events from its first, then as they come; ends after ``end``.
+
+        Raises:
+            NotFoundError: if there is no such job, or it is deleted meanwhile.
+        """
+        news = asyncio.Event()
+        self._waiters[job_id].add(news)
+        last = ""
+        try:
+            while True:
+                news.clear()
+                try:
+                    events = await self._store.read_events(job_id, last)
+                    job = await self._store.get(job_id) if not events else None
+                except QueueUnavailableError:
+                    # The record outlives a restart of redis, so a waiter only has to be patient.
+                    await asyncio.sleep(1.0)
+                    continue
+                for event in events:
+                    last = event.id
+                    yield event
+                    if event.kind == "end":
+                        return
+                if not events:
+                    if job is None:
+                        raise NotFoundError(f"No response '{job_id}'.", code="response_not_found", param="response_id")
+                    if job.is_terminal:
+                        for event in replay(job):
+                            yield event
+                        return
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(news.wait(), _RECHECK_S)
+        finally:
+            self._waiters[job_id].discard(news)
+            if not self._waiters[job_id]:
+                del self._waiters[job_id]
+
+    async def _read(self) -> None:
+        last: bytes | None = None
+        while True:
+            try:
+                # Not "$": it would mean "from this very call on" and miss what happens between two calls.
+                last = last or await self._newest()
+                reply: Any = await self._redis.xread({f"{PREFIX}activity": last}, block=_BLOCK_MS, count=1000)
+            except (RedisError, OSError) as error:
+                log.warning("redis does not answer the event reader: %s", error)
+                last = None
+                await asyncio.sleep(0.5)
+                self._wake_all()
+                continue
+            for _stream, entries in reply or []:
+                for entry_id, fields in entries:
+                    last = entry_id
+                    for news in self._waiters.get(fields[b"j"].decode(), ()):
+                        news.set()
+
+    async def _newest(self) -> bytes:
+        entries: Any = await self._redis.xrevrange(f"{PREFIX}activity", count=1)
+        return bytes(entries[0][0]) if entries else b"0-0"
+
+    def _wake_all(self) -> None:
+        for waiters in self._waiters.values():
+            for news in waiters:
+                news.set()
+
+
+def replay(job: Job) -> list[Event]:
+    """Make the events of a finished job that has no event stream (any more) from its record."""
+    events = [Event("queued")] if job.spec.is_background or len(job.spec.branches) > 1 else []
+    for unit in job.units.values():
+        if unit.result is None:
+            continue
+        events.append(Event("started", unit.name, unit.epoch))
+        if unit.result.text:
+            events.append(Event("delta", unit.name, unit.epoch, text=unit.result.text))
+        events.append(Event("finished", unit.name, unit.epoch, state=unit.state))
+    events.append(Event("end", state=job.state))
+    return events

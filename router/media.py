@@ -1,0 +1,306 @@
+"""Pictures at the door: a string out of a request becomes an `ImagePart`, or a refusal that says what would do.
+
+In: a data URL, an http(s) URL or bare base64. Out: the encoded bytes as sent, their sniffed type and their hash.
+Only the header is read here; the engine decodes, and what only decoding shows (truncation) comes back from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from urllib.parse import unquote
+
+import pybase64
+
+from engines.base import ImagePart
+from router.errors import ImageError, ImageFetchError
+from router.fetch import FetchedBody, FetchError, FetchTooLargeError, UrlRefusedError
+from router.image_header import ACCEPTED_TYPES, ImageHeader, read_header, sniff_media_type
+
+MAX_SIDE_PX = 16384
+FETCH_CONCURRENCY = 4
+_INLINE_BYTES = 128 * 1024  # below this, decoding and hashing cost less than a hop to a thread
+
+_ACCEPTED_EN = "PNG, JPEG, WebP, BMP and GIF with a single frame are accepted."
+_ACCEPTED_ZH = "支持 PNG、JPEG、WebP、BMP 以及单帧 GIF。"
+_SOURCES_EN = "Send a data URL (data:image/png;base64,...), an http(s) URL or base64."
+_SOURCES_ZH = "请发送 data URL（data:image/png;base64,...）、http(s) 地址或 base64。"
+
+_ALIASES = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/x-png": "image/png",
+    "image/x-bmp": "image/bmp",
+    "image/x-ms-bmp": "image/bmp",
+}
+# A declaration that says nothing about the format: the sniffed type is taken.
+_GENERIC_TYPES = frozenset({"", "image", "image/*", "application/octet-stream", "binary/octet-stream"})
+
+_DATA_URL = re.compile(r"data:([^,]*),", re.IGNORECASE)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+_WHITESPACE = re.compile(r"[ \t\r\n\f]+")
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
+class MediaSettings(Protocol):
+    """The part of `router.settings.Settings` the door needs."""
+
+    @property
+    def max_image_bytes(self) -> int:
+        """Largest picture, encoded."""
+        ...
+
+    @property
+    def max_image_pixels(self) -> int:
+        """Largest picture, width times height."""
+        ...
+
+    @property
+    def max_images(self) -> int:
+        """Most pictures in one request."""
+        ...
+
+
+class Fetcher(Protocol):
+    """Downloads a picture; `router.fetch.SafeFetcher` in production."""
+
+    async def get(self, url: str) -> FetchedBody:
+        """Download at most ``max_image_bytes``, or raise a `FetchError`."""
+        ...
+
+
+def data_url(part: ImagePart) -> str:
+    """The picture as a ``data:`` URL, for OpenAI-compatible servers behind us."""
+    return f"data:{part.media_type};base64,{pybase64.b64encode_as_string(part.data)}"
+
+
+class MediaIntake:
+    """Takes pictures in, in whatever form a caller sends them.
+
+    Args:
+        settings: limits.
+        fetcher: downloads http(s) sources.
+    """
+
+    def __init__(self, settings: MediaSettings, fetcher: Fetcher) -> None:
+        self._settings = settings
+        self._fetcher = fetcher
+
+    async def load_all(self, sources: Sequence[tuple[str, str]]) -> tuple[ImagePart, ...]:
+        """Load several pictures, a few at a time, keeping their order; the first refusal stops the rest.
+
+        Args:
+            sources: pairs of source and request field, as for `load`.
+
+        Raises:
+            ImageError: if one is refused, or there are more than ``max_images``.
+            ImageFetchError: if one cannot be fetched.
+        """
+        limit = self._settings.max_images
+        if len(sources) > limit:
+            raise ImageError(
+                f"The request has {len(sources)} pictures; at most {limit} are accepted.",
+                code="too_many_images",
+                param=sources[limit][1],
+                message_zh=f"请求包含 {len(sources)} 张图片，最多支持 {limit} 张。",
+            )
+        slots = asyncio.Semaphore(FETCH_CONCURRENCY)
+
+        async def load_one(source: str, param: str) -> ImagePart:
+            async with slots:
+                return await self.load(source, param=param)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(load_one(source, param)) for source, param in sources]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return tuple(task.result() for task in tasks)
+
+    async def load(self, source: str, *, param: str) -> ImagePart:
+        """Load one picture.
+
+        Args:
+            source: a data URL, an http(s) URL, or bare base64.
+            param: the request field it came from, named in refusals.
+
+        Raises:
+            ImageError: if it is no picture, or not one that is accepted.
+            ImageFetchError: if its URL is not allowed or cannot be fetched.
+        """
+        head = source[:64].lstrip()
+        scheme = _SCHEME.match(head)
+        if scheme is None:
+            return await _run(len(source), lambda: self._from_base64(source, "", param))
+        match scheme.group(1).lower():
+            case "data":
+                return await _run(len(source), lambda: self._from_data_url(source.lstrip(), param))
+            case "http" | "https":
+                body = await self._fetch(source, param)
+                return await _run(len(body.data), lambda: self._from_body(body, param))
+            case name:
+                raise ImageError(
+                    f"Pictures are not read from {name}: URLs. {_SOURCES_EN}",
+                    code="invalid_image_url",
+                    param=param,
+                    message_zh=f"不支持 {name}: 形式的图片地址。{_SOURCES_ZH}",
+                )
+
+    async def _fetch(self, url: str, param: str) -> FetchedBody:
+        try:
+            return await self._fetcher.get(url)
+        except FetchTooLargeError:
+            raise self._too_many_bytes(param) from None
+        except FetchError as error:
+            code = "invalid_image_url" if isinstance(error, UrlRefusedError) else "failed_to_download_image"
+            raise ImageFetchError(
+                f"The picture could not be downloaded. {error.message}",
+                code=code,
+                param=param,
+                message_zh=f"图片下载失败。{error.message_zh}",
+            ) from error
+
+    def _from_data_url(self, source: str, param: str) -> ImagePart:
+        prefix = _DATA_URL.match(source, 0, 1024)
+        fields = [part.strip().lower() for part in prefix.group(1).split(";")] if prefix else []
+        if prefix is None or fields[-1] != "base64":
+            raise ImageError(
+                "The data URL is not of the form data:image/png;base64,...",
+                code="invalid_base64_image",
+                param=param,
+                message_zh="data URL 的格式应为 data:image/png;base64,...。",
+            )
+        declared = fields[0] if len(fields) > 1 else ""
+        return self._from_base64(source[prefix.end() :], declared, param)
+
+    def _from_base64(self, text: str, declared: str, param: str) -> ImagePart:
+        data = self._decode_base64(text, param)
+        part = self._accept(data, param)
+        declared = _ALIASES.get(declared, declared)
+        if declared not in _GENERIC_TYPES and declared != part.media_type:
+            raise ImageError(
+                f"The picture is declared as {declared} but its bytes are {part.media_type}. Declare what it is.",
+                code="unsupported_image_media_type",
+                param=param,
+                message_zh=f"图片声明为 {declared}，但内容实际是 {part.media_type}。请声明正确的类型。",
+            )
+        return part
+
+    def _from_body(self, body: FetchedBody, param: str) -> ImagePart:
+        # Servers mislabel pictures all the time, and the caller cannot change that: the bytes decide.
+        return self._accept(body.data, param, served_as=body.content_type)
+
+    def _decode_base64(self, text: str, param: str) -> bytes:
+        """Decode leniently (line breaks, missing padding, the URL-safe alphabet), bounded before decoding."""
+        limit = self._settings.max_image_bytes
+        max_chars = 4 * ((limit + 2) // 3)
+        try:
+            if len(text) <= max_chars:
+                return self._bounded(pybase64.b64decode(text, validate=True), param)
+        except ValueError:
+            pass  # not in canonical form: look closer
+        if "%" in text:
+            text = unquote(text)
+        text = _WHITESPACE.sub("", text).rstrip("=")
+        if len(text) > max_chars:
+            raise self._too_many_bytes(param)
+        text = text.translate(_URL_SAFE)
+        try:
+            data = pybase64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        except ValueError:
+            raise ImageError(
+                f"The picture is not valid base64. {_SOURCES_EN}",
+                code="invalid_base64_image",
+                param=param,
+                message_zh=f"图片不是有效的 base64。{_SOURCES_ZH}",
+            ) from None
+        return self._bounded(data, param)
+
+    def _bounded(self, data: bytes, param: str) -> bytes:
+        if len(data) > self._settings.max_image_bytes:
+            raise self._too_many_bytes(param)
+        return data
+
+    def _accept(self, data: bytes, param: str, *, served_as: str = "") -> ImagePart:
+        """Judge the bytes, whichever way they came.
+
+        Raises:
+            ImageError: if they are not a picture that is accepted.
+        """
+        if not data:
+            raise ImageError(
+                f"The picture is empty. {_SOURCES_EN}",
+                code="empty_image_file",
+                param=param,
+                message_zh=f"图片为空。{_SOURCES_ZH}",
+            )
+        media_type = sniff_media_type(data)
+        if not media_type:
+            label_en, label_zh = (f" (served as {served_as})", f"（类型标为 {served_as}）") if served_as else ("", "")
+            raise ImageError(
+                f"The bytes{label_en} are not a picture of a known type. {_ACCEPTED_EN}",
+                code="invalid_image",
+                param=param,
+                message_zh=f"内容{label_zh}不是可识别的图片。{_ACCEPTED_ZH}",
+            )
+        if media_type not in ACCEPTED_TYPES:
+            raise ImageError(
+                f"{media_type} is not accepted as a picture. {_ACCEPTED_EN}",
+                code="unsupported_image_media_type",
+                param=param,
+                message_zh=f"不支持 {media_type}。{_ACCEPTED_ZH}",
+            )
+        try:
+            header = read_header(data)
+        except ValueError:
+            raise ImageError(
+                f"The picture starts like {media_type} but its header is broken or cut off. Send the whole file.",
+                code="image_parse_error",
+                param=param,
+                message_zh=f"图片看似 {media_type}，但文件头损坏或不完整。请发送完整文件。",
+            ) from None
+        self._check_header(header, param)
+        return ImagePart(data=data, media_type=media_type, sha256=hashlib.sha256(data).hexdigest())
+
+    def _check_header(self, header: ImageHeader, param: str) -> None:
+        max_pixels = self._settings.max_image_pixels
+        size = f"{header.width_px} x {header.height_px}"
+        if header.width_px < 1 or header.height_px < 1:
+            raise ImageError(
+                f"The picture is {size} pixels. Send one of at least 1 x 1.",
+                code="image_too_small",
+                param=param,
+                message_zh=f"图片尺寸为 {size} 像素，至少应为 1 x 1。",
+            )
+        if max(header.width_px, header.height_px) > MAX_SIDE_PX or header.width_px * header.height_px > max_pixels:
+            raise ImageError(
+                f"The picture has too many pixels ({size}). At most {max_pixels} in all and {MAX_SIDE_PX} a side "
+                "are accepted.",
+                code="image_too_large",
+                param=param,
+                message_zh=f"图片像素过多（{size}）。总像素上限为 {max_pixels}，单边上限为 {MAX_SIDE_PX}。",
+            )
+        if header.is_animated:
+            raise ImageError(
+                f"The picture is animated. Send a single frame. {_ACCEPTED_EN}",
+                code="unsupported_image_media_type",
+                param=param,
+                message_zh=f"不支持动图，请发送单帧图片。{_ACCEPTED_ZH}",
+            )
+
+    def _too_many_bytes(self, param: str) -> ImageError:
+        limit = self._settings.max_image_bytes
+        return ImageError(
+            f"The picture is larger than {limit} bytes, the most that is accepted.",
+            code="image_file_too_large",
+            param=param,
+            message_zh=f"图片超过 {limit} 字节的上限。",
+        )
+
+
+async def _run(num_bytes: int, work: Callable[[], ImagePart]) -> ImagePart:
+    """Small pictures at once, big ones in a thread: 20 MB take tens of milliseconds that the event loop lacks."""
+    return work() if num_bytes <= _INLINE_BYTES else await asyncio.to_thread(work)

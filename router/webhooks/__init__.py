@@ -1,0 +1,1 @@
+"""Webhooks: telling a caller's server that its work is done."""

@@ -1,0 +1,60 @@
+"""An api with echo engines and a redis, and no worker: for everything that is decided before a job runs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from engines.echo import EchoEngine
+from engines.server import create_app as create_engine_app
+from router.app import create_app
+from router.settings import Settings
+from tests.support.servers import AppServer, RedisProcess
+
+
+@pytest.fixture(scope="package")
+def echo_urls() -> Iterator[dict[str, str]]:
+    folder = Path(tempfile.mkdtemp(prefix="glowl-a"))
+    servers = {
+        name: AppServer(create_engine_app(EchoEngine(name, context_tokens=200, max_images=3)), uds=str(folder / name))
+        for name in ("glm", "owl2")
+    }
+    yield {name: server.url for name, server in servers.items()}
+    for server in servers.values():
+        server.stop()
+
+
+@pytest.fixture(scope="package")
+def api(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[AppServer]:
+    settings = Settings(
+        REDIS_URL=redis_process.url,
+        glm_url=echo_urls["glm"],
+        owl2_url=echo_urls["owl2"],
+        max_body_bytes=300_000,
+        max_image_bytes=100_000,
+        max_image_pixels=1_000_000,
+        max_images=4,
+    )
+    server = AppServer(create_app(settings))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def http(api: AppServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=api.url, timeout=30, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="package")
+def keyed_api(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[AppServer]:
+    settings = Settings(
+        REDIS_URL=redis_process.url, glm_url=echo_urls["glm"], owl2_url=echo_urls["owl2"], api_keys=("alice", "bob")
+    )
+    server = AppServer(create_app(settings))
+    yield server
+    server.stop()

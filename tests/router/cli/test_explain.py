@@ -1,0 +1,74 @@
+"""`glowl explain`: the service's own decision, offline."""
+
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+
+from policies.decide import decide
+from policies.features import Hints, Question, measure
+from policies.rules import load_preset
+from router.cli.main import app
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def explain(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["explain", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "route"),
+    [
+        (["图里有几只猫?"], "fast"),
+        (["How many cats are there?"], "deep"),
+        (["--images", "2", "图里有几只猫?"], "deep"),
+        (["--route", "fast", "How many cats are there?"], "fast"),
+        (["--route", "deep", "图里有几只猫?"], "deep"),
+    ],
+)
+def test_the_decision_is_the_policys(arguments, route):
+    found = orjson.loads(explain("--json", *arguments).stdout)
+    assert found["route"] == route
+    assert found["rule"] in [rule.name for rule in load_preset("seed").rules]
+    assert found["reasons"]
+
+
+def test_the_decision_is_exactly_what_the_code_of_the_service_says():
+    expected = decide(measure(Question("Compare both."), Hints()), load_preset("seed"))
+    found = orjson.loads(explain("--json", "Compare both.").stdout)
+    assert {key: found[key] for key in expected.to_dict()} == orjson.loads(orjson.dumps(expected.to_dict()))
+
+
+def test_equal_pictures_count_once(tmp_path):
+    for name, data in (("a.png", PNG), ("b.png", PNG), ("c.png", PNG + b"x")):
+        (tmp_path / name).write_bytes(data)
+    same = explain("--json", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "这是什么?")
+    assert orjson.loads(same.stdout)["features"]["num_images"] == 1
+    different = explain("--json", str(tmp_path / "a.png"), str(tmp_path / "c.png"), "https://e.org/d.png", "这是什么?")
+    assert orjson.loads(different.stdout)["features"]["num_images"] == 3
+
+
+def test_the_text_is_in_the_chosen_language():
+    assert "deep" in explain("--lang", "en", "What is it?").stdout
+    english, chinese = (explain("--lang", lang, "What is it?").stdout for lang in ("en", "zh"))
+    assert english != chinese
+
+
+def test_a_preset_file_is_taken_and_a_wrong_one_refused(tmp_path):
+    (tmp_path / "all-deep.yaml").write_text(
+        "version: 1\nname: all-deep\nsummary: everything deep\nrules:\n  - name: always\n    route: deep\n"
+    )
+    found = orjson.loads(explain("--json", "--preset", str(tmp_path / "all-deep.yaml"), "这是什么?").stdout)
+    assert (found["preset"], found["rule"], found["route"]) == ("all-deep", "always", "deep")
+    for preset in ("nonesuch", str(tmp_path / "none.yaml")):
+        refused = explain("--preset", preset, "Q?")
+        assert refused.exit_code == 2
+        assert preset in refused.stderr
+
+
+def test_wrong_arguments_are_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(PNG)
+    assert explain("--images", "1", str(tmp_path / "a.png"), "Q?").exit_code == 2
+    assert explain(str(tmp_path / "none.png"), "Q?").exit_code == 2
+    assert explain(str(tmp_path / "a.png")).exit_code == 2
+    assert explain("--route", "sideways", "Q?").exit_code == 2

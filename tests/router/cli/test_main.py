@@ -1,0 +1,74 @@
+"""The command line as a whole: light to import, every command there, wrong use refused."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from router.cli.main import app
+
+runner = CliRunner()
+
+
+def test_importing_the_command_line_loads_nothing_heavy():
+    heavy = ["torch", "transformers", "celery", "uvicorn", "fastapi", "redis", "aiohttp", "pydantic", "gradio"]
+    code = f"import sys; import router.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+def test_every_command_is_listed_and_has_help():
+    listed = runner.invoke(app, ["--help"]).stdout
+    for name in ("up", "ask", "explain", "doctor", "api", "worker", "engine"):
+        assert f"  {name} " in listed
+        assert runner.invoke(app, [name, "--help"]).exit_code == 0
+
+
+def test_no_command_shows_the_help():
+    assert "Commands:" in runner.invoke(app, []).output
+
+
+def test_a_wrong_variable_is_named_in_one_line(monkeypatch):
+    monkeypatch.setenv("GLOWL_PORT", "ninety")
+    result = runner.invoke(app, ["api"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("glowl: GLOWL_PORT: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_wrong_preset_stops_the_api_in_one_line(monkeypatch):
+    monkeypatch.setenv("GLOWL_PRESET", "nonesuch")
+    result = runner.invoke(app, ["api", "--port", "0"])
+    assert result.exit_code == 1
+    assert "nonesuch" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def executed(monkeypatch) -> list[list[str]]:
+    calls: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _program, argv: calls.append(argv))
+    return calls
+
+
+def test_engine_passes_on_what_was_given_and_nothing_else(executed):
+    result = runner.invoke(app, ["engine", "owl2", "--model", "echo", "--uds", "/tmp/o.sock", "--max-queue", "3"])
+    assert result.exit_code == 0
+    ((_, *argv),) = executed
+    assert argv == ["-P", "-m", "engines.server", "owl2", "--model", "echo", "--uds", "/tmp/o.sock", "--max-queue", "3"]
+
+
+def test_engine_refuses_an_unknown_name_and_an_unknown_option(executed):
+    assert runner.invoke(app, ["engine", "gpt", "--model", "echo"]).exit_code == 2
+    assert runner.invoke(app, ["engine", "glm", "--model", "echo", "--modle", "x"]).exit_code == 2
+    assert executed == []
+
+
+def test_engine_without_torch_says_how_to_get_it_unless_it_needs_none(executed, monkeypatch):
+    monkeypatch.setattr("router.cli.processes.find_spec", lambda name: None)
+    refused = runner.invoke(app, ["engine", "glm", "--model", "/somewhere"])
+    assert refused.exit_code == 1
+    assert "pip install 'glowl[engines]'" in refused.stderr
+    assert runner.invoke(app, ["engine", "glm", "--model", "echo"]).exit_code == 0
+    assert len(executed) == 1

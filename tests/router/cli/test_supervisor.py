@@ -1,0 +1,318 @@
+"""The supervisor against small real child processes: order, restarts, giving up, stopping, dying."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from router.cli.supervisor import (
+    Event,
+    ProcessSpec,
+    RestartPolicy,
+    Supervisor,
+    process_identity,
+    read_tail,
+    rotate_log,
+    stop_leftovers,
+)
+
+WAIT_S = 30.0
+# Each child writes its pid once it is ready; argv[1] is that file, argv[2] the shared journal.
+STEADY = "import os,signal,sys;open(sys.argv[1],'w').write(str(os.getpid()));signal.pause()"
+NOTES_ITS_STOP = """
+import os, signal, sys
+def stop(*_):
+    open(sys.argv[2], "a").write(sys.argv[3] + "\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+open(sys.argv[2], "a").write("+" + sys.argv[3] + "\\n")
+open(sys.argv[1], "w").write(str(os.getpid()))
+while True:
+    signal.pause()
+"""
+DEAF = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(sys.argv[1], "w").write(str(os.getpid()))
+while True:
+    signal.pause()
+"""
+READY_ONLY_ONCE = """
+import os, signal, sys
+if os.path.exists(sys.argv[1]):
+    sys.exit("no second time")
+open(sys.argv[1], "w").write(str(os.getpid()))
+signal.pause()
+"""
+BROKEN = "import sys;print('the reason');sys.exit(3)"
+NEVER_READY = "import signal;signal.pause()"
+
+IMPATIENT = RestartPolicy(max_quick_deaths=3, first_delay_s=0.01, max_delay_s=0.01)
+
+
+class Watched:
+    """Remembers events, and lets a test wait for one."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._changed = asyncio.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self._changed.set()
+
+    def of(self, kind: str, name: str = "") -> list[Event]:
+        return [event for event in self.events if event.kind == kind and (not name or event.name == name)]
+
+    async def until(self, kind: str, name: str = "", *, times: int = 1) -> Event:
+        async with asyncio.timeout(WAIT_S):
+            while len(self.of(kind, name)) < times:
+                self._changed.clear()
+                await self._changed.wait()
+        return self.of(kind, name)[-1]
+
+
+def child(tmp_path: Path, name: str, code: str, **options: object) -> ProcessSpec:
+    marker = tmp_path / f"{name}.ready"
+
+    async def is_ready(pid: int) -> bool:
+        return marker.exists() and marker.read_text() == str(pid)
+
+    argv = (sys.executable, "-I", "-S", "-c", code, str(marker), str(tmp_path / "journal"), name)
+    return ProcessSpec(name, argv, is_ready, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+async def supervise(tmp_path: Path, watched: Watched) -> AsyncIterator[Callable[..., Supervisor]]:
+    """Make supervisors that are stopped, whatever the test does."""
+    made: list[Supervisor] = []
+
+    def make(*specs: ProcessSpec, policy: RestartPolicy = IMPATIENT) -> Supervisor:
+        supervisor = Supervisor(specs, run_dir=tmp_path, log_dir=tmp_path, on_event=watched, policy=policy)
+        made.append(supervisor)
+        return supervisor
+
+    yield make
+    for supervisor in made:
+        for pid in supervisor.pids.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+async def test_layer_zero_is_ready_before_the_others_start_and_stops_last(tmp_path, watched, supervise):
+    # Given a child in each layer, listed in another order than they must start in
+    layers = {"api": 3, "redis": 0, "worker": 2, "glm": 1}
+    supervisor = supervise(*(child(tmp_path, name, NOTES_ITS_STOP, layer=layer) for name, layer in layers.items()))
+    # When all are ready and a stop is asked for
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("all_ready")
+    supervisor.request_stop()
+    # Then the end is a success, redis came first, and the stop went down the layers
+    assert await run == 0
+    journal = (tmp_path / "journal").read_text().split()
+    assert journal[0] == "+redis"
+    assert journal[4:] == ["api", "worker", "glm", "redis"]
+
+
+async def test_a_child_that_dies_is_started_again(tmp_path, watched, supervise):
+    # Given a running child
+    supervisor = supervise(child(tmp_path, "glm", STEADY))
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("ready", "glm")
+    first = supervisor.pids["glm"]
+    # When somebody kills it
+    os.kill(first, signal.SIGKILL)
+    # Then it is reported with its signal, and a new one becomes ready
+    died = await watched.until("died", "glm")
+    assert died.exit_code == -signal.SIGKILL
+    await watched.until("ready", "glm", times=2)
+    assert supervisor.pids["glm"] != first
+    supervisor.request_stop()
+    assert await run == 0
+
+
+async def test_a_child_that_never_comes_up_ends_everything_with_its_last_words(tmp_path, watched, supervise):
+    # Given one good child and one that cannot run, though it is not an essential one
+    supervisor = supervise(child(tmp_path, "api", STEADY), child(tmp_path, "glm", BROKEN, is_essential=False))
+    # When they are run
+    async with asyncio.timeout(WAIT_S):
+        code = await supervisor.run()
+    # Then it was tried as often as the policy says, and the log's end is in the event
+    assert code == 1
+    assert len(watched.of("died", "glm")) == IMPATIENT.max_quick_deaths - 1
+    (gave_up,) = watched.of("gave_up")
+    assert (gave_up.name, gave_up.exit_code, gave_up.is_essential) == ("glm", 3, True)
+    assert gave_up.log_tail[-1] == "the reason"
+    assert not watched.of("all_ready")
+    assert supervisor.pids == {}
+
+
+async def test_losing_an_engine_for_good_later_does_not_end_the_rest(tmp_path, watched, supervise):
+    # Given a child that can be ready only once
+    supervisor = supervise(child(tmp_path, "api", STEADY), child(tmp_path, "owl2", READY_ONLY_ONCE, is_essential=False))
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("all_ready")
+    # When it dies
+    os.kill(supervisor.pids["owl2"], signal.SIGKILL)
+    # Then it is given up on, and the other runs on until asked to stop
+    gave_up = await watched.until("gave_up", "owl2")
+    assert not gave_up.is_essential
+    assert set(supervisor.pids) == {"api"}
+    supervisor.request_stop()
+    assert await run == 0
+
+
+async def test_losing_an_essential_child_for_good_ends_everything(tmp_path, watched, supervise):
+    supervisor = supervise(child(tmp_path, "glm", STEADY), child(tmp_path, "api", READY_ONLY_ONCE))
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("all_ready")
+    os.kill(supervisor.pids["api"], signal.SIGKILL)
+    async with asyncio.timeout(WAIT_S):
+        assert await run == 1
+    assert watched.of("gave_up", "api")[0].is_essential
+
+
+async def test_a_stop_while_still_starting_ends_cleanly(tmp_path, watched, supervise, monkeypatch):
+    # Given a layer-0 child that is never ready, one that waits for it, and the notice that this takes long
+    monkeypatch.setattr("router.cli.supervisor.STILL_STARTING_EVERY_S", 0.05)
+    supervisor = supervise(child(tmp_path, "redis", NEVER_READY, layer=0), child(tmp_path, "api", STEADY))
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("starting")
+    # When the stop comes, then nothing else is started and the end is a success
+    supervisor.request_stop()
+    async with asyncio.timeout(WAIT_S):
+        assert await run == 0
+    assert not (tmp_path / "api.log").exists()
+
+
+async def test_a_deaf_child_is_killed_after_its_time(tmp_path, watched, supervise):
+    supervisor = supervise(child(tmp_path, "worker", DEAF, stop_timeout_s=0.05))
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("all_ready")
+    supervisor.request_stop()
+    async with asyncio.timeout(WAIT_S):
+        assert await run == 0
+
+
+async def test_a_second_stop_kills_at_once(tmp_path, watched, supervise):
+    # Given a deaf child with an hour to end in
+    supervisor = supervise(child(tmp_path, "worker", DEAF, stop_timeout_s=3600))
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("all_ready")
+    # When the stop is asked for twice
+    supervisor.request_stop()
+    await watched.until("stopping")
+    supervisor.request_stop()
+    # Then nobody waits that hour
+    async with asyncio.timeout(WAIT_S):
+        assert await run == 0
+    assert watched.of("killing")
+
+
+async def test_what_runs_once_all_is_ready_is_cancelled_by_a_stop(tmp_path, watched, supervise):
+    supervisor = supervise(child(tmp_path, "api", STEADY))
+    begun = asyncio.Event()
+
+    async def forever() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    run = asyncio.create_task(supervisor.run(forever))
+    async with asyncio.timeout(WAIT_S):
+        await begun.wait()
+        supervisor.request_stop()
+        assert await run == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends children with their parent")
+def test_killing_the_supervisor_leaves_no_child_behind(tmp_path):
+    # Given a supervisor in a process of its own, whose child holds a pipe open
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    script = f"""
+import asyncio, sys
+from pathlib import Path
+from router.cli.supervisor import ProcessSpec, Supervisor
+async def is_ready(pid): return True
+code = "import os,signal;f=open({str(pipe)!r},'w');print(os.getpid(),file=f,flush=True);signal.pause()"
+spec = ProcessSpec("glm", (sys.executable, "-I", "-S", "-c", code), is_ready)
+here = Path({str(tmp_path)!r})
+asyncio.run(Supervisor([spec], run_dir=here, log_dir=here, on_event=lambda event: None).run())
+"""
+    with subprocess.Popen([sys.executable, "-c", script]) as parent, pipe.open() as held:
+        assert held.readline().strip().isdigit()
+        # When the supervisor is killed without a chance to stop anything
+        parent.kill()
+        # Then the child's end of the pipe closes: it is gone
+        assert held.read() == ""
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["same process", "pid taken by another"])
+def test_a_leftover_is_stopped_only_if_it_is_the_process_of_the_pid_file(tmp_path, is_ours):
+    # Given a pid file as a killed supervisor leaves it
+    leftover = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import signal;signal.pause()"])
+    try:
+        identity = process_identity(leftover.pid)
+        (tmp_path / "glm.pid").write_text(f"{leftover.pid} {identity if is_ours else '1'}\n")
+        # When the next supervisor cleans up
+        stopped = stop_leftovers(tmp_path)
+        # Then only a process that is really ours was touched, and the file is gone
+        assert stopped == ([leftover.pid] if is_ours else [])
+        if is_ours:
+            assert leftover.wait(WAIT_S) == -signal.SIGTERM
+        else:
+            assert leftover.poll() is None
+        assert not (tmp_path / "glm.pid").exists()
+    finally:
+        leftover.kill()
+        leftover.wait()
+
+
+def test_a_pid_file_of_a_process_that_is_gone_is_just_removed(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-I", "-S", "-c", ""])
+    gone.wait()
+    (tmp_path / "glm.pid").write_text(f"{gone.pid} 12345\n")
+    (tmp_path / "owl2.pid").write_text("nonsense\n")
+    assert stop_leftovers(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uptime_s", "was_ready", "expected"),
+    [(1.0, True, 3), (9.9, True, 3), (10.0, True, 0), (3600.0, True, 0), (3600.0, False, 3)],
+)
+def test_only_a_run_that_was_ready_and_long_forgives_earlier_quick_deaths(uptime_s, was_ready, expected):
+    assert RestartPolicy().quick_deaths_after(2, uptime_s=uptime_s, was_ready=was_ready) == expected
+
+
+def test_the_wait_doubles_up_to_its_bound_and_ends_in_giving_up():
+    policy = RestartPolicy(max_quick_deaths=6, first_delay_s=1.0, max_delay_s=5.0)
+    assert [policy.delay_s(count) for count in range(7)] == [1.0, 1.0, 2.0, 4.0, 5.0, 5.0, None]
+
+
+def test_the_tail_of_a_log_is_its_last_lines_that_say_something(tmp_path):
+    log = tmp_path / "a.log"
+    log.write_bytes(b"x" * 20_000 + b"\none\n\ntwo \nthr\xff\n\n")
+    assert read_tail(log, 3) == ("one", "two", "thr\ufffd")
+    assert read_tail(tmp_path / "none.log") == ()
+
+
+def test_a_log_that_grew_too_large_is_moved_aside_before_the_next_start(tmp_path):
+    log = tmp_path / "a.log"
+    log.write_text("0123456789")
+    rotate_log(log, 10)
+    assert log.exists()
+    rotate_log(log, 9)
+    assert not log.exists()
+    assert (tmp_path / "a.log.1").read_text() == "0123456789"

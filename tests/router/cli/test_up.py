@@ -1,0 +1,362 @@
+"""`glowl up`: what it refuses before anything starts, what it would start, what it prints; and once for real."""
+
+import fcntl
+import io
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from router.cli import models, up
+from router.cli.main import app
+from router.cli.net import free_port
+from router.cli.redis_server import RedisChoice, RedisMissingError
+from router.cli.supervisor import Event, process_identity
+from router.cli.torch_probe import TorchReport
+from router.settings import Settings
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch, tmp_path) -> None:
+    for name in [name for name in os.environ if name.startswith("GLOWL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+
+
+def start(data_dir: Path, *arguments: str) -> Result:
+    """Run `up` where it is expected to refuse."""
+    return CliRunner().invoke(app, ["up", "--data-dir", str(data_dir), "--models", "echo", "--no-ui", *arguments])
+
+
+@pytest.fixture
+def nothing_starts(monkeypatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("something was started")
+
+    monkeypatch.setattr(up, "_supervise", never)
+
+
+@pytest.mark.usefixtures("nothing_starts")
+class TestRefusals:
+    """One clear line, and nothing was started."""
+
+    def test_a_taken_port(self, tmp_path):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            result = start(tmp_path, "--port", str(port))
+        assert result.exit_code == 1
+        assert f"127.0.0.1:{port}" in result.stderr
+        assert "--port" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+    def test_a_second_up_on_the_same_data_directory(self, tmp_path):
+        (tmp_path / "run").mkdir()
+        with (tmp_path / "run" / "up.lock").open("w") as lock:
+            lock.write("pid 42, http://127.0.0.1:8000")
+            lock.flush()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            result = start(tmp_path, "--port", "0")
+        assert result.exit_code == 1
+        assert "pid 42, http://127.0.0.1:8000" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+    def test_a_redis_url_that_does_not_answer(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("REDIS_URL", f"redis://:secret@127.0.0.1:{free_port('127.0.0.1')}/0")
+        result = start(tmp_path, "--port", "0")
+        assert result.exit_code == 1
+        assert "REDIS_URL" in result.stderr
+        assert "secret" not in result.stderr
+
+    def test_no_redis_at_all(self, tmp_path, monkeypatch):
+        def none() -> RedisChoice:
+            raise RedisMissingError("no redis found: three choices")
+
+        monkeypatch.setattr(up, "find_redis", none)
+        assert start(tmp_path, "--port", "0").stderr == "glowl: no redis found: three choices\n"
+
+    def test_unknown_models(self, tmp_path):
+        result = start(tmp_path, "--models", "huge")
+        assert result.exit_code == 2
+        assert "pocket, random, echo, full" in result.stderr
+
+    def test_models_without_torch(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(up, "has_engine_packages", lambda: False)
+        result = start(tmp_path, "--port", "0", "--models", "random")
+        assert result.exit_code == 1
+        assert "glowl[engines]" in result.stderr
+        assert "--models echo" in result.stderr
+
+    def test_full_models_on_a_full_disk(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(up, "has_engine_packages", lambda: True)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 30 * models.GB))
+        result = start(tmp_path, "--port", "0", "--models", "full")
+        assert result.exit_code == 1
+        assert "37.0 GB" in result.stderr
+        assert "30.0 GB" in result.stderr
+
+    def test_a_data_directory_that_cannot_be_made(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        result = start(tmp_path / "file", "--port", "0")
+        assert result.exit_code == 1
+        assert str(tmp_path / "file") in result.stderr
+
+
+def test_full_models_say_what_they_download_and_how_big(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(up, "has_engine_packages", lambda: True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 100 * models.GB))
+    gpu = ("NVIDIA L4", 24 * models.GB)
+    monkeypatch.setattr("router.cli.torch_probe.probe_torch", lambda: TorchReport("2.13.0", "13.0", (gpu,)))
+    up._prepare_models("full", up.Layout(tmp_path), "en")
+    said = capsys.readouterr()
+    assert "37.0 GB" in said.out
+    assert "zai-org/GLM-4.6V-Flash 20.6 GB + MAGAer13/mplug-owl2-llama2-7b 16.4 GB" in said.out
+    assert "NVIDIA L4 has 24 GB" in said.err
+
+
+class TestRandomCheckpoints:
+    """Made once, whole or not at all."""
+
+    @staticmethod
+    def prepare(monkeypatch, tmp_path: Path, code: str) -> models.ModelPlan:
+        layout = up.Layout(tmp_path)
+        layout.make()
+        monkeypatch.setattr(up, "has_engine_packages", lambda: True)
+        # The real maker needs torch; a stand-in gets the same folder as its last argument.
+        monkeypatch.setattr(
+            up, "guarded_argv", lambda argv, _: [sys.executable, "-I", "-S", "-c", code, argv[-2], argv[-1]]
+        )
+        return up._prepare_models("random", layout, "en")
+
+    def test_they_are_made_on_the_first_start_only(self, tmp_path, monkeypatch):
+        code = """
+import os, sys
+module, folder = sys.argv[1:]
+assert module == "engines.pocket.random_tiny"
+for name in ("glm", "owl2"):
+    os.mkdir(f"{folder}/{name}")
+    open(f"{folder}/{name}/config.json", "w").close()
+"""
+        plan = self.prepare(monkeypatch, tmp_path, code)
+        assert models.has_checkpoints(models.random_dir(tmp_path))
+        assert plan.models["glm"] == str(tmp_path / "models" / "random-tiny" / "glm")
+        assert self.prepare(monkeypatch, tmp_path, "raise SystemExit('not again')") == plan
+
+    def test_a_failure_leaves_nothing_half_made_and_names_the_log(self, tmp_path, monkeypatch, capsys):
+        with pytest.raises(typer.Exit):
+            self.prepare(monkeypatch, tmp_path, "import sys,os; os.mkdir(sys.argv[2]+'/glm'); sys.exit('the reason')")
+        assert not models.random_dir(tmp_path).exists()
+        log = tmp_path / "logs" / "random_tiny.log"
+        assert str(log) in capsys.readouterr().err
+        assert log.read_text() == "the reason\n"
+
+
+def specs_for(data_dir: Path, **settings: object) -> dict[str, up.ProcessSpec]:
+    layout = up.Layout(data_dir)
+    made = Settings(data_dir=data_dir, **settings)  # type: ignore[call-arg, arg-type]
+    plan = models.plan("echo", data_dir)
+    return {spec.name: spec for spec in up.build_specs(made, layout, plan, wants_ui=True, language="en")}
+
+
+@pytest.fixture
+def own_redis(monkeypatch) -> None:
+    monkeypatch.setattr(up, "find_redis", lambda: RedisChoice("path", binary=Path("/bin/redis-server"), version="7.2"))
+    monkeypatch.setattr(up, "has_ui", lambda: False)
+
+
+@pytest.mark.usefixtures("own_redis")
+def test_every_child_is_told_where_the_others_are():
+    specs = specs_for(Path("/data"), port=8123)
+    assert list(specs) == ["redis", "glm", "owl2", "worker", "worker-owl2", "api"]
+    for name in ("glm", "owl2", "worker", "api"):
+        assert specs[name].env == {
+            "REDIS_URL": "unix:///data/run/redis.sock?db=0",
+            "GLOWL_GLM_URL": "unix:///data/run/glm.sock",
+            "GLOWL_OWL2_URL": "unix:///data/run/owl2.sock",
+            "GLOWL_DATA_DIR": "/data",
+            "GLOWL_HOST": "127.0.0.1",
+            "GLOWL_PORT": "8123",
+        }
+    assert specs["glm"].argv[1:] == (
+        *("-P", "-m", "engines.server", "glm"),
+        *("--model", "echo", "--uds", "/data/run/glm.sock"),
+    )
+    assert specs["redis"].layer == 0
+    order = sorted(specs.values(), key=lambda spec: -spec.layer)
+    assert [spec.name for spec in order] == ["api", "worker", "worker-owl2", "glm", "owl2", "redis"]
+
+
+@pytest.mark.usefixtures("own_redis")
+def test_a_data_directory_too_deep_for_sockets_moves_everything_to_loopback_ports():
+    specs = specs_for(Path("/" + "d" * 120))
+    env = specs["api"].env
+    assert env["REDIS_URL"].startswith("redis://127.0.0.1:")
+    assert env["GLOWL_GLM_URL"].startswith("http://127.0.0.1:")
+    port = env["GLOWL_OWL2_URL"].rpartition(":")[2]
+    assert specs["owl2"].argv[-4:] == ("--host", "127.0.0.1", "--port", port)
+
+
+def test_with_a_redis_url_no_redis_is_started(monkeypatch):
+    async def answers(_url: str) -> str:
+        return "7.2"
+
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere:6379/3")
+    monkeypatch.setattr(up, "ping", answers)
+    specs = specs_for(Path("/data"))
+    assert "redis" not in specs
+    assert specs["worker"].env["REDIS_URL"] == "redis://elsewhere:6379/3"
+
+
+@pytest.mark.usefixtures("own_redis")
+def test_the_browser_interface_is_started_where_it_is_installed_and_moves_off_a_taken_port(monkeypatch):
+    monkeypatch.setattr(up, "has_ui", lambda: True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(up, "UI_PORT", taken.getsockname()[1])
+        ui = specs_for(Path("/data"), port=8123)["ui"]
+        assert ui.env["GRADIO_SERVER_PORT"] != str(up.UI_PORT)
+    assert ui.env["GLOWL_URL"] == "http://127.0.0.1:8123"
+    assert not ui.is_essential
+
+
+def test_the_banners_examples_can_be_copied(tmp_path):
+    for language in ("en", "zh"):
+        lines = up.banner("http://127.0.0.1:8123", None, "pocket", tmp_path, language, needs_key=True)
+        (curl,) = (shlex.split(line) for line in lines if "curl" in line)
+        assert curl[1] == "http://127.0.0.1:8123/v1/chat/completions"
+        assert "Authorization: Bearer YOUR_KEY" in curl
+        assert json.loads(curl[-1])["model"] == "glowl"
+        (ask,) = (shlex.split(line) for line in lines if "glowl ask" in line)
+        assert ask[-2:] == ["--url", "http://127.0.0.1:8123"]
+    default = up.banner("http://127.0.0.1:8000", "http://127.0.0.1:7860", "pocket", tmp_path, "en")
+    assert not any("--url" in line or "Bearer" in line for line in default)
+    assert any("http://127.0.0.1:7860" in line for line in default)
+
+
+def test_the_screen_draws_plain_lines_that_are_never_wrapped_or_read_as_markup():
+    drawn = io.StringIO()
+    screen = up.Screen(Console(file=drawn, width=40), ["glm"], Path("/logs"), {"glm": "glm = echo"}, "en")
+    screen.begin()
+    tail = ("Traceback", "ValueError: [red]no[/red] " + "x" * 60)
+    screen.show(Event("died", "glm", 0.5, -9, log_path=Path("/logs/glm.log"), log_tail=tail))
+    screen.show(Event("starting", "glm", 30.0))
+    screen.show(Event("ready", "glm", 1.25))
+    screen.show(Event("gave_up", "glm", exit_code=1, log_path=Path("/logs/glm.log")))
+    screen.show(Event("stopping"))
+    assert drawn.getvalue().splitlines() == [
+        "died      glm     ended by SIGKILL; starting it again in 0.5 s; last lines of /logs/glm.log:",
+        "    Traceback",
+        "    ValueError: [red]no[/red] " + "x" * 60,
+        "still starting after 30 s: glm (logs: /logs)",
+        "ready     glm     1.2 s   glm = echo",
+        "gave up   glm     exit status 1, again and again; last lines of /logs/glm.log:",
+        "glm stays down; the rest goes on and answers say that they are degraded",
+        "stopping (Ctrl-C again kills) ...",
+    ]
+
+
+def test_the_screen_has_a_spinner_on_a_terminal_and_takes_it_away():
+    drawn = io.StringIO()
+    screen = up.Screen(Console(file=drawn, force_terminal=True), ["glm", "api"], Path("/logs"), {}, "en")
+    screen.begin()
+    screen.show(Event("ready", "glm", 1.0))
+    screen.show(Event("all_ready"))
+    assert "starting: glm, api" in drawn.getvalue()
+    assert "ready     glm" in drawn.getvalue()
+    # The cursor is shown again.
+    assert drawn.getvalue().rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in drawn.getvalue()
+
+
+@pytest.fixture
+def running(tmp_path) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+    """A real `glowl up` with echo engines; its base URL and its data directory."""
+    ready = tmp_path / "ready"
+    argv = [sys.executable, "-m", "router.cli", "up", "--models", "echo", "--port", "0", "--no-ui"]
+    process = subprocess.Popen(
+        [*argv, "--data-dir", str(tmp_path), "--ready-file", str(ready)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            # The blank line after the examples: the banner is whole.
+            if "glowl ask" in line:
+                break
+        assert process.poll() is None, said
+        yield process, _until_written(ready), tmp_path
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+
+
+def _until_written(path: Path) -> str:
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline
+    return path.read_text().strip()
+
+
+def children(data_dir: Path) -> dict[str, tuple[int, str]]:
+    found = {}
+    for path in (data_dir / "run").glob("*.pid"):
+        pid, identity = path.read_text().split()
+        found[path.stem] = (int(pid), identity)
+    return found
+
+
+@pytest.mark.e2e
+def test_up_answers_a_question_and_ends_with_everything_stopped(running):
+    # Given `glowl up`, ready
+    process, url, data_dir = running
+    started = children(data_dir)
+    assert set(started) == {"redis", "glm", "owl2", "worker", "worker-owl2", "api"}
+    with urllib.request.urlopen(f"{url}/readyz") as answer:
+        assert json.load(answer)["engines"] == {"glm": "up", "owl2": "up"}
+    # When both kinds of question are asked
+    for question, engine, route in (("图里有什么?", "glm", "fast"), ("What is in the picture?", "owl2", "deep")):
+        asked = subprocess.run(
+            [sys.executable, "-m", "router.cli", "ask", "--url", url, question], capture_output=True, text=True
+        )
+        # Then each is answered by its engine
+        assert asked.returncode == 0, asked.stderr
+        assert asked.stdout.startswith(f"[echo {engine}]")
+        assert f"route {route}" in asked.stderr
+    # And when it is interrupted, all children are gone and it was a success
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert said.rstrip().endswith("stopped")
+    assert all(process_identity(pid) != identity for pid, identity in started.values())
+    assert not (data_dir / "ready").exists()
+    assert (data_dir / "redis" / "appendonlydir").is_dir()
+
+
+@pytest.mark.e2e
+def test_a_second_up_is_refused_and_the_first_goes_on(running):
+    process, url, data_dir = running
+    result = start(data_dir, "--port", "0")
+    assert result.exit_code == 1
+    assert f"pid {process.pid}" in result.stderr
+    with urllib.request.urlopen(f"{url}/healthz") as answer:
+        assert answer.status == 200

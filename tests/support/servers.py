@@ -1,0 +1,127 @@
+"""Real servers for tests: redis as a process, ASGI apps on a thread, a Celery worker as a process.
+
+Everything listens on unix sockets or loopback, is started by the test that needs it and stopped by pid.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import redis
+import uvicorn
+
+from router.cli.redis_server import find_redis
+
+STARTUP_S = 60.0
+
+
+def wait_until(is_true: Callable[[], Any], what: str, timeout_s: float = STARTUP_S) -> Any:
+    """Poll until something holds; the bound only turns a hang into a failure."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        value = is_true()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Process:
+    """A child with its output in a file."""
+
+    def __init__(self, argv: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+        self.log = log
+        self._file = log.open("ab")
+        self.child = subprocess.Popen(
+            argv, stdout=self._file, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+        )
+
+    def kill(self) -> None:
+        self.child.kill()
+        self.child.wait()
+        self._file.close()
+
+    def stop(self, timeout_s: float = 20) -> None:
+        if self.child.poll() is None:
+            self.child.send_signal(signal.SIGTERM)
+            try:
+                self.child.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+                self.child.wait()
+        self._file.close()
+
+
+class RedisProcess(Process):
+    """A redis of our own on a unix socket, its append-only file on."""
+
+    def __init__(self) -> None:
+        self.dir = Path(tempfile.mkdtemp(prefix="glowl-r"))
+        self.socket = self.dir / "r.sock"
+        self.url = f"unix://{self.socket}?db=0"
+        self.start()
+
+    def start(self) -> None:
+        binary = find_redis({}).binary
+        argv = [str(binary), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.dir)]
+        super().__init__([*argv, "--appendonly", "yes", "--save", ""], self.dir / "redis.log")
+        wait_until(self.answers, "redis")
+
+    def answers(self) -> bool:
+        with redis.Redis.from_url(self.url) as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+    def flush(self) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
+
+class AppServer:
+    """An ASGI application on a thread of this process."""
+
+    def __init__(self, app: Any, *, uds: str | None = None, port: int | None = None) -> None:
+        self._app = app
+        self.uds = uds
+        self.port = port if port is not None or uds is not None else free_port()
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.uds}" if self.uds else f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        where: dict[str, Any] = {"uds": self.uds} if self.uds else {"host": "127.0.0.1", "port": self.port}
+        config = uvicorn.Config(self._app, log_level="warning", timeout_graceful_shutdown=1, ws="none", **where)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        wait_until(lambda: self._server.started, "the application server")
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+def start_worker(env: Mapping[str, str], log: Path) -> Process:
+    """Start a real Celery worker with the product's own command."""
+    return Process([sys.executable, "-m", "router.cli", "worker"], log, env)
