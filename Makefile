@@ -1,0 +1,56 @@
+# Everything from a fresh clone: `make up` runs Glowl, `make test` checks it. Both make their own virtual environment.
+# ARGS is passed on: make up ARGS="--models echo --port 9000", make test ARGS="-k media".
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+HAS_ENGINES := $(VENV)/.has-engines
+HAS_DEV := $(VENV)/.has-dev
+
+# A whole installation prints hundreds of lines: the steps are shown, the rest is in the log.
+define install
+@echo "installing $(1) into $(VENV) (the first time takes minutes; everything it says: $(VENV)/install.log)"
+@$(BIN)/pip install --disable-pip-version-check -e '$(1)' 2>&1 | tee $(VENV)/install.log \
+	| awk '/^Collecting/ {printf "  %s\n", $$2} /Downloading .* MB\)|^Installing coll|^ERROR|^error/ {print "  " substr($$0, 1, 150)} {fflush()}'
+endef
+
+.PHONY: help up test check clean
+
+help:
+	@echo "make up      run Glowl on this machine (ARGS are those of 'glowl up')"
+	@echo "make test    format, lint, types, imports and tests (ARGS are those of pytest)"
+	@echo "make check   the same"
+	@echo "make clean   remove $(VENV), caches and builds"
+
+up: $(HAS_ENGINES)
+	@$(BIN)/glowl up $(ARGS)
+
+test: check
+
+check: $(HAS_DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest $(ARGS)
+
+# Installed again when pyproject.toml changes; `dev` contains `engines`.
+$(HAS_ENGINES): pyproject.toml | $(BIN)/pip
+	$(call install,.[engines])
+	@touch $@
+
+$(HAS_DEV): pyproject.toml | $(BIN)/pip
+	$(call install,.[dev])
+	@touch $(HAS_ENGINES) $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

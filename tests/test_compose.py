@@ -1,0 +1,240 @@
+"""compose.yaml and deploy/Dockerfile say only what the product has: commands, variables, routes, checks."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from starlette.applications import Starlette
+from starlette.routing import Match
+from typer.main import get_command
+
+from engines.base import EngineOptions
+from engines.server import create_app as create_engine_app
+from engines.server import load_engine
+from router.app import create_app
+from router.cli.main import app as cli
+from router.jobs.queue import QUEUES, queue_name
+from router.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+PROFILES = ("cpu", "gpu")
+ENGINES = ("glm", "owl2")
+# Read by huggingface_hub, which downloads the real weights inside the engine images.
+HUB_VARIABLES = {"HF_HOME", "HF_ENDPOINT"}
+
+Service = dict[str, Any]
+
+
+def interpolate(value: Any) -> Any:
+    """Fill every ${NAME:-default} as compose does where nobody set NAME."""
+    if isinstance(value, str):
+        return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", value)
+    if isinstance(value, list):
+        return [interpolate(item) for item in value]
+    if isinstance(value, dict):
+        return {key: interpolate(item) for key, item in value.items()}
+    return value
+
+
+COMPOSE = interpolate(yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8")))
+SERVICES: dict[str, Service] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+
+
+def in_profile(profile: str) -> dict[str, Service]:
+    return {name: service for name, service in SERVICES.items() if profile in service.get("profiles", [profile])}
+
+
+def parse_command(arguments: list[str]) -> dict[str, Any]:
+    """Parse as the command line would, without running; a wrong command or option raises."""
+    command = get_command(cli).commands[arguments[0]]  # type: ignore[attr-defined]
+    parameters: dict[str, Any] = command.make_context(arguments[0], arguments[1:]).params
+    return parameters
+
+
+def parameters_of(service: Service) -> dict[str, Any]:
+    return parse_command(shlex.split(service["command"]))
+
+
+def variables() -> set[str]:
+    """The environment variables that `Settings` reads."""
+    prefix = Settings.model_config["env_prefix"]
+    return {str(field.validation_alias or prefix + name.upper()) for name, field in Settings.model_fields.items()}
+
+
+def answers(app: Starlette, path: str) -> bool:
+    """Whether a GET of that path would reach a route."""
+    scope = {"type": "http", "method": "GET", "path": path, "headers": []}
+    return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
+
+
+@pytest.fixture(scope="module")
+def apps() -> dict[str, Starlette]:
+    """The real applications, not started."""
+    return {"api": create_app(Settings()), "engine": create_engine_app(load_engine("glm", EngineOptions(model="echo")))}
+
+
+def test_the_promised_services_are_there() -> None:
+    assert {"api", "worker", "worker-owl2", "glm", "owl2", "redis"} <= set(in_profile("cpu"))
+    assert {"api", "worker", "worker-owl2", "glm-gpu", "owl2-gpu", "redis"} == set(in_profile("gpu"))
+    assert {"api", "worker", "worker-owl2", "glm", "owl2", "redis"} == set(in_profile("cpu"))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_command_is_one_the_command_line_has(name: str) -> None:
+    assert parameters_of(OURS[name])
+
+
+@pytest.mark.parametrize("arguments", [["api", "--prot", "1"], ["engine", "glm"], ["worker", "extra"]], ids=str)
+def test_a_wrong_command_would_be_noticed(arguments: list[str]) -> None:
+    with pytest.raises(Exception, match=r"No such option|Missing parameter|unexpected extra argument"):
+        parse_command(arguments)
+
+
+def test_processes_listen_where_the_others_look_for_them() -> None:
+    for profile in PROFILES:
+        services = in_profile(profile)
+        hosts: dict[str, Service] = {}
+        for name, service in services.items():
+            aliases = service.get("networks", {}).get("default", {}).get("aliases", [])
+            hosts |= dict.fromkeys([name, *aliases], service)
+        for name in ("api", "worker", "worker-owl2"):
+            environment = services[name]["environment"]
+            for engine in ENGINES:
+                url = urlsplit(environment[f"GLOWL_{engine.upper()}_URL"])
+                parameters = parameters_of(hosts[url.hostname or ""])
+                assert (parameters["name"], parameters["port"]) == (engine, url.port)
+                assert parameters["host"] == "0.0.0.0"
+            assert urlsplit(environment["REDIS_URL"]).hostname in hosts
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_variable_is_one_the_service_reads(name: str) -> None:
+    service = OURS[name]
+    known = variables() if service["build"]["target"] == "api" else HUB_VARIABLES
+    assert set(service.get("environment", {})) <= known
+
+
+def test_the_users_own_settings_cannot_move_what_other_services_rely_on() -> None:
+    # Given that .env may set any variable, those that compose fixes are given where they win over it
+    for name in ("api", "worker", "worker-owl2"):
+        assert SERVICES[name]["env_file"] == [{"path": ".env", "required": False}]
+        assert {"REDIS_URL", "GLOWL_GLM_URL", "GLOWL_OWL2_URL"} <= set(SERVICES[name]["environment"])
+    assert {"host": "0.0.0.0", "port": 8000}.items() <= parameters_of(SERVICES["api"]).items()
+
+
+def test_every_service_has_a_health_check() -> None:
+    assert [name for name, service in SERVICES.items() if not service.get("healthcheck", {}).get("test")] == []
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if not name.startswith("worker")])
+def test_every_health_check_asks_a_route_that_exists(name: str, apps: dict[str, Starlette]) -> None:
+    # Given a check by URL
+    (url,) = re.findall(r"http://[^']+", " ".join(SERVICES[name]["healthcheck"]["test"]))
+    asked = urlsplit(url)
+    # Then it asks the port the command listens on, and a route of that process
+    assert asked.port == parameters_of(SERVICES[name])["port"]
+    assert answers(apps["api" if name == "api" else "engine"], asked.path)
+
+
+def test_a_wrong_route_would_be_noticed(apps: dict[str, Starlette]) -> None:
+    assert not any(answers(app, "/health") for app in apps.values())
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-owl2"])
+def test_a_workers_health_check_reads_the_file_the_worker_writes(name: str) -> None:
+    worker = SERVICES[name]
+    ready_file = parameters_of(worker)["ready_file"]
+    assert f"open('{ready_file}')" in worker["healthcheck"]["test"][-1]
+    # Then a file of an earlier run is gone after a restart
+    assert worker["tmpfs"] == [str(ready_file.parent)]
+
+
+def test_python_in_health_checks_compiles() -> None:
+    for service in OURS.values():
+        *runner, code = service["healthcheck"]["test"]
+        assert runner == ["CMD", "python", "-c"]
+        compile(code, "healthcheck", "exec")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_services_start_after_healthy_ones_of_the_same_profile(profile: str) -> None:
+    services = in_profile(profile)
+    waits = {name: service["depends_on"] for name, service in services.items() if "depends_on" in service}
+    assert set(waits) == {"api", "worker", "worker-owl2"}
+    for dependencies in waits.values():
+        assert dependencies == {"redis": {"condition": "service_healthy"}}
+        assert all(services[name]["healthcheck"] for name in dependencies)
+
+
+def test_gpus_are_reserved_in_profile_gpu_only() -> None:
+    reserving = {name for name, service in SERVICES.items() if "devices" in json.dumps(service.get("deploy", {}))}
+    assert reserving == {"glm-gpu", "owl2-gpu"}
+    assert all(SERVICES[name]["profiles"] == ["gpu"] for name in reserving)
+    assert {SERVICES[name]["profiles"][0] for name in ENGINES} == {"cpu"}
+
+
+def test_only_the_api_is_published_and_only_to_this_machine() -> None:
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert ports == {"api": ["127.0.0.1:8000:8000"]}
+    assert all(service.get("network_mode") is None for service in SERVICES.values())
+
+
+def test_redis_keeps_what_it_acknowledged_in_a_volume() -> None:
+    command = shlex.split(SERVICES["redis"]["command"])
+    assert command[0] == "redis-server"
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert options["--appendonly"] == "yes"
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert SERVICES["redis"]["volumes"] == ["redis:/data"]
+
+
+def test_named_volumes_are_declared_and_used() -> None:
+    used = {volume.partition(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
+    assert used == set(COMPOSE["volumes"])
+
+
+def test_images_are_built_from_targets_and_arguments_that_exist() -> None:
+    targets = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    arguments = set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
+    assert "BASE_IMAGE" in arguments
+    for service in OURS.values():
+        assert service["build"]["target"] in targets
+        assert set(service["build"].get("args", {})) <= arguments
+        assert (ROOT / service["build"]["dockerfile"]).is_file()
+
+
+def test_the_images_own_commands_exist_and_run_as_an_ordinary_user(apps: dict[str, Starlette]) -> None:
+    _, *stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
+    for stage in stages:
+        (command,) = re.findall(r"^CMD (\[.*\])$", stage, re.MULTILINE)
+        assert parse_command(json.loads(command))
+        assert 'ENTRYPOINT ["glowl"]' in stage
+        # Then the last user is not root
+        assert re.findall(r"^USER (\S+)$", stage, re.MULTILINE)[-1:] == ["glowl"]
+    (checked,) = re.findall(r"http://127\.0\.0\.1:8000(/\w+)", DOCKERFILE)
+    assert answers(apps["api"], checked)
+
+
+def test_everything_the_images_copy_exists_and_is_in_the_build_context() -> None:
+    allowed = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")
+    }
+    copied = {name for line in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()}
+    assert copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_workers_together_take_every_queue_once() -> None:
+    lists = [parameters_of(SERVICES[name])["queues"] for name in ("worker", "worker-owl2")]
+    taken = [queue for names in lists for queue in names.split(",")]
+
+    assert sorted(queue_name(queue) for queue in taken) == sorted(QUEUES)
