@@ -7,7 +7,7 @@ Errors::
 
     EngineError                      everything an engine raises on purpose
     ├── InvalidRequestError          400; the caller must change the request
-    │   ├── ContextLengthError       prompt plus answer do not fit the context
+    │   ├── ContextLengthError       the prompt leaves no room in the context for an answer
     │   ├── InvalidImageError        bytes that do not decode to a picture
     │   └── TooManyImagesError       more pictures than the engine accepts
     ├── EngineOverloadedError        429; the queue is full, try again later          (retryable)
@@ -19,6 +19,7 @@ Errors::
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -75,7 +76,8 @@ class SamplingParams:
     """Generation knobs. ``temperature == 0`` is greedy decoding.
 
     Attributes:
-        max_tokens: upper bound of generated tokens; None lets the engine use its own default.
+        max_tokens: upper bound of generated tokens; None lets the engine use its own default. Where the context ends
+            earlier, so does the answer, with finish reason ``length``.
         temperature: 0 to 2.
         top_p: nucleus mass in (0, 1].
         seed: makes sampling repeatable; None draws a fresh one.
@@ -244,7 +246,7 @@ class InvalidRequestError(EngineError):
 
 
 class ContextLengthError(InvalidRequestError):
-    """Prompt and requested answer are longer than the context; the message says by how many tokens."""
+    """The prompt leaves no room for an answer; the message says by how many tokens it is over."""
 
     default_code: ClassVar[str] = "context_length_exceeded"
 
@@ -302,14 +304,34 @@ async def generate(engine: Engine, request: GenerationRequest) -> GenerationResu
     """
     text: list[str] = []
     reasoning: list[str] = []
-    async for delta in engine.stream(request):
-        text.append(delta.text)
-        reasoning.append(delta.reasoning)
-        if delta.finish_reason is not None:
-            return GenerationResult(
-                text="".join(text),
-                reasoning="".join(reasoning),
-                finish_reason=delta.finish_reason,
-                usage=delta.usage or Usage(),
-            )
+    async with aclosing(engine.stream(request)) as deltas:
+        async for delta in deltas:
+            text.append(delta.text)
+            reasoning.append(delta.reasoning)
+            if delta.finish_reason is not None:
+                return GenerationResult(
+                    text="".join(text),
+                    reasoning="".join(reasoning),
+                    finish_reason=delta.finish_reason,
+                    usage=delta.usage or Usage(),
+                )
     raise GenerationFailedError("the engine ended its answer without saying why")
+
+
+def fit_max_tokens(num_prompt_tokens: int, wanted: int | None, default: int, context_tokens: int) -> int:
+    """Return how many tokens an answer may have: what was asked for, but no more than the context has room for.
+
+    A bound that is too generous is shrunk, not refused: callers send one number whichever engine the policy picks, and
+    the two contexts differ by a factor of sixty.
+
+    Raises:
+        ContextLengthError: if there is no room for even one token.
+    """
+    room = context_tokens - num_prompt_tokens
+    if room < 1:
+        raise ContextLengthError(
+            f"The prompt has {num_prompt_tokens} tokens, {1 - room} more than fit this model's context of "
+            f"{context_tokens} with room for an answer. Shorten the messages or send fewer pictures.",
+            param="messages",
+        )
+    return min(default if wanted is None else wanted, room)

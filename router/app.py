@@ -12,13 +12,11 @@ import secrets
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api import chat, compat, errors, jobs, responses, system
-from router.api.openapi import describe
+from router.api.openapi import describe, serve_docs
 from router.bootstrap import build_services
 from router.jobs.reaper import reap_forever
 from router.services import Services
@@ -48,6 +46,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="GLM-4.6V-Flash answers at once, mPLUG-Owl2 goes deeper, one OpenAI-compatible endpoint.",
         version="0.1.0",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         # OpenTelemetry calls cost a tenth and more of a small request even when nobody collects them.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -56,11 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (chat, responses, jobs, compat, system):
         app.include_router(module.routes)
     describe(app)
-
-    @app.get("/api/docs", include_in_schema=False)
-    async def older_docs() -> HTMLResponse:
-        return get_swagger_ui_html(openapi_url="/openapi.json", title="Glowl")
-
+    serve_docs(app)
     app.add_middleware(RequestIds)
     return app
 

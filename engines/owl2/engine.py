@@ -22,7 +22,6 @@ from transformers import DynamicCache
 from transformers.utils import is_flash_attn_2_available
 
 from engines.base import (
-    ContextLengthError,
     Delta,
     Engine,
     EngineInfo,
@@ -37,6 +36,7 @@ from engines.base import (
     TextPart,
     TooManyImagesError,
     Usage,
+    fit_max_tokens,
     generate,
 )
 from engines.batching import Emit, IsCancelled, ModelThread
@@ -242,7 +242,9 @@ def prepare(loaded: LoadedCheckpoint, request: GenerationRequest) -> PreparedReq
     ids = loaded.processor.tokenizer.encode_prompt(prompt)
     image_tokens = ids.count(IMAGE_TOKEN_ID) * loaded.model.config.num_image_rows
     prompt_tokens = len(ids) - len(prompt.images) + image_tokens
-    max_tokens = _fit_max_tokens(prompt_tokens, request.sampling.max_tokens, loaded.info.context_tokens)
+    max_tokens = fit_max_tokens(
+        prompt_tokens, request.sampling.max_tokens, DEFAULT_MAX_TOKENS, loaded.info.context_tokens
+    )
     images = [decode_image(image, max_side_px=_MAX_SIDE_PX) for image in prompt.images]
     return PreparedRequest(
         input_ids=torch.tensor([ids]),
@@ -296,19 +298,6 @@ def run(loaded: LoadedCheckpoint, prepared: PreparedRequest, emit: Emit, is_canc
         image_tokens=prepared.image_tokens,
     )
     emit(Delta(text=rest, finish_reason=finish_reason, usage=usage))
-
-
-def _fit_max_tokens(prompt_tokens: int, max_tokens: int | None, context_tokens: int) -> int:
-    """Bound the answer by the context: an unasked bound shrinks, an asked one must fit."""
-    needed = prompt_tokens + (1 if max_tokens is None else max_tokens)
-    if needed > context_tokens:
-        answer = "no room for an answer" if max_tokens is None else f"{max_tokens} for the answer"
-        raise ContextLengthError(
-            f"the prompt has {prompt_tokens} tokens with {answer}; that is {needed - context_tokens} over the context "
-            f"of {context_tokens} tokens",
-            param="messages" if prompt_tokens >= context_tokens else "max_tokens",
-        )
-    return min(DEFAULT_MAX_TOKENS, context_tokens - prompt_tokens) if max_tokens is None else max_tokens
 
 
 def _check_fit(config: MPLUGOwl2Config, processor: MPLUGOwl2Processor) -> None:

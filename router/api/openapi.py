@@ -1,14 +1,19 @@
-"""The OpenAPI page: request shapes and examples for routes that read their body themselves.
+"""The OpenAPI page: request shapes and examples for routes that read their body themselves, and Swagger to read it.
 
-In: the application. Out: the same application with a complete ``/openapi.json``. Bodies are validated straight from the
-bytes, which is faster and takes JSON without a content type, so FastAPI cannot derive these shapes.
+In: the application. Out: the same application with a complete ``/openapi.json``, ``/docs`` and ``/api/docs``. Bodies
+are validated straight from the bytes, which is faster and takes JSON without a content type, so FastAPI cannot derive
+these shapes.
 """
 
 from __future__ import annotations
 
+from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
 from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, VisionRequest
@@ -50,6 +55,24 @@ _BODIES: dict[str, tuple[type[BaseModel], Any]] = {
         {"image": "https://example.com/cat.jpg", "prompt": "图里有什么？", "max_tokens": 256, "temperature": 0.7},
     ),
 }
+
+
+def serve_docs(app: FastAPI) -> None:
+    """Serve Swagger at ``/docs`` and, where older clients' users look for it, ``/api/docs``, with files of our own."""
+    files = resources.files("fastapi_offline").joinpath("static")
+    app.mount("/docs/assets", StaticFiles(directory=str(files)), name="docs-assets")
+
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Glowl",
+            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs/assets/swagger-ui.css",
+            swagger_favicon_url="/docs/assets/favicon.png",
+        )
+
+    for path in ("/docs", "/api/docs"):
+        app.add_api_route(path, docs, include_in_schema=False)
 
 
 def describe(app: FastAPI) -> None:

@@ -35,7 +35,9 @@ class Gate:
 
     def __call__(self, emit: Emit, is_cancelled: IsCancelled) -> None:
         self.started.set()
-        while not self.go.wait(0.001):
+        for _ in range(10_000):  # bounded, so that a broken cancellation fails a test instead of hanging it
+            if self.go.wait(0.001):
+                break
             if is_cancelled():
                 self.was_cancelled.set()
                 return

@@ -1,0 +1,183 @@
+"""From token ids to what the caller sees: reasoning apart from the answer, box marks gone, stop strings honoured.
+
+In: one generated id after another. Out: `Delta`s whose texts, joined, are exactly the decoded answer and reasoning.
+Pure apart from the tokenizer that is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal, Protocol
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from engines.base import Delta
+
+Channel = Literal["text", "reasoning"]
+
+
+class Detokenizer(Protocol):
+    """Turns a growing list of ids into text, piece by piece."""
+
+    def push(self, token_id: int) -> str:
+        """Add one id; return the text that became certain."""
+        ...
+
+    def flush(self) -> str:
+        """Return what was held back; nothing may be pushed afterwards."""
+        ...
+
+
+class StreamDetokenizer:
+    """`Detokenizer` over a fast tokenizer: holds ids back until their bytes are whole characters.
+
+    Args:
+        tokenizer: special tokens are skipped; it must not be reconfigured by another thread meanwhile.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self._num_chars = 0
+
+    def push(self, token_id: int) -> str:
+        """Add one id; return the text that became certain."""
+        self._ids.append(token_id)
+        text = self._stream.step(self._tokenizer, token_id) or ""
+        self._num_chars += len(text)
+        return text
+
+    def flush(self) -> str:
+        """Return what the stream still holds: bytes that will not become a character any more, as U+FFFD."""
+        return self._tokenizer.decode(self._ids, skip_special_tokens=True)[self._num_chars :]
+
+
+class ReasoningSplitter:
+    """Sends each id to the reasoning or to the answer, and swallows the marks between them.
+
+    Works by id, not by text, so that a model *quoting* ``<think>`` in plain characters changes nothing.
+
+    Args:
+        think_id: id of ``<think>``.
+        think_end_id: id of ``</think>``; without a ``<think>`` before it, it is swallowed like any other mark.
+        hidden_ids: ids that are layout for machines, such as the box marks.
+    """
+
+    def __init__(self, think_id: int, think_end_id: int, hidden_ids: Collection[int] = ()) -> None:
+        self._think_id = think_id
+        self._think_end_id = think_end_id
+        self._hidden_ids = frozenset(hidden_ids)
+        self.channel: Channel = "text"
+        self.num_reasoning_tokens = 0
+
+    def route(self, token_id: int) -> Channel | None:
+        """Say where an id belongs; None for a mark that nobody sees."""
+        if self.channel == "reasoning" or token_id == self._think_id:
+            self.num_reasoning_tokens += 1
+        if token_id == self._think_id:
+            self.channel = "reasoning"
+            return None
+        if token_id == self._think_end_id:
+            self.channel = "text"
+            return None
+        return None if token_id in self._hidden_ids else self.channel
+
+
+class StopScanner:
+    """Cuts a text at the first stop string, also when the string arrives in pieces.
+
+    Args:
+        stop: the stop strings; empty ones are ignored.
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(text for text in stop if text)
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, text: str) -> str:
+        """Add text; return what can no longer be part of a stop string."""
+        if self.is_stopped:
+            return ""
+        text = self._held + text
+        cuts = [index for stop in self._stop if (index := text.find(stop)) >= 0]
+        if cuts:
+            self.is_stopped = True
+            self._held = ""
+            return text[: min(cuts)]
+        keep = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """Return what was held back, now that no more text can complete a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that begins ``stop``."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
+
+
+class AnswerParser:
+    """Everything between a generated id and a `Delta`.
+
+    Newlines that the model writes between ``</think>`` and its answer, and after ``<think>``, are layout and dropped.
+
+    Args:
+        splitter: routes ids.
+        make_detokenizer: a fresh detokenizer; the answer and the reasoning get one each.
+        stop: stop strings of the answer; the reasoning is not searched.
+    """
+
+    def __init__(
+        self, splitter: ReasoningSplitter, make_detokenizer: Callable[[], Detokenizer], stop: Sequence[str] = ()
+    ) -> None:
+        self._splitter = splitter
+        self._detokenizers: dict[Channel, Detokenizer] = {"text": make_detokenizer(), "reasoning": make_detokenizer()}
+        self._scanner = StopScanner(stop)
+        self._skips_newlines: dict[Channel, bool] = {"text": False, "reasoning": True}
+
+    @property
+    def is_stopped(self) -> bool:
+        """A stop string was met; further ids are not part of the answer."""
+        return self._scanner.is_stopped
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Ids spent on thinking, the think marks included."""
+        return self._splitter.num_reasoning_tokens
+
+    def push(self, token_id: int) -> Delta | None:
+        """Add one id; return what became visible, None if nothing did."""
+        channel = self._splitter.route(token_id)
+        if channel is None:
+            if self._splitter.channel == "reasoning":
+                self._skips_newlines["text"] = True
+            return None
+        return self._to_delta(channel, self._detokenizers[channel].push(token_id))
+
+    def finish(self) -> Delta | None:
+        """Return everything held back at the end of the generation."""
+        reasoning = self._trim("reasoning", self._detokenizers["reasoning"].flush())
+        text = self._scanner.push(self._trim("text", self._detokenizers["text"].flush())) + self._scanner.flush()
+        return Delta(text=text, reasoning=reasoning) if text or reasoning else None
+
+    def _to_delta(self, channel: Channel, text: str) -> Delta | None:
+        text = self._trim(channel, text)
+        if channel == "text":
+            text = self._scanner.push(text)
+            return Delta(text=text) if text else None
+        return Delta(reasoning=text) if text else None
+
+    def _trim(self, channel: Channel, text: str) -> str:
+        if self._skips_newlines[channel]:
+            text = text.lstrip("\n")
+            self._skips_newlines[channel] = not text
+        return text

@@ -1,0 +1,1 @@
+"""Small checkpoints of both true architectures, for machines without the real weights."""

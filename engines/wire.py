@@ -1,0 +1,609 @@
+"""The OpenAI chat-completions wire, as pure functions that the engine server and the engine client share.
+
+In: JSON bodies, server-sent events and the types of `engines.base`. Out: the one made from the other. No sockets here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, get_args
+
+import orjson
+import pybase64
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from engines.base import (
+    ContextLengthError,
+    Delta,
+    EngineError,
+    EngineInfo,
+    EngineOverloadedError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    FinishReason,
+    GenerationFailedError,
+    GenerationRequest,
+    GenerationResult,
+    ImagePart,
+    InvalidImageError,
+    InvalidRequestError,
+    Message,
+    Part,
+    Role,
+    SamplingParams,
+    TextPart,
+    TooManyImagesError,
+    Usage,
+    Variant,
+)
+
+DONE: Final = b"[DONE]"
+# What a server of another make is taken to accept when it does not say; it refuses for itself what is too much.
+UNKNOWN_CONTEXT_TOKENS: Final = 131_072
+UNKNOWN_MAX_IMAGES: Final = 64
+
+_IMAGE_CODES: Final = (
+    "invalid_image_format",
+    "invalid_base64_image",
+    "invalid_image_url",
+    "image_too_large",
+    "image_too_small",
+    "image_parse_error",
+    "invalid_image_mode",
+    "image_file_too_large",
+    "unsupported_image_media_type",
+    "empty_image_file",
+)
+_ERRORS: Final[tuple[type[EngineError], ...]] = (
+    InvalidRequestError,
+    ContextLengthError,
+    InvalidImageError,
+    TooManyImagesError,
+    EngineOverloadedError,
+    EngineUnavailableError,
+    EngineTimeoutError,
+    GenerationFailedError,
+)
+_ERROR_BY_CODE: Final[dict[str, type[EngineError]]] = {
+    **{error.default_code: error for error in _ERRORS},
+    **dict.fromkeys(_IMAGE_CODES, InvalidImageError),
+}
+# A refused key, a wrong path or a wrong model name is our own configuration: the caller's request is not at fault, and
+# another engine may serve it.
+_ERROR_BY_STATUS: Final[dict[int, type[EngineError]]] = {
+    401: EngineUnavailableError,
+    403: EngineUnavailableError,
+    404: EngineUnavailableError,
+    405: EngineUnavailableError,
+    408: EngineTimeoutError,
+    429: EngineOverloadedError,
+    502: EngineUnavailableError,
+    503: EngineUnavailableError,
+    504: EngineTimeoutError,
+}
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat-completions body, understood.
+
+    Attributes:
+        generation: the question itself.
+        stream: the caller wants server-sent events.
+        include_usage: the caller wants token counts at the end of the stream.
+    """
+
+    generation: GenerationRequest
+    stream: bool
+    include_usage: bool
+
+
+class _Model(BaseModel):
+    # Strict: "5" is no number. Fields that are not declared change nothing about an answer and are ignored.
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class _TextPart(_Model):
+    type: Literal["text"]
+    text: str
+
+
+class _ImageUrl(_Model):
+    url: str
+
+
+class _ImageUrlPart(_Model):
+    type: Literal["image_url"]
+    image_url: _ImageUrl
+
+
+def _as_parts(value: object) -> object:
+    if value is None:
+        return []
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+def _as_list(value: object) -> object:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else value
+
+
+class _ChatMessage(_Model):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[
+        list[Annotated[_TextPart | _ImageUrlPart, Field(discriminator="type")]], BeforeValidator(_as_parts)
+    ] = Field(default_factory=list)
+
+
+class _StreamOptions(_Model):
+    include_usage: bool = False
+
+
+class _TemplateKwargs(_Model):
+    enable_thinking: bool = False
+
+
+class _ChatBody(_Model):
+    messages: list[_ChatMessage] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = None
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)] = Field(default_factory=list)
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    chat_template_kwargs: _TemplateKwargs | None = None
+    # Declared only to be refused: an answer that silently ignores them would be a wrong one.
+    n: int | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    logprobs: bool | None = None
+    logit_bias: dict[str, Any] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    response_format: dict[str, Any] | None = None
+
+
+def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
+    """Understand a chat-completions body.
+
+    ``temperature`` and ``top_p`` are those of `SamplingParams` when absent, so a bare request is answered greedily.
+
+    Raises:
+        InvalidRequestError: naming the field at fault; `InvalidImageError` for a picture that is no base64 data URL.
+    """
+    try:
+        chat = _ChatBody.model_validate_json(body)
+    except ValidationError as error:
+        raise _from_validation_error(error) from error
+    _refuse_unsupported(chat)
+    if chat.messages[-1].role != "user":
+        raise InvalidRequestError("The last message must be the user's turn to answer.", param="messages")
+    default = SamplingParams()
+    sampling = SamplingParams(
+        max_tokens=chat.max_completion_tokens or chat.max_tokens,
+        temperature=default.temperature if chat.temperature is None else chat.temperature,
+        top_p=default.top_p if chat.top_p is None else chat.top_p,
+        seed=chat.seed,
+        stop=tuple(chat.stop),
+    )
+    return ChatRequest(
+        generation=GenerationRequest(
+            messages=tuple(_from_message(message, index) for index, message in enumerate(chat.messages)),
+            sampling=sampling,
+            enable_thinking=chat.chat_template_kwargs is not None and chat.chat_template_kwargs.enable_thinking,
+            request_id=request_id,
+        ),
+        stream=bool(chat.stream),
+        include_usage=chat.stream_options is not None and chat.stream_options.include_usage,
+    )
+
+
+def _refuse_unsupported(chat: _ChatBody) -> None:
+    refused = {
+        "n": chat.n not in (None, 1),
+        "tools": bool(chat.tools),
+        "functions": bool(chat.functions),
+        "logprobs": bool(chat.logprobs),
+        "logit_bias": bool(chat.logit_bias),
+        "frequency_penalty": bool(chat.frequency_penalty),
+        "presence_penalty": bool(chat.presence_penalty),
+        "response_format": chat.response_format is not None and chat.response_format.get("type") != "text",
+    }
+    for param, is_refused in refused.items():
+        if is_refused:
+            raise InvalidRequestError(f"'{param}' is not supported by this engine: leave it out.", param=param)
+
+
+def _from_message(message: _ChatMessage, index: int) -> Message:
+    role: Role = "system" if message.role == "developer" else message.role
+    parts: list[Part] = []
+    for place, part in enumerate(message.content):
+        if isinstance(part, _TextPart):
+            parts.append(TextPart(part.text))
+        else:
+            parts.append(from_data_url(part.image_url.url, param=f"messages[{index}].content[{place}].image_url"))
+    return Message(role, tuple(parts))
+
+
+def _from_validation_error(error: ValidationError) -> InvalidRequestError:
+    """Make one OpenAI-shaped refusal of the first thing that is wrong."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequestError("The body is not valid JSON: send one JSON object.")
+    steps = list(first["loc"])
+    if len(steps) > 4 and steps[2] == "content":
+        del steps[4]  # the name of the union's member, which is no field of the request
+    param = ""
+    for step in steps:
+        param += f"[{step}]" if isinstance(step, int) else f".{step}" if param else step
+    where = f"'{param}'" if param else "The body"
+    return InvalidRequestError(f"{where}: {first['msg']}.", param=param or None)
+
+
+def to_chat_body(request: GenerationRequest, model: str) -> bytes:
+    """Encode a request for any OpenAI-compatible server, streamed and with its usage.
+
+    Raises:
+        InvalidRequestError: if a text cannot be sent because it is no valid Unicode (a lone surrogate).
+    """
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": message.role, "content": _to_content(message)} for message in request.messages],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "chat_template_kwargs": {"enable_thinking": request.enable_thinking},
+    }
+    if sampling.max_tokens is not None:
+        body["max_tokens"] = sampling.max_tokens
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequestError(f"The request cannot be sent as JSON: {error}.", param="messages") from error
+
+
+def _to_content(message: Message) -> str | list[dict[str, Any]]:
+    if not message.images:  # the oldest shape, which every server and chat template takes
+        return message.text
+    return [
+        {"type": "text", "text": part.text}
+        if isinstance(part, TextPart)
+        else {"type": "image_url", "image_url": {"url": to_data_url(part)}}
+        for part in message.parts
+    ]
+
+
+def to_data_url(image: ImagePart) -> str:
+    """Encode a picture as a base64 data URL; the bytes stay as they are."""
+    return f"data:{image.media_type};base64,{pybase64.b64encode_as_string(image.data)}"
+
+
+def from_data_url(url: str, *, param: str) -> ImagePart:
+    """Take the picture out of a base64 data URL; its media type is the declared one.
+
+    Raises:
+        InvalidImageError: if it is an address to fetch, another kind of data, or not base64.
+    """
+    head, comma, data = url.partition(",")
+    kind = head.strip().lower()
+    if not kind.startswith("data:"):
+        raise InvalidImageError(
+            "An engine fetches nothing: send the picture itself as 'data:image/png;base64,...'.",
+            code="invalid_image_url",
+            param=param,
+        )
+    media_type = kind.removeprefix("data:").partition(";")[0]
+    if not comma or not kind.endswith(";base64") or not media_type.startswith("image/"):
+        raise InvalidImageError(
+            "The data URL must start with 'data:image/<format>;base64,'.", code="invalid_image_url", param=param
+        )
+    try:
+        decoded = pybase64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise InvalidImageError("The picture is not valid base64.", code="invalid_base64_image", param=param) from error
+    if not decoded:
+        raise InvalidImageError("The picture is empty.", code="empty_image_file", param=param)
+    return ImagePart(data=decoded, media_type=media_type, sha256=hashlib.sha256(decoded).hexdigest())
+
+
+# --- answers ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionHead:
+    """What every chunk of one answer repeats.
+
+    Attributes:
+        completion_id: ``chatcmpl-...``.
+        created: unix seconds.
+        model: the name shown in the answer.
+        include_usage: end the stream with a chunk of token counts.
+    """
+
+    completion_id: str
+    created: int
+    model: str
+    include_usage: bool = False
+
+
+def to_completion(result: GenerationResult, head: CompletionHead) -> bytes:
+    """Encode a whole answer as a ``chat.completion`` object."""
+    message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
+    if result.reasoning:
+        message["reasoning_content"] = result.reasoning
+    return orjson.dumps(
+        {
+            "id": head.completion_id,
+            "object": "chat.completion",
+            "created": head.created,
+            "model": head.model,
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": result.finish_reason}],
+            "usage": _to_usage(result.usage),
+        }
+    )
+
+
+def to_first_event(head: CompletionHead) -> bytes:
+    """Encode the event that opens a stream: the role, and no text yet."""
+    return _to_chunk(head, {"role": "assistant", "content": ""})
+
+
+def to_events(delta: Delta, head: CompletionHead) -> bytes:
+    """Encode one delta as server-sent events; the last delta brings the finish reason, the usage and ``[DONE]``."""
+    events = b""
+    if delta.text or delta.reasoning:
+        content: dict[str, str] = {}
+        if delta.reasoning:
+            content["reasoning_content"] = delta.reasoning
+        if delta.text:
+            content["content"] = delta.text
+        events += _to_chunk(head, content)
+    if delta.finish_reason is not None:
+        events += _to_chunk(head, {}, finish_reason=delta.finish_reason)
+        if head.include_usage:
+            events += _to_event({**_chunk_head(head), "choices": [], "usage": _to_usage(delta.usage or Usage())})
+        events += b"data: " + DONE + b"\n\n"
+    return events
+
+
+def _chunk_head(head: CompletionHead) -> dict[str, Any]:
+    return {
+        "id": head.completion_id,
+        "object": "chat.completion.chunk",
+        "created": head.created,
+        "model": head.model,
+    }
+
+
+def _to_chunk(head: CompletionHead, delta: Mapping[str, str], finish_reason: FinishReason | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    chunk = {**_chunk_head(head), "choices": [choice]}
+    if head.include_usage:
+        chunk["usage"] = None
+    return _to_event(chunk)
+
+
+def _to_event(payload: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(payload) + b"\n\n"
+
+
+def _to_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "image_tokens": usage.image_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+class EventParser:
+    """Cuts a byte stream into the payloads of its server-sent events.
+
+    Bytes may be split anywhere, inside a character or a line end too. Comments, which servers send to keep a
+    connection alive, and all fields but ``data`` are dropped.
+
+    Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2.6.
+    """
+
+    _LINE_END = re.compile(rb"\r\n|\n|\r")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._is_after_cr = False
+
+    def feed(self, received: bytes) -> list[bytes]:
+        """Take the next bytes; return the payloads of the events they complete."""
+        if not received:
+            return []
+        ends_with_cr = received.endswith(b"\r")
+        if self._is_after_cr and received.startswith(b"\n"):  # the second half of a split \r\n
+            received = received[1:]
+        self._is_after_cr = ends_with_cr
+        *lines, self._rest = self._LINE_END.split(self._rest + received)
+        payloads = []
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._data.append(line[5:].removeprefix(b" "))
+            elif not line and self._data:
+                payloads.append(b"\n".join(self._data))
+                self._data = []
+        return payloads
+
+
+def from_event(payload: bytes) -> Delta:
+    """Understand one event of an answer; an event may bring any of text, reasoning, finish reason and usage.
+
+    Raises:
+        EngineError: the one the event carries, or `GenerationFailedError` if it is no chat-completion chunk.
+    """
+    try:
+        chunk = orjson.loads(payload)
+        if chunk.get("error"):
+            raise from_error(None, payload)
+        usage = _from_usage(chunk["usage"]) if chunk.get("usage") else None
+        if not chunk["choices"]:
+            return Delta(usage=usage)
+        choice = chunk["choices"][0]
+        delta = choice.get("delta") or {}
+        return Delta(
+            text=delta.get("content") or "",
+            reasoning=delta.get("reasoning_content") or delta.get("reasoning") or "",
+            finish_reason=_from_finish_reason(choice.get("finish_reason")),
+            usage=usage,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise GenerationFailedError("The engine sent an event that is no chat-completion chunk.") from error
+
+
+def _from_finish_reason(value: str | None) -> FinishReason | None:
+    if value in ("abort", "error"):
+        raise GenerationFailedError(f"The engine gave the answer up: {value}.")
+    return None if value is None else "length" if value == "length" else "stop"
+
+
+def _from_usage(usage: Mapping[str, Any]) -> Usage:
+    prompt = usage.get("prompt_tokens_details") or {}
+    completion = usage.get("completion_tokens_details") or {}
+    return Usage(
+        prompt_tokens=usage.get("prompt_tokens") or 0,
+        completion_tokens=usage.get("completion_tokens") or 0,
+        image_tokens=prompt.get("image_tokens") or 0,
+        cached_tokens=prompt.get("cached_tokens") or 0,
+        reasoning_tokens=completion.get("reasoning_tokens") or usage.get("reasoning_tokens") or 0,
+    )
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+def to_error(message: str, *, status_code: int, code: str, param: str | None = None) -> bytes:
+    """Encode an OpenAI error envelope."""
+    kind = "server_error"
+    if status_code == 429:
+        kind = "rate_limit_error"
+    elif status_code < 500:
+        kind = "invalid_request_error"
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def to_error_event(error: EngineError) -> bytes:
+    """Encode a failure in the middle of a stream, where no status can be sent any more."""
+    body = to_error(error.message, status_code=error.status_code, code=error.code, param=error.param)
+    return b"data: " + body + b"\n\n"
+
+
+def from_error(status: int | None, body: bytes) -> EngineError:
+    """Find the engine error that a refusal stands for: by its code, by known wording, else by its status.
+
+    Args:
+        status: the HTTP status; None for an error inside a stream.
+        body: an envelope, an older flat error object, or anything.
+    """
+    envelope: Any = None
+    with contextlib.suppress(orjson.JSONDecodeError):
+        envelope = orjson.loads(body)
+    details = envelope.get("error", envelope) if isinstance(envelope, dict) else None
+    if not isinstance(details, dict):
+        details = {"message": details}
+    message = str(details.get("message") or f"The engine answered with status {status} and no reason.")
+    code = details.get("code")
+    if status is None:
+        status = code if isinstance(code, int) else 500
+    kind = _ERROR_BY_CODE.get(code) if isinstance(code, str) else None
+    kind = kind or _kind_by_wording(message, status) or _ERROR_BY_STATUS.get(status)
+    if kind is None:
+        kind = InvalidRequestError if 400 <= status < 500 else GenerationFailedError
+    param = details.get("param")
+    return kind(message, code=code if isinstance(code, str) else None, param=param if isinstance(param, str) else None)
+
+
+def _kind_by_wording(message: str, status: int) -> type[EngineError] | None:
+    """Tell the refusals of vLLM and SGLang apart, which all come as a plain 400."""
+    if not 400 <= status < 500:
+        return None
+    if "context length" in message.lower():
+        return ContextLengthError
+    if re.search(r"at most \d+ image", message, re.IGNORECASE):
+        return TooManyImagesError
+    return None
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+def to_models(info: EngineInfo, created: int) -> bytes:
+    """Encode the list of the one model an engine server has."""
+    model = {
+        "id": info.model_id,
+        "object": "model",
+        "created": created,
+        "owned_by": "glowl",
+        "max_model_len": info.context_tokens,
+        "glowl": {
+            "engine": info.name,
+            "variant": info.variant,
+            "context_tokens": info.context_tokens,
+            "max_images": info.max_images,
+        },
+    }
+    return orjson.dumps({"object": "list", "data": [model]})
+
+
+def from_models(body: bytes, model: str | None = None) -> EngineInfo:
+    """Describe the engine behind a model list.
+
+    A server of another make says neither its role nor its limits: its model id is then taken for its name, and limits
+    it does not tell are set so high that the server itself is the one to refuse.
+
+    Args:
+        body: the answer to ``GET /v1/models``.
+        model: which entry to take; None takes the first.
+
+    Raises:
+        EngineUnavailableError: if there is no such model, or the body is no model list.
+    """
+    try:
+        entries = orjson.loads(body)["data"]
+        entry = next((entry for entry in entries if model in (None, entry["id"])), None)
+        if entry is None:
+            raise EngineUnavailableError(f"The engine does not serve a model named {model!r}.")
+        model_id = str(entry["id"])
+        own = entry.get("glowl")
+        if not own:
+            return EngineInfo(
+                name=model_id,
+                model=model_id,
+                variant="full",
+                context_tokens=entry.get("max_model_len") or UNKNOWN_CONTEXT_TOKENS,
+                max_images=UNKNOWN_MAX_IMAGES,
+            )
+        variant = own["variant"]
+        if variant not in get_args(Variant):
+            raise ValueError(f"unknown variant {variant!r}")
+        return EngineInfo(
+            name=own["engine"],
+            model=model_id if variant == "full" else model_id.removesuffix(f"-{variant}"),
+            variant=variant,
+            context_tokens=own["context_tokens"],
+            max_images=own["max_images"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EngineUnavailableError("The engine answered with something that is no model list.") from error

@@ -1,0 +1,52 @@
+"""The cases every engine must pass, over both local engines with tiny checkpoints of random weights."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from engines.base import Engine, EngineOptions  # noqa: E402
+from engines.pocket.random_tiny import ensure_random_tiny  # noqa: E402
+from engines.server import load_engine  # noqa: E402
+from tests.contract.test_engine_contract import (  # noqa: E402, F401  collected here once more, with our own `engine`
+    test_a_prompt_over_the_context_is_refused,
+    test_a_stop_string_ends_the_answer_and_is_no_part_of_it,
+    test_an_answer_closed_half_way_leaves_the_engine_ready_for_the_next,
+    test_an_answer_is_no_longer_than_max_tokens,
+    test_bytes_that_are_no_picture_are_refused_and_the_engine_lives_on,
+    test_greedy_answers_repeat_and_joined_deltas_are_the_whole_answer,
+    test_info_tells_the_role_the_variant_and_the_limits,
+    test_more_pictures_than_the_engine_takes_are_refused,
+    test_only_the_last_delta_has_finish_reason_and_usage,
+    test_requests_made_together_are_answered_as_if_alone,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny matrices: more threads only get in each other's way
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    return ensure_random_tiny(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(params=["glm", "owl2"])
+async def engine(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> AsyncIterator[Engine]:
+    engine = load_engine(request.param, EngineOptions(model=str(checkpoints[request.param]), device="cpu"))
+    await engine.start()
+    yield engine
+    await engine.aclose()
+
+
+async def test_a_tiny_checkpoint_is_labelled_as_what_it_is(engine):
+    info = await engine.info()
+
+    assert info.variant == "random-tiny"

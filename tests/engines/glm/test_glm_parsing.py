@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from engines.base import Delta
+from engines.glm.parsing import AnswerParser, ReasoningSplitter, StopScanner, StreamDetokenizer
+
+THINK, THINK_END, BOX, BOX_END = 900, 901, 902, 903
+
+
+class Characters:
+    """A detokenizer whose ids are code points, so that tests read like text."""
+
+    def push(self, token_id: int) -> str:
+        return chr(token_id)
+
+    def flush(self) -> str:
+        return ""
+
+
+def parse(ids: Iterable[int | str], stop: Sequence[str] = ()) -> tuple[str, str, AnswerParser]:
+    """Run ids (strings stand for their characters) through a parser; return reasoning, text and the parser."""
+    parser = AnswerParser(ReasoningSplitter(THINK, THINK_END, {BOX, BOX_END}), Characters, stop)
+    deltas: list[Delta | None] = []
+    for item in ids:
+        deltas += [parser.push(id_) for id_ in ([item] if isinstance(item, int) else map(ord, item))]
+    deltas.append(parser.finish())
+    kept = [delta for delta in deltas if delta is not None]
+    assert all(delta.text or delta.reasoning for delta in kept)
+    return "".join(d.reasoning for d in kept), "".join(d.text for d in kept), parser
+
+
+def test_without_marks_everything_is_the_answer() -> None:
+    assert parse(["two\n lines\n"])[:2] == ("", "two\n lines\n")
+
+
+def test_thinking_goes_to_reasoning_and_the_newlines_around_it_are_dropped() -> None:
+    reasoning, text, parser = parse([THINK, "\nred?", THINK_END, "\n\nA red circle."])
+
+    assert (reasoning, text) == ("red?", "A red circle.")
+    assert parser.num_reasoning_tokens == len("\nred?") + 2
+
+
+def test_thinking_that_never_ends_is_all_reasoning() -> None:
+    assert parse([THINK, "and so on"])[:2] == ("and so on", "")
+
+
+def test_empty_thinking_leaves_no_trace() -> None:
+    assert parse([THINK, THINK_END, "\nyes"])[:2] == ("", "yes")
+
+
+def test_a_stray_end_mark_is_swallowed_and_costs_no_reasoning() -> None:
+    reasoning, text, parser = parse(["a", THINK_END, "b"])
+
+    assert (reasoning, text, parser.num_reasoning_tokens) == ("", "ab", 0)
+
+
+def test_box_marks_are_stripped_wherever_they_stand() -> None:
+    assert parse([THINK, BOX, "1", BOX_END, THINK_END, "\n", BOX, "42", BOX_END])[:2] == ("1", "42")
+
+
+def test_think_marks_written_as_characters_are_text() -> None:
+    assert parse(["<think>no</think>"])[:2] == ("", "<think>no</think>")
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        ("one END two", ["END"], "one "),
+        ("aab", ["ab"], "a"),
+        ("a first, b later", ["b", "first"], "a "),
+        ("never", ["xyz"], "never"),
+        ("ends in a prefix EN", ["END"], "ends in a prefix EN"),
+        ("图片。结束。", ["。结"], "图片"),
+        ("anything", [""], "anything"),
+    ],
+)
+def test_the_answer_ends_before_the_first_stop_string(text: str, stop: list[str], expected: str) -> None:
+    _, answer, parser = parse([text], stop)
+
+    assert answer == expected
+    assert parser.is_stopped == (expected != text)
+
+
+def test_a_possible_stop_string_is_held_back_until_it_is_decided() -> None:
+    scanner = StopScanner(["<stop>"])
+
+    assert scanner.push("yes <st") == "yes "
+    assert scanner.push("ar> <sto") == "<star> "
+    assert not scanner.is_stopped
+    assert scanner.push("p> no") == ""
+    assert scanner.is_stopped
+    assert (scanner.push("more"), scanner.flush()) == ("", "")
+
+
+def test_stop_strings_are_not_looked_for_in_the_reasoning() -> None:
+    assert parse([THINK, "END", THINK_END, "x END"], ["END"])[:2] == ("END", "x ")
+
+
+@pytest.fixture(scope="module")
+def byte_tokenizer() -> Tokenizer:
+    """One token per byte, the hardest case for a detokenizer, and one special token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<end>"])
+    return tokenizer
+
+
+def test_characters_appear_whole_and_special_tokens_never(byte_tokenizer: Tokenizer) -> None:
+    detokenizer = StreamDetokenizer(byte_tokenizer)
+    ids = byte_tokenizer.encode("a 红😀<end>!", add_special_tokens=False).ids
+
+    pieces = [piece for id_ in ids if (piece := detokenizer.push(id_))] + [detokenizer.flush()]
+
+    assert pieces == ["a", " ", "红", "😀", "!", ""]
+
+
+def test_a_character_cut_off_at_the_end_is_flushed_as_a_replacement(byte_tokenizer: Tokenizer) -> None:
+    detokenizer = StreamDetokenizer(byte_tokenizer)
+    ids = byte_tokenizer.encode("a红").ids[:-1]
+
+    assert "".join(detokenizer.push(id_) for id_ in ids) == "a"
+    assert detokenizer.flush() == "\ufffd"
+
+
+def test_streamed_pieces_join_to_the_whole_text_for_any_ids(byte_tokenizer: Tokenizer) -> None:
+    generator = random.Random(0)
+    for _ in range(200):
+        ids = [generator.randrange(257) for _ in range(generator.randint(1, 60))]
+        detokenizer = StreamDetokenizer(byte_tokenizer)
+
+        streamed = "".join(detokenizer.push(id_) for id_ in ids) + detokenizer.flush()
+
+        assert streamed == byte_tokenizer.decode(ids, skip_special_tokens=True)

@@ -1,0 +1,142 @@
+"""The echo engine's own habits; what it shares with every engine is in tests/contract."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from engines import echo
+from engines.base import (
+    EngineOptions,
+    EngineUnavailableError,
+    GenerationFailedError,
+    GenerationRequest,
+    ImagePart,
+    InvalidImageError,
+    Message,
+    SamplingParams,
+    TextPart,
+    generate,
+)
+from engines.echo import EchoEngine
+
+
+def encoded(format_: str, size: tuple[int, int] = (6, 4)) -> ImagePart:
+    file = io.BytesIO()
+    Image.new("RGB", size).save(file, format_)
+    return ImagePart(file.getvalue(), f"image/{format_.lower()}", "0" * 64)
+
+
+def ask(text: str, *images: ImagePart, **sampling: object) -> GenerationRequest:
+    return GenerationRequest((Message("user", (*images, TextPart(text))),), SamplingParams(**sampling))
+
+
+@pytest.fixture
+async def engine():
+    engine = EchoEngine("glm")
+    await engine.start()
+    return engine
+
+
+async def test_it_is_labelled_as_an_echo_of_the_model_it_stands_in_for():
+    glm = await echo.load("glm", EngineOptions(model="echo")).info()
+    owl2 = await echo.load("owl2", EngineOptions(model="echo")).info()
+
+    assert (glm.model_id, glm.variant) == ("glm-4.6v-flash-echo", "echo")
+    assert owl2.model_id == "mplug-owl2-echo"
+
+
+async def test_it_refuses_before_it_is_started():
+    with pytest.raises(EngineUnavailableError):
+        await generate(EchoEngine(), ask("hello?"))
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+async def test_it_names_size_and_format_of_a_picture(engine, format_):
+    result = await generate(engine, ask("what?", encoded(format_)))
+
+    assert result.text == f"[echo glm] 1 picture (6x4 {format_.lower()}), question: what?"
+
+
+async def test_it_reads_the_header_only(engine):
+    # Given a picture whose pixels are missing
+    whole = encoded("PNG", (200, 100))
+    truncated = ImagePart(whole.data[:60], whole.media_type, whole.sha256)
+
+    result = await generate(engine, ask("what?", truncated))
+
+    assert "200x100 png" in result.text
+
+
+@pytest.mark.parametrize("data", [b"GIF8", b"", b"<svg/>", b"\x89PNG\r\n\x1a\n"])
+async def test_it_refuses_what_has_no_picture_header(engine, data):
+    with pytest.raises(InvalidImageError):
+        await generate(engine, ask("what?", ImagePart(data, "image/png", "0" * 64)))
+
+
+async def test_every_chinese_character_is_a_token_of_its_own(engine):
+    result = await generate(engine, ask("图里有两只 cats 吗?"))
+
+    assert result.usage.prompt_tokens == 8
+    assert result.text.endswith("图里有两只 cats 吗?")
+
+
+async def test_white_space_at_the_end_survives(engine):
+    result = await generate(engine, ask("  two  spaces \n"))
+
+    assert result.text == "[echo glm] no pictures, question:   two  spaces \n"
+
+
+async def test_the_earliest_stop_string_wins(engine):
+    result = await generate(engine, ask("one two three", stop=("three", "two")))
+
+    assert result.text.endswith("question: one ")
+    assert result.finish_reason == "stop"
+
+
+async def test_max_tokens_before_the_stop_string_says_length(engine):
+    result = await generate(engine, ask("one two three", stop=("three",), max_tokens=6))
+
+    assert (result.text, result.finish_reason) == ("[echo glm] no pictures, question: one", "length")
+
+
+async def test_without_max_tokens_a_long_answer_ends_at_the_default(engine):
+    result = await generate(engine, ask("word " * 2000))
+
+    assert result.usage.completion_tokens == echo.DEFAULT_MAX_TOKENS
+    assert result.finish_reason == "length"
+
+
+async def test_owl2_does_not_think():
+    engine = EchoEngine("owl2")
+    await engine.start()
+
+    result = await generate(engine, GenerationRequest((Message("user", (TextPart("why?"),)),), enable_thinking=True))
+
+    assert result.reasoning == ""
+
+
+async def test_a_failure_is_raised_again_for_every_request():
+    engine = EchoEngine(fail_with=GenerationFailedError("on purpose"), fail_after_deltas=1)
+    await engine.start()
+
+    for _ in range(2):
+        stream = engine.stream(ask("hello?"))
+        assert (await anext(stream)).text == "[echo"
+        with pytest.raises(GenerationFailedError, match="on purpose"):
+            await anext(stream)
+
+    assert (engine.num_running, engine.num_cancelled) == (0, 0)
+
+
+async def test_closing_breaks_off_a_running_answer():
+    engine = EchoEngine(delta_delay_s=0.001)
+    await engine.start()
+    stream = engine.stream(ask("hello?"))
+    await anext(stream)
+
+    await engine.aclose()
+
+    with pytest.raises(EngineUnavailableError):
+        await anext(stream)
+    assert (engine.num_running, engine.num_cancelled) == (0, 0)

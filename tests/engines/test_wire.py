@@ -1,0 +1,299 @@
+"""The wire as pure functions: what is refused, how events are cut, what foreign servers' answers mean."""
+
+import orjson
+import pytest
+
+from engines import wire
+from engines.base import (
+    ContextLengthError,
+    Delta,
+    EngineError,
+    EngineInfo,
+    EngineOverloadedError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    GenerationFailedError,
+    GenerationRequest,
+    InvalidImageError,
+    InvalidRequestError,
+    Message,
+    SamplingParams,
+    TextPart,
+    TooManyImagesError,
+    Usage,
+)
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+
+def body(**fields: object) -> bytes:
+    return orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields)
+
+
+def with_image_url(url: object) -> bytes:
+    part = {"type": "image_url", "image_url": {"url": url}}
+    return body(messages=[{"role": "user", "content": [{"type": "text", "text": "hi"}, part]}])
+
+
+def test_a_bare_request_is_greedy_and_does_not_think():
+    chat = wire.from_chat_body(body())
+
+    assert chat.generation == GenerationRequest((Message("user", (TextPart("hi"),)),), SamplingParams())
+    assert (chat.stream, chat.include_usage) == (False, False)
+
+
+def test_the_newer_name_of_max_tokens_wins():
+    chat = wire.from_chat_body(body(max_tokens=5, max_completion_tokens=7))
+
+    assert chat.generation.sampling.max_tokens == 7
+
+
+def test_developer_is_system_and_empty_content_is_no_part():
+    chat = wire.from_chat_body(
+        body(
+            messages=[
+                {"role": "developer", "content": "be kind"},
+                {"role": "assistant", "content": None},
+                {"role": "user", "content": "hi"},
+            ]
+        )
+    )
+
+    assert [(message.role, message.text) for message in chat.generation.messages] == [
+        ("system", "be kind"),
+        ("assistant", ""),
+        ("user", "hi"),
+    ]
+
+
+def test_what_changes_nothing_is_ignored():
+    wire.from_chat_body(
+        body(n=1, tools=[], logprobs=False, frequency_penalty=0, response_format={"type": "text"}, user="u", store=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "param"),
+    [
+        (b"{", None),
+        (b"", None),
+        (b"[]", None),
+        (b'"\xff"', None),
+        (b'{"messages": [{"role": "user", "content": "\\ud83d"}]}', None),
+        (orjson.dumps({"model": "m"}), "messages"),
+        (body(messages=[]), "messages"),
+        (body(messages="hi"), "messages"),
+        (body(messages=[{"role": "wizard", "content": "hi"}]), "messages[0].role"),
+        (body(messages=[{"role": "user", "content": 5}]), "messages[0].content"),
+        (body(messages=[{"role": "user", "content": [{"type": "file"}]}]), "messages[0].content[0]"),
+        (body(messages=[{"role": "user", "content": [{"type": "text"}]}]), "messages[0].content[0].text"),
+        (with_image_url(5), "messages[0].content[1].image_url.url"),
+        (body(messages=[{"role": "assistant", "content": "hi"}]), "messages"),
+        (body(max_tokens=0), "max_tokens"),
+        (body(max_tokens="5"), "max_tokens"),
+        (body(temperature=3), "temperature"),
+        (body(temperature="warm"), "temperature"),
+        (body(top_p=0), "top_p"),
+        (body(seed=1.5), "seed"),
+        (body(stop=[""]), "stop[0]"),
+        (body(stream="yes"), "stream"),
+        (body(chat_template_kwargs={"enable_thinking": "yes"}), "chat_template_kwargs.enable_thinking"),
+        (body(n=2), "n"),
+        (body(tools=[{"type": "function"}]), "tools"),
+        (body(logprobs=True), "logprobs"),
+        (body(response_format={"type": "json_object"}), "response_format"),
+    ],
+)
+def test_a_wrong_body_is_refused_with_the_field_at_fault(bad, param):
+    with pytest.raises(InvalidRequestError) as caught:
+        wire.from_chat_body(bad)
+
+    assert type(caught.value) is InvalidRequestError
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("https://example.com/cat.png", "invalid_image_url"),
+        ("file:///etc/passwd", "invalid_image_url"),
+        ("iVBORw0KGgo=", "invalid_image_url"),
+        ("data:image/png,abc", "invalid_image_url"),
+        ("data:text/plain;base64,aGk=", "invalid_image_url"),
+        ("data:image/png;base64", "invalid_image_url"),
+        ("data:image/png;base64,abc", "invalid_base64_image"),
+        ("data:image/png;base64,猫", "invalid_base64_image"),
+        ("data:image/png;base64,aG k=", "invalid_base64_image"),
+        ("data:image/png;base64,", "empty_image_file"),
+    ],
+)
+def test_only_base64_data_urls_are_pictures(url, code):
+    with pytest.raises(InvalidImageError) as caught:
+        wire.from_chat_body(with_image_url(url))
+
+    assert caught.value.code == code
+    assert caught.value.param == "messages[0].content[1].image_url"
+
+
+def test_a_picture_address_is_told_what_to_send_instead():
+    with pytest.raises(InvalidImageError, match=r"fetches nothing.*data:image/png;base64"):
+        wire.from_chat_body(with_image_url("http://example.com/cat.png"))
+
+
+def test_a_data_url_may_be_written_in_capitals_and_with_parameters():
+    image = wire.from_data_url("DATA:image/PNG;name=a.png;BASE64,aGk=", param="p")
+
+    assert (image.data, image.media_type) == (b"hi", "image/png")
+
+
+def test_text_that_is_no_unicode_is_refused_before_it_is_sent():
+    request = GenerationRequest((Message("user", (TextPart("\ud83d"),)),))
+
+    with pytest.raises(InvalidRequestError):
+        wire.to_chat_body(request, "m")
+
+
+# --- server-sent events ---------------------------------------------------------------------------------------------
+
+EVENTS = (
+    ': ping\r\n\r\ndata: {"猫": 1}\r\n\r\nevent: x\nid: 7\ndata:two\ndata: lines\n\ndata: last\r\rdata: never ended\n'
+)
+PAYLOADS = ['{"猫": 1}'.encode(), b"two\nlines", b"last"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 1000])
+def test_events_are_the_same_however_the_bytes_are_split(size):
+    parser = wire.EventParser()
+    raw = EVENTS.encode()
+
+    payloads = [payload for start in range(0, len(raw), size) for payload in parser.feed(raw[start : start + size])]
+
+    assert payloads == PAYLOADS
+
+
+def test_a_delta_survives_the_wire():
+    head = wire.CompletionHead("chatcmpl-1", 0, "m", include_usage=True)
+    usage = Usage(prompt_tokens=9, completion_tokens=4, image_tokens=3, cached_tokens=2, reasoning_tokens=1)
+    parser = wire.EventParser()
+
+    *payloads, done = parser.feed(
+        wire.to_first_event(head)
+        + wire.to_events(Delta(text="猫", reasoning="hm"), head)
+        + wire.to_events(Delta(finish_reason="length", usage=usage), head)
+    )
+
+    assert done == wire.DONE
+    assert [wire.from_event(payload) for payload in payloads] == [
+        Delta(),
+        Delta(text="猫", reasoning="hm"),
+        Delta(finish_reason="length"),
+        Delta(usage=usage),
+    ]
+
+
+def test_a_foreign_chunk_may_bring_text_and_finish_reason_together_and_its_own_name_for_reasoning():
+    chunk = {"choices": [{"delta": {"content": "a", "reasoning": "b"}, "finish_reason": "stop"}], "usage": None}
+
+    assert wire.from_event(orjson.dumps(chunk)) == Delta(text="a", reasoning="b", finish_reason="stop")
+
+
+def test_foreign_usage_may_lack_its_details():
+    chunk = {
+        "choices": [],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7, "prompt_tokens_details": None},
+    }
+
+    assert wire.from_event(orjson.dumps(chunk)).usage == Usage(prompt_tokens=5, completion_tokens=2)
+
+
+@pytest.mark.parametrize("payload", [b"<html>", b"[]", b"{}", b'{"choices": 5}', b'{"choices": [5]}', b"\xff"])
+def test_an_event_that_is_no_chunk_fails_the_generation(payload):
+    with pytest.raises(GenerationFailedError):
+        wire.from_event(payload)
+
+
+def test_an_aborted_foreign_answer_is_a_failure():
+    chunk = {"choices": [{"delta": {}, "finish_reason": "abort"}]}
+
+    with pytest.raises(GenerationFailedError):
+        wire.from_event(orjson.dumps(chunk))
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "kind"),
+    [
+        (400, b'{"error": {"message": "no", "code": 400}}', InvalidRequestError),
+        (
+            400,
+            b'{"object": "error", "message": "At most 1 image(s) may be provided in one request."}',
+            TooManyImagesError,
+        ),
+        (400, b'{"error": {"message": "This model\'s maximum context length is 9 tokens."}}', ContextLengthError),
+        (400, b'{"error": {"message": "?", "code": "unsupported_image_media_type"}}', InvalidImageError),
+        (401, b'{"error": "Unauthorized"}', EngineUnavailableError),
+        (404, b'{"error": {"message": "The model `x` does not exist.", "code": 404}}', EngineUnavailableError),
+        (408, b"", EngineTimeoutError),
+        (413, b"", InvalidRequestError),
+        (422, b'{"detail": []}', InvalidRequestError),
+        (429, b"slow down", EngineOverloadedError),
+        (500, b"Internal Server Error", GenerationFailedError),
+        (502, b"<html>", EngineUnavailableError),
+        (503, b"null", EngineUnavailableError),
+        (504, b"[]", EngineTimeoutError),
+        (None, b'{"error": {"message": "no", "code": 400}}', InvalidRequestError),
+        (None, b'{"error": {"message": "no", "code": null}}', GenerationFailedError),
+    ],
+)
+def test_a_foreign_refusal_finds_its_class(status, answer, kind):
+    error = wire.from_error(status, answer)
+
+    assert type(error) is kind
+    assert error.message
+
+
+def test_an_error_event_raises_what_it_carries():
+    (payload,) = wire.EventParser().feed(wire.to_error_event(EngineOverloadedError("busy", param="p")))
+
+    with pytest.raises(EngineError) as caught:
+        wire.from_event(payload)
+
+    assert type(caught.value) is EngineOverloadedError
+    assert caught.value.param == "p"
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["full", "pocket", "random-tiny", "echo"])
+def test_an_engine_describes_itself_over_the_wire(variant):
+    info = EngineInfo("owl2", "mplug-owl2", variant, context_tokens=2048, max_images=4)
+
+    assert wire.from_models(wire.to_models(info, created=0)) == info
+
+
+def test_a_foreign_server_is_the_full_model_with_the_context_it_tells():
+    answer = orjson.dumps({"data": [{"id": "a"}, {"id": "zai-org/GLM-4.6V-Flash", "max_model_len": 4096}]})
+
+    info = wire.from_models(answer, "zai-org/GLM-4.6V-Flash")
+
+    assert (info.model_id, info.variant, info.context_tokens) == ("zai-org/GLM-4.6V-Flash", "full", 4096)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"data": []}',
+        b'{"data": [{"id": "other"}]}',
+        b'{"data": [{"id": "m", "glowl": {"engine": "glm"}}]}',
+        b'{"data": [{"id": "m", "glowl": {"engine": "g", "variant": "huge", "context_tokens": 1, "max_images": 1}}]}',
+    ],
+)
+def test_an_answer_that_is_no_model_list_means_there_is_no_engine(answer):
+    with pytest.raises(EngineUnavailableError):
+        wire.from_models(answer, "m")
