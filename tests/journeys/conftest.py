@@ -7,6 +7,7 @@ import io
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Stack:
     env: dict[str, str]
     dir: Path
 
-    @property
+    @cached_property
     def client(self) -> openai.OpenAI:
         """The unmodified client, without retries of its own, so that a failure shows."""
         return openai.OpenAI(base_url=self.api.url + "/v1", api_key="unused", max_retries=0)
@@ -68,13 +69,12 @@ class Stack:
 
     def wait_for(self, response_id: str, *states: str) -> Any:
         """Poll a response until it is in one of the states."""
-        with self.client as client:
 
-            def look() -> Any:
-                response = client.responses.retrieve(response_id)
-                return response if response.status in states else None
+        def look() -> Any:
+            response = self.client.responses.retrieve(response_id)
+            return response if response.status in states else None
 
-            return wait_until(look, f"{response_id} to be {states}")
+        return wait_until(look, f"{response_id} to be {states}")
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,7 @@ def stack(redis_process: RedisProcess) -> Iterator[Stack]:
     stack = Stack(redis_process, engines, servers, api, start_worker(env, folder / "worker.log"), env, folder)
     stack.wait_for_health(glm="up", owl2="up")
     yield stack
+    stack.client.close()
     api.stop()
     for server in servers.values():
         server.stop()
