@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from engines.base import Message
-from router.api.chat import CLIENT_CLOSED, PING_S
+from router.api.chat import CLIENT_CLOSED, PING_S, to_failure
 from router.api.conversation import answer_turn, from_responses, to_wire_input
 from router.api.errors import json_response
 from router.api.intake import (
@@ -54,6 +54,9 @@ async def create_response(request: Request) -> Response:
         job = await cancel_on_disconnect(request, _wait(services, running))
     except ClientGoneError:
         return Response(status_code=CLIENT_CLOSED)
+    if job.state == "failed":
+        # Whoever waits for the answer gets a refusal as such; whoever polls finds it in the object.
+        raise to_failure(job)
     return json_response(to_response(job), headers=to_route_headers(job))
 
 

@@ -119,8 +119,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "ask.file.unreadable": ("cannot read {path}: {reason}", "无法读取 {path}:{reason}"),
     "ask.file.type": (
-        "{path} is not a picture this service knows (PNG, JPEG, WebP, GIF, BMP, TIFF)",
-        "{path} 不是可识别的图片(PNG、JPEG、WebP、GIF、BMP、TIFF)",
+        "{path} is not a picture this service knows (PNG, JPEG, WebP, GIF, BMP)",
+        "{path} 不是可识别的图片(PNG、JPEG、WebP、GIF、BMP)",
     ),
     "ask.unreachable": (
         "nothing answers at {url}; start it with `glowl up`, or point --url at a running one",

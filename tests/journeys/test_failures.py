@@ -12,7 +12,7 @@ import openai
 import orjson
 import pytest
 
-from engines.base import GenerationFailedError
+from engines.base import GenerationFailedError, InvalidImageError
 from tests.journeys.conftest import Stack
 from tests.support.servers import wait_until
 
@@ -175,6 +175,17 @@ def test_when_no_branch_gives_an_answer_the_job_fails_with_the_engines_reason(st
     assert failed.error is not None
     assert failed.error.message == "the card is on fire"
     assert failed.output == []
+
+
+def test_what_only_the_engine_can_see_is_wrong_is_still_a_400_for_who_waits(stack: Stack) -> None:
+    refusal = InvalidImageError("cut off", code="image_parse_error")
+    for engine in stack.engines.values():
+        engine.fail_with = refusal
+
+    with pytest.raises(openai.BadRequestError) as caught:
+        stack.client.responses.create(model="glowl", input=QUESTION)
+
+    assert caught.value.code == "image_parse_error"
 
 
 def test_with_both_engines_down_the_refusal_is_a_503_in_openai_shape(stack: Stack) -> None:
