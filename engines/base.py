@@ -82,6 +82,8 @@ class SamplingParams:
         top_p: nucleus mass in (0, 1].
         seed: makes sampling repeatable; None draws a fresh one.
         stop: strings that end the answer and are not part of it.
+        top_logprobs: None for no log probabilities; 0 for those of the tokens of the answer; N, up to 20, for those of
+            the N likeliest alternatives at each place too.
     """
 
     max_tokens: int | None = None
@@ -89,6 +91,7 @@ class SamplingParams:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +103,15 @@ class GenerationRequest:
         sampling: generation knobs.
         enable_thinking: let a reasoning model think before it answers; engines without that ignore it.
         request_id: for logs only.
+        caller: whose request it is: engines share themselves fairly over callers, and what one caller's request left in
+            a cache is never found by another's.
     """
 
     messages: tuple[Message, ...]
     sampling: SamplingParams = SamplingParams()
     enable_thinking: bool = False
     request_id: str = ""
+    caller: str = ""
 
     @property
     def images(self) -> tuple[ImagePart, ...]:
@@ -125,13 +131,43 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have stood at a place of the answer.
+
+    Attributes:
+        token: its text; not valid text by itself if it is a part of a character.
+        logprob: natural log of its probability, before temperature and top_p.
+        data: its bytes.
+    """
+
+    token: str
+    logprob: float
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of the answer with the likeliest alternatives at its place, likeliest first."""
+
+    token: str
+    logprob: float
+    data: bytes
+    top: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """One step of an answer. The last one of a stream, and only it, has ``finish_reason`` and ``usage``."""
+    """One step of an answer. The last one of a stream, and only it, has ``finish_reason`` and ``usage``.
+
+    ``logprobs`` are of the tokens generated since the delta before; their texts need not line up with ``text``, since a
+    character may span tokens and a possible stop string is held back.
+    """
 
     text: str = ""
     reasoning: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +178,7 @@ class GenerationResult:
     reasoning: str
     finish_reason: FinishReason
     usage: Usage
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,16 +341,19 @@ async def generate(engine: Engine, request: GenerationRequest) -> GenerationResu
     """
     text: list[str] = []
     reasoning: list[str] = []
+    logprobs: list[TokenLogprob] = []
     async with aclosing(engine.stream(request)) as deltas:
         async for delta in deltas:
             text.append(delta.text)
             reasoning.append(delta.reasoning)
+            logprobs.extend(delta.logprobs)
             if delta.finish_reason is not None:
                 return GenerationResult(
                     text="".join(text),
                     reasoning="".join(reasoning),
                     finish_reason=delta.finish_reason,
                     usage=delta.usage or Usage(),
+                    logprobs=tuple(logprobs),
                 )
     raise GenerationFailedError("the engine ended its answer without saying why")
 
