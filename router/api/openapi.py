@@ -97,7 +97,36 @@ def describe(app: FastAPI) -> None:
                     }
                 },
             }
+        _describe_errors(page)
         app.openapi_schema = page
         return page
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_errors(page: dict[str, Any]) -> None:
+    """Replace FastAPI's own error shape, which no route here answers with, by the one that all do."""
+    schemas = page["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    text = {"type": "string"}
+    optional = {"anyOf": [text, {"type": "null"}]}
+    schemas["Error"] = {
+        "type": "object",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["message", "type", "param", "code"],
+                "properties": {"message": text, "type": text, "param": optional, "code": optional},
+            }
+        },
+    }
+    refusal = {
+        "description": "Any refusal, with the status that fits it",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    }
+    for operations in page["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = refusal

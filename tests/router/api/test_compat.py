@@ -133,3 +133,7 @@ def test_both_docs_pages_and_every_route_are_there(http: httpx.Client) -> None:
         "/v1/vision/completion",
     } <= set(paths)
     assert "requestBody" in paths["/v1/chat/completions"]["post"]
+    for operations in paths.values():
+        for operation in operations.values():
+            assert "422" not in operation["responses"]
+            assert "default" in operation["responses"]
