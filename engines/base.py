@@ -215,6 +215,10 @@ class EngineOptions:
         dtype: ``auto`` is bfloat16 on CUDA and float32 on the CPU.
         attn_implementation: ``auto`` picks the best that is installed; or ``sdpa``, ``eager``, ``flash_attention_2``.
         max_queue: requests that may wait before new ones are refused with `EngineOverloadedError`.
+        quantization: of the decoder's matrices: ``none``, ``int8`` or ``int4``.
+        max_batch: requests answered side by side; None chooses by the device.
+        cache_bytes: for what may be reused between requests, vision features and beginnings of prompts; None takes a
+            share of the device's memory, 0 turns it off.
     """
 
     model: str
@@ -222,6 +226,9 @@ class EngineOptions:
     dtype: str = "auto"
     attn_implementation: str = "auto"
     max_queue: int = 64
+    quantization: str = "none"
+    max_batch: int | None = None
+    cache_bytes: int | None = None
 
 
 class Engine(Protocol):

@@ -22,6 +22,7 @@ from engines.base import (
     EngineUnavailableError,
     FinishReason,
     GenerationRequest,
+    InvalidRequestError,
     Usage,
 )
 
@@ -112,8 +113,10 @@ class EngineClient:
         Raises:
             EngineUnavailableError: if the server cannot be reached or the connection breaks.
             EngineTimeoutError: if nothing comes for ``timeout_s``.
+            InvalidRequestError: if log probabilities were asked for and the server answers without them.
             EngineError: what the engine itself raised.
         """
+        lacks_logprobs = request.sampling.top_logprobs is not None
         model = self._model or (self._info or await self.info()).model_id
         body = wire.to_chat_body(request, model)
         finish_reason: FinishReason | None = None
@@ -139,8 +142,13 @@ class EngineClient:
                     delta = wire.from_event(payload)
                     finish_reason = delta.finish_reason or finish_reason
                     usage = delta.usage or usage
-                    if delta.text or delta.reasoning:
-                        yield Delta(text=delta.text, reasoning=delta.reasoning)
+                    lacks_logprobs = lacks_logprobs and not delta.logprobs
+                    if lacks_logprobs and delta.text:
+                        raise InvalidRequestError(
+                            "This engine gives no log probabilities: leave 'logprobs' out.", param="logprobs"
+                        )
+                    if delta.text or delta.reasoning or delta.logprobs:
+                        yield Delta(text=delta.text, reasoning=delta.reasoning, logprobs=delta.logprobs)
                 if payloads:  # comments keep a connection alive, but they are no sign of a living model
                     deadline = self._new_deadline()
             if finish_reason is None:

@@ -23,6 +23,7 @@ from engines.base import (
     GenerationRequest,
     ImagePart,
     InvalidImageError,
+    TokenLogprob,
     TooManyImagesError,
     Usage,
     fit_max_tokens,
@@ -42,6 +43,8 @@ class EchoEngine:
     """Deterministic stand-in for a model; a token is a word, and a picture is one token of the prompt.
 
     The name ``glm`` can think: with ``enable_thinking`` it says first how long the question is, as reasoning.
+    Asked for log probabilities, it says what is true of an echo: every word is certain (0.0), nothing else could stand
+    there (no alternatives).
 
     Args:
         name: role in the pair; any other name is its own model name.
@@ -158,6 +161,7 @@ class EchoEngine:
             reasoning = _WORD.findall(f"[echo {self._info.name}] the question has {num_question} words")[:max_tokens]
         text = _WORD.findall(_before_stop(self._text(request, pictures), request.sampling.stop))
         kept = text[: max_tokens - len(reasoning)]
+        has_logprobs = request.sampling.top_logprobs is not None
         finish_reason: FinishReason = "stop" if len(kept) == len(text) else "length"
         usage = Usage(
             prompt_tokens=num_prompt,
@@ -167,7 +171,7 @@ class EchoEngine:
         )
         return [
             *(Delta(reasoning=word) for word in reasoning),
-            *(Delta(text=word) for word in kept),
+            *(Delta(text=word, logprobs=(_certain(word),) if has_logprobs else ()) for word in kept),
             Delta(finish_reason=finish_reason, usage=usage),
         ]
 
@@ -190,6 +194,10 @@ def _describe(image: ImagePart) -> str:
             return f"{picture.width}x{picture.height} {(picture.format or 'picture').lower()}"
     except Exception as error:  # header parsers fed hostile bytes raise nearly anything
         raise InvalidImageError("The bytes are no picture that can be identified.") from error
+
+
+def _certain(word: str) -> TokenLogprob:
+    return TokenLogprob(word, 0.0, word.encode("utf-8", "replace"))
 
 
 def _before_stop(text: str, stop: tuple[str, ...]) -> str:

@@ -183,6 +183,7 @@ class _ChatCompletions:
             created=int(time.time()),
             model=info.model_id,
             include_usage=chat.include_usage,
+            has_logprobs=chat.generation.sampling.top_logprobs is not None,
         )
         events = _EventStream(send, head, _request_id(request))
         if chat.stream:
@@ -543,6 +544,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         dtype=arguments.dtype,
         attn_implementation=arguments.attn_implementation,
         max_queue=arguments.max_queue,
+        max_batch=arguments.max_batch,
+        cache_bytes=None if arguments.cache_mb is None else arguments.cache_mb * 2**20,
+        quantization=arguments.quantization,
     )
     port = DEFAULT_PORTS.get(arguments.name, 8100) if arguments.port is None else arguments.port
     try:
@@ -587,7 +591,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--attn-implementation", default="auto", help="auto, sdpa, eager, flash_attention_2 (default: %(default)s)"
     )
+    parser.add_argument(
+        "--quantization", default="none", choices=("none", "int8", "int4"), help="of the decoder (default: %(default)s)"
+    )
     parser.add_argument("--max-queue", type=int, default=64, help="requests that may wait (default: %(default)s)")
+    parser.add_argument("--max-batch", type=int, help="requests answered side by side (default: by the device)")
+    parser.add_argument("--cache-mb", type=int, help="kept for reuse between requests, MiB (default: by the memory)")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser.parse_args(argv)
 

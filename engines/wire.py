@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, get_args
 
 import orjson
 import pybase64
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
 
 from engines.base import (
+    Alternative,
     ContextLengthError,
     Delta,
     EngineError,
@@ -36,6 +38,7 @@ from engines.base import (
     Role,
     SamplingParams,
     TextPart,
+    TokenLogprob,
     TooManyImagesError,
     Usage,
     Variant,
@@ -45,6 +48,9 @@ DONE: Final = b"[DONE]"
 # What a server of another make is taken to accept when it does not say; it refuses for itself what is too much.
 UNKNOWN_CONTEXT_TOKENS: Final = 131_072
 UNKNOWN_MAX_IMAGES: Final = 64
+MAX_TOP_LOGPROBS: Final = 20
+# JSON has no infinity; this is what OpenAI and vLLM send for a token that could not come.
+LEAST_LOGPROB: Final = -9999.0
 
 _IMAGE_CODES: Final = (
     "invalid_image_format",
@@ -139,7 +145,7 @@ def _as_list(value: object) -> object:
 class _ChatMessage(_Model):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
-        list[Annotated[_TextPart | _ImageUrlPart, Field(discriminator="type")]], BeforeValidator(_as_parts)
+        list[Annotated[_TextPart | _ImageUrlPart, Field(discriminator="type")]], FailFast(), BeforeValidator(_as_parts)
     ] = Field(default_factory=list)
 
 
@@ -152,13 +158,19 @@ class _TemplateKwargs(_Model):
 
 
 class _ChatBody(_Model):
-    messages: list[_ChatMessage] = Field(min_length=1)
+    # The first error is the one that is told, and a million of them would take gigabytes.
+    messages: Annotated[list[_ChatMessage], FailFast()] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)] = Field(default_factory=list)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]], FailFast(), BeforeValidator(_as_list)] = Field(
+        default_factory=list
+    )
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    user: str | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     chat_template_kwargs: _TemplateKwargs | None = None
@@ -166,7 +178,6 @@ class _ChatBody(_Model):
     n: int | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
-    logprobs: bool | None = None
     logit_bias: dict[str, Any] | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
@@ -177,6 +188,7 @@ def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
     """Understand a chat-completions body.
 
     ``temperature`` and ``top_p`` are those of `SamplingParams` when absent, so a bare request is answered greedily.
+    ``user`` is the caller.
 
     Raises:
         InvalidRequestError: naming the field at fault; `InvalidImageError` for a picture that is no base64 data URL.
@@ -195,6 +207,7 @@ def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
         top_p=default.top_p if chat.top_p is None else chat.top_p,
         seed=chat.seed,
         stop=tuple(chat.stop),
+        top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
     )
     return ChatRequest(
         generation=GenerationRequest(
@@ -202,6 +215,7 @@ def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
             sampling=sampling,
             enable_thinking=chat.chat_template_kwargs is not None and chat.chat_template_kwargs.enable_thinking,
             request_id=request_id,
+            caller=chat.user or "",
         ),
         stream=bool(chat.stream),
         include_usage=chat.stream_options is not None and chat.stream_options.include_usage,
@@ -213,7 +227,6 @@ def _refuse_unsupported(chat: _ChatBody) -> None:
         "n": chat.n not in (None, 1),
         "tools": bool(chat.tools),
         "functions": bool(chat.functions),
-        "logprobs": bool(chat.logprobs),
         "logit_bias": bool(chat.logit_bias),
         "frequency_penalty": bool(chat.frequency_penalty),
         "presence_penalty": bool(chat.presence_penalty),
@@ -222,6 +235,8 @@ def _refuse_unsupported(chat: _ChatBody) -> None:
     for param, is_refused in refused.items():
         if is_refused:
             raise InvalidRequestError(f"'{param}' is not supported by this engine: leave it out.", param=param)
+    if chat.top_logprobs and not chat.logprobs:
+        raise InvalidRequestError("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
 
 
 def _from_message(message: _ChatMessage, index: int) -> Message:
@@ -272,6 +287,11 @@ def to_chat_body(request: GenerationRequest, model: str) -> bytes:
         body["seed"] = sampling.seed
     if sampling.stop:
         body["stop"] = list(sampling.stop)
+    if sampling.top_logprobs is not None:
+        body["logprobs"] = True
+        body["top_logprobs"] = sampling.top_logprobs
+    if request.caller:
+        body["user"] = request.caller
     try:
         return orjson.dumps(body)
     except orjson.JSONEncodeError as error:
@@ -334,12 +354,14 @@ class CompletionHead:
         created: unix seconds.
         model: the name shown in the answer.
         include_usage: end the stream with a chunk of token counts.
+        has_logprobs: a whole answer carries log probabilities, if only an empty list.
     """
 
     completion_id: str
     created: int
     model: str
     include_usage: bool = False
+    has_logprobs: bool = False
 
 
 def to_completion(result: GenerationResult, head: CompletionHead) -> bytes:
@@ -353,7 +375,14 @@ def to_completion(result: GenerationResult, head: CompletionHead) -> bytes:
             "object": "chat.completion",
             "created": head.created,
             "model": head.model,
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": result.finish_reason}],
+            "choices": [
+                {
+                    "index": 0,
+                    "message": message,
+                    "logprobs": to_choice_logprobs(result.logprobs) if head.has_logprobs else None,
+                    "finish_reason": result.finish_reason,
+                }
+            ],
             "usage": _to_usage(result.usage),
         }
     )
@@ -367,13 +396,13 @@ def to_first_event(head: CompletionHead) -> bytes:
 def to_events(delta: Delta, head: CompletionHead) -> bytes:
     """Encode one delta as server-sent events; the last delta brings the finish reason, the usage and ``[DONE]``."""
     events = b""
-    if delta.text or delta.reasoning:
+    if delta.text or delta.reasoning or delta.logprobs:
         content: dict[str, str] = {}
         if delta.reasoning:
             content["reasoning_content"] = delta.reasoning
         if delta.text:
             content["content"] = delta.text
-        events += _to_chunk(head, content)
+        events += _to_chunk(head, content, logprobs=delta.logprobs)
     if delta.finish_reason is not None:
         events += _to_chunk(head, {}, finish_reason=delta.finish_reason)
         if head.include_usage:
@@ -391,8 +420,18 @@ def _chunk_head(head: CompletionHead) -> dict[str, Any]:
     }
 
 
-def _to_chunk(head: CompletionHead, delta: Mapping[str, str], finish_reason: FinishReason | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _to_chunk(
+    head: CompletionHead,
+    delta: Mapping[str, str],
+    finish_reason: FinishReason | None = None,
+    logprobs: tuple[TokenLogprob, ...] = (),
+) -> bytes:
+    choice = {
+        "index": 0,
+        "delta": delta,
+        "logprobs": to_choice_logprobs(logprobs) if logprobs else None,
+        "finish_reason": finish_reason,
+    }
     chunk = {**_chunk_head(head), "choices": [choice]}
     if head.include_usage:
         chunk["usage"] = None
@@ -468,6 +507,7 @@ def from_event(payload: bytes) -> Delta:
             reasoning=delta.get("reasoning_content") or delta.get("reasoning") or "",
             finish_reason=_from_finish_reason(choice.get("finish_reason")),
             usage=usage,
+            logprobs=from_logprobs((choice.get("logprobs") or {}).get("content")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise GenerationFailedError("The engine sent an event that is no chat-completion chunk.") from error
@@ -488,6 +528,45 @@ def _from_usage(usage: Mapping[str, Any]) -> Usage:
         image_tokens=prompt.get("image_tokens") or 0,
         cached_tokens=prompt.get("cached_tokens") or 0,
         reasoning_tokens=completion.get("reasoning_tokens") or usage.get("reasoning_tokens") or 0,
+    )
+
+
+def to_choice_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
+    """Encode log probabilities as a chat completion's choice has them."""
+    return {"content": to_logprobs(tokens), "refusal": None}
+
+
+def to_logprobs(tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    """Encode log probabilities as a list of ``{"token", "logprob", "bytes", "top_logprobs"}``."""
+    return [{**_to_logprob(token), "top_logprobs": [_to_logprob(other) for other in token.top]} for token in tokens]
+
+
+def _to_logprob(token: TokenLogprob | Alternative) -> dict[str, Any]:
+    logprob = token.logprob if math.isfinite(token.logprob) else LEAST_LOGPROB
+    return {"token": token.token, "logprob": logprob, "bytes": list(token.data)}
+
+
+def from_logprobs(entries: list[dict[str, Any]] | None) -> tuple[TokenLogprob, ...]:
+    """Read `to_logprobs`' form, or another server's, which may lack the bytes and the alternatives.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: if it is something else.
+    """
+    return tuple(
+        TokenLogprob(
+            *_from_logprob(entry),
+            top=tuple(Alternative(*_from_logprob(other)) for other in entry.get("top_logprobs") or ()),
+        )
+        for entry in entries or ()
+    )
+
+
+def _from_logprob(entry: Mapping[str, Any]) -> tuple[str, float, bytes]:
+    token, logprob, data = str(entry["token"]), entry.get("logprob"), entry.get("bytes")
+    return (
+        token,
+        LEAST_LOGPROB if logprob is None else float(logprob),
+        token.encode("utf-8", "replace") if data is None else bytes(list(data)),
     )
 
 

@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 from transformers import DynamicCache
 
 from engines.base import (
+    Alternative,
     Delta,
     EngineInfo,
     EngineOptions,
@@ -39,6 +40,7 @@ from engines.base import (
     Message,
     SamplingParams,
     TextPart,
+    TokenLogprob,
     TooManyImagesError,
     Usage,
     Variant,
@@ -46,10 +48,10 @@ from engines.base import (
 )
 from engines.batching import Emit, IsCancelled, ModelThread
 from engines.glm.loading import load_model, resolve_device, resolve_dtype
-from engines.glm.parsing import AnswerParser, ReasoningSplitter, StreamDetokenizer
+from engines.glm.parsing import AnswerParser, ReasoningSplitter, StreamDetokenizer, TokenBytes
 from engines.glm.processor import load_processor
 from engines.glm.prompts import to_conversation
-from engines.glm.sampling import make_sampler
+from engines.glm.sampling import likeliest, make_sampler
 from engines.images import decode_image, picture_size
 
 MAX_IMAGES = 16
@@ -269,6 +271,7 @@ class GlmEngine:
         tokenizer = self.processor.tokenizer
         # The decoding copy is never reconfigured, so it needs no lock.
         self._detokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._token_bytes = TokenBytes(self._detokenizer)
         size = self.processor.image_processor.size
         # The unit is pixels of two frames, since a still picture is a film of two equal frames here.
         self._image_size = {
@@ -277,7 +280,9 @@ class GlmEngine:
         }
         self._device = resolve_device(options.device)
         dtype = resolve_dtype(options.dtype, self._device)
-        self._model, attention = load_model(options.model, self._device, dtype, options.attn_implementation)
+        self._model, attention = load_model(
+            options.model, self._device, dtype, options.attn_implementation, options.quantization
+        )
         self._health = {"device": str(self._device), "dtype": str(dtype), "attn_implementation": attention}
         log.info("glm loaded from %s: %s", options.model, self._health)
         stop_ids = _as_list(self._model.config.get_text_config().eos_token_id)
@@ -304,8 +309,16 @@ class GlmEngine:
         parser = self.make_parser(request.sampling.stop)
         finish_reason: FinishReason = "length"
         num_generated = 0
+        # Log probabilities of the answer's tokens since the last delta: neither of the thinking nor of any mark.
+        logprobs: list[TokenLogprob] = []
+        latest: list[TokenLogprob] = []
+
+        def watch(logits: torch.Tensor, token_id: int) -> None:
+            if request.sampling.top_logprobs is not None:
+                latest[:] = [self._to_logprob(logits, token_id, request.sampling.top_logprobs)]
+
         try:
-            for token_id in self.decode(plan, pixels, request.sampling):
+            for token_id in self.decode(plan, pixels, request.sampling, watch):
                 if is_cancelled():
                     return
                 num_generated += 1
@@ -313,16 +326,19 @@ class GlmEngine:
                     finish_reason = "stop"
                     break
                 delta = parser.push(token_id)
+                if parser.channel == "text":
+                    logprobs += latest
                 if delta is not None:
-                    emit(delta)
+                    emit(replace(delta, logprobs=tuple(logprobs)))
+                    logprobs.clear()
                 if parser.is_stopped:
                     finish_reason = "stop"
                     break
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise GenerationFailedError("the engine ran out of memory on this request") from error
-        if (rest := parser.finish()) is not None:
-            emit(rest)
+        if (rest := parser.finish()) is not None or logprobs:
+            emit(replace(rest or Delta(), logprobs=tuple(logprobs)))
         usage = Usage(
             prompt_tokens=len(plan.input_ids),
             image_tokens=plan.num_image_tokens,
@@ -331,9 +347,28 @@ class GlmEngine:
         )
         emit(Delta(finish_reason=finish_reason, usage=usage))
 
+    def _to_logprob(self, logits: torch.Tensor, token_id: int, num_top: int) -> TokenLogprob:
+        logprob, top = likeliest(logits, token_id, num_top)
+        others = [(self._token_bytes.of(id_), value) for id_, value in top]
+        data = self._token_bytes.of(token_id)
+        return TokenLogprob(
+            data.decode("utf-8", "replace"),
+            logprob,
+            data,
+            top=tuple(Alternative(other.decode("utf-8", "replace"), value, other) for other, value in others),
+        )
+
     @torch.inference_mode()
-    def decode(self, plan: Plan, pixels: Pixels | None, sampling: SamplingParams) -> Iterator[int]:
+    def decode(
+        self,
+        plan: Plan,
+        pixels: Pixels | None,
+        sampling: SamplingParams,
+        watch: Callable[[torch.Tensor, int], None] = lambda _logits, _token_id: None,
+    ) -> Iterator[int]:
         """Prefill a prompt, then yield one id after another, stop ids included, up to ``plan.max_tokens``.
+
+        ``watch`` is called before each with the (V,) logits it was chosen from.
 
         Positions are always passed in: left alone, the model would use the ``rope_deltas`` that the request before
         this one left on it, and answer wrongly without an error.
@@ -343,6 +378,7 @@ class GlmEngine:
         logits, position = self.prefill(plan.input_ids, pixels, cache)
         for step in range(plan.max_tokens):
             token_id = sample(logits)
+            watch(logits, token_id)
             yield token_id
             if step + 1 == plan.max_tokens:
                 return

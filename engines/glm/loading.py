@@ -12,6 +12,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
+from engines.quantization import loading_options
+
+# What stays in full precision: small beside the decoder, and its errors would reach every row or every token.
+UNQUANTIZED_MODULES = ("model.visual", "lm_head")
+
 log = logging.getLogger(__name__)
 
 
@@ -56,7 +61,9 @@ def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def load_model(model: str, device: torch.device, dtype: torch.dtype, attn_implementation: str) -> tuple[Any, str]:
+def load_model(
+    model: str, device: torch.device, dtype: torch.dtype, attn_implementation: str, quantization: str = "none"
+) -> tuple[Any, str]:
     """Load the weights with the best attention that works; a broken flash-attn must not keep the engine down.
 
     Args:
@@ -64,6 +71,7 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype, attn_implem
         device: where the weights go.
         dtype: what they are converted to.
         attn_implementation: ``auto``, or one of transformers' names.
+        quantization: of the decoder's matrices: ``none``, ``int8`` or ``int4``.
 
     Returns:
         The model in evaluation mode, and the attention it uses.
@@ -71,15 +79,20 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype, attn_implem
     Raises:
         OSError: if the checkpoint is not there or not whole.
         ImportError: if not even the plainest attention can be loaded (also ValueError).
+        ValueError: if that quantization is not possible here.
     """
+    options = loading_options(quantization, device, dtype, UNQUANTIZED_MODULES)
     candidates = attention_candidates(attn_implementation, device, dtype)
     for attention, fallback in zip(candidates, [*candidates[1:], None], strict=True):
         try:
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, attn_implementation=attention)
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                model, dtype=dtype, attn_implementation=attention, **options
+            )
         except (ImportError, ValueError) as error:
             if fallback is None:
                 raise
             log.warning("attention %s is not usable (%s); trying %s", attention, error, fallback)
         else:
-            return loaded.to(device).eval(), attention
+            # Quantized weights are in place, and their library refuses to move them.
+            return (loaded if options else loaded.to(device)).eval(), attention
     raise AssertionError("the last candidate either loads or raises")

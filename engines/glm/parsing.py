@@ -54,6 +54,29 @@ class StreamDetokenizer:
         return self._tokenizer.decode(self._ids, skip_special_tokens=True)[self._num_chars :]
 
 
+class TokenBytes:
+    """The bytes of single ids of a byte-level tokenizer, which need not be whole characters.
+
+    Args:
+        tokenizer: its vocabulary writes each byte as one visible character: the printable ones of Latin-1 as they are,
+            the others, in order, as the characters from U+0100 on.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._added = {id_: token.content.encode() for id_, token in tokenizer.get_added_tokens_decoder().items()}
+        visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+        hidden = [byte for byte in range(0x100) if byte not in visible]
+        self._byte_of = {chr(byte): byte for byte in visible}
+        self._byte_of |= {chr(0x100 + place): byte for place, byte in enumerate(hidden)}
+
+    def of(self, token_id: int) -> bytes:
+        """Return an id's bytes; none for an id beyond the vocabulary, which the output layer may be padded to."""
+        if token_id in self._added:
+            return self._added[token_id]
+        return bytes(self._byte_of[character] for character in self._tokenizer.id_to_token(token_id) or "")
+
+
 class ReasoningSplitter:
     """Sends each id to the reasoning or to the answer, and swallows the marks between them.
 
@@ -134,6 +157,9 @@ class AnswerParser:
         splitter: routes ids.
         make_detokenizer: a fresh detokenizer; the answer and the reasoning get one each.
         stop: stop strings of the answer; the reasoning is not searched.
+
+    Attributes:
+        channel: where the last id belonged; None for a mark that nobody sees.
     """
 
     def __init__(
@@ -142,6 +168,7 @@ class AnswerParser:
         self._splitter = splitter
         self._detokenizers: dict[Channel, Detokenizer] = {"text": make_detokenizer(), "reasoning": make_detokenizer()}
         self._scanner = StopScanner(stop)
+        self.channel: Channel | None = None
         self._skips_newlines: dict[Channel, bool] = {"text": False, "reasoning": True}
 
     @property
@@ -156,7 +183,7 @@ class AnswerParser:
 
     def push(self, token_id: int) -> Delta | None:
         """Add one id; return what became visible, None if nothing did."""
-        channel = self._splitter.route(token_id)
+        channel = self.channel = self._splitter.route(token_id)
         if channel is None:
             if self._splitter.channel == "reasoning":
                 self._skips_newlines["text"] = True

@@ -1,6 +1,6 @@
 """From the last position's logits to the next id: greedy, or temperature and nucleus with a seed of its own.
 
-In: `SamplingParams`. Out: a function of (V,) logits.
+In: `SamplingParams`. Out: a function of (V,) logits; and what the logits say of the id it chose.
 """
 
 from __future__ import annotations
@@ -12,6 +12,22 @@ import torch
 from engines.base import SamplingParams
 
 GREEDY_BELOW_TEMPERATURE = 1e-3
+
+
+def likeliest(logits: torch.Tensor, token_id: int, num_top: int) -> tuple[float, list[tuple[int, float]]]:
+    """Say how likely an id was, and which were the likeliest, by the model itself: before temperature and top_p.
+
+    Args:
+        logits: (V,).
+        token_id: the id that was chosen.
+        num_top: how many of the likeliest; 0 for none.
+
+    Returns:
+        The id's log probability, and ``num_top`` pairs of id and log probability, likeliest first.
+    """
+    logprobs = logits.float().log_softmax(-1)
+    values, ids = logprobs.topk(min(num_top, len(logprobs)))
+    return float(logprobs[token_id]), list(zip(ids.tolist(), values.tolist(), strict=True))
 
 
 def make_sampler(sampling: SamplingParams, device: torch.device) -> Callable[[torch.Tensor], int]:

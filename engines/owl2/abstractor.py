@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
+from engines.owl2.attention import attend
 from engines.owl2.config import MPLUGOwl2AbstractorConfig
 
 # The three block norms keep torch's default in the reference; only ffn_ln follows layer_norm_eps.
@@ -82,26 +83,28 @@ class AbstractorAttention(nn.Module):
     def __init__(self, config: MPLUGOwl2AbstractorConfig) -> None:
         super().__init__()
         width = config.hidden_size
+        self.config = config
         self.num_heads = config.num_attention_heads
-        self.dropout = config.attention_probs_dropout_prob
+        self.is_causal = False  # read by the attention functions
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
 
     def forward(self, queries: Tensor, sources: Tensor, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         """Read from ``sources``; (N, Q, A) and (N, Q + P + 1, A) to (N, Q, A)."""
-        n, q, width = queries.shape
+        n, _, width = queries.shape
 
         def heads(rows: Tensor) -> Tensor:
             return rows.view(n, -1, self.num_heads, width // self.num_heads).transpose(1, 2)
 
-        mixed = F.scaled_dot_product_attention(
+        return attend(
+            self,
+            self.config,
             heads(self.query(queries + q_pos)),
             heads(self.key(sources + torch.cat([q_pos, k_pos]))),
             heads(self.value(sources)),
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout=self.config.attention_probs_dropout_prob,
         )
-        return mixed.transpose(1, 2).reshape(n, q, width)
 
 
 class AbstractorMLP(nn.Module):

@@ -1,83 +1,85 @@
-"""From logits to text: choosing the next token, and noticing where the answer ends.
+"""One answer as it grows: from chosen tokens to deltas.
 
-In: one row of logits per step. Out: token ids; and text that is safe to show, because it can no longer turn out to be
-the beginning of a stop string.
+In: a `Pick` per step. Out: text that is safe to show, because no later token can change it or turn it into a stop
+string; log probabilities; and why the answer ended.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Set as AbstractSet
 
-from engines.base import SamplingParams
-
-# Below this the division by the temperature overflows, and the outcome is greedy anyway.
-_GREEDY_TEMPERATURE = 1e-3
+from engines.base import Alternative, Delta, FinishReason, SamplingParams, TokenLogprob, Usage
+from engines.owl2.tokenizer import IncrementalDecoder, Owl2Tokenizer
+from engines.sampling import Pick, StopStrings
 
 
-class Sampler:
-    """Chooses tokens for one request; two samplers with the same seed choose alike, whatever runs between.
+class Answer:
+    """What one request has been answered so far.
 
     Args:
-        params: temperature 0, or as good as 0, is greedy; else top-p sampling.
-        device: where the logits are.
+        tokenizer: of the checkpoint.
+        sampling: the request's knobs; stop strings and log probabilities are of interest here.
+        eos_token_ids: tokens that end an answer and are no part of it.
+        max_tokens: bound of the answer.
     """
 
-    def __init__(self, params: SamplingParams, device: torch.device) -> None:
-        self._temperature = params.temperature
-        self._top_p = params.top_p
-        self._generator = torch.Generator(device)
-        if params.seed is None:
-            self._generator.seed()
+    def __init__(
+        self, tokenizer: Owl2Tokenizer, sampling: SamplingParams, eos_token_ids: AbstractSet[int], max_tokens: int
+    ) -> None:
+        self.num_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
+        self._max_tokens = max_tokens
+        self._decoder = IncrementalDecoder(tokenizer)
+        self._stops = StopStrings(sampling.stop)
+        # A token's log probability goes out with its first character, and never if a stop string swallows it whole.
+        self._logprobs: list[tuple[int, TokenLogprob]] = []
+        self._num_decoded = 0
+        self._num_shown = 0
+
+    def push(self, pick: Pick) -> Delta | None:
+        """Take the next token; return what became certain, None if nothing did. May set ``finish_reason``."""
+        self.num_tokens += 1
+        if pick.token_id in self._eos_token_ids:
+            self.finish_reason = "stop"
+            return None
+        if pick.logprob is not None:
+            self._logprobs.append((self._num_decoded, self._to_logprob(pick)))
+        text = self._show(self._decoder.push(pick.token_id))
+        if self._stops.is_stopped:
+            self.finish_reason = "stop"
+        elif self.num_tokens >= self._max_tokens:
+            self.finish_reason = "length"
+        return Delta(text=text, logprobs=self._shown_logprobs()) if text else None
+
+    def finish(self, usage: Usage) -> Delta:
+        """Return the last delta, with everything that was held back."""
+        text = self._show(self._decoder.finish())
+        text += self._stops.finish()
+        if self._stops.is_stopped:
+            self.finish_reason = "stop"
+            logprobs = self._shown_logprobs()
         else:
-            self._generator.manual_seed(params.seed % 2**63)  # callers may send any integer, negative ones too
+            logprobs = tuple(logprob for _, logprob in self._logprobs)
+        return Delta(text=text, finish_reason=self.finish_reason, usage=usage, logprobs=logprobs)
 
-    def __call__(self, logits: Tensor) -> int:
-        """Choose a token.
+    def _show(self, decoded: str) -> str:
+        self._num_decoded += len(decoded)
+        text = self._stops.push(decoded)
+        self._num_shown += len(text)
+        return text
 
-        Args:
-            logits: (V,).
-        """
-        if self._temperature <= _GREEDY_TEMPERATURE:
-            return int(logits.argmax())
-        probabilities, order = (logits.float() / self._temperature).softmax(dim=-1).sort(descending=True)
-        # Kept is the smallest set that reaches top_p: every token that starts below it, so at least the first.
-        starts = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities.masked_fill(starts >= self._top_p, 0.0)
-        return int(order[torch.multinomial(probabilities, 1, generator=self._generator)])
-
-
-class StopStrings:
-    """Cuts streamed text before the first stop string, however it is spread over the pieces.
-
-    Args:
-        stops: the strings; empty ones are ignored.
-    """
-
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = tuple(stop for stop in stops if stop)
-        self._held = ""
-        self.is_stopped = False
-
-    def push(self, text: str) -> str:
-        """Take the next piece; return what may be shown. After a stop string was seen that is nothing."""
-        if self.is_stopped:
-            return ""
-        text = self._held + text
-        found = [index for stop in self._stops if (index := text.find(stop)) >= 0]
-        if found:
-            self.is_stopped, self._held = True, ""
-            return text[: min(found)]
-        num_held = max((self._overlap(text, stop) for stop in self._stops), default=0)
-        shown, self._held = text[: len(text) - num_held], text[len(text) - num_held :]
+    def _shown_logprobs(self) -> tuple[TokenLogprob, ...]:
+        shown = tuple(logprob for start, logprob in self._logprobs if start < self._num_shown)
+        del self._logprobs[: len(shown)]  # starts never fall
         return shown
 
-    def finish(self) -> str:
-        """Return what was held back, now that nothing follows."""
-        held, self._held = self._held, ""
-        return held
+    def _to_logprob(self, pick: Pick) -> TokenLogprob:
+        def named(token_id: int) -> tuple[str, bytes]:
+            return self._tokenizer.token_text(token_id), self._tokenizer.token_bytes(token_id)
 
-    @staticmethod
-    def _overlap(text: str, stop: str) -> int:
-        """Length of the longest end of ``text`` that begins ``stop``."""
-        return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
+        top = tuple(Alternative(text, logprob, data) for id_, logprob in pick.top for text, data in [named(id_)])
+        text, data = named(pick.token_id)
+        assert pick.logprob is not None
+        return TokenLogprob(text, pick.logprob, data, top)

@@ -1,7 +1,7 @@
 """The engine: one checkpoint in memory, requests in, streamed answers out.
 
 In: a `GenerationRequest`. Out: deltas. Pictures are decoded and prompts tokenised in a pool of threads beside the one
-thread that owns the model.
+thread that owns the model; there, `runner.py` answers several requests at a time.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import AsyncGenerator, Iterator
+import os
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import torch
 from PIL import Image
-from torch import Tensor
-from transformers import DynamicCache
 from transformers.utils import is_flash_attn_2_available
 
 from engines.base import (
@@ -27,7 +26,6 @@ from engines.base import (
     EngineInfo,
     EngineOptions,
     EngineUnavailableError,
-    FinishReason,
     GenerationRequest,
     ImagePart,
     InvalidRequestError,
@@ -35,19 +33,18 @@ from engines.base import (
     SamplingParams,
     TextPart,
     TooManyImagesError,
-    Usage,
     fit_max_tokens,
     generate,
 )
-from engines.batching import Emit, IsCancelled, ModelThread
+from engines.batching import BatchLimits, ContinuousBatch, Scheduler
 from engines.images import decode_image
 from engines.owl2.config import IMAGE_TOKEN_ID, MPLUGOwl2Config
-from engines.owl2.decoding import Sampler, StopStrings
 from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.processor import MPLUGOwl2Processor
 from engines.owl2.prompts import render
-from engines.owl2.tokenizer import IncrementalDecoder
+from engines.owl2.runner import Owl2Runner, PreparedRequest, Row, kv_shape
 from engines.owl2.weights import CheckpointError, load_model, read_variant, resolve_folder
+from engines.prefix_cache import CacheScope, PrefixCache
 
 DEFAULT_MAX_TOKENS = 512
 # The model saw one picture per conversation in instruction tuning; more than a few are accepted by no published use.
@@ -58,28 +55,17 @@ _NUM_PREPARE_THREADS = 4
 # Squaring a picture makes an array of its longer side squared, 300 MB at this bound; longer ones are scaled down first.
 _MAX_SIDE_PX = 10_000
 
+# Rows of the running batch, and tokens of a prompt between two of its steps: enough to keep the hardware busy, few
+# enough that running streams need not wait. A GPU's decode step costs the same for many rows, a CPU's soon does not.
+_MAX_ROWS = {"cpu": 8, "cuda": 32}
+_PREFILL_TOKENS = {"cpu": 128, "cuda": 512}
+# Shares of the memory: on CUDA of what the weights leave free, on the CPU of all there is, which others use too.
+_BATCH_SHARE = {"cpu": 1 / 4, "cuda": 1 / 2}
+_CACHE_SHARE = {"cpu": 1 / 16, "cuda": 1 / 8}
+# Part of every cache key: to be raised with any change to prompts.py, tokenizer.py or processor.py that changes inputs.
+_PREPROCESS_VERSION = "1"
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedRequest:
-    """A request ready for the model.
-
-    Attributes:
-        input_ids: (1, S), -200 for a picture.
-        pixel_values: (N, 3, S, S) float32, or None.
-        prompt_tokens: length of the prompt after pictures were put in.
-        image_tokens: how many of them belong to pictures.
-        max_tokens: bound of the answer; fits the context.
-        sampling: the request's knobs.
-    """
-
-    input_ids: Tensor
-    pixel_values: Tensor | None
-    prompt_tokens: int
-    image_tokens: int
-    max_tokens: int
-    sampling: SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,41 +77,20 @@ class LoadedCheckpoint:
         processor: any thread may.
         eos_token_ids: tokens that end an answer.
         info: what callers may know.
+        scope: what cached values depend on, but for the caller.
     """
 
     model: MPLUGOwl2ForConditionalGeneration
     processor: MPLUGOwl2Processor
     eos_token_ids: frozenset[int]
     info: EngineInfo
+    scope: CacheScope
 
 
 def max_images_for(config: MPLUGOwl2Config) -> int:
     """Most pictures one request may hold, by the context they take: 4 for the published checkpoint."""
     fitting = config.max_position_embeddings // _IMAGE_CONTEXT_SHARE // config.num_image_rows
     return max(1, min(MAX_IMAGES, fitting))
-
-
-@torch.inference_mode()
-def decode_tokens(
-    model: MPLUGOwl2ForConditionalGeneration, input_ids: Tensor, pixel_values: Tensor | None, sampler: Sampler
-) -> Iterator[int]:
-    """Generate token after token, without end; one forward per token.
-
-    Args:
-        model: on whose device the inputs are.
-        input_ids: (1, S), -200 for a picture.
-        pixel_values: (N, 3, S, S) or None.
-        sampler: chooses each token.
-    """
-    cache = DynamicCache(config=model.config)
-    outputs = model(
-        input_ids=input_ids, pixel_values=pixel_values, past_key_values=cache, use_cache=True, logits_to_keep=1
-    )
-    while True:
-        token_id = sampler(outputs.logits[0, -1])
-        yield token_id
-        step = torch.tensor([[token_id]], device=input_ids.device)
-        outputs = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 
 class Owl2Engine:
@@ -138,7 +103,8 @@ class Owl2Engine:
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._loaded: LoadedCheckpoint | None = None
-        self._thread: ModelThread | None = None
+        self._runner: Owl2Runner | None = None
+        self._scheduler: Scheduler[PreparedRequest, Row] | None = None
         self._pool = ThreadPoolExecutor(_NUM_PREPARE_THREADS, thread_name_prefix="owl2-prepare")
 
     async def info(self) -> EngineInfo:
@@ -156,13 +122,14 @@ class Owl2Engine:
             CheckpointError: if the folder is incomplete, or does not fit the model or together.
             ValueError: if its config or an option asks for something that is not supported.
         """
-        self._thread = ModelThread("owl2-model", self._options.max_queue)
-        self._loaded = await self._thread.call(self._load)
+        self._scheduler = Scheduler("owl2-model", self._options.max_queue)
+        await self._scheduler.start(self._make_batch)
         for request in _warm_up_requests():
             await generate(self, request)
+        await self._scheduler.call(self._forget_warm_up)
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
-        """Generate an answer; closing the generator stops the model within one decode step.
+        """Generate an answer; closing the generator frees its row before the next decode step.
 
         Raises:
             EngineUnavailableError: before `start` or after `aclose`.
@@ -171,27 +138,49 @@ class Owl2Engine:
             GenerationFailedError: if the model raised.
         """
         loaded = self._get_loaded()
-        assert self._thread is not None  # set before anything was loaded
-        prepared = await asyncio.get_running_loop().run_in_executor(self._pool, prepare, loaded, request)
+        assert self._scheduler is not None  # set before anything was loaded
 
-        def work(emit: Emit, is_cancelled: IsCancelled) -> None:
-            run(loaded, prepared, emit, is_cancelled)
+        async def prepare_in_pool() -> PreparedRequest:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, prepare, loaded, request)
 
-        async with aclosing(self._thread.stream(work)) as deltas:
+        async with aclosing(self._scheduler.stream(prepare_in_pool, request.caller)) as deltas:
             async for delta in deltas:
                 yield delta
 
     async def aclose(self) -> None:
-        """Stop the running generation, refuse the waiting ones and let go of the weights."""
-        if self._thread is not None:
-            await self._thread.aclose()
-        self._loaded = None
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Stop the running generations, refuse the waiting ones and let go of the weights."""
+        if self._scheduler is not None:
+            await self._scheduler.aclose()
+        self._loaded = self._runner = self._scheduler = None
+        self._pool.shutdown(wait=False)
 
     def _get_loaded(self) -> LoadedCheckpoint:
         if self._loaded is None:
             raise EngineUnavailableError("the owl2 engine is not started, still loading, or closed")
         return self._loaded
+
+    def _make_batch(self) -> ContinuousBatch[PreparedRequest, Row]:
+        loaded = self._load()
+        device, shape = loaded.model.device, kv_shape(loaded.model)
+        max_rows = self._options.max_batch or _MAX_ROWS.get(device.type, 8)
+        memory = _memory_bytes(device)
+        cache_bytes = self._options.cache_bytes
+        if cache_bytes is None:
+            cache_bytes = int(memory * _CACHE_SHARE.get(device.type, 0))
+        limits = BatchLimits(
+            max_rows=max_rows,
+            max_tokens=int(memory * _BATCH_SHARE.get(device.type, 1 / 4)) // shape.bytes_per_token,
+            prefill_tokens=_PREFILL_TOKENS.get(device.type, 128),
+        )
+        log.info("%s; prefix cache of %d MB", limits, cache_bytes // 2**20)
+        tokenizer, cache = loaded.processor.tokenizer, PrefixCache(cache_bytes)
+        self._runner = Owl2Runner(loaded.model, tokenizer, loaded.eos_token_ids, cache, max_rows)
+        self._loaded = loaded
+        return ContinuousBatch(self._runner, limits)
+
+    def _forget_warm_up(self) -> None:
+        assert self._runner is not None
+        self._runner.cache.clear()
 
     def _load(self) -> LoadedCheckpoint:
         device = _choose_device(self._options.device)
@@ -201,6 +190,7 @@ class Owl2Engine:
             dtype=_choose_dtype(self._options.dtype, device),
             device=device,
             attn_implementation=_choose_attention(self._options.attn_implementation, device),
+            quantization=self._options.quantization,
         )
         processor = MPLUGOwl2Processor.from_pretrained(folder)
         _check_fit(model.config, processor)
@@ -214,7 +204,9 @@ class Owl2Engine:
             max_images=max_images_for(model.config),
         )
         log.info("loaded %s (%s) on %s as %s", info.model_id, folder, model.device, model.dtype)
-        return LoadedCheckpoint(model, processor, frozenset(eos_token_ids), info)
+        dtype = f"{model.dtype}/{self._options.quantization}/{model.config._attn_implementation}"
+        scope = CacheScope("", str(folder), dtype=dtype, preprocess=_PREPROCESS_VERSION)
+        return LoadedCheckpoint(model, processor, frozenset(eos_token_ids), info, scope)
 
 
 def load(options: EngineOptions) -> Engine:
@@ -240,64 +232,21 @@ def prepare(loaded: LoadedCheckpoint, request: GenerationRequest) -> PreparedReq
         raise InvalidRequestError("the last message must be the user's", param="messages")
     prompt = render(request.messages)
     ids = loaded.processor.tokenizer.encode_prompt(prompt)
-    image_tokens = ids.count(IMAGE_TOKEN_ID) * loaded.model.config.num_image_rows
-    prompt_tokens = len(ids) - len(prompt.images) + image_tokens
-    max_tokens = fit_max_tokens(
-        prompt_tokens, request.sampling.max_tokens, DEFAULT_MAX_TOKENS, loaded.info.context_tokens
-    )
+    num_image_rows = loaded.model.config.num_image_rows
+    num_tokens = len(ids) + ids.count(IMAGE_TOKEN_ID) * (num_image_rows - 1)
+    max_tokens = fit_max_tokens(num_tokens, request.sampling.max_tokens, DEFAULT_MAX_TOKENS, loaded.info.context_tokens)
     images = [decode_image(image, max_side_px=_MAX_SIDE_PX) for image in prompt.images]
-    return PreparedRequest(
-        input_ids=torch.tensor([ids]),
-        pixel_values=loaded.processor.pixel_values(images) if images else None,
-        prompt_tokens=prompt_tokens,
-        image_tokens=image_tokens,
-        max_tokens=max_tokens,
-        sampling=request.sampling,
-    )
+    pixel_values = loaded.processor.pixel_values(images) if images else None
+    scope = replace(loaded.scope, caller=request.caller)
+    return PreparedRequest.make(ids, pixel_values, num_image_rows, max_tokens, request.sampling, scope)
 
 
-def run(loaded: LoadedCheckpoint, prepared: PreparedRequest, emit: Emit, is_cancelled: IsCancelled) -> None:
-    """Generate one answer on the model thread.
-
-    Raises:
-        EngineUnavailableError: if it was cancelled, also between two tokens.
-    """
-    model = loaded.model
-    pixel_values = prepared.pixel_values
-    if pixel_values is not None:
-        pixel_values = pixel_values.to(model.device, model.dtype)
-    sampler = Sampler(prepared.sampling, model.device)
-    decoder = IncrementalDecoder(loaded.processor.tokenizer)
-    stops = StopStrings(prepared.sampling.stop)
-    finish_reason: FinishReason = "length"
-    completion_tokens = 0
-
-    tokens = decode_tokens(model, prepared.input_ids.to(model.device), pixel_values, sampler)
-    while completion_tokens < prepared.max_tokens:
-        if is_cancelled():
-            raise EngineUnavailableError("the generation was cancelled")
-        token_id = next(tokens)
-        completion_tokens += 1
-        if token_id in loaded.eos_token_ids:
-            finish_reason = "stop"
-            break
-        text = stops.push(decoder.push(token_id))
-        if stops.is_stopped:
-            finish_reason = "stop"
-            if text:
-                emit(Delta(text=text))
-            break
-        if text:
-            emit(Delta(text=text))
-    rest = stops.push(decoder.finish()) + stops.finish()
-    if stops.is_stopped:
-        finish_reason = "stop"
-    usage = Usage(
-        prompt_tokens=prepared.prompt_tokens,
-        completion_tokens=completion_tokens,
-        image_tokens=prepared.image_tokens,
-    )
-    emit(Delta(text=rest, finish_reason=finish_reason, usage=usage))
+def _memory_bytes(device: torch.device) -> int:
+    """Memory that the batch and the caches may have a share of, with the weights loaded."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_fit(config: MPLUGOwl2Config, processor: MPLUGOwl2Processor) -> None:

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from engines.owl2.attention import attend
 from engines.owl2.config import MPLUGOwl2Config
 
 TEXT, IMAGE = 0, 1
 """Values of a modality indicator, and indices into ``multiway``."""
+
+
+class KeyValueStore(Protocol):
+    """What attention needs of a cache: transformers' `Cache`, or the engine's own."""
+
+    def update(self, key: Tensor, value: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
+        """Add new keys and values, (B, heads, S, head_dim); return all of that layer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +99,8 @@ class MPLUGOwl2RMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        exact = hidden_states.float()
-        exact = exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * exact.to(hidden_states.dtype)
+        # Without its weight, torch's norm is bit for bit the reference's, and one kernel on CUDA instead of six.
+        return self.weight * nn.functional.rms_norm(hidden_states, self.weight.shape, eps=self.eps)
 
 
 def rotary_tables(config: MPLUGOwl2Config, position_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,35 +143,6 @@ def apply_rotary(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (states * cos[:, None] + rotated * sin[:, None]).to(states.dtype)
 
 
-def eager_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    **_: object,
-) -> tuple[Tensor, Tensor]:
-    """Attention written out, softmax in float32; for ``attn_implementation="eager"``.
-
-    Args:
-        module: unused; the interface of transformers' attention functions.
-        query: (B, heads, S, head_dim).
-        key: (B, heads, K, head_dim).
-        value: like key.
-        attention_mask: (B or 1, 1, S, K), added to the scores.
-        scaling: factor of the scores.
-
-    Returns:
-        (B, S, heads, head_dim) and the weights (B, heads, S, K).
-    """
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask[..., : key.shape[-2]]
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    return (weights @ value).transpose(1, 2), weights
-
-
 class DecoderAttention(nn.Module):
     """Causal self-attention over text and image rows alike; keys and values come from each row's own projection."""
 
@@ -173,7 +151,6 @@ class DecoderAttention(nn.Module):
         self.config = config
         self.layer_idx = layer_idx
         self.head_dim = config.head_dim
-        self.scaling = self.head_dim**-0.5
         self.is_causal = True  # read by the attention functions
         self.num_key_value_groups = 1  # likewise
 
@@ -191,7 +168,7 @@ class DecoderAttention(nn.Module):
         routing: ModalityRouting | None,
         attention_mask: Tensor | None,
         rotary: tuple[Tensor, Tensor],
-        past_key_values: Cache | None,
+        past_key_values: KeyValueStore | None,
     ) -> Tensor:
         """(B, S, H) to (B, S, H)."""
 
@@ -203,9 +180,7 @@ class DecoderAttention(nn.Module):
         value = heads(self.v_proj(hidden_states, routing))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        mixed, _ = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling)
-        return self.o_proj(mixed.flatten(2))
+        return self.o_proj(attend(self, self.config, query, key, value, attention_mask))
 
 
 class DecoderMLP(nn.Module):
@@ -243,7 +218,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         routing: ModalityRouting | None,
         attention_mask: Tensor | None,
         rotary: tuple[Tensor, Tensor],
-        past_key_values: Cache | None = None,
+        past_key_values: KeyValueStore | None = None,
     ) -> Tensor:
         """Run the layer.
 

@@ -15,16 +15,16 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 from transformers import PreTrainedModel, initialization
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProcessorList
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import ModelOutput
 
 from engines.owl2.abstractor import VisualAbstractor
 from engines.owl2.config import IGNORE_LABEL, IMAGE_TOKEN_ID, MPLUGOwl2Config
-from engines.owl2.language import DecoderLayer, ModalityRouting, MPLUGOwl2RMSNorm, rotary_tables
+from engines.owl2.language import DecoderLayer, KeyValueStore, ModalityRouting, MPLUGOwl2RMSNorm, rotary_tables
 from engines.owl2.vision import VisionEmbeddings, VisionModel
-from engines.owl2.weights import IGNORED_TENSORS, check_loading_info
+from engines.owl2.weights import IGNORED_TENSORS, check_loading_info, check_source
 
 PaddingSide = Literal["left", "right"]
 
@@ -98,6 +98,40 @@ def plan_insertion(
     return Insertion(token_ids, is_image.long(), attention_mask, labels, is_added_padding)
 
 
+def align_right(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move padding that follows a row's tokens before them, so that generation can go on from the last column.
+
+    Args:
+        input_ids: (B, S).
+        attention_mask: (B, past + S), 0 on padding; what concerns the past stays as it is.
+
+    Returns:
+        Both, in the same shapes.
+    """
+    length = input_ids.shape[1]
+    past, present = attention_mask.tensor_split([attention_mask.shape[1] - length], dim=1)
+    num_trailing = (present.flip(1).cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
+    source = (torch.arange(length, device=input_ids.device) - num_trailing) % length
+    return input_ids.gather(1, source), torch.cat([past, present.gather(1, source)], dim=1)
+
+
+class MarkerFreeLogitsProcessor(LogitsProcessor):
+    """Show other processors a prompt without image markers: many of them use its ids as indices.
+
+    Args:
+        processors: what ``generate`` would call.
+        stand_in: the id they see instead of -200.
+    """
+
+    def __init__(self, processors: LogitsProcessorList, stand_in: int) -> None:
+        self.processors = processors
+        self.stand_in = stand_in
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Process scores (B, V) for the ids so far (B, S)."""
+        return self.processors(input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, self.stand_in), scores)
+
+
 @dataclass
 class MPLUGOwl2Output(ModelOutput):
     """What a forward returns; L is the length after images were put in.
@@ -149,6 +183,8 @@ class MPLUGOwl2PreTrainedModel(PreTrainedModel):
         Raises:
             CheckpointError: naming the tensors that are missing, of a wrong shape or not part of the model.
         """
+        if cls is not MPLUGOwl2Model:  # whose names lack the prefix that the files' have
+            check_source(pretrained_model_name_or_path, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that they are reported by name below
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
@@ -161,6 +197,9 @@ class MPLUGOwl2Model(MPLUGOwl2PreTrainedModel):
 
     def __init__(self, config: MPLUGOwl2Config) -> None:
         super().__init__(config)
+        for part in (config.vision, config.abstractor):
+            # A config made by hand names no attention; transformers then chooses one for the outermost part only.
+            part._attn_implementation = part._attn_implementation or config._attn_implementation
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.vision_model = VisionModel(config.vision)
         self.visual_abstractor = VisualAbstractor(config.abstractor, config.hidden_size)
@@ -251,20 +290,43 @@ class MPLUGOwl2Model(MPLUGOwl2PreTrainedModel):
             position_ids = self._count_positions(inputs_embeds, attention_mask, past_key_values)
         rotary = rotary_tables(self.config, position_ids)
         routing = None if modality_indicators is None else ModalityRouting.from_indicators(modality_indicators)
-
-        hidden_states = inputs_embeds
-        layer_inputs = []
-        for layer in self.layers:
-            if output_hidden_states:
-                layer_inputs.append(hidden_states)
-            # The cache goes by keyword: under gradient checkpointing the layer leaves it out, by name.
-            hidden_states = layer(hidden_states, routing, causal_mask, rotary, past_key_values=past_key_values)
-        hidden_states = self.norm(hidden_states)
+        layer_inputs: list[Tensor] | None = [] if output_hidden_states else None
+        hidden_states = self.run_layers(inputs_embeds, routing, causal_mask, rotary, past_key_values, layer_inputs)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden_states,
             past_key_values=past_key_values if use_cache else None,
-            hidden_states=(*layer_inputs, hidden_states) if output_hidden_states else None,
+            hidden_states=None if layer_inputs is None else (*layer_inputs, hidden_states),
         )
+
+    def run_layers(
+        self,
+        hidden_states: Tensor,
+        routing: ModalityRouting | None,
+        attention_mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        cache: KeyValueStore | None,
+        layer_inputs: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Run the decoder's layers and the final norm, with everything prepared that they share.
+
+        Args:
+            hidden_states: (B, S, H).
+            routing: which rows are image rows; None: all are text.
+            attention_mask: (B or 1, 1, S, past + S), added to the scores; None: nothing is hidden but, where S > 1 and
+                there is no past, what comes later.
+            rotary: from `rotary_tables`.
+            cache: takes each layer's keys and values and gives back all of them.
+            layer_inputs: filled with the input of every layer.
+
+        Returns:
+            (B, S, H).
+        """
+        for layer in self.layers:
+            if layer_inputs is not None:
+                layer_inputs.append(hidden_states)
+            # The cache goes by keyword: under gradient checkpointing the layer leaves it out, by name.
+            hidden_states = layer(hidden_states, routing, attention_mask, rotary, past_key_values=cache)
+        return self.norm(hidden_states)
 
     @staticmethod
     def _count_positions(inputs_embeds: Tensor, attention_mask: Tensor | None, past: Cache | None) -> Tensor:
@@ -384,11 +446,24 @@ class MPLUGOwl2ForConditionalGeneration(MPLUGOwl2PreTrainedModel, GenerationMixi
         """Choose the inputs of one generation step; images go in with the prompt only.
 
         ``generate`` counts positions before images are put in, so they are dropped and counted again by `forward`.
+        It also reads the last column, so prompts that were padded on the right are moved there.
         """
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
         inputs.pop("position_ids", None)
         inputs["padding_side"] = "left"
+        ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+        if ids is not None and ids.shape[1] > 1 and mask is not None and mask.dim() == 2:
+            inputs["input_ids"], inputs["attention_mask"] = align_right(ids, mask)
         return inputs
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        # Every prompt holds a BOS, and no answer should: seen once more, it changes nothing.
+        stand_in = self.config.bos_token_id or 0
+        prompt = kwargs.get("encoder_input_ids")
+        if prompt is not None and not prompt.is_floating_point():
+            kwargs["encoder_input_ids"] = prompt.masked_fill(prompt == IMAGE_TOKEN_ID, stand_in)
+        processors = super()._get_logits_processor(*args, **kwargs)
+        return LogitsProcessorList([MarkerFreeLogitsProcessor(processors, stand_in)] if processors else [])
 
     def _update_model_kwargs_for_generation(
         self, outputs: ModelOutput, model_kwargs: dict[str, Any], **kwargs: Any

@@ -7,7 +7,7 @@ tensor library's bicubic gives other values (0.2 in normalised units).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -118,7 +118,9 @@ class ImageProcessor:
 def serving_aspect_ratio(config: MPLUGOwl2Config) -> AspectRatio:
     """Decide how pictures are squared when nobody asks: as the checkpoint says, else padded.
 
-    The reference's own answer to a config without the key is to cut off the sides, and what they show with them.
+    Padding is what the model was trained with, and it alone keeps both the whole picture and its proportions. The
+    reference's own answer to a config without the key is to cut off the sides, and what they show with them; its
+    evaluation scripts distort the picture, as ``aspect_ratio="resize"`` does here.
     """
     if config.image_aspect_ratio is None:
         return "pad"
@@ -151,19 +153,45 @@ class MPLUGOwl2Processor:
         return cls(Owl2Tokenizer.from_folder(folder), ImageProcessor.from_folder(folder), serving_aspect_ratio(config))
 
     def __call__(
-        self, text: str, images: Sequence[Image.Image] = (), *, aspect_ratio: AspectRatio | None = None
+        self,
+        text: str | Sequence[str],
+        images: Sequence[Image.Image] = (),
+        *,
+        aspect_ratio: AspectRatio | None = None,
+        padding_side: Literal["left", "right"] = "left",
     ) -> dict[str, torch.Tensor]:
-        """Prepare one prompt written by hand, with ``<|image|>`` where a picture belongs.
+        """Prepare prompts written by hand, with ``<|image|>`` where a picture belongs.
+
+        Args:
+            text: one prompt, or a batch of B.
+            images: the pictures of all prompts, in the order of their markers.
+            aspect_ratio: how they are squared; by default as the processor was told.
+            padding_side: where shorter prompts of a batch are padded.
 
         Returns:
-            ``input_ids`` and ``attention_mask`` (1, S), -200 for a picture, and ``pixel_values`` (N, 3, S, S) if there
+            ``input_ids`` and ``attention_mask`` (B, S), -200 for a picture, and ``pixel_values`` (N, 3, S, S) if there
             are pictures.
         """
-        input_ids = torch.tensor([self.tokenizer.encode_with_images(text)])
-        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        rows = [self.tokenizer.encode_with_images(prompt) for prompt in ([text] if isinstance(text, str) else text)]
+        longest = max(map(len, rows))
+        input_ids = torch.full((len(rows), longest), self.tokenizer.unk_token_id)  # the checkpoints' padding token
+        attention_mask = torch.zeros_like(input_ids)
+        for index, row in enumerate(rows):
+            columns = slice(longest - len(row), None) if padding_side == "left" else slice(len(row))
+            input_ids[index, columns] = torch.tensor(row, dtype=torch.long)
+            attention_mask[index, columns] = 1
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if images:
             inputs["pixel_values"] = self.pixel_values(images, aspect_ratio=aspect_ratio)
         return inputs
+
+    def batch_decode(self, sequences: Iterable[Iterable[int]], *, skip_special_tokens: bool = True) -> list[str]:
+        """Turn each row of ids into text; prompts may be part of them, their pictures have no text."""
+        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in sequences]
+
+    def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """Turn ids into text; see `Owl2Tokenizer.decode`."""
+        return self.tokenizer.decode(map(int, token_ids), skip_special_tokens=skip_special_tokens)
 
     def pixel_values(self, images: Sequence[Image.Image], *, aspect_ratio: AspectRatio | None = None) -> torch.Tensor:
         """Prepare pictures; (N, 3, S, S), float32."""

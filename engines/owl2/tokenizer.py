@@ -132,10 +132,32 @@ class Owl2Tokenizer:
             return bytes([int(piece[1:-1], 16)])  # "<0x0A>"
         return piece.replace(SPACE, " ").encode()
 
-    def decode(self, token_ids: Iterable[int]) -> str:
-        """Turn tokens into text: special tokens left out, the first prefix space dropped, broken UTF-8 replaced."""
-        decoder = IncrementalDecoder(self)
-        return "".join([*(decoder.push(token_id) for token_id in token_ids), decoder.finish()])
+    def token_text(self, token_id: int) -> str:
+        """Name a token: its text, broken UTF-8 replaced, or ``</s>`` and the like; nothing outside the vocabulary."""
+        if token_id in self._special.values():
+            return str(self._pieces.id_to_piece(token_id))
+        return self.token_bytes(token_id).decode(errors="replace")
+
+    def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """Turn tokens into text: the first prefix space dropped, broken UTF-8 replaced.
+
+        Args:
+            token_ids: ids that are no tokens, such as those of pictures, have no text.
+            skip_special_tokens: leave ``<s>``, ``</s>`` and ``<unk>`` out. Otherwise they are shown, and as in the
+                reference each text loses its prefix space, but gets one if a special token ends it.
+        """
+        if skip_special_tokens:
+            decoder = IncrementalDecoder(self)
+            return "".join([*(decoder.push(token_id) for token_id in token_ids), decoder.finish()])
+        shown = {token_id: token for token, token_id in self._special.items()}
+        text, run = "", list[int]()
+        for token_id in token_ids:
+            if token_id in shown:
+                text += (f" {self.decode(run)}" if run else "") + shown[token_id]
+                run = []
+            else:
+                run.append(token_id)
+        return text + self.decode(run)
 
 
 class IncrementalDecoder:

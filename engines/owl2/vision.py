@@ -7,11 +7,11 @@ vision tower, except that nothing is dropped: the last layer is used, CLS stays,
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from engines.owl2.attention import attend
 from engines.owl2.config import MPLUGOwl2VisionConfig
 
 
@@ -48,8 +48,9 @@ class VisionAttention(nn.Module):
 
     def __init__(self, config: MPLUGOwl2VisionConfig) -> None:
         super().__init__()
+        self.config = config
         self.num_heads = config.num_attention_heads
-        self.dropout = config.attention_dropout
+        self.is_causal = False  # read by the attention functions
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -59,8 +60,7 @@ class VisionAttention(nn.Module):
         # The fused output is laid out head by head, [head][query, key, value][head_dim], not [query | key | value].
         fused = self.query_key_value(hidden_states).view(n, t, self.num_heads, 3, d // self.num_heads)
         query, key, value = fused.permute(3, 0, 2, 1, 4)  # each (N, heads, T, head_dim)
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
-        return self.dense(mixed.transpose(1, 2).reshape(n, t, d))
+        return self.dense(attend(self, self.config, query, key, value, dropout=self.config.attention_dropout))
 
 
 class VisionMLP(nn.Module):

@@ -1,38 +1,198 @@
 """Getting weights into the model: where they are, in which dtype, and whether all of them arrived.
 
-In: a checkpoint folder in either layout (safetensors, or ``pytorch_model-K-of-N.bin`` shards, which transformers reads
-with ``weights_only``), or a hub id. Out: a loaded model, or a `CheckpointError` that names the tensor at fault.
+In: a checkpoint folder in either layout (safetensors, or ``pytorch_model-K-of-N.bin`` shards, read without unpickling
+code), or a hub id. Out: a loaded model, or a `CheckpointError` that names the file or tensor at fault, found by the
+files' headers before any weight is read or any memory filled.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers.utils import is_accelerate_available
 
 from engines.base import Variant
+from engines.owl2.config import MPLUGOwl2Config
+from engines.owl2.files import (
+    FLOAT_DTYPES,
+    CheckpointError,
+    TensorHeader,
+    find_weight_files,
+    name_some,
+    read_headers,
+    read_json,
+)
+from engines.quantization import loading_options
 
 if TYPE_CHECKING:
     from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 
 # Constants that some files carry and others do not; both are computed here instead (see abstractor.py, language.py).
 IGNORED_TENSORS = (r"rotary_emb\.inv_freq$", r"crossattention\.attention\.(q_pos_embed|k_pos_embed)$")
+# What stays in full precision: small beside the decoder, and its errors would reach every row or every token.
+UNQUANTIZED_MODULES = ("model.vision_model", "model.visual_abstractor", "lm_head")
 
 _DOWNLOADED = ["*.json", "*.model", "*.safetensors", "pytorch_model*.bin"]
-_MAX_NAMED = 8
+# Without one of these, the published model's value would be taken in silence; every known writer saves them all.
+_REQUIRED_KEYS: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    (): ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "visual_config"),
+    ("visual_config",): ("visual_model", "visual_abstractor"),
+    ("visual_config", "visual_model"): (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "image_size",
+        "patch_size",
+    ),
+    ("visual_config", "visual_abstractor"): (
+        "hidden_size",
+        "encoder_hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_learnable_queries",
+        "grid_size",
+    ),
+}
+# Arguments of from_pretrained with which the folder's own files are not what is loaded.
+_OTHER_SOURCES = ("state_dict", "subfolder", "variant", "gguf_file", "key_mapping", "adapter_name")
 
 
-class CheckpointError(ValueError):
-    """A checkpoint folder is incomplete or does not fit the model; the message names the file or tensor."""
+def is_ignored(name: str) -> bool:
+    """Whether a tensor of a file is a constant that is computed here and not loaded."""
+    return any(re.search(pattern, name) for pattern in IGNORED_TENSORS)
 
 
-def _name_some(names: Collection[str]) -> str:
-    shown = ", ".join(sorted(names)[:_MAX_NAMED])
-    return shown if len(names) <= _MAX_NAMED else f"{shown} and {len(names) - _MAX_NAMED} more"
+def read_config(folder: Path) -> MPLUGOwl2Config:
+    """Read ``config.json``.
+
+    Raises:
+        CheckpointError: if it is missing, lacks a key that gives the model its shape, or asks for something that is not
+            supported.
+    """
+    file = folder / "config.json"
+    if not file.is_file():  # transformers would build the default 7B model instead
+        raise CheckpointError(f"checkpoint {folder} has no config.json")
+    values = read_json(file)
+    if (model_type := values.get("model_type")) != MPLUGOwl2Config.model_type:
+        raise CheckpointError(f"{file}: model_type is {model_type!r}, not {MPLUGOwl2Config.model_type!r}")
+    for path, keys in _REQUIRED_KEYS.items():
+        part: Any = values
+        for key in path:
+            part = part[key]
+        where = ".".join(path) or "the top level"
+        if not isinstance(part, dict):
+            raise CheckpointError(f"{file}: {where} must be an object")
+        if missing := [key for key in keys if part.get(key) is None]:
+            raise CheckpointError(f"{file}: missing in {where}: {name_some(missing)}")
+        for key in keys:
+            value = part[key]
+            if not key.startswith("visual_") and (not isinstance(value, int) or value < 1):
+                raise CheckpointError(f"{file}: {key} in {where} must be a positive number, not {value!r}")
+    try:
+        return MPLUGOwl2Config.from_dict(values)
+    except (ValueError, TypeError, KeyError, ZeroDivisionError, StrictDataclassError) as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def check_files(folder: Path, config: MPLUGOwl2Config) -> dict[str, TensorHeader]:
+    """Compare the headers of all weight files with the tensors that the model has; reads no weights.
+
+    Args:
+        folder: in either layout.
+        config: of the model they are meant for.
+
+    Returns:
+        The tensors to load by name; constants that are computed instead are left out.
+
+    Raises:
+        CheckpointError: naming the files or tensors at fault.
+    """
+    files = find_weight_files(folder)
+    headers: dict[str, TensorHeader] = {}
+    twice, misplaced = set(), set()
+    for path in files.paths:
+        found = read_headers(path)
+        twice |= {f"{name} ({headers[name].file.name}, {path.name})" for name in found.keys() & headers.keys()}
+        headers |= found
+    for name, file in (files.index or {}).items():
+        if name not in headers or headers[name].file.name != file:
+            misplaced.add(f"{name} (not in {file})")
+    headers = {name: header for name, header in headers.items() if not is_ignored(name)}
+    problems = {
+        "in two files": {entry for entry in twice if not is_ignored(entry.split(" ")[0])},
+        "not where the index says": {entry for entry in misplaced if not is_ignored(entry.split(" ")[0])},
+        **_compare(headers, _expected_shapes(config)),
+    }
+    problems["missing"] -= _optional(config)
+    _raise_problems(str(folder), problems)
+    return headers
+
+
+def _expected_shapes(config: MPLUGOwl2Config) -> dict[str, tuple[int, ...]]:
+    """List the model's tensors; on the meta device the model takes no memory and no initial values."""
+    from engines.owl2.model import MPLUGOwl2ForConditionalGeneration  # imports this module's checks
+
+    with torch.device("meta"):
+        model = MPLUGOwl2ForConditionalGeneration(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _optional(config: MPLUGOwl2Config) -> frozenset[str]:
+    return frozenset({"lm_head.weight"} if config.tie_word_embeddings else ())
+
+
+def _compare(headers: Mapping[str, TensorHeader], expected: Mapping[str, tuple[int, ...]]) -> dict[str, set[str]]:
+    missing = expected.keys() - headers.keys()
+    known = [headers[name] for name in expected.keys() & headers.keys()]
+    return {
+        "wrong shape": {
+            f"{header.name} (file {header.shape}, model {expected[header.name]}; in {header.file.name})"
+            for header in known
+            if header.shape != expected[header.name]
+        },
+        "wrong dtype": {
+            f"{header.name} ({header.dtype}; in {header.file.name})"
+            for header in known
+            if header.dtype not in FLOAT_DTYPES
+        },
+        "missing": missing,
+        "not part of this model": headers.keys() - expected.keys(),
+    }
+
+
+def _raise_problems(source: str, problems: Mapping[str, Any]) -> None:
+    described = [f"{word}: {name_some(names)}" for word, names in problems.items() if names]
+    if described:
+        raise CheckpointError(f"checkpoint {source} does not fit mPLUG-Owl2; " + "; ".join(described))
+
+
+def check_source(source: Any, arguments: Mapping[str, Any]) -> None:
+    """Check a folder before ``from_pretrained`` fills memory: it would draw random values for what is missing first.
+
+    Args:
+        source: what ``from_pretrained`` was given; anything but a folder is left to `check_loading_info`.
+        arguments: likewise.
+
+    Raises:
+        CheckpointError: see `read_config` and `check_files`.
+    """
+    if not isinstance(source, str | Path) or not Path(source).is_dir() or any(map(arguments.get, _OTHER_SOURCES)):
+        return
+    folder, config = Path(source), arguments.get("config")
+    if (folder / "config.json").is_file() or not isinstance(config, MPLUGOwl2Config):
+        own_config = read_config(folder)
+        config = config if isinstance(config, MPLUGOwl2Config) else own_config
+    check_files(folder, config)
 
 
 def check_loading_info(source: str, info: dict[str, Any]) -> None:
@@ -47,16 +207,15 @@ def check_loading_info(source: str, info: dict[str, Any]) -> None:
     Raises:
         CheckpointError: naming the tensors at fault.
     """
-    problems = []
-    if mismatched := info["mismatched_keys"]:
-        described = {f"{name} (file {tuple(found)}, model {tuple(expected)})" for name, found, expected in mismatched}
-        problems.append(f"wrong shape: {_name_some(described)}")
-    if missing := set(info["missing_keys"]) - {entry[0] for entry in mismatched}:
-        problems.append(f"missing: {_name_some(missing)}")
-    if unexpected := info["unexpected_keys"]:
-        problems.append(f"not part of this model: {_name_some(unexpected)}")
-    if problems:
-        raise CheckpointError(f"checkpoint {source} does not fit mPLUG-Owl2; " + "; ".join(problems))
+    mismatched = info["mismatched_keys"]
+    problems = {
+        "wrong shape": {
+            f"{name} (file {tuple(found)}, model {tuple(expected)})" for name, found, expected in mismatched
+        },
+        "missing": set(info["missing_keys"]) - {entry[0] for entry in mismatched},
+        "not part of this model": info["unexpected_keys"],
+    }
+    _raise_problems(source, problems)
 
 
 def resolve_folder(model: str) -> Path:
@@ -95,7 +254,7 @@ def read_variant(folder: Path) -> Variant:
 
 
 def load_model(
-    folder: Path, *, dtype: torch.dtype, device: torch.device, attn_implementation: str
+    folder: Path, *, dtype: torch.dtype, device: torch.device, attn_implementation: str, quantization: str = "none"
 ) -> MPLUGOwl2ForConditionalGeneration:
     """Load a checkpoint for inference.
 
@@ -104,18 +263,29 @@ def load_model(
         dtype: of all weights; explicit, since the default would be whatever the file has (float16, slow on CPUs).
         device: where the weights go.
         attn_implementation: ``sdpa``, ``eager`` or ``flash_attention_2``, for the decoder.
+        quantization: of the decoder's matrices: ``none``, ``int8`` or ``int4``.
 
     Raises:
         CheckpointError: if a file or a tensor is missing or wrong.
+        ValueError: if that quantization is not possible here.
     """
     from engines.owl2.model import MPLUGOwl2ForConditionalGeneration  # imports this module's checks
 
-    if not (folder / "config.json").is_file():  # transformers would build the default 7B model instead
-        raise CheckpointError(f"checkpoint {folder} has no config.json")
+    config = read_config(folder)
+    options = loading_options(quantization, device, dtype, UNQUANTIZED_MODULES)
+    if device.type != "cpu" and is_accelerate_available():
+        # Tensor by tensor to its place; otherwise all of them pass through the machine's own memory.
+        options["device_map"] = {"": device}
     try:
         model = MPLUGOwl2ForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attn_implementation, local_files_only=True
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            local_files_only=True,
+            **options,
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
-    return model.to(device).eval()
+    # Quantized weights are in place, and their library refuses to move them.
+    return (model if options else model.to(device)).eval()

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import math
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from engines.base import (
     Message,
     SamplingParams,
     TextPart,
+    TokenLogprob,
     TooManyImagesError,
     Usage,
     generate,
@@ -160,6 +162,27 @@ async def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(engine):
     assert result.finish_reason == "stop"
 
 
+async def test_log_probabilities_are_those_of_the_answers_tokens_or_refused_by_name(engine):
+    result, refused = None, ""
+    try:
+        result = await generate(engine, question("What is this?", picture(), top_logprobs=3))
+    except InvalidRequestError as error:
+        refused = error.param
+
+    if result is None:
+        assert refused == "logprobs"
+        return
+    assert 0 < len(result.logprobs) <= result.usage.completion_tokens
+    for token in result.logprobs:
+        assert -math.inf < token.logprob <= 0
+        assert [other.logprob for other in token.top] == sorted((other.logprob for other in token.top), reverse=True)
+        # Greedy decoding takes the likeliest token.
+        assert not token.top or (len(token.top) == 3 and token.top[0].data == token.data)
+    assert b"".join(token.data for token in result.logprobs).decode(errors="replace").strip() == result.text.strip()
+    without = await generate(engine, question("What is this?", picture()))
+    assert (without.text, without.logprobs) == (result.text, ())
+
+
 async def test_an_answer_closed_half_way_leaves_the_engine_ready_for_the_next(engine):
     stream = engine.stream(question("Tell me a long story.", max_tokens=64))
     await anext(stream)
@@ -224,9 +247,12 @@ async def test_everything_a_request_says_reaches_the_engine_unchanged(open_echo)
             Message("assistant", (TextPart('Ja "so" \\ \u2028'),)),
             Message("user", (TextPart("猫 🦉 \u0000 e\u0301"),)),
         ),
-        sampling=SamplingParams(max_tokens=7, temperature=0.5, top_p=0.25, seed=2**40, stop=("\n", "停")),
+        sampling=SamplingParams(
+            max_tokens=7, temperature=0.5, top_p=0.25, seed=2**40, stop=("\n", "停"), top_logprobs=3
+        ),
         enable_thinking=True,
         request_id="req-1",
+        caller="alice",
     )
 
     await generate(subject.engine, request)
@@ -248,6 +274,15 @@ async def test_an_answer_comes_in_several_deltas(open_echo):
     deltas = await deltas_of(subject.engine, question("one two three", max_tokens=None))
 
     assert [delta.text for delta in deltas][-4:] == [" one", " two", " three", ""]
+
+
+async def test_log_probabilities_arrive_with_the_words_they_are_of(open_echo):
+    subject = await open_echo()
+
+    deltas = await deltas_of(subject.engine, question("猫 two", max_tokens=None, top_logprobs=2))
+
+    assert all(delta.text == "".join(token.token for token in delta.logprobs) for delta in deltas)
+    assert deltas[-2].logprobs == (TokenLogprob(" two", 0.0, b" two"),)
 
 
 async def test_an_answer_cut_at_max_tokens_says_length(open_echo):

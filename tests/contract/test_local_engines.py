@@ -19,6 +19,7 @@ from tests.contract.test_engine_contract import (  # noqa: E402, F401  collected
     test_bytes_that_are_no_picture_are_refused_and_the_engine_lives_on,
     test_greedy_answers_repeat_and_joined_deltas_are_the_whole_answer,
     test_info_tells_the_role_the_variant_and_the_limits,
+    test_log_probabilities_are_those_of_the_answers_tokens_or_refused_by_name,
     test_more_pictures_than_the_engine_takes_are_refused,
     test_only_the_last_delta_has_finish_reason_and_usage,
     test_requests_made_together_are_answered_as_if_alone,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -15,8 +16,11 @@ from engines.base import (
     GenerationFailedError,
     GenerationRequest,
     ImagePart,
+    InvalidRequestError,
     Message,
+    SamplingParams,
     TextPart,
+    TokenLogprob,
     Usage,
     generate,
 )
@@ -242,6 +246,7 @@ class ForeignServer:
         self.headers: list[dict[str, str]] = []
         self.connections: set[int] = set()
         self.is_healthy = True
+        self.logprobs: object = None
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.headers.append(dict(request.headers))
@@ -252,7 +257,8 @@ class ForeignServer:
             return web.json_response({"error": error}, status=404)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        await response.write(text_event("Hello") + text_event(" there", "stop"))
+        hello = {"index": 0, "delta": {"content": "Hello"}, "logprobs": self.logprobs, "finish_reason": None}
+        await response.write(event({"choices": [hello]}) + text_event(" there", "stop"))
         await response.write(event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}))
         await response.write(b"data: [DONE]\n\n")
         await asyncio.sleep(0.01)  # the end of the response comes apart from the end of the answer
@@ -300,6 +306,33 @@ async def test_a_foreign_server_stands_in(client_of, foreign):
         "stream_options": {"include_usage": True},
         "chat_template_kwargs": {"enable_thinking": False},
     }
+
+
+async def test_a_foreign_server_is_told_the_caller_and_asked_for_log_probabilities(client_of, foreign):
+    # Given a server that gives them as vLLM does: token by token, some without bytes
+    server, url = foreign
+    entry = {"token": "Hello", "logprob": -0.5, "bytes": None, "top_logprobs": []}
+    server.logprobs = {"content": [entry]}
+
+    result = await generate(
+        client_of(url, model=None), replace(HI, sampling=SamplingParams(top_logprobs=2), caller="alice")
+    )
+
+    assert result.logprobs == (TokenLogprob("Hello", -0.5, b"Hello"),)
+    assert {key: server.bodies[0][key] for key in ("logprobs", "top_logprobs", "user")} == {
+        "logprobs": True,
+        "top_logprobs": 2,
+        "user": "alice",
+    }
+
+
+async def test_a_foreign_server_that_ignores_the_wish_for_log_probabilities_is_no_silent_loss(client_of, foreign):
+    _, url = foreign
+
+    with pytest.raises(InvalidRequestError) as caught:
+        await generate(client_of(url, model=None), replace(HI, sampling=SamplingParams(top_logprobs=2)))
+
+    assert caught.value.param == "logprobs"
 
 
 async def test_readiness_of_a_foreign_server_is_its_health(client_of, foreign):

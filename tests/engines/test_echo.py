@@ -16,6 +16,7 @@ from engines.base import (
     Message,
     SamplingParams,
     TextPart,
+    TokenLogprob,
     generate,
 )
 from engines.echo import EchoEngine
@@ -105,6 +106,13 @@ async def test_without_max_tokens_a_long_answer_ends_at_the_default(engine):
 
     assert result.usage.completion_tokens == echo.DEFAULT_MAX_TOKENS
     assert result.finish_reason == "length"
+
+
+async def test_every_word_of_an_echo_is_certain(engine):
+    result = await generate(engine, ask("猫", top_logprobs=5, max_tokens=3))
+
+    assert result.text == "[echo glm] no"
+    assert result.logprobs == tuple(TokenLogprob(word, 0.0, word.encode()) for word in ("[echo", " glm]", " no"))
 
 
 async def test_owl2_does_not_think():

@@ -203,6 +203,28 @@ async def test_a_stream_has_role_deltas_finish_usage_and_done_in_that_order(http
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
 
 
+async def test_log_probabilities_come_in_openai_shape_whole_and_streamed(http):
+    async with openai.AsyncOpenAI(base_url=f"{http.base_url}/v1", api_key="any", max_retries=0) as client:
+        wanted = {"model": "glm", "messages": [{"role": "user", "content": "猫"}], "logprobs": True, "top_logprobs": 2}
+
+        whole = await client.chat.completions.create(**wanted)
+        stream = await client.chat.completions.create(**wanted, stream=True)
+        streamed = [chunk.choices[0].logprobs async for chunk in stream]
+
+    logprobs = whole.choices[0].logprobs
+    assert "".join(bytes(entry.bytes).decode() for entry in logprobs.content) == "[echo glm] no pictures, question: 猫"
+    assert {entry.logprob for entry in logprobs.content} == {0.0}
+    assert logprobs.refusal is None
+    assert [entry for piece in streamed if piece for entry in piece.content] == logprobs.content
+
+
+async def test_an_answer_without_tokens_has_an_empty_list_of_log_probabilities(http):
+    response = await http.post(CHAT, json=body(logprobs=True, stop=["["]))
+
+    choice = response.json()["choices"][0]
+    assert (choice["message"]["content"], choice["logprobs"]) == ("", {"content": [], "refusal": None})
+
+
 async def test_a_stream_tells_usage_only_when_asked(http):
     response = await http.post(CHAT, json=body(stream=True))
 

@@ -5,6 +5,7 @@ import pytest
 
 from engines import wire
 from engines.base import (
+    Alternative,
     ContextLengthError,
     Delta,
     EngineError,
@@ -19,6 +20,7 @@ from engines.base import (
     Message,
     SamplingParams,
     TextPart,
+    TokenLogprob,
     TooManyImagesError,
     Usage,
 )
@@ -68,7 +70,7 @@ def test_developer_is_system_and_empty_content_is_no_part():
 
 def test_what_changes_nothing_is_ignored():
     wire.from_chat_body(
-        body(n=1, tools=[], logprobs=False, frequency_penalty=0, response_format={"type": "text"}, user="u", store=True)
+        body(n=1, tools=[], logprobs=False, frequency_penalty=0, response_format={"type": "text"}, store=True)
     )
 
 
@@ -100,7 +102,13 @@ def test_what_changes_nothing_is_ignored():
         (body(chat_template_kwargs={"enable_thinking": "yes"}), "chat_template_kwargs.enable_thinking"),
         (body(n=2), "n"),
         (body(tools=[{"type": "function"}]), "tools"),
-        (body(logprobs=True), "logprobs"),
+        (body(logprobs=1), "logprobs"),
+        (body(logprobs=True, top_logprobs=21), "top_logprobs"),
+        (body(logprobs=True, top_logprobs=-1), "top_logprobs"),
+        (body(logprobs=True, top_logprobs=True), "top_logprobs"),
+        (body(top_logprobs=3), "top_logprobs"),
+        (body(seed=2**63), "seed"),
+        (body(user=5), "user"),
         (body(response_format={"type": "json_object"}), "response_format"),
     ],
 )
@@ -189,6 +197,76 @@ def test_a_delta_survives_the_wire():
         Delta(finish_reason="length"),
         Delta(usage=usage),
     ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "top_logprobs"),
+    [
+        ({}, None),
+        ({"logprobs": False, "top_logprobs": 0}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_log_probabilities_are_as_many_as_asked_for(fields, top_logprobs):
+    assert wire.from_chat_body(body(**fields)).generation.sampling.top_logprobs == top_logprobs
+
+
+def test_a_body_with_a_million_errors_is_refused_for_its_first():
+    with pytest.raises(InvalidRequestError) as caught:
+        wire.from_chat_body(body(messages=[1] * 1_000_000))
+
+    assert caught.value.param == "messages[0]"
+    assert caught.value.__cause__.error_count() == 1
+
+
+def test_log_probabilities_survive_the_wire_parts_of_characters_and_impossible_tokens_too():
+    # Given a character that spans two tokens
+    head = wire.CompletionHead("chatcmpl-1", 0, "m")
+    whole = "猫".encode()
+    alternative = Alternative("\ufffd", float("-inf"), whole[2:])
+    tokens = (TokenLogprob("\ufffd", -0.5, whole[:2], (alternative,)), TokenLogprob("\ufffd", -0.25, whole[2:]))
+
+    (payload,) = wire.EventParser().feed(wire.to_events(Delta(text="猫", logprobs=tokens), head))
+
+    least = Alternative("\ufffd", -9999.0, whole[2:])
+    assert wire.from_event(payload).logprobs == (TokenLogprob("\ufffd", -0.5, whole[:2], (least,)), tokens[1])
+
+
+def test_log_probabilities_without_text_are_an_event_of_their_own():
+    head = wire.CompletionHead("chatcmpl-1", 0, "m")
+    token = TokenLogprob("\ufffd", -0.5, b"\xe7")
+
+    first, second, done = wire.EventParser().feed(wire.to_events(Delta(finish_reason="stop", logprobs=(token,)), head))
+
+    assert wire.from_event(first) == Delta(logprobs=(token,))
+    assert wire.from_event(second) == Delta(finish_reason="stop")
+    assert done == wire.DONE
+
+
+def test_foreign_log_probabilities_may_lack_bytes_and_alternatives():
+    entry = {"token": "é", "logprob": None, "bytes": None, "top_logprobs": [{"token": "e", "logprob": -1}]}
+    chunk = {"choices": [{"delta": {"content": "é"}, "logprobs": {"content": [entry, {"token": "x", "logprob": 0}]}}]}
+
+    assert wire.from_event(orjson.dumps(chunk)).logprobs == (
+        TokenLogprob("é", -9999.0, "é".encode(), (Alternative("e", -1.0, b"e"),)),
+        TokenLogprob("x", 0.0, b"x"),
+    )
+
+
+@pytest.mark.parametrize("logprobs", [None, {}, {"content": None}, {"content": []}, {"content": None, "refusal": None}])
+def test_a_foreign_chunk_may_have_no_log_probabilities(logprobs):
+    chunk = {"choices": [{"delta": {"content": "a"}, "logprobs": logprobs}]}
+
+    assert wire.from_event(orjson.dumps(chunk)) == Delta(text="a")
+
+
+@pytest.mark.parametrize("content", [5, [5], [{}], [{"token": "a", "logprob": "b"}], [{"token": "a", "bytes": 10**12}]])
+def test_log_probabilities_of_an_unknown_shape_fail_the_generation(content):
+    chunk = {"choices": [{"delta": {"content": "a"}, "logprobs": {"content": content}}]}
+
+    with pytest.raises(GenerationFailedError):
+        wire.from_event(orjson.dumps(chunk))
 
 
 def test_a_foreign_chunk_may_bring_text_and_finish_reason_together_and_its_own_name_for_reasoning():

@@ -6,6 +6,7 @@ import io
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ async def engine(checkpoint: Path) -> AsyncIterator[GlmEngine]:
 def script(engine: GlmEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Ids that the model says next, instead of what it would say."""
     ids: list[int] = []
-    monkeypatch.setattr(engine, "decode", lambda plan, pixels, sampling: iter(ids[: plan.max_tokens]))
+    monkeypatch.setattr(engine, "decode", lambda plan, *_: iter(ids[: plan.max_tokens]))
     return ids
 
 
@@ -230,6 +231,60 @@ async def test_sampling_repeats_with_a_seed_whatever_ran_before(engine: GlmEngin
 
     assert first == again
     assert first.text != other.text
+
+
+async def test_log_probabilities_are_the_models_own_whatever_the_sampling(engine: GlmEngine) -> None:
+    # Given an answer that was sampled
+    sampling = SamplingParams(max_tokens=12, temperature=1.5, top_p=0.9, seed=3, top_logprobs=4)
+    request = ask(picture(), "hi", sampling=sampling)
+    result = await base.generate(engine, request)
+    plan = engine.plan(request)
+    pixels = await engine._decode(request.images)
+    ids = list(engine.decode(plan, pixels, sampling))[: len(result.logprobs)]
+
+    # When the whole text is run through the model at once
+    whole = torch.tensor([plan.input_ids + ids])
+    engine._model.model.rope_deltas = None
+    with torch.inference_mode():
+        logits = engine._model(
+            input_ids=whole,
+            mm_token_type_ids=torch.tensor(engine.processor.create_mm_token_type_ids(whole.tolist())),
+            pixel_values=pixels.pixel_values,
+            image_grid_thw=pixels.image_grid_thw,
+        ).logits[0, len(plan.input_ids) - 1 : -1]
+
+    # Then every place says the same, before temperature and top_p
+    expected = logits.log_softmax(-1)
+    assert len(ids) == len(result.logprobs) > 4
+    for place, (id_, token) in enumerate(zip(ids, result.logprobs, strict=True)):
+        assert token.logprob == pytest.approx(float(expected[place, id_]), abs=1e-4)
+        assert [other.logprob for other in token.top] == pytest.approx(
+            expected[place].topk(4).values.tolist(), abs=1e-4
+        )
+        assert token.data == engine._token_bytes.of(id_)
+    assert b"".join(token.data for token in result.logprobs).decode(errors="replace") == result.text
+
+
+async def test_a_character_in_pieces_brings_the_log_probabilities_of_all_its_tokens(
+    engine: GlmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a model that thinks first and then says a character that its vocabulary has no token for
+    ids = ids_of(engine, "<think>no</think>a𓅓b<|user|>")
+    assert len(ids_of(engine, "𓅓")) > 1
+
+    def decode(*args: Any) -> Any:
+        for id_ in ids:
+            args[-1](torch.nn.functional.one_hot(torch.tensor(id_), 3000).float().log(), id_)
+            yield id_
+
+    monkeypatch.setattr(engine, "decode", decode)
+
+    deltas = [d async for d in engine.stream(ask("hi", sampling=SamplingParams(top_logprobs=0), enable_thinking=True))]
+
+    said = [(delta.text, b"".join(token.data for token in delta.logprobs)) for delta in deltas if delta.text]
+    assert said == [("a", b"a"), ("𓅓", "𓅓".encode()), ("b", b"b")]
+    assert {token.logprob for delta in deltas for token in delta.logprobs} == {0.0}
+    assert not any(delta.logprobs for delta in deltas if delta.reasoning)
 
 
 async def test_closing_the_stream_stops_the_model_within_one_step(

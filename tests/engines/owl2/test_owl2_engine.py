@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from engines.base import (
     ContextLengthError,
     Delta,
     EngineOptions,
+    EngineOverloadedError,
     EngineUnavailableError,
     GenerationRequest,
     ImagePart,
@@ -26,13 +25,15 @@ from engines.base import (
     SamplingParams,
     TextPart,
     TooManyImagesError,
+    Usage,
     generate,
 )
 from engines.owl2 import MPLUGOwl2Config
-from engines.owl2 import engine as engine_module
-from engines.owl2.decoding import Sampler, StopStrings
+from engines.owl2.decoding import Answer
 from engines.owl2.engine import Owl2Engine, load, max_images_for
+from engines.owl2.tokenizer import Owl2Tokenizer
 from engines.owl2.weights import CheckpointError
+from engines.sampling import Pick
 
 NUM_IMAGE_ROWS = 5
 
@@ -62,9 +63,8 @@ def picture(encode_image: Callable[..., ImagePart]) -> ImagePart:
 
 def without_eos(engine: Owl2Engine) -> None:
     """Let the random model go on until a limit, so that tests do not hang on where it happens to end."""
-    loaded = engine._loaded
-    assert loaded is not None
-    engine._loaded = engine_module.LoadedCheckpoint(loaded.model, loaded.processor, frozenset(), loaded.info)
+    assert engine._runner is not None
+    engine._runner.eos_token_ids = frozenset()
 
 
 async def test_info_tells_the_variant_the_context_and_the_image_limit(engine: Owl2Engine) -> None:
@@ -121,9 +121,8 @@ async def test_an_eos_token_ends_the_answer_with_stop(engine: Owl2Engine) -> Non
     output = loaded.model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
     generated = output[0, inputs["input_ids"].shape[1] :].tolist()
     end = next(index for index, token_id in enumerate(generated) if index >= 2 and token_id not in generated[:index])
-    engine._loaded = engine_module.LoadedCheckpoint(
-        loaded.model, loaded.processor, frozenset({generated[end]}), loaded.info
-    )
+    assert engine._runner is not None
+    engine._runner.eos_token_ids = frozenset({generated[end]})
 
     result = await generate(engine, ask("Hi?", max_tokens=8))
 
@@ -212,31 +211,6 @@ async def test_a_conversation_must_end_with_the_user(engine: Owl2Engine) -> None
             await generate(engine, GenerationRequest(wrong))
 
 
-async def test_closing_the_stream_stops_the_model_within_one_step(
-    engine: Owl2Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_eos(engine)
-    steps, may_go_on = [], threading.Event()
-    real = engine_module.decode_tokens
-
-    def counted(*args: object) -> object:
-        for token_id in real(*args):  # type: ignore[arg-type]
-            steps.append(token_id)
-            if len(steps) > 3:
-                may_go_on.wait(30)
-            yield token_id
-
-    monkeypatch.setattr(engine_module, "decode_tokens", counted)
-    stream = engine.stream(ask("Hi?"))
-    await anext(stream)
-    await stream.aclose()
-    may_go_on.set()
-    monkeypatch.undo()
-    await generate(engine, ask("Hi?", max_tokens=1))  # runs behind the cancelled one
-
-    assert len(steps) <= 4
-
-
 async def test_closing_the_engine_ends_a_running_stream_with_an_error(engine: Owl2Engine) -> None:
     without_eos(engine)
     stream = engine.stream(ask("Hi?"))
@@ -257,6 +231,144 @@ async def test_requests_side_by_side_get_the_answers_they_get_alone(engine: Owl2
     together = await asyncio.gather(*(generate(engine, request) for request in requests))
 
     assert [result.text for result in together] == alone
+
+
+def conversation(
+    *texts: str, picture: ImagePart | None = None, caller: str = "", **sampling: object
+) -> GenerationRequest:
+    """Turns of the user and the assistant in alternation, the picture in the first."""
+    messages = []
+    for index, text in enumerate(texts):
+        parts = (picture, TextPart(text)) if picture is not None and index == 0 else (TextPart(text),)
+        messages.append(Message("assistant" if index % 2 else "user", parts))
+    return GenerationRequest(tuple(messages), SamplingParams(**sampling), caller=caller)  # type: ignore[arg-type]
+
+
+async def test_a_follow_up_question_reads_only_what_is_new(engine: Owl2Engine, picture: ImagePart) -> None:
+    # Given an answered question about a picture
+    first = await generate(engine, conversation("What is in the picture?", picture=picture, max_tokens=8))
+    assert first.usage.cached_tokens == 0
+
+    # When another follows, from the same caller and from a stranger
+    turns = ("What is in the picture?", first.text, "one two three")
+    follow_up = await generate(engine, conversation(*turns, picture=picture, max_tokens=8))
+    stranger = await generate(engine, conversation(*turns, picture=picture, max_tokens=8, caller="stranger"))
+
+    # Then the first question is not read again, at least, and nobody's answer depends on that
+    assert follow_up.usage.cached_tokens >= first.usage.prompt_tokens
+    assert stranger.usage.cached_tokens == 0
+    assert follow_up.text == stranger.text
+
+
+async def test_a_re_encoded_picture_with_equal_pixels_is_the_same_picture(
+    engine: Owl2Engine, encode_image: Callable[..., ImagePart]
+) -> None:
+    image = Image.new("RGB", (40, 20), (9, 200, 30))
+    first, again, other = (
+        encode_image(image),
+        encode_image(image, compress_level=0),
+        encode_image(Image.new("RGB", (40, 20), (10, 200, 30))),
+    )
+    assert first.sha256 != again.sha256
+    await generate(engine, ask(first, "Hi?", max_tokens=2))
+
+    hits = [(await generate(engine, ask(each, "Hi?", max_tokens=2))).usage.cached_tokens for each in (again, other)]
+
+    assert hits[0] > hits[1]
+    assert hits[1] < NUM_IMAGE_ROWS + 5  # only what is before the picture
+
+
+async def test_with_the_cache_turned_off_nothing_is_reused(checkpoint: Path, picture: ImagePart) -> None:
+    engine = load(EngineOptions(str(checkpoint), device="cpu", cache_bytes=0))
+    await engine.start()
+    try:
+        results = [await generate(engine, ask(picture, "Hi?", max_tokens=4)) for _ in range(2)]
+    finally:
+        await engine.aclose()
+
+    assert [result.usage.cached_tokens for result in results] == [0, 0]
+    assert results[0].text == results[1].text
+
+
+async def test_there_is_one_log_probability_per_token_with_the_likeliest_beside_it(engine: Owl2Engine) -> None:
+    without_eos(engine)
+
+    result = await generate(engine, ask("Hi?", max_tokens=30, top_logprobs=2))
+
+    assert len(result.logprobs) == 30
+    assert all(len(entry.top) == 2 and entry.top[0].logprob >= entry.logprob for entry in result.logprobs)
+    text = b"".join(entry.data for entry in result.logprobs).removeprefix(b" ").decode(errors="replace")
+    assert text == result.text
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "num_logprobs"),
+    [
+        ("", "abASSISTANTcd", 5),
+        ("c", "abASSISTANT", 3),
+        ("cd", "abASSISTANT", 3),
+        ("b", "a", 1),
+        ("TANT", "abASSIS", 3),
+    ],
+)
+def test_a_stop_string_takes_the_log_probabilities_of_its_tokens_with_it(
+    checkpoint: Path, stop: str, text: str, num_logprobs: int
+) -> None:
+    # Given an answer of four letters and a word, which are a token each
+    tokenizer = Owl2Tokenizer.from_folder(checkpoint)
+    ids = {tokenizer.token_bytes(token_id).lstrip(): token_id for token_id in range(tokenizer.vocab_size)}
+    token_ids = [ids[token] for token in (b"a", b"b", b"ASSISTANT", b"c", b"d")]
+    answer = Answer(tokenizer, SamplingParams(stop=(stop,)), frozenset(), max_tokens=5)
+
+    # When it ends, at a stop string or by itself
+    deltas = []
+    for token_id in token_ids:
+        deltas.append(answer.push(Pick(token_id, -1.0)))
+        if answer.finish_reason is not None:
+            break
+    deltas.append(answer.finish(Usage()))
+
+    # Then tokens of which nothing is shown have no log probability, and no other is missing
+    shown = "".join(delta.text for delta in deltas if delta is not None)
+    logprobs = [entry for delta in deltas if delta is not None for entry in delta.logprobs]
+    assert shown.replace(" ", "") == text
+    assert [entry.token for entry in logprobs] == [
+        tokenizer.token_text(token_id) for token_id in token_ids[:num_logprobs]
+    ]
+    assert answer.finish_reason == ("stop" if stop else "length")
+
+
+async def test_closing_one_stream_frees_its_row_and_leaves_the_others_alone(engine: Owl2Engine) -> None:
+    # Given two streams
+    without_eos(engine)
+    expected = (await generate(engine, ask("one two", max_tokens=60))).text
+    staying = asyncio.create_task(generate(engine, ask("one two", max_tokens=60)))
+    leaving = engine.stream(ask("Hi?"))
+    await anext(leaving)
+
+    # When one is closed
+    await leaving.aclose()
+
+    # Then the other gets its answer, and no row is left
+    assert (await staying).text == expected
+    assert engine._scheduler is not None
+    await engine._scheduler.call(lambda: None)  # behind the step that ended it
+    assert engine._scheduler.num_running == 0
+    assert engine._runner is not None
+    assert not engine._runner._places
+
+
+async def test_more_requests_than_rows_and_line_hold_are_refused(checkpoint: Path) -> None:
+    engine = load(EngineOptions(str(checkpoint), device="cpu", max_batch=1, max_queue=1))
+    await engine.start()
+    try:
+        results = await asyncio.gather(
+            *(generate(engine, ask("Hi?", max_tokens=3)) for _ in range(5)), return_exceptions=True
+        )
+    finally:
+        await engine.aclose()
+
+    assert sum(isinstance(result, EngineOverloadedError) for result in results) == 3
 
 
 @pytest.mark.parametrize(
@@ -298,49 +410,3 @@ def test_the_image_limit_follows_from_the_context(
     config.abstractor.num_learnable_queries = queries
 
     assert max_images_for(config) == expected
-
-
-def test_stop_strings_are_cut_wherever_the_pieces_break() -> None:
-    text, stop = "one, two END three", "END"
-    for first in range(len(text)):
-        for second in range(first, len(text)):
-            stops = StopStrings((stop, "never"))
-            shown = "".join(stops.push(piece) for piece in (text[:first], text[first:second], text[second:]))
-
-            assert shown + stops.finish() == "one, two "
-            assert stops.is_stopped
-
-
-def test_text_that_only_begins_a_stop_string_is_shown_in_the_end() -> None:
-    stops = StopStrings(("END", ""))
-
-    assert stops.push("the E") == "the "
-    assert stops.push("N") == ""
-    assert stops.finish() == "EN"
-    assert not stops.is_stopped
-
-
-def test_the_earliest_of_several_stop_strings_counts() -> None:
-    stops = StopStrings(("three", "two"))
-
-    assert stops.push("one two three") == "one "
-    assert stops.push("more") == ""
-
-
-def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
-    logits = torch.tensor([0.1, 0.4, 0.3, 0.2]).log()
-
-    def drawn(top_p: float) -> set[int]:
-        sampler = Sampler(SamplingParams(temperature=1.0, top_p=top_p, seed=1), torch.device("cpu"))
-        return {sampler(logits) for _ in range(300)}
-
-    assert drawn(0.4) == {1}
-    assert drawn(0.5) == {1, 2}
-    assert drawn(1.0) == {0, 1, 2, 3}
-    assert drawn(1e-9) == {1}
-
-
-def test_no_temperature_and_next_to_none_are_greedy() -> None:
-    for temperature in (0.0, 1e-30):
-        sampler = Sampler(SamplingParams(temperature=temperature, seed=1), torch.device("cpu"))
-        assert {sampler(torch.tensor([1.0, 1.01, 0.5])) for _ in range(20)} == {1}

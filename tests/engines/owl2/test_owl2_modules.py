@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from engines.owl2.abstractor import PositionTables, key_positions, query_positions
+from engines.owl2.attention import eager_attention
 from engines.owl2.config import MPLUGOwl2AbstractorConfig
 from engines.owl2.language import (
     ModalityRouting,
     MPLUGOwl2RMSNorm,
     Multiway,
     apply_rotary,
-    eager_attention,
     rotary_tables,
 )
 from engines.owl2.vision import VisionAttention, VisionModel

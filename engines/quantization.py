@@ -1,0 +1,85 @@
+"""Fewer bits for a decoder's matrices: the words of `EngineOptions.quantization` in a library's terms.
+
+In: ``none``, ``int8`` or ``int4``, the device, and which modules keep their precision. Out: arguments for
+``from_pretrained``, which quantizes each matrix as it is loaded. Both engines use it; the work is bitsandbytes' and
+torchao's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+QUANTIZATIONS = ("none", "int8", "int4")
+
+_INSTALL = "pip install 'glowl[quant]'"
+
+
+def loading_options(
+    quantization: str, device: torch.device, dtype: torch.dtype, unquantized_modules: Sequence[str]
+) -> dict[str, Any]:
+    """Choose how to quantize.
+
+    Args:
+        quantization: ``none``; ``int8``, one scale per output row; ``int4``, NF4 with quantized scales (QLoRA,
+            arXiv:2305.14314).
+        device: where the model will run: CUDA or the CPU.
+        dtype: of what stays unquantized, and of the arithmetic.
+        unquantized_modules: full names of modules that keep ``dtype``, and everything below them.
+
+    Returns:
+        Arguments for ``from_pretrained``; empty for ``none``. A model loaded with them must not be moved.
+
+    Raises:
+        ValueError: for another word, another device, or if the library is not installed.
+    """
+    if quantization == "none":
+        return {}
+    if quantization not in QUANTIZATIONS:
+        raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}, not {quantization!r}")
+    if device.type not in ("cuda", "cpu"):
+        raise ValueError(f"quantization {quantization} needs a CUDA device or the CPU, not {device.type!r}")
+    if quantization == "int8" and device.type == "cpu":
+        return {"quantization_config": _torchao_int8(unquantized_modules)}
+    return {
+        "quantization_config": _bitsandbytes(quantization, dtype, unquantized_modules),
+        "device_map": {"": device},
+    }
+
+
+def _torchao_int8(unquantized_modules: Sequence[str]) -> Any:
+    # Weights only: the activations keep their precision, so that a row's result does not depend on its batch.
+    _require("int8 on the CPU", "torchao")
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=list(unquantized_modules))
+
+
+def _bitsandbytes(quantization: str, dtype: torch.dtype, unquantized_modules: Sequence[str]) -> Any:
+    _require(f"{quantization}", "bitsandbytes", "accelerate")
+    from transformers import BitsAndBytesConfig
+
+    with warnings.catch_warnings():
+        # Its import decorates functions with what torch has since deprecated; nothing a user could change.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        importlib.import_module("bitsandbytes")
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(unquantized_modules))
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(unquantized_modules),
+    )
+
+
+def _require(what: str, *packages: str) -> None:
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ValueError(f"quantization {what} needs {' and '.join(missing)}, not installed here: {_INSTALL}")

@@ -1,0 +1,177 @@
+"""From a step's logits to each row's next token, and from pieces of text to text that may be shown.
+
+In: logits (B, V) and one `Sampler` per row. Out: a `Pick` per row, with one transfer from the device for all of them.
+Shared by both local engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engines.base import GenerationFailedError, SamplingParams
+
+# Below this the division by the temperature overflows, and the outcome is greedy anyway.
+_GREEDY_TEMPERATURE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """A chosen token.
+
+    Attributes:
+        token_id: -1 if the row had no finite logits.
+        logprob: natural log of its probability before temperature and top_p; None if nobody asked.
+        top: ids and log probabilities of the likeliest tokens, likeliest first, as many as were asked for.
+    """
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+    def check(self) -> None:
+        """Refuse to go on from a row that has become numerically useless.
+
+        Raises:
+            GenerationFailedError: if it had no finite logits.
+        """
+        if self.token_id < 0:
+            raise GenerationFailedError("the model's numbers overflowed on this request")
+
+
+class Sampler:
+    """One request's way of choosing tokens.
+
+    Two samplers with the same seed choose alike, whatever other rows they share steps with: each token takes one number
+    from the sampler's own generator, on the CPU wherever the model is.
+
+    Args:
+        params: temperature 0, or as good as 0, is greedy; else top-p sampling.
+    """
+
+    def __init__(self, params: SamplingParams) -> None:
+        self.is_greedy = params.temperature <= _GREEDY_TEMPERATURE
+        self.temperature = params.temperature
+        self.top_p = params.top_p
+        self.top_logprobs = params.top_logprobs
+        self._generator = torch.Generator()
+        if params.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(params.seed % 2**63)  # callers may send any integer, negative ones too
+        self._drawn: float | None = None
+
+    def draw(self) -> float:
+        """Return this step's number in [0, 1); the same one until `advance`, so that a step can be done again."""
+        if self._drawn is None:
+            self._drawn = torch.rand((), generator=self._generator, dtype=torch.float64).item()
+        return self._drawn
+
+    def advance(self) -> None:
+        """The token was taken: the next draw is a new one."""
+        self._drawn = None
+
+    def __call__(self, logits: Tensor) -> int:
+        """Choose one token from (V,) logits and advance."""
+        (pick,) = pick_tokens(logits[None], [self])
+        self.advance()
+        pick.check()
+        return pick.token_id
+
+
+def pick_tokens(logits: Tensor, samplers: Sequence[Sampler]) -> list[Pick]:
+    """Choose the next token of each row; samplers are not advanced.
+
+    Args:
+        logits: (B, V), on any device.
+        samplers: B, in the order of the rows.
+    """
+    peak, token_ids = logits.max(dim=-1)  # NaN wins a maximum, so the peak tells of any
+    sampled = [row for row, sampler in enumerate(samplers) if not sampler.is_greedy]
+    if sampled:
+        is_all = len(sampled) == len(samplers)
+        rows = logits if is_all else logits[sampled]
+        chosen = _sample(rows, [samplers[row] for row in sampled])
+        token_ids = chosen if is_all else token_ids.index_put((torch.tensor(sampled, device=logits.device),), chosen)
+    token_ids = torch.where(peak.isfinite(), token_ids, -1)
+    num_top = max(-1 if sampler.top_logprobs is None else sampler.top_logprobs for sampler in samplers)
+    if num_top < 0:
+        return [Pick(token_id) for token_id in token_ids.tolist()]
+
+    wanted = [row for row, sampler in enumerate(samplers) if sampler.top_logprobs is not None]
+    scores = logits[wanted].float()
+    logprobs = scores - scores.logsumexp(dim=-1, keepdim=True)
+    top_logprobs, top_ids = logprobs.topk(min(num_top, logits.shape[1]), dim=-1)
+    own = logprobs.gather(1, token_ids[wanted].clamp(min=0)[:, None])
+    # As doubles, which hold any id exactly, everything comes over in one transfer.
+    parts = (token_ids.double(), own.double().flatten(), top_ids.double().flatten(), top_logprobs.double().flatten())
+    ids, own_values, ids_flat, values_flat = _split(torch.cat(parts).tolist(), [part.numel() for part in parts])
+    picks = [Pick(int(token_id)) for token_id in ids]
+    for index, row in enumerate(wanted):
+        start = index * top_ids.shape[1]
+        stop = start + (samplers[row].top_logprobs or 0)
+        top = tuple((int(id_), value) for id_, value in zip(ids_flat[start:stop], values_flat[start:stop], strict=True))
+        picks[row] = Pick(picks[row].token_id, own_values[index], top)
+    return picks
+
+
+def _split(values: list[float], sizes: Sequence[int]) -> list[list[float]]:
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(values[start : start + size])
+        start += size
+    return parts
+
+
+def _sample(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    """Choose by inverting each row's distribution at the number its sampler drew; (R, V) to (R,)."""
+    settings = torch.tensor(
+        [(sampler.temperature, sampler.top_p, sampler.draw()) for sampler in samplers], dtype=torch.float32
+    )
+    temperature, top_p, drawn = settings.to(logits.device).unsqueeze(-1).unbind(1)  # (R, 1) each
+    probabilities, order = (logits.float() / temperature).softmax(dim=-1).sort(descending=True)
+    ends = probabilities.cumsum(dim=-1)
+    # Kept is the smallest set that reaches top_p: every token that starts below it, so at least the first.
+    num_kept = (ends - probabilities < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
+    target = drawn * ends.gather(1, num_kept - 1)
+    index = (ends <= target).sum(dim=-1, keepdim=True).clamp(max=num_kept - 1)
+    return order.gather(1, index).squeeze(1)
+
+
+class StopStrings:
+    """Cuts streamed text before the first stop string, however it is spread over the pieces.
+
+    Args:
+        stops: the strings; empty ones are ignored.
+    """
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, text: str) -> str:
+        """Take the next piece; return what may be shown. After a stop string was seen that is nothing."""
+        if self.is_stopped:
+            return ""
+        text = self._held + text
+        found = [index for stop in self._stops if (index := text.find(stop)) >= 0]
+        if found:
+            self.is_stopped, self._held = True, ""
+            return text[: min(found)]
+        num_held = max((self._overlap(text, stop) for stop in self._stops), default=0)
+        shown, self._held = text[: len(text) - num_held], text[len(text) - num_held :]
+        return shown
+
+    def finish(self) -> str:
+        """Return what was held back, now that nothing follows."""
+        held, self._held = self._held, ""
+        return held
+
+    @staticmethod
+    def _overlap(text: str, stop: str) -> int:
+        """Length of the longest end of ``text`` that begins ``stop``."""
+        return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)

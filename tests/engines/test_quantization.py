@@ -1,0 +1,136 @@
+"""engines.quantization: which library does what where; and on the CPU, that the answers stay close."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from engines import memory, quantization
+from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration
+from engines.owl2.weights import UNQUANTIZED_MODULES, load_model
+from engines.quantization import loading_options
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+
+
+def has(*packages: str) -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in packages)
+
+
+needs_torchao = pytest.mark.skipif(not has("torchao"), reason="torchao is not installed")
+needs_bitsandbytes = pytest.mark.skipif(not has("bitsandbytes", "accelerate"), reason="bitsandbytes is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose widths are multiples of the libraries' blocks."""
+    folder = tmp_path_factory.mktemp("quantization")
+    torch.manual_seed(0)
+    vision = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = MPLUGOwl2Config(
+        vocab_size=256,
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        visual_config={
+            "visual_model": {**vision, "image_size": 28, "patch_size": 7},
+            "visual_abstractor": {**vision, "encoder_hidden_size": 64, "num_learnable_queries": 4, "grid_size": 4},
+        },
+    )
+    MPLUGOwl2ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def last_logits(model: Any) -> torch.Tensor:
+    pixels = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        outputs = model(input_ids=torch.tensor([[1, -200, *range(10, 40)]]), pixel_values=pixels)
+    return outputs.logits[0, -1].float()
+
+
+def load(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries' own making
+        return load_model(folder, dtype=dtype, device=CPU, attn_implementation="sdpa", quantization=name)
+
+
+def test_without_quantization_nothing_is_asked_of_the_loader() -> None:
+    assert loading_options("none", torch.device("mps"), torch.float32, ()) == {}
+
+
+def test_an_unknown_word_or_device_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="one of none, int8, int4, not 'int2'"):
+        loading_options("int2", CPU, torch.float32, ())
+    with pytest.raises(ValueError, match="needs a CUDA device or the CPU, not 'mps'"):
+        loading_options("int8", torch.device("mps"), torch.float32, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "package"),
+    [("int8", CPU, "torchao"), ("int4", CPU, "bitsandbytes"), ("int8", CUDA, "accelerate")],
+)
+def test_a_missing_library_is_named_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device, package: str
+) -> None:
+    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda found: None)
+
+    with pytest.raises(ValueError, match=rf"{package}.*not installed here: pip install 'glowl\[quant\]'"):
+        loading_options(name, device, torch.bfloat16, ())
+
+
+@pytest.mark.parametrize(("name", "expected"), [("int8", {"load_in_8bit": True}), ("int4", {"load_in_4bit": True})])
+def test_on_cuda_bitsandbytes_is_asked_to_load_straight_to_the_device(
+    monkeypatch: pytest.MonkeyPatch, name: str, expected: dict[str, object]
+) -> None:
+    # Given both libraries, as far as anybody can see without a GPU
+    monkeypatch.setattr(quantization, "_require", lambda *_: None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    seen: dict[str, object] = {}
+    monkeypatch.setattr("transformers.BitsAndBytesConfig", lambda **options: seen.update(options))
+
+    options = loading_options(name, CUDA, torch.bfloat16, ("lm_head",))
+
+    assert options["device_map"] == {"": CUDA}
+    assert expected.items() <= seen.items()
+    assert seen["llm_int8_skip_modules"] == ["lm_head"]
+    if name == "int4":
+        assert (seen["bnb_4bit_quant_type"], seen["bnb_4bit_use_double_quant"]) == ("nf4", True)
+        assert seen["bnb_4bit_compute_dtype"] == torch.bfloat16
+
+
+def check_kept(model: Any, quantized_type: str) -> None:
+    """The decoder's matrices are quantized, both ways of a multiway too, and nothing else is."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            is_quantized = type(module.weight).__name__ == quantized_type
+            assert is_quantized != name.startswith(UNQUANTIZED_MODULES), name
+
+
+@needs_torchao
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_on_the_cpu_answers_nearly_the_same(folder: Path, dtype: torch.dtype) -> None:
+    quantized = load(folder, "int8", dtype)
+
+    check_kept(quantized, "Int8Tensor")
+    assert F.cosine_similarity(last_logits(quantized), last_logits(load(folder, "none")), dim=0) > 0.999
+
+
+@needs_bitsandbytes
+def test_int4_on_the_cpu_answers_much_the_same(folder: Path) -> None:
+    quantized = load(folder, "int4")
+
+    check_kept(quantized, "Params4bit")
+    assert F.cosine_similarity(last_logits(quantized), last_logits(load(folder, "none")), dim=0) > 0.9
+
+
+def test_the_words_are_those_that_memory_is_predicted_for() -> None:
+    assert quantization.QUANTIZATIONS == memory.QUANTIZATIONS
