@@ -20,7 +20,8 @@ from typing import Annotated, Literal
 import typer
 
 from router.cli import models
-from router.cli.common import Language, LanguageOption, load_settings, parse_language
+from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language
+from router.cli.memory_check import available_ram_bytes, options_for, shapes_of
 from router.cli.net import PortInUseError, base_url, check_port, http_status
 from router.cli.redis_server import RedisMissingError, find_redis, ping, without_password
 from router.cli.texts import say
@@ -43,10 +44,17 @@ class Check:
 
 def doctor(
     data_dir: Annotated[Path | None, typer.Option(help="The data folder `glowl up` would use.")] = None,
+    model_choice: Annotated[
+        str | None,
+        typer.Option("--models", metavar="pocket|random|echo|full", help="Which weights; default: as `glowl up`."),
+    ] = None,
     lang: LanguageOption = None,
 ) -> None:
     """Check this machine for everything `glowl up` needs."""
     language = parse_language(lang)
+    choice = next((known for known in models.MODEL_CHOICES if known == model_choice), None)
+    if model_choice is not None and choice is None:
+        fail(say("up.models.unknown", language, value=model_choice), code=2)
     settings = load_settings()
     from rich.console import Console
     from rich.text import Text
@@ -55,7 +63,7 @@ def doctor(
     colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     has_failed = False
     directory = (data_dir or settings.data_dir).expanduser().resolve()
-    for check in examine(directory, settings.host, settings.port or 8000, language):
+    for check in examine(directory, settings.host, settings.port or 8000, language, choice=choice):
         has_failed |= check.status == "fail"
         mark = Text(f"{check.status:<5}", style=colours[check.status])
         console.print(Text.assemble(mark, f"{check.name:<13} {check.text}"), soft_wrap=True)
@@ -64,7 +72,13 @@ def doctor(
 
 
 def examine(
-    data_dir: Path, host: str, port: int, language: Language, *, probe: Callable[[], TorchReport] = probe_torch
+    data_dir: Path,
+    host: str,
+    port: int,
+    language: Language,
+    *,
+    choice: models.ModelChoice | None = None,
+    probe: Callable[[], TorchReport] = probe_torch,
 ) -> Iterator[Check]:
     """Run every check, yielding each as soon as it is known.
 
@@ -73,6 +87,7 @@ def examine(
         host: where its api would listen.
         port: the same.
         language: of the texts.
+        choice: the models that shall run; None takes those that `glowl up` would.
         probe: looks at torch.
     """
     yield check_python(language)
@@ -85,6 +100,7 @@ def examine(
     yield check_redis(language)
     yield check_disk(data_dir, language)
     yield check_models(data_dir, bool(report.version), language)
+    yield from check_memory(choice or models.default_choice(), data_dir, report, language)
     yield check_api_port(host, port, language)
 
 
@@ -172,6 +188,41 @@ def check_models(data_dir: Path, has_torch: bool, language: Language) -> Check:
     choice = models.default_choice() if has_torch else say("doctor.models.choice.none", language)
     text = say("doctor.models", language, present=present or say("doctor.models.none", language), choice=choice)
     return Check("models", "ok" if has_torch else "warn", text)
+
+
+def check_memory(
+    choice: models.ModelChoice, data_dir: Path, report: TorchReport, language: Language
+) -> Iterator[Check]:
+    """What the chosen models need against what is there, and for comparison what the full ones would."""
+    choices: list[models.ModelChoice] = [choice] if choice != "echo" else []
+    if choice != "full":
+        choices.append("full")
+    for chosen in choices:
+        shapes = shapes_of(chosen, data_dir, models.hub_cache_dir())
+        if not shapes:
+            yield Check("memory", "ok", say("doctor.memory.unknown", language, choice=chosen))
+            continue
+        ram_bytes = available_ram_bytes()
+        options = options_for(shapes, report.gpus, ram_bytes)
+        fitting = [option.name for option in options if option.fits]
+        place = say("doctor.memory.ram", language)
+        have = ram_bytes
+        if report.gpus:
+            place = report.gpus[0][0] if len(report.gpus) == 1 else say("doctor.memory.gpus", language)
+            have = min(memory for _, memory in report.gpus[:2])
+        verdict = say("doctor.memory.fits", language, names=", ".join(fitting))
+        text = say(
+            "doctor.memory",
+            language,
+            choice=chosen,
+            options=", ".join(f"{option.name} {option.total_bytes / models.GB:.1f} GB" for option in options),
+            place=place,
+            have_gb=have / models.GB,
+            verdict=verdict if fitting else say("doctor.memory.none", language),
+        )
+        # The full models are a warning to somebody who has not asked for them.
+        status: Status = "ok" if fitting else "fail" if chosen == choice else "warn"
+        yield Check("memory", status, text)
 
 
 def check_api_port(host: str, port: int, language: Language) -> Check:

@@ -99,9 +99,14 @@ def hub_cache_dir(environ: Mapping[str, str] | None = None) -> Path:
     return base / "huggingface" / "hub"
 
 
+def hub_model_dir(model: HubModel, cache: Path) -> Path:
+    """Where the hub client keeps that model: ``blobs`` with the files, ``snapshots`` with links to them."""
+    return cache / f"models--{model.hub_id.replace('/', '--')}"
+
+
 def bytes_to_download(model: HubModel, cache: Path) -> int:
     """How much of a hub model is not in the cache yet; interrupted downloads count, since they are resumed."""
-    blobs = cache / f"models--{model.hub_id.replace('/', '--')}" / "blobs"
+    blobs = hub_model_dir(model, cache) / "blobs"
     try:
         have = sum(blob.stat().st_size for blob in blobs.iterdir())
     except OSError:

@@ -129,7 +129,10 @@ def engine(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, bfloat16, float16 or float32.")] = None,
     attn_implementation: Annotated[str | None, typer.Option(help="auto, sdpa, eager or flash_attention_2.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="none, int8 or int4: fewer bits for the decoder.")] = None,
     max_queue: Annotated[int | None, typer.Option(min=1, help="Requests that may wait before 429.")] = None,
+    max_batch: Annotated[int | None, typer.Option(min=1, help="Requests answered side by side.")] = None,
+    cache_mb: Annotated[int | None, typer.Option(min=0, help="Kept for reuse between requests, MiB.")] = None,
 ) -> None:
     """Serve one engine: it owns one model's weights and speaks the OpenAI chat wire."""
     if name not in ENGINE_NAMES:
@@ -145,7 +148,10 @@ def engine(
         device=device,
         dtype=dtype,
         attn_implementation=attn_implementation,
+        quantization=quantization,
         max_queue=max_queue,
+        max_batch=max_batch,
+        cache_mb=cache_mb,
     )
     # A new process image, because torch must never be loaded into the command line's own.
     os.execv(argv[0], argv)  # noqa: S606

@@ -195,6 +195,18 @@ TEXTS: dict[str, tuple[str, str]] = {
         "nothing, because torch is missing (--models echo works)",
         "无,因为缺少 torch(可用 --models echo)",
     ),
+    "doctor.memory": (
+        "{choice} models need {options} in {place}, which has {have_gb:.1f} GB: {verdict}",
+        "{choice} 模型需要 {options};{place}有 {have_gb:.1f} GB:{verdict}",
+    ),
+    "doctor.memory.ram": ("RAM", "内存"),
+    "doctor.memory.gpus": ("GPUs, one each", "GPU(每个引擎一块)"),
+    "doctor.memory.fits": ("fits as {names}", "可用:{names}"),
+    "doctor.memory.none": ("does not fit", "均放不下"),
+    "doctor.memory.unknown": (
+        "{choice} models are not here yet; what they need is not known",
+        "{choice} 模型尚不在本机,无法预估所需内存",
+    ),
     "doctor.port.free": ("{port} is free", "{port} 空闲"),
     "doctor.port.glowl": ("{port}: a glowl answers there already", "{port}:已有 glowl 在此响应"),
     "doctor.port.used": (
@@ -203,6 +215,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "doctor.summary.ok": ("nothing stands in the way of `glowl up`", "可以运行 `glowl up`"),
     "doctor.summary.fail": ("fix the lines marked fail first", "请先解决标为 fail 的各项"),
+    # models
+    "models.present": ("{variant}, {size}", "{variant},{size}"),
+    "models.partial": ("{size} of {total} downloaded", "已下载 {size},共 {total}"),
+    "models.absent": ("not here", "不在本机"),
+    # policy
 }
 
 

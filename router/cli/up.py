@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -67,6 +67,10 @@ def up(
         str | None,
         typer.Option("--models", metavar="pocket|random|echo|full", help="Which weights; default: the best at hand."),
     ] = None,
+    quantization: Annotated[
+        Literal["none", "int8", "int4"] | None,
+        typer.Option(help="Fewer bits for both decoders, where `glowl doctor` says that only these fit."),
+    ] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Write the base URL here once everything is ready; removed at the end.")
     ] = None,
@@ -88,7 +92,7 @@ def up(
     with _locked(layout, settings, language):
         settings = _with_checked_port(settings, language)
         plan = _prepare_models(choice, layout, language)
-        specs = build_specs(settings, layout, plan, wants_ui=ui, language=language)
+        specs = build_specs(settings, layout, plan, wants_ui=ui, language=language, quantization=quantization)
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
         if not is_loopback(settings.host) and not settings.api_keys:
@@ -255,6 +259,7 @@ def build_specs(
     *,
     wants_ui: bool,
     language: Language,
+    quantization: str | None = None,
 ) -> list[ProcessSpec]:
     """Turn settings into the processes to run, in the order in which they are shown.
 
@@ -296,7 +301,9 @@ def build_specs(
         listen: dict[str, str | int | Path | None] = (
             {"uds": address.uds} if address.uds is not None else {"host": "127.0.0.1", "port": address.port}
         )
-        argv = engine_argv(name, model=plan.models[name], device=plan.devices.get(name), **listen)
+        argv = engine_argv(
+            name, model=plan.models[name], device=plan.devices.get(name), quantization=quantization, **listen
+        )
         specs.append(
             ProcessSpec(name, tuple(argv), _answers_ok(address.url, "/readyz"), env, layer=1, is_essential=False)
         )

@@ -1,6 +1,8 @@
 """`glowl doctor`: each check's verdicts, and that it runs here."""
 
+import json
 import os
+import re
 import shutil
 import socket
 from collections import namedtuple
@@ -8,7 +10,8 @@ from collections import namedtuple
 import pytest
 from typer.testing import CliRunner
 
-from router.cli import doctor, models
+from engines.memory import PUBLISHED_CONFIGS
+from router.cli import doctor, memory_check, models
 from router.cli.main import app
 from router.cli.net import free_port
 from router.cli.redis_server import RedisChoice, RedisMissingError
@@ -87,6 +90,90 @@ def test_a_data_folder_under_a_file_fails(tmp_path):
     assert doctor.check_disk(tmp_path / "file" / "glowl", "en").status == "fail"
 
 
+def lines_about_memory(choice, data_dir, report):
+    return list(doctor.check_memory(choice, data_dir, report, "en"))
+
+
+def test_memory_names_every_way_to_load_the_full_models_and_which_fit(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    small = TorchReport(version="2.13.0", cuda="13.0", gpus=(("RTX", 24_000_000_000),))
+    (check,) = lines_about_memory("full", tmp_path, small)
+    assert check.status == "ok"
+    assert "in RTX, which has 24.0 GB: fits as int4" in check.text
+    (check,) = lines_about_memory("full", tmp_path, GPU)
+    assert check.text.endswith("fits as bfloat16, int8, int4")
+
+
+def test_two_gpus_hold_one_engine_each(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    two = TorchReport(version="2.13.0", cuda="13.0", gpus=(("RTX", 24_000_000_000),) * 2)
+    (check,) = lines_about_memory("full", tmp_path, two)
+    assert check.text.endswith("fits as bfloat16, int8, int4")
+
+
+@pytest.mark.parametrize(("choice", "status"), [("full", "fail"), ("echo", "warn")])
+def test_models_too_large_fail_only_for_whoever_asked_for_them(monkeypatch, tmp_path, choice, status):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "available_ram_bytes", lambda: 4 * models.GB)
+    (check,) = lines_about_memory(choice, tmp_path, CPU)
+    assert (check.status, "in RAM, which has 4.0 GB: does not fit" in check.text) == (status, True)
+
+
+def write_config(directory, hidden_size):
+    """A checkpoint's config of both engines, of the published shapes but for one width."""
+    for name, config in PUBLISHED_CONFIGS.items():
+        (directory / name).mkdir(parents=True)
+        config = json.loads(json.dumps(dict(config)))
+        config.get("text_config", config)["hidden_size"] = hidden_size
+        (directory / name / "config.json").write_text(json.dumps(config))
+
+
+def test_memory_of_models_on_disk_is_told_from_their_own_config(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "available_ram_bytes", lambda: 1000 * models.GB)
+    unknown, _ = lines_about_memory("random", tmp_path, CPU)
+    assert "not here yet" in unknown.text
+    write_config(models.random_dir(tmp_path), 64)
+    small, full = lines_about_memory("random", tmp_path, CPU)
+
+    def need(check):
+        return float(re.search(r"float32 ([\d.]+) GB", check.text)[1])
+
+    assert 2 < need(small) < need(full) / 3
+    assert (small.status, full.status) == ("ok", "ok")
+
+
+def test_a_downloaded_config_counts_for_more_than_the_published_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    (published,) = lines_about_memory("full", tmp_path, GPU)
+    for name, model in models.FULL_MODELS.items():
+        snapshot = models.hub_model_dir(model, tmp_path / "hub") / "snapshots" / "abc"
+        snapshot.mkdir(parents=True)
+        config = json.loads(json.dumps(dict(PUBLISHED_CONFIGS[name])))
+        config.get("text_config", config)["num_hidden_layers"] = 2
+        (snapshot / "config.json").write_text(json.dumps(config))
+    (downloaded,) = lines_about_memory("full", tmp_path, GPU)
+    assert downloaded.text != published.text
+
+
+@pytest.mark.parametrize(
+    ("limit", "available"), [("max", 8_000_000), ("3000000", 2_000_000), ("9000000000", 8_000_000), (None, 8_000_000)]
+)
+def test_ram_is_what_the_kernel_can_give_within_the_limit_of_a_container(tmp_path, limit, available):
+    (tmp_path / "meminfo").write_text("MemTotal: 16000 kB\nMemFree: 1 kB\nMemAvailable: 7812 kB\nodd line\n")
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text("1000000\n")
+    found = memory_check.available_ram_bytes(proc=tmp_path, cgroup=tmp_path)
+    assert found == pytest.approx(available, abs=1024)
+    assert memory_check.available_ram_bytes(proc=tmp_path / "none", cgroup=tmp_path / "none") > 100_000_000
+
+
+def test_an_unknown_choice_of_models_is_wrong_usage():
+    result = CliRunner().invoke(app, ["doctor", "--models", "huge"])
+    assert (result.exit_code, "'huge'" in result.stderr) == (2, True)
+
+
 def test_a_taken_port_is_told_with_a_way_out():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         check = doctor.check_api_port("127.0.0.1", taken.getsockname()[1], "en")
@@ -97,11 +184,26 @@ def test_a_taken_port_is_told_with_a_way_out():
 
 def test_the_report_has_a_line_per_check_and_its_exit_status_says_if_one_failed(monkeypatch, tmp_path):
     monkeypatch.delenv("REDIS_URL", raising=False)
-    names = ["python", "glowl", "torch", "gpu", "attention", "transformers", "redis", "disk", "models", "port"]
+    names = [
+        "python",
+        "glowl",
+        "torch",
+        "gpu",
+        "attention",
+        "transformers",
+        "redis",
+        "disk",
+        "models",
+        "memory",
+        "memory",
+        "port",
+    ]
     assert [check.name for check in doctor.examine(tmp_path, "127.0.0.1", 0, "en", probe=lambda: CPU)] == names
     for broken in (False, True):
         monkeypatch.setattr(
-            doctor, "examine", lambda *_, broken=broken: [doctor.Check("redis", "fail" if broken else "ok", "text [b]")]
+            doctor,
+            "examine",
+            lambda *_, broken=broken, **__: [doctor.Check("redis", "fail" if broken else "ok", "text [b]")],
         )
         result = CliRunner().invoke(app, ["doctor"])
         assert result.exit_code == int(broken)

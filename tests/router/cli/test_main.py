@@ -53,10 +53,41 @@ def executed(monkeypatch) -> list[list[str]]:
 
 
 def test_engine_passes_on_what_was_given_and_nothing_else(executed):
-    result = runner.invoke(app, ["engine", "owl2", "--model", "echo", "--uds", "/tmp/o.sock", "--max-queue", "3"])
+    result = runner.invoke(
+        app,
+        [
+            "engine",
+            "owl2",
+            "--model",
+            "echo",
+            "--uds",
+            "/tmp/o.sock",
+            "--max-queue",
+            "3",
+            "--max-batch",
+            "4",
+            "--cache-mb",
+            "100",
+        ],
+    )
     assert result.exit_code == 0
     ((_, *argv),) = executed
-    assert argv == ["-P", "-m", "engines.server", "owl2", "--model", "echo", "--uds", "/tmp/o.sock", "--max-queue", "3"]
+    assert argv == [
+        "-P",
+        "-m",
+        "engines.server",
+        "owl2",
+        "--model",
+        "echo",
+        "--uds",
+        "/tmp/o.sock",
+        "--max-queue",
+        "3",
+        "--max-batch",
+        "4",
+        "--cache-mb",
+        "100",
+    ]
 
 
 def test_engine_refuses_an_unknown_name_and_an_unknown_option(executed):

@@ -182,6 +182,17 @@ def own_redis(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("own_redis")
+def test_quantization_reaches_both_engines_and_nobody_else():
+    layout, plan = up.Layout(Path("/data")), models.plan("echo", Path("/data"))
+    made = Settings(data_dir=Path("/data"))  # type: ignore[call-arg]
+    specs = up.build_specs(made, layout, plan, wants_ui=False, language="en", quantization="int8")
+
+    with_it = {spec.name for spec in specs if "--quantization" in spec.argv}
+    assert with_it == {"glm", "owl2"}
+    assert all(spec.argv[spec.argv.index("--quantization") + 1] == "int8" for spec in specs if spec.name in with_it)
+
+
+@pytest.mark.usefixtures("own_redis")
 def test_every_child_is_told_where_the_others_are():
     specs = specs_for(Path("/data"), port=8123)
     assert list(specs) == ["redis", "glm", "owl2", "worker", "worker-owl2", "api"]
