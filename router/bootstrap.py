@@ -62,7 +62,10 @@ async def make_context(settings: Settings) -> tasks.Context:
 
 def make_redis(settings: Settings) -> Redis:
     """Return an asyncio client; a lost connection is made again at the next command."""
-    client: Redis = Redis.from_url(settings.redis_url, socket_connect_timeout=5, health_check_interval=30)
+    # Longer than the event reader's blocking read, short enough that a redis that hangs is a 503 and not a hang.
+    client: Redis = Redis.from_url(
+        settings.redis_url, socket_connect_timeout=5, socket_timeout=10, health_check_interval=30
+    )
     return client
 
 

@@ -34,6 +34,7 @@ class Call:
         instructions: the system text of a Responses request, echoed in the answer.
         webhook_url: where to post when the work is done.
         owner: whose it is; only the same owner may read it.
+        previous_response_id: which response this one goes on from.
     """
 
     messages: tuple[Message, ...]
@@ -49,6 +50,7 @@ class Call:
     metadata: Mapping[str, str] = field(default_factory=dict)
     instructions: str | None = None
     webhook_url: str | None = None
+    previous_response_id: str | None = None
 
     @property
     def images(self) -> tuple[ImagePart, ...]:

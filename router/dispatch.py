@@ -7,23 +7,45 @@ everything after this step reads one thing.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engines.base import Delta, Engine, EngineError, EngineUnavailableError, GenerationRequest, Usage
+from engines.base import (
+    Delta,
+    Engine,
+    EngineError,
+    EngineUnavailableError,
+    GenerationFailedError,
+    GenerationRequest,
+    TokenLogprob,
+    Usage,
+)
 from policies.rules import Rules
 from router.call import Call, to_stored_messages
-from router.errors import BadRequestError, EngineFailedError
+from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.events import EventHub
-from router.jobs.job import BranchPlan, Event, FinalAnswer, Job, JobSpec, Unit, UnitResult, new_job_id
+from router.jobs.job import (
+    BranchPlan,
+    Event,
+    FinalAnswer,
+    Job,
+    JobSpec,
+    Unit,
+    UnitResult,
+    new_job_id,
+    to_failure_record,
+)
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
 from router.routing import Routed, default_strategy, plan_branches, route
 
 FAST_UNIT = "fast"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -125,7 +147,11 @@ class Dispatcher:
         plan = BranchPlan(FAST_UNIT, "glm", enable_thinking=routed.decision.enable_thinking)
         spec = self._to_spec(call, routed, (plan,))
         request = GenerationRequest(
-            call.messages, call.sampling, enable_thinking=plan.enable_thinking, request_id=spec.id
+            call.messages,
+            call.sampling,
+            enable_thinking=plan.enable_thinking,
+            request_id=spec.id,
+            caller=call.owner,
         )
         started = time.monotonic()
         deltas = engine.stream(request)
@@ -141,18 +167,24 @@ class Dispatcher:
         async def events() -> AsyncGenerator[Event, None]:
             yield Event("started", FAST_UNIT, 1)
             text: list[str] = []
+            logprobs: list[TokenLogprob] = []
+            num_sent = 0
             last = Delta()
             error: dict[str, Any] | None = None
             async with contextlib.aclosing(deltas):
                 try:
                     async for last in _chain(first, deltas):
+                        logprobs.extend(last.logprobs)
                         if last.text:
                             text.append(last.text)
-                            yield Event("delta", FAST_UNIT, 1, text=last.text)
+                            yield Event("delta", FAST_UNIT, 1, text=last.text, logprobs=tuple(logprobs[num_sent:]))
+                            num_sent = len(logprobs)
+                    if last.finish_reason is None:
+                        raise GenerationFailedError("The engine ended its answer without saying why.")
                 except EngineError as failure:
                     if isinstance(failure, EngineUnavailableError):
                         self._monitor.mark_down("glm")
-                    error = {"code": failure.code, "message": failure.message, "status": failure.status_code}
+                    error = to_failure_record(failure)
             result = UnitResult(
                 text="".join(text),
                 model=info.model_id,
@@ -161,12 +193,18 @@ class Dispatcher:
                 error=error,
                 duration_s=round(time.monotonic() - started, 4),
                 ttft_s=ttft_s,
+                logprobs=tuple(logprobs),
             )
             finished.append(_finish_fast(job, result))
             yield Event("finished", FAST_UNIT, 1, state=finished[0].units[FAST_UNIT].state)
             if call.is_stored:
-                await self._store.put_images(call.images)
-                await self._store.put_finished(finished[0])
+                try:
+                    await self._store.put_images(call.images)
+                    await self._store.put_finished(finished[0])
+                except QueueUnavailableError as unavailable:
+                    # The answer is there and GLM needed no redis for it: better one that says it is not stored.
+                    log.warning("%s could not be stored: %s", job.id, unavailable.message)
+                    finished[0] = replace(finished[0], spec=replace(spec, is_stored=False))
             yield Event("end", state=finished[0].state)
 
         return Running(job, events(), is_queued=False, _finished=finished)
@@ -189,6 +227,7 @@ class Dispatcher:
             metadata=dict(call.metadata),
             instructions=call.instructions,
             webhook_url=call.webhook_url,
+            previous_response_id=call.previous_response_id,
         )
 
 
@@ -212,6 +251,7 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
         finish_reason=result.finish_reason,
         degraded=tuple(job.spec.decision.get("degraded", ())),
         usage=result.usage,
+        logprobs=result.logprobs,
     )
     return replace(
         job,

@@ -52,6 +52,15 @@ class EngineMonitor:
         """What the engine said of itself when it was last up; None if it never was."""
         return self._infos.get(name)
 
+    def name_of(self, model_id: str) -> str | None:
+        """Return the engine that calls its model so; None if there is none.
+
+        An engine's name is its place in the settings. What it says of its own name does not matter: a server of another
+        make knows only its model.
+        """
+        known = model_id.strip().lower()
+        return next((name for name, info in self._infos.items() if info.model_id.lower() == known), None)
+
     def is_up(self, name: str) -> bool:
         """Whether the engine answered the last time."""
         return self._is_up.get(name, True)
@@ -63,7 +72,10 @@ class EngineMonitor:
     async def _look_forever(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
-            await self._look()
+            try:
+                await self._look()
+            except Exception:  # whatever one look ran into, without the next ones every opinion would stay as it is
+                log.exception("a look at the engines failed")
 
     async def _look(self) -> None:
         await asyncio.gather(*(self._look_at(name, engine) for name, engine in self._engines.items()))

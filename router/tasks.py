@@ -18,16 +18,18 @@ from engines.base import (
     Engine,
     EngineError,
     EngineOverloadedError,
+    GenerationFailedError,
     GenerationRequest,
     Message,
     SamplingParams,
     TextPart,
+    TokenLogprob,
     Usage,
 )
 from router.call import from_stored_messages, stored_image_hashes
 from router.errors import QueueUnavailableError
 from router.jobs import merge
-from router.jobs.job import MERGE, WEBHOOK, FinalAnswer, Job, UnitResult
+from router.jobs.job import MERGE, WEBHOOK, FinalAnswer, Job, UnitResult, to_failure_record
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
 from router.webhooks.deliver import Deliverer
@@ -63,18 +65,20 @@ async def run_branch(context: Context, job_id: str, unit: str) -> None:
     plan = next(branch for branch in job.spec.branches if branch.name == unit)
     try:
         async with _lease(store, job_id, unit, epoch):
-            try:
-                request = await _build_request(context, job, enable_thinking=plan.enable_thinking)
-                result = await _generate(context, job_id, unit, epoch, plan.engine, request)
-            except EngineError as error:
-                if error.retryable and await _release(store, job_id, unit, epoch, error):
-                    return
-                result = UnitResult(error=_to_error(error))
-            is_last = await store.finish(job_id, unit, epoch, result)
+            request = await _build_request(context, job, enable_thinking=plan.enable_thinking)
+            result = await _generate(context, job_id, unit, epoch, plan.engine, request)
     except LeaseLostError:
         log.info("%s of %s is no longer ours", unit, job_id)
         return
-    if is_last:
+    except QueueUnavailableError:
+        raise  # nothing can be recorded now; the lease runs out and the unit is run again
+    except Exception as error:  # the edge of the process: without a record the job would wait for a lost lease, thrice
+        refusal = _to_engine_error(error, f"{unit} of {job_id}")
+        if refusal.retryable and await _release(store, job_id, unit, epoch, refusal):
+            return
+        result = UnitResult(error=to_failure_record(refusal))
+    # Outside the lease: a renewal that finds the unit finished would take it for lost and cancel this very line.
+    if await store.finish(job_id, unit, epoch, result):
         await context.queue.send(job_id, MERGE)
 
 
@@ -90,13 +94,13 @@ async def join(context: Context, job_id: str) -> None:
             outcome = merge.resolve(job, _question(job))
             if isinstance(outcome, merge.ComposeRequest):
                 outcome = await _compose(context, job, epoch, outcome)
-            if isinstance(outcome, merge.NoAnswer):
-                is_webhook_due = await store.complete(job_id, epoch, error=outcome.error)
-            else:
-                is_webhook_due = await store.complete(job_id, epoch, final=outcome)
     except LeaseLostError:
         log.info("the merge of %s is no longer ours", job_id)
         return
+    if isinstance(outcome, merge.NoAnswer):
+        is_webhook_due = await store.complete(job_id, epoch, error=outcome.error)
+    else:
+        is_webhook_due = await store.complete(job_id, epoch, final=outcome)
     if is_webhook_due:
         await context.queue.send(job_id, WEBHOOK)
 
@@ -111,19 +115,17 @@ async def deliver_webhook(context: Context, job_id: str) -> None:
     try:
         async with _lease(store, job_id, WEBHOOK, epoch):
             error = await context.deliverer.deliver(job)
-            if error is not None:
-                delay_s = _WEBHOOK_DELAYS_S[min(job.units[WEBHOOK].failures, len(_WEBHOOK_DELAYS_S) - 1)]
-                log.warning("webhook of %s: %s", job_id, error)
-                if await store.release(job_id, WEBHOOK, epoch, delay_s=delay_s, is_failure=True):
-                    return
-            await store.finish(
-                job_id,
-                WEBHOOK,
-                epoch,
-                UnitResult(error={"code": "webhook_failed", "message": error} if error else None),
-            )
     except LeaseLostError:
         log.info("the webhook of %s is no longer ours", job_id)
+        return
+    if error is not None:
+        delay_s = _WEBHOOK_DELAYS_S[min(job.units[WEBHOOK].failures, len(_WEBHOOK_DELAYS_S) - 1)]
+        log.warning("webhook of %s: %s", job_id, error)
+        if await store.release(job_id, WEBHOOK, epoch, delay_s=delay_s, is_failure=True):
+            return
+    await store.finish(
+        job_id, WEBHOOK, epoch, UnitResult(error={"code": "webhook_failed", "message": error} if error else None)
+    )
 
 
 @contextlib.asynccontextmanager
@@ -164,7 +166,7 @@ async def _generate(
     """Stream an engine's answer into the job's events.
 
     Raises:
-        EngineError: as the engine raised it.
+        EngineError: as the engine raised it; `GenerationFailedError` if its answer ended without a finish reason.
         LeaseLostError: as soon as a write is refused.
     """
     engine = context.engines[engine_name]
@@ -172,23 +174,30 @@ async def _generate(
     started = time.monotonic()
     ttft_s: float | None = None
     text: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    num_sent = 0
     last = Delta()
     async with contextlib.aclosing(engine.stream(request)) as deltas:
         async for last in deltas:
+            logprobs.extend(last.logprobs)
             if not last.text:
                 continue
             if ttft_s is None:
                 ttft_s = time.monotonic() - started
             text.append(last.text)
-            if not await context.store.append(job_id, unit, epoch, last.text):
+            if not await context.store.append(job_id, unit, epoch, last.text, tuple(logprobs[num_sent:])):
                 raise LeaseLostError
+            num_sent = len(logprobs)
+    if last.finish_reason is None:
+        raise GenerationFailedError("The engine ended its answer without saying why.")
     return UnitResult(
         text="".join(text),
         model=info.model_id,
-        finish_reason=last.finish_reason or "stop",
+        finish_reason=last.finish_reason,
         usage=last.usage or Usage(),
         duration_s=round(time.monotonic() - started, 4),
         ttft_s=None if ttft_s is None else round(ttft_s, 4),
+        logprobs=tuple(logprobs),
     )
 
 
@@ -198,8 +207,10 @@ async def _compose(context: Context, job: Job, epoch: int, compose: merge.Compos
         head, tail = request.messages[:-1], request.messages[-1]
         turn = Message("user", (*tail.images, TextPart(compose.prompt)))
         result = await _generate(context, job.id, MERGE, epoch, "glm", replace(request, messages=(*head, turn)))
-    except EngineError as error:
-        result = UnitResult(error=_to_error(error))
+    except (LeaseLostError, QueueUnavailableError):
+        raise
+    except Exception as error:  # both branches have answered: whatever goes wrong here, the deep answer is good enough
+        result = UnitResult(error=to_failure_record(_to_engine_error(error, f"the merge of {job.id}")))
     return merge.composed(compose, result)
 
 
@@ -217,7 +228,9 @@ async def _build_request(context: Context, job: Job, *, enable_thinking: bool) -
             f"picture {error.args[0]} is no longer stored; send the request again", code="image_file_not_found"
         ) from error
     sampling: SamplingParams = job.spec.sampling
-    return GenerationRequest(messages, sampling, enable_thinking=enable_thinking, request_id=job.id)
+    return GenerationRequest(
+        messages, sampling, enable_thinking=enable_thinking, request_id=job.id, caller=job.spec.owner
+    )
 
 
 class _ImageExpiredError(EngineError):
@@ -239,11 +252,9 @@ def _question(job: Job) -> str:
     return "".join(part["text"] for part in job.spec.messages[-1]["parts"] if part["type"] == "text")
 
 
-def _to_error(error: EngineError) -> dict[str, object]:
-    return {
-        "code": error.code,
-        "message": error.message,
-        "param": error.param,
-        "status": error.status_code,
-        "retryable": error.retryable,
-    }
+def _to_engine_error(error: Exception, what: str) -> EngineError:
+    """Return what an engine raised on purpose as it is; anything else is a bug, which the log shows and nobody else."""
+    if isinstance(error, EngineError):
+        return error
+    log.error("%s failed", what, exc_info=error)
+    return GenerationFailedError(f"The worker failed: {type(error).__name__}.")

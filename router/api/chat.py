@@ -15,20 +15,20 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from router.api.conversation import from_chat
-from router.api.errors import envelope, json_response
+from router.api.errors import envelope, json_response, to_refusal
 from router.api.intake import (
-    ClientGoneError,
     cancel_on_disconnect,
     owner,
     parse,
     services_of,
+    start,
     to_hints,
     webhook_url_of,
     with_pings,
 )
 from router.api.objects import to_chunk, to_completion, to_hybrid, to_route_headers
 from router.api.schemas import ChatRequest, check_metadata, to_chat_sampling
-from router.api.stream import SSE_DONE, SSE_PING, sse
+from router.api.stream import SSE_DONE, SSE_HEADERS, SSE_PING, Said, sse
 from router.call import Call
 from router.dispatch import Running
 from router.errors import EngineFailedError, NotFoundError, RouterError
@@ -40,7 +40,6 @@ routes = APIRouter(tags=["chat"])
 PING_S = 5.0
 # How often a silent job is looked at to see whether its wait is over.
 _LOOK_S = 0.5
-CLIENT_CLOSED = 499
 
 
 @routes.post("/v1/chat/completions")
@@ -50,14 +49,14 @@ async def create_chat_completion(request: Request) -> Response:
     caller = owner(request)
     body = await parse(request, ChatRequest)
     call = await to_call(body, caller, services)
-    running = await services.dispatcher.start(call)
+    running = await start(request, call)
     wait_s = services.settings.max_wait_s if call.max_wait_s is None else call.max_wait_s
     if body.stream:
         has_usage = bool(body.stream_options and body.stream_options.include_usage)
         return StreamingResponse(
             _stream(services, running, wait_s, has_usage=has_usage),
             media_type="text/event-stream",
-            headers={**to_route_headers(running.job), "cache-control": "no-cache"},
+            headers={**to_route_headers(running.job), **SSE_HEADERS},
         )
     return await answer(request, running, wait_s)
 
@@ -73,7 +72,7 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
     return Call(
         messages=await from_chat(body.messages, services.media),
         sampling=sampling,
-        hints=to_hints(body.model, body.hybrid, body.service_tier),
+        hints=to_hints(body.model, body.hybrid, body.service_tier, services.monitor),
         model=body.model,
         owner=caller,
         strategy=body.hybrid.merge,
@@ -94,10 +93,7 @@ async def answer(request: Request, running: Running, wait_s: float, extra: Any =
         extra: called with the completion, returns fields to add to it.
     """
     services = services_of(request)
-    try:
-        job = await cancel_on_disconnect(request, _settle(services, running, wait_s))
-    except ClientGoneError:
-        return Response(status_code=CLIENT_CLOSED)
+    job = await cancel_on_disconnect(request, _settle(services, running, wait_s))
     said = job.final or job.draft
     if said is None:
         raise to_failure(job)
@@ -154,8 +150,8 @@ async def _stream(services: Services, running: Running, wait_s: float, *, has_us
     if info is not None:
         model = info.model_id
     deadline = time.monotonic() + wait_s
-    sent = ""
-    runs: dict[int, str] = {}
+    sent = Said()
+    runs: dict[int, Said] = {}
 
     def chunk(**fields: Any) -> bytes:
         return sse(to_chunk(job, model, has_usage=has_usage, **fields))
@@ -169,12 +165,14 @@ async def _stream(services: Services, running: Running, wait_s: float, *, has_us
                 elif event.kind == "end":
                     break
                 elif event.kind == "delta" and event.unit == job.spec.final_unit:
-                    said = runs[event.epoch] = runs.get(event.epoch, "") + event.text
+                    said = runs.setdefault(event.epoch, Said())
+                    said.add(event.text, event.logprobs)
                     # A run that was started again repeats itself; only what is new goes out.
-                    if said.startswith(sent) and len(said) > len(sent):
-                        yield chunk(delta={"content": said[len(sent) :]})
-                        sent = said
-                if running.is_queued and not sent and time.monotonic() >= deadline:
+                    if said.text.startswith(sent.text) and len(said.text) > len(sent.text):
+                        rest = said.after(sent)
+                        yield chunk(delta={"content": rest.text}, logprobs=rest.logprobs)
+                        sent.add(rest.text, rest.logprobs)
+                if running.is_queued and not sent.text and time.monotonic() >= deadline:
                     job = await _load(services, running)
                     if job.draft is not None or job.is_terminal:
                         break
@@ -182,18 +180,19 @@ async def _stream(services: Services, running: Running, wait_s: float, *, has_us
         said_last = job.final or job.draft
         if said_last is None:
             raise to_failure(job)
-        if not said_last.text.startswith(sent):
+        if not said_last.text.startswith(sent.text):
             raise EngineFailedError(
                 f"The answer changed while it was written; read it as /v1/responses/{job.id}.",
                 status=500,
                 code="answer_restarted",
             )
         model = said_last.model
-        if len(said_last.text) > len(sent):
-            yield chunk(delta={"content": said_last.text[len(sent) :]})
+        rest = Said(said_last.text, said_last.logprobs).after(sent)
+        if rest.text or rest.logprobs:
+            yield chunk(delta={"content": rest.text}, logprobs=rest.logprobs)
         yield chunk(delta={}, finish_reason=said_last.finish_reason, hybrid=to_hybrid(job))
         if has_usage:
             yield chunk(delta=None, usage=said_last.usage)
-    except RouterError as error:
-        yield sse(envelope(error))
+    except Exception as error:  # the status is long sent: an event is the only way left to say it
+        yield sse(envelope(to_refusal(error, f"the stream of {job.id}")))
     yield SSE_DONE

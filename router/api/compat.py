@@ -14,7 +14,7 @@ from engines.base import SamplingParams
 from policies.features import Hints
 from router.api.chat import answer
 from router.api.conversation import from_older_shape
-from router.api.intake import AUTO_MODEL, owner, parse, resolve_model, services_of
+from router.api.intake import AUTO_MODEL, owner, parse, resolve_model, services_of, start
 from router.api.schemas import InferenceRequest, VisionRequest
 from router.call import Call
 
@@ -24,21 +24,25 @@ routes = APIRouter(tags=["older shapes"])
 @routes.post("/api/v1/inference")
 async def inference(request: Request) -> Response:
     """Answer a question about one base64 picture."""
+    caller = owner(request)
     body = await parse(request, InferenceRequest)
-    return await _answer(request, body, Hints(), AUTO_MODEL, extra=_with_bare_text)
+    return await _answer(request, caller, body, Hints(), AUTO_MODEL, extra=_with_bare_text)
 
 
 @routes.post("/v1/vision/completion")
 async def vision_completion(request: Request) -> Response:
     """Answer a question about one picture, given by URL or data URL."""
+    caller = owner(request)
     body = await parse(request, VisionRequest)
     model = body.model or AUTO_MODEL
-    return await _answer(request, body, Hints(engine=resolve_model(model)), model)
+    hints = Hints(engine=resolve_model(model, services_of(request).monitor))
+    return await _answer(request, caller, body, hints, model)
 
 
-async def _answer(request: Request, body: InferenceRequest, hints: Hints, model: str, extra: Any = None) -> Response:
+async def _answer(
+    request: Request, caller: str, body: InferenceRequest, hints: Hints, model: str, extra: Any = None
+) -> Response:
     services = services_of(request)
-    caller = owner(request)
     call = Call(
         messages=await from_older_shape(body, services.media),
         sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature or 0.0),
@@ -47,7 +51,7 @@ async def _answer(request: Request, body: InferenceRequest, hints: Hints, model:
         owner=caller,
         is_stored=False,
     )
-    running = await services.dispatcher.start(call)
+    running = await start(request, call)
     return await answer(request, running, services.settings.max_wait_s, extra)
 
 

@@ -14,10 +14,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from engines.base import EngineError
+from router.api.intake import ClientGoneError
 from router.dispatch import to_router_error
 from router.errors import EngineFailedError, RouterError
+
+_CLIENT_CLOSED = 499
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ValidationError, _on_validation_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    for gone in (ClientDisconnect, ClientGoneError):
+        app.add_exception_handler(gone, _on_client_gone)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -139,16 +145,26 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return response
 
 
+async def _on_client_gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=_CLIENT_CLOSED)  # for the log; nobody is left to read it
+
+
 async def _on_bug(request: Request, error: Exception) -> Response:
-    log.error("unhandled error at %s %s", request.method, request.url.path, exc_info=error)
-    return _respond(
-        request,
-        EngineFailedError(
-            "Something went wrong in the server; the log says more.",
-            status=500,
-            code="server_error",
-            message_zh="服务器内部出错，详情见日志。",
-        ),
+    return _respond(request, to_refusal(error, f"{request.method} {request.url.path}"))
+
+
+def to_refusal(error: Exception, what: str) -> RouterError:
+    """Return the refusal that an error amounts to; what was not raised on purpose is logged and not told."""
+    if isinstance(error, RouterError):
+        return error
+    if isinstance(error, EngineError):
+        return to_router_error(error)
+    log.error("unhandled error at %s", what, exc_info=error)
+    return EngineFailedError(
+        "Something went wrong in the server; the log says more.",
+        status=500,
+        code="server_error",
+        message_zh="服务器内部出错，详情见日志。",
     )
 
 

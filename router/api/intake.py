@@ -15,7 +15,10 @@ from fastapi import Request
 from policies.features import Hints
 from router.api.schemas import Hybrid, WireModel
 from router.auth import owner_of
+from router.call import Call
+from router.dispatch import Running
 from router.errors import BadRequestError, BodyTooLargeError, NotFoundError
+from router.health import EngineMonitor
 from router.services import Services
 
 Model = TypeVar("Model", bound=WireModel)
@@ -89,8 +92,10 @@ async def parse(request: Request, model: type[Model]) -> Model:
     return model.model_validate_json(await read_body(request))
 
 
-def resolve_model(name: str) -> str | None:
+def resolve_model(name: str, monitor: EngineMonitor) -> str | None:
     """Return the engine a model name asks for; None leaves it to the policy.
+
+    Beside the two models' names, an engine is asked for by whatever name its server lists the model under.
 
     Raises:
         NotFoundError: if there is no such model.
@@ -98,21 +103,24 @@ def resolve_model(name: str) -> str | None:
     bare = name.strip().lower()
     for suffix in _VARIANTS:
         bare = bare.removesuffix(suffix)
-    if bare not in _MODELS:
+    if bare in _MODELS:
+        return _MODELS[bare]
+    engine = monitor.name_of(name)
+    if engine is None:
         raise NotFoundError(
             f"The model '{name}' does not exist here; use '{AUTO_MODEL}', 'glm-4.6v-flash' or 'mplug-owl2'.",
             code="model_not_found",
             param="model",
             message_zh=f"模型 '{name}' 不存在；可用 '{AUTO_MODEL}'、'glm-4.6v-flash' 或 'mplug-owl2'。",
         )
-    return _MODELS[bare]
+    return engine
 
 
-def to_hints(model: str, hybrid: Hybrid, service_tier: str | None) -> Hints:
+def to_hints(model: str, hybrid: Hybrid, service_tier: str | None, monitor: EngineMonitor) -> Hints:
     """Collect what the caller said about routing."""
     return Hints(
         route=hybrid.route,
-        engine=resolve_model(model),
+        engine=resolve_model(model, monitor),
         service_tier=service_tier,
         deadline_ms=hybrid.deadline_ms,
     )
@@ -136,6 +144,17 @@ def webhook_url_of(metadata: dict[str, str]) -> str | None:
             message_zh="metadata.webhook_url 必须是 http(s) 地址。",
         )
     return url
+
+
+async def start(request: Request, call: Call) -> Running:
+    """Begin for a caller who may hang up while the call waits in an engine's line; background work goes on without one.
+
+    Raises:
+        ClientGoneError: if the caller hung up first.
+        RouterError: as `Dispatcher.start` does.
+    """
+    beginning = services_of(request).dispatcher.start(call)
+    return await (beginning if call.is_background else cancel_on_disconnect(request, beginning))
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -5,9 +5,11 @@ In: a `Job`. Out: JSON-able dicts in OpenAI's shapes with the ``hybrid`` extensi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from engines.base import Usage
+from engines.base import TokenLogprob, Usage
+from engines.wire import to_choice_logprobs, to_logprobs
 from router.jobs.job import FinalAnswer, Job, UnitResult, add_usage
 
 Json = dict[str, Any]
@@ -21,9 +23,9 @@ def to_response(job: Job) -> Json:
     """
     spec = job.spec
     if job.final is not None:
-        output = [_message(item_id(job.id, 1), job.final.text, "final_answer", job.final.finish_reason)]
+        output = [_message(item_id(job.id, 1), job.final, "final_answer")]
     elif job.draft is not None and not job.is_terminal:
-        output = [_message(item_id(job.id, 0), job.draft.text, "commentary", job.draft.finish_reason)]
+        output = [_message(item_id(job.id, 0), job.draft, "commentary")]
     else:
         output = []
     is_cut = job.state == "incomplete"
@@ -42,13 +44,14 @@ def to_response(job: Job) -> Json:
         "model": job.final.model if job.final else spec.model,
         "output": output,
         "parallel_tool_calls": False,
-        "previous_response_id": None,
+        "previous_response_id": spec.previous_response_id,
         "reasoning": {"effort": None, "summary": None},
         "store": spec.is_stored,
         "temperature": spec.sampling.temperature,
         "text": {"format": {"type": "text"}},
         "tool_choice": "none",
         "tools": [],
+        "top_logprobs": spec.sampling.top_logprobs or 0,
         "top_p": spec.sampling.top_p,
         "truncation": "disabled",
         "usage": to_response_usage(_usage_of(job)) if job.is_terminal else None,
@@ -67,7 +70,7 @@ def to_completion(job: Job, answer: FinalAnswer | UnitResult) -> Json:
             {
                 "index": 0,
                 "message": {"role": "assistant", "content": answer.text, "refusal": None},
-                "logprobs": None,
+                "logprobs": None if job.spec.sampling.top_logprobs is None else to_choice_logprobs(answer.logprobs),
                 "finish_reason": answer.finish_reason,
             }
         ],
@@ -84,6 +87,7 @@ def to_chunk(
     *,
     finish_reason: str | None = None,
     usage: Usage | None = None,
+    logprobs: Iterable[TokenLogprob] = (),
     has_usage: bool = False,
     hybrid: Json | None = None,
 ) -> Json:
@@ -95,7 +99,14 @@ def to_chunk(
         "model": model,
         "choices": []
         if delta is None
-        else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
+        else [
+            {
+                "index": 0,
+                "delta": delta,
+                "logprobs": to_choice_logprobs(logprobs) if logprobs else None,
+                "finish_reason": finish_reason,
+            }
+        ],
         "system_fingerprint": None,
     }
     if has_usage:
@@ -217,19 +228,20 @@ def to_response_usage(usage: Usage) -> Json:
     }
 
 
-def message_item(item: str, text: str, phase: str, status: str) -> Json:
+def message_item(item: str, text: str, phase: str, status: str, logprobs: Iterable[TokenLogprob] = ()) -> Json:
     """Return an output item; without text it has no content part yet."""
-    content = [output_text(text)] if text or status != "in_progress" else []
+    content = [output_text(text, logprobs)] if text or status != "in_progress" else []
     return {"id": item, "type": "message", "role": "assistant", "status": status, "phase": phase, "content": content}
 
 
-def output_text(text: str) -> Json:
+def output_text(text: str, logprobs: Iterable[TokenLogprob] = ()) -> Json:
     """Return a text part of an output item."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": to_logprobs(logprobs)}
 
 
-def _message(item: str, text: str, phase: str, finish_reason: str) -> Json:
-    return message_item(item, text, phase, "incomplete" if finish_reason == "length" else "completed")
+def _message(item: str, answer: FinalAnswer | UnitResult, phase: str) -> Json:
+    status = "incomplete" if answer.finish_reason == "length" else "completed"
+    return message_item(item, answer.text, phase, status, answer.logprobs)
 
 
 def _response_error(job: Job) -> Json | None:

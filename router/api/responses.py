@@ -6,35 +6,38 @@ In: Responses requests and ids. Out: Responses objects and event streams, all fo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from engines.base import Message
-from router.api.chat import CLIENT_CLOSED, PING_S, to_failure
+from router.api.chat import PING_S, to_failure
 from router.api.conversation import answer_turn, from_responses, to_wire_input
-from router.api.errors import json_response
+from router.api.errors import json_response, to_refusal
 from router.api.intake import (
-    ClientGoneError,
     cancel_on_disconnect,
     owner,
     parse,
     services_of,
+    start,
     to_hints,
     webhook_url_of,
     with_pings,
 )
 from router.api.objects import to_response, to_route_headers
 from router.api.schemas import ResponsesRequest, check_metadata, to_responses_sampling
-from router.api.stream import SSE_PING, sse, to_response_events
+from router.api.stream import SSE_HEADERS, SSE_PING, sse, to_response_events
 from router.call import Call, from_stored_messages, stored_image_hashes
 from router.dispatch import Running
-from router.errors import BadRequestError, NotFoundError
+from router.errors import BadRequestError, EngineFailedError, NotFoundError
 from router.jobs.job import Job
 from router.services import Services
 
 routes = APIRouter(tags=["responses"])
+
+# Engines name fields as chat completions do.
+_FIELDS = {"messages": "input", "logprobs": "top_logprobs", "max_tokens": "max_output_tokens"}
 
 
 @routes.post("/v1/responses")
@@ -44,19 +47,18 @@ async def create_response(request: Request) -> Response:
     caller = owner(request)
     body = await parse(request, ResponsesRequest)
     call = await _to_call(body, caller, services)
-    running = await services.dispatcher.start(call)
+    with _fields_named():
+        running = await start(request, call)
     if body.stream:
         return _stream(services, running)
     if running.is_queued and (call.is_background or call.wants_async):
         await running.events.aclose()
         return json_response(to_response(running.job), headers=to_route_headers(running.job))
-    try:
-        job = await cancel_on_disconnect(request, _wait(services, running))
-    except ClientGoneError:
-        return Response(status_code=CLIENT_CLOSED)
+    job = await cancel_on_disconnect(request, _wait(services, running))
     if job.state == "failed":
         # Whoever waits for the answer gets a refusal as such; whoever polls finds it in the object.
-        raise to_failure(job)
+        with _fields_named():
+            raise to_failure(job)
     return json_response(to_response(job), headers=to_route_headers(job))
 
 
@@ -111,7 +113,7 @@ async def list_input_items(request: Request, response_id: str) -> Response:
     )
 
 
-async def find(services: Services, response_id: str, caller: str) -> Job:
+async def find(services: Services, response_id: str, caller: str, *, param: str = "response_id") -> Job:
     """Return a record of the caller's.
 
     Raises:
@@ -122,7 +124,7 @@ async def find(services: Services, response_id: str, caller: str) -> Job:
         raise NotFoundError(
             f"No response with id '{response_id}'.",
             code="response_not_found",
-            param="response_id",
+            param=param,
             message_zh=f"没有 id 为 '{response_id}' 的响应。",
         )
     return job
@@ -138,7 +140,7 @@ async def _to_call(body: ResponsesRequest, caller: str, services: Services) -> C
     return Call(
         messages=await from_responses(body.input, body.instructions, earlier, services.media),
         sampling=sampling,
-        hints=to_hints(body.model, hybrid, body.service_tier),
+        hints=to_hints(body.model, hybrid, body.service_tier, services.monitor),
         model=body.model,
         owner=caller,
         strategy=hybrid.merge,
@@ -148,12 +150,13 @@ async def _to_call(body: ResponsesRequest, caller: str, services: Services) -> C
         metadata=metadata,
         instructions=body.instructions,
         webhook_url=webhook_url_of(metadata),
+        previous_response_id=body.previous_response_id,
     )
 
 
 async def _conversation_of(services: Services, response_id: str, caller: str) -> tuple[Message, ...]:
     """Return an earlier conversation and its answer, without its instructions, which do not carry over."""
-    job = await find(services, response_id, caller)
+    job = await find(services, response_id, caller, param="previous_response_id")
     if job.final is None:
         raise BadRequestError(
             f"The response '{response_id}' has no answer to continue from (it is {job.state}).",
@@ -174,6 +177,16 @@ async def _conversation_of(services: Services, response_id: str, caller: str) ->
         ) from error
 
 
+@contextlib.contextmanager
+def _fields_named() -> Iterator[None]:
+    """Let engines' refusals name the fields as this endpoint calls them."""
+    try:
+        yield
+    except EngineFailedError as error:
+        error.param = _FIELDS.get(error.param or "", error.param)
+        raise
+
+
 async def _wait(services: Services, running: Running) -> Job:
     async with contextlib.aclosing(running.events):
         async for _event in running.events:
@@ -187,15 +200,23 @@ def _stream(services: Services, running: Running, after: int = -1) -> StreamingR
 
     async def body() -> AsyncIterator[bytes]:
         events = with_pings(to_response_events(running.job, running.events, load), PING_S)
-        async with contextlib.aclosing(running.events), contextlib.aclosing(events):
-            async for event in events:
-                if event is None:
-                    yield SSE_PING
-                elif event["sequence_number"] > after:
-                    yield sse(event, name=event["type"])
+        last = -1
+        try:
+            async with contextlib.aclosing(running.events), contextlib.aclosing(events):
+                async for event in events:
+                    if event is None:
+                        yield SSE_PING
+                        continue
+                    last = event["sequence_number"]
+                    if last > after:
+                        yield sse(event, name=event["type"])
+        except Exception as error:  # the status is long sent: an event is the only way left to say it
+            refusal = to_refusal(error, f"the stream of {running.job.id}")
+            event = {"type": "error", "code": refusal.code, "message": refusal.message, "param": refusal.param}
+            yield sse({**event, "sequence_number": last + 1}, name="error")
 
     return StreamingResponse(
         body(),
         media_type="text/event-stream",
-        headers={**to_route_headers(running.job), "cache-control": "no-cache"},
+        headers={**to_route_headers(running.job), **SSE_HEADERS},
     )

@@ -6,14 +6,24 @@ change nothing are accepted and ignored.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from engines.base import SamplingParams
+from engines.wire import MAX_TOP_LOGPROBS
 from router.errors import BadRequestError
 
 MAX_METADATA = 16
+MAX_NAME = 256
+LOGPROBS = "message.output_text.logprobs"
+
+# Larger numbers than these can be read from JSON but not be written to it.
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+# Refused at the first wrong item: a list of a million of them would cost gigabytes of errors.
+Item = TypeVar("Item")
+Items = Annotated[list[Item], Field(fail_fast=True)]
 
 
 class WireModel(BaseModel):
@@ -30,7 +40,7 @@ class Hybrid(WireModel):
         None, description="deep: Owl2's answer is final; compose: GLM writes the final answer from both"
     )
     max_wait_s: float | None = Field(None, ge=0, le=3600, description="how long a chat completion waits for a job")
-    deadline_ms: int | None = Field(None, gt=0, description="an answer later than this is of no use")
+    deadline_ms: Tokens | None = Field(None, description="an answer later than this is of no use")
     async_: Literal["auto"] | None = Field(
         None, alias="async", description="auto: answer with a queued object when the route is deep"
     )
@@ -70,7 +80,7 @@ class ChatMessage(WireModel):
     """One turn of a chat."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: str | list[ChatPart] | None = None
+    content: str | Items[ChatPart] | None = None
     tool_calls: list[Any] | None = None
 
 
@@ -87,26 +97,26 @@ class Sampling(WireModel):
     top_p: float | None = Field(None, gt=0, le=1)
     stream: bool | None = False
     store: bool | None = None
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, Any] | None = None
     service_tier: str | None = None
     tools: list[Any] | None = None
-    top_logprobs: int | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     hybrid: Hybrid = Hybrid()
 
 
 class ChatRequest(Sampling):
     """``POST /v1/chat/completions``."""
 
-    model: str
-    messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    model: str = Field(max_length=MAX_NAME)
+    messages: Items[ChatMessage] = Field(min_length=1)
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     n: int | None = 1
-    stop: str | list[str] | None = None
-    seed: int | None = None
+    stop: str | Items[str] | None = None
+    seed: Seed | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Any] | None = None
     logprobs: bool | None = None
     response_format: dict[str, Any] | None = None
     stream_options: StreamOptions | None = None
@@ -137,7 +147,7 @@ class InputMessage(WireModel):
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[ResponsesPart]
+    content: str | Items[ResponsesPart]
 
 
 class TextOptions(WireModel):
@@ -149,12 +159,13 @@ class TextOptions(WireModel):
 class ResponsesRequest(Sampling):
     """``POST /v1/responses``."""
 
-    model: str
-    input: str | list[InputMessage]
+    model: str = Field(max_length=MAX_NAME)
+    input: str | Items[InputMessage]
     instructions: str | None = None
     background: bool | None = False
-    max_output_tokens: int | None = Field(None, ge=1)
-    previous_response_id: str | None = None
+    max_output_tokens: Tokens | None = None
+    include: Items[str] | None = None
+    previous_response_id: str | None = Field(None, max_length=MAX_NAME)
     conversation: Any = None
     text: TextOptions | None = None
 
@@ -164,14 +175,14 @@ class InferenceRequest(WireModel):
 
     image: str | None = None
     prompt: str = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Tokens | None = None
     temperature: float | None = Field(None, ge=0, le=2)
 
 
 class VisionRequest(InferenceRequest):
     """``POST /v1/vision/completion``: an older shape with one picture by URL or data URL."""
 
-    model: str | None = None
+    model: str | None = Field(None, max_length=MAX_NAME)
 
 
 def to_chat_sampling(request: ChatRequest) -> SamplingParams:
@@ -182,8 +193,8 @@ def to_chat_sampling(request: ChatRequest) -> SamplingParams:
     """
     if request.n not in (None, 1):
         raise unsupported("n", "only one choice per request is generated; send n=1")
-    if request.logprobs or request.top_logprobs:
-        raise unsupported("logprobs", "log probabilities are not available; leave it out")
+    if request.top_logprobs and not request.logprobs:
+        raise unsupported("top_logprobs", "send logprobs=true with it")
     if request.frequency_penalty:
         raise unsupported("frequency_penalty", "leave it out or send 0")
     if request.presence_penalty:
@@ -203,6 +214,7 @@ def to_chat_sampling(request: ChatRequest) -> SamplingParams:
         top_p=request.top_p or 1.0,
         seed=request.seed,
         stop=tuple(text for text in stop if text),
+        top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
 
 
@@ -212,29 +224,38 @@ def to_responses_sampling(request: ResponsesRequest) -> SamplingParams:
     Raises:
         BadRequestError: naming the field, for what we cannot honour.
     """
-    if request.top_logprobs:
-        raise unsupported("top_logprobs", "log probabilities are not available; leave it out")
     if request.conversation:
         raise unsupported("conversation", "send previous_response_id or the whole conversation as input")
     if request.background and request.store is False:
         raise unsupported("store", "a background response must be stored; leave store out")
     _refuse_tools(request)
     _refuse_format(request.text.format if request.text else None, "text.format")
+    has_logprobs = request.top_logprobs or LOGPROBS in (request.include or ())
     return SamplingParams(
-        max_tokens=request.max_output_tokens, temperature=request.temperature or 0.0, top_p=request.top_p or 1.0
+        max_tokens=request.max_output_tokens,
+        temperature=request.temperature or 0.0,
+        top_p=request.top_p or 1.0,
+        top_logprobs=(request.top_logprobs or 0) if has_logprobs else None,
     )
 
 
-def check_metadata(metadata: dict[str, str] | None) -> dict[str, str]:
+def check_metadata(metadata: dict[str, Any] | None) -> dict[str, str]:
     """Bound the caller's pairs as OpenAI does.
 
     Raises:
-        BadRequestError: if there are too many, or one is too long.
+        BadRequestError: if there are too many, or one is too long or no text.
     """
     metadata = metadata or {}
     if len(metadata) > MAX_METADATA:
         raise unsupported("metadata", f"at most {MAX_METADATA} pairs are accepted")
     for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise BadRequestError(
+                f"Invalid 'metadata.{key[:64]}': Input should be a valid string.",
+                code="invalid_value",
+                param=f"metadata.{key[:64]}",
+                message_zh=f"参数 'metadata.{key[:64]}' 无效：值必须是字符串。",
+            )
         if len(key) > 64 or len(value) > 512:
             raise unsupported(f"metadata.{key[:64]}", "keys hold at most 64 characters, values at most 512")
     return metadata

@@ -12,10 +12,29 @@ from typing import Any
 
 import orjson
 
+from engines.base import TokenLogprob
+from engines.wire import to_logprobs
 from router.api.objects import item_id, message_item, output_text, to_response
 from router.jobs.job import Event, Job, Unit
 
 Json = dict[str, Any]
+
+
+@dataclass
+class Said:
+    """What one run of a unit has written so far, or what of it was sent."""
+
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def add(self, text: str, logprobs: tuple[TokenLogprob, ...]) -> None:
+        """Take in what came next."""
+        self.text += text
+        self.logprobs += logprobs
+
+    def after(self, sent: Said) -> Said:
+        """Return what is new in a text that begins with what was sent."""
+        return Said(self.text[len(sent.text) :], self.logprobs[len(sent.logprobs) :])
 
 
 @dataclass
@@ -26,7 +45,7 @@ class _Item:
     index: int
     phase: str
     unit: str
-    text: str = ""
+    said: Said = field(default_factory=Said)
     is_done: bool = False
 
 
@@ -44,7 +63,7 @@ class ResponseStream:
     job: Job
     _sequence: int = 0
     _items: list[_Item] = field(default_factory=list)
-    _runs: dict[tuple[str, int], str] = field(default_factory=dict)
+    _runs: dict[tuple[str, int], Said] = field(default_factory=dict)
     _is_running: bool = False
 
     def begin(self) -> list[Json]:
@@ -60,7 +79,7 @@ class ResponseStream:
             self._is_running = True
             out.append(self._lifecycle("response.in_progress", "in_progress"))
         elif event.kind == "delta" and event.unit in ("draft", self.job.spec.final_unit):
-            out.extend(self._write(event.unit, event.epoch, event.text))
+            out.extend(self._write(event))
         elif event.kind == "finished" and event.unit == "draft":
             out.extend(self._close("draft", "completed" if event.state == "completed" else "incomplete"))
         return out
@@ -73,15 +92,17 @@ class ResponseStream:
             out.extend(self._close(final_unit, "incomplete"))
         else:
             item = self._open_item(final_unit)
-            if item is not None and not job.final.text.startswith(item.text):
+            if item is not None and not job.final.text.startswith(item.said.text):
                 out.extend(self._close(final_unit, "incomplete"))
                 item = None
             if item is None:
                 item, opened = self._open(final_unit)
                 out.extend(opened)
-            rest = job.final.text[len(item.text) :]
-            if rest:
+            rest = Said(job.final.text, job.final.logprobs).after(item.said)
+            if rest.text:
                 out.append(self._delta(item, rest))
+            else:
+                item.said.add("", rest.logprobs)
             out.extend(self._close(final_unit, "incomplete" if job.final.finish_reason == "length" else "completed"))
         kind = {"completed": "response.completed", "failed": "response.failed"}.get(job.state, "response.incomplete")
         response = to_response(job)
@@ -92,19 +113,21 @@ class ResponseStream:
         out.append(self._numbered({"type": kind, "response": response}))
         return out
 
-    def _write(self, unit: str, epoch: int, text: str) -> list[Json]:
-        said = self._runs.get((unit, epoch), "") + text
-        self._runs[unit, epoch] = said
+    def _write(self, event: Event) -> list[Json]:
+        unit = event.unit
+        said = self._runs.setdefault((unit, event.epoch), Said())
+        said.add(event.text, event.logprobs)
         out: list[Json] = []
         item = self._open_item(unit)
-        if item is not None and not (said.startswith(item.text) or item.text.startswith(said)):
+        sent = item.said.text if item else ""
+        if item is not None and not (said.text.startswith(sent) or sent.startswith(said.text)):
             out.extend(self._close(unit, "incomplete"))
             item = None
         if item is None:
             item, out_opened = self._open(unit)
             out.extend(out_opened)
-        if len(said) > len(item.text):
-            out.append(self._delta(item, said[len(item.text) :]))
+        if len(said.text) > len(item.said.text):
+            out.append(self._delta(item, said.after(item.said)))
         return out
 
     def _open_item(self, unit: str) -> _Item | None:
@@ -128,23 +151,30 @@ class ResponseStream:
             self._numbered({"type": "response.content_part.added", **_place(item), "part": output_text("")}),
         ]
 
-    def _delta(self, item: _Item, text: str) -> Json:
-        item.text += text
-        return self._numbered({"type": "response.output_text.delta", **_place(item), "delta": text, "logprobs": []})
+    def _delta(self, item: _Item, rest: Said) -> Json:
+        item.said.add(rest.text, rest.logprobs)
+        logprobs = to_logprobs(rest.logprobs)
+        return self._numbered(
+            {"type": "response.output_text.delta", **_place(item), "delta": rest.text, "logprobs": logprobs}
+        )
 
     def _close(self, unit: str, status: str) -> list[Json]:
         item = self._open_item(unit)
         if item is None:
             return []
         item.is_done = True
+        text, logprobs = item.said.text, item.said.logprobs
+        part = output_text(text, logprobs)
         return [
-            self._numbered({"type": "response.output_text.done", **_place(item), "text": item.text, "logprobs": []}),
-            self._numbered({"type": "response.content_part.done", **_place(item), "part": output_text(item.text)}),
+            self._numbered(
+                {"type": "response.output_text.done", **_place(item), "text": text, "logprobs": part["logprobs"]}
+            ),
+            self._numbered({"type": "response.content_part.done", **_place(item), "part": part}),
             self._numbered(
                 {
                     "type": "response.output_item.done",
                     "output_index": item.index,
-                    "item": message_item(item.id, item.text, item.phase, status),
+                    "item": message_item(item.id, text, item.phase, status, logprobs),
                 }
             ),
         ]
@@ -197,5 +227,7 @@ def sse(event: Json, *, name: str | None = None) -> bytes:
     return head + b"data: " + orjson.dumps(event) + b"\n\n"
 
 
+# Proxies such as nginx would otherwise hold events back until they fill a buffer.
+SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 SSE_DONE = b"data: [DONE]\n\n"
 SSE_PING = b": ping\n\n"

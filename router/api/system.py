@@ -34,8 +34,9 @@ async def list_models(request: Request) -> Response:
 async def get_model(request: Request, model: str) -> Response:
     """Describe one model."""
     owner(request)
-    engine = resolve_model(model)
-    listed = {entry["hybrid"]["engine"]: entry for entry in _models(services_of(request))}
+    services = services_of(request)
+    engine = resolve_model(model, services.monitor)
+    listed = {entry["hybrid"]["engine"]: entry for entry in _models(services)}
     return json_response(listed[engine])
 
 

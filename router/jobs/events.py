@@ -67,6 +67,10 @@ class EventHub:
                 try:
                     events = await self._store.read_events(job_id, last)
                     job = await self._store.get(job_id) if not events else None
+                    if job is not None and job.is_terminal:
+                        # It may have ended between the two reads; told again from its record, it would be told twice.
+                        events = await self._store.read_events(job_id, last)
+                        events = events or (replay(job) if not last else [Event("end", state=job.state)])
                 except QueueUnavailableError:
                     # The record outlives a restart of redis, so a waiter only has to be patient.
                     await asyncio.sleep(1.0)
@@ -79,10 +83,6 @@ class EventHub:
                 if not events:
                     if job is None:
                         raise NotFoundError(f"No response '{job_id}'.", code="response_not_found", param="response_id")
-                    if job.is_terminal:
-                        for event in replay(job):
-                            yield event
-                        return
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(news.wait(), _RECHECK_S)
         finally:
@@ -127,7 +127,7 @@ def replay(job: Job) -> list[Event]:
             continue
         events.append(Event("started", unit.name, unit.epoch))
         if unit.result.text:
-            events.append(Event("delta", unit.name, unit.epoch, text=unit.result.text))
+            events.append(Event("delta", unit.name, unit.epoch, text=unit.result.text, logprobs=unit.result.logprobs))
         events.append(Event("finished", unit.name, unit.epoch, state=unit.state))
     events.append(Event("end", state=job.state))
     return events

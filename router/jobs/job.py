@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
-from engines.base import SamplingParams, Usage
+from engines.base import EngineError, SamplingParams, TokenLogprob, Usage
+from engines.wire import from_logprobs, to_logprobs
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 UnitState = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
@@ -55,6 +56,7 @@ class JobSpec:
         metadata: the caller's own pairs.
         instructions: echoed in the Responses object.
         webhook_url: where to post at the end.
+        previous_response_id: which response this one goes on from; echoed in the Responses object.
     """
 
     id: str
@@ -72,6 +74,7 @@ class JobSpec:
     metadata: Mapping[str, str] = field(default_factory=dict)
     instructions: str | None = None
     webhook_url: str | None = None
+    previous_response_id: str | None = None
 
     @property
     def final_unit(self) -> str:
@@ -109,6 +112,7 @@ class UnitResult:
         error: ``{"code", "message", "param", "status", "retryable"}`` of a failed branch.
         duration_s: from start to end of the last run.
         ttft_s: from start to the first text.
+        logprobs: of the answer's tokens, if they were asked for.
     """
 
     text: str = ""
@@ -118,15 +122,18 @@ class UnitResult:
     error: dict[str, Any] | None = None
     duration_s: float = 0.0
     ttft_s: float | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
-        return asdict(self)
+        return _with_logprobs(asdict(replace(self, logprobs=())), self.logprobs)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> UnitResult:
         """Read `to_dict`'s form."""
-        return cls(**{**data, "usage": Usage(**data["usage"])})
+        return cls(
+            **{**data, "usage": Usage(**data["usage"]), "logprobs": from_logprobs(data.get("logprobs"))},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,7 @@ class FinalAnswer:
         agreement_basis: what it was computed from: ``numbers``, ``tokens``, both, or nothing.
         degraded: sentences that say what is missing and why; empty when all went as planned.
         usage: of all branches and the merge together.
+        logprobs: of the tokens of ``text``, if they were asked for.
     """
 
     text: str
@@ -170,10 +178,11 @@ class FinalAnswer:
     agreement_basis: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
     usage: Usage = Usage()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
-        return asdict(self)
+        return _with_logprobs(asdict(replace(self, logprobs=())), self.logprobs)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FinalAnswer:
@@ -184,6 +193,7 @@ class FinalAnswer:
                 "usage": Usage(**data["usage"]),
                 "degraded": tuple(data["degraded"]),
                 "agreement_basis": tuple(data["agreement_basis"]),
+                "logprobs": from_logprobs(data.get("logprobs")),
             }
         )
 
@@ -228,6 +238,7 @@ class Event:
         text: of a delta.
         state: of ``finished`` (the unit's) and ``end`` (the job's).
         id: the stream entry's id, to continue after it.
+        logprobs: of the tokens since the delta before, if they were asked for.
     """
 
     kind: Literal["queued", "started", "delta", "finished", "requeued", "end"]
@@ -236,6 +247,24 @@ class Event:
     text: str = ""
     state: str = ""
     id: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+def _with_logprobs(data: dict[str, Any], logprobs: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+    """Write log probabilities only where they were asked for: they are many times the size of the text."""
+    del data["logprobs"]
+    return {**data, "logprobs": to_logprobs(logprobs)} if logprobs else data
+
+
+def to_failure_record(error: EngineError) -> dict[str, Any]:
+    """Write down an engine's refusal, as `UnitResult.error` has it."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+        "status": error.status_code,
+        "retryable": error.retryable,
+    }
 
 
 def add_usage(*usages: Usage) -> Usage:

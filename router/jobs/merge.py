@@ -106,6 +106,7 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
         agreement_basis=agreement.basis,
         degraded=tuple(degraded),
         usage=usage,
+        logprobs=answer.logprobs,
     )
     if job.spec.strategy == "compose" and len(answers) > 1:
         prompt = compose_prompt(question, answers["draft"].text, answers["deep"].text, job.spec.language)
@@ -129,6 +130,7 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer:
         strategy="compose",
         finish_reason=result.finish_reason,
         usage=add_usage(request.fallback.usage, result.usage),
+        logprobs=result.logprobs,
     )
 
 

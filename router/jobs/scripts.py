@@ -21,8 +21,9 @@ local function clock(given)
   return tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
 
-local function event(id, kind, unit, epoch, text, state)
-  redis.call('XADD', events_key(id), '*', 'k', kind, 'u', unit, 'n', epoch, 'x', text, 's', state)
+local function event(id, kind, unit, epoch, text, state, logprobs)
+  redis.call('XADD', events_key(id), '*', 'k', kind, 'u', unit, 'n', epoch, 'x', text, 's', state,
+    'l', logprobs or '')
   redis.call('XADD', ACTIVITY, 'MAXLEN', '~', 4096, '*', 'j', id)
 end
 
@@ -133,12 +134,12 @@ return 1
 """
 )
 
-# id, unit, epoch, text -> 1 | 0 (no longer yours)
+# id, unit, epoch, text, log probabilities or '' -> 1 | 0 (no longer yours)
 APPEND: Final = (
     _PRELUDE
     + """
 if not owns(ARGV[1], ARGV[2], ARGV[3]) then return 0 end
-event(ARGV[1], 'delta', ARGV[2], ARGV[3], ARGV[4], '')
+event(ARGV[1], 'delta', ARGV[2], ARGV[3], ARGV[4], '', ARGV[5])
 return 1
 """
 )

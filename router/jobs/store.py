@@ -16,13 +16,16 @@ import orjson
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from engines.base import ImagePart
+from engines.base import ImagePart, TokenLogprob
+from engines.wire import from_logprobs, to_logprobs
 from router.errors import QueueUnavailableError
 from router.jobs import scripts
 from router.jobs.job import MERGE, WEBHOOK, Event, FinalAnswer, Job, JobSpec, Unit, UnitResult
 
 PREFIX = "glowl:"
 _REAP_BATCH = 200
+# Whoever asked for nothing to be kept may still have been given a draft, and comes back for the final answer.
+UNSTORED_TTL_S = 600
 
 Clock = Callable[[], float]
 
@@ -35,7 +38,7 @@ class JobStore:
         lease_s: how long a claimed unit may be silent.
         resend_after_s: how long a queued unit may wait before its message is sent again.
         max_failures: runs of a unit that may fail before it is given up.
-        job_ttl_s: how long a finished job can be read.
+        job_ttl_s: how long a finished job can be read; `UNSTORED_TTL_S` if it is not to be stored.
         blob_ttl_s: how long a picture is kept.
         clock: unix seconds; None uses the Redis server's own clock, so that machines need not agree on the time.
 
@@ -93,7 +96,7 @@ class JobStore:
             self._now(),
             orjson.dumps(spec.to_dict()),
             units,
-            self._job_ttl_s,
+            self._job_ttl_s if spec.is_stored else min(UNSTORED_TTL_S, self._job_ttl_s),
             "1" if spec.webhook_url else "0",
             self._resend_after_s,
         )
@@ -139,9 +142,12 @@ class JobStore:
         """Say that the unit is still being worked on; False if it is no longer the caller's."""
         return bool(await self._run("RENEW", job_id, self._now(), unit, epoch, self.lease_s))
 
-    async def append(self, job_id: str, unit: str, epoch: int, text: str) -> bool:
+    async def append(
+        self, job_id: str, unit: str, epoch: int, text: str, logprobs: tuple[TokenLogprob, ...] = ()
+    ) -> bool:
         """Add text to the event stream; False if the unit is no longer the caller's."""
-        return bool(await self._run("APPEND", job_id, unit, epoch, text))
+        encoded = orjson.dumps(to_logprobs(logprobs)) if logprobs else b""
+        return bool(await self._run("APPEND", job_id, unit, epoch, text, encoded))
 
     async def finish(self, job_id: str, unit: str, epoch: int, result: UnitResult) -> bool:
         """Record how a branch or webhook ended; True if that was the last branch and the merge is due."""
@@ -257,6 +263,7 @@ def _to_event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
         text=fields[b"x"].decode(),
         state=fields[b"s"].decode(),
         id=entry_id.decode(),
+        logprobs=from_logprobs(orjson.loads(logprobs)) if (logprobs := fields.get(b"l")) else (),
     )
 
 

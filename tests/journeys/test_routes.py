@@ -171,6 +171,42 @@ def test_a_conversation_goes_on_from_an_earlier_response(stack: Stack) -> None:
     second = stack.client.responses.create(model="glowl", input="And which is darker?", previous_response_id=first.id)
 
     assert second.output_text == "[echo owl2] 2 pictures (64x48 png, 64x48 png), question: And which is darker?"
+    assert second.previous_response_id == first.id
+    third = stack.client.responses.create(model="glowl", input="Why?", previous_response_id=second.id)
+    turns = [(item.role, item.content[0].type) for item in stack.client.responses.input_items.list(third.id)]
+    assert turns == [("user", "input_image"), *[("assistant", "output_text"), ("user", "input_text")] * 2]
+
+
+def joined(logprobs: Any) -> str:
+    return b"".join(bytes(entry.bytes) for entry in logprobs).decode()
+
+
+def test_a_deep_chat_has_log_probabilities_when_asked_whole_and_streamed(stack: Stack) -> None:
+    asked: Any = {"model": "glowl", "messages": [{"role": "user", "content": "What colour is the owl?"}]}
+
+    whole = stack.client.chat.completions.create(**asked, logprobs=True, top_logprobs=3)
+    chunks = list(stack.client.chat.completions.create(**asked, logprobs=True, stream=True))
+
+    assert joined(whole.choices[0].logprobs.content) == whole.choices[0].message.content
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
+    streamed = [entry for chunk in chunks if (piece := chunk.choices[0].logprobs) for entry in piece.content]
+    assert joined(streamed) == whole.choices[0].message.content
+    assert stack.engines["owl2"].last_request is not None
+    assert stack.engines["owl2"].last_request.caller == "local"
+
+
+@pytest.mark.parametrize(("text", "writer"), [("What colour is the owl?", "owl2"), ("这是什么？", "glm")])
+def test_a_deep_response_has_the_log_probabilities_of_whoever_wrote_it(stack: Stack, text: str, writer: str) -> None:
+    asked: Any = {"model": "glowl", "input": text, "top_logprobs": 2, "extra_body": {"hybrid": {"route": "deep"}}}
+
+    whole = stack.client.responses.create(**asked)
+    with stack.client.responses.stream(**asked) as stream:
+        events: list[Any] = list(stream)
+
+    done = [event for event in events if event.type == "response.output_text.done"]
+    for part in (whole.output[0].content[0], events[-1].response.output[0].content[0], done[-1]):
+        assert part.text.startswith(f"[echo {writer}]")
+        assert joined(part.logprobs) == part.text
 
 
 def test_a_chat_that_would_wait_too_long_gets_the_draft_and_where_the_rest_will_be(stack: Stack) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
 from engines.echo import EchoEngine
@@ -17,12 +18,23 @@ from tests.support.servers import AppServer, RedisProcess
 
 
 @pytest.fixture(scope="package")
-def echo_urls() -> Iterator[dict[str, str]]:
+def echoes() -> dict[str, EchoEngine]:
+    return {name: EchoEngine(name, context_tokens=200, max_images=3) for name in ("glm", "owl2")}
+
+
+@pytest.fixture(autouse=True)
+def _obedient_echoes(echoes: dict[str, EchoEngine]) -> Iterator[None]:
+    yield
+    for echo in echoes.values():
+        echo.delta_delay_s = 0.0
+        echo.fail_with = None
+        echo.fail_after_deltas = 0
+
+
+@pytest.fixture(scope="package")
+def echo_urls(echoes: dict[str, EchoEngine]) -> Iterator[dict[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="glowl-a"))
-    servers = {
-        name: AppServer(create_engine_app(EchoEngine(name, context_tokens=200, max_images=3)), uds=str(folder / name))
-        for name in ("glm", "owl2")
-    }
+    servers = {name: AppServer(create_engine_app(echo), uds=str(folder / name)) for name, echo in echoes.items()}
     yield {name: server.url for name, server in servers.items()}
     for server in servers.values():
         server.stop()
@@ -47,6 +59,13 @@ def api(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[AppS
 @pytest.fixture
 def http(api: AppServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=api.url, timeout=30, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def client(api: AppServer) -> Iterator[openai.OpenAI]:
+    """The unmodified client, without retries of its own, so that a failure shows."""
+    with openai.OpenAI(base_url=api.url + "/v1", api_key="unused", max_retries=0) as client:
         yield client
 
 

@@ -7,9 +7,12 @@ import io
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
+from router.api.schemas import ChatRequest, ResponsesRequest
 from tests.journeys.conftest import picture
 
 
@@ -50,7 +53,16 @@ REFUSED = [
     ({**HELLO, "temperature": 3}, 400, "invalid_value", "temperature"),
     ({**HELLO, "max_tokens": 0}, 400, "invalid_value", "max_tokens"),
     ({**HELLO, "n": 2}, 400, "unsupported_value", "n"),
-    ({**HELLO, "logprobs": True}, 400, "unsupported_value", "logprobs"),
+    ({**HELLO, "logprobs": "yes please"}, 400, "invalid_value", "logprobs"),
+    ({**HELLO, "logprobs": True, "top_logprobs": 21}, 400, "invalid_value", "top_logprobs"),
+    ({**HELLO, "logprobs": True, "top_logprobs": -1}, 400, "invalid_value", "top_logprobs"),
+    ({**HELLO, "top_logprobs": 3}, 400, "unsupported_value", "top_logprobs"),
+    ({**HELLO, "seed": 2**63}, 400, "invalid_value", "seed"),
+    ({**HELLO, "max_tokens": 10**30}, 400, "invalid_value", "max_tokens"),
+    ({**HELLO, "max_completion_tokens": 10**30}, 400, "invalid_value", "max_completion_tokens"),
+    ({**HELLO, "hybrid": {"deadline_ms": 10**30}}, 400, "invalid_value", "hybrid.deadline_ms"),
+    ({**HELLO, "model": "m" * 257}, 400, "invalid_value", "model"),
+    ({**HELLO, "metadata": {"a": 5}}, 400, "invalid_value", "metadata.a"),
     ({**HELLO, "tools": [{"type": "function"}]}, 400, "unsupported_value", "tools"),
     ({**HELLO, "response_format": {"type": "json_object"}}, 400, "unsupported_value", "response_format"),
     ({**HELLO, "stop": list("abcde")}, 400, "unsupported_value", "stop"),
@@ -119,7 +131,14 @@ def test_a_body_that_is_no_json_object_is_a_400(http: httpx.Client, path: str, r
         ({"model": "glowl", "input": []}, "no_user_message", "input"),
         ({"model": "glowl", "input": 5}, "invalid_value", "input"),
         ({"model": "glowl", "input": "x", "background": True, "store": False}, "unsupported_value", "store"),
-        ({"model": "glowl", "input": "x", "previous_response_id": "resp_no"}, "response_not_found", "response_id"),
+        (
+            {"model": "glowl", "input": "x", "previous_response_id": "resp_no"},
+            "response_not_found",
+            "previous_response_id",
+        ),
+        ({"model": "glowl", "input": "x", "previous_response_id": "r" * 257}, "invalid_value", "previous_response_id"),
+        ({"model": "glowl", "input": "x", "max_output_tokens": 10**30}, "invalid_value", "max_output_tokens"),
+        ({"model": "glowl", "input": "x", "top_logprobs": 21}, "invalid_value", "top_logprobs"),
         (
             {"model": "glowl", "input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
             "unsupported_value",
@@ -144,6 +163,12 @@ def test_rubbish_responses_are_refused(http: httpx.Client, body: dict[str, Any],
         ("POST", "/v1/responses/resp_nothing/cancel", 404),
         ("DELETE", "/v1/responses/resp_nothing", 404),
         ("GET", "/v1/jobs/resp_nothing", 404),
+        ("GET", "/v1/responses/resp_*", 404),
+        ("GET", "/v1/responses/%00%ff%0d%0a", 404),
+        ("GET", "/v1/responses/resp_x%7Cmerge", 404),
+        ("GET", "/v1/responses/..%2F..%2Fjob:resp_x", 404),
+        ("GET", "/v1/responses/%ED%A0%80", 404),
+        ("DELETE", "/v1/responses/*", 404),
         ("GET", "/v1/models/gpt-4o", 404),
         ("GET", "/v1/responses/resp_nothing?stream=maybe", 400),
     ],
@@ -153,6 +178,61 @@ def test_every_error_is_an_envelope(http: httpx.Client, method: str, path: str, 
 
     check_envelope(response)
     assert response.status_code == status
+
+
+@pytest.mark.parametrize("field", ["messages", "input", "stop", "content", "include"])
+def test_a_list_with_a_million_errors_is_refused_for_its_first(field: str) -> None:
+    rubbish: list[Any] = [5] * 1_000_000
+    body = {"model": "glowl", "messages": [{"role": "user", "content": "x"}], "input": "x", field: rubbish}
+    if field == "content":
+        body["messages"] = [{"role": "user", "content": rubbish}]
+    shape = ResponsesRequest if field in ("input", "include") else ChatRequest
+
+    with pytest.raises(ValidationError) as caught:
+        shape.model_validate_json(orjson.dumps(body))
+
+    assert caught.value.error_count() <= 2  # of a text or a list: no text, and the first item is wrong
+
+
+def test_a_number_too_large_for_json_is_refused_before_it_is_a_job(http: httpx.Client) -> None:
+    body = {"model": "glowl", "messages": [{"role": "user", "content": "What is it?"}], "seed": 10**30}
+
+    response = http.post("/v1/chat/completions", json=body)
+
+    assert response.status_code == 400
+    assert check_envelope(response)["param"] == "seed"
+
+
+def test_what_an_engine_says_is_wrong_is_named_as_the_endpoint_calls_it(http: httpx.Client) -> None:
+    body = {"model": "glowl", "input": "很长 " * 300, "hybrid": {"route": "fast"}}
+
+    error = check_envelope(http.post("/v1/responses", json=body))
+
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/responses", "/api/v1/inference", "/v1/vision/completion"]
+)
+def test_the_key_is_asked_for_before_the_body_is_read(keyed_api: Any, path: str) -> None:
+    with httpx.Client(base_url=keyed_api.url, trust_env=False) as http:
+        assert http.post(path, content=b"not json").status_code == 401
+
+
+async def test_a_caller_who_hangs_up_while_sending_is_no_bug_of_ours(api: Any, caplog: Any) -> None:
+    sent: list[Any] = []
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b""}
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await api._app({**scope, "scheme": "http", "server": ("x", 80), "root_path": ""}, receive, send)
+
+    assert sent[0]["status"] == 499
+    assert not caplog.records
 
 
 def test_messages_are_chinese_for_those_who_prefer_it(http: httpx.Client) -> None:

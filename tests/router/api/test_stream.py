@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from engines.base import TokenLogprob
 from router.api.objects import item_id
 from router.api.stream import ResponseStream
 from router.jobs.job import BranchPlan, Event, FinalAnswer, Job, Unit, UnitResult
@@ -95,6 +96,34 @@ def test_a_final_answer_that_was_never_streamed_still_is_whole() -> None:
 
     assert items(out)[-1][2] == "owl"
     assert deltas(out, items(out)[-1][0]) == "owl"
+
+
+def token(text: str, logprob: float = -0.5) -> TokenLogprob:
+    return TokenLogprob(text, logprob, text.encode())
+
+
+def test_log_probabilities_of_a_run_that_repeats_itself_are_sent_once() -> None:
+    # Given a second run whose deltas are cut differently, and a last token that came with no text
+    tokens = (token("an"), token(" "), token("owl"), token("\ufffd"))
+    out = fold(
+        job_with(answer("an owl", logprobs=tokens)),
+        Event("delta", "deep", 1, text="an", logprobs=tokens[:1]),
+        Event("delta", "deep", 1, text=" ", logprobs=tokens[1:2]),
+        Event("delta", "deep", 2, text="an owl", logprobs=tokens[:3]),
+    )
+
+    sent = [each["logprobs"] for each in out if each["type"] == "response.output_text.delta"]
+    assert [[entry["token"] for entry in entries] for entries in sent] == [["an"], [" "], ["owl"]]
+    done = next(each for each in out if each["type"] == "response.output_text.done")
+    assert [entry["token"] for entry in done["logprobs"]] == ["an", " ", "owl", "\ufffd"]
+    assert out[-1]["response"]["output"][0]["content"][0]["logprobs"] == done["logprobs"]
+
+
+def test_an_answer_never_streamed_brings_its_log_probabilities_whole() -> None:
+    out = fold(job_with(answer("owl", logprobs=(token("owl"),))))
+
+    (delta,) = [each for each in out if each["type"] == "response.output_text.delta"]
+    assert [entry["token"] for entry in delta["logprobs"]] == ["owl"]
 
 
 def test_a_composed_answer_streams_from_the_merge_and_not_from_the_deep_branch() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 
-from engines.base import SamplingParams, Usage
+from engines.base import Alternative, SamplingParams, TokenLogprob, Usage
 from router.errors import QueueUnavailableError
 from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult, new_job_id
-from router.jobs.store import PREFIX, JobStore
+from router.jobs.store import PREFIX, UNSTORED_TTL_S, JobStore
 
 PAIR = (BranchPlan("draft", "glm"), BranchPlan("deep", "owl2"))
 DECISION = {"route": "deep", "engine": "owl2", "rule": "english", "reasons": [], "preset": "seed", "degraded": []}
@@ -112,6 +113,39 @@ async def test_a_merged_job_is_completed_and_lives_for_its_time_only(store: JobS
     assert job.final == final
     assert 0 < await store.redis.ttl(f"{PREFIX}job:{spec.id}") <= 7 * 24 * 3600
     assert 0 < await store.redis.ttl(f"{PREFIX}events:{spec.id}") <= 7 * 24 * 3600
+
+
+async def test_log_probabilities_read_back_as_they_were_written(store: JobStore) -> None:
+    spec = make_spec()
+    await store.create(spec)
+    epoch = await store.claim(spec.id, "deep")
+    assert epoch
+    tokens = (
+        TokenLogprob("\ufffd", -0.5, b"\xe7\x8c", (Alternative("\ufffd", -0.25, b"\xab"),)),
+        TokenLogprob("x", 0.0, b"x"),
+    )
+
+    await store.append(spec.id, "deep", epoch, "猫", tokens)
+    result = UnitResult(text="猫", logprobs=tokens)
+    await store.finish(spec.id, "deep", epoch, result)
+
+    delta = next(event for event in await store.read_events(spec.id) if event.kind == "delta")
+    assert delta.logprobs == tokens
+    job = await store.get(spec.id)
+    assert job is not None
+    assert job.units["deep"].result == result
+    final = FinalAnswer("猫", "m", "owl2", "deep", logprobs=tokens)
+    assert FinalAnswer.from_dict(orjson.loads(orjson.dumps(final.to_dict()))) == final
+
+
+async def test_a_job_that_is_not_to_be_stored_is_readable_for_a_while_only(store: JobStore) -> None:
+    spec = make_spec(is_stored=False)
+    await store.create(spec)
+
+    await store.cancel(spec.id)
+
+    assert 0 < await store.redis.ttl(f"{PREFIX}job:{spec.id}") <= UNSTORED_TTL_S
+    assert 0 < await store.redis.ttl(f"{PREFIX}events:{spec.id}") <= UNSTORED_TTL_S
 
 
 async def test_an_answer_cut_by_its_length_makes_the_job_incomplete(store: JobStore) -> None:

@@ -1,0 +1,123 @@
+"""A caller who goes away, and what goes wrong once the status line is out."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from engines.base import GenerationFailedError
+from engines.echo import EchoEngine
+from router.errors import QueueUnavailableError
+from tests.support.servers import AppServer, wait_until
+
+CHAT = {"model": "glowl", "messages": [{"role": "user", "content": "你好"}]}
+RESPONSE = {"model": "glowl", "input": "你好"}
+BOTH = [("/v1/chat/completions", CHAT), ("/v1/responses", RESPONSE)]
+
+
+def send(api: AppServer, path: str, body: dict[str, Any]) -> socket.socket:
+    raw = json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", api.port))
+    connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw)
+    return connection
+
+
+@pytest.mark.parametrize(("path", "body"), BOTH)
+@pytest.mark.parametrize("stream", [False, True])
+def test_hanging_up_before_the_first_word_frees_the_engine(
+    api: AppServer, echoes: dict[str, EchoEngine], path: str, body: dict[str, Any], stream: bool
+) -> None:
+    echoes["glm"].delta_delay_s = 3600.0
+    connection = send(api, path, {**body, "stream": stream})
+    wait_until(lambda: echoes["glm"].num_running == 1, "the answer to begin")
+
+    connection.close()
+
+    wait_until(lambda: echoes["glm"].num_running == 0, "the engine to be free")
+
+
+@pytest.mark.parametrize(("path", "body"), BOTH)
+def test_hanging_up_in_the_middle_of_a_stream_frees_the_engine(
+    api: AppServer, echoes: dict[str, EchoEngine], path: str, body: dict[str, Any]
+) -> None:
+    echoes["glm"].delta_delay_s = 0.05
+    connection = send(api, path, {**body, "stream": True})
+    received = b""
+    while b"[echo" not in received:
+        received += connection.recv(65536)
+    echoes["glm"].delta_delay_s = 3600.0
+
+    connection.close()
+
+    wait_until(lambda: echoes["glm"].num_running == 0, "the engine to be free")
+
+
+@pytest.fixture
+def broken_store(api: AppServer, monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """Raise the error put in here when a fast answer is to be stored."""
+    errors: list[Exception] = []
+
+    async def put_finished(_job: Any) -> None:
+        raise errors[0]
+
+    monkeypatch.setattr(api._app.state.services.store, "put_finished", put_finished)
+    return errors
+
+
+def test_a_bug_in_the_middle_of_a_chat_stream_is_an_error_event_without_its_innards(
+    client: openai.OpenAI, broken_store: list[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    broken_store.append(KeyError("a secret"))
+    chunks: list[Any] = []
+
+    with pytest.raises(openai.APIError, match="Something went wrong") as caught:
+        chunks.extend(client.chat.completions.create(**CHAT, stream=True, store=True))  # type: ignore[call-overload]
+
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert said == "[echo glm] no pictures, question: 你好"
+    assert caught.value.code == "server_error"
+    assert "secret" not in str(caught.value.body)
+    assert "a secret" in caplog.text
+
+
+def test_a_bug_in_the_middle_of_a_response_stream_is_its_error_event(
+    client: openai.OpenAI, broken_store: list[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    broken_store.append(KeyError("a secret"))
+
+    events: list[Any] = list(client.responses.create(**RESPONSE, stream=True))  # type: ignore[call-overload]
+
+    assert (events[-1].type, events[-1].code, events[-1].param) == ("error", "server_error", None)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert "a secret" in caplog.text
+
+
+def test_a_fast_answer_that_cannot_be_stored_is_given_and_says_so(
+    client: openai.OpenAI, broken_store: list[Exception]
+) -> None:
+    broken_store.append(QueueUnavailableError("redis is away"))
+
+    whole = client.responses.create(**RESPONSE)  # type: ignore[call-overload]
+    *_, last = client.responses.create(**RESPONSE, stream=True)  # type: ignore[call-overload]
+
+    assert (whole.output_text, whole.model_extra["store"]) == ("[echo glm] no pictures, question: 你好", False)
+    assert (last.type, last.response.model_extra["store"]) == ("response.completed", False)
+
+
+def test_an_engine_that_fails_in_mid_answer_fails_the_request_with_all_it_said(
+    client: openai.OpenAI, echoes: dict[str, EchoEngine], http: httpx.Client
+) -> None:
+    echoes["glm"].fail_with = GenerationFailedError("out of memory", param="messages")
+    echoes["glm"].fail_after_deltas = 2
+
+    refused = http.post("/v1/responses", json=RESPONSE)
+    *_, last = client.responses.create(**RESPONSE, stream=True)  # type: ignore[call-overload]
+
+    assert (refused.status_code, refused.headers["retry-after"]) == (500, "1")
+    assert refused.json()["error"]["param"] == "input"
+    assert (last.type, last.response.error.message) == ("response.failed", "out of memory")

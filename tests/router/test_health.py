@@ -1,0 +1,129 @@
+"""What the router knows of its engines: by their place in the settings, whatever they call themselves."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import openai
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from engines.client import EngineClient
+from engines.echo import EchoEngine
+from engines.server import create_app as create_engine_app
+from router.app import create_app
+from router.health import EngineMonitor
+from router.settings import Settings
+from tests.support.servers import AppServer, RedisProcess
+
+MODEL = "Org/GLM-4.6V-Flash-AWQ"
+
+
+def plain_server() -> Starlette:
+    """Speaks the OpenAI wire and nothing of ours, as a vLLM server does."""
+
+    async def chat(request: Request) -> Response:
+        assert (await request.json())["model"] == MODEL
+        chunks = [
+            {"choices": [{"index": 0, "delta": {"content": "plain"}, "finish_reason": None}]},
+            {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        ]
+        events = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+        return Response(events + "data: [DONE]\n\n", media_type="text/event-stream")
+
+    async def models(_request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model", "max_model_len": 4096}]})
+
+    async def health(_request: Request) -> Response:
+        return Response()
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/health", health),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def api(redis_process: RedisProcess) -> Iterator[AppServer]:
+    folder = Path(tempfile.mkdtemp(prefix="glowl-h"))
+    glm = AppServer(plain_server(), uds=str(folder / "glm"))
+    owl2 = AppServer(create_engine_app(EchoEngine("owl2")), uds=str(folder / "owl2"))
+    server = AppServer(create_app(Settings(REDIS_URL=redis_process.url, glm_url=glm.url, owl2_url=owl2.url)))
+    yield server
+    for each in (server, glm, owl2):
+        each.stop()
+
+
+@pytest.fixture
+def client(api: AppServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=api.url + "/v1", api_key="unused", max_retries=0) as client:
+        yield client
+
+
+def test_a_plain_server_stands_in_for_glm_under_its_own_models_name(client: openai.OpenAI) -> None:
+    completion = client.chat.completions.create(model="glowl", messages=[{"role": "user", "content": "你好"}])
+
+    assert completion.choices[0].message.content == "plain"
+    assert completion.model == MODEL
+    assert completion.model_extra is not None
+    assert completion.model_extra["hybrid"]["engine"] == "glm"
+
+
+def test_a_model_can_be_asked_for_by_the_name_it_is_listed_under(client: openai.OpenAI) -> None:
+    listed = [model.id for model in client.models.list()]
+
+    assert listed == ["glowl", MODEL, "mplug-owl2-echo"]
+    for model in (MODEL, MODEL.lower(), "glm-4.6v-flash"):
+        completion = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "What is it?"}])
+        assert completion.model == MODEL
+        assert client.models.retrieve(model).id == MODEL
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("Org/other")
+
+
+def test_a_plain_server_is_up_under_its_place_in_the_settings(api: AppServer) -> None:
+    ready = httpx.get(api.url + "/readyz", trust_env=False).json()
+
+    assert ready["engines"] == {"glm": "up", "owl2": "up"}
+
+
+def test_log_probabilities_that_a_plain_server_leaves_out_are_refused_by_name(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="glowl", messages=[{"role": "user", "content": "你好"}], logprobs=True)
+
+    assert caught.value.param == "logprobs"
+
+
+async def test_a_look_that_fails_in_no_foreseen_way_is_not_the_last(caplog: pytest.LogCaptureFixture) -> None:
+    # Given an engine client with a bug that shows once
+    class Client:
+        looks = 0
+
+        async def is_ready(self) -> bool:
+            self.looks += 1
+            if self.looks == 2:
+                raise KeyError("a bug")
+            return False
+
+    client = Client()
+    monitor = EngineMonitor({"glm": cast("EngineClient", client)}, interval_s=0)
+    await monitor.start()
+    looking: Any = monitor._watch
+
+    while client.looks < 4:
+        assert not looking.done()
+        await looking.get_loop().run_in_executor(None, lambda: None)
+
+    await monitor.aclose()
+    assert "a bug" in caplog.text
