@@ -1,32 +1,36 @@
-"""Last step: decide. In: features, rules, the engines' health. Out: a decision that can explain itself.
+"""Last step: decide. In: features, rules, the engines' health, the context. Out: a decision that can explain itself.
 
 Total and deterministic: every request gets a route, and the same inputs always get the same one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from policies.decision import Decision, EngineName, Health, Reason, Route, Scalar
+from policies.context import Context
+from policies.decision import Arm, Decision, EngineName, Flip, Health, Reason, Route, Scalar
 from policies.features import Features
-from policies.rules import FEATURE_FLAGS, FEATURE_LABELS, Condition, Rule, Rules
+from policies.flip import find_flip
+from policies.rules import FEATURE_FLAGS, FEATURE_LABELS, Condition, Quotas, Rules
 
 _OTHER: Final[dict[EngineName, EngineName]] = {"glm": "owl2", "owl2": "glm"}
 _ROUTE_OF: Final[dict[EngineName, Route]] = {"glm": "fast", "owl2": "deep"}
+_OTHER_ROUTE: Final[dict[Route, Route]] = {"fast": "deep", "deep": "fast"}
+_ENGINE_OF: Final[dict[Route, EngineName]] = {"fast": "glm", "deep": "owl2"}
 
 _LANGUAGE_EN: Final = {"zh": "Chinese", "en": "English", "other": "another language", "none": "no language of its own"}
 _LANGUAGE_ZH: Final = {"zh": "中文", "en": "英文", "other": "其他语言", "none": "无法判断语言"}
 _SOURCE_EN: Final = {
     "script": "by its script",
     "langdetect": "by its n-grams",
-    "short": "by common English words",
+    "short": "by its words",
     "history": "from earlier turns",
     "none": "nothing to read",
 }
 _SOURCE_ZH: Final = {
     "script": "依据文字",
     "langdetect": "依据字符片段",
-    "short": "依据常见英文词",
+    "short": "依据词汇",
     "history": "依据之前的对话",
     "none": "没有可读的文字",
 }
@@ -35,8 +39,25 @@ _Values = Mapping[str, Scalar | None]
 
 
 @dataclass(frozen=True, slots=True)
+class _Wish:
+    """What is wanted before the quotas and the engines' health have their say.
+
+    Pinned = a caller asked for it or somebody waits: nothing but a dead engine changes it.
+    """
+
+    route: Route
+    engine: EngineName
+    rule: str
+    reasons: tuple[Reason, ...]
+    is_pinned: bool
+    enable_thinking: bool = False
+    panel: tuple[Arm, ...] = ()
+    flip: Flip | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Outcome:
-    """Where a rule ends up once the engines' health had its say."""
+    """Where a wish ends up once the engines' health had its say."""
 
     route: Route
     engine: EngineName
@@ -44,32 +65,154 @@ class _Outcome:
     is_switched: bool
 
 
-def decide(features: Features, rules: Rules, health: Health = Health()) -> Decision:
+def decide(features: Features, rules: Rules, health: Health = Health(), context: Context = Context()) -> Decision:
     """Choose the route of one request.
+
+    The rules say what is wanted, at the dial's place. Unless the rule pins it, the caller's key, the conversation's
+    last decision and the canary may then choose otherwise, in this order, and a used-up quota may turn it down. Health
+    comes last.
 
     Args:
         features: what `policies.features.measure` says of it.
         rules: a preset; see `policies.rules`.
-        health: the engines now. It is looked at last: it may change who answers, never what was wanted.
+        health: the engines now. It may change who answers, never what was wanted.
+        context: who asks, what went before, what is used up.
     """
+    overrides = rules.overrides_for(context)
+    dial = next(value for value in (context.dial, overrides.dial, rules.dial) if value is not None)
+    rules = rules.turned(dial)
     estimate_ms = health.estimated_deep_ms if health.estimated_deep_ms is not None else rules.assumed_deep_ms
     values = _values(features, estimate_ms)
-    index = next(index for index, rule in enumerate(rules.rules) if _holds(rule, values))
+    index = rules.first_match(values)
     rule = rules.rules[index]
-    outcome = _heed_health(rule, rules, features, health)
+    ruled = _Wish(
+        route=rule.route,
+        engine=rule.answering_engine,
+        rule=rule.name,
+        reasons=tuple(_reason(name, values, wanted, features, estimate_ms) for name, wanted in rule.when.items()),
+        is_pinned=rule.on_overload == "wait",
+        enable_thinking=rule.enable_thinking,
+        panel=rule.panel,
+        flip=find_flip(index, rules, values, features.deadline_ms, estimate_ms),
+    )
+    wish = ruled if ruled.is_pinned else _overlay(ruled, rules, overrides.route, context)
+    wish, quota_notes = _heed_quota(wish, overrides.quotas or rules.quotas, health, context)
+    outcome = _heed_health(wish, rules, features, health)
     margin, nearest = _nearest_flip(index, rules, values, features, estimate_ms)
+    panel, panel_notes = _seat_panel(wish, outcome, health)
+    notes = (*quota_notes, *outcome.notes, *panel_notes)
     return Decision(
         route=outcome.route,
         engine=outcome.engine,
-        rule=rule.name,
-        reasons=tuple(_reason(name, values, wanted, features, estimate_ms) for name, wanted in rule.when.items()),
-        degraded=tuple(english for english, _ in outcome.notes),
+        rule=wish.rule,
+        reasons=wish.reasons,
+        degraded=tuple(english for english, _ in notes),
         margin=margin,
         preset=rules.name,
-        enable_thinking=rule.enable_thinking and not outcome.is_switched,
+        enable_thinking=wish.enable_thinking and not outcome.is_switched,
         nearest=nearest,
-        degraded_zh=tuple(chinese for _, chinese in outcome.notes),
+        degraded_zh=tuple(chinese for _, chinese in notes),
+        panel=panel,
+        flip=wish.flip,
+        dial=min(1.0, max(0.0, dial)),
+        multi_hop_threshold=rules.multi_hop_threshold,
     )
+
+
+def _overlay(ruled: _Wish, rules: Rules, key_route: Route | None, context: Context) -> _Wish:
+    """Let the key, the conversation's last decision or the canary choose instead of the rules, in this order."""
+    if key_route is not None:
+        why = Reason(
+            "key", context.key_label or "", key_route, f"the key goes {key_route}", f"该密钥固定走 {key_route} 路径"
+        )
+        if key_route == ruled.route:
+            return replace(ruled, reasons=(*ruled.reasons, why), flip=None)
+        return _Wish(key_route, _ENGINE_OF[key_route], "key-override", (why,), is_pinned=False)
+    previous = context.previous
+    if rules.is_sticky and previous is not None and previous.image_keys == context.image_keys:
+        count = len(context.image_keys)
+        why = Reason(
+            "image_keys",
+            count,
+            None,
+            f"the conversation stays {previous.route} while its {count} pictures are the same",
+            f"同一对话的 {count} 张图片没有变化，保持 {previous.route} 路径",
+        )
+        if (previous.route, previous.engine) == (ruled.route, ruled.engine):
+            return replace(ruled, reasons=(*ruled.reasons, why), flip=None)
+        flip = None
+        if previous.route != ruled.route:
+            flip = Flip(
+                "image_keys",
+                "the same",
+                "others",
+                ruled.route,
+                f"another set of pictures would send it {ruled.route}",
+                f"图片集合改变后将走 {ruled.route} 路径",
+            )
+        return _Wish(previous.route, previous.engine, "same-conversation", (why,), is_pinned=False, flip=flip)
+    canary = rules.canary
+    if canary is not None and context.bucket is not None and context.bucket < canary.share:
+        why = Reason(
+            "bucket",
+            context.bucket,
+            canary.share,
+            f"the conversation is one of the {canary.share:.0%} that try {canary.route}",
+            f"该对话属于试走 {canary.route} 路径的 {canary.share:.0%}",
+        )
+        flip = None
+        if canary.route != ruled.route:
+            flip = Flip(
+                "bucket",
+                context.bucket,
+                canary.share,
+                ruled.route,
+                f"outside the canary's share it would go {ruled.route}",
+                f"不在试验份额内时将走 {ruled.route} 路径",
+            )
+        engine = canary.engine or _ENGINE_OF[canary.route]
+        return _Wish(
+            canary.route, engine, "canary", (why,), is_pinned=False, enable_thinking=canary.enable_thinking, flip=flip
+        )
+    return ruled
+
+
+def _heed_quota(
+    wish: _Wish, quotas: Quotas, health: Health, context: Context
+) -> tuple[_Wish, tuple[tuple[str, str], ...]]:
+    """Send unpinned work the other way when its route has had its share, if the other engine is there to take it."""
+    limit, used = quotas.of(wish.route), context.route_shares.get(wish.route, 0.0)
+    if wish.is_pinned or limit is None or used < limit:
+        return wish, ()
+    other = _OTHER_ROUTE[wish.route]
+    engine = _ENGINE_OF[other]
+    why = f"the {wish.route} route has had its share ({used:.0%} of {limit:.0%})"
+    why_zh = f"{wish.route} 路径的份额已用完（{used:.0%}，上限 {limit:.0%}）"
+    if not health.of(engine).is_up:
+        return wish, (
+            (f"{why} and {engine} is down: it goes there all the same", f"{why_zh}，而 {engine} 不可用：仍走原路径"),
+        )
+    how, how_zh = ("answered by glm alone", "由 glm 单独回答")
+    if engine == "owl2":
+        how, how_zh = ("answered by owl2, as a job", "改由 owl2 以作业方式回答")
+    return (
+        replace(wish, route=other, engine=engine, enable_thinking=False, panel=()),
+        ((f"{why}: {how}", f"{why_zh}：{how_zh}"),),
+    )
+
+
+def _seat_panel(wish: _Wish, outcome: _Outcome, health: Health) -> tuple[tuple[Arm, ...], tuple[tuple[str, str], ...]]:
+    """Leave out the arms whose engine is down; who is alone is no panel."""
+    if not wish.panel or outcome.is_switched:
+        return (), ()
+    if not health.of(outcome.engine).is_up:
+        return wish.panel, ()  # everybody is down: kept until one is back
+    seated = tuple(arm for arm in wish.panel if health.of("owl2" if arm == "owl2" else "glm").is_up)
+    if len(seated) == len(wish.panel):
+        return seated, ()
+    missing = ", ".join(arm for arm in wish.panel if arm not in seated)
+    note = (f"the panel sits without {missing}", f"评审组缺少 {missing}")
+    return (seated if len(seated) > 1 else ()), (note,)
 
 
 def explain(decision: Decision, features: Features, language: Literal["en", "zh"] = "en") -> str:
@@ -91,17 +234,23 @@ def explain(decision: Decision, features: Features, language: Literal["en", "zh"
         near = "nothing graded is near a threshold" if is_en else "没有接近阈值的度量"
     else:
         near = decision.nearest.text if is_en else decision.nearest.text_zh
+    flip = "" if decision.flip is None else decision.flip.text if is_en else decision.flip.text_zh
+    threshold = ""
+    if decision.multi_hop_threshold is not None:
+        threshold = (" against {:g}" if is_en else "，阈值 {:g}").format(decision.multi_hop_threshold)
     joiner = "; " if is_en else "；"
     rows = [
         (
             (
                 "route",
-                f"{decision.route}, answered by {decision.engine}{', thinking' if decision.enable_thinking else ''}",
+                f"{decision.route}, answered by {decision.engine}{', thinking' if decision.enable_thinking else ''}"
+                + (f"; asked: {', '.join(decision.panel)}" if decision.panel else ""),
             )
             if is_en
             else (
                 "路径",
-                f"{decision.route}，由 {decision.engine} 回答{'（先思考）' if decision.enable_thinking else ''}",
+                f"{decision.route}，由 {decision.engine} 回答{'（先思考）' if decision.enable_thinking else ''}"
+                + (f"；同时询问：{'、'.join(decision.panel)}" if decision.panel else ""),
             )
         ),
         ("rule" if is_en else "规则", f"{decision.rule} ({decision.preset})"),
@@ -114,6 +263,11 @@ def explain(decision: Decision, features: Features, language: Literal["en", "zh"
             "margin" if is_en else "余量",
             f"{decision.margin:.2f} ({near})" if is_en else f"{decision.margin:.2f}（{near}）",
         ),
+        (
+            "would change it" if is_en else "改变条件",
+            flip or ("no single change" if is_en else "没有单一的改变可以做到"),
+        ),
+        *([("dial" if is_en else "旋钮", f"{decision.dial:g}")] if decision.dial != 0.5 else []),
         ("", ""),
         (
             "language" if is_en else "语言",
@@ -130,7 +284,7 @@ def explain(decision: Decision, features: Features, language: Literal["en", "zh"
         ("several in words" if is_en else "提到多张图", ", ".join(features.several_images_cues) or none),
         (
             "multi-hop" if is_en else "多步程度",
-            f"{features.multi_hop:.2f} ({'; '.join(features.multi_hop_cues) or none})",
+            f"{features.multi_hop:.2f}{threshold} ({'; '.join(features.multi_hop_cues) or none})",
         ),
         (
             "interactive" if is_en else "交互",
@@ -166,12 +320,8 @@ def _values(features: Features, estimate_ms: int) -> dict[str, Scalar | None]:
     }
 
 
-def _holds(rule: Rule, values: _Values) -> bool:
-    return all(condition.holds(values[feature]) for feature, condition in rule.when.items())
-
-
-def _heed_health(rule: Rule, rules: Rules, features: Features, health: Health) -> _Outcome:
-    wanted = rule.answering_engine
+def _heed_health(wish: _Wish, rules: Rules, features: Features, health: Health) -> _Outcome:
+    wanted = wish.engine
     other = _OTHER[wanted]
     if not health.of(wanted).is_up:
         if not health.of(other).is_up:
@@ -179,12 +329,12 @@ def _heed_health(rule: Rule, rules: Rules, features: Features, health: Health) -
                 "glm and owl2 are down: the route is kept until one is back",
                 "glm 和 owl2 均不可用：保留原路径，等待恢复",
             )
-            return _Outcome(rule.route, wanted, (note,), is_switched=False)
+            return _Outcome(wish.route, wanted, (note,), is_switched=False)
         return _switch(other, f"{wanted} is down", f"{wanted} 不可用", features.requested_engine == wanted)
     notes: list[tuple[str, str]] = []
     limit_s = rules.max_queue_age_s.of(wanted)
     age_s = health.of(wanted).queue_age_s
-    if rule.on_overload == "switch" and limit_s is not None and age_s > limit_s:
+    if not wish.is_pinned and limit_s is not None and age_s > limit_s:
         other_limit_s = rules.max_queue_age_s.of(other)
         is_other_free = other_limit_s is None or health.of(other).queue_age_s <= other_limit_s
         why = f"{wanted} has a queue {age_s:g} s old (limit {limit_s:g} s)"
@@ -192,9 +342,9 @@ def _heed_health(rule: Rule, rules: Rules, features: Features, health: Health) -
         if health.of(other).is_up and is_other_free:
             return _switch(other, why, why_zh, is_override=False)
         notes.append((f"{why} and {other} cannot take over: it waits", f"{why_zh}，而 {other} 无法接手：继续等待"))
-    if rule.route == "deep" and wanted == "owl2" and features.requested_engine is None and not health.of("glm").is_up:
+    if wish.route == "deep" and wanted == "owl2" and features.requested_engine is None and not health.of("glm").is_up:
         notes.append(("glm is down: no first answer before owl2's", "glm 不可用：在 owl2 回答之前没有初步回答"))
-    return _Outcome(rule.route, wanted, tuple(notes), is_switched=False)
+    return _Outcome(wish.route, wanted, tuple(notes), is_switched=False)
 
 
 def _switch(engine: EngineName, why: str, why_zh: str, is_override: bool) -> _Outcome:
@@ -231,7 +381,7 @@ def _nearest_flip(
             margin, feature, wanted = distance, missed, condition
     for name, condition in rules.rules[index].when.items():
         distance = _distance(name, values[name], condition, estimate_ms)
-        if distance < margin and next(rule for rule in rules.rules[index + 1 :] if _holds(rule, values)).route != route:
+        if distance < margin and rules.rules[rules.first_match(values, index + 1)].route != route:
             margin, feature, wanted = distance, name, condition
     margin = round(margin, 4)
     if not feature or margin == 1.0:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 Route = Literal["fast", "deep"]
 EngineName = Literal["glm", "owl2"]
+# One way to ask an engine: GLM as it is, GLM thinking first, Owl2.
+Arm = Literal["glm", "glm-thinking", "owl2"]
 Scalar = str | int | float | bool
 
 
@@ -32,6 +34,27 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
+class Flip:
+    """The smallest change of one value after which the request would go the other way.
+
+    Attributes:
+        feature: name of the feature, or of the input outside the question (bucket, image_keys).
+        current: its value now; None = not given.
+        wanted: the nearest value that changes the route.
+        route: the route then.
+        text: the same as an English sentence.
+        text_zh: the same in Chinese.
+    """
+
+    feature: str
+    current: Scalar | None
+    wanted: Scalar
+    route: Route
+    text: str
+    text_zh: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Which way a request goes, and why.
 
@@ -46,6 +69,10 @@ class Decision:
         enable_thinking: GLM is to think before it answers.
         nearest: the value that `margin` speaks of; None where nothing graded is near.
         degraded_zh: `degraded` in Chinese, sentence by sentence.
+        panel: the arms that are all asked, the final answer's among them; empty = the route's usual branches.
+        flip: the smallest change that would send the request the other way, engines' health aside; None = none would.
+        dial: where between latency (0) and depth (1) the thresholds stood; 0.5 = as the preset writes them.
+        multi_hop_threshold: what the multi-hop score was held against; None where no rule reads it.
     """
 
     route: Route
@@ -58,11 +85,15 @@ class Decision:
     enable_thinking: bool = False
     nearest: Reason | None = None
     degraded_zh: tuple[str, ...] = ()
+    panel: tuple[Arm, ...] = ()
+    flip: Flip | None = None
+    dial: float = 0.5
+    multi_hop_threshold: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as plain JSON values: numbers, strings, booleans, lists and objects."""
         plain = asdict(self)
-        for name in ("reasons", "degraded", "degraded_zh"):
+        for name in ("reasons", "degraded", "degraded_zh", "panel"):
             plain[name] = list(plain[name])
         return plain
 

@@ -3,16 +3,18 @@
 Rules are tried from the top; the first whose conditions all hold decides. The last has none, so some rule always does.
 """
 
+import os
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
 
-from policies.decision import EngineName, Route, Scalar
+from policies.context import Context
+from policies.decision import Arm, EngineName, Route, Scalar
+from policies.yaml_text import YamlError, describe_fault, make_fault, read_yaml
 
 # What a condition may be put on, and the words each may equal. `deadline_slack_ms` is the caller's deadline minus what
 # a job is expected to take; without a deadline no condition on it holds.
@@ -26,16 +28,8 @@ FEATURE_NUMBERS: Final = ("num_images", "num_new_images", "multi_hop", "num_char
 FEATURE_NAMES: Final = (*FEATURE_LABELS, *FEATURE_FLAGS, *FEATURE_NUMBERS)
 
 
-class RulesError(Exception):
+class RulesError(YamlError):
     """A preset cannot be used. The message names the file, the line and what would be accepted."""
-
-
-_Path = tuple[str | int, ...]
-
-
-def _fault(message: str, *at: str | int) -> PydanticCustomError:
-    """Make a validation error about something inside the model that finds it, so that its own line is named."""
-    return PydanticCustomError("rules", "{message}", {"message": message, "at": at})
 
 
 class _Strict(BaseModel):
@@ -59,9 +53,9 @@ class Condition(_Strict):
     def _asks_one_thing(self) -> "Condition":
         is_range = self.at_least is not None or self.below is not None
         if (self.equals is not None) == is_range:
-            raise _fault("give either `is`, or `at_least` and/or `below`")
+            raise make_fault("give either `is`, or `at_least` and/or `below`")
         if self.at_least is not None and self.below is not None and self.at_least >= self.below:
-            raise _fault("`at_least` must be smaller than `below`")
+            raise make_fault("`at_least` must be smaller than `below`")
         return self
 
     def holds(self, value: Scalar | None) -> bool:
@@ -83,7 +77,9 @@ class Rule(_Strict):
         route: fast or deep.
         engine: who gives the final answer; absent = glm for fast, owl2 for deep.
         enable_thinking: let GLM think first.
-        on_overload: `switch` to the other engine when this one's queue is too old, or `wait` in it.
+        on_overload: `switch` to the other engine when this one's queue is too old, or `wait` in it. What waits is also
+            left alone by quotas, canaries, keys and earlier turns.
+        panel: the arms to ask all at once, the final answer's among them; empty = the route's usual branches.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -92,25 +88,43 @@ class Rule(_Strict):
     engine: EngineName | None = None
     enable_thinking: bool = False
     on_overload: Literal["switch", "wait"] = "switch"
+    panel: tuple[Arm, ...] = ()
+
+    @model_validator(mode="after")
+    def _panel_is_one(self) -> "Rule":
+        if not self.panel:
+            return self
+        if self.route != "deep":
+            raise make_fault("a panel takes as long as a job: `route: deep` is expected with it", "panel")
+        if len(set(self.panel)) != len(self.panel) or len(self.panel) < 2:
+            raise make_fault("two or three different arms are expected: glm, glm-thinking, owl2", "panel")
+        if self.answering_arm not in self.panel:
+            raise make_fault(f"`{self.answering_arm}` gives the final answer, so it must be one of the panel", "panel")
+        return self
 
     @model_validator(mode="after")
     def _conditions_fit_their_features(self) -> "Rule":
         for feature, condition in self.when.items():
             if feature not in FEATURE_NAMES:
-                raise _fault(f"is not measured; accepted: {', '.join(FEATURE_NAMES)}", "when", feature)
+                raise make_fault(f"is not measured; accepted: {', '.join(FEATURE_NAMES)}", "when", feature)
             labels = FEATURE_LABELS.get(feature)
             if labels is not None and condition.equals not in labels:
-                raise _fault(f"takes `is` with one of: {', '.join(labels)}", "when", feature)
+                raise make_fault(f"takes `is` with one of: {', '.join(labels)}", "when", feature)
             if feature in FEATURE_FLAGS and not isinstance(condition.equals, bool):
-                raise _fault("takes `is` with true or false", "when", feature)
+                raise make_fault("takes `is` with true or false", "when", feature)
             if feature in FEATURE_NUMBERS and condition.equals is not None:
-                raise _fault("is a number; it takes `at_least` and/or `below`", "when", feature)
+                raise make_fault("is a number; it takes `at_least` and/or `below`", "when", feature)
         return self
 
     @property
     def answering_engine(self) -> EngineName:
         """Who gives the final answer when all is well."""
         return self.engine or ("glm" if self.route == "fast" else "owl2")
+
+    @property
+    def answering_arm(self) -> Arm:
+        """How the final answer is asked for when all is well."""
+        return "glm-thinking" if self.answering_engine == "glm" and self.enable_thinking else self.answering_engine
 
 
 class QueueLimits(_Strict):
@@ -124,6 +138,50 @@ class QueueLimits(_Strict):
         return self.glm if engine == "glm" else self.owl2
 
 
+class Quotas(_Strict):
+    """What share of the requests, 0 to 1, a route may get before unpinned work goes the other way; absent = any."""
+
+    fast: float | None = Field(default=None, ge=0, le=1)
+    deep: float | None = Field(default=None, ge=0, le=1)
+
+    def of(self, route: Route) -> float | None:
+        """Return one route's share."""
+        return self.fast if route == "fast" else self.deep
+
+
+class Canary(_Strict):
+    """A share of the conversations that try another way; those that no caller pinned and for whom nobody waits.
+
+    Attributes:
+        share: of the conversations, 0 to 1.
+        route: where they go.
+        engine: who gives their final answer; absent = the route's own.
+        enable_thinking: let GLM think first.
+    """
+
+    share: float = Field(ge=0, le=1)
+    route: Route
+    engine: EngineName | None = None
+    enable_thinking: bool = False
+
+
+class KeyOverrides(_Strict):
+    """What is different for the holder of one key.
+
+    Attributes:
+        dial: replaces the preset's.
+        route: where its unpinned work goes, whatever the rules say.
+        quotas: replace the preset's.
+    """
+
+    dial: float | None = Field(default=None, ge=0, le=1)
+    route: Route | None = None
+    quotas: Quotas | None = None
+
+
+_NO_OVERRIDES: Final = KeyOverrides()
+
+
 class Rules(_Strict):
     """A whole preset, valid and with a rule for every request.
 
@@ -133,6 +191,11 @@ class Rules(_Strict):
         summary: one line for people.
         assumed_deep_ms: what a job takes while nothing better is known, milliseconds; a deadline is held against it.
         max_queue_age_s: when an engine counts as overloaded.
+        dial: 0 = latency, 1 = depth; moves the multi-hop thresholds, see `turned`. 0.5 = as they are written.
+        is_sticky: a conversation keeps its route until its set of pictures changes.
+        quotas: per route.
+        canary: a share of the conversations that try another way.
+        keys: overrides by a key's label, or by its owner's hash.
         rules: tried from the top.
     """
 
@@ -141,34 +204,95 @@ class Rules(_Strict):
     summary: str
     assumed_deep_ms: int = Field(default=30_000, gt=0)
     max_queue_age_s: QueueLimits = QueueLimits()
+    dial: float = Field(default=0.5, ge=0, le=1)
+    is_sticky: bool = Field(default=False, alias="sticky")
+    quotas: Quotas = Quotas()
+    canary: Canary | None = None
+    keys: dict[str, KeyOverrides] = Field(default_factory=dict)
     rules: tuple[Rule, ...]
 
     @model_validator(mode="after")
     def _one_rule_always_holds(self) -> "Rules":
         if not self.rules:
-            raise _fault("at least one rule is expected, the last without `when`", "rules")
+            raise make_fault("at least one rule is expected, the last without `when`", "rules")
         names = [rule.name for rule in self.rules]
         for index, rule in enumerate(self.rules):
             is_last = index == len(names) - 1
             if rule.name in names[:index]:
-                raise _fault(f"two rules are named `{rule.name}`; names must differ", "rules", index, "name")
+                raise make_fault(f"two rules are named `{rule.name}`; names must differ", "rules", index, "name")
             if not rule.when and not is_last:
-                raise _fault(
+                raise make_fault(
                     "without `when` nothing after it is ever tried, so it must be the last rule", "rules", index
                 )
             if rule.when and is_last:
-                raise _fault(
+                raise make_fault(
                     "the last rule must have no `when`, so that every request is decided", "rules", index, "when"
                 )
         return self
 
+    @property
+    def multi_hop_threshold(self) -> float | None:
+        """The first bound that the multi-hop score is held against."""
+        for rule in self.rules:
+            if (condition := rule.when.get("multi_hop")) is not None:
+                return condition.at_least if condition.at_least is not None else condition.below
+        return None
+
+    def first_match(self, values: Mapping[str, Scalar | None], start: int = 0) -> int:
+        """Return the index of the first rule, from `start` on, whose conditions all hold; the last always does."""
+        for index in range(start, len(self.rules) - 1):
+            if all(condition.holds(values[feature]) for feature, condition in self.rules[index].when.items()):
+                return index
+        return len(self.rules) - 1
+
+    def overrides_for(self, context: Context) -> KeyOverrides:
+        """Return what is different for the caller's key: by its label, else by its owner's hash, else nothing."""
+        for name in (context.key_label, context.key_hash):
+            if name is not None and name in self.keys:
+                return self.keys[name]
+        return _NO_OVERRIDES
+
+    def turned(self, dial: float) -> "Rules":
+        """Return the rules with their multi-hop thresholds moved by the dial.
+
+        Towards 0 a threshold t rises on a straight line to 1 (only what is certain goes deep), towards 1 it falls to 0
+        (everything that reaches the rule does). Turning up never makes a decision less deep: a bound is moved only
+        where crossing it upwards leads to deep, or below it to fast.
+
+        Args:
+            dial: 0 to 1; outside, the nearer end.
+        """
+        dial = min(1.0, max(0.0, dial))
+        if dial == 0.5:
+            return self
+        return self.model_copy(update={"rules": tuple(_turn(rule, dial) for rule in self.rules)})
+
+
+def _turn(rule: Rule, dial: float) -> Rule:
+    condition = rule.when.get("multi_hop")
+    if condition is None:
+        return rule
+    side = "at_least" if rule.route == "deep" else "below"
+    bound = getattr(condition, side)
+    if bound is None:
+        return rule
+    moved = bound + (1 - bound) * (1 - 2 * dial) if dial < 0.5 else bound * (2 - 2 * dial)
+    turned = condition.model_copy(update={side: round(moved, 4)})
+    return rule.model_copy(update={"when": {**rule.when, "multi_hop": turned}})
+
 
 _ACCEPTED_KEYS: Final = {
-    "preset": ("version", "name", "summary", "assumed_deep_ms", "max_queue_age_s", "rules"),
-    "rule": ("name", "when", "route", "engine", "enable_thinking", "on_overload"),
+    "preset": (
+        "version", "name", "summary", "assumed_deep_ms", "max_queue_age_s", "dial", "sticky", "quotas", "canary",
+        "keys", "rules",
+    ),
+    "rule": ("name", "when", "route", "engine", "enable_thinking", "on_overload", "panel"),
+    "quota": ("fast", "deep"),
+    "canary": ("share", "route", "engine", "enable_thinking"),
+    "key": ("dial", "route", "quotas"),
     "condition": ("is", "at_least", "below"),
     "queue": ("glm", "owl2"),
-}
+}  # fmt: skip
 
 
 def preset_names() -> tuple[str, ...]:
@@ -203,88 +327,76 @@ def load_rules(path: str | Path) -> Rules:
 
 def _load(source: Traversable | Path, label: str) -> Rules:
     try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RulesError(f"{label}: cannot be read ({error}); a UTF-8 YAML file is expected") from error
-    lines: dict[_Path, int] = {}
-    try:
-        data = _parse(text, lines, label)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        why = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-        raise RulesError(f"{label}, line {line}: {why}; valid YAML is expected") from error
-    except RecursionError as error:
-        raise RulesError(f"{label}, line 1: nested too deeply; a preset has four levels") from error
+        data, lines = read_yaml(source, label)
+    except YamlError as error:
+        raise RulesError(str(error)) from error
     if not isinstance(data, dict):
         raise RulesError(f"{label}, line 1: a mapping is expected, with the keys {', '.join(_ACCEPTED_KEYS['preset'])}")
     try:
         # YAML has lists where the model is frozen with tuples; nothing else is converted.
         if isinstance(data.get("rules"), list):
             data["rules"] = tuple(data["rules"])
+            for rule in data["rules"]:
+                if isinstance(rule, dict) and isinstance(rule.get("panel"), list):
+                    rule["panel"] = tuple(rule["panel"])
         return Rules.model_validate(data)
     except ValidationError as error:
-        raise RulesError("\n".join(_describe(fault, lines, label) for fault in error.errors())) from error
+        faults = (describe_fault(fault, lines, label, _accepted_at) for fault in error.errors())
+        raise RulesError("\n".join(faults)) from error
 
 
-def _parse(text: str, lines: dict[_Path, int], label: str) -> Any:
-    """Read one YAML document and note in `lines` where everything in it stands."""
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        _walk(node, (), lines, label)
-        return loader.construct_document(node) if node is not None else None
-    finally:
-        loader.dispose()
+def _accepted_at(parent: tuple[str | int, ...]) -> tuple[str, ...]:
+    return _ACCEPTED_KEYS[_kind(parent)]
 
 
-def _walk(node: yaml.Node | None, path: _Path, lines: dict[_Path, int], label: str) -> None:
-    """Note the line of every key and item; refuse keys given twice and aliases (a recursive one would never end)."""
-    if node is None:
-        return
-    lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = str(key.value)
-            line = key.start_mark.line + 1
-            if name in seen:
-                raise RulesError(f"{label}, line {line}: `{name}` is given twice; once is expected")
-            if value.start_mark.index < key.start_mark.index:
-                raise RulesError(f"{label}, line {line}: aliases (*name) are not accepted; write the value out")
-            seen.add(name)
-            lines[(*path, name)] = line
-            _walk(value, (*path, name), lines, label)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            if item.start_mark.index <= node.start_mark.index:
-                raise RulesError(
-                    f"{label}, line {node.start_mark.line + 1}: aliases (*name) are not accepted; write the value out"
-                )
-            _walk(item, (*path, index), lines, label)
-
-
-def _describe(fault: Any, lines: dict[_Path, int], label: str) -> str:
-    inside: _Path = fault["ctx"]["at"] if fault["type"] == "rules" else ()
-    # pydantic adds the branch of a union to the path; the file has no such key.
-    location: _Path = (*(part for part in fault["loc"] if part not in ("bool", "str")), *inside)
-    known = location
-    while known and known not in lines:
-        known = known[:-1]
-    where = ".".join(str(part) for part in location) or "the preset"
-    message = str(fault["msg"])
-    if fault["type"] == "extra_forbidden":
-        message = f"not a known key; accepted: {', '.join(_ACCEPTED_KEYS[_kind(location[:-1])])}"
-    elif fault["type"] == "missing":
-        message = "is missing"
-    elif fault["type"] != "rules" and not isinstance(fault["input"], dict | list | tuple):
-        message = f"{message}, not {fault['input']!r}"
-    return f"{label}, line {lines.get(known, 1)}: {where}: {message}"
-
-
-def _kind(parent: _Path) -> str:
+def _kind(parent: tuple[str | int, ...]) -> str:
     if not parent:
         return "preset"
-    if parent[0] == "max_queue_age_s":
-        return "queue"
+    if parent[0] in _SECTIONS:
+        return _SECTIONS[str(parent[0])]
+    if parent[0] == "keys":
+        return "key" if len(parent) == 2 else "quota"
     return "rule" if len(parent) == 2 else "condition"
+
+
+_SECTIONS: Final = {"max_queue_age_s": "queue", "quotas": "quota", "canary": "canary"}
+
+
+class RulesFile:
+    """A preset file that may be edited while it is in use: a good edit counts at once, a bad one changes nothing.
+
+    Attributes:
+        path: of the file.
+        error: why the file as it now stands cannot be used; None while it can.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Load the file for the first time.
+
+        Raises:
+            RulesError: it cannot be used; there is no earlier set to fall back on.
+        """
+        self.path = Path(path)
+        self.error: str | None = None
+        self._stamp = self._read_stamp()
+        self._rules = load_rules(self.path)
+
+    def current(self) -> Rules:
+        """Return the newest good rules. Cheap: one stat per call, and one parse per edit, good or bad."""
+        stamp = self._read_stamp()
+        if stamp != self._stamp:
+            try:
+                self._rules = load_rules(self.path)
+                self.error = None
+            except RulesError as error:
+                self.error = str(error)
+            self._stamp = stamp
+        return self._rules
+
+    def _read_stamp(self) -> tuple[int, int, int] | None:
+        """Tell one version of the file from another; editors that replace the file change its inode."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino

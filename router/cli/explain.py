@@ -30,6 +30,11 @@ def explain(
         int | None, typer.Option("--images", min=0, max=64, help="Decide as if so many different pictures came along.")
     ] = None,
     route: Annotated[str, typer.Option(metavar="auto|fast|deep", help="What the caller asks for.")] = "auto",
+    engine: Annotated[str | None, typer.Option(metavar="glm|owl2", help="The engine that the caller names.")] = None,
+    deadline_ms: Annotated[int | None, typer.Option(min=0, help="The caller's deadline, milliseconds.")] = None,
+    dial: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="0 = latency, 1 = depth; default the preset's own.")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="Preset name or YAML file; default GLOWL_PRESET or `seed`.")
     ] = None,
@@ -40,6 +45,8 @@ def explain(
     language = parse_language(lang)
     if route not in ROUTES:
         raise typer.BadParameter(f"{route!r} is none of {', '.join(ROUTES)}", param_hint="--route")
+    if engine not in (None, "glm", "owl2"):
+        raise typer.BadParameter(f"{engine!r} is none of glm, owl2", param_hint="--engine")
     *pictures, text = arguments
     if pictures and num_images is not None:
         raise typer.BadParameter("give either pictures or their number", param_hint="--images")
@@ -47,6 +54,7 @@ def explain(
         fail(say("ask.question.missing", language, value=text), code=2)
 
     from policies import decide as policy
+    from policies.context import Context
     from policies.decision import Health
     from policies.features import Hints, Question, measure
 
@@ -54,9 +62,9 @@ def explain(
         f"picture-{number}" for number in range(1, (num_images or 0) + 1)
     )
     rules = _load_rules(preset or load_settings().preset)
-    features = measure(Question(text=text, image_keys=keys), Hints(route=ROUTES[route]))
+    features = measure(Question(text=text, image_keys=keys), Hints(ROUTES[route], engine, deadline_ms=deadline_ms))
     # Offline, both engines count as up and idle.
-    decision = policy.decide(features, rules, Health())
+    decision = policy.decide(features, rules, Health(), Context(dial=dial))
     explanation = policy.explain(decision, features, language)
     if as_json:
         import orjson

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from router.cli import ask, doctor, explain, models_command, processes, up
+from router.cli import ask, doctor, explain, models_command, policy, processes, up
 
 app = typer.Typer(
     name="glowl",
@@ -24,6 +24,7 @@ app.command("ask")(ask.ask)
 app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models_command.app)
+app.add_typer(policy.app)
 app.command("api")(processes.api)
 app.command("worker")(processes.worker)
 # Unknown options are refused here rather than passed on: a typing error should fail before a model loads.

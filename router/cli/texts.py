@@ -220,6 +220,17 @@ TEXTS: dict[str, tuple[str, str]] = {
     "models.partial": ("{size} of {total} downloaded", "已下载 {size},共 {total}"),
     "models.absent": ("not here", "不在本机"),
     # policy
+    "policy.valid": ("{file}: valid, preset {name}, {count} rules", "{file}:有效,预设 {name},共 {count} 条规则"),
+    "policy.case.wrong": ("wrong: {text}: {differences} (rule {rule})", "不符:{text}:{differences}(规则 {rule})"),
+    "policy.cases": ("{right} of {count} cases as expected", "{count} 个用例中 {right} 个符合预期"),
+    "policy.changed": ("{changed} of {count} questions go another way", "{count} 个问题中 {changed} 个改变路径"),
+    "policy.unreadable": ("{file}: cannot be read: {why}", "{file}:无法读取:{why}"),
+    "policy.unwritable": ("{file}: cannot be written: {why}", "{file}:无法写入:{why}"),
+    "policy.row": ("{file}, line {line}: {why}", "{file},第 {line} 行:{why}"),
+    "policy.unlabelled": (
+        "{file}: no row has a label (label_hops, label_multi_image, or language with length_words)",
+        "{file}:没有带标签的行(label_hops、label_multi_image,或 language 与 length_words)",
+    ),
 }
 
 

@@ -70,6 +70,7 @@ def test_a_chained_question_passes_the_threshold_and_says_why(text, language):
         ("why is it so", "en", "reasoning"),
         ("What is it? Who made it?", "en", "further question"),
         ("他的妈妈的名字", "zh", "reference chain"),
+        ("这本书的作者出生在哪里", "zh", "bridge"),
         ("左边的人", "zh", "relation"),
         ("戴帽子的人", "zh", "relative clause"),
         ("哪个更大", "zh", "comparison"),
@@ -90,6 +91,9 @@ def test_each_cue_is_found_and_named(text, language, cue):
         ("What is the thing on the ceiling in the morning", "en"),
         ("What colour is the building", "en"),
         ("这是什么颜色的", "zh"),
+        ("这本书的作者是谁", "zh"),
+        ("图里的人数是多少", "zh"),
+        ("杯子在左边还是右边", "zh"),
     ],
 )
 def test_what_only_looks_like_a_cue_is_none(text, language):

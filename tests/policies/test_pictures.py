@@ -31,6 +31,9 @@ from policies.pictures import find_several_pictures
         "其中一张照片有海",
         "上一张图里的价格是多少",
         "比较几张截图",
+        "一张是白天拍的，另一张是晚上吗",
+        "组合图像里有几只狗",
+        "任何一张图片中有人吗",
     ],
 )
 def test_wording_of_several_pictures_is_found(text):
@@ -57,6 +60,8 @@ def test_wording_of_several_pictures_is_found(text):
         "这张图表的标题是什么",
         "两个人在做什么",
         "左边的画框是什么颜色",
+        "孩子从一张床跳到另一张床",
+        "一共有五只狼",
     ],
 )
 def test_wording_of_one_picture_is_left_alone(text):

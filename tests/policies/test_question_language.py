@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from policies.language import Detection, detect, identify, warm_up
+from policies.language import Detection, _dictionary, _is_in_dictionary, detect, identify, warm_up
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,10 @@ from policies.language import Detection, detect, identify, warm_up
         ("Yes, the second one", "en"),
         ("I have $5 and $10 in cash", "en"),
         ("white van", "en"),
+        # In the dictionary, not on the list of common words.
+        ("graffiti", "en"),
+        ("exterior lighting", "en"),
+        ("Ancient obelisks pierce turquoise fjords", "en"),
         # Other languages, by script and by words.
         ("猫はどこにいますか？", "other"),
         ("ネコ", "other"),
@@ -175,3 +179,11 @@ def test_warming_up_changes_no_answer():
     warm_up()
 
     assert detect("le chat noir") == before == "other"
+
+
+def test_the_dictionary_is_sorted_so_that_every_word_is_found():
+    words = _dictionary().decode().split("\n")[:-1]
+
+    assert words == sorted(words)
+    assert all(_is_in_dictionary(word) for word in (words[0], words[-1], *words[::97]))
+    assert not any(_is_in_dictionary(word) for word in ("", "aaa", "zzz", "kucing", "#"))

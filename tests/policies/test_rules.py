@@ -20,13 +20,13 @@ rules:
 
 
 def test_every_shipped_preset_is_valid_and_carries_its_own_name():
-    assert {"seed", "glm-only", "owl2-only"} <= set(preset_names())
+    assert {"seed", "glm-only", "owl2-only", "glm-thinking", "panel"} == set(preset_names())
     for name in preset_names():
         assert load_preset(name).name == name
 
 
 def test_an_unknown_preset_is_refused_with_the_names_there_are():
-    with pytest.raises(RulesError, match="glm-only, owl2-only, seed"):
+    with pytest.raises(RulesError, match="glm-only, glm-thinking, owl2-only, panel, seed"):
         load_preset("../seed")
 
 

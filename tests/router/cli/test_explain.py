@@ -72,3 +72,20 @@ def test_wrong_arguments_are_refused(tmp_path):
     assert explain(str(tmp_path / "none.png"), "Q?").exit_code == 2
     assert explain(str(tmp_path / "a.png")).exit_code == 2
     assert explain("--route", "sideways", "Q?").exit_code == 2
+
+
+def test_the_dial_the_engine_and_the_deadline_are_heard():
+    low, high = (orjson.loads(explain("--json", "--dial", dial, "左边的人是谁?").stdout) for dial in ("0", "1"))
+    assert (low["route"], low["multi_hop_threshold"]) == ("fast", 1.0)
+    assert (high["route"], high["multi_hop_threshold"]) == ("deep", 0.0)
+    assert orjson.loads(explain("--json", "--engine", "owl2", "Q?").stdout)["rule"] == "caller-chose-owl2"
+    hurried = orjson.loads(explain("--json", "--deadline-ms", "10", "What is this?").stdout)
+    assert hurried["rule"] == "deadline-too-short-for-a-job"
+    assert explain("--engine", "gpt", "Q?").exit_code == 2
+
+
+def test_the_change_that_would_flip_it_is_told():
+    flip = orjson.loads(explain("--json", "What is this?").stdout)["flip"]
+    assert (flip["feature"], flip["wanted"], flip["route"]) == ("language", "zh", "fast")
+    assert flip["text"] in explain("--lang", "en", "What is this?").stdout
+    assert flip["text_zh"] in explain("--lang", "zh", "What is this?").stdout

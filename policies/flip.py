@@ -1,0 +1,129 @@
+"""Part of explaining a decision: the smallest change of one value after which the rules would choose the other route.
+
+In: the rules, the measured values, and which rule held. Out: that change, or none.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+from policies.decision import Flip, Route, Scalar
+from policies.rules import FEATURE_FLAGS, FEATURE_LABELS, Rules
+
+# How much each change asks of a person, in steps: a graded value costs its distance (below 1), a picture one step,
+# other words two, another language three, saying that one waits four, a request field five or six.
+_COST: Final = {
+    "mentions_several_images": 2.0,
+    "language": 3.0,
+    "is_interactive": 4.0,
+    "requested_route": 5.0,
+    "requested_engine": 6.0,
+}
+_DEADLINE_FROM_NONE: Final = 4.5
+_GRADED: Final = 4  # decimals of a score
+_LABELS_EN: Final = {"zh": "Chinese", "en": "English", "other": "another language", "none": "no language"}
+_LABELS_ZH: Final = {"zh": "中文", "en": "英文", "other": "其他语言", "none": "没有语言"}
+
+_Values = dict[str, Scalar | None]
+
+
+def find_flip(index: int, rules: Rules, values: _Values, deadline_ms: int | None, estimate_ms: int) -> Flip | None:
+    """Try every value that could matter, the smallest change first, and return the first that flips the route.
+
+    Args:
+        index: of the rule that held.
+        rules: at the dial's place.
+        values: of all features, by name.
+        deadline_ms: as the caller gave it.
+        estimate_ms: what a job is expected to take.
+    """
+    route = rules.rules[index].route
+    candidates = sorted(_candidates(rules, values, estimate_ms), key=lambda candidate: candidate[0])
+    for _, feature, value in candidates:
+        changed = rules.rules[rules.first_match({**values, feature: value})].route
+        if changed != route:
+            return _describe(feature, values[feature], value, changed, deadline_ms, estimate_ms)
+    return None
+
+
+def _candidates(rules: Rules, values: _Values, estimate_ms: int) -> Iterator[tuple[float, str, Scalar]]:
+    """Yield (cost, feature, new value) for the near side of every bound and for every other label that a rule reads."""
+    seen: set[tuple[str, Scalar]] = set()
+    for rule in rules.rules:
+        for feature, condition in rule.when.items():
+            current = values[feature]
+            if feature in FEATURE_LABELS:
+                options: list[Scalar] = [label for label in FEATURE_LABELS[feature] if label != "none"]
+            elif feature in FEATURE_FLAGS:
+                options = [True, False]
+            else:
+                options = []
+                for bound in (condition.at_least, condition.below):
+                    if bound is not None:
+                        options += [_just_at(feature, bound), _just_under(feature, bound)]
+            for option in options:
+                if option != current and (feature, option) not in seen:
+                    seen.add((feature, option))
+                    yield _cost(feature, current, option, estimate_ms), feature, option
+
+
+def _just_at(feature: str, bound: float) -> Scalar:
+    return bound if feature == "multi_hop" else math.ceil(bound)
+
+
+def _just_under(feature: str, bound: float) -> Scalar:
+    if feature == "multi_hop":
+        return max(0.0, round(bound - 10**-_GRADED, _GRADED))
+    under = math.ceil(bound) - 1
+    return under if feature == "deadline_slack_ms" else max(0, under)
+
+
+def _cost(feature: str, current: Scalar | None, option: Scalar, estimate_ms: int) -> float:
+    if feature in _COST:
+        return _COST[feature]
+    if current is None:
+        return _DEADLINE_FROM_NONE
+    gap = abs(float(option) - float(current))
+    if feature == "multi_hop":
+        return min(0.999, gap)
+    if feature == "deadline_slack_ms":
+        return min(0.999, gap / max(estimate_ms, 1))
+    if feature == "num_chars":
+        return min(0.999, gap / max(float(option), 1.0))
+    return gap
+
+
+def _describe(
+    feature: str, current: Scalar | None, wanted: Scalar, route: Route, deadline_ms: int | None, estimate_ms: int
+) -> Flip:
+    then, then_zh = f"would send it {route}", f"将走 {route} 路径"
+    if feature == "multi_hop":
+        text = f"a multi-hop score of {wanted:g} instead of {current:g}"
+        text_zh = f"多步程度为 {wanted:g}（现为 {current:g}）时"
+    elif feature in ("num_images", "num_new_images", "num_chars"):
+        name, name_zh = {
+            "num_images": ("distinct pictures", "不同的图片数"),
+            "num_new_images": ("distinct pictures in this turn", "本轮不同的图片数"),
+            "num_chars": ("characters", "字符数"),
+        }[feature]
+        text, text_zh = f"{wanted} {name} instead of {current}", f"{name_zh}为 {wanted}（现为 {current}）时"
+    elif feature == "deadline_slack_ms":
+        deadline = max(0, int(wanted) + estimate_ms)
+        was, was_zh = ("none", "没有") if deadline_ms is None else (f"{deadline_ms} ms", f"{deadline_ms} 毫秒")
+        text = f"a deadline of {deadline} ms instead of {was}"
+        text_zh = f"时限为 {deadline} 毫秒（现为{was_zh}）时"
+        return Flip("deadline_ms", deadline_ms, deadline, route, f"{text} {then}", f"{text_zh}{then_zh}")
+    elif feature == "mentions_several_images":
+        text = f"wording that speaks of {'several pictures' if wanted else 'one picture only'}"
+        text_zh = "措辞提到多张图片时" if wanted else "措辞不再提到多张图片时"
+    elif feature == "is_interactive":
+        text = f"{'somebody waiting (service_tier: priority)' if wanted else 'nobody waiting'}"
+        text_zh = "有人在等待（service_tier: priority）时" if wanted else "没有人等待时"
+    elif feature == "language":
+        text = f"a question in {_LABELS_EN[str(wanted)]} instead of {_LABELS_EN[str(current)]}"
+        text_zh = f"问题语言为{_LABELS_ZH[str(wanted)]}（现为{_LABELS_ZH[str(current)]}）时"
+    elif feature == "requested_route":
+        text, text_zh = f"hybrid.route: {wanted} instead of {current}", f"hybrid.route 为 {wanted}（现为 {current}）时"
+    else:
+        text, text_zh = f"naming the engine {wanted}", f"指定引擎 {wanted} 时"
+    return Flip(feature, current, wanted, route, f"{text} {then}", f"{text_zh}{then_zh}")
