@@ -5,10 +5,12 @@ In: `Settings`. Out: what the api and the worker work with. Nothing here connect
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from redis.asyncio import Redis
 
 from engines.client import EngineClient
-from policies.rules import Rules, load_preset
+from policies.rules import Rules, RulesFile, load_preset
 from router import tasks
 from router.dispatch import Dispatcher
 from router.fetch import SafeFetcher
@@ -17,6 +19,7 @@ from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue, create_celery
 from router.jobs.store import JobStore
 from router.media import MediaIntake
+from router.routing import Router
 from router.services import Services
 from router.settings import Settings
 from router.webhooks.deliver import Deliverer
@@ -28,7 +31,7 @@ def build_services(settings: Settings) -> Services:
     Raises:
         policies.rules.RulesError: if the preset does not exist or is wrong.
     """
-    rules: Rules = load_preset(settings.preset)
+    rules, rules_file = load_rules_source(settings.preset)
     redis, reader = make_redis(settings), make_redis(settings)
     store = make_store(settings, redis)
     queue = JobQueue(create_celery(settings))
@@ -42,12 +45,28 @@ def build_services(settings: Settings) -> Services:
         queue=queue,
         hub=hub,
         monitor=monitor,
-        dispatcher=Dispatcher(engines=engines, store=store, queue=queue, hub=hub, monitor=monitor, rules=rules),
+        dispatcher=Dispatcher(
+            engines=engines, store=store, queue=queue, hub=hub, monitor=monitor, router=Router(rules)
+        ),
         media=MediaIntake(settings, fetcher),
         fetcher=fetcher,
+        rules_file=rules_file,
         engines=engines,
         redis_clients=(redis, reader),
     )
+
+
+def load_rules_source(preset: str) -> tuple[Callable[[], Rules], RulesFile | None]:
+    """Return where the rules come from: a shipped preset by name, or a file, which is read again when it changes.
+
+    Raises:
+        policies.rules.RulesError: if there is no such preset, or the file is wrong as it stands.
+    """
+    if preset.endswith((".yaml", ".yml")):
+        file = RulesFile(preset)
+        return file.current, file
+    rules = load_preset(preset)
+    return lambda: rules, None
 
 
 async def make_context(settings: Settings) -> tasks.Context:

@@ -33,6 +33,7 @@ class Call:
         metadata: the caller's own key-value pairs, returned unchanged.
         instructions: the system text of a Responses request, echoed in the answer.
         webhook_url: where to post when the work is done.
+        dial: the caller's place between latency (0) and depth (1); None leaves it to the preset.
         owner: whose it is; only the same owner may read it.
         previous_response_id: which response this one goes on from.
     """
@@ -50,6 +51,7 @@ class Call:
     metadata: Mapping[str, str] = field(default_factory=dict)
     instructions: str | None = None
     webhook_url: str | None = None
+    dial: float | None = None
     previous_response_id: str | None = None
 
     @property

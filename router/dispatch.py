@@ -23,7 +23,6 @@ from engines.base import (
     TokenLogprob,
     Usage,
 )
-from policies.rules import Rules
 from router.call import Call, to_stored_messages
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
@@ -41,7 +40,7 @@ from router.jobs.job import (
 )
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
-from router.routing import Routed, default_strategy, plan_branches, route
+from router.routing import Routed, Router, plan_branches, plan_merge
 
 FAST_UNIT = "fast"
 
@@ -80,18 +79,18 @@ class Dispatcher:
         queue: JobQueue,
         hub: EventHub,
         monitor: EngineMonitor,
-        rules: Rules,
+        router: Router,
     ) -> None:
         self._engines = engines
         self._store = store
         self._queue = queue
         self._hub = hub
         self._monitor = monitor
-        self._rules = rules
+        self._router = router
 
     def route(self, call: Call) -> Routed:
         """Decide only."""
-        return route(call, self._rules, self._monitor.health())
+        return self._router.route(call, self._monitor.health())
 
     async def start(self, call: Call) -> Running:
         """Decide and begin.
@@ -137,6 +136,7 @@ class Dispatcher:
         spec = self._to_spec(call, routed, branches)
         await self._store.put_images(call.images)
         job = await self._store.create(spec)
+        self._router.count(call, routed.decision)
         await self._queue.send_branches(job)
         return Running(job, self._hub.follow(job.id), is_queued=True)
 
@@ -160,6 +160,7 @@ class Dispatcher:
         except BaseException:
             await deltas.aclose()
             raise
+        self._router.count(call, routed.decision)
         ttft_s = round(time.monotonic() - started, 4)
         job = Job(spec, "in_progress", {FAST_UNIT: Unit(FAST_UNIT, "in_progress", epoch=1)}, started_at=spec.created_at)
         finished: list[Job] = []
@@ -221,7 +222,7 @@ class Dispatcher:
             decision=routed.decision.to_dict(),
             language=language,
             branches=branches,
-            strategy="single" if len(branches) == 1 else call.strategy or default_strategy(language),
+            strategy=plan_merge(branches, call.strategy, language),
             is_background=call.is_background,
             is_stored=call.is_stored,
             metadata=dict(call.metadata),

@@ -1,18 +1,26 @@
-"""From a call to a decision: measure the question, ask the policy.
+"""From a call to a decision: measure the question, gather what else counts, ask the policy.
 
-In: a `Call` and the engines' health. Out: `Routed`: the features, the decision, and which branches a job would have.
+In: a `Call` and the engines' health. Out: `Routed`: the features and the decision; and which branches a job would have.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from policies.context import Context, Previous, bucket_of
 from policies.decide import decide
-from policies.decision import Decision, Health
+from policies.decision import Decision, Health, Route
 from policies.features import Features, Question, measure
 from policies.rules import Rules
 from router.call import Call
 from router.jobs.job import BranchPlan
+
+_WINDOW = 200
+# The first few requests say little about a share: they count as if there had been so many.
+_LEAST_WINDOW = 20
+_MAX_OWNERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +31,44 @@ class Routed:
     decision: Decision
 
 
-def route(call: Call, rules: Rules, health: Health) -> Routed:
-    """Decide where a call goes."""
-    features = measure(to_question(call), call.hints)
-    return Routed(features, decide(features, rules, health))
+class Router:
+    """Decides where calls go; remembers of earlier ones only how many of an owner's went which way.
+
+    Args:
+        rules: returns the rules to use now; they may change between calls.
+    """
+
+    def __init__(self, rules: Callable[[], Rules]) -> None:
+        self._rules = rules
+        self._taken: OrderedDict[str, deque[Route]] = OrderedDict()
+
+    def route(self, call: Call, health: Health) -> Routed:
+        """Decide."""
+        rules = self._rules()
+        context = Context(
+            key_hash=call.owner,
+            dial=call.dial,
+            route_shares=self._shares(call.owner),
+            bucket=bucket_of(conversation_id(call)),
+            image_keys=frozenset(image.sha256 for image in call.images),
+            previous=_previous(call, rules) if rules.is_sticky else None,
+        )
+        features = measure(to_question(call), call.hints)
+        return Routed(features, decide(features, rules, health, context))
+
+    def count(self, call: Call, decision: Decision) -> None:
+        """Remember, for quotas, that a call really went where it was sent."""
+        taken = self._taken.pop(call.owner, None) or deque(maxlen=_WINDOW)
+        taken.append(decision.route)
+        self._taken[call.owner] = taken
+        if len(self._taken) > _MAX_OWNERS:
+            self._taken.popitem(last=False)
+
+    def _shares(self, owner: str) -> dict[Route, float]:
+        taken = self._taken.get(owner, ())
+        total = max(len(taken), _LEAST_WINDOW)
+        routes: tuple[Route, ...] = ("fast", "deep")
+        return {route: sum(each == route for each in taken) / total for route in routes}
 
 
 def to_question(call: Call) -> Question:
@@ -41,20 +83,56 @@ def to_question(call: Call) -> Question:
     )
 
 
+def conversation_id(call: Call) -> str:
+    """Name a conversation by its owner and its first user turn, which every later request repeats."""
+    first = next(message for message in call.messages if message.role == "user")
+    return "\x00".join((call.owner, first.text, *(image.sha256 for image in first.images)))
+
+
 def plan_branches(call: Call, decision: Decision, health: Health) -> tuple[BranchPlan, ...]:
-    """Say who answers a job, the engine of the final answer last.
+    """Say who answers a job, the one whose answer is final last.
 
     A deep job has a draft by GLM beside it, unless GLM is down or the caller named Owl2 as the model: who names one
     model wants that model.
     """
-    if decision.engine == "glm":
+    is_second_look = decision.route == "deep" and decision.enable_thinking
+    if decision.engine == "glm" and not is_second_look:
         return (BranchPlan("fast", "glm", enable_thinking=decision.enable_thinking),)
-    glm = health.engines.get("glm")
-    wants_draft = call.hints.engine != "owl2" and (glm is None or glm.is_up)
+    wants_draft = call.hints.engine != "owl2" and health.of("glm").is_up
     draft = (BranchPlan("draft", "glm"),) if wants_draft else ()
-    return (*draft, BranchPlan("deep", "owl2"))
+    thinking = (BranchPlan("thinking", "glm", enable_thinking=True),)
+    if decision.engine == "glm":
+        return (*draft, *thinking)
+    deep = (BranchPlan("deep", "owl2"),)
+    return (*draft, *thinking, *deep) if wants_draft and "glm-thinking" in decision.panel else (*draft, *deep)
 
 
-def default_strategy(language: str) -> str:
-    """Owl2's Chinese is weak, so a Chinese question gets an answer that GLM composes from both."""
-    return "compose" if language == "zh" else "deep"
+def plan_merge(branches: tuple[BranchPlan, ...], wanted: str | None, language: str) -> str:
+    """Say how the branches' answers become one.
+
+    Owl2's Chinese is weak, so a Chinese question gets an answer that GLM composes from both. GLM's own second thoughts
+    need no composing.
+    """
+    if len(branches) == 1:
+        return "single"
+    if branches[-1].engine == "glm":
+        return "deep"
+    return wanted or ("compose" if language == "zh" else "deep")
+
+
+def _previous(call: Call, rules: Rules) -> Previous | None:
+    """Decide the conversation's earlier turns again, oldest first, as they were decided then.
+
+    The request carries the whole conversation, so nothing has to be stored for that. The engines' health of then is not
+    known; a turn that was answered by the other engine only because one was down does not stick.
+    """
+    previous: Previous | None = None
+    for index, message in enumerate(call.messages[:-1]):
+        if message.role != "user":
+            continue
+        earlier = replace(call, messages=call.messages[: index + 1])
+        image_keys = frozenset(image.sha256 for image in earlier.images)
+        context = Context(key_hash=call.owner, dial=call.dial, previous=previous, image_keys=image_keys)
+        decision = decide(measure(to_question(earlier), call.hints), rules, Health(), context)
+        previous = Previous(decision.route, decision.engine, image_keys)
+    return previous

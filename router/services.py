@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from engines.client import EngineClient
+from policies.rules import RulesFile
 from router.dispatch import Dispatcher
 from router.fetch import SafeFetcher
 from router.health import EngineMonitor
@@ -32,5 +33,6 @@ class Services:
     dispatcher: Dispatcher
     media: MediaIntake
     fetcher: SafeFetcher
+    rules_file: RulesFile | None
     engines: dict[str, EngineClient]
     redis_clients: tuple[Redis, ...]

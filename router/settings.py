@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="comma-separated keys callers must send; empty: no key is asked for"
     )
-    preset: str = Field("seed", description="policy preset")
+    preset: str = Field("seed", description="policy preset, or a YAML file of rules")
     max_image_bytes: int = Field(20 * 1024 * 1024, gt=0, description="largest single picture, encoded")
     max_image_pixels: int = Field(40_000_000, gt=0, description="largest single picture, decoded")
     max_body_bytes: int = Field(64 * 1024 * 1024, gt=0, description="largest request body")

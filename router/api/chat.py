@@ -80,6 +80,7 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
         is_stored=bool(body.store),
         metadata=metadata,
         webhook_url=webhook_url_of(metadata),
+        dial=body.hybrid.dial,
     )
 
 

@@ -150,6 +150,7 @@ async def _to_call(body: ResponsesRequest, caller: str, services: Services) -> C
         metadata=metadata,
         instructions=body.instructions,
         webhook_url=webhook_url_of(metadata),
+        dial=hybrid.dial,
         previous_response_id=body.previous_response_id,
     )
 

@@ -41,6 +41,7 @@ class Hybrid(WireModel):
     )
     max_wait_s: float | None = Field(None, ge=0, le=3600, description="how long a chat completion waits for a job")
     deadline_ms: Tokens | None = Field(None, description="an answer later than this is of no use")
+    dial: float | None = Field(None, ge=0, le=1, description="0 = latency, 1 = depth; default: the preset's own")
     async_: Literal["auto"] | None = Field(
         None, alias="async", description="auto: answer with a queued object when the route is deep"
     )

@@ -74,6 +74,9 @@ async def readyz(request: Request) -> Response:
     except QueueUnavailableError:
         has_redis = False
     body = {"engines": {name: "up" if up else "down" for name, up in engines.items()}, "redis": has_redis}
+    if services.rules_file is not None and services.rules_file.error is not None:
+        # The last good rules go on deciding; whoever edited the file finds here why it does not count.
+        body["rules_error"] = services.rules_file.error
     is_ready = engines.get("glm", False) or (has_redis and any(engines.values()))
     return json_response({"status": "ready" if is_ready else "not ready", **body}, 200 if is_ready else 503)
 

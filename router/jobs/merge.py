@@ -90,17 +90,19 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
             code, message = error.get("code", "unknown"), error.get("message", "unknown error")
             degraded.append(f"{branch.engine} gave no answer ({code}): {message}")
 
-    chosen = main.name if main.name in answers else next(iter(answers))
+    chosen = next(name for name in (main.name, "thinking", *answers) if name in answers)
     engine = next(branch.engine for branch in job.spec.branches if branch.name == chosen)
     answer = answers[chosen]
     agreement = Agreement(None, ())
-    if "draft" in answers and "deep" in answers:
-        agreement = compare(answers["draft"].text, answers["deep"].text)
+    # Beside Owl2, GLM's best answer is the one it thought about; that one itself is compared with the draft.
+    by_glm = (answers.get("thinking") if main.name == "deep" else None) or answers.get("draft")
+    if by_glm is not None and chosen == main.name:
+        agreement = compare(by_glm.text, answer.text)
     final = FinalAnswer(
         text=answer.text,
         model=answer.model,
         engine=engine,
-        strategy="single" if len(job.spec.branches) == 1 else "deep" if chosen == main.name else "draft",
+        strategy="single" if len(job.spec.branches) == 1 else "deep" if chosen == main.name else chosen,
         finish_reason=answer.finish_reason,
         agreement=agreement.score,
         agreement_basis=agreement.basis,
@@ -108,8 +110,8 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
         usage=usage,
         logprobs=answer.logprobs,
     )
-    if job.spec.strategy == "compose" and len(answers) > 1:
-        prompt = compose_prompt(question, answers["draft"].text, answers["deep"].text, job.spec.language)
+    if job.spec.strategy == "compose" and by_glm is not None and "deep" in answers:
+        prompt = compose_prompt(question, by_glm.text, answers["deep"].text, job.spec.language)
         return ComposeRequest(prompt, fallback=final)
     return final
 

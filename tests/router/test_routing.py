@@ -1,0 +1,142 @@
+"""What of a call and its surroundings reaches the policy, and which branches a decision becomes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.base import ImagePart, Message, SamplingParams, TextPart
+from policies.decision import EngineHealth, Health
+from policies.features import Hints
+from policies.rules import Rules, load_preset, load_rules
+from router.bootstrap import load_rules_source
+from router.call import Call
+from router.routing import Router, plan_branches, plan_merge
+
+UP = Health()
+
+
+def turn(text: str, *pictures: str, role: Any = "user") -> Message:
+    images = [ImagePart(name.encode(), "image/png", name) for name in pictures]
+    return Message(role, (*images, TextPart(text)))
+
+
+def call(*messages: Message, **changes: Any) -> Call:
+    return replace(Call(messages, SamplingParams(), Hints(), "glowl", "local"), **changes)
+
+
+def router(rules: Rules | None = None) -> Router:
+    chosen = rules or load_preset("seed")
+    return Router(lambda: chosen)
+
+
+def seed_with(tmp_path: Path, extra: str) -> Rules:
+    """The default preset with a few lines more."""
+    shipped = Path(__file__).parents[2] / "policies" / "presets" / "seed.yaml"
+    path = tmp_path / "rules.yaml"
+    path.write_text(
+        shipped.read_text(encoding="utf-8").replace("\nrules:", f"\n{extra}\n\nrules:", 1), encoding="utf-8"
+    )
+    return load_rules(path)
+
+
+@pytest.mark.parametrize(
+    ("preset", "text", "changes", "branches", "strategy"),
+    [
+        ("seed", "图里有什么？", {}, [("fast", "glm", False)], "single"),
+        ("seed", "What is it?", {}, [("draft", "glm", False), ("deep", "owl2", False)], "deep"),
+        ("seed", "What is it?", {"hints": Hints(engine="owl2")}, [("deep", "owl2", False)], "single"),
+        ("seed", "What is it?", {"hints": Hints(engine="glm")}, [("fast", "glm", False)], "single"),
+        ("glm-only", "What is it?", {}, [("fast", "glm", False)], "single"),
+        ("glm-thinking", "What is it?", {}, [("draft", "glm", False), ("thinking", "glm", True)], "deep"),
+        (
+            "panel",
+            "What is it?",
+            {},
+            [("draft", "glm", False), ("thinking", "glm", True), ("deep", "owl2", False)],
+            "deep",
+        ),
+    ],
+)
+def test_every_preset_asks_whom_it_promises(
+    preset: str, text: str, changes: dict[str, Any], branches: list[tuple[str, str, bool]], strategy: str
+) -> None:
+    asked = call(turn(text), **changes)
+    routed = router(load_preset(preset)).route(asked, UP)
+
+    planned = plan_branches(asked, routed.decision, UP)
+
+    assert [(branch.name, branch.engine, branch.enable_thinking) for branch in planned] == branches
+    assert plan_merge(planned, None, routed.features.language) == strategy
+
+
+def test_a_deep_job_has_no_draft_while_glm_is_down() -> None:
+    health = Health(engines={"glm": EngineHealth(is_up=False)})
+    asked = call(turn("What is it?"))
+
+    planned = plan_branches(asked, router().route(asked, health).decision, health)
+
+    assert [branch.name for branch in planned] == ["deep"]
+
+
+def test_a_chinese_job_is_composed_unless_the_caller_says_otherwise() -> None:
+    asked = call(turn("哪张更红？", "a", "b"))
+    planned = plan_branches(asked, router().route(asked, UP).decision, UP)
+
+    assert plan_merge(planned, None, "zh") == "compose"
+    assert plan_merge(planned, "deep", "zh") == "deep"
+
+
+def test_the_dial_moves_what_counts_as_hard() -> None:
+    text = "图中左边第二个人手里拿的东西比右边的贵多少？"
+    routes = {dial: router().route(call(turn(text, "a"), dial=dial), UP).decision.route for dial in (0.0, 1.0)}
+
+    assert routes == {0.0: "fast", 1.0: "deep"}
+
+
+def test_a_sticky_conversation_keeps_its_route_until_the_pictures_change(tmp_path: Path) -> None:
+    sticky = router(seed_with(tmp_path, "sticky: true"))
+    chat = [turn("图里有什么？", "a"), turn("一只猫", role="assistant")]
+
+    same = sticky.route(call(*chat, turn("And what is it doing?")), UP).decision
+    changed = sticky.route(call(*chat, turn("And what is this doing?", "b")), UP).decision
+    loose = router().route(call(*chat, turn("And what is it doing?")), UP).decision
+
+    assert (same.route, changed.route, loose.route) == ("fast", "deep", "deep")
+
+
+def test_a_quota_bounds_the_share_of_an_owners_jobs_and_nobody_elses(tmp_path: Path) -> None:
+    bounded = router(seed_with(tmp_path, "quotas: {deep: 0.25}"))
+    english = call(turn("What is it?"))
+
+    routes = []
+    for _ in range(12):
+        decision = bounded.route(english, UP).decision
+        bounded.count(english, decision)
+        routes.append(decision.route)
+
+    assert routes[0] == "deep"
+    assert routes.count("deep") == 5
+    assert bounded.route(replace(english, owner="another"), UP).decision.route == "deep"
+
+
+def test_a_rules_file_counts_as_soon_as_it_is_good(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    shipped = Path(__file__).parents[2] / "policies" / "presets"
+    path.write_text((shipped / "seed.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    current, file = load_rules_source(str(path))
+    live = Router(current)
+    english = call(turn("What is it?"))
+    assert file is not None
+    assert live.route(english, UP).decision.route == "deep"
+
+    path.write_text("rules: [", encoding="utf-8")
+    assert live.route(english, UP).decision.route == "deep"
+    assert file.error is not None
+
+    path.write_text((shipped / "glm-only.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert live.route(english, UP).decision.route == "fast"
+    assert file.error is None
