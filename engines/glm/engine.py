@@ -51,8 +51,8 @@ from engines.glm.loading import load_model, resolve_device, resolve_dtype
 from engines.glm.parsing import AnswerParser, ReasoningSplitter, StreamDetokenizer, TokenBytes
 from engines.glm.processor import load_processor
 from engines.glm.prompts import to_conversation
-from engines.glm.sampling import likeliest, make_sampler
 from engines.images import decode_image, picture_size
+from engines.sampling import Pick, Sampler, pick_tokens
 
 MAX_IMAGES = 16
 MAX_SIDE_PX = 2048  # longer pictures are scaled down at decoding; costs no token under the pixel budget
@@ -311,23 +311,17 @@ class GlmEngine:
         num_generated = 0
         # Log probabilities of the answer's tokens since the last delta: neither of the thinking nor of any mark.
         logprobs: list[TokenLogprob] = []
-        latest: list[TokenLogprob] = []
-
-        def watch(logits: torch.Tensor, token_id: int) -> None:
-            if request.sampling.top_logprobs is not None:
-                latest[:] = [self._to_logprob(logits, token_id, request.sampling.top_logprobs)]
-
         try:
-            for token_id in self.decode(plan, pixels, request.sampling, watch):
+            for pick in self.decode(plan, pixels, request.sampling):
                 if is_cancelled():
                     return
                 num_generated += 1
-                if token_id in self._stop_ids:
+                if pick.token_id in self._stop_ids:
                     finish_reason = "stop"
                     break
-                delta = parser.push(token_id)
-                if parser.channel == "text":
-                    logprobs += latest
+                delta = parser.push(pick.token_id)
+                if parser.channel == "text" and pick.logprob is not None:
+                    logprobs.append(self._to_logprob(pick, pick.logprob))
                 if delta is not None:
                     emit(replace(delta, logprobs=tuple(logprobs)))
                     logprobs.clear()
@@ -347,10 +341,9 @@ class GlmEngine:
         )
         emit(Delta(finish_reason=finish_reason, usage=usage))
 
-    def _to_logprob(self, logits: torch.Tensor, token_id: int, num_top: int) -> TokenLogprob:
-        logprob, top = likeliest(logits, token_id, num_top)
-        others = [(self._token_bytes.of(id_), value) for id_, value in top]
-        data = self._token_bytes.of(token_id)
+    def _to_logprob(self, pick: Pick, logprob: float) -> TokenLogprob:
+        others = [(self._token_bytes.of(id_), value) for id_, value in pick.top]
+        data = self._token_bytes.of(pick.token_id)
         return TokenLogprob(
             data.decode("utf-8", "replace"),
             logprob,
@@ -359,31 +352,27 @@ class GlmEngine:
         )
 
     @torch.inference_mode()
-    def decode(
-        self,
-        plan: Plan,
-        pixels: Pixels | None,
-        sampling: SamplingParams,
-        watch: Callable[[torch.Tensor, int], None] = lambda _logits, _token_id: None,
-    ) -> Iterator[int]:
-        """Prefill a prompt, then yield one id after another, stop ids included, up to ``plan.max_tokens``.
-
-        ``watch`` is called before each with the (V,) logits it was chosen from.
+    def decode(self, plan: Plan, pixels: Pixels | None, sampling: SamplingParams) -> Iterator[Pick]:
+        """Prefill a prompt, then yield one token after another, stop ids included, up to ``plan.max_tokens``.
 
         Positions are always passed in: left alone, the model would use the ``rope_deltas`` that the request before
         this one left on it, and answer wrongly without an error.
+
+        Raises:
+            GenerationFailedError: if the model's numbers overflow.
         """
-        sample = make_sampler(sampling, self._device)
+        sampler = Sampler(sampling)
         cache = DynamicCache(config=self._model.config.get_text_config())
         logits, position = self.prefill(plan.input_ids, pixels, cache)
         for step in range(plan.max_tokens):
-            token_id = sample(logits)
-            watch(logits, token_id)
-            yield token_id
+            (pick,) = pick_tokens(logits[None], [sampler])
+            pick.check()
+            sampler.advance()
+            yield pick
             if step + 1 == plan.max_tokens:
                 return
             output = self._model(
-                input_ids=torch.tensor([[token_id]], device=self._device),
+                input_ids=torch.tensor([[pick.token_id]], device=self._device),
                 position_ids=torch.full((3, 1, 1), position + step, device=self._device),
                 past_key_values=cache,
                 use_cache=True,

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from engines.base import Delta
+from engines.sampling import StopStrings
 
 Channel = Literal["text", "reasoning"]
 
@@ -108,46 +109,6 @@ class ReasoningSplitter:
         return None if token_id in self._hidden_ids else self.channel
 
 
-class StopScanner:
-    """Cuts a text at the first stop string, also when the string arrives in pieces.
-
-    Args:
-        stop: the stop strings; empty ones are ignored.
-    """
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = tuple(text for text in stop if text)
-        self._held = ""
-        self.is_stopped = False
-
-    def push(self, text: str) -> str:
-        """Add text; return what can no longer be part of a stop string."""
-        if self.is_stopped:
-            return ""
-        text = self._held + text
-        cuts = [index for stop in self._stop if (index := text.find(stop)) >= 0]
-        if cuts:
-            self.is_stopped = True
-            self._held = ""
-            return text[: min(cuts)]
-        keep = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-    def flush(self) -> str:
-        """Return what was held back, now that no more text can complete a stop string."""
-        held, self._held = self._held, ""
-        return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of ``text`` that begins ``stop``."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
-
-
 class AnswerParser:
     """Everything between a generated id and a `Delta`.
 
@@ -167,14 +128,14 @@ class AnswerParser:
     ) -> None:
         self._splitter = splitter
         self._detokenizers: dict[Channel, Detokenizer] = {"text": make_detokenizer(), "reasoning": make_detokenizer()}
-        self._scanner = StopScanner(stop)
+        self._stops = StopStrings(tuple(stop))
         self.channel: Channel | None = None
         self._skips_newlines: dict[Channel, bool] = {"text": False, "reasoning": True}
 
     @property
     def is_stopped(self) -> bool:
         """A stop string was met; further ids are not part of the answer."""
-        return self._scanner.is_stopped
+        return self._stops.is_stopped
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -193,13 +154,13 @@ class AnswerParser:
     def finish(self) -> Delta | None:
         """Return everything held back at the end of the generation."""
         reasoning = self._trim("reasoning", self._detokenizers["reasoning"].flush())
-        text = self._scanner.push(self._trim("text", self._detokenizers["text"].flush())) + self._scanner.flush()
+        text = self._stops.push(self._trim("text", self._detokenizers["text"].flush())) + self._stops.finish()
         return Delta(text=text, reasoning=reasoning) if text or reasoning else None
 
     def _to_delta(self, channel: Channel, text: str) -> Delta | None:
         text = self._trim(channel, text)
         if channel == "text":
-            text = self._scanner.push(text)
+            text = self._stops.push(text)
             return Delta(text=text) if text else None
         return Delta(reasoning=text) if text else None
 

@@ -122,9 +122,9 @@ async def test_prompt_logits_and_greedy_ids_are_the_golden_ones(engine: GlmEngin
     np.testing.assert_allclose(logits.numpy(), np.load(GOLDEN / "cases.npz")[f"logits__{name}"], atol=LOGITS_ATOL)
     assert position == len(plan.input_ids) + case.get("rope_delta", 0)
     greedy = []
-    for token_id in engine.decode(plan, pixels, SAMPLING):
-        greedy.append(token_id)
-        if token_id in GOLDENS["eos_token_id"]:
+    for pick in engine.decode(plan, pixels, SAMPLING):
+        greedy.append(pick.token_id)
+        if pick.token_id in GOLDENS["eos_token_id"]:
             break
     assert greedy == case["greedy_ids"]
 

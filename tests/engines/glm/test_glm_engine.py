@@ -6,7 +6,6 @@ import io
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -33,8 +32,8 @@ from engines.base import (
 from engines.glm import engine as glm_engine
 from engines.glm import loading
 from engines.glm.engine import GlmEngine, Pixels, load
-from engines.glm.sampling import make_sampler
 from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, make_glm
+from engines.sampling import Pick
 
 GREEDY = SamplingParams(max_tokens=24)
 
@@ -70,7 +69,7 @@ async def engine(checkpoint: Path) -> AsyncIterator[GlmEngine]:
 def script(engine: GlmEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Ids that the model says next, instead of what it would say."""
     ids: list[int] = []
-    monkeypatch.setattr(engine, "decode", lambda plan, *_: iter(ids[: plan.max_tokens]))
+    monkeypatch.setattr(engine, "decode", lambda plan, *_: map(Pick, ids[: plan.max_tokens]))
     return ids
 
 
@@ -146,7 +145,7 @@ async def test_decoding_agrees_with_transformers_generate(engine: GlmEngine) -> 
     for request in (ask(picture(), "a ", picture("blue", (60, 200)), "b"), ask("hi"), ask(picture("green"), "c")):
         plan = replace(engine.plan(request), max_tokens=12)
         pixels = await engine._decode(request.images) if request.images else None
-        ours = list(engine.decode(plan, pixels, GREEDY))
+        ours = [pick.token_id for pick in engine.decode(plan, pixels, GREEDY)]
 
         # When the library's own loop answers the same ids
         ids = torch.tensor([plan.input_ids])
@@ -240,7 +239,7 @@ async def test_log_probabilities_are_the_models_own_whatever_the_sampling(engine
     result = await base.generate(engine, request)
     plan = engine.plan(request)
     pixels = await engine._decode(request.images)
-    ids = list(engine.decode(plan, pixels, sampling))[: len(result.logprobs)]
+    ids = [pick.token_id for pick in engine.decode(plan, pixels, sampling)][: len(result.logprobs)]
 
     # When the whole text is run through the model at once
     whole = torch.tensor([plan.input_ids + ids])
@@ -272,12 +271,7 @@ async def test_a_character_in_pieces_brings_the_log_probabilities_of_all_its_tok
     ids = ids_of(engine, "<think>no</think>a𓅓b<|user|>")
     assert len(ids_of(engine, "𓅓")) > 1
 
-    def decode(*args: Any) -> Any:
-        for id_ in ids:
-            args[-1](torch.nn.functional.one_hot(torch.tensor(id_), 3000).float().log(), id_)
-            yield id_
-
-    monkeypatch.setattr(engine, "decode", decode)
+    monkeypatch.setattr(engine, "decode", lambda *_: (Pick(id_, logprob=0.0) for id_ in ids))
 
     deltas = [d async for d in engine.stream(ask("hi", sampling=SamplingParams(top_logprobs=0), enable_thinking=True))]
 
@@ -299,7 +293,7 @@ async def test_closing_the_stream_stops_the_model_within_one_step(
     def talk(*_: object) -> object:
         while len(steps) < 1000:
             steps.append(word)
-            yield word
+            yield Pick(word)
             if len(steps) > 1:  # the next step waits until the caller has left
                 asyncio.run_coroutine_threadsafe(is_closed.wait(), loop).result(10)
 
@@ -328,7 +322,7 @@ async def test_one_request_too_many_is_refused(
 
     def wait(*_: object) -> object:
         asyncio.run_coroutine_threadsafe(go.wait(), loop).result(10)
-        yield from ids_of(engine, "ok")
+        yield from map(Pick, ids_of(engine, "ok"))
 
     monkeypatch.setattr(engine, "decode", wait)
     monkeypatch.setattr(engine, "_options", replace(engine._options, max_queue=max_queue))
@@ -439,19 +433,6 @@ async def test_pixels_of_several_pictures_are_joined_in_their_order(engine: GlmE
     assert isinstance(both, Pixels)
     assert torch.equal(both.pixel_values, torch.cat([pixels.pixel_values for pixels in single]))
     assert both.image_grid_thw.tolist() == [pixels.image_grid_thw[0].tolist() for pixels in single]
-
-
-def test_greedy_takes_the_best_and_a_small_nucleus_never_leaves_it() -> None:
-    logits = torch.tensor([0.0, 3.0, 2.9, -1.0])
-    cpu = torch.device("cpu")
-
-    assert make_sampler(SamplingParams(), cpu)(logits) == 1
-    nucleus = make_sampler(SamplingParams(temperature=1.0, top_p=0.01, seed=1), cpu)
-    assert {nucleus(logits) for _ in range(50)} == {1}
-    wider = make_sampler(SamplingParams(temperature=1.0, top_p=0.9, seed=1), cpu)
-    assert {wider(logits) for _ in range(200)} == {1, 2}
-    hot = make_sampler(SamplingParams(temperature=2.0, seed=1), cpu)
-    assert {hot(logits) for _ in range(500)} == {0, 1, 2, 3}
 
 
 def test_auto_means_what_the_device_offers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from engines.base import Delta
-from engines.glm.parsing import AnswerParser, ReasoningSplitter, StopScanner, StreamDetokenizer
+from engines.glm.parsing import AnswerParser, ReasoningSplitter, StreamDetokenizer
 
 THINK, THINK_END, BOX, BOX_END = 900, 901, 902, 903
 
@@ -84,17 +84,6 @@ def test_the_answer_ends_before_the_first_stop_string(text: str, stop: list[str]
 
     assert answer == expected
     assert parser.is_stopped == (expected != text)
-
-
-def test_a_possible_stop_string_is_held_back_until_it_is_decided() -> None:
-    scanner = StopScanner(["<stop>"])
-
-    assert scanner.push("yes <st") == "yes "
-    assert scanner.push("ar> <sto") == "<star> "
-    assert not scanner.is_stopped
-    assert scanner.push("p> no") == ""
-    assert scanner.is_stopped
-    assert (scanner.push("more"), scanner.flush()) == ("", "")
 
 
 def test_stop_strings_are_not_looked_for_in_the_reasoning() -> None:
