@@ -74,12 +74,16 @@ class Sampler:
         """The token was taken: the next draw is a new one."""
         self._drawn = None
 
-    def __call__(self, logits: Tensor) -> int:
-        """Choose one token from (V,) logits and advance."""
+    def choose(self, logits: Tensor) -> Pick:
+        """Choose one token from (V,) logits and advance; for a request that is decoded by itself.
+
+        Raises:
+            GenerationFailedError: if there are no finite logits.
+        """
         (pick,) = pick_tokens(logits[None], [self])
         self.advance()
         pick.check()
-        return pick.token_id
+        return pick
 
 
 def pick_tokens(logits: Tensor, samplers: Sequence[Sampler]) -> list[Pick]:

@@ -52,7 +52,7 @@ from engines.glm.parsing import AnswerParser, ReasoningSplitter, StreamDetokeniz
 from engines.glm.processor import load_processor
 from engines.glm.prompts import to_conversation
 from engines.images import decode_image, picture_size
-from engines.sampling import Pick, Sampler, pick_tokens
+from engines.sampling import Pick, Sampler
 
 MAX_IMAGES = 16
 MAX_SIDE_PX = 2048  # longer pictures are scaled down at decoding; costs no token under the pixel budget
@@ -365,9 +365,7 @@ class GlmEngine:
         cache = DynamicCache(config=self._model.config.get_text_config())
         logits, position = self.prefill(plan.input_ids, pixels, cache)
         for step in range(plan.max_tokens):
-            (pick,) = pick_tokens(logits[None], [sampler])
-            pick.check()
-            sampler.advance()
+            pick = sampler.choose(logits)
             yield pick
             if step + 1 == plan.max_tokens:
                 return

@@ -19,8 +19,8 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     logits = torch.tensor([0.1, 0.4, 0.3, 0.2]).log()
 
     def drawn(top_p: float) -> set[int]:
-        choose = sampler(temperature=1.0, top_p=top_p, seed=1)
-        return {choose(logits) for _ in range(300)}
+        one = sampler(temperature=1.0, top_p=top_p, seed=1)
+        return {one.choose(logits).token_id for _ in range(300)}
 
     assert drawn(0.4) == {1}
     assert drawn(0.5) == {1, 2}
@@ -30,17 +30,17 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     logits = torch.tensor([0.1, 0.6, 0.3]).log()
-    choose = sampler(temperature=1.0, seed=3)
+    one = sampler(temperature=1.0, seed=3)
 
-    counts = torch.bincount(torch.tensor([choose(logits) for _ in range(4000)]), minlength=3)
+    counts = torch.bincount(torch.tensor([one.choose(logits).token_id for _ in range(4000)]), minlength=3)
 
     torch.testing.assert_close(counts / 4000, torch.tensor([0.1, 0.6, 0.3]), atol=0.03, rtol=0)
 
 
 def test_no_temperature_and_next_to_none_are_greedy() -> None:
     for temperature in (0.0, 1e-30):
-        choose = sampler(temperature=temperature, seed=1)
-        assert {choose(torch.tensor([1.0, 1.01, 0.5])) for _ in range(20)} == {1}
+        one = sampler(temperature=temperature, seed=1)
+        assert {one.choose(torch.tensor([1.0, 1.01, 0.5])).token_id for _ in range(20)} == {1}
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -62,8 +62,8 @@ def test_a_row_draws_the_same_tokens_whoever_is_beside_it(seed: int, temperature
             each.advance()
     alone = []
     for params, row in zip(rows, logits, strict=True):
-        choose = Sampler(params)
-        alone.append([choose(row), choose(row)])
+        one = Sampler(params)
+        alone.append([one.choose(row).token_id for _ in range(2)])
 
     # Then nothing differs
     assert [list(step) for step in zip(*alone, strict=True)] == steps
@@ -71,13 +71,13 @@ def test_a_row_draws_the_same_tokens_whoever_is_beside_it(seed: int, temperature
 
 def test_a_step_that_is_done_again_draws_the_same_numbers() -> None:
     logits = torch.zeros(1, 1000)
-    choose = sampler(temperature=1.0, seed=5)
+    one = sampler(temperature=1.0, seed=5)
 
-    first, again = pick_tokens(logits, [choose]), pick_tokens(logits, [choose])
-    choose.advance()
+    first, again = pick_tokens(logits, [one]), pick_tokens(logits, [one])
+    one.advance()
 
     assert first == again
-    assert pick_tokens(logits, [choose]) != first
+    assert pick_tokens(logits, [one]) != first
 
 
 def test_log_probabilities_are_those_of_the_model_before_temperature_and_top_p() -> None:
@@ -107,13 +107,15 @@ def test_a_row_without_finite_logits_fails_alone(broken: float, temperature: flo
     assert good.token_id == 1
     with pytest.raises(GenerationFailedError, match="overflowed"):
         bad.check()
+    with pytest.raises(GenerationFailedError, match="overflowed"):
+        sampler(temperature=temperature, seed=1).choose(logits[1])
 
 
 def test_a_seed_may_be_any_integer() -> None:
     logits = torch.zeros(1000)
 
-    assert sampler(temperature=1.0, seed=-8)(logits) == sampler(temperature=1.0, seed=-8)(logits)
-    assert sampler(temperature=1.0, seed=-8)(logits) != sampler(temperature=1.0, seed=2**70)(logits)
+    chosen = [sampler(temperature=1.0, seed=seed).choose(logits).token_id for seed in (-8, -8, 2**70)]
+    assert chosen[0] == chosen[1] != chosen[2]
 
 
 def test_stop_strings_are_cut_wherever_the_pieces_break() -> None:

@@ -91,6 +91,48 @@ def test_compose_with_one_answer_left_needs_no_composing() -> None:
     assert isinstance(merge.resolve(job(deep=None, strategy="compose"), "q"), FinalAnswer)
 
 
+PANEL = (BranchPlan("draft", "glm"), BranchPlan("thinking", "glm", enable_thinking=True), BranchPlan("deep", "owl2"))
+
+
+def panel(strategy: str = "deep", branches: tuple[BranchPlan, ...] = PANEL, **texts: str | None) -> Job:
+    """A job in which each branch said what is given; None means that it failed."""
+    units = {}
+    for branch in branches:
+        text = texts[branch.name]
+        result = UnitResult(text=text or "", model=branch.name, error=None if text else FAILED)
+        units[branch.name] = Unit(branch.name, "completed" if text else "failed", 1, 0, result)
+    return Job(spec=make_spec(branches=branches, strategy=strategy), state="in_progress", units=units)
+
+
+def test_a_panel_compares_owl2_with_what_glm_said_after_thinking() -> None:
+    final = merge.resolve(panel(draft="a dog", thinking="two cats", deep="two cats"), "q")
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.text, final.engine, final.agreement) == ("two cats", "owl2", 1.0)
+
+
+def test_a_panel_composes_from_what_glm_said_after_thinking() -> None:
+    request = merge.resolve(panel("compose", draft="a dog", thinking="two cats", deep="2 cats"), "q")
+
+    assert isinstance(request, merge.ComposeRequest)
+    assert "two cats" in request.prompt
+    assert "a dog" not in request.prompt
+
+
+def test_a_panel_without_owl2_falls_back_on_the_better_of_glms_answers() -> None:
+    final = merge.resolve(panel(draft="a dog", thinking="two cats", deep=None), "q")
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.text, final.engine, final.strategy) == ("two cats", "glm", "thinking")
+
+
+def test_glms_second_thoughts_are_compared_with_its_first() -> None:
+    final = merge.resolve(panel(branches=PANEL[:2], draft="a dog", thinking="two cats"), "q")
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.text, final.agreement) == ("two cats", 0.0)
+
+
 def test_what_the_decision_said_about_degradation_is_kept() -> None:
     decision = {**make_spec().decision, "degraded": ["glm is down"]}
 
