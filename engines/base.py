@@ -84,6 +84,8 @@ class SamplingParams:
         stop: strings that end the answer and are not part of it.
         top_logprobs: None for no log probabilities; 0 for those of the tokens of the answer; N, up to 20, for those of
             the N likeliest alternatives at each place too.
+        json_schema: JSON text of a JSON Schema that the answer must satisfy; ``{"type": "object"}`` for any object. An
+            engine without constrained decoding refuses it by name.
     """
 
     max_tokens: int | None = None
@@ -92,6 +94,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ class GenerationRequest:
         request_id: for logs only.
         caller: whose request it is: engines share themselves fairly over callers, and what one caller's request left in
             a cache is never found by another's.
+        adapter: name of the LoRA adapter to answer with; empty for the model as it is.
     """
 
     messages: tuple[Message, ...]
@@ -112,6 +116,7 @@ class GenerationRequest:
     enable_thinking: bool = False
     request_id: str = ""
     caller: str = ""
+    adapter: str = ""
 
     @property
     def images(self) -> tuple[ImagePart, ...]:
@@ -156,8 +161,29 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """A place in a picture that the answer named.
+
+    Attributes:
+        left: in pixels of the picture as it was sent, upright; 0 is its left edge. The others likewise.
+        top: 0 is the upper edge.
+        right: beyond ``left``.
+        bottom: beyond ``top``.
+        image: index among the request's pictures.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    image: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """One step of an answer. The last one of a stream, and only it, has ``finish_reason`` and ``usage``.
+
+    ``boxes`` are those that became complete with this piece of text.
 
     ``logprobs`` are of the tokens generated since the delta before; their texts need not line up with ``text``, since a
     character may span tokens and a possible stop string is held back.
@@ -168,6 +194,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +206,7 @@ class GenerationResult:
     finish_reason: FinishReason
     usage: Usage
     logprobs: tuple[TokenLogprob, ...] = ()
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +219,7 @@ class EngineInfo:
         variant: what weights are behind it; anything but ``full`` is shown wherever the model name is.
         context_tokens: prompt and answer together.
         max_images: most pictures in one request.
+        adapters: names of the LoRA adapters that a request may ask for.
     """
 
     name: str
@@ -198,6 +227,7 @@ class EngineInfo:
     variant: Variant
     context_tokens: int
     max_images: int
+    adapters: tuple[str, ...] = ()
 
     @property
     def model_id(self) -> str:
@@ -218,7 +248,10 @@ class EngineOptions:
         quantization: of the decoder's matrices: ``none``, ``int8`` or ``int4``.
         max_batch: requests answered side by side; None chooses by the device.
         cache_bytes: for what may be reused between requests, vision features and beginnings of prompts; None takes a
-            share of the device's memory, 0 turns it off.
+            share of the device's memory, 0 turns it off. On CUDA, up to four times as much pinned host memory is
+            used beside it.
+        pixel_budget: most pixels of one picture that the model sees; None takes the engine's own default.
+        adapters: LoRA adapters to load, as (name, folder or hub id).
     """
 
     model: str
@@ -229,6 +262,8 @@ class EngineOptions:
     quantization: str = "none"
     max_batch: int | None = None
     cache_bytes: int | None = None
+    pixel_budget: int | None = None
+    adapters: tuple[tuple[str, str], ...] = ()
 
 
 class Engine(Protocol):
@@ -269,6 +304,7 @@ class EngineError(Exception):
         status_code: the HTTP status an engine server answers with.
         code: machine-readable, as in the OpenAI error envelope.
         param: the request field at fault, if any.
+        retry_after_s: when to come again, if whoever refused has said so.
     """
 
     retryable: ClassVar[bool] = False
@@ -280,6 +316,7 @@ class EngineError(Exception):
         self.message = message
         self.code = code or self.default_code
         self.param = param
+        self.retry_after_s: float | None = None
 
 
 class InvalidRequestError(EngineError):
@@ -349,11 +386,13 @@ async def generate(engine: Engine, request: GenerationRequest) -> GenerationResu
     text: list[str] = []
     reasoning: list[str] = []
     logprobs: list[TokenLogprob] = []
+    boxes: list[Box] = []
     async with aclosing(engine.stream(request)) as deltas:
         async for delta in deltas:
             text.append(delta.text)
             reasoning.append(delta.reasoning)
             logprobs.extend(delta.logprobs)
+            boxes.extend(delta.boxes)
             if delta.finish_reason is not None:
                 return GenerationResult(
                     text="".join(text),
@@ -361,6 +400,7 @@ async def generate(engine: Engine, request: GenerationRequest) -> GenerationResu
                     finish_reason=delta.finish_reason,
                     usage=delta.usage or Usage(),
                     logprobs=tuple(logprobs),
+                    boxes=tuple(boxes),
                 )
     raise GenerationFailedError("the engine ended its answer without saying why")
 

@@ -86,18 +86,21 @@ class Sampler:
         return pick
 
 
-def pick_tokens(logits: Tensor, samplers: Sequence[Sampler]) -> list[Pick]:
+def pick_tokens(logits: Tensor, samplers: Sequence[Sampler], allowed: Tensor | None = None) -> list[Pick]:
     """Choose the next token of each row; samplers are not advanced.
 
     Args:
         logits: (B, V), on any device.
         samplers: B, in the order of the rows.
+        allowed: (B, V), the same with -inf on tokens that may not be chosen; None allows all. Log probabilities are
+            those of ``logits``: what the model itself would have said.
     """
-    peak, token_ids = logits.max(dim=-1)  # NaN wins a maximum, so the peak tells of any
+    choices = logits if allowed is None else allowed
+    peak, token_ids = choices.max(dim=-1)  # NaN wins a maximum, so the peak tells of any
     sampled = [row for row, sampler in enumerate(samplers) if not sampler.is_greedy]
     if sampled:
         is_all = len(sampled) == len(samplers)
-        rows = logits if is_all else logits[sampled]
+        rows = choices if is_all else choices[sampled]
         chosen = _sample(rows, [samplers[row] for row in sampled])
         token_ids = chosen if is_all else token_ids.index_put((torch.tensor(sampled, device=logits.device),), chosen)
     token_ids = torch.where(peak.isfinite(), token_ids, -1)

@@ -1,0 +1,336 @@
+"""Answers that follow a JSON Schema: which tokens may come next, per row of a running batch.
+
+In: a schema's text, once per request, off the model thread; then logits (B, V) and one `Constraint` per row that has
+one. Out: the logits with everything that the schema forbids at -inf. llguidance keeps the grammar.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import torch
+from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
+from torch import Tensor
+
+from engines.base import GenerationFailedError
+from engines.json_schema import ACCEPTED, JsonSchemaError, from_schema_text, nodes, unsupported
+
+_MAX_CACHED: Final = 64
+# Over the schema's own options, which its caller could set in "x-guidance". White space between tokens is forbidden:
+# a model that may write it can write newlines until the limit.
+_OPTIONS: Final[dict[str, Any]] = {
+    "whitespace_flexible": False,
+    "coerce_one_of": False,
+    "lenient": False,
+    "item_separator": ",",
+    "key_separator": ":",
+    "json_allow_general_unicode_escapes": False,  # a lone surrogate would be valid JSON that most parsers refuse
+}
+_MAX_NUMBER: Final = 10**15
+_NUMBER_STEP: Final = 1e-6
+_LIMITS: Final = LLParserLimits(verbose_errors=False)
+_FORMATS: Final = "date, time, date-time, duration, email, hostname, ipv4, ipv6, uuid, uri and a few more"
+
+
+class GrammarCompiler:
+    """Turns schemas into grammars over one model's tokens; built once per engine, used by any thread.
+
+    Args:
+        hf_tokenizer: a fast tokenizer; read now, never again.
+        num_logits: width of the model's output, which may be padded beyond the vocabulary.
+        stop_ids: tokens that end an answer; allowed wherever the schema is satisfied, and nowhere else.
+    """
+
+    def __init__(self, hf_tokenizer: Any, num_logits: int, stop_ids: Collection[int]) -> None:
+        backend = json.loads(hf_tokenizer.backend_tokenizer.to_str())
+        # Thinking, box and tool marks are text to this tokenizer. Inside a JSON string such a mark would be swallowed
+        # on the way to the caller, or open the reasoning: no added token may stand for text.
+        for token in backend["added_tokens"]:
+            token["special"] = True
+        backend["truncation"] = backend["padding"] = None
+        self._stop_ids = frozenset(stop_ids)
+        self._tokenizer = LLTokenizer(json.dumps(backend), n_vocab=num_logits, eos_token=sorted(stop_ids))
+        self._newline_id = _only(self._tokenizer.tokenize_str("\n"))
+        self._num_logits = num_logits
+        asleep = _full_mask(num_logits)
+        for token_id in stop_ids:
+            _set_bit(asleep, token_id, value=False)
+        self._asleep_mask = asleep
+        self._cache: OrderedDict[str, Grammar] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, json_schema: str) -> Grammar:
+        """Compile a schema; a few milliseconds, or nothing if it was asked for lately.
+
+        Raises:
+            JsonSchemaError: an `InvalidRequestError` that names the keyword at fault and says what is accepted.
+        """
+        with self._lock:
+            if (grammar := self._cache.get(json_schema)) is not None:
+                self._cache.move_to_end(json_schema)
+                return grammar
+        grammar = Grammar(self._match(json_schema), self._asleep_mask, self._newline_id, self._stop_ids)
+        with self._lock:
+            self._cache[json_schema] = grammar
+            while len(self._cache) > _MAX_CACHED:
+                self._cache.popitem(last=False)
+        return grammar
+
+    def _match(self, json_schema: str) -> LLMatcher:
+        schema = _without_noops(from_schema_text(json_schema))
+        try:
+            return self._match_schema(_with_bounded_numbers(schema))
+        except JsonSchemaError:  # perhaps only because of our own bounds
+            return self._match_schema(schema)
+
+    def _match_schema(self, schema: dict[str, Any]) -> LLMatcher:
+        try:
+            text = LLMatcher.grammar_from_json_schema(orjson.dumps(schema).decode(), overrides=_OPTIONS)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise _explain(str(error)) from error
+        matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise _explain(matcher.get_error())
+        # Some schemas turn out to be too large only at the first token that can be chosen, behind a brace or so.
+        trial = matcher.deep_copy()
+        trial.consume_tokens(self._tokenizer.tokenize_bytes(trial.compute_ff_bytes()))
+        trial.compute_bitmask()
+        if trial.is_error():
+            raise _explain(trial.get_error())
+        return matcher
+
+
+class Grammar:
+    """A compiled schema, shared by all requests that ask for it."""
+
+    def __init__(
+        self, matcher: LLMatcher, asleep_mask: Tensor, newline_id: int | None, stop_ids: frozenset[int]
+    ) -> None:
+        self._matcher = matcher
+        self._asleep_mask = asleep_mask
+        self._newline_id = newline_id
+        self._stop_ids = stop_ids
+        self._lock = threading.Lock()
+
+    def start(self, *, asleep_until: int | None, asleep_from: int | None = None) -> Constraint:
+        """Begin an answer.
+
+        Args:
+            asleep_until: with thinking on, the id that ends the thinking: until then anything goes but ending the
+                answer. None holds the answer to the schema from its first token.
+            asleep_from: the id that begins the thinking, for a model that may also answer at once: then the first token
+                is either this, or one that the schema allows. None takes it that the thinking has begun.
+        """
+        with self._lock:
+            matcher = self._matcher.deep_copy()
+        return Constraint(matcher, self._asleep_mask, self._newline_id, self._stop_ids, asleep_until, asleep_from)
+
+
+class Constraint:
+    """One row's place in its grammar. Single use: a request that is begun again starts a new one.
+
+    Attributes:
+        is_complete: the schema is satisfied and nothing can follow, or the answer was ended.
+    """
+
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        asleep_mask: Tensor,
+        newline_id: int | None,
+        stop_ids: frozenset[int],
+        asleep_until: int | None,
+        asleep_from: int | None,
+    ) -> None:
+        self.is_complete = False
+        self._matcher = matcher
+        self._asleep_mask = asleep_mask
+        self._newline_id = newline_id
+        self._stop_ids = stop_ids
+        self._asleep_until = asleep_until
+        self._is_asleep = asleep_until is not None and asleep_from is None
+        # Allowed now beside what the schema allows, and no part of it.
+        self._extra_id = asleep_from if asleep_until is not None and not self._is_asleep else None
+        self._mask: Tensor | None = None
+
+    def accept(self, token_id: int) -> None:
+        """Take the chosen token.
+
+        Raises:
+            GenerationFailedError: if it is one that the schema forbids, or following it grew too complex.
+        """
+        self._mask = None
+        if self._is_asleep:
+            if token_id == self._asleep_until:
+                self._is_asleep = False
+                self._extra_id = self._newline_id  # the layout of this model's answers; callers never see it
+            return
+        extra_id, self._extra_id = self._extra_id, None
+        if token_id == extra_id:
+            self._is_asleep = token_id != self._newline_id
+            return
+        if not self._matcher.consume_token(token_id):
+            error = self._matcher.get_error()
+            if _is_too_complex(error):
+                raise _explain(error)
+            raise GenerationFailedError(f"The model wrote a token that the JSON Schema forbids ({token_id}).")
+        self.is_complete = token_id in self._stop_ids or self._matcher.is_stopped()
+
+    def check(self) -> None:
+        """Refuse to go on where the grammar gave up.
+
+        Raises:
+            JsonSchemaError: if it grew too complex for its bounds at this place of the answer.
+        """
+        if self._matcher.is_error():
+            raise _explain(self._matcher.get_error())
+
+    def _known_mask(self) -> Tensor | None:
+        return self._asleep_mask if self._is_asleep else self._mask
+
+    def _keep(self, mask: Tensor) -> Tensor:
+        """Keep this step's mask (W,), so that the step can be done again."""
+        if self._extra_id is not None:
+            _set_bit(mask, self._extra_id, value=True)
+        self._mask = mask
+        return mask
+
+
+def constrain(logits: Tensor, constraints: Sequence[Constraint | None]) -> Tensor:
+    """Put -inf where a row's constraint forbids a token.
+
+    It changes no constraint, so that a step can be done again. The masks are computed on the CPU while a GPU still
+    works on the logits.
+
+    Args:
+        logits: (B, V), on any device; left as they are.
+        constraints: B, in the order of the rows; None for a free row.
+
+    Returns:
+        (B, V); the same tensor if all rows are free.
+    """
+    rows = [index for index, constraint in enumerate(constraints) if constraint is not None]
+    if not rows:
+        return logits
+    num_logits = logits.shape[1]
+    masks = _masks([constraint for constraint in constraints if constraint is not None], num_logits)  # (R, W)
+    masks = masks.to(logits.device, non_blocking=True)
+    bits = torch.arange(32, dtype=torch.int32, device=logits.device)
+    is_forbidden = ((masks[:, :, None] >> bits) & 1 == 0).flatten(1)[:, :num_logits]  # (R, V)
+    if len(rows) == len(constraints):
+        return logits.masked_fill(is_forbidden, float("-inf"))
+    index = torch.tensor(rows, device=logits.device)
+    return logits.index_copy(0, index, logits[index].masked_fill(is_forbidden, float("-inf")))
+
+
+def _masks(constraints: Sequence[Constraint], num_logits: int) -> Tensor:
+    """Return (R, W) int32, one bit per token."""
+    masks = torch.empty(len(constraints), (num_logits + 31) // 32, dtype=torch.int32)
+    missing: list[tuple[LLMatcher, int]] = []
+    for index, constraint in enumerate(constraints):
+        known = constraint._known_mask()
+        if known is None:
+            missing.append((constraint._matcher, index))
+        else:
+            masks[index] = known
+    if len(missing) == 1:
+        ((matcher, index),) = missing
+        matcher.unsafe_compute_mask_ptr(masks[index].data_ptr(), masks.shape[1] * 4)
+    elif missing:
+        _executor().unsafe_compute_mask_ptr(missing, masks.data_ptr(), masks.shape[1] * 4, len(masks))
+    for _, index in missing:
+        masks[index] = constraints[index]._keep(masks[index].clone())
+    return masks
+
+
+@functools.cache
+def _executor() -> LLExecutor:
+    return LLExecutor(min(16, os.cpu_count() or 1))
+
+
+def _full_mask(num_logits: int) -> Tensor:
+    return torch.full(((num_logits + 31) // 32,), -1, dtype=torch.int32)
+
+
+def _set_bit(mask: Tensor, token_id: int, *, value: bool) -> None:
+    words = mask.numpy().view(np.uint32)
+    bit = np.uint32(1 << (token_id % 32))
+    words[token_id // 32] = words[token_id // 32] | bit if value else words[token_id // 32] & ~bit
+
+
+def _only(token_ids: list[int]) -> int | None:
+    return token_ids[0] if len(token_ids) == 1 else None
+
+
+def _without_noops(schema: dict[str, Any]) -> dict[str, Any]:
+    """Drop what asks for nothing but makes the compiler refuse, and what would change the compiler's options."""
+    schema.pop("x-guidance", None)
+    for node, _ in nodes(schema):
+        if node.get("uniqueItems") is False:
+            del node["uniqueItems"]
+    return schema
+
+
+def _with_bounded_numbers(schema: dict[str, Any]) -> dict[str, Any]:
+    """Let no number go on for ever: 15 digits before the point and 6 after it at most, if the schema says nothing."""
+    schema = copy.deepcopy(schema)
+    is_combined = any("multipleOf" in node or "allOf" in node for node, _ in nodes(schema))
+    for node, _ in nodes(schema):
+        kinds = node.get("type")
+        if kinds not in ("number", "integer") and not (isinstance(kinds, list) and {"number", "integer"} & set(kinds)):
+            continue
+        if "exclusiveMinimum" not in node:
+            node.setdefault("minimum", -_MAX_NUMBER)
+        if "exclusiveMaximum" not in node:
+            node.setdefault("maximum", _MAX_NUMBER)
+        if "number" in kinds and not is_combined:
+            node["multipleOf"] = _NUMBER_STEP
+    return schema
+
+
+def _is_too_complex(error: str) -> bool:
+    return any(word in error for word in ("fuel", "too many", "too large", "max is", "Unable to determine"))
+
+
+def _explain(error: str) -> JsonSchemaError:
+    """Say what llguidance's error means to whoever wrote the schema."""
+    if found := re.search(r'Unimplemented keys: \["([^"]+)"', error):
+        return unsupported(found[1])
+    if found := re.search(r"Unknown format: (\S+)", error):
+        return JsonSchemaError(
+            f"The JSON Schema's 'format' '{found[1]}' is not known; accepted are {_FORMATS}.",
+            message_zh=f"JSON Schema 的 'format' '{found[1]}' 未知；可用：{_FORMATS}。",
+        )
+    first = error.strip().split("\n<state>")[0].strip()
+    if "oneOf constraints" in first:
+        return JsonSchemaError(
+            "The JSON Schema keyword 'oneOf' cannot be guaranteed where its options do not exclude each other: use "
+            "anyOf, or options of different types or with different 'const' values.",
+            message_zh="JSON Schema 的 'oneOf' 选项并不互斥，无法保证：请改用 anyOf，或让各选项的类型或 'const' 不同。",
+        )
+    if first.startswith("regex parse error"):
+        reason = " ".join(first.splitlines()[-1].split())
+        return JsonSchemaError(
+            f"The JSON Schema's 'pattern' cannot be used: {reason}. Look-around and backreferences are not accepted."
+        )
+    if "Unsatisfiable" in first:
+        return JsonSchemaError(f"No answer can satisfy the JSON Schema: {first.splitlines()[0][:200]}.")
+    if _is_too_complex(first):
+        return JsonSchemaError(
+            f"The JSON Schema is too complex ({first.splitlines()[0][:120]}): use fewer optional properties and "
+            "simpler patterns.",
+            message_zh="JSON Schema 过于复杂：请减少可选属性，使用更简单的 pattern。",
+        )
+    return JsonSchemaError(
+        f"The JSON Schema cannot be followed: {first.splitlines()[0][:200]}. Accepted are {ACCEPTED}."
+    )
