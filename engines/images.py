@@ -20,6 +20,9 @@ _ONE_FRAME_IS_ENOUGH = frozenset({"JPEG", "MPO"})
 MAX_PIXELS = 80_000_000  # the door bounds pixels first; this guards engines that are called without it
 _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 PARSE_ERROR = "image_parse_error"
+_ORIENTATION_TAG = 0x0112
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+_PNG_ORIENTATION = (b"eXIf", b"exif", b"tiff:Orientation")
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,26 @@ def picture_size(part: ImagePart, *, max_side_px: int | None = None) -> tuple[in
         InvalidImageError: as `decode_image`, for what the header shows.
     """
     return fit_size(*_open(part).size, max_side_px)
+
+
+def upright_size(part: ImagePart) -> tuple[int, int]:
+    """Read the width and height in pixels that a picture has once it is turned upright, as it was sent, not scaled.
+
+    Raises:
+        InvalidImageError: as `picture_size`.
+    """
+    image = _open(part)
+    width, height = image.size
+    # Pillow gives a TIFF's size upright already. A PNG may say it behind its pixels, where looking for it decodes
+    # them all, so the bytes are searched first.
+    if image.format == "TIFF" or (image.format == "PNG" and not any(name in part.data for name in _PNG_ORIENTATION)):
+        return width, height
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception as error:  # as in `_upright`
+        log.debug("EXIF orientation is unreadable: %r", error)
+        return width, height
+    return (height, width) if orientation in _SIDEWAYS else (width, height)
 
 
 def fit_size(width: int, height: int, max_side_px: int | None) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from engines import images
 from engines.base import ImagePart, InvalidImageError
-from engines.images import decode_image, fit_size, picture_size
+from engines.images import decode_image, fit_size, picture_size, upright_size
 
 
 def part(data: bytes) -> ImagePart:
@@ -183,3 +183,30 @@ def test_long_pictures_are_scaled_down_and_the_header_tells_the_size_beforehand(
     assert fit_size(*size, limit) == expected
     assert picture_size(data, max_side_px=limit) == expected
     assert decode_image(data, max_side_px=limit).size == expected
+
+
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_the_upright_size_is_that_of_the_decoded_picture(image_format: str, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    turned = encode(two_halves(), image_format, exif=exif)
+
+    assert upright_size(turned) == decode_image(turned).size
+
+
+def test_a_png_that_says_nothing_of_its_orientation_is_not_decoded_for_its_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = encode(two_halves())
+    monkeypatch.setattr(Image.Image, "getexif", lambda _image: pytest.fail("it was looked for"))
+
+    assert upright_size(plain) == (40, 20)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_exif_that_cannot_be_read_does_not_swap_the_sides() -> None:
+    turned = encode(two_halves(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+
+    assert upright_size(turned) == (40, 20)
