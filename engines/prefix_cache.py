@@ -1,7 +1,8 @@
 """What the model computed and may need again: vision features by picture, keys and values by beginning of the prompt.
 
 In: tensors and what they were computed from. Out: the same tensors, for a request that has the same picture or begins
-with the same tokens. One byte budget for both kinds; the least recently used go first. Shared by both local engines.
+with the same tokens. One byte budget for both kinds; the least recently used go first, on a GPU to host memory before
+they are gone. Shared by both local engines.
 
 Everything here belongs to the model thread, but `PrefixCache.stats`, which any thread may read.
 """
@@ -17,7 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
+
+from engines.host_store import HostStore, Stored
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of each decoder layer, (1, heads, S, head_dim)."""
@@ -98,11 +102,28 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Counts since the start, and what is held now."""
+    """Counts since the start, and what is held now.
+
+    Attributes:
+        num_entries: on the device and on the host together.
+        num_bytes: on the device.
+        num_host_bytes: on the host, in whole blocks.
+        num_evictions: entries that had to leave the device, to the host or for good.
+        num_spills: those of them that went to the host.
+        num_host_evictions: entries that had to leave the host.
+        num_host_hits: entries that were found on the host and copied back.
+        num_feature_hits: pictures found, wherever they were.
+        num_feature_misses: pictures not found.
+        num_prefix_tokens_reused: tokens of the beginnings found.
+    """
 
     num_entries: int = 0
     num_bytes: int = 0
+    num_host_bytes: int = 0
     num_evictions: int = 0
+    num_spills: int = 0
+    num_host_evictions: int = 0
+    num_host_hits: int = 0
     num_feature_hits: int = 0
     num_feature_misses: int = 0
     num_prefix_tokens_reused: int = 0
@@ -110,11 +131,16 @@ class CacheStats:
 
 @dataclass(eq=False, slots=True)
 class _Entry:
+    """Tensors that belong together: features alone, or keys and values of each layer in turn.
+
+    They are on the device, or in the host store; never in both.
+    """
+
     scope: CacheScope
     num_bytes: int
-    features: Tensor | None = None
+    tensors: tuple[Tensor, ...]
     sequence: TokenSequence | None = None
-    layers: tuple[tuple[Tensor, Tensor], ...] = ()
+    stored: Stored | None = None
     num_pins: int = 0
 
 
@@ -135,12 +161,14 @@ class PrefixCache:
     """The store.
 
     Args:
-        max_bytes: budget of all tensors together; 0 stores nothing.
+        max_bytes: budget of all tensors on the device together; 0 stores nothing.
+        host: where the least recently used go when they have to leave the device; None lets them go for good.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, host: HostStore | None = None) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[object, _Entry] = OrderedDict()  # least recently used first
+        self._host = host
+        self._entries: OrderedDict[object, _Entry] = OrderedDict()  # least recently used first, wherever they are
         self._prefixes: dict[CacheScope, set[int]] = {}
         self._new_key = count()
         self.stats = CacheStats()
@@ -150,13 +178,12 @@ class PrefixCache:
     def get_features(self, scope: CacheScope, pixel_hash: str) -> Tensor | None:
         """Return what the vision side made of a picture; it stays valid for as long as the caller refers to it."""
         key = (scope, pixel_hash)
-        entry = self._entries.get(key)
-        if entry is None:
+        if key not in self._entries:
             self._count(num_feature_misses=1)
             return None
-        self._entries.move_to_end(key)
         self._count(num_feature_hits=1)
-        return entry.features
+        with self._held(key) as entry:
+            return entry.tensors[0]
 
     def put_features(self, scope: CacheScope, pixel_hash: str, features: Tensor) -> None:
         """Keep what the vision side made of a picture."""
@@ -164,7 +191,7 @@ class PrefixCache:
         if key in self._entries:
             self._entries.move_to_end(key)
         elif features.nbytes <= self._max_bytes:
-            self._insert(key, _Entry(scope, features.nbytes, features=_compact(features)))
+            self._insert(key, _Entry(scope, features.nbytes, (_compact(features),)))
 
     # -- beginnings ---------------------------------------------------------------------------------------------------
 
@@ -188,15 +215,10 @@ class PrefixCache:
         if best is None or (num_tokens := sequence.outside_images(min(best[0], max_tokens))) < 1:
             yield None
             return
-        entry = self._entries[best[1]]
-        self._entries.move_to_end(best[1])
         self._count(num_prefix_tokens_reused=num_tokens)
-        entry.num_pins += 1
-        try:
-            yield Prefix(num_tokens, [(k[:, :, :num_tokens], v[:, :, :num_tokens]) for k, v in entry.layers])
-        finally:
-            entry.num_pins -= 1
-            self._evict()
+        with self._held(best[1]) as entry:
+            parts = iter([tensor[:, :, :num_tokens] for tensor in entry.tensors])
+            yield Prefix(num_tokens, list(zip(parts, parts, strict=True)))
 
     def put_prefix(self, scope: CacheScope, sequence: TokenSequence, layers: Layers) -> None:
         """Keep the keys and values of a sequence.
@@ -223,9 +245,9 @@ class PrefixCache:
                 self._remove(key)
         self._evict(num_bytes)  # before copying, so that the two are never held at once
         key = next(self._new_key)
-        copied = tuple((_compact(keys), _compact(values)) for keys, values in layers)
+        copied = tuple(_compact(tensor) for keys_and_values in layers for tensor in keys_and_values)
         self._prefixes.setdefault(scope, set()).add(key)
-        self._insert(key, _Entry(scope, num_bytes, sequence=sequence, layers=copied))
+        self._insert(key, _Entry(scope, num_bytes, copied, sequence=sequence))
 
     # -- both ---------------------------------------------------------------------------------------------------------
 
@@ -234,6 +256,19 @@ class PrefixCache:
         for key in [key for key, entry in self._entries.items() if not entry.num_pins]:
             self._remove(key)
 
+    @contextmanager
+    def _held(self, key: object) -> Iterator[_Entry]:
+        """Give an entry that is on the device, and stays there meanwhile."""
+        entry = self._entries[key]
+        self._entries.move_to_end(key)
+        entry.num_pins += 1
+        try:
+            self._restore(entry)
+            yield entry
+        finally:
+            entry.num_pins -= 1
+            self._evict()
+
     def _insert(self, key: object, entry: _Entry) -> None:
         self._entries[key] = entry
         self._count(num_entries=1, num_bytes=entry.num_bytes)
@@ -241,7 +276,11 @@ class PrefixCache:
 
     def _remove(self, key: object) -> None:
         entry = self._entries.pop(key)
-        self._count(num_entries=-1, num_bytes=-entry.num_bytes)
+        if entry.stored is None:
+            self._count(num_entries=-1, num_bytes=-entry.num_bytes)
+        else:
+            self._count(num_entries=-1)
+            self._leave_host(entry)
         if isinstance(key, int):
             keys = self._prefixes[entry.scope]
             keys.discard(key)
@@ -249,13 +288,52 @@ class PrefixCache:
                 del self._prefixes[entry.scope]
 
     def _evict(self, num_bytes_to_come: int = 0) -> None:
-        """Let the least recently used go until the rest, and what is to come, fits."""
-        for key in list(self._entries):
+        """Let the least recently used leave the device until the rest, and what is to come, fits."""
+        for key, entry in list(self._entries.items()):
             if self.stats.num_bytes + num_bytes_to_come <= self._max_bytes:
                 return
-            if not self._entries[key].num_pins:
-                self._remove(key)
+            # Making room on the host for an earlier one of the list may have removed this one.
+            if entry.stored is None and not entry.num_pins and key in self._entries:
                 self._count(num_evictions=1)
+                if not self._spill(entry):
+                    self._remove(key)
+
+    # -- the host -----------------------------------------------------------------------------------------------------
+
+    def _spill(self, entry: _Entry) -> bool:
+        """Move an entry to the host, where the least recently used go for it; False if it can't be there."""
+        if self._host is None or (size := self._host.size_of(entry.num_bytes)) > self._host.max_bytes:
+            return False
+        for key, other in list(self._entries.items()):
+            if self._host.num_bytes + size <= self._host.max_bytes:
+                break
+            if other.stored is not None and not other.num_pins:
+                self._remove(key)
+                self._count(num_host_evictions=1)
+        entry.stored = self._host.put(entry.tensors)
+        if entry.stored is None:
+            return False
+        entry.tensors = ()
+        self._count(num_spills=1, num_bytes=-entry.num_bytes, num_host_bytes=size)
+        return True
+
+    def _restore(self, entry: _Entry) -> None:
+        """Move an entry from the host to the device."""
+        if entry.stored is None:
+            return
+        assert self._host is not None
+        # Before others leave the device for it, so that they find the room it had on the host.
+        entry.tensors = self._host.get(entry.stored)
+        self._leave_host(entry)
+        self._count(num_host_hits=1, num_bytes=entry.num_bytes)
+        self._evict()
+
+    def _leave_host(self, entry: _Entry) -> None:
+        assert self._host is not None
+        assert entry.stored is not None
+        self._host.free(entry.stored)
+        entry.stored = None
+        self._count(num_host_bytes=-self._host.size_of(entry.num_bytes))
 
     def _count(self, **changes: int) -> None:
         # A new object each time: whoever reads it on another thread sees counts that belong together.
@@ -267,4 +345,5 @@ class PrefixCache:
 
 def _compact(tensor: Tensor) -> Tensor:
     """Return the tensor, or a copy if it is only a part of what it keeps in memory."""
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+    is_whole = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.is_contiguous()
+    return tensor if is_whole else tensor.clone(memory_format=torch.contiguous_format)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, Glm4vConfig
 
-from engines.memory import PUBLISHED_CONFIGS, QUANTIZATIONS, UnknownModelError, predict, read_shape
+from engines.glm.loading import UNQUANTIZED_MODULES as GLM_UNQUANTIZED
+from engines.memory import PUBLISHED_CONFIGS, QUANTIZATIONS, MemoryNeed, UnknownModelError, predict, read_shape
 from engines.owl2 import MPLUGOwl2Config
 from engines.owl2.weights import UNQUANTIZED_MODULES
 
@@ -44,7 +45,7 @@ def test_what_is_quantized_and_what_not_is_counted_as_the_modules_are() -> None:
     assert (owl2.num_decoder_weights, owl2.num_decoder_rows) == linear_weights(MPLUGOwl2Config(), UNQUANTIZED_MODULES)
     published = dict(PUBLISHED_CONFIGS["glm"])
     config = Glm4vConfig(text_config=dict(published["text_config"]), vision_config=dict(published["vision_config"]))
-    assert (glm.num_decoder_weights, glm.num_decoder_rows) == linear_weights(config, ("model.visual", "lm_head"))
+    assert (glm.num_decoder_weights, glm.num_decoder_rows) == linear_weights(config, GLM_UNQUANTIZED)
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden data is not here")
@@ -97,6 +98,40 @@ def test_owl2_stays_within_the_bounds_set_for_int8_and_int4() -> None:
 
     assert need["int8"] < 20e9
     assert need["int4"] < 12e9
+
+
+def test_glm_stays_within_the_bounds_set_for_int8_and_int4() -> None:
+    # Given the published shape, and a full batch of 32 rows with a picture and an answer each
+    shape = read_shape(PUBLISHED_CONFIGS["glm"])
+
+    def need(quantization: str) -> MemoryNeed:
+        return predict(shape, dtype="bfloat16", quantization=quantization, num_tokens=32 * 2048)
+
+    # Then the bounds hold with everything that lies in memory: weights, cache and activations
+    assert need("none").weights_bytes == 2 * 10_292_777_472  # the 20.6 GB of the published files
+    assert need("int8").total_bytes < 20e9
+    assert need("int4").total_bytes < 12e9
+    assert need("int8").kv_bytes == 32 * 2048 * 40 * 1024
+
+
+def test_glms_vision_tower_and_head_keep_their_precision_and_are_counted_so() -> None:
+    shape = read_shape(PUBLISHED_CONFIGS["glm"])
+    config = Glm4vConfig(
+        text_config=dict(PUBLISHED_CONFIGS["glm"]["text_config"]),
+        vision_config=dict(PUBLISHED_CONFIGS["glm"]["vision_config"]),
+    )
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+
+    kept = sum(parameter.numel() for name, parameter in model.named_parameters() if name.startswith(GLM_UNQUANTIZED))
+    embeddings_norms_and_biases = sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if not name.startswith(GLM_UNQUANTIZED) and ("norm" in name or "embed" in name or name.endswith("bias"))
+    )
+
+    assert shape.num_parameters - shape.num_decoder_weights == kept + embeddings_norms_and_biases
+    assert shape.weight_bytes("bfloat16", "int8") - shape.num_decoder_weights > 2 * kept
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from zlib import crc32
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from engines.host_store import HostStore, Stored
 from engines.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
 
 ALICE = CacheScope("alice", "model")
@@ -244,3 +248,197 @@ def test_the_counts_can_be_read_from_another_thread(cache: PrefixCache) -> None:
     thread.join()
 
     assert read == [1]
+
+
+# -- the second tier --------------------------------------------------------------------------------------------------
+
+
+class NoWaiting:
+    """On the CPU a copy is through when it returns."""
+
+    @contextmanager
+    def down(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+        yield
+
+    def before_up(self) -> None:
+        pass
+
+
+def make_two_tiers(num_tokens: int = 100, num_host_tokens: int = 200) -> tuple[PrefixCache, HostStore]:
+    host = HostStore(
+        num_host_tokens * BYTES_PER_TOKEN,
+        torch.device("cpu"),
+        NoWaiting(),
+        is_pinned=False,
+        block_bytes=BYTES_PER_TOKEN,
+    )
+    return PrefixCache(num_tokens * BYTES_PER_TOKEN, host), host
+
+
+def test_what_has_to_leave_the_device_is_found_on_the_host_and_moves_back() -> None:
+    # Given a picture and a conversation that fill the device
+    cache, host = make_two_tiers()
+    picture = torch.arange(40 * BYTES_PER_TOKEN // 4, dtype=torch.float32)
+    cache.put_features(ALICE, "picture", picture.clone())
+    put(cache, [1] * 60)
+
+    # When another conversation needs the room
+    put(cache, [2] * 90)
+
+    # Then both went to the host
+    assert cache.stats.num_bytes == 90 * BYTES_PER_TOKEN
+    assert cache.stats.num_host_bytes == host.num_bytes == 100 * BYTES_PER_TOKEN
+    assert (cache.stats.num_entries, cache.stats.num_evictions, cache.stats.num_spills) == (3, 2, 2)
+
+    # And they come back as they were, in exchange for what lies on the device
+    features = cache.get_features(ALICE, "picture")
+    assert features is not None
+    assert torch.equal(features, picture)
+    with cache.longest_prefix(ALICE, TokenSequence([1] * 61), 60) as prefix:
+        assert prefix is not None
+        keys, values = prefix.layers[0]
+        assert torch.equal(keys, layers_of(60)[0][0])
+        assert torch.equal(values, layers_of(60)[0][1])
+    assert cache.stats.num_bytes == 100 * BYTES_PER_TOKEN
+    assert cache.stats.num_host_bytes == host.num_bytes == 90 * BYTES_PER_TOKEN
+    assert cache.stats.num_host_hits == 2
+    assert cache.stats.num_host_evictions == 0
+
+
+def test_on_the_host_too_the_least_recently_used_go_first() -> None:
+    cache, host = make_two_tiers(num_tokens=50, num_host_tokens=100)
+    for id_ in (1, 2, 3, 4):
+        put(cache, [id_] * 50)
+
+    assert [found(cache, [id_] * 51) for id_ in (1, 4, 3, 2)] == [0, 50, 50, 50]
+    assert cache.stats.num_host_evictions == 1
+    assert host.num_bytes == 100 * BYTES_PER_TOKEN
+
+
+def test_what_is_larger_than_the_host_goes_for_good_and_costs_nobody_his_place() -> None:
+    cache, _ = make_two_tiers(num_tokens=100, num_host_tokens=30)
+    put(cache, [1] * 20)
+    put(cache, [2] * 90)
+    put(cache, [3] * 80)
+
+    assert [found(cache, [id_] * 91) for id_ in (1, 2, 3)] == [20, 0, 80]
+    assert cache.stats.num_host_evictions == 0
+
+
+def test_on_the_host_nothing_is_found_across_scopes() -> None:
+    cache, _ = make_two_tiers()
+    put(cache, [1] * 60)
+    cache.put_features(ALICE, "picture", torch.ones(30 * BYTES_PER_TOKEN // 4))
+    put(cache, [2] * 100)
+    bob = CacheScope("bob", "model")
+
+    assert found(cache, [1] * 61, bob) == 0
+    assert cache.get_features(bob, "picture") is None
+    assert cache.stats.num_host_hits == 0
+
+
+def test_an_entry_in_use_stays_on_the_device_whatever_comes() -> None:
+    cache, _ = make_two_tiers()
+    put(cache, [1] * 60)
+    put(cache, [2] * 60)  # which sends the first to the host
+
+    with cache.longest_prefix(ALICE, TokenSequence([1] * 61), 60) as prefix:
+        assert prefix is not None
+        put(cache, [3] * 90)
+        put(cache, [4] * 90)
+        cache.clear()
+        assert torch.equal(prefix.layers[0][0], layers_of(60)[0][0])
+        assert cache.stats.num_entries == 1
+
+    assert cache.stats.num_bytes == 60 * BYTES_PER_TOKEN
+    assert cache.stats.num_host_bytes == 0
+
+
+def test_a_conversation_that_goes_on_replaces_its_beginning_on_the_host() -> None:
+    cache, host = make_two_tiers()
+    put(cache, [1] * 60)
+    put(cache, [2] * 60)
+    put(cache, [1] * 61)
+
+    assert (cache.stats.num_entries, cache.stats.num_host_bytes) == (2, 60 * BYTES_PER_TOKEN)
+    assert host.num_bytes == 60 * BYTES_PER_TOKEN  # of the second, which had to leave for it
+    assert found(cache, [2] * 61) == 60
+
+
+def test_a_device_without_room_for_what_comes_back_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given an entry on the host
+    cache, host = make_two_tiers()
+    put(cache, [1] * 60)
+    put(cache, [2] * 60)
+
+    # When the device has no memory for it
+    with monkeypatch.context() as patched:
+
+        def refuse(_stored: Stored) -> tuple[Tensor, ...]:
+            raise torch.OutOfMemoryError("no memory")
+
+        patched.setattr(host, "get", refuse)
+        with pytest.raises(torch.OutOfMemoryError):
+            found(cache, [1] * 61)
+
+    # Then it is still there, and nothing is held for ever
+    assert found(cache, [1] * 61) == 60
+    cache.clear()
+    assert cache.stats.num_entries == cache.stats.num_bytes == cache.stats.num_host_bytes == host.num_bytes == 0
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data())
+def test_budgets_hold_and_what_is_found_is_what_was_put_whatever_happens(data: st.DataObject) -> None:
+    # Given tiers of any size, and conversations that often begin alike
+    cache, host = make_two_tiers(data.draw(st.integers(0, 12)), data.draw(st.integers(0, 20)))
+    budget, host_budget = cache._max_bytes, host.max_bytes
+    scopes = st.sampled_from([ALICE, CacheScope("bob", "model")])
+    sequences = st.lists(st.sampled_from([1, 2]), min_size=1, max_size=9)
+
+    def layers(scope: CacheScope, ids: list[int]) -> list[tuple[Tensor, Tensor]]:
+        # Each token's numbers tell of all tokens up to it, and of whose they are.
+        sums = torch.tensor(
+            [crc32(f"{scope.caller} {ids[: end + 1]}".encode()) % 1000 for end in range(len(ids))]
+        ).float()
+        keys = sums[None, None, :, None].expand(1, 2, -1, 3).clone()
+        return [(keys, -keys)]
+
+    def check() -> None:
+        entries = cache._entries.values()
+        on_device = [entry for entry in entries if entry.stored is None]
+        assert cache.stats.num_bytes == sum(entry.num_bytes for entry in on_device)
+        assert cache.stats.num_bytes == sum(tensor.nbytes for entry in on_device for tensor in entry.tensors)
+        assert cache.stats.num_host_bytes == host.num_bytes <= host_budget
+        assert cache.stats.num_entries == len(entries)
+        held = sum(entry.num_bytes for entry in entries if entry.num_pins)
+        assert cache.stats.num_bytes <= max(budget, held)
+        assert all(not entry.tensors for entry in entries if entry.stored is not None)
+
+    # When anything is put, found, held and cleared in any order
+    for _ in range(data.draw(st.integers(1, 12))):
+        scope, ids = data.draw(scopes), data.draw(sequences)
+        match data.draw(st.sampled_from(["put", "put", "find", "hold", "picture", "clear"])):
+            case "put":
+                cache.put_prefix(scope, TokenSequence(ids), layers(scope, ids))
+            case "picture":
+                name = "".join(map(str, ids[:2]))
+                known = cache.get_features(scope, name)
+                expected = layers(scope, ids[:2])[0][0].flatten()
+                assert known is None or torch.equal(known, expected)
+                cache.put_features(scope, name, expected)
+            case "clear":
+                cache.clear()
+                assert not cache._entries
+            case action:
+                with cache.longest_prefix(scope, TokenSequence(ids), len(ids)) as prefix:
+                    if action == "hold":
+                        other = data.draw(sequences)
+                        cache.put_prefix(scope, TokenSequence(other), layers(scope, other))
+                        check()
+                    if prefix is not None:
+                        expected = layers(scope, ids)[0][0][:, :, : prefix.num_tokens]
+                        # Then both budgets hold, and only what was computed from the same is ever found
+                        assert torch.equal(prefix.layers[0][0], expected)
+                        assert torch.equal(prefix.layers[0][1], -expected)
+        check()

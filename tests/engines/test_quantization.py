@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from transformers import AutoModelForImageTextToText, Glm4vConfig
 
 from engines import memory, quantization
+from engines.glm import loading as glm_loading
 from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration
 from engines.owl2.weights import UNQUANTIZED_MODULES, load_model
 from engines.quantization import loading_options
@@ -107,12 +109,12 @@ def test_on_cuda_bitsandbytes_is_asked_to_load_straight_to_the_device(
         assert seen["bnb_4bit_compute_dtype"] == torch.bfloat16
 
 
-def check_kept(model: Any, quantized_type: str) -> None:
+def check_kept(model: Any, quantized_type: str, unquantized: tuple[str, ...] = UNQUANTIZED_MODULES) -> None:
     """The decoder's matrices are quantized, both ways of a multiway too, and nothing else is."""
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
             is_quantized = type(module.weight).__name__ == quantized_type
-            assert is_quantized != name.startswith(UNQUANTIZED_MODULES), name
+            assert is_quantized != name.startswith(unquantized), name
 
 
 @needs_torchao
@@ -130,6 +132,59 @@ def test_int4_on_the_cpu_answers_much_the_same(folder: Path) -> None:
 
     check_kept(quantized, "Params4bit")
     assert F.cosine_similarity(last_logits(quantized), last_logits(load(folder, "none")), dim=0) > 0.9
+
+
+@pytest.fixture(scope="module")
+def glm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GLM whose widths are multiples of the libraries' blocks."""
+    folder = tmp_path_factory.mktemp("quantization-glm")
+    torch.manual_seed(0)
+    config = Glm4vConfig(
+        text_config={
+            **{"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 2, "num_attention_heads": 4},
+            **{"num_key_value_heads": 2, "vocab_size": 256, "pad_token_id": 0},
+            "rope_parameters": {
+                **{"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+                "mrope_section": [2, 3, 3],
+            },
+        },
+        vision_config={
+            **{"depth": 1, "hidden_size": 64, "intermediate_size": 128, "out_hidden_size": 128, "num_heads": 2},
+            **{"image_size": 56, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2},
+        },
+        image_token_id=250,
+    )
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def load_glm(folder: Path, name: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries' own making
+        return glm_loading.load_model(str(folder), CPU, torch.float32, "auto", name)[0]
+
+
+def glm_last_logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([list(range(10, 40))])).logits[0, -1].float()
+
+
+@needs_torchao
+def test_int8_leaves_glms_vision_tower_and_head_alone(glm_folder: Path) -> None:
+    quantized = load_glm(glm_folder, "int8")
+
+    check_kept(quantized, "Int8Tensor", glm_loading.UNQUANTIZED_MODULES)
+    plain = glm_last_logits(load_glm(glm_folder, "none"))
+    assert F.cosine_similarity(glm_last_logits(quantized), plain, dim=0) > 0.999
+
+
+@needs_bitsandbytes
+def test_int4_leaves_glms_vision_tower_and_head_alone(glm_folder: Path) -> None:
+    quantized = load_glm(glm_folder, "int4")
+
+    check_kept(quantized, "Params4bit", glm_loading.UNQUANTIZED_MODULES)
+    plain = glm_last_logits(load_glm(glm_folder, "none"))
+    assert F.cosine_similarity(glm_last_logits(quantized), plain, dim=0) > 0.9
 
 
 def test_the_words_are_those_that_memory_is_predicted_for() -> None:
