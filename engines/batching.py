@@ -1,7 +1,7 @@
 """One thread owns the model; asyncio callers wait in a bounded line for it and share it between decode steps.
 
-In: prepared requests and the `BatchRunner` that knows the model (`Scheduler`), or one blocking function per request
-(`ModelThread`). Out: an async stream of deltas per request. Nothing here knows of tensors.
+In: prepared requests, and the `BatchRunner` that knows the model. Out: an async stream of deltas per request. Nothing
+here knows of tensors.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import logging
 import queue
 import threading
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -28,9 +28,6 @@ T = TypeVar("T")
 Job = TypeVar("Job")
 Row = TypeVar("Row")
 JobIn = TypeVar("JobIn", contravariant=True)
-Emit = Callable[[Delta], None]
-IsCancelled = Callable[[], bool]
-Work = Callable[[Emit, IsCancelled], None]
 
 # After so many chunks in a row a long prompt gives way to those behind it. Not after each: a prompt that is read to its
 # end leaves its prefix to the next one, which often begins with the same picture.
@@ -129,23 +126,31 @@ class _Entry(Generic[Job, Row]):
     num_chunks: int = 0
 
 
-class _FairLine(Generic[Job, Row]):
+class _HasCaller(Protocol):
+    @property
+    def caller(self) -> str: ...
+
+
+Waiting = TypeVar("Waiting", bound=_HasCaller)
+
+
+class _FairLine(Generic[Waiting]):
     """Who waits: in order of arrival within a caller, one after another over callers."""
 
     def __init__(self) -> None:
-        self._callers: OrderedDict[str, deque[_Entry[Job, Row]]] = OrderedDict()
+        self._callers: OrderedDict[str, deque[Waiting]] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(map(len, self._callers.values()))
 
-    def __iter__(self) -> Iterator[_Entry[Job, Row]]:
+    def __iter__(self) -> Iterator[Waiting]:
         for entries in self._callers.values():
             yield from entries
 
-    def push(self, entry: _Entry[Job, Row]) -> None:
+    def push(self, entry: Waiting) -> None:
         self._callers.setdefault(entry.caller, deque()).append(entry)
 
-    def peek(self) -> _Entry[Job, Row] | None:
+    def peek(self) -> Waiting | None:
         return next(iter(self._callers.values()))[0] if self._callers else None
 
     def pop(self) -> None:
@@ -156,7 +161,7 @@ class _FairLine(Generic[Job, Row]):
         if not entries:
             del self._callers[caller]
 
-    def remove(self, entry: _Entry[Job, Row]) -> None:
+    def remove(self, entry: Waiting) -> None:
         entries = self._callers[entry.caller]
         entries.remove(entry)
         if not entries:
@@ -176,7 +181,7 @@ class ContinuousBatch(Generic[Job, Row]):
     def __init__(self, runner: BatchRunner[Job, Row], limits: BatchLimits) -> None:
         self.limits = limits
         self._runner = runner
-        self._line: _FairLine[Job, Row] = _FairLine()
+        self._line: _FairLine[_Entry[Job, Row]] = _FairLine()
         self._reading: deque[_Entry[Job, Row]] = deque()
         self._answering: list[_Entry[Job, Row]] = []
 
@@ -369,10 +374,10 @@ class _Channel:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Ticket:
-    """A function to run on the model thread, and where its deltas go."""
+class _Call:
+    """A function to run on the model thread, whose end the channel tells."""
 
-    work: Work
+    function: Callable[[], None]
     channel: _Channel
 
 
@@ -385,96 +390,28 @@ class _Submission(Generic[Job]):
     caller: str
 
 
-class _OwnThread:
-    """A thread with an inbox, which is what both ways of sharing a model have in common.
-
-    torch keeps per-thread state and GLM keeps per-request state on the model object, so exactly one thread may touch
-    the model.
-    """
-
-    def __init__(self, name: str, max_queue: int) -> None:
-        self._max_queue = max_queue
-        self._inbox: queue.SimpleQueue[_Ticket | _Submission[object] | None] = queue.SimpleQueue()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    async def call(self, function: Callable[[], T]) -> T:
-        """Run a function on the model thread, behind whatever is in line, and return its result.
-
-        Raises:
-            EngineUnavailableError: if the thread is shutting down, or does so before the function's turn.
-            BaseException: what the function raised.
-        """
-        self._check_open()
-        results: list[T] = []
-        errors: list[BaseException] = []
-
-        def work(_emit: Emit, _is_cancelled: IsCancelled) -> None:
-            try:
-                results.append(function())
-            except BaseException as error:  # handed to the caller as it is
-                errors.append(error)
-
-        ticket = _Ticket(work, _Channel(asyncio.get_running_loop()))
-        self._inbox.put(ticket)
-        async with aclosing(ticket.channel.receive()) as deltas:
-            async for _ in deltas:
-                raise AssertionError("a call emits nothing")
-        if errors:
-            raise errors[0]
-        return results[0]
-
-    async def aclose(self) -> None:
-        """End what runs, refuse what waits, and wait for the thread to end."""
-        self._closing.set()
-        self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-    def _check_open(self) -> None:
-        if self._closing.is_set():
-            raise _shutting_down()
-
-    def _run(self) -> None:
-        raise NotImplementedError
-
-    def _run_ticket(self, ticket: _Ticket) -> None:
-        if self._closing.is_set():
-            _refuse(ticket.channel)
-            return
-
-        def is_cancelled() -> bool:
-            return ticket.channel.is_cancelled or self._closing.is_set()
-
-        if is_cancelled():
-            return
-        try:
-            ticket.work(ticket.channel.put, is_cancelled)
-        except BaseException as error:  # the thread must outlive any single request
-            ticket.channel.put(to_engine_error(error))
-        finally:
-            ticket.channel.put(None)
-
-
 def _shutting_down() -> EngineUnavailableError:
     return EngineUnavailableError("the engine is shutting down")
 
 
-def _refuse(channel: _Channel) -> None:
-    channel.put(_shutting_down())
-    channel.put(None)
-
-
-class Scheduler(_OwnThread, Generic[Job, Row]):
+class Scheduler(Generic[Job, Row]):
     """A continuous batch on a thread of its own, and the bounded line in front of it.
+
+    torch keeps per-thread state and models keep per-request state on themselves, so exactly one thread may touch one.
 
     Args:
         name: thread name, for logs and debuggers.
         max_queue: requests that may wait when every row is taken; one more is refused.
     """
 
-    _batch: ContinuousBatch[Job, Row] | None = None
-    _num_wanted = 0
+    def __init__(self, name: str, max_queue: int) -> None:
+        self._max_queue = max_queue
+        self._batch: ContinuousBatch[Job, Row] | None = None
+        self._num_wanted = 0  # streams whose caller is still there
+        self._inbox: queue.SimpleQueue[_Call | _Submission[Job] | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
 
     async def start(self, make_batch: Callable[[], ContinuousBatch[Job, Row]]) -> None:
         """Load the model and make its batch, on the model thread.
@@ -518,6 +455,44 @@ class Scheduler(_OwnThread, Generic[Job, Row]):
         finally:
             self._num_wanted -= 1
 
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run a function on the model thread between two steps, and return its result.
+
+        Raises:
+            EngineUnavailableError: if the thread is shutting down, or does so before the function's turn.
+            BaseException: what the function raised.
+        """
+        self._check_open()
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                results.append(function())
+            except BaseException as error:  # handed to the caller as it is
+                errors.append(error)
+
+        call = _Call(run, _Channel(asyncio.get_running_loop()))
+        self._inbox.put(call)
+        async with aclosing(call.channel.receive()) as deltas:
+            async for _ in deltas:
+                raise AssertionError("a call emits nothing")
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    async def aclose(self) -> None:
+        """End what runs, refuse what waits, and wait for the thread to end."""
+        self._closing.set()
+        self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    @property
+    def limits(self) -> BatchLimits:
+        """The batch's; only after `start`."""
+        assert self._batch is not None
+        return self._batch.limits
+
     @property
     def num_running(self) -> int:
         """Requests that are being read or answered."""
@@ -527,6 +502,10 @@ class Scheduler(_OwnThread, Generic[Job, Row]):
     def num_waiting(self) -> int:
         """Requests that are being prepared or wait in line; those whose caller has left are not counted."""
         return max(0, self._num_wanted - self.num_running)
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise _shutting_down()
 
     def _run(self) -> None:
         while self._take():
@@ -550,56 +529,61 @@ class Scheduler(_OwnThread, Generic[Job, Row]):
             wants_wait = False
             if item is None:
                 return False
-            if isinstance(item, _Ticket):
-                self._run_ticket(item)
-            elif self._closing.is_set():
-                _refuse(item.channel)
+            if self._closing.is_set():
+                item.channel.put(_shutting_down())
+                item.channel.put(None)
+            elif isinstance(item, _Call):
+                if not item.channel.is_cancelled:
+                    item.function()
+                item.channel.put(None)
             else:
                 assert self._batch is not None
-                self._batch.submit(item.job, item.channel, item.caller)  # type: ignore[arg-type]  # put in by `stream`
+                self._batch.submit(item.job, item.channel, item.caller)
 
 
-class ModelThread(_OwnThread):
-    """Runs blocking model work on one thread of its own, one request after another, in order of arrival.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    amount: int
+    caller: str
+    turn: asyncio.Future[None]
+
+
+class FairBudget:
+    """An amount of something, such as memory, that requests hold parts of; belongs to one event loop.
 
     Args:
-        name: thread name, for logs and debuggers.
-        max_queue: how many requests may wait; one more is refused.
+        total: of it; whoever wants more than that holds it alone.
     """
 
-    def __init__(self, name: str, max_queue: int) -> None:
-        self._num_wanted = 0  # streams whose caller is still there: the running one and those in line
-        super().__init__(name, max_queue)
+    def __init__(self, total: int) -> None:
+        self.num_held = 0
+        self._total = total
+        self._line: _FairLine[_Waiter] = _FairLine()
 
-    async def stream(self, work: Work) -> AsyncGenerator[Delta, None]:
-        """Wait in line, run ``work`` on the model thread, and yield what it emits.
-
-        Closing the generator makes ``is_cancelled`` true; ``work`` is expected to look at it at every decode step.
-
-        Raises:
-            EngineOverloadedError: if ``max_queue`` requests are waiting already.
-            EngineUnavailableError: if the thread is shutting down.
-            EngineError: what ``work`` raised; anything else it raised comes as `GenerationFailedError`.
-        """
-        self._check_open()
-        if self._num_wanted > self._max_queue:
-            raise EngineOverloadedError(f"{self._max_queue} requests are waiting for this engine already")
-        ticket = _Ticket(work, _Channel(asyncio.get_running_loop()))
-        self._num_wanted += 1
-        self._inbox.put(ticket)
+    @asynccontextmanager
+    async def hold(self, amount: int, caller: str = "") -> AsyncIterator[None]:
+        """Wait for a part and hold it; callers take turns, and nobody overtakes."""
+        waiter = _Waiter(amount, caller, asyncio.get_running_loop().create_future())
+        self._line.push(waiter)
+        self._give_out()
         try:
-            async with aclosing(ticket.channel.receive()) as deltas:
-                async for delta in deltas:
-                    yield delta
+            await waiter.turn
+        except asyncio.CancelledError:
+            if not waiter.turn.cancelled():  # its turn came in the same moment
+                self.num_held -= amount
+            self._give_out()
+            raise
+        try:
+            yield
         finally:
-            self._num_wanted -= 1
+            self.num_held -= amount
+            self._give_out()
 
-    @property
-    def num_waiting(self) -> int:
-        """Requests in line: neither the running one nor those whose caller has left is counted."""
-        return max(0, self._num_wanted - 1)
-
-    def _run(self) -> None:
-        while (item := self._inbox.get()) is not None:
-            assert isinstance(item, _Ticket)
-            self._run_ticket(item)
+    def _give_out(self) -> None:
+        while (waiter := self._line.peek()) is not None:
+            if not waiter.turn.cancelled():
+                if self.num_held and self.num_held + waiter.amount > self._total:
+                    return
+                self.num_held += waiter.amount
+                waiter.turn.set_result(None)
+            self._line.pop()

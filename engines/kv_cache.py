@@ -6,7 +6,9 @@ step copies what is there already. Shared by both local engines; belongs to the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +17,34 @@ from torch import Tensor
 from engines.prefix_cache import Layers
 
 _COLUMNS_STEP = 64
+# torch has a type of its own for some lacks of memory; these are the words of the others.
+_SIGNS_OF_NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def memory_bytes(device: torch.device | None = None) -> int:
+    """Memory that may be given out in shares: what is free on a CUDA device, else all that the host has."""
+    if device is not None and device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise what torch says about a lack of memory as `MemoryError`, which is what the scheduler understands."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from error
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in _SIGNS_OF_NO_MEMORY):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """What keys and values of a model look like."""
+    """What keys and values of a model look like; ``num_heads`` are theirs: several query heads may share one."""
 
     num_layers: int
     num_heads: int
@@ -158,13 +183,17 @@ class KVBatch:
             self._layers = [self._shape.allocate(0, 0) for _ in self._layers]
 
     def _make_room(self, layer: int, num_rows: int, num_columns: int) -> None:
-        """Let a layer have at least so many rows and columns."""
+        """Let a layer have at least so many rows, and more columns than that.
+
+        One is always spare. What a row holds is then never a whole tensor, which the prefix cache would take over
+        instead of copying it, and which the batch would go on writing to.
+        """
         keys, values = self._layers[layer]
-        if keys.shape[0] >= num_rows and keys.shape[2] >= num_columns:
+        if keys.shape[0] >= num_rows and keys.shape[2] > num_columns:
             return
         # A half more than is needed now, but no more than the rows can ever need.
         ahead = -(-num_columns * 3 // 2 // _COLUMNS_STEP) * _COLUMNS_STEP
-        columns = max(num_columns, min(ahead, max(self._max_lengths)))
+        columns = max(num_columns + 1, min(ahead, max(self._max_lengths)))
         rows = min(1 << (num_rows - 1).bit_length(), max(num_rows, self._max_rows))
         larger = self._shape.allocate(rows, columns)
         used_rows, used_columns = len(self.lengths), max(self.lengths, default=0)

@@ -1,7 +1,7 @@
-"""GLM-4.6V-Flash in this process: transformers' own model class behind our engine border, one request at a time.
+"""GLM-4.6V-Flash in this process: one checkpoint in memory, requests in, streamed answers out.
 
-In: a `GenerationRequest`. Out: `Delta`s as the model writes them. Text and pictures are prepared in a small pool;
-one `ModelThread` owns the model and everything stateful on it.
+In: a `GenerationRequest`. Out: `Delta`s as the model writes them. Text and pictures are prepared in a pool of threads
+beside the one that owns the model; there, `runner.py` answers several requests at a time.
 """
 
 from __future__ import annotations
@@ -12,47 +12,49 @@ import json
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from PIL import Image
 from tokenizers import Tokenizer
-from transformers import DynamicCache
 
+from engines.adapter_names import check_adapter
 from engines.base import (
-    Alternative,
     Delta,
     EngineInfo,
     EngineOptions,
-    EngineOverloadedError,
     EngineUnavailableError,
-    FinishReason,
-    GenerationFailedError,
     GenerationRequest,
     ImagePart,
     InvalidImageError,
     Message,
     SamplingParams,
     TextPart,
-    TokenLogprob,
     TooManyImagesError,
-    Usage,
     Variant,
     fit_max_tokens,
 )
-from engines.batching import Emit, IsCancelled, ModelThread
+from engines.batching import BatchLimits, ContinuousBatch, FairBudget, Scheduler
+from engines.boxes import BOX_END, BOX_START, BoxReader
+from engines.constrained import Grammar, GrammarCompiler
+from engines.glm.adapters import load_adapters
+from engines.glm.decoding import Answer
 from engines.glm.loading import load_model, resolve_device, resolve_dtype
-from engines.glm.parsing import AnswerParser, ReasoningSplitter, StreamDetokenizer, TokenBytes
+from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, StreamDetokenizer, TokenBytes
 from engines.glm.processor import load_processor
 from engines.glm.prompts import to_conversation
-from engines.images import decode_image, picture_size
-from engines.sampling import Pick, Sampler
+from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
+from engines.host_store import HostStore
+from engines.images import decode_image, picture_size, upright_size
+from engines.json_schema import ANY_OBJECT
+from engines.kv_cache import memory_bytes
+from engines.prefix_cache import CacheScope, PrefixCache
 
 MAX_IMAGES = 16
 MAX_SIDE_PX = 2048  # longer pictures are scaled down at decoding; costs no token under the pixel budget
@@ -61,7 +63,20 @@ MAX_ASPECT_RATIO = 200
 DEFAULT_MAX_TOKENS = 1024
 DEFAULT_MAX_TOKENS_THINKING = 4096  # thinking and answer share one budget
 FULL_CONTEXT_TOKENS = 131_072
-_PREPARED_AHEAD = 3  # requests whose pixels wait in memory for the model thread, beside the running one
+# Rows of the running batch, and tokens of a prompt between two of its steps: enough to keep the hardware busy, few
+# enough that running streams need not wait. A GPU's decode step costs the same for many rows, a CPU's soon does not.
+_MAX_ROWS = {"cpu": 8, "cuda": 32}
+_PREFILL_TOKENS = {"cpu": 128, "cuda": 512}
+# Shares of the memory: on CUDA of what the weights leave free, on the CPU of all there is, which others use too.
+_BATCH_SHARE = {"cpu": 1 / 4, "cuda": 1 / 2}
+_CACHE_SHARE = {"cpu": 1 / 16, "cuda": 1 / 8}
+# Of the host's memory, for pictures that are decoded and wait for the model; 24 MB a megapixel.
+_PIXEL_SHARE = 1 / 16
+# Sides of the pictures to warm up with. A CPU computes every size with the same code; a GPU chooses by size.
+_WARM_UP_SIDES_PX = {"cpu": (112,), "cuda": (336, 672, 1008)}
+_WARM_UP_SECONDS = 30.0
+# Part of every cache key: to be raised with any change to prompts.py, processor.py or images.py that changes inputs.
+_PREPROCESS_VERSION = "1"
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -80,19 +95,13 @@ class Plan:
         input_ids: S ids, every picture already as many placeholders as it will have rows.
         num_image_tokens: how many of them are placeholders.
         max_tokens: how many may be generated.
+        grammar: what the answer is held to, if to anything.
     """
 
     input_ids: list[int]
     num_image_tokens: int
     max_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pixels:
-    """What the vision tower takes: (P, 1176) float32 patches of all pictures, and (N, 3) their grids."""
-
-    pixel_values: torch.Tensor
-    image_grid_thw: torch.Tensor
+    grammar: Grammar | None = None
 
 
 class GlmEngine:
@@ -104,34 +113,32 @@ class GlmEngine:
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
-        self._info = _describe(options.model)
+        self._info = replace(_describe(options.model), adapters=tuple(name for name, _ in options.adapters))
         self._pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="glm-prepare")
         # Encoding sanitised text toggles a flag on the tokenizer: two threads at once would corrupt each other's ids.
         self._tokenizer_lock = threading.Lock()
-        self._thread: ModelThread | None = None
+        self._scheduler: Scheduler[PreparedRequest, Row] | None = None
+        self._runner: GlmRunner | None = None
+        self._pixels = FairBudget(int(memory_bytes() * _PIXEL_SHARE))
         self._model: Any = None
         self._health: dict[str, str] = {}
         self._is_ready = False
         self._is_closed = False
-        self._num_requests = 0
 
     async def info(self) -> EngineInfo:
         """Describe the engine; the context is the checkpoint's own."""
         return self._info
 
     async def start(self) -> None:
-        """Load the weights on the model thread and answer one text and one picture question, to be warm afterwards.
+        """Load the weights on the model thread and answer some small requests, to be warm afterwards.
 
         Raises:
             OSError: if the checkpoint is not there or not whole.
+            ValueError: if an option asks for something that is not supported.
         """
-        self._thread = ModelThread("glm-model", self._options.max_queue)
-        self._slots = asyncio.Semaphore(1 + _PREPARED_AHEAD)
-        await self._thread.call(self._load)
-        for request in _warm_up_requests():
-            async with aclosing(self._answer(request)) as deltas:
-                async for _ in deltas:
-                    pass
+        self._scheduler = Scheduler("glm-model", self._options.max_queue)
+        await self._scheduler.start(self._make_batch)
+        await self._warm_up(self._scheduler)
         self._is_ready = True
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
@@ -139,32 +146,28 @@ class GlmEngine:
 
         Raises:
             EngineUnavailableError: before `start` has returned, or after `aclose`.
-            EngineOverloadedError: if ``max_queue`` requests wait already.
+            EngineOverloadedError: if every row is taken and ``max_queue`` requests wait already.
             TooManyImagesError: for more than `MAX_IMAGES` pictures.
             InvalidImageError: for a picture that does not decode or is over 200 times longer than wide.
             ContextLengthError: if the prompt leaves no room for an answer.
+            JsonSchemaError: for a schema that an answer cannot be held to.
+            UnknownAdapterError: for an adapter that was not loaded.
             GenerationFailedError: if the model raised.
         """
         if not self._is_ready:
             raise EngineUnavailableError("the engine is not ready: its weights are still loading, or it was closed")
-        if self._num_requests > self._options.max_queue:
-            raise EngineOverloadedError(f"{self._options.max_queue} requests are waiting for this engine already")
-        self._num_requests += 1
-        try:
-            async with aclosing(self._answer(request)) as deltas:
-                async for delta in deltas:
-                    yield delta
-        finally:
-            self._num_requests -= 1
+        async with aclosing(self._answer(request)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def aclose(self) -> None:
-        """Stop the running generation, refuse the waiting ones and let the weights go."""
+        """Stop the running generations, refuse the waiting ones and let the weights go."""
         self._is_ready = False
         self._is_closed = True
-        if self._thread is not None:
-            await self._thread.aclose()
+        if self._scheduler is not None:
+            await self._scheduler.aclose()
         self._pool.shutdown(wait=False)
-        self._model = None
+        self._model = self._runner = self._scheduler = None
 
     @property
     def health(self) -> dict[str, str]:
@@ -172,19 +175,64 @@ class GlmEngine:
         return dict(self._health)
 
     async def _answer(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
-        assert self._thread is not None
-        plan = await self._in_pool(lambda: self.plan(request))  # cheap, and refuses before anything waits
-        async with self._slots:
-            pixels = await self._decode(request.images) if request.images else None
-
-            def work(emit: Emit, is_cancelled: IsCancelled) -> None:
-                self._generate(plan, pixels, request, emit, is_cancelled)
-
-            async with aclosing(self._thread.stream(work)) as deltas:
+        assert self._scheduler is not None
+        async with AsyncExitStack() as held:
+            prepare = partial(self.prepare, request, held)
+            async with aclosing(self._scheduler.stream(prepare, request.caller)) as deltas:
                 async for delta in deltas:
+                    await held.aclose()  # the prompt was read, so its pixels are gone
                     yield delta
 
+    async def _warm_up(self, scheduler: Scheduler[PreparedRequest, Row]) -> None:
+        """Answer what every kind of request begins with, until all was seen or it takes too long."""
+        assert self._runner is not None
+
+        async def answer(request: GenerationRequest) -> None:
+            async with aclosing(self._answer(request)) as deltas:
+                async for _ in deltas:
+                    pass
+
+        sides_px = _WARM_UP_SIDES_PX.get(self._device.type, (112,))
+        end = time.monotonic() + _WARM_UP_SECONDS
+        for requests in _warm_up_requests(sides_px, scheduler.limits.max_rows):
+            await asyncio.gather(*map(answer, requests))
+            if time.monotonic() > end:
+                log.warning("the warm-up took %d s and was cut short", _WARM_UP_SECONDS)
+                break
+        await scheduler.call(self._runner.cache.clear)
+
     # -- preparing, in the pool ---------------------------------------------------------------------------------------
+
+    async def prepare(self, request: GenerationRequest, held: AsyncExitStack) -> PreparedRequest:
+        """Check a request and turn it into model inputs; what can be refused is before any picture is decoded.
+
+        Args:
+            request: from a caller.
+            held: closes when the pixels are needed no more.
+        """
+        plan = await self._in_pool(lambda: self.plan(request))
+        if request.images:
+            num_bytes = plan.num_image_tokens * self.processor.bytes_per_image_token
+            await held.enter_async_context(self._pixels.hold(num_bytes, request.caller))
+        pictures = await self._decode(request.images)
+        return await self._in_pool(lambda: self.assemble(plan, pictures, request))
+
+    def assemble(self, plan: Plan, pictures: Sequence[Pixels], request: GenerationRequest) -> PreparedRequest:
+        """Put what was prepared together."""
+        if (model := self._model) is None:
+            raise EngineUnavailableError("the engine is shutting down")
+        return PreparedRequest.make(
+            plan.input_ids,
+            pictures,
+            self.processor.image_token_id,
+            model.model.get_rope_index,
+            plan.max_tokens,
+            request.sampling,
+            replace(self._scope, caller=request.caller, adapter=request.adapter),
+            enable_thinking=request.enable_thinking,
+            picture_sizes=tuple(upright_size(image) for image in request.images),
+            start_constraint=plan.grammar and partial(plan.grammar.start, **self._asleep(request.enable_thinking)),
+        )
 
     def plan(self, request: GenerationRequest) -> Plan:
         """Render and tokenize a request, and check that it fits.
@@ -195,6 +243,7 @@ class GlmEngine:
             ContextLengthError: naming by how many tokens.
         """
         images = request.images
+        check_adapter(request.adapter, self._info)
         if len(images) > MAX_IMAGES:
             raise TooManyImagesError(f"{len(images)} pictures were sent; this model accepts at most {MAX_IMAGES}.")
         num_rows = [self._num_rows(image) for image in images]
@@ -203,7 +252,16 @@ class GlmEngine:
         default = DEFAULT_MAX_TOKENS_THINKING if request.enable_thinking else DEFAULT_MAX_TOKENS
         wanted = request.sampling.max_tokens
         max_tokens = fit_max_tokens(len(input_ids), wanted, default, self._info.context_tokens)
-        return Plan(input_ids, sum(num_rows), max_tokens)
+        schema = request.sampling.json_schema
+        grammar = None if schema is None else self._compiler.compile(schema)
+        return Plan(input_ids, sum(num_rows), max_tokens, grammar)
+
+    def _asleep(self, enable_thinking: bool) -> dict[str, int | None]:
+        """Say between which tokens a schema does not hold: a model that thinks writes both marks itself."""
+        if not enable_thinking:
+            return {"asleep_until": None}
+        to_id = self.processor.tokenizer.convert_tokens_to_ids
+        return {"asleep_from": to_id("<think>"), "asleep_until": to_id("</think>")}
 
     def encode(self, conversation: list[dict[str, Any]], num_rows: list[int], *, enable_thinking: bool) -> list[int]:
         """Render a conversation with the checkpoint's template and tokenize it.
@@ -243,10 +301,9 @@ class GlmEngine:
                 "times the shorter one."
             ) from error
 
-    async def _decode(self, images: tuple[ImagePart, ...]) -> Pixels:
+    async def _decode(self, images: tuple[ImagePart, ...]) -> list[Pixels]:
         """Decode, scale and patchify pictures, each on a pool thread of its own."""
-        batches = await asyncio.gather(*(self._in_pool(partial(self.patchify, image)) for image in images))
-        return Pixels(torch.cat([b.pixel_values for b in batches]), torch.cat([b.image_grid_thw for b in batches]))
+        return await asyncio.gather(*(self._in_pool(partial(self.patchify, image)) for image in images))
 
     def patchify(self, image: ImagePart) -> Pixels:
         """Turn one encoded picture into patches under the pixel budget.
@@ -256,7 +313,7 @@ class GlmEngine:
         """
         picture = decode_image(image, max_side_px=MAX_SIDE_PX)
         batch = self.processor.image_processor(images=[picture], size=self._image_size, return_tensors="pt")
-        return Pixels(batch["pixel_values"], batch["image_grid_thw"])
+        return Pixels(batch["pixel_values"], batch["image_grid_thw"], self.processor.image_processor.merge_size)
 
     async def _in_pool(self, function: Callable[[], T]) -> T:
         if self._is_closed:
@@ -265,6 +322,24 @@ class GlmEngine:
 
     # -- on the model thread ------------------------------------------------------------------------------------------
 
+    def _make_batch(self) -> ContinuousBatch[PreparedRequest, Row]:
+        self._load()
+        device, shape = self._device, kv_shape(self._model)
+        max_rows = self._options.max_batch or _MAX_ROWS.get(device.type, 8)
+        memory = memory_bytes(device)
+        cache_bytes = self._options.cache_bytes
+        if cache_bytes is None:
+            cache_bytes = int(memory * _CACHE_SHARE.get(device.type, 1 / 16))
+        limits = BatchLimits(
+            max_rows=max_rows,
+            max_tokens=int(memory * _BATCH_SHARE.get(device.type, 1 / 4)) // shape.bytes_per_token,
+            prefill_tokens=_PREFILL_TOKENS.get(device.type, 128),
+        )
+        log.info("%s; prefix cache of %d MB", limits, cache_bytes // 2**20)
+        cache = PrefixCache(cache_bytes, HostStore.beside(device, cache_bytes))
+        self._runner = GlmRunner(self._model, self.make_answer, cache, max_rows, self._adapters)
+        return ContinuousBatch(self._runner, limits)
+
     def _load(self) -> None:
         options = self._options
         self.processor = load_processor(options.model)
@@ -272,140 +347,44 @@ class GlmEngine:
         # The decoding copy is never reconfigured, so it needs no lock.
         self._detokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._token_bytes = TokenBytes(self._detokenizer)
-        size = self.processor.image_processor.size
-        # The unit is pixels of two frames, since a still picture is a film of two equal frames here.
-        self._image_size = {
-            "shortest_edge": size["shortest_edge"],
-            "longest_edge": min(2 * PIXEL_BUDGET, size["longest_edge"]),
-        }
+        self._image_size = _image_size(options.pixel_budget or PIXEL_BUDGET, self.processor.image_processor.size)
         self._device = resolve_device(options.device)
         dtype = resolve_dtype(options.dtype, self._device)
         self._model, attention = load_model(
             options.model, self._device, dtype, options.attn_implementation, options.quantization
         )
+        self._adapters = load_adapters(self._model, options.model, options.adapters, self._device, dtype)
         self._health = {"device": str(self._device), "dtype": str(dtype), "attn_implementation": attention}
         log.info("glm loaded from %s: %s", options.model, self._health)
+        self._scope = CacheScope(
+            caller="",
+            model=options.model,
+            dtype=f"{dtype}/{options.quantization}/{attention}",
+            preprocess=f"{_PREPROCESS_VERSION}/pil/{self._image_size['longest_edge'] // 2}",
+        )
         stop_ids = _as_list(self._model.config.get_text_config().eos_token_id)
         stop_ids += _as_list(self._model.generation_config.eos_token_id)
         self._stop_ids = frozenset(stop_ids)
+        num_logits = self._model.config.get_text_config().vocab_size
+        self._compiler = GrammarCompiler(tokenizer, num_logits, self._stop_ids)
         self._info = replace(self._info, context_tokens=self._model.config.get_text_config().max_position_embeddings)
 
-    def make_parser(self, stop: tuple[str, ...] = ()) -> AnswerParser:
+    def make_parser(self, stop: tuple[str, ...] = (), picture_sizes: Sequence[tuple[int, int]] = ()) -> AnswerParser:
         """Make the parser for one answer; ids are resolved by name, since every checkpoint numbers them its own way."""
         to_id = self.processor.tokenizer.convert_tokens_to_ids
-        splitter = ReasoningSplitter(
-            to_id("<think>"), to_id("</think>"), {to_id("<|begin_of_box|>"), to_id("<|end_of_box|>")}
-        )
-        return AnswerParser(splitter, lambda: StreamDetokenizer(self._detokenizer), stop)
+        box_ids = to_id(BOX_START), to_id(BOX_END)
 
-    def _generate(
-        self,
-        plan: Plan,
-        pixels: Pixels | None,
-        request: GenerationRequest,
-        emit: Emit,
-        is_cancelled: IsCancelled,
-    ) -> None:
-        parser = self.make_parser(request.sampling.stop)
-        finish_reason: FinishReason = "length"
-        num_generated = 0
-        # Log probabilities of the answer's tokens since the last delta: neither of the thinking nor of any mark.
-        logprobs: list[TokenLogprob] = []
-        try:
-            for pick in self.decode(plan, pixels, request.sampling):
-                if is_cancelled():
-                    return
-                num_generated += 1
-                if pick.token_id in self._stop_ids:
-                    finish_reason = "stop"
-                    break
-                delta = parser.push(pick.token_id)
-                if parser.channel == "text" and pick.logprob is not None:
-                    logprobs.append(self._to_logprob(pick, pick.logprob))
-                if delta is not None:
-                    emit(replace(delta, logprobs=tuple(logprobs)))
-                    logprobs.clear()
-                if parser.is_stopped:
-                    finish_reason = "stop"
-                    break
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise GenerationFailedError("the engine ran out of memory on this request") from error
-        if (rest := parser.finish()) is not None or logprobs:
-            emit(replace(rest or Delta(), logprobs=tuple(logprobs)))
-        usage = Usage(
-            prompt_tokens=len(plan.input_ids),
-            image_tokens=plan.num_image_tokens,
-            completion_tokens=num_generated,
-            reasoning_tokens=parser.num_reasoning_tokens,
-        )
-        emit(Delta(finish_reason=finish_reason, usage=usage))
+        def make_detokenizer() -> StreamDetokenizer:
+            return StreamDetokenizer(self._detokenizer)
 
-    def _to_logprob(self, pick: Pick, logprob: float) -> TokenLogprob:
-        others = [(self._token_bytes.of(id_), value) for id_, value in pick.top]
-        data = self._token_bytes.of(pick.token_id)
-        return TokenLogprob(
-            data.decode("utf-8", "replace"),
-            logprob,
-            data,
-            top=tuple(Alternative(other.decode("utf-8", "replace"), value, other) for other, value in others),
-        )
+        boxes = BoxMarks(*box_ids, BoxReader(lambda: picture_sizes), make_detokenizer)
+        splitter = ReasoningSplitter(to_id("<think>"), to_id("</think>"), box_ids)
+        return AnswerParser(splitter, make_detokenizer, stop, boxes)
 
-    @torch.inference_mode()
-    def decode(self, plan: Plan, pixels: Pixels | None, sampling: SamplingParams) -> Iterator[Pick]:
-        """Prefill a prompt, then yield one token after another, stop ids included, up to ``plan.max_tokens``.
-
-        Positions are always passed in: left alone, the model would use the ``rope_deltas`` that the request before
-        this one left on it, and answer wrongly without an error.
-
-        Raises:
-            GenerationFailedError: if the model's numbers overflow.
-        """
-        sampler = Sampler(sampling)
-        cache = DynamicCache(config=self._model.config.get_text_config())
-        logits, position = self.prefill(plan.input_ids, pixels, cache)
-        for step in range(plan.max_tokens):
-            pick = sampler.choose(logits)
-            yield pick
-            if step + 1 == plan.max_tokens:
-                return
-            output = self._model(
-                input_ids=torch.tensor([[pick.token_id]], device=self._device),
-                position_ids=torch.full((3, 1, 1), position + step, device=self._device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits = output.logits[0, -1]  # (V,)
-
-    @torch.inference_mode()
-    def prefill(self, input_ids: list[int], pixels: Pixels | None, cache: DynamicCache) -> tuple[torch.Tensor, int]:
-        """Run a whole prompt through the model.
-
-        Args:
-            input_ids: S ids.
-            pixels: the prompt's pictures, None without any.
-            cache: empty; holds the prompt's keys and values afterwards.
-
-        Returns:
-            (V,) logits of the last position, and the position of the first generated token: S plus the prompt's rope
-            delta, since a picture takes fewer positions than it has rows.
-        """
-        self._model.model.rope_deltas = None
-        ids = torch.tensor([input_ids], device=self._device)  # (1, S)
-        types = torch.tensor(self.processor.create_mm_token_type_ids([input_ids]), device=self._device)  # (1, S)
-        grid = pixels.image_grid_thw.to(self._device) if pixels else None
-        position_ids, delta = self._model.model.get_rope_index(ids, types, image_grid_thw=grid)  # (3, 1, S), (1, 1)
-        output = self._model(
-            input_ids=ids,
-            position_ids=position_ids,
-            mm_token_type_ids=types,
-            pixel_values=pixels.pixel_values.to(self._device) if pixels else None,
-            image_grid_thw=grid,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[0, -1], len(input_ids) + int(delta)
+    def make_answer(self, job: PreparedRequest) -> Answer:
+        """Make what turns one request's tokens into deltas."""
+        parser = self.make_parser(job.sampling.stop, job.picture_sizes)
+        return Answer(parser, self._token_bytes, self._stop_ids, job.max_tokens)
 
 
 def _describe(model: str) -> EngineInfo:
@@ -425,19 +404,38 @@ def _read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
 
+def _image_size(pixel_budget: int, size: Mapping[str, int]) -> dict[str, int]:
+    """Lower the processor's bounds to a budget; its unit is pixels of two frames, as if a picture were a short film.
+
+    Raises:
+        ValueError: if that leaves less than the smallest picture has.
+    """
+    if 2 * pixel_budget < size["shortest_edge"]:
+        raise ValueError(f"a pixel budget of {pixel_budget} is below the {size['shortest_edge'] // 2} that are needed")
+    return {"shortest_edge": size["shortest_edge"], "longest_edge": min(2 * pixel_budget, size["longest_edge"])}
+
+
 def _as_list(ids: int | list[int] | None) -> list[int]:
     if ids is None:
         return []
     return [ids] if isinstance(ids, int) else list(ids)
 
 
-def _warm_up_requests() -> list[GenerationRequest]:
-    """One text and one picture question: the first forward of a process costs several times a later one."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (336, 336), "gray").save(buffer, "PNG")
-    picture = ImagePart(data=buffer.getvalue(), media_type="image/png", sha256="")
-    sampling = SamplingParams(max_tokens=2)
-    return [
-        GenerationRequest((Message("user", parts),), sampling, request_id="warm-up")
-        for parts in ((TextPart("Hi"),), (picture, TextPart("Hi")))
-    ]
+def _warm_up_requests(sides_px: Sequence[int], max_rows: int) -> Iterator[list[GenerationRequest]]:
+    """Make groups of requests: each kind of prefill alone, a grammar, and decode steps of one row, two, and so on."""
+
+    def ask(*parts: TextPart | ImagePart, json_schema: str | None = None) -> GenerationRequest:
+        sampling = SamplingParams(max_tokens=4, json_schema=json_schema)
+        return GenerationRequest((Message("user", parts),), sampling, request_id="warm-up")
+
+    yield [ask(TextPart("Hi"))]
+    # A grammar's first mask is the slowest: what the compiler puts off is done then.
+    yield [ask(TextPart("Hi"), json_schema=ANY_OBJECT)]
+    for side in sides_px:
+        buffer = io.BytesIO()
+        Image.new("RGB", (side, side), "gray").save(buffer, "PNG")
+        yield [ask(ImagePart(buffer.getvalue(), "image/png", sha256=""), TextPart("Hi"))]
+    num_rows = 2
+    while num_rows <= max_rows:
+        yield [ask(TextPart(f"Hi {row}")) for row in range(num_rows)]
+        num_rows *= 2

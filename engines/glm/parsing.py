@@ -1,4 +1,4 @@
-"""From token ids to what the caller sees: reasoning apart from the answer, box marks gone, stop strings honoured.
+"""From token ids to what the caller sees: reasoning apart from the answer, boxes read, stop strings honoured.
 
 In: one generated id after another. Out: `Delta`s whose texts, joined, are exactly the decoded answer and reasoning.
 Pure apart from the tokenizer that is handed in.
@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from engines.base import Delta
+from engines.base import Box, Delta
+from engines.boxes import BoxReader
 from engines.sampling import StopStrings
 
 Channel = Literal["text", "reasoning"]
@@ -109,6 +110,50 @@ class ReasoningSplitter:
         return None if token_id in self._hidden_ids else self.channel
 
 
+class BoxMarks:
+    """Finds what stands between the two box marks of an answer, by id, and has it read.
+
+    Only marks make a box: four numbers in brackets are a list, a range or a row of a table as well. Text between marks
+    that holds no coordinates is a short answer, and nothing is lost but the marks. Boxes in the reasoning are thoughts.
+
+    Args:
+        start_id: id of ``<|begin_of_box|>``.
+        end_id: id of ``<|end_of_box|>``.
+        reader: of this answer.
+        make_detokenizer: a fresh detokenizer for every pair of marks: what the caller sees of the text may be held
+            back, trimmed or cut at a stop string.
+    """
+
+    def __init__(
+        self, start_id: int, end_id: int, reader: BoxReader, make_detokenizer: Callable[[], Detokenizer]
+    ) -> None:
+        self._start_id = start_id
+        self._end_id = end_id
+        self._reader = reader
+        self._make_detokenizer = make_detokenizer
+        self._marked: list[int] | None = None
+
+    def push(self, token_id: int) -> None:
+        """Take an id of the answer."""
+        if self._marked is not None:
+            self._marked.append(token_id)
+
+    def push_mark(self, token_id: int) -> tuple[Box, ...]:
+        """Take an id that nobody sees; return the boxes that it completes."""
+        if token_id == self._start_id:
+            self._marked = []
+        elif token_id == self._end_id and self._marked is not None:
+            detokenizer = self._make_detokenizer()
+            marked = "".join(map(detokenizer.push, self._marked)) + detokenizer.flush()
+            self._marked = None
+            return self._reader.read(marked)
+        return ()
+
+    def say(self, text: str) -> None:
+        """Take note of a piece of the answer: it may name the picture that the next box is in."""
+        self._reader.say(text)
+
+
 class AnswerParser:
     """Everything between a generated id and a `Delta`.
 
@@ -118,18 +163,26 @@ class AnswerParser:
         splitter: routes ids.
         make_detokenizer: a fresh detokenizer; the answer and the reasoning get one each.
         stop: stop strings of the answer; the reasoning is not searched.
+        boxes: reads what stands between box marks; None leaves boxes unread.
 
     Attributes:
         channel: where the last id belonged; None for a mark that nobody sees.
+        num_answer_chars: characters of the answer so far, those that a stop string holds back or swallows included.
     """
 
     def __init__(
-        self, splitter: ReasoningSplitter, make_detokenizer: Callable[[], Detokenizer], stop: Sequence[str] = ()
+        self,
+        splitter: ReasoningSplitter,
+        make_detokenizer: Callable[[], Detokenizer],
+        stop: Sequence[str] = (),
+        boxes: BoxMarks | None = None,
     ) -> None:
         self._splitter = splitter
+        self._boxes = boxes
         self._detokenizers: dict[Channel, Detokenizer] = {"text": make_detokenizer(), "reasoning": make_detokenizer()}
         self._stops = StopStrings(tuple(stop))
         self.channel: Channel | None = None
+        self.num_answer_chars = 0
         self._skips_newlines: dict[Channel, bool] = {"text": False, "reasoning": True}
 
     @property
@@ -148,18 +201,27 @@ class AnswerParser:
         if channel is None:
             if self._splitter.channel == "reasoning":
                 self._skips_newlines["text"] = True
-            return None
+                return None
+            boxes = self._boxes.push_mark(token_id) if self._boxes is not None else ()
+            return Delta(boxes=boxes) if boxes else None
+        if self._boxes is not None and channel == "text":
+            self._boxes.push(token_id)
         return self._to_delta(channel, self._detokenizers[channel].push(token_id))
 
     def finish(self) -> Delta | None:
         """Return everything held back at the end of the generation."""
         reasoning = self._trim("reasoning", self._detokenizers["reasoning"].flush())
-        text = self._stops.push(self._trim("text", self._detokenizers["text"].flush())) + self._stops.finish()
+        text = self._trim("text", self._detokenizers["text"].flush())
+        self.num_answer_chars += len(text)
+        text = self._stops.push(text) + self._stops.finish()
         return Delta(text=text, reasoning=reasoning) if text or reasoning else None
 
     def _to_delta(self, channel: Channel, text: str) -> Delta | None:
         text = self._trim(channel, text)
         if channel == "text":
+            if self._boxes is not None:
+                self._boxes.say(text)
+            self.num_answer_chars += len(text)
             text = self._stops.push(text)
             return Delta(text=text) if text else None
         return Delta(reasoning=text) if text else None

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, Glm46VProcessor
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 
 class GlmImageTextProcessor(Glm46VProcessor):
@@ -39,6 +40,12 @@ class GlmImageTextProcessor(Glm46VProcessor):
         count = self._get_num_multimodal_tokens(image_sizes=[(height, width)], size=size)  # type: ignore[no-untyped-call]
         return int(count["num_image_tokens"][0])
 
+    @property
+    def bytes_per_image_token(self) -> int:
+        """Memory of the float32 patches that become one row of the model's sequence."""
+        images = self.image_processor
+        return int(4 * 3 * images.temporal_patch_size * (images.merge_size * images.patch_size) ** 2)
+
 
 def load_processor(model: str) -> GlmImageTextProcessor:
     """Load tokenizer, chat template and image processor of a checkpoint.
@@ -47,5 +54,10 @@ def load_processor(model: str) -> GlmImageTextProcessor:
         OSError: if the folder or hub id has no such files.
     """
     tokenizer = AutoTokenizer.from_pretrained(model)
+    # Left alone, sanitising knows the special tokens and those that the template spells out; a caller could still type
+    # the box marks, which are neither.
+    tokenizer.chat_control_tokens = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    # The engine refuses what is too long and says by how much; the library would warn of the same prompts, once.
+    tokenizer.model_max_length = VERY_LARGE_INTEGER
     image_processor = Glm46VImageProcessorPil.from_pretrained(model)
     return GlmImageTextProcessor(image_processor, tokenizer, chat_template=tokenizer.chat_template)

@@ -22,6 +22,9 @@ def to_conversation(messages: Sequence[Message], *, enable_thinking: bool) -> li
     encoded as plain text and the template would no longer recognise them: the reasoning of earlier answers is dropped,
     and a ``/nothink`` that a caller typed is not doubled.
 
+    Neighbouring texts are joined here, too: the template writes parts with nothing between them, and a control token in
+    two halves would only become one after its text was searched for control tokens.
+
     Args:
         messages: the conversation, oldest first.
         enable_thinking: with False, the template itself ends every user turn in ``/nothink``.
@@ -31,7 +34,7 @@ def to_conversation(messages: Sequence[Message], *, enable_thinking: bool) -> li
     """
     conversation = []
     for message in messages:
-        parts = [_to_part(part) for part in message.parts]
+        parts = _joined([_to_part(part) for part in message.parts])
         if message.role == "assistant":
             parts = _without_reasoning(parts)
         elif message.role == "user" and not enable_thinking and parts and parts[-1]["type"] == "text":
@@ -49,10 +52,22 @@ def _to_part(part: TextPart | ImagePart) -> dict[str, Any]:
     return {"type": "text", "text": part.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")}
 
 
+def _joined(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Make one part of neighbouring texts."""
+    joined: list[dict[str, Any]] = []
+    for part in parts:
+        if part["type"] == "text" and joined and joined[-1]["type"] == "text":
+            joined[-1]["text"] += part["text"]
+        else:
+            joined.append(part)
+    return joined
+
+
 def _without_reasoning(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep what an earlier answer said after it had thought."""
+    """Keep what an earlier answer said after it had thought; and every picture, since each of them needs its place."""
     for index in range(len(parts) - 1, -1, -1):
         if parts[index]["type"] == "text" and _THINK_END in parts[index]["text"]:
             answer = parts[index]["text"].rpartition(_THINK_END)[2].lstrip("\n")
-            return [{"type": "text", "text": answer}, *parts[index + 1 :]]
+            pictures = [part for part in parts[:index] if part["type"] == "image"]
+            return [*pictures, {"type": "text", "text": answer}, *parts[index + 1 :]]
     return parts

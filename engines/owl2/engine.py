@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-import os
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -37,7 +36,9 @@ from engines.base import (
     generate,
 )
 from engines.batching import BatchLimits, ContinuousBatch, Scheduler
+from engines.host_store import HostStore
 from engines.images import decode_image
+from engines.kv_cache import memory_bytes
 from engines.owl2.config import IMAGE_TOKEN_ID, MPLUGOwl2Config
 from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.processor import MPLUGOwl2Processor
@@ -163,7 +164,7 @@ class Owl2Engine:
         loaded = self._load()
         device, shape = loaded.model.device, kv_shape(loaded.model)
         max_rows = self._options.max_batch or _MAX_ROWS.get(device.type, 8)
-        memory = _memory_bytes(device)
+        memory = memory_bytes(device)
         cache_bytes = self._options.cache_bytes
         if cache_bytes is None:
             cache_bytes = int(memory * _CACHE_SHARE.get(device.type, 0))
@@ -173,7 +174,8 @@ class Owl2Engine:
             prefill_tokens=_PREFILL_TOKENS.get(device.type, 128),
         )
         log.info("%s; prefix cache of %d MB", limits, cache_bytes // 2**20)
-        tokenizer, cache = loaded.processor.tokenizer, PrefixCache(cache_bytes)
+        tokenizer = loaded.processor.tokenizer
+        cache = PrefixCache(cache_bytes, HostStore.beside(device, cache_bytes))
         self._runner = Owl2Runner(loaded.model, tokenizer, loaded.eos_token_ids, cache, max_rows)
         self._loaded = loaded
         return ContinuousBatch(self._runner, limits)
@@ -230,6 +232,11 @@ def prepare(loaded: LoadedCheckpoint, request: GenerationRequest) -> PreparedReq
         )
     if not request.messages or request.messages[-1].role != "user":
         raise InvalidRequestError("the last message must be the user's", param="messages")
+    if request.sampling.json_schema is not None:
+        raise InvalidRequestError(
+            "mplug-owl2 cannot hold its answers to a JSON Schema: leave 'response_format' out, or ask glm-4.6v-flash",
+            param="response_format",
+        )
     prompt = render(request.messages)
     ids = loaded.processor.tokenizer.encode_prompt(prompt)
     num_image_rows = loaded.model.config.num_image_rows
@@ -239,14 +246,6 @@ def prepare(loaded: LoadedCheckpoint, request: GenerationRequest) -> PreparedReq
     pixel_values = loaded.processor.pixel_values(images) if images else None
     scope = replace(loaded.scope, caller=request.caller)
     return PreparedRequest.make(ids, pixel_values, num_image_rows, max_tokens, request.sampling, scope)
-
-
-def _memory_bytes(device: torch.device) -> int:
-    """Memory that the batch and the caches may have a share of, with the weights loaded."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_fit(config: MPLUGOwl2Config, processor: MPLUGOwl2Processor) -> None:

@@ -5,9 +5,8 @@ In: prepared requests, from the scheduler. Out: deltas. Runs on the model thread
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engines.base import Delta, SamplingParams, Usage
-from engines.kv_cache import KVBatch, KVPrompt, KVShape, KVStep
+from engines.kv_cache import KVBatch, KVPrompt, KVShape, KVStep, memory_errors
 from engines.owl2.config import IMAGE_TOKEN_ID
 from engines.owl2.decoding import Answer
 from engines.owl2.language import ModalityRouting, rotary_tables
@@ -158,7 +157,7 @@ class Owl2Runner:
     @torch.inference_mode()
     def prefill(self, row: Row, max_tokens: int) -> tuple[int, bool]:
         """Encode one picture, or read some more of the prompt."""
-        with _as_memory_errors():
+        with memory_errors():
             if row.prompt is None:
                 row.prompt, row.num_cached = self._begin_prompt(row.job)
             prompt, start = row.prompt, row.prompt.num_done
@@ -169,11 +168,12 @@ class Owl2Runner:
             if stop == prompt.num_tokens:
                 (pick,) = pick_tokens(self._model.lm_head(hidden_states[:, -1]), [row.sampler])
                 pick.check()
+                # Before the row is ready: if memory ends here, the prompt's last piece is read again.
+                self.cache.put_prefix(row.job.scope, row.job.sequence, prompt.layers)
                 row.place = self._batch.join(prompt, row.job.max_length)
                 self._places.append(row)
                 self._take(row, pick)
                 row.prompt = None
-                self.cache.put_prefix(row.job.scope, row.job.sequence, prompt.layers)
             prompt.advance(stop - start)
         return stop - start, row.place is not None
 
@@ -181,7 +181,7 @@ class Owl2Runner:
     def decode(self, rows: Sequence[Row]) -> list[BaseException | None]:
         """Choose the next token of every row: one forward, one transfer from the device."""
         in_place = sorted(rows, key=_place)  # so that the whole batch is read where it lies
-        with _as_memory_errors():
+        with memory_errors():
             logits, step = self.decode_logits(in_place)
             picks = pick_tokens(logits, [row.sampler for row in in_place])
         step.advance()
@@ -323,16 +323,3 @@ def kv_shape(model: MPLUGOwl2ForConditionalGeneration) -> KVShape:
     """Describe the keys and values of a model."""
     config = model.config
     return KVShape(config.num_hidden_layers, config.num_attention_heads, config.head_dim, model.dtype, model.device)
-
-
-@contextmanager
-def _as_memory_errors() -> Iterator[None]:
-    """Raise what torch says about a lack of memory as `MemoryError`."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(str(error)) from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error):
-            raise MemoryError(str(error)) from error
-        raise

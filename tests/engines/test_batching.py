@@ -1,207 +1,34 @@
+"""engines.batching: calls on the model's thread, and a budget that requests share."""
+
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from engines.base import (
-    Delta,
-    EngineOverloadedError,
-    EngineUnavailableError,
-    GenerationFailedError,
-    InvalidImageError,
-)
-from engines.batching import Emit, IsCancelled, ModelThread, Work
+from engines.base import EngineUnavailableError
+from engines.batching import FairBudget, Scheduler
 
 
 @pytest.fixture
-async def thread() -> AsyncIterator[ModelThread]:
-    thread = ModelThread("test-model", max_queue=2)
+async def thread() -> AsyncIterator[Scheduler[Any, Any]]:
+    thread: Scheduler[Any, Any] = Scheduler("test-model", max_queue=2)
     yield thread
     await thread.aclose()
 
 
-class Gate:
-    """Work that says when it runs and goes on only when it is let."""
-
-    def __init__(self, text: str = "done") -> None:
-        self.text = text
-        self.started = threading.Event()
-        self.go = threading.Event()
-        self.was_cancelled = threading.Event()
-
-    def __call__(self, emit: Emit, is_cancelled: IsCancelled) -> None:
-        self.started.set()
-        for _ in range(10_000):  # bounded, so that a broken cancellation fails a test instead of hanging it
-            if self.go.wait(0.001):
-                break
-            if is_cancelled():
-                self.was_cancelled.set()
-                return
-        emit(Delta(text=self.text))
-
-    async def wait_started(self) -> None:
-        assert await asyncio.to_thread(self.started.wait, 10)
-
-
-async def collect(stream: AsyncGenerator[Delta, None]) -> str:
-    async with aclosing(stream) as deltas:
-        return "".join([delta.text async for delta in deltas])
-
-
-def saying(*texts: str) -> Work:
-    def work(emit: Emit, _is_cancelled: IsCancelled) -> None:
-        for text in texts:
-            emit(Delta(text=text))
-
-    return work
-
-
-async def test_deltas_arrive_in_the_order_in_which_they_were_emitted(thread: ModelThread) -> None:
-    assert await collect(thread.stream(saying("a", "b", "c"))) == "abc"
-
-
-async def test_requests_run_one_at_a_time_in_the_order_of_arrival(thread: ModelThread) -> None:
-    # Given a running request and two in line
-    order: list[str] = []
-    gate = Gate()
-
-    def noting(name: str) -> Work:
-        def work(emit: Emit, _is_cancelled: IsCancelled) -> None:
-            order.append(name)
-            emit(Delta(text=name))
-
-        return work
-
-    running = asyncio.create_task(collect(thread.stream(gate)))
-    await gate.wait_started()
-    second = asyncio.create_task(collect(thread.stream(noting("second"))))
-    await asyncio.sleep(0)
-    third = asyncio.create_task(collect(thread.stream(noting("third"))))
-    await asyncio.sleep(0)
-
-    # When the first is done
-    assert order == []
-    gate.go.set()
-
-    # Then the others follow in order
-    assert await asyncio.gather(running, second, third) == ["done", "second", "third"]
-    assert order == ["second", "third"]
-
-
-async def test_all_work_runs_on_one_and_the_same_thread(thread: ModelThread) -> None:
+async def test_all_calls_run_on_one_and_the_same_thread(thread: Scheduler[Any, Any]) -> None:
     names = [await thread.call(lambda: threading.current_thread().name) for _ in range(3)]
 
     assert names == ["test-model"] * 3
 
 
-async def test_one_request_more_than_may_wait_is_refused_and_the_others_are_served(thread: ModelThread) -> None:
-    # Given one running and two waiting, which is the limit
-    gate = Gate()
-    tasks = [asyncio.create_task(collect(thread.stream(gate)))]
-    await gate.wait_started()
-    tasks += [asyncio.create_task(collect(thread.stream(saying("ok")))) for _ in range(2)]
-    await asyncio.sleep(0)
-    assert thread.num_waiting == 2
-
-    # When another one comes
-    with pytest.raises(EngineOverloadedError):
-        await collect(thread.stream(saying("too many")))
-
-    # Then those before it are not disturbed
-    gate.go.set()
-    assert await asyncio.gather(*tasks) == ["done", "ok", "ok"]
-    assert thread.num_waiting == 0
-
-
-async def test_a_waiting_request_whose_caller_left_frees_its_place_at_once_and_never_runs(thread: ModelThread) -> None:
-    # Given a full line behind a running request
-    gate = Gate()
-    running = asyncio.create_task(collect(thread.stream(gate)))
-    await gate.wait_started()
-    unwanted = [Gate(), Gate()]
-    leaving = [asyncio.create_task(collect(thread.stream(work))) for work in unwanted]
-    await asyncio.sleep(0)
-
-    # When both waiting callers leave
-    for task in leaving:
-        task.cancel()
-    await asyncio.gather(*leaving, return_exceptions=True)
-
-    # Then there is room again, although the thread has not come to them yet
-    assert thread.num_waiting == 0
-    served = asyncio.create_task(collect(thread.stream(saying("served"))))
-    gate.go.set()
-    assert await asyncio.gather(running, served) == ["done", "served"]
-    assert not any(work.started.is_set() for work in unwanted)
-
-
-async def test_closing_a_running_stream_cancels_the_work_and_frees_the_thread(thread: ModelThread) -> None:
-    # Given a stream whose work has emitted something and goes on
-    gate = Gate()
-
-    def work(emit: Emit, is_cancelled: IsCancelled) -> None:
-        emit(Delta(text="first"))
-        gate(emit, is_cancelled)
-
-    stream = thread.stream(work)
-    assert (await anext(stream)).text == "first"
-
-    # When the caller closes it
-    await stream.aclose()
-
-    # Then the work is told, and the next request runs
-    assert await asyncio.to_thread(gate.was_cancelled.wait, 10)
-    assert await collect(thread.stream(saying("next"))) == "next"
-
-
-async def test_cancelling_the_task_that_waits_for_a_delta_cancels_the_work(thread: ModelThread) -> None:
-    gate = Gate()
-    task = asyncio.create_task(collect(thread.stream(gate)))
-    await gate.wait_started()
-
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    assert await asyncio.to_thread(gate.was_cancelled.wait, 10)
-
-
-async def test_an_engine_error_reaches_the_caller_as_it_is_and_the_thread_lives_on(thread: ModelThread) -> None:
-    # Given work that emits, then refuses
-    def work(emit: Emit, _is_cancelled: IsCancelled) -> None:
-        emit(Delta(text="before"))
-        raise InvalidImageError("no picture", code="image_parse_error")
-
-    stream = thread.stream(work)
-    assert (await anext(stream)).text == "before"
-    with pytest.raises(InvalidImageError) as caught:
-        await anext(stream)
-
-    assert caught.value.code == "image_parse_error"
-    assert await collect(thread.stream(saying("alive"))) == "alive"
-
-
-@pytest.mark.parametrize("error", [RuntimeError("secret detail"), SystemExit(1)])
-async def test_any_other_error_becomes_a_failed_generation_that_names_only_its_kind(
-    thread: ModelThread, error: BaseException, caplog: pytest.LogCaptureFixture
-) -> None:
-    def work(_emit: Emit, _is_cancelled: IsCancelled) -> None:
-        raise error
-
-    with pytest.raises(GenerationFailedError) as caught:
-        await collect(thread.stream(work))
-
-    assert type(error).__name__ in caught.value.message
-    assert "secret detail" not in caught.value.message
-    assert "generation failed" in caplog.text
-    assert await collect(thread.stream(saying("alive"))) == "alive"
-
-
-async def test_a_call_returns_the_result_or_raises_what_the_function_raised(thread: ModelThread) -> None:
+async def test_a_call_returns_the_result_or_raises_what_the_function_raised(thread: Scheduler[Any, Any]) -> None:
     def fail() -> None:
         raise OSError("no such checkpoint")
 
@@ -211,33 +38,183 @@ async def test_a_call_returns_the_result_or_raises_what_the_function_raised(thre
     assert await thread.call(lambda: None) is None
 
 
-async def test_shutting_down_cancels_the_running_request_and_refuses_the_waiting_ones() -> None:
-    # Given one running, one waiting stream and one waiting call
-    thread = ModelThread("closing", max_queue=4)
-    gate = Gate()
-    running = asyncio.create_task(collect(thread.stream(gate)))
-    await gate.wait_started()
-    waiting = asyncio.create_task(collect(thread.stream(saying("never"))))
-    calling = asyncio.create_task(thread.call(lambda: "never"))
+async def test_a_call_whose_caller_left_never_runs(thread: Scheduler[Any, Any]) -> None:
+    # Given a call behind one that takes its time
+    go, ran = threading.Event(), threading.Event()
+    first = asyncio.create_task(thread.call(lambda: go.wait(10)))
+    second = asyncio.create_task(thread.call(ran.set))
+    await asyncio.sleep(0)
+
+    # When its caller leaves before its turn
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    go.set()
+
+    # Then the thread goes on without it
+    assert await first
+    assert await thread.call(lambda: "next") == "next"
+    assert not ran.is_set()
+
+
+async def test_shutting_down_refuses_the_calls_in_line_and_closing_again_is_harmless() -> None:
+    # Given a running call and a waiting one
+    thread: Scheduler[Any, Any] = Scheduler("closing", max_queue=1)
+    started, go = threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        started.set()
+        return go.wait(10)
+
+    running = asyncio.create_task(thread.call(hold))
+    assert await asyncio.to_thread(started.wait, 10)
+    waiting = asyncio.create_task(thread.call(lambda: "never"))
     await asyncio.sleep(0)
 
     # When the thread closes
-    await thread.aclose()
+    closing = asyncio.create_task(thread.aclose())
+    await asyncio.sleep(0)
+    go.set()
+    await closing
 
-    # Then nothing hangs: the running work saw it, the others are told
-    assert gate.was_cancelled.is_set()
-    assert await running == ""
-    for refused in (waiting, calling):
-        with pytest.raises(EngineUnavailableError):
-            await refused
-
-
-async def test_after_shutdown_every_use_is_refused_and_closing_again_is_harmless() -> None:
-    thread = ModelThread("closed", max_queue=1)
-    await thread.aclose()
-
+    # Then the running one ends, and the waiting and the late ones are told
+    assert await running
     with pytest.raises(EngineUnavailableError):
-        await collect(thread.stream(saying("late")))
+        await waiting
     with pytest.raises(EngineUnavailableError):
         await thread.call(lambda: "late")
     await thread.aclose()
+
+
+class Holder:
+    """Holds a part of a budget until it is let go."""
+
+    def __init__(self, budget: FairBudget, amount: int, caller: str = "") -> None:
+        self.has_it = False
+        self.amount = amount
+        self._go = asyncio.Event()
+        self._task = asyncio.create_task(self._hold(budget, caller))
+
+    async def _hold(self, budget: FairBudget, caller: str) -> None:
+        async with budget.hold(self.amount, caller):
+            self.has_it = True
+            await self._go.wait()
+        self.has_it = False
+
+    async def let_go(self) -> None:
+        self._go.set()
+        await settle()
+
+    async def cancel(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self.has_it = False
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_parts_are_held_side_by_side_while_they_fit() -> None:
+    budget = FairBudget(10)
+    first, second, third = [Holder(budget, amount) for amount in (4, 6, 1)]
+    await settle()
+    assert (first.has_it, second.has_it, third.has_it) == (True, True, False)
+    assert budget.num_held == 10
+
+    await first.let_go()
+
+    assert third.has_it
+    assert budget.num_held == 7
+    await second.let_go()
+    await third.let_go()
+    assert budget.num_held == 0
+
+
+async def test_more_than_there_is_is_held_alone() -> None:
+    budget = FairBudget(10)
+    small, huge, behind = Holder(budget, 1), Holder(budget, 100), Holder(budget, 1)
+    await settle()
+    assert (small.has_it, huge.has_it, behind.has_it) == (True, False, False)
+
+    await small.let_go()
+    assert (huge.has_it, behind.has_it) == (True, False)
+    await huge.let_go()
+    assert behind.has_it
+    await behind.let_go()
+
+
+async def test_turns_go_round_over_callers_and_by_arrival_within_one() -> None:
+    # Given a caller with one part, who wants two more, and another who comes later
+    budget = FairBudget(1)
+    holders = {name: Holder(budget, 1, name[0]) for name in ("a1", "a2", "a3", "b1")}
+    await settle()
+
+    # When each lets go when it was its turn
+    order = []
+    while holders:
+        (name,) = [name for name, holder in holders.items() if holder.has_it]
+        order.append(name)
+        await holders.pop(name).let_go()
+
+    assert order == ["a1", "a2", "b1", "a3"]
+
+
+async def test_an_error_while_holding_gives_the_part_back() -> None:
+    budget = FairBudget(1)
+    with pytest.raises(ZeroDivisionError):
+        async with budget.hold(1):
+            raise ZeroDivisionError
+
+    assert budget.num_held == 0
+
+
+async def test_who_is_cancelled_in_the_moment_of_its_turn_gives_the_part_back() -> None:
+    # Given a holder that has just been given its part, but has not run since
+    budget = FairBudget(1)
+    first, second, third = Holder(budget, 1), Holder(budget, 1), Holder(budget, 1)
+    await settle()
+    first._go.set()
+    await asyncio.sleep(0)
+    assert budget.num_held == 1
+    assert not second.has_it
+
+    # When it is cancelled then
+    await second.cancel()
+
+    # Then the next one has it
+    assert third.has_it
+    await third.let_go()
+    assert budget.num_held == 0
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    amounts=st.lists(st.tuples(st.integers(0, 12), st.sampled_from("abc")), min_size=1, max_size=12),
+    data=st.data(),
+)
+def test_whoever_comes_and_goes_the_budget_is_kept_and_everybody_has_a_turn(
+    amounts: list[tuple[int, str]], data: st.DataObject
+) -> None:
+    async def run() -> None:
+        budget = FairBudget(10)
+        alive: list[Holder] = []
+        for amount, caller in amounts:
+            alive.append(Holder(budget, amount, caller))
+            if data.draw(st.booleans()):
+                await settle()
+            if data.draw(st.integers(0, 3)) == 0:
+                await alive.pop(data.draw(st.integers(0, len(alive) - 1))).cancel()
+        await settle()
+        while alive:
+            held = [holder for holder in alive if holder.has_it]
+            assert held
+            assert budget.num_held == sum(holder.amount for holder in held)
+            assert budget.num_held <= 10 or sum(holder.amount > 0 for holder in held) == 1
+            holder = data.draw(st.sampled_from(held))
+            alive.remove(holder)
+            await holder.let_go()
+        assert budget.num_held == 0
+
+    asyncio.run(run())

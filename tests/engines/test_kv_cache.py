@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engines.kv_cache import KVBatch, KVPrompt, KVShape
+from engines.kv_cache import KVBatch, KVPrompt, KVShape, memory_bytes, memory_errors
 
 SHAPE = KVShape(num_layers=2, num_heads=3, head_dim=4, dtype=torch.float32, device=torch.device("cpu"))
 
@@ -120,6 +120,54 @@ def test_nothing_of_a_row_that_left_is_behind_the_one_that_takes_its_place(leavi
     keys, values = step.update(torch.ones(2, 3, 1, 4), torch.ones(2, 3, 1, 4), 0)
     assert not keys[1, :, 4:].any()
     assert not values[1, :, 4:].any()
+
+
+@pytest.mark.parametrize("first_max_length", [3, 4, 60])
+def test_what_a_row_holds_is_always_a_part_of_something_larger(first_max_length: int) -> None:
+    # Given a batch whose first row could not become long, and had room for just that
+    batch = KVBatch(SHAPE, max_rows=1)
+    batch.join(prompt_of(0, 2), first_max_length)
+    batch.leave(0)
+
+    # When a longer row takes its place and grows
+    batch.join(prompt_of(1, 2), 200)
+    for _ in range(198):
+        # Then a cache that takes over whole tensors copies at every length
+        for keys, values in batch.views(0):
+            assert keys.untyped_storage().nbytes() > keys.nbytes
+            assert values.untyped_storage().nbytes() > values.nbytes
+        step = batch.begin_step([0])
+        for layer in range(2):
+            step.update(torch.ones(1, 3, 1, 4), torch.ones(1, 3, 1, 4), layer)
+        step.advance()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+)
+def test_whatever_torch_calls_a_lack_of_memory_is_a_memory_error(error: Exception) -> None:
+    with pytest.raises(MemoryError) as caught, memory_errors():
+        raise error
+
+    assert caught.value.__cause__ is error
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shape"), memory_errors():
+        raise RuntimeError("shape mismatch")
+
+
+def test_the_memory_to_share_is_the_hosts_or_what_the_card_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (5, 9))
+
+    assert memory_bytes(torch.device("cuda:0")) == 5
+    assert memory_bytes() == memory_bytes(torch.device("cpu")) > 10**8
 
 
 def test_an_empty_batch_gives_its_memory_back_when_asked() -> None:

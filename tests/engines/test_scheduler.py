@@ -566,7 +566,7 @@ async def test_a_request_that_cannot_be_prepared_frees_its_place(scheduler: Sche
 async def test_a_call_runs_between_the_steps_of_a_running_stream(
     scheduler: Scheduler[FakeJob, FakeRow], runner: FakeRunner
 ) -> None:
-    async with aclosing(scheduler.stream(asking("endless", answer=10_000))) as stream:
+    async with aclosing(scheduler.stream(asking("endless", answer=10**9))) as stream:
         await anext(stream)
 
         assert await scheduler.call(lambda: threading.current_thread().name) == "test-model"

@@ -3,9 +3,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import AsyncIterator
+import logging
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,25 +17,29 @@ from PIL import Image
 
 from engines import base
 from engines.base import (
+    Box,
     ContextLengthError,
     Delta,
     EngineInfo,
     EngineOptions,
     EngineOverloadedError,
     EngineUnavailableError,
-    GenerationFailedError,
     GenerationRequest,
     ImagePart,
     InvalidImageError,
+    InvalidRequestError,
     Message,
     SamplingParams,
     TextPart,
     TooManyImagesError,
     Usage,
 )
+from engines.batching import FairBudget
 from engines.glm import engine as glm_engine
 from engines.glm import loading
-from engines.glm.engine import GlmEngine, Pixels, load
+from engines.glm.engine import GlmEngine, load
+from engines.glm.runner import Row
+from engines.images import picture_size
 from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, make_glm
 from engines.sampling import Pick
 
@@ -59,7 +67,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def engine(checkpoint: Path) -> AsyncIterator[GlmEngine]:
-    engine = load(EngineOptions(str(checkpoint), device="cpu", max_queue=8))
+    engine = load(EngineOptions(str(checkpoint), device="cpu", max_queue=8, max_batch=2))
     await engine.start()
     yield engine
     await engine.aclose()
@@ -69,7 +77,11 @@ async def engine(checkpoint: Path) -> AsyncIterator[GlmEngine]:
 def script(engine: GlmEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Ids that the model says next, instead of what it would say."""
     ids: list[int] = []
-    monkeypatch.setattr(engine, "decode", lambda plan, *_: map(Pick, ids[: plan.max_tokens]))
+
+    def pick(_logits: torch.Tensor, rows: Sequence[Row]) -> list[Pick]:
+        return [Pick(ids[len(row.token_ids)], logprob=0.0) for row in rows]
+
+    monkeypatch.setattr(engine._runner, "_pick", pick)
     return ids
 
 
@@ -136,31 +148,10 @@ async def test_the_same_picture_and_question_get_the_same_answer_and_another_pic
     blue = await base.generate(engine, ask(picture("blue"), "图片里有什么？"))
     again = await base.generate(engine, ask(picture("red"), "图片里有什么？"))
 
-    assert red == again
+    assert red.text == again.text
     assert red.text != blue.text
-
-
-async def test_decoding_agrees_with_transformers_generate(engine: GlmEngine) -> None:
-    # Given prompts with and without pictures, one after another on the same model
-    for request in (ask(picture(), "a ", picture("blue", (60, 200)), "b"), ask("hi"), ask(picture("green"), "c")):
-        plan = replace(engine.plan(request), max_tokens=12)
-        pixels = await engine._decode(request.images) if request.images else None
-        ours = [pick.token_id for pick in engine.decode(plan, pixels, GREEDY)]
-
-        # When the library's own loop answers the same ids
-        ids = torch.tensor([plan.input_ids])
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "mm_token_type_ids": torch.tensor(engine.processor.create_mm_token_type_ids([plan.input_ids])),
-        }
-        if pixels is not None:
-            inputs |= {"pixel_values": pixels.pixel_values, "image_grid_thw": pixels.image_grid_thw}
-        engine._model.model.rope_deltas = None
-        theirs = engine._model.generate(**inputs, do_sample=False, max_new_tokens=12)[0, ids.shape[1] :].tolist()
-
-        # Then both say the same until the stop id
-        assert ours[: len(theirs)] == theirs
+    assert red.usage.cached_tokens == 0
+    assert again.usage.cached_tokens == red.usage.prompt_tokens - 1
 
 
 async def test_control_tokens_typed_by_a_caller_are_plain_text(engine: GlmEngine) -> None:
@@ -228,50 +219,16 @@ async def test_sampling_repeats_with_a_seed_whatever_ran_before(engine: GlmEngin
     await base.generate(engine, sampled(None))
     again = await base.generate(engine, sampled(7))
 
-    assert first == again
+    assert first.text == again.text
     assert first.text != other.text
 
 
-async def test_log_probabilities_are_the_models_own_whatever_the_sampling(engine: GlmEngine) -> None:
-    # Given an answer that was sampled
-    sampling = SamplingParams(max_tokens=12, temperature=1.5, top_p=0.9, seed=3, top_logprobs=4)
-    request = ask(picture(), "hi", sampling=sampling)
-    result = await base.generate(engine, request)
-    plan = engine.plan(request)
-    pixels = await engine._decode(request.images)
-    ids = [pick.token_id for pick in engine.decode(plan, pixels, sampling)][: len(result.logprobs)]
-
-    # When the whole text is run through the model at once
-    whole = torch.tensor([plan.input_ids + ids])
-    engine._model.model.rope_deltas = None
-    with torch.inference_mode():
-        logits = engine._model(
-            input_ids=whole,
-            mm_token_type_ids=torch.tensor(engine.processor.create_mm_token_type_ids(whole.tolist())),
-            pixel_values=pixels.pixel_values,
-            image_grid_thw=pixels.image_grid_thw,
-        ).logits[0, len(plan.input_ids) - 1 : -1]
-
-    # Then every place says the same, before temperature and top_p
-    expected = logits.log_softmax(-1)
-    assert len(ids) == len(result.logprobs) > 4
-    for place, (id_, token) in enumerate(zip(ids, result.logprobs, strict=True)):
-        assert token.logprob == pytest.approx(float(expected[place, id_]), abs=1e-4)
-        assert [other.logprob for other in token.top] == pytest.approx(
-            expected[place].topk(4).values.tolist(), abs=1e-4
-        )
-        assert token.data == engine._token_bytes.of(id_)
-    assert b"".join(token.data for token in result.logprobs).decode(errors="replace") == result.text
-
-
 async def test_a_character_in_pieces_brings_the_log_probabilities_of_all_its_tokens(
-    engine: GlmEngine, monkeypatch: pytest.MonkeyPatch
+    engine: GlmEngine, script: list[int]
 ) -> None:
     # Given a model that thinks first and then says a character that its vocabulary has no token for
-    ids = ids_of(engine, "<think>no</think>a𓅓b<|user|>")
+    script += ids_of(engine, "<think>no</think>a𓅓b<|user|>")
     assert len(ids_of(engine, "𓅓")) > 1
-
-    monkeypatch.setattr(engine, "decode", lambda *_: (Pick(id_, logprob=0.0) for id_ in ids))
 
     deltas = [d async for d in engine.stream(ask("hi", sampling=SamplingParams(top_logprobs=0), enable_thinking=True))]
 
@@ -281,60 +238,103 @@ async def test_a_character_in_pieces_brings_the_log_probabilities_of_all_its_tok
     assert not any(delta.logprobs for delta in deltas if delta.reasoning)
 
 
+@pytest.mark.parametrize(
+    ("stop", "text", "tokens"),
+    [
+        ("", "ab图片cd", ["a", "b", "图片", "c", "d"]),
+        ("c", "ab图片", ["a", "b", "图片"]),
+        ("cd", "ab图片", ["a", "b", "图片"]),
+        ("b", "a", ["a"]),
+        ("片", "ab图", ["a", "b", "图片"]),
+        ("片c", "ab图", ["a", "b", "图片"]),
+    ],
+)
+async def test_a_stop_string_takes_the_log_probabilities_of_its_tokens_with_it(
+    engine: GlmEngine, script: list[int], stop: str, text: str, tokens: list[str]
+) -> None:
+    # Given a model that thinks, and says four letters, and a word between box marks
+    pieces = ["<think>", "c", "</think>", "a", "b", "<|begin_of_box|>", "图片", "<|end_of_box|>", "c", "d"]
+    script += [id_ for piece in [*pieces, "<|user|>"] for id_ in ids_of(engine, piece)]
+    assert len(script) == len(pieces) + 1
+
+    # When its answer ends, at a stop string or by itself
+    sampling = SamplingParams(top_logprobs=0, stop=(stop,))
+    result = await base.generate(engine, ask("hi", sampling=sampling, enable_thinking=True))
+
+    # Then tokens of which nothing is shown have no log probability, and no other is missing
+    assert result.text == text
+    assert [entry.token for entry in result.logprobs] == tokens
+    assert result.finish_reason == "stop"
+
+
+async def test_a_prompt_that_is_too_long_is_refused_by_us_and_not_warned_about_by_the_library(
+    engine: GlmEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+
+    with pytest.raises(ContextLengthError):
+        await base.generate(engine, ask("word " * (GLM_CONTEXT_TOKENS + 1)))
+
+    assert [record for record in caplog.records if record.name.startswith("transformers")] == []
+
+
+class Gated:
+    """Decode steps that wait until they are let; counts them."""
+
+    def __init__(self, engine: GlmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert engine._runner is not None
+        self.num_steps = 0
+        self.started = threading.Event()
+        self.go = threading.Event()
+        self._decode = engine._runner.decode
+        monkeypatch.setattr(engine._runner, "decode", self)
+
+    def __call__(self, rows: Sequence[Row]) -> list[BaseException | None]:
+        self.num_steps += 1
+        self.started.set()
+        assert self.go.wait(10)
+        return self._decode(rows)
+
+
 async def test_closing_the_stream_stops_the_model_within_one_step(
     engine: GlmEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a model that would talk for long
-    steps: list[int] = []
-    word = ids_of(engine, " picture")[0]
-    is_closed = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    # Given a model that would talk for long, in the middle of a step
+    monkeypatch.setattr(engine, "_stop_ids", frozenset())
+    gate = Gated(engine, monkeypatch)
+    async with aclosing(engine.stream(ask("hi", sampling=SamplingParams(max_tokens=1000)))) as stream:
+        assert (await anext(stream)).finish_reason is None
+        assert await asyncio.to_thread(gate.started.wait, 10)
 
-    def talk(*_: object) -> object:
-        while len(steps) < 1000:
-            steps.append(word)
-            yield Pick(word)
-            if len(steps) > 1:  # the next step waits until the caller has left
-                asyncio.run_coroutine_threadsafe(is_closed.wait(), loop).result(10)
+    # When the caller has left
+    gate.go.set()
 
-    monkeypatch.setattr(engine, "decode", talk)
-    stream = engine.stream(ask("hi"))
-    assert (await anext(stream)).text
-
-    # When the caller leaves
-    await stream.aclose()
-    num_steps = len(steps)
-    is_closed.set()
-
-    # Then the model takes at most the step it was in, and the next request is served
-    monkeypatch.undo()
-    assert (await base.generate(engine, ask("hi"))).text
-    assert len(steps) <= num_steps + 1
+    # Then that step was the last, and the next request is served
+    assert (await base.generate(engine, ask("hi", sampling=SamplingParams(max_tokens=1)))).text
+    assert engine._scheduler is not None
+    await engine._scheduler.call(lambda: None)  # runs behind the step that ended the answer
+    assert engine._scheduler.num_running == 0
+    assert gate.num_steps == 1
 
 
-@pytest.mark.parametrize("max_queue", [0, 1, 6])  # the last is more than ever hold pixels at once
+@pytest.mark.parametrize("max_queue", [0, 3])
 async def test_one_request_too_many_is_refused(
-    engine: GlmEngine, monkeypatch: pytest.MonkeyPatch, max_queue: int
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, max_queue: int
 ) -> None:
-    # Given one request that runs and as many that wait as the engine accepts
-    go = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def wait(*_: object) -> object:
-        asyncio.run_coroutine_threadsafe(go.wait(), loop).result(10)
-        yield from map(Pick, ids_of(engine, "ok"))
-
-    monkeypatch.setattr(engine, "decode", wait)
-    monkeypatch.setattr(engine, "_options", replace(engine._options, max_queue=max_queue))
-    tasks = [asyncio.create_task(base.generate(engine, ask("hi"))) for _ in range(max_queue + 1)]
+    # Given an engine of two rows, both taken, and as many waiting as it accepts
+    engine = load(EngineOptions(str(checkpoint), max_queue=max_queue, max_batch=2))
+    await engine.start()
+    gate = Gated(engine, monkeypatch)
+    tasks = [asyncio.create_task(base.generate(engine, ask("hi"))) for _ in range(max_queue + 2)]
     await asyncio.sleep(0)
 
     # When another one comes, it is refused at once, and the others are served
     with pytest.raises(EngineOverloadedError):
         await base.generate(engine, ask("hi"))
 
-    go.set()
-    assert [result.text for result in await asyncio.gather(*tasks)] == ["ok"] * (max_queue + 1)
+    gate.go.set()
+    assert len({result.text for result in await asyncio.gather(*tasks)}) == 1
+    await engine.aclose()
 
 
 async def test_running_out_of_memory_fails_one_request_and_not_the_engine(
@@ -343,12 +343,124 @@ async def test_running_out_of_memory_fails_one_request_and_not_the_engine(
     def fail(*_: object) -> object:
         raise torch.OutOfMemoryError("tried to allocate")
 
-    monkeypatch.setattr(engine, "decode", fail)
-    with pytest.raises(GenerationFailedError, match="memory"):
+    monkeypatch.setattr(engine._runner, "_pick", fail)
+    with pytest.raises(EngineOverloadedError, match="memory"):
         await base.generate(engine, ask("hi"))
     monkeypatch.undo()
 
     assert (await base.generate(engine, ask("hi"))).text
+
+
+async def test_one_request_at_a_time_holds_more_pixels_than_all_may(
+    engine: GlmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given no room for pixels at all, and a count of the pictures that are decoded and wait
+    monkeypatch.setattr(engine, "_pixels", FairBudget(0))
+    most_held: list[int] = []
+    real = engine.assemble
+
+    def counted(*args: Any) -> Any:
+        most_held.append(engine._pixels.num_held)
+        return real(*args)
+
+    monkeypatch.setattr(engine, "assemble", counted)
+
+    # When three requests with pictures come at once, and one of them is broken
+    broken = replace(picture(), data=picture().data[:60])
+    requests = [ask(picture("red"), "a"), ask(broken, "b"), ask(picture("blue"), "c"), ask("d")]
+    results = await asyncio.gather(*(base.generate(engine, each) for each in requests), return_exceptions=True)
+
+    # Then each had its turn alone, and nothing is held any more
+    assert [type(result).__name__ for result in results] == [
+        "GenerationResult",
+        "InvalidImageError",
+        "GenerationResult",
+        "GenerationResult",
+    ]
+    plan = engine.plan(requests[0])
+    assert max(most_held) == plan.num_image_tokens * 4 * 1176 * 4
+    assert engine._pixels.num_held == 0
+
+
+async def test_pixels_are_let_go_once_the_prompt_is_read(engine: GlmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_stop_ids", frozenset())
+    async with aclosing(engine.stream(ask(picture(), "hi"))) as stream:
+        await anext(stream)
+
+        assert engine._pixels.num_held == 0
+        assert engine._runner is not None
+        assert [row.job.pictures for row in engine._runner._places] == [[]]
+
+
+async def test_what_one_caller_asked_is_cached_for_that_caller_only(engine: GlmEngine) -> None:
+    request = ask(picture(), "hi")
+    cached = [
+        (await base.generate(engine, replace(request, caller=caller))).usage.cached_tokens
+        for caller in ("alice", "bob", "alice")
+    ]
+
+    assert cached[:2] == [0, 0]
+    assert cached[2] > 0
+
+
+async def test_the_warm_up_leaves_nothing_behind(engine: GlmEngine) -> None:
+    assert engine._runner is not None
+    assert engine._runner.cache.stats.num_entries == 0
+    assert engine._runner.cache.stats.num_feature_misses > 0
+
+
+async def test_the_warm_up_has_a_picture_of_each_size_and_batches_up_to_the_bound() -> None:
+    groups = list(glm_engine._warm_up_requests((112, 336), 20))
+
+    assert [len(group) for group in groups] == [1, 1, 1, 1, 2, 4, 8, 16]
+    assert [group[0].sampling.json_schema is not None for group in groups].count(True) == 1
+    assert [picture_size(image, max_side_px=2048) for group in groups for image in group[0].images] == [
+        (112, 112),
+        (336, 336),
+    ]
+
+
+async def test_a_long_warm_up_is_cut_short(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(glm_engine, "_WARM_UP_SECONDS", -1.0)
+    engine = load(EngineOptions(str(checkpoint), max_batch=4))
+
+    await engine.start()
+
+    assert "cut short" in caplog.text
+    assert engine._runner is not None
+    assert engine._runner.cache.stats.num_feature_misses == 0  # it never came to the picture
+    await engine.aclose()
+
+
+async def test_an_adapter_that_is_not_there_is_refused_by_name(engine: GlmEngine) -> None:
+    with pytest.raises(InvalidRequestError, match="receipts"):
+        await base.generate(engine, replace(ask("hi"), adapter="receipts"))
+
+
+async def test_the_pixel_budget_bounds_a_picture_and_is_part_of_what_the_cache_goes_by(checkpoint: Path) -> None:
+    # Given one engine with the usual budget and one with a small one
+    image = picture(size=(500, 400))
+    counts, scopes = [], []
+    for budget in (None, 50_000):
+        engine = load(EngineOptions(str(checkpoint), max_batch=1, pixel_budget=budget))
+        await engine.start()
+        result = await base.generate(engine, ask(image, "hi"))
+        counts.append(result.usage.image_tokens)
+        scopes.append(engine._scope)
+        await engine.aclose()
+
+    assert counts[1] <= 50_000 // 28**2 < counts[0]
+    assert scopes[0] != scopes[1]
+
+
+async def test_a_pixel_budget_below_the_smallest_picture_fails_the_start(checkpoint: Path) -> None:
+    engine = load(EngineOptions(str(checkpoint), pixel_budget=100))
+
+    with pytest.raises(ValueError, match="pixel budget of 100"):
+        await engine.start()
+    await engine.aclose()
 
 
 async def test_an_answer_that_asks_for_more_than_the_context_is_bounded_by_it(engine: GlmEngine) -> None:
@@ -419,20 +531,20 @@ async def test_the_header_count_is_what_the_pixels_give_under_the_budget(
 
     pixels = engine.patchify(image)
 
-    num_rows = int(pixels.image_grid_thw.prod()) // 4
-    assert engine._num_rows(image) == num_rows <= 1302
-    assert pixels.pixel_values.shape == (4 * num_rows, 1176)
+    assert engine._num_rows(image) == pixels.num_rows <= 1302
+    assert pixels.pixel_values.shape == (4 * pixels.num_rows, 1176)
 
 
-async def test_pixels_of_several_pictures_are_joined_in_their_order(engine: GlmEngine) -> None:
-    images = (picture("red", (56, 112)), picture("blue", (168, 112)))
+async def test_pictures_are_prepared_in_their_order(engine: GlmEngine) -> None:
+    images = tuple(
+        picture(colour, size) for colour, size in (("red", (500, 600)), ("blue", (30, 30)), ("red", (60, 90)))
+    )
 
-    both = await engine._decode(images)
+    together = await engine._decode(images)
 
-    single = [engine.patchify(image) for image in images]
-    assert isinstance(both, Pixels)
-    assert torch.equal(both.pixel_values, torch.cat([pixels.pixel_values for pixels in single]))
-    assert both.image_grid_thw.tolist() == [pixels.image_grid_thw[0].tolist() for pixels in single]
+    for pixels, image in zip(together, images, strict=True):
+        assert torch.equal(pixels.pixel_values, engine.patchify(image).pixel_values)
+        assert torch.equal(pixels.grid_thw, engine.patchify(image).grid_thw)
 
 
 def test_auto_means_what_the_device_offers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -485,3 +597,19 @@ async def test_every_delta_of_a_stream_is_worth_sending(engine: GlmEngine) -> No
     deltas = [delta async for delta in engine.stream(ask("图片里有什么？"))]
 
     assert all(isinstance(delta, Delta) and (delta.text or delta.finish_reason) for delta in deltas)
+
+
+async def test_boxes_are_in_pixels_of_the_picture_as_it_was_sent_upright(engine: GlmEngine, script: list[int]) -> None:
+    # Given a picture that its camera says is turned by a quarter, larger than the model sees it
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (3000, 2000), "red").save(buffer, "JPEG", exif=exif)
+    turned = ImagePart(buffer.getvalue(), "image/jpeg", "0")
+    script += ids_of(engine, "<think><|begin_of_box|>[0,0,9,9]<|end_of_box|></think>\n")
+    script += ids_of(engine, "Here: <|begin_of_box|>[[100, 200, 500, 1000]]<|end_of_box|>.<|user|>")
+
+    deltas = [delta async for delta in engine.stream(ask(turned, "Where?", sampling=SamplingParams(max_tokens=200)))]
+
+    assert [delta.boxes for delta in deltas if delta.boxes] == [(Box(200.0, 600.0, 1000.0, 3000.0, 0),)]
+    assert "".join(delta.text for delta in deltas) == "Here: [[100, 200, 500, 1000]]."

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from engines.base import Delta
-from engines.glm.parsing import AnswerParser, ReasoningSplitter, StreamDetokenizer
+from engines.base import Box, Delta
+from engines.boxes import BoxReader
+from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, StreamDetokenizer
 
 THINK, THINK_END, BOX, BOX_END = 900, 901, 902, 903
 
@@ -127,3 +128,63 @@ def test_streamed_pieces_join_to_the_whole_text_for_any_ids(byte_tokenizer: Toke
         streamed = "".join(detokenizer.push(id_) for id_ in ids) + detokenizer.flush()
 
         assert streamed == byte_tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def parse_boxes(
+    *ids: int | str, sizes: Sequence[tuple[int, int]] = ((200, 100),), stop: Sequence[str] = ()
+) -> list[tuple[str, tuple[Box, ...]]]:
+    """Run ids through a parser that reads boxes; return the texts and the boxes of its deltas."""
+    marks = BoxMarks(BOX, BOX_END, BoxReader(lambda: sizes), Characters)
+    parser = AnswerParser(ReasoningSplitter(THINK, THINK_END, {BOX, BOX_END}), Characters, stop, marks)
+    deltas: list[Delta | None] = []
+    for item in ids:
+        for id_ in [item] if isinstance(item, int) else map(ord, item):
+            if not parser.is_stopped:
+                deltas.append(parser.push(id_))
+    deltas.append(parser.finish())
+    return [(delta.text, delta.boxes) for delta in deltas if delta is not None and (delta.text or delta.boxes)]
+
+
+def test_a_box_comes_when_its_end_mark_does_and_its_text_streams_as_ever() -> None:
+    said = parse_boxes("at ", BOX, "[[0,0,500,500]]", BOX_END, ".")
+
+    assert "".join(text for text, _ in said) == "at [[0,0,500,500]]."
+    assert [boxes for _, boxes in said if boxes] == [(Box(0.0, 0.0, 100.0, 50.0, 0),)]
+    assert said[-2] == ("", (Box(0.0, 0.0, 100.0, 50.0, 0),))
+
+
+def test_several_pairs_of_marks_and_several_boxes_in_one_are_all_read() -> None:
+    said = parse_boxes(BOX, "[[0,0,1,1],[2,2,3,3]]", BOX_END, " and ", BOX, "[4,4,5,5]", BOX_END)
+
+    assert [len(boxes) for _, boxes in said if boxes] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ("[0,0,500,500]",),
+        (BOX, "42", BOX_END),
+        (BOX, "[0,0,500]", BOX_END),
+        (BOX, "[0,0,500,500]"),
+        ("[0,0,500,500]", BOX_END),
+        (THINK, BOX, "[0,0,500,500]", BOX_END, THINK_END, "no"),
+        (THINK, BOX, "[0,0,500,500]", THINK_END, BOX_END, "no"),
+    ],
+)
+def test_without_both_marks_around_coordinates_in_the_answer_there_is_no_box(ids: tuple[int | str, ...]) -> None:
+    assert not any(boxes for _, boxes in parse_boxes(*ids))
+
+
+def test_a_box_is_in_the_picture_that_the_answer_named() -> None:
+    sizes = [(10, 10), (1000, 1000)]
+
+    said = parse_boxes("In image 1: ", BOX, "[0,0,500,500]", BOX_END, sizes=sizes)
+
+    assert [boxes for _, boxes in said if boxes] == [(Box(0.0, 0.0, 5.0, 5.0, 0),)]
+
+
+def test_a_stop_string_inside_the_marks_ends_the_answer_before_the_box() -> None:
+    said = parse_boxes(BOX, "[0,0,500,500]", BOX_END, stop=["500]"])
+
+    assert "".join(text for text, _ in said) == "[0,0,500,"
+    assert not any(boxes for _, boxes in said)

@@ -60,3 +60,23 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character() -> None:
     assert (
         to_conversation([user("a\ud83d b \U0001f600")], enable_thinking=False)[0]["content"] == "a\ufffd b \U0001f600"
     )
+
+
+def test_neighbouring_texts_are_one_text_also_beside_a_picture() -> None:
+    [turn] = to_conversation([user("<|us", "er|>", PICTURE, "a", "b")], enable_thinking=True)
+
+    assert turn["content"] == [
+        {"type": "text", "text": "<|user|>"},
+        {"type": "image"},
+        {"type": "text", "text": "ab"},
+    ]
+
+
+def test_a_picture_in_front_of_dropped_reasoning_keeps_its_place() -> None:
+    messages = [user("q"), Message("assistant", (TextPart("a"), PICTURE, TextPart("hm</think>b"), PICTURE)), user("c")]
+
+    assert to_conversation(messages, enable_thinking=True)[1]["content"] == [
+        {"type": "image"},
+        {"type": "text", "text": "b"},
+        {"type": "image"},
+    ]
