@@ -7,24 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import logging
+import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Final, Literal
-from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
 from engines import wire
+from engines.adapter_names import UnknownAdapterError, describe_unknown, model_with
+from engines.address import EngineAddress
 from engines.base import (
+    ContextLengthError,
     Delta,
+    EngineError,
     EngineInfo,
     EngineTimeoutError,
     EngineUnavailableError,
     FinishReason,
+    GenerationFailedError,
     GenerationRequest,
     InvalidRequestError,
     Usage,
 )
+from engines.boxes import BoxReader, MarkedText
+from engines.images import upright_size
 
 _CONNECT_S: Final = 5.0
 _PROBE_S: Final = 5.0  # a probe that takes longer is as good as none
@@ -32,8 +43,16 @@ _TAIL_S: Final = 1.0  # an answer is complete before its connection is: how long
 _POLL_S: Final = 0.1
 # Shorter than the 5 s after which uvicorn, under vLLM too, closes an idle connection: ours must not be closed in use.
 _KEEP_ALIVE_S: Final = 4.0
+# A hosted server has no path to ask for its health; its model list is not to be asked for every second.
+_LIST_PROBE_S: Final = 30.0
+_LIST_PROBE_AGAIN_S: Final = 5.0
+_PROBE_PATHS: Final = ("/readyz", "/health")  # of our server; of vLLM and SGLang
 
-_Readiness = Literal["ready", "waiting", "failed"]
+Readiness = Literal["ready", "waiting", "failed"]
+
+_NOTHING: Final = Delta()
+
+log = logging.getLogger(__name__)
 
 
 class EngineClient:
@@ -42,32 +61,41 @@ class EngineClient:
     A client belongs to the event loop that uses it first.
 
     Args:
-        base_url: ``http://host:port``, ``https://...`` or ``unix:///path/to/socket``; a trailing ``/v1`` is dropped.
+        base_url: ``http://host:port``, ``https://...`` or ``unix:///path/to/socket``. The API is under ``/v1`` unless
+            the path ends in another version.
         timeout_s: longest wait for the next piece of an answer, connecting and queueing included.
         model: model name to ask for; None takes the first one the server has.
         api_key: sent as a bearer token, for servers that ask for one.
+        name: the role in the pair that a server of another make plays; ours say it themselves.
+
+    Attributes:
+        url: the address as it was given.
 
     Raises:
         ValueError: if the URL is of another kind.
     """
 
     def __init__(
-        self, base_url: str, *, timeout_s: float, model: str | None = None, api_key: str | None = None
+        self,
+        base_url: str,
+        *,
+        timeout_s: float,
+        model: str | None = None,
+        api_key: str | None = None,
+        name: str | None = None,
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme == "unix" and parts.path and not parts.netloc:
-            self._socket_path: str | None = parts.path
-            self._base_url = "http://localhost"
-        elif parts.scheme in ("http", "https") and parts.hostname:
-            self._socket_path = None
-            self._base_url = base_url.rstrip("/").removesuffix("/v1")
-        else:
-            raise ValueError(f"no engine URL: {base_url!r}; use http://host:port, https://host or unix:///path")
-        self._shown_url = base_url
+        self._address = EngineAddress.parse(base_url)
+        self.url = self._address.shown
         self._timeout_s = timeout_s
         self._model = model
+        self._name = name
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._info: EngineInfo | None = None
+        self._is_foreign = True
+        self._adapter_ids: dict[str, str] = {}
+        self._unknown_fields: frozenset[str] = frozenset()
+        self._probe_path: str | None = None
+        self._listed: tuple[float, Readiness, str] | None = None
         self._session: aiohttp.ClientSession | None = None
         self._is_closed = False
 
@@ -75,18 +103,52 @@ class EngineClient:
         """Ask the server what it is.
 
         Raises:
-            EngineUnavailableError: if it cannot be reached, is not ready, or is no such server.
+            EngineUnavailableError: if it cannot be reached, is not ready, refuses the key, or is no such server.
         """
-        status, body = await self._get("/v1/models")
-        if status != 200:
-            raise EngineUnavailableError(wire.from_error(status, body).message)
-        self._info = wire.from_models(body, self._model)
+        status, body = await self._get(f"{self._address.api}/models")
+        if status in (404, 405) and self._model is not None:  # hosted, and lists nothing
+            body = orjson.dumps({"data": [{"id": self._model}]})
+        elif status != 200:
+            raise EngineUnavailableError(self._to_error(status, body).message)
+        info = wire.from_models(body, self._model)
+        self._is_foreign = info.name == info.model_id
+        self._adapter_ids = wire.adapter_ids(body, info.model_id)
+        self._info = replace(info, name=self._name) if self._is_foreign and self._name else info
         return self._info
 
     async def is_ready(self) -> bool:
         """Whether the next request would be served at normal speed; an engine that cannot be reached is not ready."""
-        readiness, _ = await self._probe()
+        readiness, _ = await self.probe()
         return readiness == "ready"
+
+    async def probe(self) -> tuple[Readiness, str]:
+        """Ask whether the next request would be served at normal speed; if not, why.
+
+        Servers of other makes answer elsewhere: vLLM and SGLang under ``/health``; hosted ones have only their model
+        list, and what that said stands for a while.
+        """
+        if self._listed is not None and time.monotonic() < self._listed[0]:
+            return self._listed[1:]
+        self._listed = None
+        status, body = 404, b""
+        try:
+            for path in (self._probe_path,) if self._probe_path else _PROBE_PATHS:
+                status, body = await self._get(self._address.root + path)
+                if status == 200 or status >= 500:  # anything else is no answer to this question
+                    self._probe_path = path
+                    break
+            else:
+                self._probe_path = None
+                return await self._probe_by_list()
+        except EngineUnavailableError as error:
+            return "waiting", error.message
+        if status == 200:
+            return "ready", ""
+        try:
+            reason = str(orjson.loads(body)["reason"])
+        except (ValueError, KeyError, TypeError):
+            reason = f"the readiness probe answered {status}"
+        return "failed" if status == 500 else "waiting", reason
 
     async def start(self) -> None:
         """Wait until the server is ready.
@@ -98,7 +160,7 @@ class EngineClient:
         try:
             async with asyncio.timeout(self._timeout_s):
                 while True:
-                    readiness, reason = await self._probe()
+                    readiness, reason = await self.probe()
                     if readiness == "ready":
                         return
                     if readiness == "failed":
@@ -114,19 +176,17 @@ class EngineClient:
             EngineUnavailableError: if the server cannot be reached or the connection breaks.
             EngineTimeoutError: if nothing comes for ``timeout_s``.
             InvalidRequestError: if log probabilities were asked for and the server answers without them.
+            GenerationFailedError: if JSON was asked for and the server, being done, has answered with something else.
             EngineError: what the engine itself raised.
         """
         lacks_logprobs = request.sampling.top_logprobs is not None
-        model = self._model or (self._info or await self.info()).model_id
-        body = wire.to_chat_body(request, model)
+        said: list[str] | None = None if request.sampling.json_schema is None else []
         finish_reason: FinishReason | None = None
         usage = Usage()
-        response = await self._post(body, request.request_id)
+        response = await self._open(request)
+        # Servers of other makes send the model's box marks as text; ours have read them already.
+        marks = _Marks(request) if self._is_foreign else None
         try:
-            if response.status != 200:
-                if response.status == 404:  # the server came back with another model than it had
-                    self._info = None
-                raise wire.from_error(response.status, await self._next_bytes(response, whole=True))
             parser = wire.EventParser()
             is_done = False
             deadline = self._new_deadline()
@@ -147,8 +207,13 @@ class EngineClient:
                         raise InvalidRequestError(
                             "This engine gives no log probabilities: leave 'logprobs' out.", param="logprobs"
                         )
-                    if delta.text or delta.reasoning or delta.logprobs:
-                        yield Delta(text=delta.text, reasoning=delta.reasoning, logprobs=delta.logprobs)
+                    content = replace(delta, finish_reason=None, usage=None)
+                    if marks is not None:
+                        content = marks.read(content)
+                    if said is not None:
+                        said.append(content.text)
+                    if content != _NOTHING:
+                        yield content
                 if payloads:  # comments keep a connection alive, but they are no sign of a living model
                     deadline = self._new_deadline()
             if finish_reason is None:
@@ -156,13 +221,107 @@ class EngineClient:
             await self._read_tail(response)
         finally:
             response.close()
-        yield Delta(finish_reason=finish_reason, usage=usage)
+        rest = _NOTHING if marks is None else marks.finish()
+        if said is not None and finish_reason == "stop":
+            _check_json("".join(said) + rest.text)
+        yield replace(rest, finish_reason=finish_reason, usage=usage)
 
     async def aclose(self) -> None:
         """Close every connection; running answers end with `EngineUnavailableError`."""
         self._is_closed = True
         if self._session is not None:
             await self._session.close()
+
+    async def _open(self, request: GenerationRequest) -> aiohttp.ClientResponse:
+        """Post a request until it is accepted: again without a field that the server does not know and can do without.
+
+        Raises:
+            EngineError: the server's refusal, or what went wrong on the way.
+        """
+        model = await self._model_for(request)
+        unknown = self._unknown_fields
+        while True:
+            body = wire.to_chat_body(request, model, is_foreign=self._is_foreign, without=unknown)
+            response = await self._post(body, request.request_id)
+            try:
+                error = await self._refusal(response)
+            except BaseException:
+                response.close()
+                raise
+            if error is None:
+                if unknown - self._unknown_fields:
+                    log.warning("%s does not know %s: left out from now on", self.url, ", ".join(sorted(unknown)))
+                    self._unknown_fields |= unknown
+                return response
+            response.close()
+            if response.status == 404 and request.adapter:  # it came back without
+                raise UnknownAdapterError(error.message, param="model") from error
+            if not self._is_foreign or not isinstance(error, InvalidRequestError):
+                raise error
+            room = wire.room_for_answer(error) if isinstance(error, ContextLengthError) else None
+            wanted = request.sampling.max_tokens
+            if room is not None and wanted is not None and room < wanted:
+                request = replace(request, sampling=replace(request.sampling, max_tokens=room))
+                continue
+            sent = [name for name in (*wire.THINKING_FIELDS, *wire.OPTIONAL_FIELDS) if name not in unknown]
+            field = wire.unknown_field(error, sent)
+            if field is None:
+                raise error
+            unknown |= {field}
+            if unknown.issuperset(wire.THINKING_FIELDS):
+                raise EngineUnavailableError(
+                    f"The engine at {self.url} cannot be told whether to think: it refuses "
+                    f"{' and '.join(wire.THINKING_FIELDS)}. Use a server that knows one of them."
+                ) from error
+
+    async def _model_for(self, request: GenerationRequest) -> str:
+        """The model's name as this server knows it, or that of the adapter asked for.
+
+        Raises:
+            EngineUnavailableError: if the name must be asked for and the server cannot be reached.
+            UnknownAdapterError: if the server has no such adapter.
+        """
+        if self._info is None and (self._model is None or request.adapter):
+            await self.info()
+        if not request.adapter:
+            return self._model or (self._info.model_id if self._info else "")
+        if self._info is None or request.adapter not in self._info.adapters:
+            info = await self.info()  # servers may load adapters while they run
+            if request.adapter not in info.adapters:
+                wanted = model_with(info.model_id, request.adapter)
+                raise UnknownAdapterError(describe_unknown(wanted, info), param="model")
+        return self._adapter_ids[request.adapter]
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> EngineError | None:
+        """Tell why a response brings no answer; None if it does."""
+        is_document = response.content_type in ("application/json", "text/html")
+        if response.status == 200 and not is_document:
+            return None
+        body = await self._next_bytes(response, whole=True)
+        if response.status == 200:
+            if _has_error(body):
+                return wire.from_error(None, body)
+            return EngineUnavailableError(
+                f"The engine at {self.url} answered with a document ({response.content_type}) and not with a stream of "
+                f"events: is the address right?"
+            )
+        error = self._to_error(response.status, body)
+        error.retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
+        return error
+
+    def _to_error(self, status: int, body: bytes) -> EngineError:
+        """Like `wire.from_error`; what only an operator can mend says what and where."""
+        error = wire.from_error(status, body)
+        hint = {
+            401: "refuses the API key",
+            402: "wants to be paid",
+            403: "does not let this API key in",
+            404: "has no such path or model",
+        }.get(status, "answers from elsewhere: use the address it points to" if 300 <= status < 400 else None)
+        if hint is None:
+            return error
+        self._info = None  # with 404, it may have come back with another model than it had
+        return EngineUnavailableError(f"The engine at {self.url} {hint} ({status}): {error.message}")
 
     def _connect(self) -> aiohttp.ClientSession:
         if self._is_closed:
@@ -171,8 +330,8 @@ class EngineClient:
             # No limit on connections: the engine's own queue is the one place that says no.
             connector: aiohttp.BaseConnector = (
                 aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
-                if self._socket_path is None
-                else aiohttp.UnixConnector(self._socket_path, limit=0, keepalive_timeout=_KEEP_ALIVE_S)
+                if self._address.socket_path is None
+                else aiohttp.UnixConnector(self._address.socket_path, limit=0, keepalive_timeout=_KEEP_ALIVE_S)
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -189,7 +348,7 @@ class EngineClient:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._connect().post(
-                    f"{self._base_url}/v1/chat/completions",
+                    f"{self._address.api}/chat/completions",
                     data=io.BytesIO(body),  # sent piece by piece: bytes as such would block the loop when large
                     headers=headers,
                     allow_redirects=False,
@@ -220,40 +379,84 @@ class EngineClient:
         except (aiohttp.ClientError, OSError):  # TimeoutError too: the answer is whole, only the connection is lost
             return
 
-    async def _get(self, path: str) -> tuple[int, bytes]:
+    async def _get(self, url: str) -> tuple[int, bytes]:
         try:
             async with (
                 asyncio.timeout(min(_PROBE_S, self._timeout_s)),
-                self._connect().get(self._base_url + path, allow_redirects=False) as response,
+                self._connect().get(url, allow_redirects=False) as response,
             ):
                 return response.status, await response.read()
         except (aiohttp.ClientError, OSError) as error:
             raise self._unavailable(_describe(error)) from error
 
-    async def _probe(self) -> tuple[_Readiness, str]:
+    async def _probe_by_list(self) -> tuple[Readiness, str]:
         try:
-            status, body = await self._get("/readyz")
-            if status == 404:  # no server of ours: vLLM and SGLang answer here, once they are ready
-                status, body = await self._get("/health")
+            await self.info()
         except EngineUnavailableError as error:
-            return "waiting", error.message
-        if status == 200:
-            return "ready", ""
-        try:
-            reason = str(orjson.loads(body)["reason"])
-        except (ValueError, KeyError, TypeError):
-            reason = f"the readiness probe answered {status}"
-        return "failed" if status == 500 else "waiting", reason
+            listed: tuple[float, Readiness, str] = (time.monotonic() + _LIST_PROBE_AGAIN_S, "waiting", error.message)
+        else:
+            listed = (time.monotonic() + _LIST_PROBE_S, "ready", "")
+        self._listed = listed
+        return listed[1:]
 
     def _new_deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._timeout_s
 
     def _timed_out(self) -> EngineTimeoutError:
-        return EngineTimeoutError(f"The engine at {self._shown_url} sent nothing for {self._timeout_s:g} s.")
+        return EngineTimeoutError(f"The engine at {self.url} sent nothing for {self._timeout_s:g} s.")
 
     def _unavailable(self, why: str) -> EngineUnavailableError:
-        self._info = None  # another engine, or the same with other weights, may come back in its place
-        return EngineUnavailableError(f"The engine at {self._shown_url} is not available: {why}.")
+        # Another engine, or the same with other weights, may come back in its place.
+        self._info = self._listed = None
+        self._unknown_fields = frozenset()
+        return EngineUnavailableError(f"The engine at {self.url} is not available: {why}.")
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    """Read ``Retry-After``: seconds, or a date."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _has_error(body: bytes) -> bool:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(document, dict) and bool(document.get("error"))
+
+
+class _Marks:
+    """Reads the boxes in another server's answer to a request, and takes their marks out."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self._text = MarkedText(BoxReader(lambda: [upright_size(image) for image in request.images]))
+        self._reasoning = MarkedText()
+
+    def read(self, delta: Delta) -> Delta:
+        text, boxes = self._text.push(delta.text)
+        reasoning, _ = self._reasoning.push(delta.reasoning)
+        return replace(delta, text=text, reasoning=reasoning, boxes=(*delta.boxes, *boxes))
+
+    def finish(self) -> Delta:
+        return Delta(text=self._text.finish(), reasoning=self._reasoning.finish())
+
+
+def _check_json(text: str) -> None:
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise GenerationFailedError(
+            "The engine's answer is no JSON although it was asked for JSON: its server ignores 'response_format'."
+        ) from error
 
 
 def _describe(error: Exception) -> str:

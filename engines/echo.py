@@ -7,12 +7,17 @@ and gateway benchmarks, and by ``glowl up --models echo``; every answer and the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import json
+import math
 import re
 from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
 from PIL import Image
 
+from engines.adapter_names import check_adapter, model_with
 from engines.base import (
     Delta,
     EngineError,
@@ -23,16 +28,20 @@ from engines.base import (
     GenerationRequest,
     ImagePart,
     InvalidImageError,
+    InvalidRequestError,
     TokenLogprob,
     TooManyImagesError,
     Usage,
     fit_max_tokens,
 )
+from engines.json_schema import ANY_OBJECT, JsonSchemaError, from_schema_text, resolve
 
 DEFAULT_MAX_TOKENS = 512
 
 _MODELS = {"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"}
 _THINKERS = frozenset({"glm"})
+_JSON_WRITERS = frozenset({"glm"})
+_MAX_JSON_DEPTH = 40
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 # A word is a run of letters, or one Chinese, Japanese or Korean character, with the white space before it.
@@ -46,6 +55,10 @@ class EchoEngine:
     Asked for log probabilities, it says what is true of an echo: every word is certain (0.0), nothing else could stand
     there (no alternatives).
 
+    Held to a JSON Schema, ``glm`` answers with a small value that satisfies it: the required properties only, no item
+    more than is asked for, 0, false, and the word "echo". Any object at all has the echo inside. What has no such
+    obvious value (``pattern``, ``format``, several schemas at once) it refuses by name.
+
     Args:
         name: role in the pair; any other name is its own model name.
         delta_delay_s: pause before every delta.
@@ -53,6 +66,7 @@ class EchoEngine:
         fail_after_deltas: how many deltas go out before ``fail_with`` is raised.
         context_tokens: prompt and answer together.
         max_images: most pictures in one request.
+        adapters: names that a request may ask for; the answer says which one it did.
 
     Attributes:
         num_running: answers being generated now.
@@ -70,8 +84,9 @@ class EchoEngine:
         fail_after_deltas: int = 0,
         context_tokens: int = 8192,
         max_images: int = 16,
+        adapters: tuple[str, ...] = (),
     ) -> None:
-        self._info = EngineInfo(name, _MODELS.get(name, name), "echo", context_tokens, max_images)
+        self._info = EngineInfo(name, _MODELS.get(name, name), "echo", context_tokens, max_images, adapters)
         self.delta_delay_s = delta_delay_s
         self.fail_with = fail_with
         self.fail_after_deltas = fail_after_deltas
@@ -95,9 +110,12 @@ class EchoEngine:
 
         Raises:
             EngineUnavailableError: before `start` and after `aclose`.
+            UnknownAdapterError: for an adapter that is not among ``adapters``.
             TooManyImagesError: over ``max_images``.
             InvalidImageError: for a picture whose header names no known format.
             ContextLengthError: if the prompt leaves no room in ``context_tokens`` for an answer.
+            InvalidRequestError: for a JSON Schema, by every name but ``glm``.
+            JsonSchemaError: for a JSON Schema that it has no value for.
             EngineError: the one given as ``fail_with``.
         """
         self.last_request = request
@@ -143,6 +161,7 @@ class EchoEngine:
             raise EngineUnavailableError("The engine is shutting down.")
 
     def _answer(self, request: GenerationRequest) -> list[Delta]:
+        check_adapter(request.adapter, self._info)
         if len(request.images) > self._info.max_images:
             raise TooManyImagesError(
                 f"{len(request.images)} pictures in one request; this engine accepts at most {self._info.max_images}.",
@@ -159,7 +178,7 @@ class EchoEngine:
         if request.enable_thinking and self._info.name in _THINKERS:
             num_question = len(_WORD.findall(request.messages[-1].text))
             reasoning = _WORD.findall(f"[echo {self._info.name}] the question has {num_question} words")[:max_tokens]
-        text = _WORD.findall(_before_stop(self._text(request, pictures), request.sampling.stop))
+        text = _WORD.findall(_before_stop(self._answer_text(request, pictures), request.sampling.stop))
         kept = text[: max_tokens - len(reasoning)]
         has_logprobs = request.sampling.top_logprobs is not None
         finish_reason: FinishReason = "stop" if len(kept) == len(text) else "length"
@@ -175,16 +194,28 @@ class EchoEngine:
             Delta(finish_reason=finish_reason, usage=usage),
         ]
 
+    def _answer_text(self, request: GenerationRequest, pictures: list[str]) -> str:
+        text, schema = self._text(request, pictures), request.sampling.json_schema
+        if schema is None:
+            return text
+        if self._info.name not in _JSON_WRITERS:
+            raise InvalidRequestError(
+                f"{self._info.model_id} cannot hold its answers to a JSON Schema: leave 'response_format' out.",
+                param="response_format",
+            )
+        value = {"echo": text} if schema == ANY_OBJECT else _example(root := from_schema_text(schema), root)
+        return json.dumps(value, ensure_ascii=False)
+
     def _text(self, request: GenerationRequest, pictures: list[str]) -> str:
         counted = f"{len(pictures) or 'no'} picture{'' if len(pictures) == 1 else 's'}"
         listed = f" ({', '.join(pictures)})" if pictures else ""
-        return f"[echo {self._info.name}] {counted}{listed}, question: {request.messages[-1].text}"
+        name = model_with(self._info.name, request.adapter)
+        return f"[echo {name}] {counted}{listed}, question: {request.messages[-1].text}"
 
 
 def load(name: str, options: EngineOptions) -> EchoEngine:
-    """Make the echo that stands in for an engine; none of the options matters to it."""
-    del options
-    return EchoEngine(name)
+    """Make the echo that stands in for an engine; of the options, only the names of its adapters matter to it."""
+    return EchoEngine(name, adapters=tuple(adapter for adapter, _source in options.adapters))
 
 
 def _describe(image: ImagePart) -> str:
@@ -194,6 +225,61 @@ def _describe(image: ImagePart) -> str:
             return f"{picture.width}x{picture.height} {(picture.format or 'picture').lower()}"
     except Exception as error:  # header parsers fed hostile bytes raise nearly anything
         raise InvalidImageError("The bytes are no picture that can be identified.") from error
+
+
+def _example(schema: Any, root: dict[str, Any], depth: int = 0) -> Any:
+    """Return a small value that satisfies a schema."""
+    if not isinstance(schema, dict):
+        return None
+    if depth > _MAX_JSON_DEPTH:
+        raise JsonSchemaError("The echo engine has no value for a JSON Schema that needs itself.")
+    if (refused := {"pattern", "format", "patternProperties", "minProperties"} & set(schema)) or "allOf" in schema:
+        name = min(refused, default="allOf")
+        raise JsonSchemaError(f"The echo engine has no value for the JSON Schema keyword '{name}'.")
+    if "$ref" in schema:
+        return _example(resolve(root, schema["$ref"]), root, depth + 1)
+    if "const" in schema:
+        return schema["const"]
+    if "enum" in schema:
+        return schema["enum"][0]
+    for keyword in ("anyOf", "oneOf"):
+        if keyword in schema:
+            *others, last = schema[keyword]
+            for option in others:
+                with contextlib.suppress(JsonSchemaError):
+                    return _example(option, root, depth + 1)
+            return _example(last, root, depth + 1)
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        kind = kind[0]
+    if kind == "object" or (kind is None and "properties" in schema):
+        properties = schema.get("properties", {})
+        return {key: _example(properties.get(key, {}), root, depth + 1) for key in schema.get("required", ())}
+    if kind == "array":
+        first = schema.get("prefixItems", [])
+        return [
+            _example(first[place] if place < len(first) else schema.get("items"), root, depth + 1)
+            for place in range(schema.get("minItems", 0))
+        ]
+    if kind == "string":
+        long_enough = "echo" * math.ceil(max(schema.get("minLength", 0), 4) / 4)
+        return long_enough[: schema.get("maxLength", max(schema.get("minLength", 0), 4))]
+    if kind in ("integer", "number"):
+        return _example_number(schema, step=schema.get("multipleOf", 1))
+    return False if kind == "boolean" else None
+
+
+def _example_number(schema: dict[str, Any], step: float) -> Any:
+    """Return the multiple of ``step`` within the bounds that is nearest to 0."""
+    low = schema.get("minimum", schema.get("exclusiveMinimum", -math.inf))
+    high = schema.get("maximum", schema.get("exclusiveMaximum", math.inf))
+    if low > 0 or schema.get("exclusiveMinimum") == 0:
+        value = math.ceil(low / step) * step
+        return value + step if value == schema.get("exclusiveMinimum") else value
+    if high < 0 or schema.get("exclusiveMaximum") == 0:
+        value = math.floor(high / step) * step
+        return value - step if value == schema.get("exclusiveMaximum") else value
+    return 0
 
 
 def _certain(word: str) -> TokenLogprob:

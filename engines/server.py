@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -38,6 +39,7 @@ from uvicorn.loops.auto import auto_loop_factory
 
 import engines
 from engines import echo, wire
+from engines.adapter_names import check_adapter, find_adapter, model_with, parse_adapters
 from engines.base import (
     Delta,
     Engine,
@@ -178,18 +180,21 @@ class _ChatCompletions:
             chat = await _read_chat(request)
         except ClientDisconnect:  # hung up while still sending: nobody is left to answer
             return
+        wanted = chat.generation.adapter
+        generation = replace(chat.generation, adapter=find_adapter(wanted, info.adapters) or wanted)
+        check_adapter(generation.adapter, info)
         head = wire.CompletionHead(
             completion_id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
-            model=info.model_id,
+            model=model_with(info.model_id, generation.adapter),
             include_usage=chat.include_usage,
-            has_logprobs=chat.generation.sampling.top_logprobs is not None,
+            has_logprobs=generation.sampling.top_logprobs is not None,
         )
         events = _EventStream(send, head, _request_id(request))
         if chat.stream:
-            answering = asyncio.create_task(self._stream(chat.generation, events))
+            answering = asyncio.create_task(self._stream(generation, events))
         else:
-            answering = asyncio.create_task(self._complete(chat.generation, head, request, send))
+            answering = asyncio.create_task(self._complete(generation, head, request, send))
         gone = asyncio.create_task(_wait_for_disconnect(receive))
         try:
             await asyncio.wait({answering, gone, self._host.stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -492,8 +497,11 @@ def load_engine(name: str, options: EngineOptions) -> Engine:
         options: ``model="echo"`` gives the echo engine of that name.
 
     Raises:
-        ValueError: if there is no such engine or no such checkpoint folder, or if torch is not installed.
+        ValueError: if there is no such engine, no such checkpoint folder or no such adapter, or if torch or, with
+            adapters, peft is not installed.
     """
+    if options.adapters and name != "glm":
+        raise ValueError(f"engine '{name}' takes no adapters; only 'glm' does")
     if options.model == "echo":
         return echo.load(name, options)
     if name not in _engine_names():
@@ -504,18 +512,31 @@ def load_engine(name: str, options: EngineOptions) -> Engine:
             f"engine '{name}' needs {' and '.join(missing)}, not installed here: pip install 'glowl[engines]'"
         )
     model = Path(options.model).expanduser()
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", options.model) is not None
     if model.is_dir():
         if not (model / "config.json").is_file():
             raise ValueError(f"{model} is no checkpoint folder: it has no config.json")
-    elif not is_hub_id:
+    elif not _is_hub_id(options.model):
         raise ValueError(f"there is no checkpoint folder at {model}")
+
+    if options.adapters and importlib.util.find_spec("peft") is None:
+        raise ValueError("adapters need peft, not installed here: pip install 'glowl[adapters]'")
+    for adapter, source in options.adapters:
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            if not (folder / "adapter_config.json").is_file():
+                raise ValueError(f"adapter '{adapter}': {folder} is no adapter's folder: it has no adapter_config.json")
+        elif not _is_hub_id(source):
+            raise ValueError(f"adapter '{adapter}': there is no folder at {folder}")
 
     def load() -> Engine:
         engine: Engine = importlib.import_module(f"engines.{name}.engine").load(options)
         return engine
 
     return DeferredEngine(load)
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None
 
 
 def _engine_names() -> list[str]:
@@ -538,6 +559,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     # Its "Started server process" lines say nothing that ours do not.
     logging.getLogger("uvicorn").setLevel(logging.DEBUG if arguments.log_level == "debug" else logging.WARNING)
+    try:
+        adapters = parse_adapters(arguments.adapter)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     options = EngineOptions(
         model=arguments.model,
         device=arguments.device,
@@ -547,6 +573,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         max_batch=arguments.max_batch,
         cache_bytes=None if arguments.cache_mb is None else arguments.cache_mb * 2**20,
         quantization=arguments.quantization,
+        adapters=adapters,
     )
     port = DEFAULT_PORTS.get(arguments.name, 8100) if arguments.port is None else arguments.port
     try:
@@ -593,6 +620,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--quantization", default="none", choices=("none", "int8", "int4"), help="of the decoder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER_OR_HUB_ID",
+        help="a LoRA adapter, asked for as MODEL:NAME (glm only; may be given several times)",
     )
     parser.add_argument("--max-queue", type=int, default=64, help="requests that may wait (default: %(default)s)")
     parser.add_argument("--max-batch", type=int, help="requests answered side by side (default: by the device)")

@@ -5,11 +5,10 @@ In: JSON bodies, server-sent events and the types of `engines.base`. Out: the on
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -17,8 +16,10 @@ import orjson
 import pybase64
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
 
+from engines.adapter_names import model_with, split_model
 from engines.base import (
     Alternative,
+    Box,
     ContextLengthError,
     Delta,
     EngineError,
@@ -43,6 +44,7 @@ from engines.base import (
     Usage,
     Variant,
 )
+from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
 
 DONE: Final = b"[DONE]"
 # What a server of another make is taken to accept when it does not say; it refuses for itself what is too much.
@@ -51,6 +53,11 @@ UNKNOWN_MAX_IMAGES: Final = 64
 MAX_TOP_LOGPROBS: Final = 20
 # JSON has no infinity; this is what OpenAI and vLLM send for a token that could not come.
 LEAST_LOGPROB: Final = -9999.0
+STOP_WITH_SCHEMA: Final = "'stop' cannot be combined with 'response_format': a stop string could cut the JSON in half."
+# What a server may not know and an answer does not depend on.
+OPTIONAL_FIELDS: Final = ("stream_options", "user", "cache_salt")
+# Two spellings of one switch: vLLM's and SGLang's, and that of Z.ai, who host the model. A server needs one of them.
+THINKING_FIELDS: Final = ("chat_template_kwargs", "thinking")
 
 _IMAGE_CODES: Final = (
     "invalid_image_format",
@@ -82,6 +89,7 @@ _ERROR_BY_CODE: Final[dict[str, type[EngineError]]] = {
 # another engine may serve it.
 _ERROR_BY_STATUS: Final[dict[int, type[EngineError]]] = {
     401: EngineUnavailableError,
+    402: EngineUnavailableError,
     403: EngineUnavailableError,
     404: EngineUnavailableError,
     405: EngineUnavailableError,
@@ -91,6 +99,8 @@ _ERROR_BY_STATUS: Final[dict[int, type[EngineError]]] = {
     503: EngineUnavailableError,
     504: EngineTimeoutError,
 }
+# In the middle of a stream there is no status; for a code that is not known, the type says whose fault it is.
+_STATUS_BY_TYPE: Final = {"invalid_request_error": 400, "rate_limit_error": 429}
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
@@ -157,7 +167,18 @@ class _TemplateKwargs(_Model):
     enable_thinking: bool = False
 
 
+class _JsonSchema(_Model):
+    # Its name, description and strictness change nothing: an answer is always held to the schema.
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class _ResponseFormat(_Model):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _JsonSchema | None = None
+
+
 class _ChatBody(_Model):
+    model: str = ""
     # The first error is the one that is told, and a million of them would take gigabytes.
     messages: Annotated[list[_ChatMessage], FailFast()] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
@@ -172,6 +193,7 @@ class _ChatBody(_Model):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     user: str | None = None
     stream: bool | None = None
+    response_format: _ResponseFormat | None = None
     stream_options: _StreamOptions | None = None
     chat_template_kwargs: _TemplateKwargs | None = None
     # Declared only to be refused: an answer that silently ignores them would be a wrong one.
@@ -181,14 +203,13 @@ class _ChatBody(_Model):
     logit_bias: dict[str, Any] | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    response_format: dict[str, Any] | None = None
 
 
 def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
     """Understand a chat-completions body.
 
     ``temperature`` and ``top_p`` are those of `SamplingParams` when absent, so a bare request is answered greedily.
-    ``user`` is the caller.
+    ``user`` is the caller. Of ``model`` only the adapter behind its colon counts.
 
     Raises:
         InvalidRequestError: naming the field at fault; `InvalidImageError` for a picture that is no base64 data URL.
@@ -208,6 +229,7 @@ def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
         seed=chat.seed,
         stop=tuple(chat.stop),
         top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+        json_schema=_from_response_format(chat),
     )
     return ChatRequest(
         generation=GenerationRequest(
@@ -216,6 +238,7 @@ def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
             enable_thinking=chat.chat_template_kwargs is not None and chat.chat_template_kwargs.enable_thinking,
             request_id=request_id,
             caller=chat.user or "",
+            adapter=split_model(chat.model)[1],
         ),
         stream=bool(chat.stream),
         include_usage=chat.stream_options is not None and chat.stream_options.include_usage,
@@ -230,13 +253,35 @@ def _refuse_unsupported(chat: _ChatBody) -> None:
         "logit_bias": bool(chat.logit_bias),
         "frequency_penalty": bool(chat.frequency_penalty),
         "presence_penalty": bool(chat.presence_penalty),
-        "response_format": chat.response_format is not None and chat.response_format.get("type") != "text",
     }
     for param, is_refused in refused.items():
         if is_refused:
             raise InvalidRequestError(f"'{param}' is not supported by this engine: leave it out.", param=param)
     if chat.top_logprobs and not chat.logprobs:
         raise InvalidRequestError("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
+
+
+def _from_response_format(chat: _ChatBody) -> str | None:
+    wanted = chat.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if chat.stop:
+        raise InvalidRequestError(STOP_WITH_SCHEMA, param="stop")
+    if wanted.type == "json_object":
+        return ANY_OBJECT
+    if wanted.json_schema is None:
+        raise JsonSchemaError("'response_format' of type 'json_schema' needs 'json_schema': {'name', 'schema'}.")
+    return to_schema_text(wanted.json_schema.json_schema)
+
+
+def _to_response_format(json_schema: str) -> dict[str, Any]:
+    if json_schema == ANY_OBJECT:
+        return {"type": "json_object"}
+    # The schema goes out as it is written: the order of its properties is that of the answer.
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": orjson.Fragment(json_schema), "strict": True},
+    }
 
 
 def _from_message(message: _ChatMessage, index: int) -> Message:
@@ -265,8 +310,17 @@ def _from_validation_error(error: ValidationError) -> InvalidRequestError:
     return InvalidRequestError(f"{where}: {first['msg']}.", param=param or None)
 
 
-def to_chat_body(request: GenerationRequest, model: str) -> bytes:
+def to_chat_body(
+    request: GenerationRequest, model: str, *, is_foreign: bool = False, without: Collection[str] = ()
+) -> bytes:
     """Encode a request for any OpenAI-compatible server, streamed and with its usage.
+
+    Args:
+        request: what to encode.
+        model: the name to ask for.
+        is_foreign: the server is none of ours: say thinking in both spellings, and keep callers' caches apart in the
+            way of vLLM and SGLang, as ours does by ``user``.
+        without: fields the server does not know, of `OPTIONAL_FIELDS` and `THINKING_FIELDS`.
 
     Raises:
         InvalidRequestError: if a text cannot be sent because it is no valid Unicode (a lone surrogate).
@@ -290,8 +344,16 @@ def to_chat_body(request: GenerationRequest, model: str) -> bytes:
     if sampling.top_logprobs is not None:
         body["logprobs"] = True
         body["top_logprobs"] = sampling.top_logprobs
+    if sampling.json_schema is not None:
+        body["response_format"] = _to_response_format(sampling.json_schema)
     if request.caller:
         body["user"] = request.caller
+    if is_foreign:
+        body["thinking"] = {"type": "enabled" if request.enable_thinking else "disabled"}
+        if request.caller:
+            body["cache_salt"] = hashlib.sha256(f"glowl:{request.caller}".encode("utf-8", "replace")).hexdigest()
+    for field in without:
+        body.pop(field, None)
     try:
         return orjson.dumps(body)
     except orjson.JSONEncodeError as error:
@@ -369,6 +431,8 @@ def to_completion(result: GenerationResult, head: CompletionHead) -> bytes:
     message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
     if result.reasoning:
         message["reasoning_content"] = result.reasoning
+    if result.boxes:
+        message["glowl"] = {"boxes": to_boxes(result.boxes)}
     return orjson.dumps(
         {
             "id": head.completion_id,
@@ -396,12 +460,14 @@ def to_first_event(head: CompletionHead) -> bytes:
 def to_events(delta: Delta, head: CompletionHead) -> bytes:
     """Encode one delta as server-sent events; the last delta brings the finish reason, the usage and ``[DONE]``."""
     events = b""
-    if delta.text or delta.reasoning or delta.logprobs:
-        content: dict[str, str] = {}
+    if delta.text or delta.reasoning or delta.logprobs or delta.boxes:
+        content: dict[str, Any] = {}
         if delta.reasoning:
             content["reasoning_content"] = delta.reasoning
         if delta.text:
             content["content"] = delta.text
+        if delta.boxes:
+            content["glowl"] = {"boxes": to_boxes(delta.boxes)}
         events += _to_chunk(head, content, logprobs=delta.logprobs)
     if delta.finish_reason is not None:
         events += _to_chunk(head, {}, finish_reason=delta.finish_reason)
@@ -422,7 +488,7 @@ def _chunk_head(head: CompletionHead) -> dict[str, Any]:
 
 def _to_chunk(
     head: CompletionHead,
-    delta: Mapping[str, str],
+    delta: Mapping[str, Any],
     finish_reason: FinishReason | None = None,
     logprobs: tuple[TokenLogprob, ...] = (),
 ) -> bytes:
@@ -508,6 +574,7 @@ def from_event(payload: bytes) -> Delta:
             finish_reason=_from_finish_reason(choice.get("finish_reason")),
             usage=usage,
             logprobs=from_logprobs((choice.get("logprobs") or {}).get("content")),
+            boxes=from_boxes((delta.get("glowl") or {}).get("boxes")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise GenerationFailedError("The engine sent an event that is no chat-completion chunk.") from error
@@ -528,6 +595,32 @@ def _from_usage(usage: Mapping[str, Any]) -> Usage:
         image_tokens=prompt.get("image_tokens") or 0,
         cached_tokens=prompt.get("cached_tokens") or 0,
         reasoning_tokens=completion.get("reasoning_tokens") or usage.get("reasoning_tokens") or 0,
+    )
+
+
+def to_boxes(boxes: Iterable[Box]) -> list[dict[str, Any]]:
+    """Encode boxes as a list of ``{"image", "x1", "y1", "x2", "y2"}``, in hundredths of a pixel."""
+    return [
+        {
+            "image": box.image,
+            "x1": round(box.left, 2),
+            "y1": round(box.top, 2),
+            "x2": round(box.right, 2),
+            "y2": round(box.bottom, 2),
+        }
+        for box in boxes
+    ]
+
+
+def from_boxes(entries: list[dict[str, Any]] | None) -> tuple[Box, ...]:
+    """Read `to_boxes`' form.
+
+    Raises:
+        KeyError, TypeError, ValueError: if it is something else.
+    """
+    return tuple(
+        Box(float(entry["x1"]), float(entry["y1"]), float(entry["x2"]), float(entry["y2"]), int(entry["image"]))
+        for entry in entries or ()
     )
 
 
@@ -597,15 +690,20 @@ def from_error(status: int | None, body: bytes) -> EngineError:
         body: an envelope, an older flat error object, or anything.
     """
     envelope: Any = None
-    with contextlib.suppress(orjson.JSONDecodeError):
+    try:
         envelope = orjson.loads(body)
+    except orjson.JSONDecodeError:  # a proxy's page, or plain text
+        envelope = {"message": _text_of(body)}
     details = envelope.get("error", envelope) if isinstance(envelope, dict) else None
     if not isinstance(details, dict):
         details = {"message": details}
-    message = str(details.get("message") or f"The engine answered with status {status} and no reason.")
+    reason = details.get("message") or details.get("detail")
+    if reason and not isinstance(reason, str):  # FastAPI's list of what is wrong where
+        reason = orjson.dumps(reason).decode()
+    message = reason or f"The engine answered with status {status} and no reason."
     code = details.get("code")
     if status is None:
-        status = code if isinstance(code, int) else 500
+        status = code if isinstance(code, int) else _STATUS_BY_TYPE.get(str(details.get("type")), 500)
     kind = _ERROR_BY_CODE.get(code) if isinstance(code, str) else None
     kind = kind or _kind_by_wording(message, status) or _ERROR_BY_STATUS.get(status)
     if kind is None:
@@ -614,14 +712,60 @@ def from_error(status: int | None, body: bytes) -> EngineError:
     return kind(message, code=code if isinstance(code, str) else None, param=param if isinstance(param, str) else None)
 
 
+def _text_of(body: bytes) -> str:
+    """The words of a refusal that is no JSON: its first line, or a web page's title."""
+    text = body[:65536].decode("utf-8", "replace").strip()
+    if text.startswith("<"):
+        title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        text = " ".join(title[1].split()) if title else ""
+    return text.partition("\n")[0].strip()[:300]
+
+
+_CONTEXT_WORDING: Final = re.compile(
+    r"context length|longer than the model's context|exceeds the maximum allowed length", re.IGNORECASE
+)
+_NO_PICTURE_WORDING: Final = re.compile(
+    r"cannot identify image file|image file is truncated|(?:failed|unable) to (?:load|open|decode) (?:the )?image",
+    re.IGNORECASE,
+)
+
+
 def _kind_by_wording(message: str, status: int) -> type[EngineError] | None:
     """Tell the refusals of vLLM and SGLang apart, which all come as a plain 400."""
-    if not 400 <= status < 500:
+    if status in (401, 403, 404) or not 400 <= status < 500:
         return None
-    if "context length" in message.lower():
+    if _CONTEXT_WORDING.search(message):
         return ContextLengthError
     if re.search(r"at most \d+ image", message, re.IGNORECASE):
         return TooManyImagesError
+    if _NO_PICTURE_WORDING.search(message):
+        return InvalidImageError
+    return None
+
+
+def room_for_answer(error: EngineError) -> int | None:
+    """How many tokens an answer may have, if a refusal of ``max_tokens`` tells; None if it does not, or there is none.
+
+    vLLM refuses a bound that is over what the context has left, where an engine of ours shrinks it.
+    """
+    context = re.search(r"context length is (?:only )?(\d+)", error.message)
+    prompt = re.search(r"(\d+) input tokens|(\d+) in the messages", error.message)
+    if context is None or prompt is None:
+        return None
+    room = int(context[1]) - int(prompt[1] or prompt[2])
+    return room if room > 0 else None
+
+
+def unknown_field(error: EngineError, sent: Iterable[str]) -> str | None:
+    """Which of the fields a refusal is about; None if it names none of them."""
+    for field in sent:
+        if error.param is not None and error.param.removeprefix("body.").split(".")[0] == field:
+            return field
+        if re.search(
+            rf"""["'`(\[]{field}(?:["'`)\].]|$)|\b(?:argument|field|parameter|property)s?(?: supplied)?:? {field}\b""",
+            error.message,
+        ):
+            return field
     return None
 
 
@@ -629,7 +773,10 @@ def _kind_by_wording(message: str, status: int) -> type[EngineError] | None:
 
 
 def to_models(info: EngineInfo, created: int) -> bytes:
-    """Encode the list of the one model an engine server has."""
+    """Encode the list of what an engine server has: its one model, and that model with each of its adapters.
+
+    An adapter names its model as ``parent``, as in the lists of vLLM and SGLang.
+    """
     model = {
         "id": info.model_id,
         "object": "model",
@@ -643,14 +790,16 @@ def to_models(info: EngineInfo, created: int) -> bytes:
             "max_images": info.max_images,
         },
     }
-    return orjson.dumps({"object": "list", "data": [model]})
+    adapted = [{**model, "id": model_with(info.model_id, name), "parent": info.model_id} for name in info.adapters]
+    return orjson.dumps({"object": "list", "data": [model, *adapted]})
 
 
 def from_models(body: bytes, model: str | None = None) -> EngineInfo:
     """Describe the engine behind a model list.
 
     A server of another make says neither its role nor its limits: its model id is then taken for its name, and limits
-    it does not tell are set so high that the server itself is the one to refuse.
+    it does not tell are set so high that the server itself is the one to refuse. Adapters are the entries that name the
+    model as their ``parent``.
 
     Args:
         body: the answer to ``GET /v1/models``.
@@ -661,11 +810,14 @@ def from_models(body: bytes, model: str | None = None) -> EngineInfo:
     """
     try:
         entries = orjson.loads(body)["data"]
-        entry = next((entry for entry in entries if model in (None, entry["id"])), None)
+        # Adapters are listed too, each with the model it belongs to; without a name, a model is meant.
+        named = (entry for entry in entries if entry["id"] == model or (model is None and not entry.get("parent")))
+        entry = next(named, None)
         if entry is None:
             raise EngineUnavailableError(f"The engine does not serve a model named {model!r}.")
         model_id = str(entry["id"])
         own = entry.get("glowl")
+        adapters = tuple(_adapter_ids(entries, model_id))
         if not own:
             return EngineInfo(
                 name=model_id,
@@ -673,6 +825,7 @@ def from_models(body: bytes, model: str | None = None) -> EngineInfo:
                 variant="full",
                 context_tokens=entry.get("max_model_len") or UNKNOWN_CONTEXT_TOKENS,
                 max_images=UNKNOWN_MAX_IMAGES,
+                adapters=adapters,
             )
         variant = own["variant"]
         if variant not in get_args(Variant):
@@ -683,6 +836,20 @@ def from_models(body: bytes, model: str | None = None) -> EngineInfo:
             variant=variant,
             context_tokens=own["context_tokens"],
             max_images=own["max_images"],
+            adapters=adapters,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineUnavailableError("The engine answered with something that is no model list.") from error
+
+
+def adapter_ids(body: bytes, model_id: str) -> dict[str, str]:
+    """Return the ids under which a server takes a model's adapters, by their names, from the list `from_models` read.
+
+    Ours and SGLang say ``model:name``; vLLM says whatever it was started with, and then that is the name.
+    """
+    return _adapter_ids(orjson.loads(body)["data"], model_id)
+
+
+def _adapter_ids(entries: list[dict[str, Any]], model_id: str) -> dict[str, str]:
+    ids = [str(entry["id"]) for entry in entries if entry.get("parent") == model_id]
+    return {id_.removeprefix(f"{model_id}:"): id_ for id_ in ids}

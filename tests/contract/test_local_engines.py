@@ -1,5 +1,9 @@
-"""The cases every engine must pass, over both local engines with tiny checkpoints of random weights."""
+"""The cases every engine must pass, over both local engines with tiny checkpoints of random weights.
 
+Each in this process and behind its own server; GLM also behind vLLM's wire: one server, and two of which one died.
+"""
+
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,9 +12,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from engines.balancer import BalancedClient  # noqa: E402
 from engines.base import Engine, EngineOptions  # noqa: E402
+from engines.client import EngineClient  # noqa: E402
 from engines.pocket.random_tiny import ensure_random_tiny  # noqa: E402
-from engines.server import load_engine  # noqa: E402
+from engines.server import listening, load_engine  # noqa: E402
 from tests.contract.test_engine_contract import (  # noqa: E402, F401  collected here once more, with our own `engine`
     test_a_prompt_over_the_context_is_refused,
     test_a_stop_string_ends_the_answer_and_is_no_part_of_it,
@@ -24,6 +30,7 @@ from tests.contract.test_engine_contract import (  # noqa: E402, F401  collected
     test_only_the_last_delta_has_finish_reason_and_usage,
     test_requests_made_together_are_answered_as_if_alone,
 )
+from tests.support.vllm_server import serving  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,15 +46,39 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
     return ensure_random_tiny(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(params=["glm", "owl2"])
+@pytest.fixture(params=["glm", "owl2", "glm-http", "owl2-http", "glm-vllm", "glm-balanced"])
 async def engine(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> AsyncIterator[Engine]:
-    engine = load_engine(request.param, EngineOptions(model=str(checkpoints[request.param]), device="cpu"))
-    await engine.start()
-    yield engine
-    await engine.aclose()
+    name, _, transport = request.param.partition("-")
+    engine = load_engine(name, EngineOptions(model=str(checkpoints[name]), device="cpu"))
+    async with contextlib.AsyncExitStack() as stack:
+        if transport == "http":
+            url = await stack.enter_async_context(listening(engine))
+            client: EngineClient | BalancedClient = EngineClient(url, timeout_s=30.0)
+        else:
+            await engine.start()
+            stack.push_async_callback(engine.aclose)
+        if not transport:
+            yield engine
+            return
+        if transport == "vllm":
+            server = await stack.enter_async_context(serving(engine, api_key="secret"))
+            client = EngineClient(server.url, timeout_s=30.0, name="glm", api_key="secret")
+        elif transport == "balanced":
+            servers = [await stack.enter_async_context(serving(engine)) for _ in range(2)]
+            client = BalancedClient([EngineClient(server.url, timeout_s=30.0, name="glm") for server in servers])
+        stack.push_async_callback(client.aclose)
+        await client.start()
+        if transport == "balanced":
+            await servers[0].stop()
+        yield client
 
 
-async def test_a_tiny_checkpoint_is_labelled_as_what_it_is(engine):
+@pytest.fixture
+def counts_image_tokens(request: pytest.FixtureRequest) -> bool:
+    return not request.node.callspec.params["engine"].endswith(("-vllm", "-balanced"))
+
+
+async def test_a_tiny_checkpoint_is_labelled_as_what_it_is(engine, counts_image_tokens):
     info = await engine.info()
 
-    assert info.variant == "random-tiny"
+    assert info.variant == ("random-tiny" if counts_image_tokens else "full")  # a foreign server says nothing of it

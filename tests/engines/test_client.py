@@ -9,8 +9,12 @@ import orjson
 import pytest
 from aiohttp import web
 
+from engines import wire
+from engines.address import split_urls
 from engines.base import (
+    ContextLengthError,
     EngineError,
+    EngineOverloadedError,
     EngineTimeoutError,
     EngineUnavailableError,
     GenerationFailedError,
@@ -25,6 +29,9 @@ from engines.base import (
     generate,
 )
 from engines.client import EngineClient
+from engines.echo import EchoEngine
+from engines.server import listening
+from tests.support.vllm_server import serving
 
 HI = GenerationRequest((Message("user", (TextPart("hi"),)),))
 Reply = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -305,6 +312,7 @@ async def test_a_foreign_server_stands_in(client_of, foreign):
         "stream": True,
         "stream_options": {"include_usage": True},
         "chat_template_kwargs": {"enable_thinking": False},
+        "thinking": {"type": "disabled"},
     }
 
 
@@ -397,3 +405,320 @@ async def test_an_error_is_an_engine_error_whatever_breaks(client_of):
         async with replying(send) as url:
             with pytest.raises(EngineError):
                 await generate(client_of(url), HI)
+
+
+# --- what a server refuses, and what is done about it ---------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def scripted(*replies: web.Response) -> AsyncIterator[tuple[str, list[tuple[str, dict]]]]:
+    """Answer every request with the next reply, the last one for ever; yield the URL and what was asked."""
+    asked: list[tuple[str, dict]] = []
+    left = list(replies)
+
+    async def answer(request: web.Request) -> web.Response:
+        body = await request.read()
+        asked.append((request.path, orjson.loads(body) if body else {}))
+        reply = left.pop(0) if len(left) > 1 else left[0]
+        return web.Response(body=reply.body, status=reply.status, headers=reply.headers)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", asked
+    finally:
+        await runner.cleanup()
+
+
+def events_of(text: str) -> web.Response:
+    return web.Response(body=text_event(text, "stop") + b"data: [DONE]\n\n", content_type="text/event-stream")
+
+
+def refusal(status: int, message: str, **details: object) -> web.Response:
+    return web.json_response({"error": {"message": message, **details}}, status=status)
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(401, "refuses the API key"), (402, "paid"), (403, "API key"), (404, "path or model"), (307, "points to")],
+)
+async def test_what_only_an_operator_can_mend_says_what_and_where(client_of, status, hint):
+    async with scripted(refusal(status, "nope")) as (url, _):
+        with pytest.raises(EngineUnavailableError, match=hint) as caught:
+            await generate(client_of(url, api_key="secret"), HI)
+
+    assert url in caught.value.message
+    assert "nope" in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "words"),
+    [
+        (b"upstream connect error\nreset", "text/plain", "upstream connect error"),
+        (b"<html><head><title>502 Bad\n Gateway</title></head></html>", "text/html", "502 Bad Gateway"),
+        (b"<html></html>", "text/html", "status 502"),
+        (b'{"detail": "no backend"}', "application/json", "no backend"),
+        (b'{"object": "error", "message": "flat"}', "application/json", "flat"),
+    ],
+)
+async def test_a_refusal_in_any_form_is_told_in_its_own_words(client_of, body, content_type, words):
+    async with scripted(web.Response(body=body, status=502, content_type=content_type)) as (url, _):
+        with pytest.raises(EngineUnavailableError) as caught:
+            await generate(client_of(url), HI)
+
+    assert words in caught.value.message
+    assert "<" not in caught.value.message
+
+
+@pytest.mark.parametrize("retry_after", ["7", "7.0"])
+async def test_a_full_server_says_when_to_come_again(client_of, retry_after):
+    async with scripted(web.Response(status=429, text="slow down", headers={"Retry-After": retry_after})) as (url, _):
+        with pytest.raises(EngineOverloadedError, match="slow down") as caught:
+            await generate(client_of(url), HI)
+
+    assert caught.value.retry_after_s == 7.0
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("Wed, 01 Jan 2020 00:00:00 GMT", 0.0), ("soon", None), ("-3", 0.0), (None, None)]
+)
+async def test_a_time_to_come_again_may_be_a_date_or_nonsense(client_of, value, seconds):
+    headers = {} if value is None else {"Retry-After": value}
+    async with scripted(web.Response(status=429, headers=headers)) as (url, _):
+        with pytest.raises(EngineOverloadedError) as caught:
+            await generate(client_of(url), HI)
+
+    assert caught.value.retry_after_s == seconds
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "application/json"])
+async def test_a_document_in_place_of_events_is_a_wrong_address(client_of, content_type):
+    async with scripted(web.Response(body=b"{}", content_type=content_type)) as (url, _):
+        with pytest.raises(EngineUnavailableError, match="is the address right"):
+            await generate(client_of(url), HI)
+
+
+async def test_an_error_with_a_status_of_200_is_that_error(client_of):
+    error = {"error": {"message": "context length exceeded", "code": "context_length_exceeded"}}
+    async with scripted(web.json_response(error)) as (url, _):
+        with pytest.raises(ContextLengthError):
+            await generate(client_of(url), HI)
+
+
+async def test_a_strict_server_is_asked_without_what_it_does_not_know_and_that_is_remembered(client_of):
+    # Given a server that refuses what it does not know, one field at a time
+    echo = EchoEngine()
+    await echo.start()
+    unknown = ("user", "cache_salt", "thinking", "stream_options")
+    async with serving(echo, unknown_fields=unknown) as server:
+        client = client_of(server.url, model=None)
+        request = replace(HI, caller="alice", sampling=SamplingParams(seed=5, max_tokens=9))
+
+        for _ in range(2):
+            assert (await generate(client, request)).text == "[echo glm] no pictures, question: hi"
+
+        # Then what matters was sent, and the second request passed at once
+        assert server.num_refused == len(unknown)
+        for body in server.bodies:
+            assert not set(body) & set(unknown)
+            assert (body["seed"], body["max_tokens"]) == (5, 9)
+            assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Unknown parameter: 'thinking'.",
+        "Unrecognized request argument supplied: thinking",
+        "property 'thinking' is unsupported",
+        'json: unknown field "thinking"',
+        "Extra inputs are not permitted: `thinking`",
+    ],
+)
+async def test_every_way_to_name_an_unknown_field_is_understood(client_of, message):
+    async with scripted(refusal(400, message), events_of("ok")) as (url, asked):
+        assert (await generate(client_of(url), HI)).text == "ok"
+
+    assert ["thinking" in body for _, body in asked] == [True, False]
+
+
+async def test_a_list_of_extra_fields_is_understood_too(client_of):
+    detail = [{"type": "extra_forbidden", "loc": ["body", "user"], "msg": "Extra inputs are not permitted"}]
+    async with scripted(web.json_response({"detail": detail}, status=422), events_of("ok")) as (url, asked):
+        assert (await generate(client_of(url), replace(HI, caller="alice"))).text == "ok"
+
+    assert ["user" in body for _, body in asked] == [True, False]
+
+
+@pytest.mark.parametrize("field", ["seed", "stop", "top_p", "temperature", "logprobs", "messages"])
+async def test_what_changes_an_answer_is_never_left_out(client_of, field):
+    sampling = SamplingParams(seed=1, stop=("x",), top_logprobs=0)
+    async with scripted(refusal(400, f"Unknown parameter: '{field}'.", param=field), events_of("ok")) as (url, asked):
+        with pytest.raises(InvalidRequestError, match=field):
+            await generate(client_of(url), replace(HI, sampling=sampling))
+
+    assert len(asked) == 1
+
+
+async def test_a_refusal_that_goes_on_without_the_field_is_not_held_against_it(client_of):
+    # Given a wrong request, in whose refusal the word "user" stands
+    async with scripted(refusal(400, "after 'user' must come 'assistant'"), events_of("ok")) as (url, asked):
+        client = client_of(url)
+        request = replace(HI, caller="alice")
+        await generate(client, request)
+        await generate(client, request)
+
+    assert ["user" in body for _, body in asked] == [True, False, False]
+
+    async with scripted(refusal(400, "after 'user' must come 'assistant'")) as (url, asked):
+        client = client_of(url)
+        for _ in range(2):
+            with pytest.raises(InvalidRequestError, match="assistant"):
+                await generate(client, request)
+
+    assert ["user" in body for _, body in asked] == [True, False, True, False]
+
+
+async def test_a_server_that_cannot_be_told_whether_to_think_is_no_engine(client_of):
+    refusals = [
+        refusal(400, "Unknown parameter: 'thinking'"),
+        refusal(400, "Unknown parameter: 'chat_template_kwargs'"),
+    ]
+    async with scripted(*refusals) as (url, _):
+        with pytest.raises(EngineUnavailableError, match="whether to think"):
+            await generate(client_of(url), HI)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "'max_tokens' or 'max_completion_tokens' is too large: 8000. This model's maximum context length is 4096 "
+        "tokens and your request has 2778 input tokens (8000 > 4096 - 2778).",
+        "This model's maximum context length is 4096 tokens. However, you requested 10778 tokens (2778 in the "
+        "messages, 8000 in the completion). Please reduce the length of the messages or completion.",
+    ],
+)
+async def test_a_bound_over_the_context_is_shrunk_to_what_the_server_says_is_left(client_of, message):
+    request = replace(HI, sampling=SamplingParams(max_tokens=8000))
+    async with scripted(refusal(400, message), events_of("ok")) as (url, asked):
+        assert (await generate(client_of(url), request)).text == "ok"
+
+    assert [body["max_tokens"] for _, body in asked] == [8000, 4096 - 2778]
+
+
+async def test_a_prompt_over_the_context_is_refused_after_one_request(client_of):
+    message = "This model's maximum context length is 4096 tokens. However, your request has 5000 input tokens."
+    async with scripted(refusal(400, message)) as (url, asked):
+        with pytest.raises(ContextLengthError):
+            await generate(client_of(url), replace(HI, sampling=SamplingParams(max_tokens=8000)))
+
+    assert len(asked) == 1
+
+
+# --- where it is, and whether it is ready ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("", "/v1/chat/completions"),
+        ("/", "/v1/chat/completions"),
+        ("/v1/", "/v1/chat/completions"),
+        ("/glm", "/glm/v1/chat/completions"),
+        ("/api/paas/v4", "/api/paas/v4/chat/completions"),
+    ],
+)
+async def test_the_api_is_under_v1_unless_the_address_says_another_version(client_of, path, expected):
+    async with scripted(events_of("ok")) as (url, asked):
+        await generate(client_of(url + path), HI)
+
+    assert [asked_path for asked_path, _ in asked] == [expected]
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@host", "https://host/v1?key=secret", "http://host#secret"])
+def test_an_address_that_may_hold_a_secret_is_refused_without_showing_it(url):
+    with pytest.raises(ValueError, match="a key has its own setting") as caught:
+        EngineClient(url, timeout_s=1.0)
+
+    assert "secret" not in str(caught.value)
+
+
+def test_a_list_of_addresses_is_taken_apart():
+    assert split_urls(" http://a:1 ,unix:///b,, http://a:1") == ("http://a:1", "unix:///b")
+    for wrong in ("", " , ", "http://a:1,b"):
+        with pytest.raises(ValueError, match="no engine URL"):
+            split_urls(wrong)
+
+
+async def test_a_hosted_server_is_ready_if_it_lists_models_and_is_not_asked_each_time(client_of):
+    # Given a server that has neither way to ask for its health
+    asked: list[str] = []
+
+    async def models(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"data": [{"id": "m"}]})
+
+    app = web.Application()
+    app.router.add_get("/api/paas/v4/models", models)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    client = client_of(f"http://127.0.0.1:{runner.addresses[0][1]}/api/paas/v4")
+
+    assert [await client.is_ready() for _ in range(5)] == [True] * 5
+    assert asked == ["/api/paas/v4/models"]
+
+    # When a request fails, what the list said counts no more
+    with pytest.raises(EngineUnavailableError):
+        await generate(client, HI)
+    await runner.cleanup()
+    client._listed = None
+    assert (await client.probe())[0] == "waiting"
+
+
+async def test_a_server_that_lists_no_models_is_taken_at_the_name_it_was_given(client_of):
+    async with scripted(web.Response(status=404)) as (url, _):
+        info = await client_of(url, model="glm-4.6v-flash", name="glm").info()
+        assert (info.name, info.model_id, info.variant) == ("glm", "glm-4.6v-flash", "full")
+        assert await client_of(url, model="glm-4.6v-flash").is_ready() is True
+        with pytest.raises(EngineUnavailableError):
+            await client_of(url, model=None).info()
+
+
+async def test_our_own_server_is_sent_nothing_it_does_not_know(client_of):
+    # Given a server of ours and one that is not
+    echo = EchoEngine()
+    sent = []
+    real = wire.to_chat_body
+
+    async with listening(echo) as url:
+        client = client_of(url, model=None)
+        await client.start()
+        assert (await client.info()).name == "glm"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                wire, "to_chat_body", lambda *args, **options: sent.append(real(*args, **options)) or sent[-1]
+            )
+            await generate(client, replace(HI, caller="alice"))
+
+    assert not {"thinking", "cache_salt"} & set(orjson.loads(sent[0]))
+
+
+async def test_a_schema_is_sent_to_other_servers_in_openais_shape_and_prose_in_return_is_an_error(client_of):
+    # Given a server that follows the schema, and then ignores it
+    held = replace(HI, sampling=SamplingParams(json_schema='{"type":"object","required":["a"]}'))
+    async with scripted(events_of('{"a":1}'), events_of("Sure! Here it is")) as (url, asked):
+        client = client_of(url)
+        result = await generate(client, held)
+        with pytest.raises(GenerationFailedError, match="ignores 'response_format'"):
+            await generate(client, held)
+
+    assert result.text == '{"a":1}'
+    assert asked[0][1]["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": {"type": "object", "required": ["a"]}, "strict": True},
+    }

@@ -1,6 +1,7 @@
 """The echo engine's own habits; what it shares with every engine is in tests/contract."""
 
 import io
+import json
 
 import pytest
 from PIL import Image
@@ -13,6 +14,7 @@ from engines.base import (
     GenerationRequest,
     ImagePart,
     InvalidImageError,
+    InvalidRequestError,
     Message,
     SamplingParams,
     TextPart,
@@ -20,6 +22,7 @@ from engines.base import (
     generate,
 )
 from engines.echo import EchoEngine
+from engines.json_schema import ANY_OBJECT, JsonSchemaError
 
 
 def encoded(format_: str, size: tuple[int, int] = (6, 4)) -> ImagePart:
@@ -148,3 +151,48 @@ async def test_closing_breaks_off_a_running_answer():
     with pytest.raises(EngineUnavailableError):
         await anext(stream)
     assert (engine.num_running, engine.num_cancelled) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "null"}}, "required": ["a"]},
+        {"type": "array", "items": {"type": "boolean"}, "minItems": 2},
+        {"type": "string", "minLength": 9, "maxLength": 10},
+        {"type": "string", "maxLength": 2},
+        {"type": "integer", "exclusiveMinimum": 6, "multipleOf": 4},
+        {"type": "number", "maximum": -2.5},
+        {"type": ["integer", "null"], "exclusiveMinimum": 0},
+        {"enum": ["x", 1]},
+        {"anyOf": [{"type": "string", "format": "date"}, {"type": "null"}]},
+        {"$defs": {"leaf": {"const": 5}}, "type": "object", "properties": {"a": {"$ref": "#/$defs/leaf"}}},
+    ],
+)
+async def test_held_to_a_schema_it_answers_with_a_value_that_satisfies_it(engine, schema):
+    jsonschema = pytest.importorskip("jsonschema")
+
+    result = await generate(engine, ask("hi", json_schema=json.dumps(schema)))
+
+    jsonschema.validate(json.loads(result.text), schema)
+
+
+async def test_asked_for_any_object_it_puts_the_echo_into_one(engine):
+    result = await generate(engine, ask("hi", json_schema=ANY_OBJECT))
+
+    assert json.loads(result.text) == {"echo": "[echo glm] no pictures, question: hi"}
+
+
+@pytest.mark.parametrize("schema", [{"type": "string", "pattern": "^a"}, {"$ref": "#"}, {"allOf": [{}]}])
+async def test_a_schema_without_an_obvious_value_is_refused_by_name(engine, schema):
+    with pytest.raises(JsonSchemaError):
+        await generate(engine, ask("hi", json_schema=json.dumps(schema)))
+
+
+async def test_what_stands_in_for_owl2_refuses_a_schema_as_owl2_does():
+    owl2 = EchoEngine("owl2")
+    await owl2.start()
+
+    with pytest.raises(InvalidRequestError) as caught:
+        await generate(owl2, ask("hi", json_schema=ANY_OBJECT))
+
+    assert caught.value.param == "response_format"

@@ -24,6 +24,7 @@ from engines.base import (
     TooManyImagesError,
     Usage,
 )
+from engines.json_schema import ANY_OBJECT, JsonSchemaError
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
@@ -109,7 +110,9 @@ def test_what_changes_nothing_is_ignored():
         (body(top_logprobs=3), "top_logprobs"),
         (body(seed=2**63), "seed"),
         (body(user=5), "user"),
-        (body(response_format={"type": "json_object"}), "response_format"),
+        (body(response_format={"type": "xml"}), "response_format.type"),
+        (body(response_format={"type": "json_schema", "json_schema": {}}), "response_format.json_schema.schema"),
+        (body(response_format={"type": "json_object"}, stop="}"), "stop"),
     ],
 )
 def test_a_wrong_body_is_refused_with_the_field_at_fault(bad, param):
@@ -118,6 +121,43 @@ def test_a_wrong_body_is_refused_with_the_field_at_fault(bad, param):
 
     assert type(caught.value) is InvalidRequestError
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("wanted", [{}, {"json_schema": {"schema": {"not": {}}}}])
+def test_a_format_without_a_schema_that_can_be_kept_is_refused_by_name(wanted):
+    with pytest.raises(JsonSchemaError) as caught:
+        wire.from_chat_body(body(response_format={"type": "json_schema", **wanted}))
+
+    error = wire.from_error(
+        400, wire.to_error(caught.value.message, status_code=400, code=caught.value.code, param=caught.value.param)
+    )
+    assert (type(error), error.code, error.param) == (InvalidRequestError, "invalid_json_schema", "response_format")
+
+
+def test_a_schema_travels_as_it_was_written_and_in_openais_shape():
+    # Given a schema whose properties have an order
+    schema = '{"type":"object","properties":{"z":{"type":"null"},"a":{"type":"string"}},"required":["z"]}'
+    request = GenerationRequest((Message("user", (TextPart("hi"),)),), SamplingParams(json_schema=schema))
+
+    # When it goes over the wire
+    sent = wire.to_chat_body(request, "m")
+
+    # Then another server finds OpenAI's own field, and ours the same text
+    wanted = orjson.loads(sent)["response_format"]
+    assert wanted == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": orjson.loads(schema), "strict": True},
+    }
+    assert wire.from_chat_body(sent).generation.sampling.json_schema == schema
+
+
+def test_any_object_travels_as_json_object():
+    request = GenerationRequest((Message("user", (TextPart("hi"),)),), SamplingParams(json_schema=ANY_OBJECT))
+
+    sent = wire.to_chat_body(request, "m")
+
+    assert orjson.loads(sent)["response_format"] == {"type": "json_object"}
+    assert wire.from_chat_body(sent).generation.sampling.json_schema == ANY_OBJECT
 
 
 @pytest.mark.parametrize(
@@ -330,6 +370,27 @@ def test_a_foreign_refusal_finds_its_class(status, answer, kind):
 
     assert type(error) is kind
     assert error.message
+
+
+def test_a_refusal_in_the_middle_of_a_stream_stays_one_that_nobody_repeats():
+    # Given a schema that turned out to be too complex only behind the thinking
+    refusal = JsonSchemaError("The JSON Schema's 'pattern' is too complex.")
+    (payload,) = wire.EventParser().feed(wire.to_error_event(refusal))
+
+    with pytest.raises(InvalidRequestError, match="'pattern'") as raised:
+        wire.from_event(payload)
+
+    assert (raised.value.code, raised.value.param) == ("invalid_json_schema", "response_format")
+    assert (raised.value.status_code, raised.value.retryable) == (400, False)
+
+
+def test_a_lack_of_memory_in_the_middle_of_a_stream_stays_one():
+    (payload,) = wire.EventParser().feed(wire.to_error_event(EngineOverloadedError("busy", code="out_of_memory")))
+
+    with pytest.raises(EngineOverloadedError, match="busy") as raised:
+        wire.from_event(payload)
+
+    assert raised.value.code == "out_of_memory"
 
 
 def test_an_error_event_raises_what_it_carries():
