@@ -1,1 +1,1 @@
-"""Webhooks: telling a caller's server that its work is done."""
+"""Webhooks: who wants to be told that work is done, and telling them, signed, until they have it."""

@@ -1,0 +1,68 @@
+"""The Lua that turns one event into deliveries: part of the scripts that end a job, and of `WebhookStore.emit`.
+
+In: an event (owner, id, type, body) inside a running script. Out: one ``delivery:ID`` hash per receiver, due at once.
+It lives here rather than under `router.webhooks`, which stands above the job store, because a job's end and its
+deliveries must be one atomic step: neither a crash nor the job's deletion can come between them.
+
+Keys: ``delivery:ID`` hash, ``delivery_attempts:ID`` list, ``deliveries`` sorted set of ids by when something must
+happen, ``webhook_log:OWNER`` and ``webhook_log:ENDPOINT`` sorted sets of ids by age, ``webhook_endpoint:ID`` hash,
+``webhook_endpoints:OWNER`` sorted set.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Receivers that are down for a weekend get their events; after that the log says that they did not.
+MAX_AGE_S: Final = 72 * 3600
+# How long the log of a delivery is kept once it has ended.
+LOG_TTL_S: Final = 7 * 24 * 3600
+MAX_LOG: Final = 10_000
+# Instead of a URL: nobody is told, the owner's endpoints neither. No URL that a caller may name looks like this.
+NOBODY: Final = "none:"
+
+# Expects ``prefix`` to be set. A delivery's id follows from its event and its receiver: fanned out twice, it is one.
+FAN_OUT: Final = (
+    f"""
+local DELIVERIES, MAX_AGE, LOG_TTL, MAX_LOG = prefix .. 'deliveries', {MAX_AGE_S}, {LOG_TTL_S}, {MAX_LOG}
+local NOBODY = '{NOBODY}'
+local function delivery_key(id) return prefix .. 'delivery:' .. id end
+local function attempts_key(id) return prefix .. 'delivery_attempts:' .. id end
+local function endpoint_key(id) return prefix .. 'webhook_endpoint:' .. id end
+local function endpoints_key(owner) return prefix .. 'webhook_endpoints:' .. owner end
+local function log_key(of) return prefix .. 'webhook_log:' .. of end
+"""
+    + """
+local function plan_delivery(owner, endpoint, url, event_id, kind, body, now)
+  local receiver = endpoint ~= '' and endpoint or url
+  local id = 'whd_' .. string.sub(redis.sha1hex(event_id .. '|' .. receiver), 1, 32)
+  local key = delivery_key(id)
+  if redis.call('HSETNX', key, 'state', 'pending') == 0 then return 0 end
+  local at = string.format('%.6f', now)
+  redis.call('HSET', key, 'owner', owner, 'endpoint', endpoint, 'url', url, 'event', event_id, 'type', kind,
+    'body', body, 'created_at', at, 'next_at', at, 'expires_at', string.format('%.6f', now + MAX_AGE),
+    'epoch', 0, 'attempts', 0, 'failures', 0, 'sent', 0)
+  redis.call('ZADD', DELIVERIES, now, id)
+  for _, of in ipairs(endpoint ~= '' and {owner, endpoint} or {owner}) do
+    redis.call('ZADD', log_key(of), now, id)
+    redis.call('ZREMRANGEBYRANK', log_key(of), 0, -MAX_LOG - 1)
+    redis.call('EXPIRE', log_key(of), MAX_AGE + LOG_TTL)
+  end
+  return 1
+end
+
+-- Plans a delivery for the given URL, if any, and for every enabled endpoint of the owner that asked for such events.
+local function fan_out(owner, url, event_id, kind, body, now)
+  if url == NOBODY then return 0 end
+  local planned = 0
+  if url ~= '' then planned = plan_delivery(owner, '', url, event_id, kind, body, now) end
+  for _, endpoint in ipairs(redis.call('ZRANGE', endpoints_key(owner), 0, -1)) do
+    local found = redis.call('HMGET', endpoint_key(endpoint), 'status', 'event_types')
+    if found[1] == 'enabled' and string.find(',' .. found[2] .. ',', ',' .. kind .. ',', 1, true) then
+      planned = planned + plan_delivery(owner, endpoint, '', event_id, kind, body, now)
+    end
+  end
+  return planned
+end
+"""
+)

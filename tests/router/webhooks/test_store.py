@@ -1,0 +1,468 @@
+"""Endpoints and deliveries against a real redis and a clock of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+from redis.asyncio import Redis
+
+from router.errors import QueueUnavailableError
+from router.jobs.fan_out import LOG_TTL_S, MAX_AGE_S
+from router.jobs.job import FinalAnswer, JobSpec
+from router.jobs.store import PREFIX, JobStore
+from router.webhooks.records import EVENT_TYPES, MAX_ENDPOINTS, Attempt, Claim, Delivery
+from router.webhooks.store import WebhookStore
+from tests.router.jobs.test_store import Clock, finish_all, make_spec
+
+URL = "https://hooks.example/here"
+OK = Attempt(1, 1.0, 204, 12)
+BROKEN = Attempt(1, 1.0, 500, 12, "the receiver answered 500", "对方返回 500")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    redis = Redis.from_url(redis_url)
+    yield redis
+    await redis.aclose()
+
+
+@pytest.fixture
+async def jobs(redis: Redis, clock: Clock) -> JobStore:
+    return JobStore(redis, clock=clock)
+
+
+@pytest.fixture
+async def store(redis: Redis, clock: Clock) -> WebhookStore:
+    return WebhookStore(redis, resend_after_s=15, clock=clock)
+
+
+async def register(store: WebhookStore, owner: str = "local", types: tuple[str, ...] = EVENT_TYPES) -> str:
+    created = await store.create_endpoint(owner, name="n", url=URL, event_types=types)
+    assert created is not None
+    return created[0].id
+
+
+async def end(jobs: JobStore, spec: JobSpec, state: str = "completed") -> bool:
+    """Run a job to its end; returns whether deliveries are due."""
+    await jobs.create(spec)
+    if state == "cancelled":
+        await jobs.cancel(spec.id)
+        return True
+    await finish_all(jobs, spec)
+    epoch = await jobs.claim(spec.id, "merge")
+    assert epoch
+    if state == "failed":
+        return await jobs.complete(spec.id, epoch, error={"code": "x", "message": "y"})
+    reason = "length" if state == "incomplete" else "stop"
+    return await jobs.complete(spec.id, epoch, final=FinalAnswer("d", "m", "owl2", "deep", finish_reason=reason))
+
+
+async def deliveries(store: WebhookStore, owner: str = "local") -> list[Delivery]:
+    page = await store.list_deliveries(owner, limit=100)
+    assert page is not None
+    return page[0]
+
+
+async def claim(store: WebhookStore, delivery_id: str) -> Claim:
+    claimed = await store.claim(delivery_id, lease_s=25)
+    assert claimed is not None
+    return claimed
+
+
+# What a job's end plans
+
+
+@pytest.mark.parametrize("state", ["completed", "failed", "cancelled", "incomplete"])
+async def test_the_end_of_a_job_plans_its_event_in_the_same_step(
+    store: WebhookStore, jobs: JobStore, clock: Clock, state: str
+) -> None:
+    spec = make_spec(webhook_url=URL)
+
+    assert await end(jobs, spec, state) is True
+
+    [due] = await store.take_due()
+    claimed = await claim(store, due)
+    assert claimed.url == URL
+    assert orjson.loads(claimed.body) == {
+        "id": claimed.event_id,
+        "object": "event",
+        "created_at": int(clock.now),
+        "type": f"response.{state}",
+        "data": {"id": spec.id},
+    }
+    assert claimed.event_id.startswith("evt_")
+
+
+async def test_a_job_that_nobody_wants_to_hear_of_plans_nothing_and_leaves_no_key(
+    store: WebhookStore, jobs: JobStore
+) -> None:
+    await register(store, owner="somebody else")
+    await register(store, types=("response.failed",))
+
+    assert await end(jobs, make_spec()) is False
+
+    assert await store.take_due() == []
+    assert [key async for key in store.redis.scan_iter(f"{PREFIX}deliver*")] == []
+
+
+async def test_a_job_tells_its_own_url_and_every_endpoint_of_its_owner_that_asked(
+    store: WebhookStore, jobs: JobStore
+) -> None:
+    all_events, completed = await register(store), await register(store, types=("response.completed",))
+    await register(store, types=("response.failed",))
+    await register(store, owner="bob")
+    off = await register(store)
+    await store.update_endpoint("local", off, {"status": "disabled"})
+
+    await end(jobs, make_spec(webhook_url=URL))
+
+    planned = await deliveries(store)
+    assert {delivery.endpoint_id for delivery in planned} == {"", all_events, completed}
+    assert len({delivery.event_id for delivery in planned}) == 1
+    assert len({delivery.id for delivery in planned}) == 3
+    assert await deliveries(store, "bob") == []
+
+
+async def test_deleting_the_job_neither_loses_nor_brings_back_a_delivery(store: WebhookStore, jobs: JobStore) -> None:
+    spec = make_spec(webhook_url=URL)
+    await end(jobs, spec)
+    await jobs.delete(spec.id)
+
+    [due] = await store.take_due()
+    claimed = await claim(store, due)
+    assert spec.id.encode() in claimed.body
+    await store.record(claimed, OK, retry_in_s=None)
+
+    assert await store.take_due() == []
+    assert await jobs.get(spec.id) is None
+
+
+async def test_an_event_told_twice_is_one(store: WebhookStore) -> None:
+    await register(store)
+    told = [await store.emit("local", "response.completed", {"id": "resp_1"}, created_at=7) for _ in range(2)]
+    assert told == [1, 0]
+    assert await store.emit("local", "response.failed", {"id": "resp_1"}) == 1
+
+
+async def test_an_event_of_another_part_goes_to_its_own_url_too_and_keeps_its_data(store: WebhookStore) -> None:
+    assert await store.emit("local", "batch.completed", {"id": "batch_1", "more": 2}, url=URL, created_at=7.9) == 1
+    [due] = await store.take_due()
+    event = orjson.loads((await claim(store, due)).body)
+    assert event["created_at"] == 7
+    assert event["data"] == {"id": "batch_1", "more": 2}
+
+
+# Claims, outcomes, retries
+
+
+async def planned_one(store: WebhookStore) -> str:
+    await store.emit("local", "response.completed", {"id": "resp_1"}, url=URL)
+    [due] = await store.take_due()
+    return due
+
+
+async def test_only_one_worker_makes_an_attempt(store: WebhookStore) -> None:
+    due = await planned_one(store)
+    await claim(store, due)
+    assert await store.claim(due, lease_s=25) is None
+
+
+async def test_a_delivered_event_is_never_sent_again_and_its_log_lives_for_a_while(
+    store: WebhookStore, clock: Clock
+) -> None:
+    due = await planned_one(store)
+    assert await store.record(await claim(store, due), OK, retry_in_s=None) == "succeeded"
+
+    clock.now += 30 * 24 * 3600
+    assert await store.take_due() == []
+    assert await store.claim(due, lease_s=25) is None
+    for key in (f"{PREFIX}delivery:{due}", f"{PREFIX}delivery_attempts:{due}"):
+        assert 0 < await store.redis.ttl(key) <= LOG_TTL_S
+    delivery = await store.get_delivery("local", due)
+    assert delivery is not None
+    assert (delivery.state, delivery.next_attempt_at, delivery.attempts) == ("succeeded", None, (OK,))
+
+
+async def test_a_failed_attempt_is_made_again_when_due_and_not_before(store: WebhookStore, clock: Clock) -> None:
+    due = await planned_one(store)
+    first = await claim(store, due)
+    assert await store.record(first, BROKEN, retry_in_s=300) == "pending"
+
+    clock.now += 299
+    assert await store.take_due() == []
+    assert await store.claim(due, lease_s=25) is None  # a message that came twice does not jump the wait
+    clock.now += 2
+    assert await store.take_due() == [due]
+    second = await claim(store, due)
+    assert (second.event_id, second.body) == (first.event_id, first.body)
+    assert (second.number, second.failures, second.epoch) == (2, 1, 2)
+
+
+async def test_a_worker_killed_after_the_post_makes_the_event_come_again_under_the_same_id(
+    store: WebhookStore, clock: Clock
+) -> None:
+    due = await planned_one(store)
+    first = await claim(store, due)  # posted, and then the worker is gone
+
+    clock.now += 24
+    assert await store.take_due() == []
+    clock.now += 2
+    assert await store.take_due() == [due]
+    second = await claim(store, due)
+
+    assert second.event_id == first.event_id
+    assert await store.record(first, OK, retry_in_s=None) is None  # the dead one's word comes too late
+    assert await store.record(second, OK, retry_in_s=None) == "succeeded"
+    delivery = await store.get_delivery("local", due)
+    assert delivery is not None
+    lost, done = delivery.attempts
+    assert lost.number == 1
+    assert lost.error is not None
+    assert "lost" in lost.error
+    assert done == OK
+
+
+async def test_a_worker_thought_dead_may_still_say_that_it_delivered_if_nobody_tried_since(
+    store: WebhookStore, clock: Clock
+) -> None:
+    due = await planned_one(store)
+    slow = await claim(store, due)
+    clock.now += 26
+    assert await store.take_due() == [due]
+
+    assert await store.record(slow, OK, retry_in_s=None) == "succeeded"
+    assert await store.claim(due, lease_s=25) is None
+    assert await store.record(slow, OK, retry_in_s=None) is None
+
+
+async def test_an_outcome_told_twice_counts_once(store: WebhookStore) -> None:
+    due = await planned_one(store)
+    claimed = await claim(store, due)
+    assert await store.record(claimed, BROKEN, retry_in_s=5) == "pending"
+    assert await store.record(claimed, BROKEN, retry_in_s=5) is None
+    delivery = await store.get_delivery("local", due)
+    assert delivery is not None
+    assert len(delivery.attempts) == 1
+
+
+async def test_a_message_that_got_lost_is_sent_again_ever_more_rarely(store: WebhookStore, clock: Clock) -> None:
+    due = await planned_one(store)
+    for wait in (15, 30, 60):
+        clock.now += wait - 1
+        assert await store.take_due() == []
+        clock.now += 1.1
+        assert await store.take_due() == [due]
+
+
+async def test_an_event_is_given_up_when_the_next_attempt_would_come_too_late(
+    store: WebhookStore, clock: Clock
+) -> None:
+    due = await planned_one(store)
+    clock.now += MAX_AGE_S - 100
+    assert await store.record(await claim(store, due), BROKEN, retry_in_s=101) == "failed"
+    delivery = await store.get_delivery("local", due)
+    assert delivery is not None
+    assert (delivery.state, delivery.failure, delivery.next_attempt_at) == ("failed", "gave_up", None)
+    assert await store.redis.ttl(f"{PREFIX}delivery:{due}") > 0
+
+
+async def test_an_event_that_waited_longer_than_its_age_limit_is_still_tried_once(
+    store: WebhookStore, clock: Clock
+) -> None:
+    due = await planned_one(store)
+    clock.now += 2 * MAX_AGE_S  # every worker was off
+    assert await store.take_due() == [due]
+    assert await store.record(await claim(store, due), OK, retry_in_s=None) == "succeeded"
+
+
+# Endpoints between attempts
+
+
+async def to_endpoint(store: WebhookStore) -> tuple[str, str]:
+    endpoint = await register(store)
+    await store.emit("local", "response.completed", {"id": "resp_1"})
+    [due] = await store.take_due()
+    return endpoint, due
+
+
+async def test_a_receiver_that_is_gone_disables_its_endpoint_and_what_else_waits_for_it_is_given_up(
+    store: WebhookStore,
+) -> None:
+    endpoint_id, due = await to_endpoint(store)
+    await store.emit("local", "response.completed", {"id": "resp_2"})
+    gone = Attempt(1, 1.0, 410, 3, "the receiver answered 410", "对方返回 410")
+
+    assert await store.record(await claim(store, due), gone, retry_in_s=None, is_gone=True) == "failed"
+
+    endpoint = await store.get_endpoint("local", endpoint_id)
+    assert endpoint is not None
+    assert endpoint.status == "disabled"
+    [other] = await store.take_due()
+    assert await store.claim(other, lease_s=25) is None
+    assert {each.id: each.failure for each in await deliveries(store)} == {due: "gone", other: "endpoint_disabled"}
+    assert await store.emit("local", "response.completed", {"id": "resp_3"}) == 0
+    # Only its owner can say that it is back.
+    assert await store.redeliver("local", other) is False
+    await store.update_endpoint("local", endpoint_id, {"status": "enabled"})
+    assert await store.redeliver("local", other) is True
+    await claim(store, other)
+
+
+async def test_a_deleted_endpoint_gets_nothing_more(store: WebhookStore) -> None:
+    endpoint_id, due = await to_endpoint(store)
+    assert await store.delete_endpoint("bob", endpoint_id) is False
+    assert await store.delete_endpoint("local", endpoint_id) is True
+
+    assert await store.claim(due, lease_s=25) is None
+    assert [each.failure for each in await deliveries(store)] == ["endpoint_deleted"]
+    assert await store.redeliver("local", due) is False
+    left = [key async for key in store.redis.scan_iter(f"{PREFIX}*{endpoint_id}*")]
+    assert left == []
+
+
+async def test_a_retry_goes_where_the_endpoint_points_now_and_is_signed_with_its_secret_of_now(
+    store: WebhookStore, clock: Clock
+) -> None:
+    endpoint_id, due = await to_endpoint(store)
+    first = await claim(store, due)
+    await store.record(first, BROKEN, retry_in_s=5)
+    await store.update_endpoint("local", endpoint_id, {"url": "https://new.example"})
+    rotated = await store.rotate_secret("local", endpoint_id, keep_old=True)
+    assert rotated is not None
+
+    clock.now += 6
+    second = await claim(store, due)
+
+    assert second.url == "https://new.example"
+    assert second.signing_secrets == (rotated[1], *first.signing_secrets)
+
+
+async def test_an_old_secret_signs_for_a_day_and_not_at_all_if_it_was_not_kept(
+    store: WebhookStore, clock: Clock
+) -> None:
+    endpoint_id, _ = await to_endpoint(store)
+    kept = await store.rotate_secret("local", endpoint_id, keep_old=True)
+    assert kept is not None
+    endpoint = kept[0]
+    assert len(endpoint.signing_secrets(clock.now + 24 * 3600 - 1)) == 2
+    assert endpoint.signing_secrets(clock.now + 24 * 3600) == (kept[1],)
+
+    replaced = await store.rotate_secret("local", endpoint_id, keep_old=False)
+    assert replaced is not None
+    assert replaced[0].signing_secrets(clock.now) == (replaced[1],)
+    assert await store.rotate_secret("bob", endpoint_id, keep_old=False) is None
+
+
+async def test_only_a_real_change_moves_the_time_of_the_last_change(store: WebhookStore, clock: Clock) -> None:
+    endpoint_id = await register(store)
+    before = clock.now
+    clock.now += 10
+    unchanged = await store.update_endpoint("local", endpoint_id, {"name": "n"})
+    assert unchanged is not None
+    assert unchanged.updated_at == before
+    changed = await store.update_endpoint("local", endpoint_id, {"name": "m"})
+    assert changed is not None
+    assert (changed.name, changed.updated_at, changed.created_at) == ("m", clock.now, before)
+    assert await store.update_endpoint("bob", endpoint_id, {"name": "stolen"}) is None
+
+
+async def test_an_owner_has_a_bounded_number_of_endpoints(store: WebhookStore) -> None:
+    for _ in range(MAX_ENDPOINTS):
+        await register(store)
+    assert await store.create_endpoint("local", name="n", url=URL, event_types=EVENT_TYPES) is None
+    await register(store, owner="bob")
+
+
+async def test_a_list_goes_on_after_an_endpoint_that_was_deleted_meanwhile(store: WebhookStore) -> None:
+    ids = sorted([await register(store) for _ in range(5)], reverse=True)
+    first, has_more = await store.list_endpoints("local", limit=2)
+    assert ([each.id for each in first], has_more) == (ids[:2], True)
+    await store.delete_endpoint("local", ids[1])
+    rest, has_more = await store.list_endpoints("local", after=ids[1], limit=3)
+    assert ([each.id for each in rest], has_more) == (ids[2:], False)
+
+
+# Redelivery, secrets of requests, logs
+
+
+async def test_redelivery_starts_all_over_under_the_same_id(store: WebhookStore, clock: Clock) -> None:
+    due = await planned_one(store)
+    first = await claim(store, due)
+    await store.record(first, OK, retry_in_s=None)
+    clock.now += 3600
+
+    assert await store.redeliver("bob", due) is None
+    assert await store.redeliver("local", due) is True
+
+    assert await store.redis.ttl(f"{PREFIX}delivery:{due}") == -1
+    assert await store.take_due() == [due]
+    again = await claim(store, due)
+    assert (again.event_id, again.number, again.failures) == (first.event_id, 2, 0)
+    delivery = await store.get_delivery("local", due)
+    assert delivery is not None
+    assert delivery.expires_at == clock.now + MAX_AGE_S
+    # One under way is left alone.
+    assert await store.redeliver("local", due) is True
+    assert await store.claim(due, lease_s=25) is None
+
+
+async def test_each_owner_has_a_secret_of_its_own_for_urls_in_requests_and_it_stays(
+    store: WebhookStore, clock: Clock
+) -> None:
+    [alice], [bob] = await store.request_secrets("alice"), await store.request_secrets("bob")
+    assert alice != bob
+    assert await store.request_secrets("alice") == (alice,)
+
+    new = await store.rotate_request_secret("alice", keep_old=True)
+    assert await store.request_secrets("alice") == (new, alice)
+    clock.now += 24 * 3600 + 1
+    assert await store.request_secrets("alice") == (new,)
+
+
+async def test_a_configured_secret_serves_every_owner(redis: Redis) -> None:
+    store = WebhookStore(redis, configured_secrets=["whsec_new", "whsec_old"])
+    assert await store.request_secrets("alice") == await store.request_secrets("bob") == ("whsec_new", "whsec_old")
+    assert store.has_configured_secret
+
+
+async def test_without_a_clock_of_its_own_the_store_goes_by_the_servers(redis: Redis) -> None:
+    store = WebhookStore(redis)
+    due = await planned_one(store)
+    await store.rotate_request_secret("local", keep_old=True)
+    assert len(await store.request_secrets("local")) == 2
+    assert await store.record(await claim(store, due), OK, retry_in_s=None) == "succeeded"
+
+
+async def test_deliveries_are_listed_newest_first_page_by_page_and_each_to_its_owner(
+    store: WebhookStore, clock: Clock
+) -> None:
+    endpoint_id = await register(store)
+    for number in range(5):
+        clock.now += 1
+        await store.emit("local", "response.completed", {"id": f"resp_{number}"}, url=URL if number == 0 else None)
+    everything = await deliveries(store)
+    assert len(everything) == 6
+    page = await store.list_deliveries("local", endpoint_id=endpoint_id, limit=2)
+    assert page is not None
+    rest = await store.list_deliveries("local", endpoint_id=endpoint_id, after=page[0][-1].id, limit=10)
+    assert rest is not None
+    assert [page[1], rest[1]] == [True, False]
+    listed = [*page[0], *rest[0]]
+    assert [each.created_at for each in listed] == sorted((each.created_at for each in listed), reverse=True)
+    assert len(listed) == 5
+    assert await store.list_deliveries("local", after="whd_unknown") is None
+    assert await store.get_delivery("bob", everything[0].id) is None
+
+
+async def test_a_redis_that_does_not_answer_is_an_error_of_ours() -> None:
+    redis = Redis.from_url("redis://127.0.0.1:1/0")
+    with pytest.raises(QueueUnavailableError):
+        await WebhookStore(redis).take_due()
+    await redis.aclose()
