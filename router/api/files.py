@@ -1,0 +1,179 @@
+"""``/v1/files``: upload, list, describe, read, delete.
+
+In: multipart uploads and ids. Out: OpenAI's file objects, and the bytes again. Files go into redis and come out of it a
+chunk at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from router.api.errors import json_response
+from router.api.intake import owner, services_of
+from router.api.multipart import read_form
+from router.batches.records import StoredFile
+from router.errors import BadRequestError, NotFoundError
+from router.services import Services
+
+routes = APIRouter(tags=["files"])
+
+Json = dict[str, Any]
+
+MIN_TTL_S: Final = 3600
+MAX_TTL_S: Final = 30 * 24 * 3600
+_MAX_FILENAME = 255
+
+
+@routes.post("/v1/files")
+async def create_file(request: Request) -> Response:
+    """Store a file."""
+    services, caller = services_of(request), owner(request)
+    upload = services.files.begin()
+    try:
+        form = await read_form(
+            request.headers.get("content-type", ""), request.stream(), file_field="file", write=upload.write
+        )
+        if form.filename is None:
+            raise BadRequestError(
+                "Missing required parameter: 'file'.",
+                code="missing_required_parameter",
+                param="file",
+                message_zh="缺少必需的参数 'file'。",
+            )
+        _check_purpose(form.fields.get("purpose"))
+        ttl_s = _read_ttl(form.fields)
+        filename = form.filename.replace("\\", "/").rpartition("/")[2][:_MAX_FILENAME] or "file"
+        stored = await upload.commit(caller, filename, purpose="batch", ttl_s=ttl_s)
+    except BaseException:
+        await upload.abort()
+        raise
+    return json_response(to_file(stored))
+
+
+@routes.get("/v1/files")
+async def list_files(
+    request: Request,
+    after: str = "",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+    purpose: str = "",
+) -> Response:
+    """List files."""
+    services, caller = services_of(request), owner(request)
+    found, has_more = await services.files.list_files(
+        caller, after=after, limit=limit, purpose=purpose, is_newest_first=order == "desc"
+    )
+    return json_response(to_page([to_file(each) for each in found], has_more=has_more))
+
+
+@routes.get("/v1/files/{file_id}")
+async def get_file(request: Request, file_id: str) -> Response:
+    """Describe a file."""
+    return json_response(to_file(await find_file(services_of(request), owner(request), file_id)))
+
+
+@routes.get("/v1/files/{file_id}/content")
+async def get_content(request: Request, file_id: str) -> Response:
+    """Read a file."""
+    services = services_of(request)
+    file = await find_file(services, owner(request), file_id)
+    return StreamingResponse(
+        services.files.stream(file.id, file.num_bytes),
+        media_type="application/octet-stream",
+        headers={
+            "content-length": str(file.num_bytes),
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
+        },
+    )
+
+
+@routes.delete("/v1/files/{file_id}")
+async def delete_file(request: Request, file_id: str) -> Response:
+    """Forget a file."""
+    if not await services_of(request).files.delete(owner(request), file_id):
+        raise _missing(file_id)
+    return json_response({"id": file_id, "object": "file", "deleted": True})
+
+
+async def find_file(services: Services, caller: str, file_id: str, *, param: str = "file_id") -> StoredFile:
+    """Return a file of the caller's.
+
+    Raises:
+        NotFoundError: if there is none, or it belongs to somebody else.
+    """
+    found = await services.files.get(caller, file_id)
+    if found is None:
+        raise _missing(file_id, param)
+    return found
+
+
+def to_file(file: StoredFile) -> Json:
+    """Return a file as OpenAI clients know it."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.num_bytes,
+        "created_at": int(file.created_at),
+        "expires_at": int(file.expires_at),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+        "status_details": None,
+    }
+
+
+def to_page(data: Sequence[Json], *, has_more: bool) -> Json:
+    """Return a page of a list."""
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": has_more,
+    }
+
+
+def _check_purpose(purpose: str | None) -> None:
+    if purpose is None:
+        raise BadRequestError(
+            "Missing required parameter: 'purpose'.",
+            code="missing_required_parameter",
+            param="purpose",
+            message_zh="缺少必需的参数 'purpose'。",
+        )
+    if purpose != "batch":
+        raise BadRequestError(
+            f"The purpose '{purpose[:64]}' is not supported; files are for batches: send 'batch'.",
+            code="unsupported_value",
+            param="purpose",
+            message_zh=f"不支持用途 '{purpose[:64]}'；文件仅用于批处理，请使用 'batch'。",
+        )
+
+
+def _read_ttl(fields: dict[str, str]) -> int | None:
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    ttl_s = int(seconds) if seconds is not None and seconds.isascii() and seconds.isdigit() else 0
+    if anchor != "created_at" or not MIN_TTL_S <= ttl_s <= MAX_TTL_S:
+        raise BadRequestError(
+            f"'expires_after' needs the anchor 'created_at' and from {MIN_TTL_S} to {MAX_TTL_S} seconds.",
+            code="invalid_value",
+            param="expires_after",
+            message_zh=f"'expires_after' 的 anchor 必须为 'created_at'，seconds 应在 {MIN_TTL_S} 到 {MAX_TTL_S} 之间。",
+        )
+    return ttl_s
+
+
+def _missing(file_id: str, param: str = "file_id") -> NotFoundError:
+    return NotFoundError(
+        f"No file with id '{file_id}'.",
+        code="file_not_found",
+        param=param,
+        message_zh=f"没有 id 为 '{file_id}' 的文件。",
+    )

@@ -1,0 +1,218 @@
+"""Stored files: bytes in chunks in redis, with a lifetime.
+
+In: uploads, piece by piece. Out: `StoredFile` and the bytes again, piece by piece or a range of them. Nothing here ever
+holds a whole file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, cast
+
+from redis.asyncio import Redis
+
+from router.batches import scripts
+from router.batches.records import MAX_FILES, StoredFile, new_id
+from router.batches.scripts import CHUNK_BYTES
+from router.errors import BadRequestError, BodyTooLargeError
+from router.jobs.store import PREFIX, Clock, guard
+
+# Chunks of an upload that breaks off are gone after this.
+_UPLOAD_TTL_S = 3600
+
+
+class FileGoneError(Exception):
+    """The file was deleted, or its time was over, while it was read."""
+
+
+class FileStore:
+    """Keeps, lists and reads files.
+
+    Args:
+        redis: an asyncio client that returns bytes.
+        max_file_bytes: the largest single upload.
+        max_total_bytes: the most that one owner's files may have together; outputs count, but are always kept.
+        ttl_s: how long an upload is kept if its owner names no time.
+        clock: unix seconds; None uses the Redis server's own clock.
+
+    Raises:
+        QueueUnavailableError: by every method, when Redis does not answer.
+    """
+
+    def __init__(
+        self, redis: Redis, *, max_file_bytes: int, max_total_bytes: int, ttl_s: int, clock: Clock | None = None
+    ) -> None:
+        self.redis = redis
+        self.max_file_bytes = max_file_bytes
+        self.ttl_s = ttl_s
+        self._max_total_bytes = max_total_bytes
+        self._clock = clock
+        self._commit = redis.register_script(scripts.COMMIT_FILE)
+        self._delete = redis.register_script(scripts.DELETE_FILE)
+
+    def begin(self) -> Upload:
+        """Begin to store a file."""
+        return Upload(self)
+
+    async def get(self, owner: str, file_id: str) -> StoredFile | None:
+        """Describe a file of the owner's; None if there is none."""
+        raw = await guard(cast("Any", self.redis.hgetall(f"{PREFIX}file:{file_id}")))
+        found = _to_file(file_id, raw) if raw else None
+        return found if found is not None and found.owner == owner else None
+
+    async def list_files(
+        self, owner: str, *, after: str = "", limit: int = 20, purpose: str = "", is_newest_first: bool = True
+    ) -> tuple[list[StoredFile], bool]:
+        """Return files after the given id, which may be gone; and whether there are more."""
+        key = f"{PREFIX}files:{owner}"
+        found: list[StoredFile] = []
+        while len(found) <= limit:
+            if is_newest_first:
+                query = self.redis.zrevrangebylex(key, f"({after}" if after else "+", "-", 0, limit + 1)
+            else:
+                query = self.redis.zrangebylex(key, f"({after}" if after else "-", "+", 0, limit + 1)
+            ids: list[bytes] = await guard(query)
+            for each in await self._read_all([entry.decode() for entry in ids]):
+                if not purpose or each.purpose == purpose:
+                    found.append(each)
+            if len(ids) <= limit:
+                break
+            after = ids[-1].decode()
+        return found[:limit], len(found) > limit
+
+    async def delete(self, owner: str, file_id: str) -> bool:
+        """Forget a file and its bytes; False if the owner has no such file."""
+        return bool(await guard(self._delete(keys=[PREFIX], args=[file_id, owner])))
+
+    async def read(self, file_id: str, offset: int, num_bytes: int) -> bytes:
+        """Return a part of a file.
+
+        Raises:
+            FileGoneError: if that part is not there.
+        """
+        first, last = offset // CHUNK_BYTES, (offset + num_bytes - 1) // CHUNK_BYTES
+        pipeline = self.redis.pipeline(transaction=False)
+        for number in range(first, last + 1):
+            begin = max(offset - number * CHUNK_BYTES, 0)
+            end = min(offset + num_bytes - number * CHUNK_BYTES, CHUNK_BYTES) - 1
+            pipeline.getrange(_data_key(file_id, number), begin, end)
+        data = b"".join(await guard(pipeline.execute())) if num_bytes else b""
+        if len(data) != num_bytes:
+            raise FileGoneError(file_id)
+        return data
+
+    async def stream(self, file_id: str, num_bytes: int, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield a file's bytes from an offset on, a chunk at a time.
+
+        Raises:
+            FileGoneError: if it is deleted meanwhile.
+        """
+        while offset < num_bytes:
+            size = min(CHUNK_BYTES - offset % CHUNK_BYTES, num_bytes - offset)
+            yield await self.read(file_id, offset, size)
+            offset += size
+
+    async def commit(self, upload: Upload, owner: str, filename: str, purpose: str, ttl_s: int | None) -> StoredFile:
+        """Make an upload a file; see `Upload.commit`."""
+        now = "" if self._clock is None else repr(self._clock())
+        ttl = self.ttl_s if ttl_s is None else ttl_s
+        limits = (MAX_FILES, self._max_total_bytes)
+        code = await guard(
+            self._commit(keys=[PREFIX], args=[now, upload.id, owner, filename, purpose, upload.size, ttl, *limits])
+        )
+        if code == -1:
+            raise BadRequestError(
+                f"There are {MAX_FILES} files already; delete some first.",
+                code="too_many_files",
+                param="file",
+                message_zh=f"已有 {MAX_FILES} 个文件；请先删除一些。",
+            )
+        if code == -2:
+            raise BadRequestError(
+                f"All files together would have more than {self._max_total_bytes} bytes; delete some first.",
+                code="storage_full",
+                param="file",
+                message_zh=f"全部文件将超过 {self._max_total_bytes} 字节的上限；请先删除一些。",
+            )
+        found = await self.get(owner, upload.id)
+        assert found is not None
+        return found
+
+    async def _read_all(self, ids: Sequence[str]) -> list[StoredFile]:
+        pipeline = self.redis.pipeline(transaction=False)
+        for each in ids:
+            pipeline.hgetall(f"{PREFIX}file:{each}")
+        found: list[dict[bytes, bytes]] = await guard(pipeline.execute()) if ids else []
+        return [_to_file(each, raw) for each, raw in zip(ids, found, strict=True) if raw]
+
+
+class Upload:
+    """A file on its way in: written piece by piece, there for its owner only once it is committed.
+
+    Attributes:
+        id: that it will have.
+        size: bytes so far.
+    """
+
+    def __init__(self, files: FileStore) -> None:
+        self._files = files
+        self.id = new_id("file-")
+        self.size = 0
+        self._num_chunks = 0
+        self._pending = bytearray()
+
+    async def write(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            BodyTooLargeError: if the file is over the limit.
+        """
+        limit = self._files.max_file_bytes
+        self.size += len(data)
+        if self.size > limit:
+            raise BodyTooLargeError(
+                f"The file is larger than {limit} bytes.", param="file", message_zh=f"文件超过 {limit} 字节的上限。"
+            )
+        self._pending += data
+        while len(self._pending) >= CHUNK_BYTES:
+            await self._flush()
+
+    async def commit(self, owner: str, filename: str, *, purpose: str, ttl_s: int | None = None) -> StoredFile:
+        """Make it a file of the owner's.
+
+        Raises:
+            BadRequestError: if the owner has too many files, or too large ones.
+        """
+        if self._pending:
+            await self._flush()
+        return await self._files.commit(self, owner, filename, purpose, ttl_s)
+
+    async def abort(self) -> None:
+        """Drop what was written."""
+        keys = [_data_key(self.id, number) for number in range(self._num_chunks)]
+        if keys:
+            await guard(self._files.redis.unlink(*keys))
+
+    async def _flush(self) -> None:
+        piece = bytes(self._pending[:CHUNK_BYTES])
+        del self._pending[:CHUNK_BYTES]
+        key = _data_key(self.id, self._num_chunks)
+        self._num_chunks += 1
+        await guard(self._files.redis.set(key, piece, ex=_UPLOAD_TTL_S))
+
+
+def _data_key(file_id: str, number: int) -> str:
+    return f"{PREFIX}file_data:{file_id}:{number}"
+
+
+def _to_file(file_id: str, raw: Mapping[bytes, bytes]) -> StoredFile:
+    text = {key.decode(): value.decode() for key, value in raw.items()}
+    return StoredFile(
+        id=file_id,
+        owner=text["owner"],
+        filename=text["filename"],
+        purpose=text["purpose"],
+        num_bytes=int(text["bytes"]),
+        created_at=float(text["created_at"]),
+        expires_at=float(text["expires_at"]),
+    )

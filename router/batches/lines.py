@@ -1,0 +1,170 @@
+"""From bytes of the input file to lines, and from a line to what it asks for.
+
+In: a stored file, read a chunk at a time. Out: `Line`s, one at a time, each at most so large; then its custom id and
+body, or the `Problem` with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from router.batches.files import FileStore
+
+MAX_CUSTOM_ID = 512
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the input that is not blank.
+
+    Attributes:
+        number: counted from 1, blank lines too.
+        offset: where it begins.
+        num_bytes: its length, with what ends it.
+        data: its bytes; None if it is longer than is accepted.
+    """
+
+    number: int
+    offset: int
+    num_bytes: int
+    data: bytes | None
+
+    @property
+    def end(self) -> int:
+        """Where the next line begins."""
+        return self.offset + self.num_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a line cannot become a request."""
+
+    code: str
+    message: str
+    message_zh: str
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a line asks for.
+
+    Attributes:
+        custom_id: the caller's name for it; None if it has none that can be read.
+        body: of the request; None if there is a problem.
+        problem: with the line.
+    """
+
+    custom_id: str | None
+    body: dict[str, Any] | None = None
+    problem: Problem | None = None
+
+
+async def read_lines(
+    files: FileStore, file_id: str, num_bytes: int, *, offset: int = 0, number: int = 0, max_line_bytes: int
+) -> AsyncGenerator[Line, None]:
+    """Yield lines from an offset on; holds one chunk and one line at a time.
+
+    Args:
+        files: where they are.
+        file_id: which.
+        num_bytes: its size.
+        offset: where a line begins.
+        number: of the line before.
+        max_line_bytes: longer lines come without their bytes.
+
+    Raises:
+        FileGoneError: if the file is deleted meanwhile.
+    """
+    pending = bytearray()
+    size = 0  # of the line so far, dropped bytes included
+    async with contextlib.aclosing(files.stream(file_id, num_bytes, offset)) as chunks:
+        async for chunk in chunks:
+            begin = 0
+            while (newline := chunk.find(b"\n", begin)) >= 0:
+                pending += chunk[begin : newline + 1]
+                size += newline + 1 - begin
+                begin = newline + 1
+                number += 1
+                line = _to_line(number, offset, size, pending, max_line_bytes)
+                offset += size
+                pending.clear()
+                size = 0
+                if line is not None:
+                    yield line
+            rest = len(chunk) - begin
+            size += rest
+            if size <= max_line_bytes:
+                pending += chunk[begin:]
+            else:
+                pending.clear()
+    if size:
+        line = _to_line(number + 1, offset, size, pending, max_line_bytes)
+        if line is not None:
+            yield line
+
+
+def _to_line(number: int, offset: int, size: int, data: bytearray, max_line_bytes: int) -> Line | None:
+    if size > max_line_bytes:
+        return Line(number, offset, size, None)
+    text = bytes(data).strip()
+    if offset == 0:
+        text = text.removeprefix(_BOM)
+    return Line(number, offset, size, text) if text else None
+
+
+def parse_line(data: bytes | None, endpoint: str, max_line_bytes: int) -> Parsed:
+    """Read a line.
+
+    Args:
+        data: its bytes; None if it is too long.
+        endpoint: that it must be a request to.
+        max_line_bytes: for the message about lines that are too long.
+    """
+    if data is None:
+        return _refused(None, "line_too_large", f"longer than {max_line_bytes} bytes", f"超过 {max_line_bytes} 字节")
+    try:
+        entry = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        return _refused(None, "invalid_json_line", f"not valid JSON: {error}", f"不是有效的 JSON：{error}")
+    if not isinstance(entry, dict):
+        return _refused(None, "invalid_json_line", "not a JSON object", "不是 JSON 对象")
+    custom_id = entry.get("custom_id")
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
+        return _refused(
+            None,
+            "invalid_custom_id",
+            f"'custom_id' must be a text of 1 to {MAX_CUSTOM_ID} characters",
+            f"'custom_id' 必须是 1 至 {MAX_CUSTOM_ID} 个字符的字符串",
+            "custom_id",
+        )
+    if entry.get("method") != "POST":
+        return _refused(custom_id, "invalid_method", "'method' must be 'POST'", "'method' 必须为 'POST'", "method")
+    if entry.get("url") != endpoint:
+        why = f"'url' must be the endpoint of the batch, '{endpoint}'"
+        return _refused(custom_id, "mismatched_endpoint", why, f"'url' 必须与批次的端点一致：'{endpoint}'", "url")
+    body = entry.get("body")
+    if not isinstance(body, dict):
+        return _refused(custom_id, "invalid_body", "'body' must be an object", "'body' 必须是对象", "body")
+    return Parsed(custom_id, body)
+
+
+def duplicate(custom_id: str) -> Parsed:
+    """Return what is wrong with a line whose name an earlier one has."""
+    return _refused(
+        custom_id,
+        "duplicate_custom_id",
+        "an earlier line has the same 'custom_id'",
+        "前面的行已使用同一个 'custom_id'",
+        "custom_id",
+    )
+
+
+def _refused(custom_id: str | None, code: str, message: str, message_zh: str, param: str | None = None) -> Parsed:
+    return Parsed(custom_id, None, Problem(code, message, message_zh, param))

@@ -1,0 +1,340 @@
+"""The runner: from lines to jobs to the output, with a worker of the test's own that ends jobs as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from router.batches.files import FileStore
+from router.batches.records import CHAT, MAX_LINES, WINDOW_S, Admitted, Batch, BatchSpec, line_job_id, new_id
+from router.batches.runner import MAX_ATTEMPTS, Answer, BatchRunner
+from router.batches.store import BatchStore
+from router.errors import BadRequestError, EngineFailedError, RouterError
+from router.jobs.events import EventHub
+from router.jobs.job import BranchPlan, FinalAnswer, Job, UnitResult
+from router.jobs.store import JobStore
+from tests.router.jobs.test_store import make_spec as make_job_spec
+
+PASSING = {"code": "engine_unavailable", "message": "away", "status": 503, "retryable": True}
+FINAL_ERROR = {"code": "server_error", "message": "no", "status": 500, "retryable": False}
+
+
+@dataclass
+class Asked:
+    """What a line asks of the fakes."""
+
+    name: str
+    response_id: str = ""
+
+
+@dataclass
+class Fakes:
+    """Wire, dispatcher and worker in one: refuses and fails what it is told to, answers all else.
+
+    Attributes:
+        refuse: what happens at the door, by line: raised one after the other.
+        fail: how jobs end, by line: one after the other; None is good.
+        held: jobs of these lines do not end.
+        begun: how often the dispatcher was asked, by line.
+    """
+
+    jobs: JobStore
+    refuse: dict[str, list[Exception]] = field(default_factory=dict)
+    fail: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    begun: Counter[str] = field(default_factory=Counter)
+    most_in_flight: int = 0
+    _in_flight: int = 0
+    _work: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def read(self, endpoint: str, body: dict[str, Any]) -> Asked:
+        if "name" not in body:
+            raise BadRequestError("no name", param="name", message_zh="没有名字")
+        return Asked(body["name"])
+
+    async def to_call(self, request: Asked, spec: BatchSpec, job_id: str) -> Any:
+        return replace(request, response_id=job_id)
+
+    def to_answer(self, spec: BatchSpec, job: Job) -> Answer:
+        if job.final is None:
+            return Answer(int((job.error or {}).get("status", 400)), {"error": job.error})
+        return Answer(200, {"text": job.final.text}, {"output_tokens": 1})
+
+    def to_refusal(self, spec: BatchSpec, error: RouterError) -> Answer:
+        status = error.status if isinstance(error, EngineFailedError) else error.status_code
+        return Answer(status, {"error": {"message": error.message}})
+
+    async def start(self, call: Asked) -> Any:
+        self.begun[call.name] += 1
+        if self.refuse.get(call.name):
+            raise self.refuse[call.name].pop(0)
+        spec = make_job_spec(id=call.response_id, branches=(BranchPlan("fast", "glm"),), is_stored=False)
+        await self.jobs.create(spec)
+        self._in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        if call.name not in self.held:
+            self._work.add(asyncio.create_task(self.end(call)))
+        return _Running()
+
+    async def end(self, call: Asked) -> None:
+        """Do a job's work."""
+        await asyncio.sleep(0)
+        failure = self.fail[call.name].pop(0) if self.fail.get(call.name) else None
+        epoch = await self.jobs.claim(call.response_id, "fast") or 0
+        await self.jobs.finish(call.response_id, "fast", epoch, UnitResult(text=call.name))
+        epoch = await self.jobs.claim(call.response_id, "merge") or 0
+        self._in_flight -= 1
+        if failure is not None:
+            await self.jobs.complete(call.response_id, epoch, error=failure)
+        else:
+            await self.jobs.complete(call.response_id, epoch, final=FinalAnswer(call.name, "m", "glm", "single"))
+
+
+class _Running:
+    class events:  # noqa: N801
+        @staticmethod
+        async def aclose() -> None:
+            pass
+
+
+@dataclass
+class Bench:
+    redis: Redis
+    batches: BatchStore
+    files: FileStore
+    fakes: Fakes
+    make_runner: Callable[[], BatchRunner]
+    now: list[float]
+
+    async def begin(self, *lines: dict[str, Any] | str, language: Any = "en") -> BatchSpec:
+        upload = self.files.begin()
+        await upload.write(b"\n".join((each if isinstance(each, str) else json.dumps(each)).encode() for each in lines))
+        file = await upload.commit("local", "in.jsonl", purpose="batch")
+        spec = BatchSpec(new_id("batch_"), "local", CHAT, file.id, output_ttl_s=3600, language=language)
+        await self.batches.create(spec)
+        return spec
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[BatchRunner]:
+        runner = self.make_runner()
+        task = asyncio.create_task(runner.run_forever(interval_s=0.05))
+        try:
+            yield runner
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def wait(self, spec: BatchSpec, is_so: Callable[[Batch], bool] = lambda batch: batch.has_ended) -> Batch:
+        async with asyncio.timeout(30):
+            while True:
+                batch = await self.batches.get(spec.id)
+                assert batch is not None
+                if is_so(batch):
+                    return batch
+                await asyncio.sleep(0.01)
+
+    async def read(self, file_id: str | None) -> dict[str, Any]:
+        if file_id is None:
+            return {}
+        file = await self.files.get("local", file_id)
+        assert file is not None
+        data = b"".join([piece async for piece in self.files.stream(file.id, file.num_bytes)])
+        entries = [json.loads(text) for text in data.splitlines()]
+        assert len({entry["custom_id"] for entry in entries}) == len(entries)
+        return {entry["custom_id"]: entry for entry in entries}
+
+
+@pytest.fixture
+async def bench(redis_url: str) -> AsyncIterator[Bench]:
+    redis, reader = Redis.from_url(redis_url), Redis.from_url(redis_url)
+    now = [1_000_000.0]
+    jobs = JobStore(redis)
+    hub = EventHub(reader, jobs)
+    await hub.start()
+    batches = BatchStore(redis, lease_s=0.6, clock=lambda: now[0])
+    files = FileStore(redis, max_file_bytes=10_000_000, max_total_bytes=100_000_000, ttl_s=3600)
+    fakes = Fakes(jobs)
+
+    def make_runner() -> BatchRunner:
+        dispatcher: Any = fakes
+        parts: dict[str, Any] = {"store": batches, "files": files, "jobs": jobs, "hub": hub, "api": fakes}
+        return BatchRunner(
+            **parts, dispatcher=dispatcher, lines_in_flight=4, max_line_bytes=100_000, first_wait_s=0.001
+        )
+
+    yield Bench(redis, batches, files, fakes, make_runner, now)
+    await hub.aclose()
+    await redis.aclose()
+    await reader.aclose()
+
+
+def line(name: str) -> dict[str, Any]:
+    return {"custom_id": name, "method": "POST", "url": CHAT, "body": {"name": name}}
+
+
+def names(count: int) -> list[str]:
+    return [f"q{number}" for number in range(count)]
+
+
+async def test_every_line_is_answered_with_a_bounded_number_in_flight(bench: Bench) -> None:
+    spec = await bench.begin(*(line(name) for name in names(40)))
+    async with bench.running():
+        done = await bench.wait(spec)
+
+    answers = await bench.read(done.output_file_id)
+    assert {name: entry["response"]["body"]["text"] for name, entry in answers.items()} == dict(
+        zip(names(40), names(40), strict=True)
+    )
+    assert (done.status, done.completed, done.usage) == ("completed", 40, {"output_tokens": 40})
+    assert 1 < bench.fakes.most_in_flight <= 4
+    # And the jobs, which nobody asked to keep, are gone
+    assert await bench.redis.keys("glowl:job:*") == []
+
+
+async def test_a_failure_that_passes_is_tried_again_and_one_that_lasts_is_an_error(bench: Bench) -> None:
+    bench.fakes.fail = {
+        "passing": [PASSING, PASSING],
+        "for-ever": [PASSING] * MAX_ATTEMPTS,
+        "final": [FINAL_ERROR],
+    }
+    spec = await bench.begin(line("passing"), line("for-ever"), line("final"))
+    async with bench.running():
+        done = await bench.wait(spec)
+
+    assert set(await bench.read(done.output_file_id)) == {"passing"}
+    errors = await bench.read(done.error_file_id)
+    assert {name: entry["response"]["status_code"] for name, entry in errors.items()} == {"for-ever": 503, "final": 500}
+    assert bench.fakes.begun == {"passing": 3, "for-ever": MAX_ATTEMPTS, "final": 1}
+
+
+async def test_a_full_service_is_waited_for_and_costs_no_attempt(bench: Bench) -> None:
+    full = EngineFailedError("full", status=429, code="too_many_jobs")
+    away = EngineFailedError("away", status=503, code="engine_unavailable")
+    bench.fakes.refuse = {"a": [full, away] * MAX_ATTEMPTS, "b": [BadRequestError("never")]}
+    spec = await bench.begin(line("a"), line("b"))
+    async with bench.running() as runner:
+        runner.first_wait_s = 0.0
+        done = await bench.wait(spec)
+
+    assert set(await bench.read(done.output_file_id)) == {"a"}
+    assert (await bench.read(done.error_file_id))["b"]["response"]["status_code"] == 400
+    assert bench.fakes.begun["b"] == 1
+
+
+async def test_another_process_goes_on_with_the_lines_in_flight(bench: Bench) -> None:
+    # Given a process that ends while lines are in flight
+    bench.fakes.held = {"q0", "q2"}
+    spec = await bench.begin(*(line(name) for name in names(10)))
+    async with bench.running():
+        await bench.wait(spec, lambda batch: batch.completed == 8)
+    in_flight = await bench.batches.admitted(spec.id)
+    assert [each.custom_id for each in in_flight] == ["q0", "q2"]
+
+    # When another one takes the batch up, at once, and the jobs end
+    async with bench.running():
+        for each in in_flight:
+            await bench.fakes.end(Asked(each.custom_id, line_job_id(spec.id, each)))
+        done = await bench.wait(spec)
+
+    # Then no line was begun twice, and each is in the output once
+    assert set(await bench.read(done.output_file_id)) == set(names(10))
+    assert bench.fakes.begun == Counter(names(10))
+
+
+async def test_a_line_that_was_noted_but_not_begun_is_begun_by_the_next_run(bench: Bench) -> None:
+    # Given a run that died between noting a line and beginning its job
+    spec = await bench.begin(line("a"), line("b"))
+    ((_, epoch),) = await bench.batches.claim(10)
+    await bench.batches.start(spec.id, epoch, 2)
+    size = len(json.dumps(line("a"))) + 1
+    await bench.batches.admit(spec.id, epoch, Admitted(1, 0, size, "a"), size)
+    bench.now[0] += 1
+
+    async with bench.running():
+        done = await bench.wait(spec)
+
+    assert set(await bench.read(done.output_file_id)) == {"a", "b"}
+    assert bench.fakes.begun == {"a": 1, "b": 1}
+
+
+async def test_what_is_not_answered_when_the_time_is_over_is_in_the_error_file(bench: Bench) -> None:
+    bench.fakes.held = {"q1", *names(10)[5:]}
+    spec = await bench.begin(*(line(name) for name in names(10)), "{bad")
+    async with bench.running() as runner:
+        await bench.wait(spec, lambda batch: batch.completed == 4)
+        bench.now[0] += WINDOW_S
+        runner.wake(spec.id)
+        done = await bench.wait(spec)
+
+    assert (done.status, done.completed + done.failed, done.total) == ("expired", 11, 11)
+    assert set(await bench.read(done.output_file_id)) == {"q0", "q2", "q3", "q4"}
+    codes = {name: entry["error"]["code"] for name, entry in (await bench.read(done.error_file_id)).items()}
+    assert codes == {**dict.fromkeys(["q1", *names(10)[5:]], "batch_expired"), None: "invalid_json_line"}
+    # And the jobs under way are cancelled, so that no engine works on them
+    jobs = await bench.redis.keys("glowl:job:*")
+    assert jobs == []
+
+
+async def test_an_input_that_is_deleted_fails_the_batch_and_keeps_what_is_answered(bench: Bench) -> None:
+    # Given a file of several chunks, read as far as there is room
+    bench.fakes.held = set(names(30)[3:])
+    padded = [{**line(name), "padding": "x" * 90_000} for name in names(30)]
+    spec = await bench.begin(*padded, language="zh")
+    async with bench.running():
+        await bench.wait(spec, lambda batch: batch.line == 7)
+
+        # When it is deleted and the lines under way end
+        await bench.files.delete("local", spec.input_file_id)
+        in_flight = await bench.batches.admitted(spec.id)
+        bench.fakes.held = set()
+        for each in in_flight:
+            await bench.fakes.end(Asked(each.custom_id, line_job_id(spec.id, each)))
+        done = await bench.wait(spec)
+
+    # Then the batch fails and says why, and what was answered can be read
+    assert (done.status, [error["code"] for error in done.errors]) == ("failed", ["input_file_gone"])
+    assert not done.errors[0]["message"].isascii()
+    answers = set(await bench.read(done.output_file_id))
+    assert set(names(7)) <= answers < set(names(30))
+
+
+async def test_a_response_that_is_deleted_under_way_is_that_lines_error(bench: Bench) -> None:
+    bench.fakes.held = {"a"}
+    spec = await bench.begin(line("a"), line("b"))
+    async with bench.running():
+        await bench.wait(spec, lambda batch: batch.completed == 1)
+        (key,) = await bench.redis.keys("glowl:job:*")
+        job_id = key.decode().removeprefix("glowl:job:")
+        await bench.fakes.jobs.delete(job_id)
+        await bench.redis.xadd("glowl:activity", {"j": job_id})
+        done = await bench.wait(spec)
+
+    assert (await bench.read(done.error_file_id))["a"]["error"]["code"] == "response_deleted"
+
+
+async def test_a_file_with_too_many_lines_fails_before_any_of_them_runs(bench: Bench) -> None:
+    spec = await bench.begin("x\n" * MAX_LINES + "x")
+    async with bench.running():
+        done = await bench.wait(spec)
+
+    assert (done.status, [error["code"] for error in done.errors]) == ("failed", ["too_many_lines"])
+
+
+async def test_a_bug_fails_the_batch_rather_than_running_it_for_ever(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.fakes.refuse = {"a": [ZeroDivisionError("a bug")]}
+    spec = await bench.begin(line("a"))
+    async with bench.running():
+        done = await bench.wait(spec)
+
+    assert (done.status, [error["code"] for error in done.errors]) == ("failed", ["server_error"])
+    assert "a bug" in caplog.text
