@@ -15,12 +15,14 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from router.api import chat, compat, errors, jobs, responses, system
+from router.api import batches, chat, compat, errors, files, jobs, responses, system, webhooks
 from router.api.openapi import describe, serve_docs
+from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.jobs.reaper import reap_forever
 from router.services import Services
 from router.settings import Settings
+from router.webhooks.sweeper import sweep_forever
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +37,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         policies.rules.RulesError: if the configured preset is wrong.
     """
     services = build_services(settings or Settings())
+    runner = batches.make_runner(services)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with _running(services):
+        async with _running(services, runner):
             yield
 
     app = FastAPI(
@@ -52,8 +55,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.services = services
+    app.state.batch_runner = runner
     errors.install(app)
-    for module in (chat, responses, jobs, compat, system):
+    for module in (chat, responses, jobs, files, batches, compat, system, webhooks):
         app.include_router(module.routes)
     describe(app)
     serve_docs(app)
@@ -62,18 +66,28 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def _running(services: Services) -> AsyncIterator[None]:
+async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[None]:
     await services.hub.start()
     await services.monitor.start()
-    reaper = asyncio.create_task(reap_forever(services.store, services.queue), name="reaper")
+    healers = [
+        asyncio.create_task(
+            reap_forever(services.store, services.queue, ticket_check_s=services.settings.resend_after_s), name="reaper"
+        ),
+        asyncio.create_task(sweep_forever(services.webhooks, services.queue), name="webhook-sweeper"),
+        asyncio.create_task(runner.run_forever(), name="batch-runner"),
+    ]
     try:
         yield
     finally:
-        reaper.cancel()
-        await asyncio.gather(reaper, return_exceptions=True)
+        for healer in healers:
+            healer.cancel()
+        await asyncio.gather(*healers, return_exceptions=True)
+        await services.dispatcher.aclose()
+        await services.idempotency.aclose()
         await services.monitor.aclose()
         await services.hub.aclose()
         await services.fetcher.aclose()
+        await services.webhook_fetcher.aclose()
         for engine in services.engines.values():
             await engine.aclose()
         for client in services.redis_clients:
@@ -81,7 +95,7 @@ async def _running(services: Services) -> AsyncIterator[None]:
 
 
 class RequestIds:
-    """Gives every answer an ``x-request-id``, the caller's own if it sent one."""
+    """Gives every answer an ``x-request-id``, the caller's own if it sent one, and says whether it is a repetition."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -96,7 +110,10 @@ class RequestIds:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).setdefault("x-request-id", request_id)
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("x-request-id", request_id)
+                if scope.get("state", {}).get("is_replayed"):
+                    headers["idempotent-replayed"] = "true"
             await send(message)
 
         await self._app(scope, receive, send_with_id)

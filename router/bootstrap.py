@@ -5,16 +5,21 @@ In: `Settings`. Out: what the api and the worker work with. Nothing here connect
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 
-from engines.client import EngineClient
+from engines.balancer import RemoteEngine, connect
 from policies.rules import Rules, RulesFile, load_preset
 from router import tasks
+from router.batches.files import FileStore
+from router.batches.store import BatchStore
 from router.dispatch import Dispatcher
 from router.fetch import SafeFetcher
 from router.health import EngineMonitor
+from router.idempotency import Idempotency
+from router.jobs.cancels import CancelWatch
 from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue, create_celery
 from router.jobs.store import JobStore
@@ -22,7 +27,13 @@ from router.media import MediaIntake
 from router.routing import Router
 from router.services import Services
 from router.settings import Settings
+from router.webhooks.backoff import Backoff
 from router.webhooks.deliver import Deliverer
+from router.webhooks.store import WebhookStore
+
+# Redis does one thing at a time; more connections than keep it busy only make more to hand around.
+_MAX_REDIS_CONNECTIONS: Final = 32
+_REDIS_TURN_S: Final = 10.0
 
 
 def build_services(settings: Settings) -> Services:
@@ -50,8 +61,18 @@ def build_services(settings: Settings) -> Services:
         ),
         media=MediaIntake(settings, fetcher),
         fetcher=fetcher,
+        webhooks=make_webhook_store(settings, redis),
+        webhook_fetcher=make_webhook_fetcher(settings),
+        files=FileStore(
+            redis,
+            max_file_bytes=settings.max_file_bytes,
+            max_total_bytes=settings.max_stored_bytes,
+            ttl_s=settings.file_ttl_s,
+        ),
+        batches=BatchStore(redis, lease_s=settings.lease_s, ttl_s=settings.job_ttl_s),
         rules_file=rules_file,
         engines=engines,
+        idempotency=Idempotency(redis),
         redis_clients=(redis, reader),
     )
 
@@ -75,16 +96,25 @@ async def make_context(settings: Settings) -> tasks.Context:
         store=make_store(settings, make_redis(settings)),
         queue=JobQueue(create_celery(settings)),
         engines=make_engines(settings),
-        deliverer=Deliverer(SafeFetcher(settings)),
+        deliverer=Deliverer(
+            make_webhook_store(settings, make_redis(settings)),
+            make_webhook_fetcher(settings),
+            Backoff(settings.webhook_delays_s),
+            timeout_s=settings.webhook_timeout_s,
+        ),
+        cancels=CancelWatch(make_redis(settings)),
     )
 
 
 def make_redis(settings: Settings) -> Redis:
     """Return an asyncio client; a lost connection is made again at the next command."""
     # Longer than the event reader's blocking read, short enough that a redis that hangs is a 503 and not a hang.
-    client: Redis = Redis.from_url(
-        settings.redis_url, socket_connect_timeout=5, socket_timeout=10, health_check_interval=30
+    timeouts = {"socket_connect_timeout": 5, "socket_timeout": 10, "health_check_interval": 30}
+    # Commands wait for a connection: the usual pool refuses the hundred-and-first at once, a 503 for a mere crowd.
+    pool = BlockingConnectionPool.from_url(
+        settings.redis_url, max_connections=_MAX_REDIS_CONNECTIONS, timeout=_REDIS_TURN_S, **timeouts
     )
+    client: Redis = Redis.from_pool(pool)
     return client
 
 
@@ -93,13 +123,36 @@ def make_store(settings: Settings, redis: Redis) -> JobStore:
     return JobStore(
         redis,
         lease_s=settings.lease_s,
-        resend_after_s=settings.resend_after_s,
         max_failures=settings.max_attempts,
         job_ttl_s=settings.job_ttl_s,
         blob_ttl_s=settings.blob_ttl_s,
+        expires_s=settings.job_expires_s,
+        max_unfinished=settings.max_unfinished_jobs,
     )
 
 
-def make_engines(settings: Settings) -> dict[str, EngineClient]:
-    """Return a client per engine."""
-    return {name: EngineClient(url, timeout_s=settings.engine_timeout_s) for name, url in settings.engine_urls.items()}
+def make_webhook_store(settings: Settings, redis: Redis) -> WebhookStore:
+    """Return the store of endpoints and deliveries as the settings want it."""
+    return WebhookStore(
+        redis,
+        configured_secrets=[secret.get_secret_value() for secret in settings.webhook_secret],
+        resend_after_s=settings.resend_after_s,
+    )
+
+
+def make_webhook_fetcher(settings: Settings) -> SafeFetcher:
+    """Return a fetcher that gives receivers of webhooks their own time."""
+    return SafeFetcher(settings.model_copy(update={"fetch_timeout_s": settings.webhook_timeout_s}))
+
+
+def make_engines(settings: Settings) -> dict[str, RemoteEngine]:
+    """Return a client per engine, which may have several servers."""
+    return {name: make_engine(settings, name, urls) for name, urls in settings.engine_urls.items()}
+
+
+def make_engine(settings: Settings, name: str, urls: Sequence[str]) -> RemoteEngine:
+    """Return the client of one engine's servers, or of some of them."""
+    if name != "glm":
+        return connect(urls, timeout_s=settings.engine_timeout_s, name=name)
+    key = settings.glm_api_key.get_secret_value() if settings.glm_api_key else None
+    return connect(urls, timeout_s=settings.engine_timeout_s, name=name, api_key=key, model=settings.glm_model)

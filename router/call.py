@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from engines.base import ImagePart, Message, Part, SamplingParams, TextPart
 from policies.features import Hints
+from router.output_format import OutputFormat
 
 Strategy = Literal["deep", "compose"]
+Priority = Literal["interactive", "normal", "batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,11 @@ class Call:
         dial: the caller's place between latency (0) and depth (1); None leaves it to the preset.
         owner: whose it is; only the same owner may read it.
         previous_response_id: which response this one goes on from.
+        adapter: which of GLM's LoRA adapters the model name asks for; empty for none.
+        output_format: JSON of which kind the answer is to be; its schema is in ``sampling``. None for prose.
+        response_id: chosen before anything was accepted, by an ``Idempotency-Key``; None for a new one.
+        keep_s: the answer is kept at least so long whatever ``is_stored`` says, to be given again under that key.
+        priority: which jobs go first when several wait.
     """
 
     messages: tuple[Message, ...]
@@ -53,11 +60,33 @@ class Call:
     webhook_url: str | None = None
     dial: float | None = None
     previous_response_id: str | None = None
+    adapter: str = ""
+    output_format: OutputFormat | None = None
+    response_id: str | None = None
+    keep_s: int = 0
+    priority: Priority = "normal"
 
     @property
     def images(self) -> tuple[ImagePart, ...]:
         """All pictures of the conversation, in order."""
         return tuple(image for message in self.messages for image in message.images)
+
+
+def pictures_first(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Put the pictures of a user turn before its text where the turn is texts and then pictures.
+
+    What comes before the first differing token is computed once: with the picture in front, that is the picture,
+    whatever is asked about it. Where texts and pictures alternate, the order is the caller's meaning ("Picture 1: ...
+    Picture 2: ...") and stays. A turn is looked at alone, so it comes out the same in every later request.
+    """
+    return tuple(_pictures_first(message) for message in messages)
+
+
+def _pictures_first(message: Message) -> Message:
+    texts = tuple(part for part in message.parts if isinstance(part, TextPart))
+    if message.role != "user" or message.parts != (*texts, *message.images):
+        return message
+    return Message(message.role, (*message.images, *texts))
 
 
 def to_stored_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:

@@ -6,14 +6,18 @@ everything after this step reads one thing.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from engines.adapter_names import model_with
 from engines.base import (
+    Box,
     Delta,
     Engine,
     EngineError,
@@ -23,7 +27,7 @@ from engines.base import (
     TokenLogprob,
     Usage,
 )
-from router.call import Call, to_stored_messages
+from router.call import Call, pictures_first, to_stored_messages
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.events import EventHub
@@ -40,6 +44,8 @@ from router.jobs.job import (
 )
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
+from router.leftovers import Leftovers
+from router.output_format import with_instruction
 from router.routing import Routed, Router, plan_branches, plan_merge
 
 FAST_UNIT = "fast"
@@ -56,11 +62,13 @@ class Running:
         events: from the first on; ends after ``end``. Close it when nobody listens any more: a fast answer stops, a
             job goes on.
         is_queued: it is a job in the queue; otherwise the answer lives and dies with ``events``.
+        is_replayed: it was begun by an earlier request with the same ``Idempotency-Key``.
     """
 
     job: Job
     events: AsyncGenerator[Event, None]
     is_queued: bool
+    is_replayed: bool = False
     _finished: list[Job] = field(default_factory=list)
 
     def finished(self) -> Job | None:
@@ -87,6 +95,7 @@ class Dispatcher:
         self._hub = hub
         self._monitor = monitor
         self._router = router
+        self._leftovers = Leftovers()
 
     def route(self, call: Call) -> Routed:
         """Decide only."""
@@ -132,10 +141,17 @@ class Dispatcher:
 
     async def _enqueue(self, call: Call, routed: Routed) -> Running:
         branches = plan_branches(call, routed.decision, self._monitor.health())
+        if call.sampling.json_schema is not None and all(branch.engine != "glm" for branch in branches):
+            raise EngineFailedError(
+                "Only GLM-4.6V-Flash can hold an answer to a JSON Schema, and it is not available; try again later.",
+                status=503,
+                code="engine_unavailable",
+                message_zh="只有 GLM-4.6V-Flash 能按 JSON Schema 回答，目前不可用，请稍后再试。",
+                retry_after_s=1,
+            )
         self._check_images(call, branches[-1].engine)
         spec = self._to_spec(call, routed, branches)
-        await self._store.put_images(call.images)
-        job = await self._store.create(spec)
+        job = await self._store.create(spec, call.images)
         self._router.count(call, routed.decision)
         await self._queue.send_branches(job)
         return Running(job, self._hub.follow(job.id), is_queued=True)
@@ -147,13 +163,16 @@ class Dispatcher:
         plan = BranchPlan(FAST_UNIT, "glm", enable_thinking=routed.decision.enable_thinking)
         spec = self._to_spec(call, routed, (plan,))
         request = GenerationRequest(
-            call.messages,
+            pictures_first(call.messages),
             call.sampling,
             enable_thinking=plan.enable_thinking,
             request_id=spec.id,
             caller=call.owner,
+            adapter=call.adapter,
         )
+        request = with_instruction(request, call.output_format, routed.features.language)
         started = time.monotonic()
+        is_kept = call.is_stored or call.keep_s > 0
         deltas = engine.stream(request)
         try:
             first = await anext(deltas)
@@ -162,22 +181,42 @@ class Dispatcher:
             raise
         self._router.count(call, routed.decision)
         ttft_s = round(time.monotonic() - started, 4)
-        job = Job(spec, "in_progress", {FAST_UNIT: Unit(FAST_UNIT, "in_progress", epoch=1)}, started_at=spec.created_at)
+        job = as_accepted(Job(spec, "in_progress", {}))
         finished: list[Job] = []
 
-        async def events() -> AsyncGenerator[Event, None]:
+        text: list[str] = []
+        logprobs: list[TokenLogprob] = []
+        boxes: list[Box] = []
+        cuts: list[tuple[int, int]] = []
+        last = Delta()
+
+        def to_result(error: dict[str, Any] | None = None) -> UnitResult:
+            return UnitResult(
+                text="".join(text),
+                model=model_with(info.model_id, call.adapter),
+                finish_reason=last.finish_reason or "stop",
+                usage=last.usage or Usage(),
+                error=error,
+                duration_s=round(time.monotonic() - started, 4),
+                ttft_s=ttft_s,
+                logprobs=tuple(logprobs),
+                boxes=tuple(boxes),
+                cuts=tuple(cuts) if is_kept else (),
+            )
+
+        async def answer() -> AsyncGenerator[Event, None]:
+            nonlocal last
             yield Event("started", FAST_UNIT, 1)
-            text: list[str] = []
-            logprobs: list[TokenLogprob] = []
             num_sent = 0
-            last = Delta()
             error: dict[str, Any] | None = None
             async with contextlib.aclosing(deltas):
                 try:
                     async for last in _chain(first, deltas):
                         logprobs.extend(last.logprobs)
+                        boxes.extend(last.boxes)
                         if last.text:
                             text.append(last.text)
+                            cuts.append((len(last.text), len(logprobs) - num_sent))
                             yield Event("delta", FAST_UNIT, 1, text=last.text, logprobs=tuple(logprobs[num_sent:]))
                             num_sent = len(logprobs)
                     if last.finish_reason is None:
@@ -186,34 +225,41 @@ class Dispatcher:
                     if isinstance(failure, EngineUnavailableError):
                         self._monitor.mark_down("glm")
                     error = to_failure_record(failure)
-            result = UnitResult(
-                text="".join(text),
-                model=info.model_id,
-                finish_reason=last.finish_reason or "stop",
-                usage=last.usage or Usage(),
-                error=error,
-                duration_s=round(time.monotonic() - started, 4),
-                ttft_s=ttft_s,
-                logprobs=tuple(logprobs),
-            )
-            finished.append(_finish_fast(job, result))
+            finished.append(_finish_fast(job, to_result(error)))
             yield Event("finished", FAST_UNIT, 1, state=finished[0].units[FAST_UNIT].state)
-            if call.is_stored:
+            if is_kept:
                 try:
-                    await self._store.put_images(call.images)
-                    await self._store.put_finished(finished[0])
+                    # To its end even if the caller hangs up: the id was announced, and leads to the whole answer.
+                    await asyncio.shield(self._leftovers.add(self._keep(call, finished[0])))
                 except QueueUnavailableError as unavailable:
                     # The answer is there and GLM needed no redis for it: better one that says it is not stored.
                     log.warning("%s could not be stored: %s", job.id, unavailable.message)
                     finished[0] = replace(finished[0], spec=replace(spec, is_stored=False))
             yield Event("end", state=finished[0].state)
 
+        async def events() -> AsyncGenerator[Event, None]:
+            try:
+                async with contextlib.aclosing(answer()) as told:
+                    async for event in told:
+                        yield event
+            finally:
+                if not finished and is_kept:
+                    # Whoever hung up may have read the id: it leads to what was said until then.
+                    self._leftovers.add(self._keep(call, _cut_off(job, to_result())))
+
         return Running(job, events(), is_queued=False, _finished=finished)
+
+    async def _keep(self, call: Call, job: Job) -> None:
+        await self._store.put_finished(job, call.images)
+
+    async def aclose(self) -> None:
+        """Finish storing what was answered last."""
+        await self._leftovers.aclose()
 
     def _to_spec(self, call: Call, routed: Routed, branches: tuple[BranchPlan, ...]) -> JobSpec:
         language = routed.features.language
         return JobSpec(
-            id=new_job_id(),
+            id=call.response_id or new_job_id(),
             owner=call.owner,
             created_at=time.time(),
             model=call.model,
@@ -222,13 +268,18 @@ class Dispatcher:
             decision=routed.decision.to_dict(),
             language=language,
             branches=branches,
-            strategy=plan_merge(branches, call.strategy, language),
+            strategy=plan_merge(branches, call.strategy, language, has_schema=call.sampling.json_schema is not None),
             is_background=call.is_background,
             is_stored=call.is_stored,
             metadata=dict(call.metadata),
             instructions=call.instructions,
             webhook_url=call.webhook_url,
             previous_response_id=call.previous_response_id,
+            adapter=call.adapter,
+            output_format=call.output_format,
+            keep_s=call.keep_s,
+            priority=call.priority,
+            deadline_ms=call.hints.deadline_ms,
         )
 
 
@@ -253,6 +304,7 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
         degraded=tuple(job.spec.decision.get("degraded", ())),
         usage=result.usage,
         logprobs=result.logprobs,
+        boxes=result.boxes,
     )
     return replace(
         job,
@@ -263,12 +315,28 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
     )
 
 
+def _cut_off(job: Job, result: UnitResult) -> Job:
+    """Turn a direct answer whose caller hung up into a record of what it said until then."""
+    units = {FAST_UNIT: Unit(FAST_UNIT, "cancelled", epoch=1, result=result)}
+    return replace(job, state="cancelled", units=units, completed_at=time.time())
+
+
+def as_accepted(job: Job) -> Job:
+    """Return a record as it was when its answer began: what a stream that is read again begins with."""
+    spec = job.spec
+    if spec.branches[0].name == FAST_UNIT and not spec.is_background:
+        units = {FAST_UNIT: Unit(FAST_UNIT, "in_progress", epoch=1)}
+        return Job(spec, "in_progress", units, started_at=spec.created_at)
+    return Job(spec, "queued", {branch.name: Unit(branch.name, "queued") for branch in spec.branches})
+
+
 def to_router_error(error: EngineError) -> EngineFailedError:
     """Carry an engine's refusal to the caller with its status, code and field."""
     messages_zh = {
         "engine_unavailable": "推理引擎暂时不可用，请稍后再试。",
         "engine_overloaded": "推理引擎正忙，请稍后再试。",
         "engine_timeout": "推理引擎响应超时，请稍后再试。",
+        "invalid_json_schema": f"无法按该 JSON Schema 回答：{error.message}",
     }
     return EngineFailedError(
         error.message,
@@ -276,5 +344,5 @@ def to_router_error(error: EngineError) -> EngineFailedError:
         code=error.code,
         param=error.param,
         message_zh=messages_zh.get(error.code),
-        retry_after_s=1 if error.retryable else None,
+        retry_after_s=math.ceil(error.retry_after_s or 1) if error.retryable else None,
     )

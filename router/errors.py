@@ -8,7 +8,10 @@ Errors::
     ├── ImageFetchError              400; a picture URL that cannot be fetched
     ├── AuthenticationError          401; no key, or an unknown one
     ├── NotFoundError                404; no such response, job, model or path (also: somebody else's)
+    ├── ConflictError                409; the same request is still being worked on
     ├── BodyTooLargeError            413; the request body is over the limit
+    ├── IdempotencyReuseError        422; an Idempotency-Key that came with another body before
+    ├── QueueFullError               429; the caller has too many unfinished jobs
     ├── QueueUnavailableError        503; redis does not answer
     └── EngineFailedError            the status of the engine's own error, after every fallback failed
 """
@@ -81,11 +84,33 @@ class NotFoundError(RouterError):
     default_code: ClassVar[str] = "not_found"
 
 
+class ConflictError(RouterError):
+    """The same request is still being worked on."""
+
+    status_code: ClassVar[int] = 409
+    default_code: ClassVar[str] = "conflict"
+
+
+class IdempotencyReuseError(RouterError):
+    """An Idempotency-Key came with another body before."""
+
+    status_code: ClassVar[int] = 422
+    default_code: ClassVar[str] = "idempotency_key_reuse"
+
+
 class BodyTooLargeError(RouterError):
     """The request body is over the limit."""
 
     status_code: ClassVar[int] = 413
     default_code: ClassVar[str] = "request_too_large"
+
+
+class QueueFullError(RouterError):
+    """The caller has as many unfinished jobs as one caller may have."""
+
+    status_code: ClassVar[int] = 429
+    type: ClassVar[str] = "rate_limit_error"
+    default_code: ClassVar[str] = "queue_full"
 
 
 class QueueUnavailableError(RouterError):

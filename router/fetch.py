@@ -113,6 +113,19 @@ class FetchedBody:
     final_url: str
 
 
+@dataclass(frozen=True, slots=True)
+class PostAnswer:
+    """What a POST was answered.
+
+    Attributes:
+        status: the HTTP status.
+        retry_after: the header of that name; None without one.
+    """
+
+    status: int
+    retry_after: str | None = None
+
+
 def is_public_address(address: IPAddress) -> bool:
     """Tell whether an address belongs to the public internet.
 
@@ -236,7 +249,7 @@ class SafeFetcher:
                 f"该 URL 重定向超过 {MAX_REDIRECTS} 次。请使用最终地址。",
             )
 
-    async def post_json(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:
+    async def post_json(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> PostAnswer:
         """Send a JSON document; redirects are not followed and the answer's body is not read.
 
         Args:
@@ -245,7 +258,7 @@ class SafeFetcher:
             headers: more headers, such as the signature.
 
         Returns:
-            the HTTP status, whatever it is.
+            the HTTP status, whatever it is, and what it says of trying again.
 
         Raises:
             UrlRefusedError: if the URL is not allowed.
@@ -257,7 +270,7 @@ class SafeFetcher:
                 self._parse(url), data=body, headers=request_headers, allow_redirects=False
             ) as response:
                 response.close()
-                return response.status
+                return PostAnswer(response.status, response.headers.get("Retry-After"))
 
     def _parse(self, url: str) -> URL:
         return parse_url(url, allow_private=self._settings.allow_private_urls)

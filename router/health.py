@@ -10,8 +10,8 @@ import contextlib
 import logging
 from collections.abc import Mapping
 
+from engines.balancer import BackendStatus, BalancedClient, RemoteEngine
 from engines.base import EngineError, EngineInfo
-from engines.client import EngineClient
 from policies.decision import EngineHealth, Health
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class EngineMonitor:
         interval_s: time between two looks.
     """
 
-    def __init__(self, engines: Mapping[str, EngineClient], *, interval_s: float = 1.0) -> None:
+    def __init__(self, engines: Mapping[str, RemoteEngine], *, interval_s: float = 1.0) -> None:
         self._engines = engines
         self._interval_s = interval_s
         self._is_up: dict[str, bool] = {}
@@ -61,13 +61,21 @@ class EngineMonitor:
         known = model_id.strip().lower()
         return next((name for name, info in self._infos.items() if info.model_id.lower() == known), None)
 
+    def backends(self) -> dict[str, tuple[BackendStatus, ...]]:
+        """What is known of each server of those engines that have several."""
+        return {name: engine.status() for name, engine in self._engines.items() if isinstance(engine, BalancedClient)}
+
     def is_up(self, name: str) -> bool:
         """Whether the engine answered the last time."""
         return self._is_up.get(name, True)
 
     def mark_down(self, name: str) -> None:
-        """Learn from a failed request, without waiting for the next look."""
-        self._set(name, False)
+        """Learn from a failed request, without waiting for the next look.
+
+        Of several servers, the one that failed is left out already; the engine is down when none is left.
+        """
+        if not any(server.is_up for server in self.backends().get(name, ())):
+            self._set(name, False)
 
     async def _look_forever(self) -> None:
         while True:
@@ -80,7 +88,7 @@ class EngineMonitor:
     async def _look(self) -> None:
         await asyncio.gather(*(self._look_at(name, engine) for name, engine in self._engines.items()))
 
-    async def _look_at(self, name: str, engine: EngineClient) -> None:
+    async def _look_at(self, name: str, engine: RemoteEngine) -> None:
         was_up = self._is_up.get(name, False)
         try:
             is_up = await engine.is_ready()

@@ -107,17 +107,17 @@ def plan_branches(call: Call, decision: Decision, health: Health) -> tuple[Branc
     return (*draft, *thinking, *deep) if wants_draft and "glm-thinking" in decision.panel else (*draft, *deep)
 
 
-def plan_merge(branches: tuple[BranchPlan, ...], wanted: str | None, language: str) -> str:
+def plan_merge(branches: tuple[BranchPlan, ...], wanted: str | None, language: str, *, has_schema: bool = False) -> str:
     """Say how the branches' answers become one.
 
     Owl2's Chinese is weak, so a Chinese question gets an answer that GLM composes from both. GLM's own second thoughts
-    need no composing.
+    need no composing. An answer that is held to a JSON Schema is always GLM's: Owl2 has no constrained decoding.
     """
     if len(branches) == 1:
         return "single"
     if branches[-1].engine == "glm":
         return "deep"
-    return wanted or ("compose" if language == "zh" else "deep")
+    return "compose" if has_schema else wanted or ("compose" if language == "zh" else "deep")
 
 
 def _previous(call: Call, rules: Rules) -> Previous | None:

@@ -5,20 +5,25 @@ In: nothing; `router.bootstrap` fills it. Out: one frozen `Services`, found as `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
-from engines.client import EngineClient
+from engines.balancer import RemoteEngine
 from policies.rules import RulesFile
+from router.batches.files import FileStore
+from router.batches.store import BatchStore
 from router.dispatch import Dispatcher
 from router.fetch import SafeFetcher
 from router.health import EngineMonitor
+from router.idempotency import Idempotency
 from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
 from router.media import MediaIntake
 from router.settings import Settings
+from router.webhooks.store import WebhookStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,12 @@ class Services:
     dispatcher: Dispatcher
     media: MediaIntake
     fetcher: SafeFetcher
+    webhooks: WebhookStore
+    webhook_fetcher: SafeFetcher
+    files: FileStore
+    batches: BatchStore
     rules_file: RulesFile | None
-    engines: dict[str, EngineClient]
+    engines: dict[str, RemoteEngine]
+    idempotency: Idempotency
     redis_clients: tuple[Redis, ...]
+    draining: asyncio.Event = field(default_factory=asyncio.Event)

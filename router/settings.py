@@ -6,6 +6,8 @@ variable.
 
 from __future__ import annotations
 
+import base64
+import binascii
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +15,14 @@ import platformdirs
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from engines.adapter_names import parse_adapters
+from engines.address import split_urls
+
 DEFAULT_PORT = 8000
 DEFAULT_GLM_PORT = 8101
 DEFAULT_OWL2_PORT = 8102
+MAX_WEBHOOK_DELAY_S = 72 * 3600.0
+DEFAULT_WEBHOOK_DELAYS_S = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0)
 
 
 def default_data_dir() -> Path:
@@ -30,7 +37,7 @@ class Settings(BaseSettings):
         pydantic.ValidationError: if a variable has a wrong value.
     """
 
-    model_config = SettingsConfigDict(env_prefix="GLOWL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="GLOWL_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="address the api listens on")
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="port the api listens on")
@@ -41,11 +48,15 @@ class Settings(BaseSettings):
         description="redis://host:port/db or unix:///path?db=0",
     )
     glm_url: str = Field(
-        f"http://127.0.0.1:{DEFAULT_GLM_PORT}", description="GLM engine: http(s)://... or unix:///path"
+        f"http://127.0.0.1:{DEFAULT_GLM_PORT}",
+        description="GLM engine: http(s)://... or unix:///path; several separated by commas share the work",
     )
-    owl2_url: str = Field(
-        f"http://127.0.0.1:{DEFAULT_OWL2_PORT}", description="Owl2 engine: http(s)://... or unix:///path"
+    glm_api_key: SecretStr | None = Field(None, description="key that the GLM servers ask for")
+    glm_model: str | None = Field(None, description="name of the model on the GLM servers; empty: their first one")
+    glm_adapters: Annotated[tuple[tuple[str, str], ...], NoDecode] = Field(
+        (), description="LoRA adapters that `glowl up` gives the GLM engine: NAME=FOLDER_OR_HUB_ID, comma-separated"
     )
+    owl2_url: str = Field(f"http://127.0.0.1:{DEFAULT_OWL2_PORT}", description="Owl2 engine: the same, one or several")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="comma-separated keys callers must send; empty: no key is asked for"
     )
@@ -58,26 +69,105 @@ class Settings(BaseSettings):
         False, description="let picture URLs and webhooks point to private and loopback addresses"
     )
     fetch_timeout_s: float = Field(15.0, gt=0, description="time to download one picture")
+    webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="signs webhooks to URLs named in requests; several separated by commas all sign; "
+        "empty: each key gets its own",
+    )
+    webhook_timeout_s: float = Field(20.0, gt=0, description="time for one attempt to deliver a webhook")
+    webhook_delays_s: Annotated[tuple[float, ...], NoDecode] = Field(
+        default_factory=lambda: DEFAULT_WEBHOOK_DELAYS_S,
+        description="comma-separated waits after a webhook's failed attempts; the last repeats until 72 hours are over",
+    )
     max_wait_s: float = Field(
         120.0, ge=0, description="how long a chat completion waits for a job before it answers with the draft"
     )
     engine_timeout_s: float = Field(300.0, gt=0, description="longest silence of an engine before a branch is given up")
     lease_s: float = Field(5.0, gt=0, description="a running branch not heard of for so long is run again")
-    resend_after_s: float = Field(15.0, gt=0, description="a queued branch not started for so long is sent again")
+    resend_after_s: float = Field(15.0, gt=0, description="how often lost messages to the workers are looked for")
     max_attempts: int = Field(3, ge=1, description="runs of one branch before it is recorded as failed")
+    max_unfinished_jobs: int = Field(
+        1000, ge=1, description="jobs that one key may have queued or running; lines of batches are counted apart"
+    )
+    job_expires_s: int = Field(
+        24 * 3600, gt=0, description="a job that has not ended so long after it was accepted is ended as it is"
+    )
     job_ttl_s: int = Field(7 * 24 * 3600, gt=0, description="how long a finished job can be read")
-    blob_ttl_s: int = Field(24 * 3600, gt=0, description="how long a picture is kept for its job")
+    blob_ttl_s: int = Field(24 * 3600, gt=0, description="how long a picture is kept after its last job ended")
+    max_file_bytes: int = Field(200 * 1024 * 1024, gt=0, description="largest uploaded file")
+    max_stored_bytes: int = Field(1024 * 1024 * 1024, gt=0, description="most bytes in the files of one key together")
+    file_ttl_s: int = Field(
+        7 * 24 * 3600, ge=3600, description="how long a file is kept if its upload or its batch does not say"
+    )
+    batch_lines_in_flight: int = Field(32, ge=1, description="jobs of batches that one api process has under way")
+    drain_s: float = Field(
+        20.0, ge=0, description="after SIGTERM a worker's runs and the api's streams get so long to end"
+    )
+    drain_notice_s: float = Field(
+        1.0, ge=0, description="before that the api answers for so long while /readyz says that it is going"
+    )
     worker_concurrency: int = Field(8, ge=1, description="tasks one worker runs side by side")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "webhook_secret", "webhook_delays_s", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(key.strip() for key in value.split(",") if key.strip())
         return value
 
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for secret in value:
+            _check_secret(secret.get_secret_value())
+        return value
+
+    @field_validator("webhook_delays_s")
+    @classmethod
+    def _check_delays(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value:
+            return DEFAULT_WEBHOOK_DELAYS_S  # compose files pass variables that are not set as empty ones
+        if not all(0 < delay_s <= MAX_WEBHOOK_DELAY_S for delay_s in value):
+            raise ValueError(f"each wait is more than 0 and at most {MAX_WEBHOOK_DELAY_S:.0f} seconds")
+        return value
+
+    @field_validator("glm_url", "owl2_url")
+    @classmethod
+    def _check_urls(cls, value: str) -> str:
+        split_urls(value)
+        return value
+
+    @field_validator("glm_adapters", mode="before")
+    @classmethod
+    def _split_adapters(cls, value: object) -> object:
+        if isinstance(value, str):
+            return parse_adapters(text for text in value.split(",") if text.strip())
+        return value
+
+    @field_validator("glm_api_key", "glm_model", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = value.strip() or None  # compose files pass variables that are not set as empty ones
+        return value
+
     @property
-    def engine_urls(self) -> dict[str, str]:
-        """Engine name to base URL."""
-        return {"glm": self.glm_url, "owl2": self.owl2_url}
+    def engine_urls(self) -> dict[str, tuple[str, ...]]:
+        """Engine name to base URLs."""
+        return {"glm": split_urls(self.glm_url), "owl2": split_urls(self.owl2_url)}
+
+    @property
+    def named_engines(self) -> frozenset[str]:
+        """Engines whose URL somebody has set: they run already, or will be started by whoever set it."""
+        return frozenset(name for name in self.engine_urls if f"{name}_url" in self.model_fields_set)
+
+
+def _check_secret(secret: str) -> None:
+    """Refuse what Standard Webhooks receivers would not take; the message does not repeat it."""
+    try:
+        size = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
+    except binascii.Error:
+        size = 0
+    if not secret.startswith("whsec_") or not 24 <= size <= 64:
+        raise ValueError("a signing secret is 'whsec_' and 24 to 64 bytes in base64")

@@ -1,7 +1,7 @@
-"""What a worker does: run a branch, join the branches, deliver a webhook.
+"""What a worker does: take what is next in a queue, run a branch or join the branches, deliver a webhook.
 
-In: a job id (and a unit). Out: changes of the job record, all fenced by the epoch of the run. The functions are
-coroutines over a `Context`; `router.worker` wraps them as Celery tasks.
+In: the name of a queue, or a delivery's id. Out: changes of the job record, all fenced by the epoch of the run. The
+functions are coroutines over a `Context`; `router.worker` wraps them as Celery tasks.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from engines.adapter_names import model_with
 from engines.base import (
+    Box,
     Delta,
     Engine,
     EngineError,
@@ -26,49 +29,109 @@ from engines.base import (
     TokenLogprob,
     Usage,
 )
-from router.call import from_stored_messages, stored_image_hashes
+from router.call import from_stored_messages, pictures_first, stored_image_hashes
 from router.errors import QueueUnavailableError
 from router.jobs import merge
-from router.jobs.job import MERGE, WEBHOOK, FinalAnswer, Job, UnitResult, to_failure_record
+from router.jobs.cancels import CancelWatch
+from router.jobs.job import MERGE, FinalAnswer, Job, UnitResult, to_failure_record
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
+from router.output_format import with_instruction
 from router.webhooks.deliver import Deliverer
+from router.webhooks.sweeper import send_due
 
 log = logging.getLogger(__name__)
 
 _RETRY_DELAY_S = 1.0
 _OVERLOAD_DELAY_S = 2.0
-_WEBHOOK_DELAYS_S = (5.0, 60.0)
+_MAX_OVERLOAD_DELAY_S = 60.0
+# A worker holds on to what an engine has said for so long while redis is away; then the lease has run out anyway.
+_PATIENCE_S = 60.0
+_MAX_BEAT_S = 1.0
+_CANCEL_AGAIN_S = 0.5
+# Shorter than the reaper's round: whoever still has the answer is back before the unit is taken for lost.
+_REDIS_RETRY_S = 0.2
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the tasks work with: one per worker process."""
+    """What the tasks work with: one per worker process.
+
+    Attributes:
+        store: the job records.
+        queue: sends units to the workers.
+        engines: by name.
+        deliverer: posts webhooks.
+        cancels: tells at once of jobs that ended from outside; None leaves that to the lease.
+        wakers: wake the keeper of each lease that is held now.
+        draining: set when the process is to end: what still runs is handed back, and nothing more is begun.
+    """
 
     store: JobStore
     queue: JobQueue
     engines: Mapping[str, Engine]
     deliverer: Deliverer
+    cancels: CancelWatch | None = None
+    wakers: set[asyncio.Event] = field(default_factory=set)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hand_back(self) -> None:
+        """Give every running unit back, so that another worker starts it at once."""
+        self.draining.set()
+        for waker in self.wakers:
+            waker.set()
 
 
 class LeaseLostError(Exception):
     """The unit belongs to another run now, or the job was cancelled: stop and write nothing more."""
 
 
-async def run_branch(context: Context, job_id: str, unit: str) -> None:
-    """Ask one engine and record its answer, token by token, or the error that ended it."""
+class HandedBackError(Exception):
+    """The process is to end before the unit is done."""
+
+
+async def work(context: Context, queue: str) -> None:
+    """Run the unit whose turn it is; a ticket too many finds none."""
+    if context.draining.is_set():
+        await context.queue.send_tickets({queue: 1})
+        return
+    claim = await context.store.take_next(queue)
+    if claim is None:
+        return
+    if claim.unit == MERGE:
+        await join(context, claim.job_id, claim.epoch)
+    else:
+        await run_branch(context, claim.job_id, claim.unit, claim.epoch)
+
+
+async def run_branch(context: Context, job_id: str, unit: str, epoch: int | None = None) -> None:
+    """Ask one engine and record its answer, token by token, or the error that ended it.
+
+    Args:
+        context: what to work with.
+        job_id: whose.
+        unit: which of its branches.
+        epoch: of the claim; None takes the unit now, out of turn.
+    """
     store = context.store
-    epoch = await store.claim(job_id, unit)
-    job = await store.get(job_id) if epoch is not None else None
+    if epoch is None:
+        epoch = await store.claim(job_id, unit)
+    job = await _patiently(lambda: store.get(job_id)) if epoch is not None else None
     if epoch is None or job is None:
         return
     plan = next(branch for branch in job.spec.branches if branch.name == unit)
     try:
-        async with _lease(store, job_id, unit, epoch):
-            request = await _build_request(context, job, enable_thinking=plan.enable_thinking)
+        async with _lease(context, job_id, unit, epoch):
+            request = await _build_request(context, job, plan.engine, enable_thinking=plan.enable_thinking)
+            request = with_instruction(request, job.spec.output_format, job.spec.language)
             result = await _generate(context, job_id, unit, epoch, plan.engine, request)
     except LeaseLostError:
         log.info("%s of %s is no longer ours", unit, job_id)
+        return
+    except HandedBackError:
+        await _hand_back(context, job_id, unit, epoch)
         return
     except QueueUnavailableError:
         raise  # nothing can be recorded now; the lease runs out and the unit is run again
@@ -78,86 +141,189 @@ async def run_branch(context: Context, job_id: str, unit: str) -> None:
             return
         result = UnitResult(error=to_failure_record(refusal))
     # Outside the lease: a renewal that finds the unit finished would take it for lost and cancel this very line.
-    if await store.finish(job_id, unit, epoch, result):
+    is_first_try = True
+
+    async def finish() -> bool:
+        nonlocal is_first_try
+        was_first_try, is_first_try = is_first_try, False
+        # A second try finds the unit finished if only the answer to the first was lost; a needless message is harmless.
+        return await store.finish(job_id, unit, epoch, result) or not was_first_try
+
+    if await _patiently(finish):
         await context.queue.send(job_id, MERGE)
 
 
-async def join(context: Context, job_id: str) -> None:
-    """Merge the branches' results into the final answer; called back by whichever branch ended last."""
+async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
+    """Merge the branches' results into the final answer, once the last of them has ended.
+
+    Args:
+        context: what to work with.
+        job_id: whose.
+        epoch: of the claim; None takes the merge now, out of turn.
+    """
     store = context.store
-    epoch = await store.claim(job_id, MERGE)
-    job = await store.get(job_id) if epoch is not None else None
+    if epoch is None:
+        epoch = await store.claim(job_id, MERGE)
+    job = await _patiently(lambda: store.get(job_id)) if epoch is not None else None
     if epoch is None or job is None:
         return
     try:
-        async with _lease(store, job_id, MERGE, epoch):
-            outcome = merge.resolve(job, _question(job))
+        async with _lease(context, job_id, MERGE, epoch):
+            outcome = merge.resolve(job, job.spec.question)
             if isinstance(outcome, merge.ComposeRequest):
                 outcome = await _compose(context, job, epoch, outcome)
     except LeaseLostError:
         log.info("the merge of %s is no longer ours", job_id)
         return
-    if isinstance(outcome, merge.NoAnswer):
-        is_webhook_due = await store.complete(job_id, epoch, error=outcome.error)
-    else:
-        is_webhook_due = await store.complete(job_id, epoch, final=outcome)
-    if is_webhook_due:
-        await context.queue.send(job_id, WEBHOOK)
-
-
-async def deliver_webhook(context: Context, job_id: str) -> None:
-    """Tell the caller's server that the job has ended; a failed attempt is made again later."""
-    store = context.store
-    epoch = await store.claim(job_id, WEBHOOK)
-    job = await store.get(job_id) if epoch is not None else None
-    if epoch is None or job is None or job.spec.webhook_url is None:
+    except HandedBackError:
+        await _hand_back(context, job_id, MERGE, epoch)
         return
-    try:
-        async with _lease(store, job_id, WEBHOOK, epoch):
-            error = await context.deliverer.deliver(job)
-    except LeaseLostError:
-        log.info("the webhook of %s is no longer ours", job_id)
-        return
-    if error is not None:
-        delay_s = _WEBHOOK_DELAYS_S[min(job.units[WEBHOOK].failures, len(_WEBHOOK_DELAYS_S) - 1)]
-        log.warning("webhook of %s: %s", job_id, error)
-        if await store.release(job_id, WEBHOOK, epoch, delay_s=delay_s, is_failure=True):
+    except _NothingToFallBackOnError as failed:
+        if failed.error.retryable and await _release(store, job_id, MERGE, epoch, failed.error):
             return
-    await store.finish(
-        job_id, WEBHOOK, epoch, UnitResult(error={"code": "webhook_failed", "message": error} if error else None)
-    )
+        outcome = merge.composed(failed.compose, UnitResult(error=to_failure_record(failed.error)))
+    final, error = (None, outcome.error) if isinstance(outcome, merge.NoAnswer) else (outcome, None)
+    if await _patiently(lambda: store.complete(job_id, epoch, final=final, error=error)):
+        await send_due(context.deliverer.store, context.queue)  # at once, rather than when the sweeper comes by
+
+
+async def deliver_webhook(context: Context, delivery_id: str) -> None:
+    """Put a delivery in its receiver's line and return: a slow receiver must not hold a thread that merges wait for."""
+    context.deliverer.take(delivery_id)
 
 
 @contextlib.asynccontextmanager
-async def _lease(store: JobStore, job_id: str, unit: str, epoch: int) -> AsyncGenerator[None, None]:
-    """Renew the lease while the body runs; cancel the body and raise `LeaseLostError` once it is lost."""
+async def _lease(context: Context, job_id: str, unit: str, epoch: int) -> AsyncGenerator[None, None]:
+    """Renew the lease while the body runs; cancel the body once it is lost, or has to be handed back.
+
+    Raises:
+        LeaseLostError: in place of the body, when the unit is no longer ours.
+        HandedBackError: likewise, when the process is to end.
+    """
     body = asyncio.current_task()
     assert body is not None
+    store = context.store
     is_lost = False
 
-    async def renew() -> None:
+    async def renew(ended: asyncio.Event) -> None:
         nonlocal is_lost
+        wait_s = min(store.lease_s / 3, _MAX_BEAT_S)
         while True:
-            await asyncio.sleep(min(store.lease_s / 3, 1.0))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), wait_s)
+            ended.clear()
+            if context.draining.is_set():
+                break
             try:
                 if await store.renew(job_id, unit, epoch):
+                    wait_s = min(store.lease_s / 3, _MAX_BEAT_S)
                     continue
             except QueueUnavailableError:
-                continue  # redis may be restarting; its record decides once it is back
+                # It may be restarting; its record decides once it is back, and then this must come before the reaper.
+                wait_s = min(store.lease_s / 3, _REDIS_RETRY_S)
+                continue
             is_lost = True
+            break
+        while True:
+            # Once may not do: cancelled in the middle of a command, redis' client may return as if nothing had been.
             body.cancel()
-            return
+            await asyncio.sleep(_CANCEL_AGAIN_S)
 
-    beat = asyncio.create_task(renew(), name=f"lease-{job_id}-{unit}")
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not is_lost:
-            raise
-        body.uncancel()
-        raise LeaseLostError from None
-    finally:
-        beat.cancel()
+    with context.cancels.watch(job_id) if context.cancels else contextlib.nullcontext(asyncio.Event()) as ended:
+        beat = asyncio.create_task(renew(ended), name=f"lease-{job_id}-{unit}")
+        context.wakers.add(ended)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not is_lost and not context.draining.is_set():
+                raise
+            while body.uncancel():
+                pass
+            raise (LeaseLostError if is_lost else HandedBackError) from None
+        finally:
+            context.wakers.discard(ended)
+            beat.cancel()
+
+
+async def _hand_back(context: Context, job_id: str, unit: str, epoch: int) -> None:
+    """Put a unit back into its queue, to be run again elsewhere; that is no failure of it."""
+    log.info("handing back %s of %s", unit, job_id)
+    with contextlib.suppress(QueueUnavailableError):  # then the lease runs out, which takes a little longer
+        await context.store.release(job_id, unit, epoch, delay_s=0.0, is_failure=False)
+        await _send_on(context, job_id, unit)
+
+
+async def _send_on(context: Context, job_id: str, unit: str) -> None:
+    """Send a unit to the other workers."""
+    job = await context.store.get(job_id)
+    if job is not None:
+        engine = next((branch.engine for branch in job.spec.branches if branch.name == unit), None)
+        await context.queue.send(job_id, unit, engine)
+
+
+async def _patiently(call: Callable[[], Awaitable[Result]]) -> Result:
+    """Make a call to redis again and again while redis is away.
+
+    Raises:
+        QueueUnavailableError: if it stays away for longer than `_PATIENCE_S`.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return await call()
+        except QueueUnavailableError:
+            if time.monotonic() >= deadline:
+                raise
+        await asyncio.sleep(_REDIS_RETRY_S)
+
+
+class _Tape:
+    """Writes what a run says into the job's events.
+
+    While redis is away the engine goes on, and what it says is kept here: a run of a minute is not lost to a restart of
+    two seconds. Pieces are numbered, since one whose answer was lost may be there already.
+    """
+
+    def __init__(self, store: JobStore, job_id: str, unit: str, epoch: int) -> None:
+        self._store = store
+        self._where = (job_id, unit, epoch)
+        self._sending: tuple[str, tuple[TokenLogprob, ...]] | None = None
+        self._waiting: list[tuple[str, tuple[TokenLogprob, ...]]] = []
+        self._piece = 0
+        self._try_again_at = 0.0
+
+    async def write(self, text: str, logprobs: tuple[TokenLogprob, ...]) -> None:
+        """Add a piece, now or as soon as redis is back.
+
+        Raises:
+            LeaseLostError: if the unit is no longer ours.
+        """
+        self._waiting.append((text, logprobs))
+        if time.monotonic() >= self._try_again_at:
+            try:
+                await self._send()
+            except QueueUnavailableError:
+                self._try_again_at = time.monotonic() + _REDIS_RETRY_S
+
+    async def close(self) -> None:
+        """Write what is left.
+
+        Raises:
+            LeaseLostError: if the unit is no longer ours.
+            QueueUnavailableError: if redis stays away.
+        """
+        await _patiently(self._send)
+
+    async def _send(self) -> None:
+        while self._sending or self._waiting:
+            if self._sending is None:
+                texts, logprobs = zip(*self._waiting, strict=True)
+                self._sending = ("".join(texts), tuple(token for tokens in logprobs for token in tokens))
+                self._waiting.clear()
+                self._piece += 1
+            if not await self._store.append(*self._where, *self._sending, piece=self._piece):
+                raise LeaseLostError
+            self._sending = None
 
 
 async def _generate(
@@ -175,52 +341,72 @@ async def _generate(
     ttft_s: float | None = None
     text: list[str] = []
     logprobs: list[TokenLogprob] = []
+    boxes: list[Box] = []
     num_sent = 0
     last = Delta()
+    tape = _Tape(context.store, job_id, unit, epoch)
     async with contextlib.aclosing(engine.stream(request)) as deltas:
         async for last in deltas:
             logprobs.extend(last.logprobs)
+            boxes.extend(last.boxes)
             if not last.text:
                 continue
             if ttft_s is None:
                 ttft_s = time.monotonic() - started
             text.append(last.text)
-            if not await context.store.append(job_id, unit, epoch, last.text, tuple(logprobs[num_sent:])):
-                raise LeaseLostError
+            await tape.write(last.text, tuple(logprobs[num_sent:]))
             num_sent = len(logprobs)
     if last.finish_reason is None:
         raise GenerationFailedError("The engine ended its answer without saying why.")
+    await tape.close()
     return UnitResult(
         text="".join(text),
-        model=info.model_id,
+        model=model_with(info.model_id, request.adapter),
         finish_reason=last.finish_reason,
         usage=last.usage or Usage(),
         duration_s=round(time.monotonic() - started, 4),
         ttft_s=None if ttft_s is None else round(ttft_s, 4),
         logprobs=tuple(logprobs),
+        boxes=tuple(boxes),
     )
 
 
-async def _compose(context: Context, job: Job, epoch: int, compose: merge.ComposeRequest) -> FinalAnswer:
+class _NothingToFallBackOnError(Exception):
+    """GLM could not compose, and without it there is no answer at all."""
+
+    def __init__(self, compose: merge.ComposeRequest, error: EngineError) -> None:
+        super().__init__(error.message)
+        self.compose = compose
+        self.error = error
+
+
+async def _compose(
+    context: Context, job: Job, epoch: int, compose: merge.ComposeRequest
+) -> FinalAnswer | merge.NoAnswer:
     try:
-        request = await _build_request(context, job, enable_thinking=False)
+        request = await _build_request(context, job, "glm", enable_thinking=False)
         head, tail = request.messages[:-1], request.messages[-1]
         turn = Message("user", (*tail.images, TextPart(compose.prompt)))
-        result = await _generate(context, job.id, MERGE, epoch, "glm", replace(request, messages=(*head, turn)))
+        request = replace(request, messages=(*head, turn))
+        request = with_instruction(request, job.spec.output_format, job.spec.language)
+        result = await _generate(context, job.id, MERGE, epoch, "glm", request)
     except (LeaseLostError, QueueUnavailableError):
         raise
-    except Exception as error:  # both branches have answered: whatever goes wrong here, the deep answer is good enough
-        result = UnitResult(error=to_failure_record(_to_engine_error(error, f"the merge of {job.id}")))
+    except Exception as error:  # both branches have answered: whatever goes wrong here, what is there is good enough
+        refusal = _to_engine_error(error, f"the merge of {job.id}")
+        if not compose.has_fallback:
+            raise _NothingToFallBackOnError(compose, refusal) from error
+        result = UnitResult(error=to_failure_record(refusal))
     return merge.composed(compose, result)
 
 
-async def _build_request(context: Context, job: Job, *, enable_thinking: bool) -> GenerationRequest:
+async def _build_request(context: Context, job: Job, engine: str, *, enable_thinking: bool) -> GenerationRequest:
     """Put the stored conversation and its pictures together again.
 
     Raises:
         EngineError: if a picture has expired; not retryable.
     """
-    blobs = await context.store.get_images(stored_image_hashes(job.spec.messages))
+    blobs = await _patiently(lambda: context.store.get_images(stored_image_hashes(job.spec.messages)))
     try:
         messages = from_stored_messages(job.spec.messages, blobs)
     except KeyError as error:
@@ -228,8 +414,15 @@ async def _build_request(context: Context, job: Job, *, enable_thinking: bool) -
             f"picture {error.args[0]} is no longer stored; send the request again", code="image_file_not_found"
         ) from error
     sampling: SamplingParams = job.spec.sampling
+    if engine != "glm":  # it answers in prose, which GLM then puts into the form that was asked for
+        sampling = replace(sampling, json_schema=None)
     return GenerationRequest(
-        messages, sampling, enable_thinking=enable_thinking, request_id=job.id, caller=job.spec.owner
+        pictures_first(messages) if engine == "glm" else messages,
+        sampling,
+        enable_thinking=enable_thinking,
+        request_id=job.id,
+        caller=job.spec.owner,
+        adapter=job.spec.adapter if engine == "glm" else "",
     )
 
 
@@ -243,13 +436,10 @@ async def _release(store: JobStore, job_id: str, unit: str, epoch: int, error: E
     # A full engine is not a failure of this run: the job keeps its place and its number of runs.
     is_overload = isinstance(error, EngineOverloadedError)
     log.info("%s of %s will run again: %s", unit, job_id, error.message)
-    return await store.release(
-        job_id, unit, epoch, delay_s=_OVERLOAD_DELAY_S if is_overload else _RETRY_DELAY_S, is_failure=not is_overload
-    )
-
-
-def _question(job: Job) -> str:
-    return "".join(part["text"] for part in job.spec.messages[-1]["parts"] if part["type"] == "text")
+    delay_s = _RETRY_DELAY_S
+    if is_overload:
+        delay_s = min(max(_OVERLOAD_DELAY_S, error.retry_after_s or 0.0), _MAX_OVERLOAD_DELAY_S)
+    return await store.release(job_id, unit, epoch, delay_s=delay_s, is_failure=not is_overload)
 
 
 def _to_engine_error(error: Exception, what: str) -> EngineError:

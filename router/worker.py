@@ -7,17 +7,21 @@ process, in a thread of its own; Celery's threads only wait for them. No torch h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_process_shutdown, worker_shutdown
+from celery.signals import worker_process_shutdown, worker_shutdown, worker_shutting_down
 
 from router import tasks
 from router.bootstrap import make_context
-from router.jobs.queue import DELIVER_WEBHOOK, JOIN, RUN_BRANCH, create_celery
+from router.jobs.queue import DELIVER_WEBHOOK, WORK, create_celery
 from router.settings import Settings
+
+# What follows the handing back: webhooks under way, and the writes that hand back.
+_LAST_S = 5.0
 
 
 class TaskLoop:
@@ -25,10 +29,12 @@ class TaskLoop:
 
     Args:
         make_context: builds what the tasks work with, on the loop on which it will be used.
+        drain_s: what still runs so long after `drain` is handed back.
     """
 
-    def __init__(self, make_context: Callable[[], Awaitable[tasks.Context]]) -> None:
+    def __init__(self, make_context: Callable[[], Awaitable[tasks.Context]], *, drain_s: float) -> None:
         self._make_context = make_context
+        self._drain_s = drain_s
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: tasks.Context | None = None
@@ -40,10 +46,28 @@ class TaskLoop:
         coroutine: Coroutine[Any, Any, None] = task(self._context, *args)
         asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
+    def drain(self) -> None:
+        """Begin to end: Celery takes no more messages and waits for its threads; this bounds how long that takes."""
+        timer = threading.Timer(self._drain_s, self._hand_back)
+        timer.daemon = True
+        timer.start()
+
+    def _hand_back(self) -> None:
+        with self._lock:
+            if self._loop is not None and self._context is not None:
+                self._loop.call_soon_threadsafe(self._context.hand_back)
+
     def stop(self) -> None:
-        """Stop the loop; tasks still on it are lost here and run again elsewhere when their lease ends."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        """Stop the loop; tasks still on it are lost here and run again elsewhere when their lease ends.
+
+        Webhooks under way get a moment: what was posted and not recorded would be posted again.
+        """
+        if self._loop is None or self._context is None:
+            return
+        draining = asyncio.run_coroutine_threadsafe(self._context.deliverer.drain(_LAST_S), self._loop)
+        with contextlib.suppress(Exception):  # the process ends: a lease heals whatever this could not
+            draining.result(_LAST_S + 1)
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -61,22 +85,19 @@ class TaskLoop:
 def create_worker(settings: Settings) -> Celery:
     """Build the Celery application of a worker, with its tasks registered."""
     app = create_celery(settings)
-    _register(app, TaskLoop(lambda: make_context(settings)))
+    _register(app, TaskLoop(lambda: make_context(settings), drain_s=settings.drain_s))
     return app
 
 
 def _register(app: Celery, loop: TaskLoop) -> None:
-    @app.task(name=RUN_BRANCH)
-    def run_branch(job_id: str, unit: str) -> None:
-        loop.run(tasks.run_branch, job_id, unit)
-
-    @app.task(name=JOIN)
-    def join(job_id: str) -> None:
-        loop.run(tasks.join, job_id)
+    @app.task(name=WORK)
+    def work(queue: str) -> None:
+        loop.run(tasks.work, queue)
 
     @app.task(name=DELIVER_WEBHOOK)
-    def deliver_webhook(job_id: str) -> None:
-        loop.run(tasks.deliver_webhook, job_id)
+    def deliver_webhook(delivery_id: str) -> None:
+        loop.run(tasks.deliver_webhook, delivery_id)
 
+    worker_shutting_down.connect(lambda **_: loop.drain(), weak=False)
     for signal in (worker_shutdown, worker_process_shutdown):
         signal.connect(lambda **_: loop.stop(), weak=False)

@@ -24,7 +24,7 @@ from router.jobs.queue import QUEUES, queue_name
 from router.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-PROFILES = ("cpu", "gpu")
+PROFILES = ("cpu", "gpu", "vllm")
 ENGINES = ("glm", "owl2")
 # Read by huggingface_hub, which downloads the real weights inside the engine images.
 HUB_VARIABLES = {"HF_HOME", "HF_ENDPOINT"}
@@ -43,7 +43,8 @@ def interpolate(value: Any) -> Any:
     return value
 
 
-COMPOSE = interpolate(yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8")))
+WRITTEN = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+COMPOSE = interpolate(WRITTEN)
 SERVICES: dict[str, Service] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
@@ -86,6 +87,7 @@ def test_the_promised_services_are_there() -> None:
     assert {"api", "worker", "worker-owl2", "glm", "owl2", "redis"} <= set(in_profile("cpu"))
     assert {"api", "worker", "worker-owl2", "glm-gpu", "owl2-gpu", "redis"} == set(in_profile("gpu"))
     assert {"api", "worker", "worker-owl2", "glm", "owl2", "redis"} == set(in_profile("cpu"))
+    assert {"api", "worker", "worker-owl2", "glm-vllm", "owl2-gpu", "redis"} == set(in_profile("vllm"))
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -110,7 +112,11 @@ def test_processes_listen_where_the_others_look_for_them() -> None:
             environment = services[name]["environment"]
             for engine in ENGINES:
                 url = urlsplit(environment[f"GLOWL_{engine.upper()}_URL"])
-                parameters = parameters_of(hosts[url.hostname or ""])
+                service = hosts[url.hostname or ""]
+                if service not in OURS.values():
+                    assert f"--host 0.0.0.0 --port {url.port}" in service["command"]
+                    continue
+                parameters = parameters_of(service)
                 assert (parameters["name"], parameters["port"]) == (engine, url.port)
                 assert parameters["host"] == "0.0.0.0"
             assert urlsplit(environment["REDIS_URL"]).hostname in hosts
@@ -123,11 +129,15 @@ def test_every_variable_is_one_the_service_reads(name: str) -> None:
     assert set(service.get("environment", {})) <= known
 
 
-def test_the_users_own_settings_cannot_move_what_other_services_rely_on() -> None:
+def test_the_users_own_settings_move_engines_but_not_what_other_services_rely_on() -> None:
     # Given that .env may set any variable, those that compose fixes are given where they win over it
     for name in ("api", "worker", "worker-owl2"):
         assert SERVICES[name]["env_file"] == [{"path": ".env", "required": False}]
-        assert {"REDIS_URL", "GLOWL_GLM_URL", "GLOWL_OWL2_URL"} <= set(SERVICES[name]["environment"])
+        environment = WRITTEN["services"][name]["environment"]
+        assert "$" not in environment["REDIS_URL"]
+        # And an engine may be elsewhere
+        assert environment["GLOWL_GLM_URL"] == "${GLOWL_GLM_URL:-http://glm:8101}"
+        assert environment["GLOWL_OWL2_URL"] == "${GLOWL_OWL2_URL:-http://owl2:8102}"
     assert {"host": "0.0.0.0", "port": 8000}.items() <= parameters_of(SERVICES["api"]).items()
 
 
@@ -175,10 +185,21 @@ def test_services_start_after_healthy_ones_of_the_same_profile(profile: str) -> 
         assert all(services[name]["healthcheck"] for name in dependencies)
 
 
-def test_gpus_are_reserved_in_profile_gpu_only() -> None:
+def test_vllm_is_started_with_what_our_client_needs_of_it() -> None:
+    # Given vLLM in the place of our GLM engine
+    service = SERVICES["glm-vllm"]
+    words = shlex.split(service["command"])
+
+    # Then it tells reasoning from answers, is asked for its health, and serves the model that our engine would
+    assert words[words.index("--reasoning-parser") + 1] == "glm45"
+    assert urlsplit(re.findall(r"http://[^']+", service["healthcheck"]["test"][-1])[0]).path == "/health"
+    assert words[0] == shlex.split(SERVICES["glm-gpu"]["command"])[3]
+
+
+def test_gpus_are_reserved_in_the_profiles_of_gpus_only() -> None:
     reserving = {name for name, service in SERVICES.items() if "devices" in json.dumps(service.get("deploy", {}))}
-    assert reserving == {"glm-gpu", "owl2-gpu"}
-    assert all(SERVICES[name]["profiles"] == ["gpu"] for name in reserving)
+    assert reserving == {"glm-gpu", "glm-vllm", "owl2-gpu"}
+    assert all({"gpu", "vllm"} >= set(SERVICES[name]["profiles"]) for name in reserving)
     assert {SERVICES[name]["profiles"][0] for name in ENGINES} == {"cpu"}
 
 

@@ -14,25 +14,29 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
+from engines.adapter_names import model_with
 from router.api.conversation import from_chat
-from router.api.errors import envelope, json_response, to_refusal
+from router.api.errors import envelope, json_response, to_refusal, wants_chinese
 from router.api.intake import (
+    begin,
     cancel_on_disconnect,
+    check_format,
     owner,
     parse,
+    resolve_model,
     services_of,
-    start,
     to_hints,
     webhook_url_of,
     with_pings,
 )
 from router.api.objects import to_chunk, to_completion, to_hybrid, to_route_headers
-from router.api.schemas import ChatRequest, check_metadata, to_chat_sampling
+from router.api.schemas import ChatRequest, check_metadata, to_chat_format, to_chat_sampling
 from router.api.stream import SSE_DONE, SSE_HEADERS, SSE_PING, Said, sse
 from router.call import Call
-from router.dispatch import Running
+from router.dispatch import Running, as_accepted
 from router.errors import EngineFailedError, NotFoundError, RouterError
 from router.jobs.job import Job
+from router.jobs.schedule import to_priority
 from router.services import Services
 
 routes = APIRouter(tags=["chat"])
@@ -40,6 +44,10 @@ routes = APIRouter(tags=["chat"])
 PING_S = 5.0
 # How often a silent job is looked at to see whether its wait is over.
 _LOOK_S = 0.5
+_MESSAGES_ZH = {
+    "deadline_exceeded": "在 hybrid.deadline_ms 规定的时间内没有得到任何回答。",
+    "job_expired": "任务在允许的时间内没有完成。",
+}
 
 
 @routes.post("/v1/chat/completions")
@@ -48,13 +56,13 @@ async def create_chat_completion(request: Request) -> Response:
     services = services_of(request)
     caller = owner(request)
     body = await parse(request, ChatRequest)
-    call = await to_call(body, caller, services)
-    running = await start(request, call)
-    wait_s = services.settings.max_wait_s if call.max_wait_s is None else call.max_wait_s
+    running = await begin(request, caller, lambda: to_call(body, caller, services))
+    max_wait_s = body.hybrid.max_wait_s
+    wait_s = services.settings.max_wait_s if max_wait_s is None else max_wait_s
     if body.stream:
         has_usage = bool(body.stream_options and body.stream_options.include_usage)
         return StreamingResponse(
-            _stream(services, running, wait_s, has_usage=has_usage),
+            _stream(services, running, wait_s, has_usage=has_usage, is_chinese=wants_chinese(request)),
             media_type="text/event-stream",
             headers={**to_route_headers(running.job), **SSE_HEADERS},
         )
@@ -69,18 +77,24 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
     """
     sampling = to_chat_sampling(body)
     metadata = check_metadata(body.metadata)
+    output_format, _ = to_chat_format(body)
+    hints = to_hints(body.model, body.hybrid, body.service_tier, services.monitor)
+    check_format(output_format, hints, body.hybrid, "response_format")
     return Call(
         messages=await from_chat(body.messages, services.media),
         sampling=sampling,
-        hints=to_hints(body.model, body.hybrid, body.service_tier, services.monitor),
+        hints=hints,
         model=body.model,
         owner=caller,
         strategy=body.hybrid.merge,
         max_wait_s=body.hybrid.max_wait_s,
         is_stored=bool(body.store),
         metadata=metadata,
-        webhook_url=webhook_url_of(metadata),
+        webhook_url=webhook_url_of(metadata, services.settings),
         dial=body.hybrid.dial,
+        adapter=resolve_model(body.model, services.monitor).adapter,
+        output_format=output_format,
+        priority=to_priority(body.service_tier),
     )
 
 
@@ -98,6 +112,8 @@ async def answer(request: Request, running: Running, wait_s: float, extra: Any =
     said = job.final or job.draft
     if said is None:
         raise to_failure(job)
+    if not job.is_terminal:
+        job = await services.store.locate(job)
     completion = to_completion(job, said)
     if extra is not None:
         completion.update(extra(completion))
@@ -119,6 +135,7 @@ def to_failure(job: Job) -> RouterError:
         status=int(error.get("status", 500)),
         code=error.get("code", "server_error"),
         param=error.get("param"),
+        message_zh=_MESSAGES_ZH.get(error.get("code", "")),
         retry_after_s=1 if error.get("retryable") else None,
     )
 
@@ -138,18 +155,25 @@ async def _settle(services: Services, running: Running, wait_s: float) -> Job:
 
 
 async def _load(services: Services, running: Running) -> Job:
-    job = await services.store.get(running.job.id)
+    job = await services.hub.load(running.job.id)
     if job is None:
-        raise NotFoundError(f"No response '{running.job.id}'.", code="response_not_found")
+        raise NotFoundError(
+            f"No response '{running.job.id}'.",
+            code="response_not_found",
+            message_zh=f"没有 id 为 '{running.job.id}' 的响应。",
+        )
     return job
 
 
-async def _stream(services: Services, running: Running, wait_s: float, *, has_usage: bool) -> AsyncIterator[bytes]:
-    job = running.job
+async def _stream(
+    services: Services, running: Running, wait_s: float, *, has_usage: bool, is_chinese: bool
+) -> AsyncIterator[bytes]:
+    job = as_accepted(running.job)
     model = job.spec.model
-    info = services.monitor.info(str(job.spec.decision["engine"]))
+    engine = str(job.spec.decision["engine"])
+    info = services.monitor.info(engine)
     if info is not None:
-        model = info.model_id
+        model = model_with(info.model_id, job.spec.adapter if engine == "glm" else "")
     deadline = time.monotonic() + wait_s
     sent = Said()
     runs: dict[int, Said] = {}
@@ -186,6 +210,7 @@ async def _stream(services: Services, running: Running, wait_s: float, *, has_us
                 f"The answer changed while it was written; read it as /v1/responses/{job.id}.",
                 status=500,
                 code="answer_restarted",
+                message_zh=f"回答在生成过程中发生了变化；请通过 /v1/responses/{job.id} 读取。",
             )
         model = said_last.model
         rest = Said(said_last.text, said_last.logprobs).after(sent)
@@ -195,5 +220,5 @@ async def _stream(services: Services, running: Running, wait_s: float, *, has_us
         if has_usage:
             yield chunk(delta=None, usage=said_last.usage)
     except Exception as error:  # the status is long sent: an event is the only way left to say it
-        yield sse(envelope(to_refusal(error, f"the stream of {job.id}")))
+        yield sse(envelope(to_refusal(error, f"the stream of {job.id}"), wants_chinese=is_chinese))
     yield SSE_DONE

@@ -14,7 +14,7 @@ from engines.base import SamplingParams
 from policies.features import Hints
 from router.api.chat import answer
 from router.api.conversation import from_older_shape
-from router.api.intake import AUTO_MODEL, owner, parse, resolve_model, services_of, start
+from router.api.intake import AUTO_MODEL, Target, begin, owner, parse, resolve_model, services_of
 from router.api.schemas import InferenceRequest, VisionRequest
 from router.call import Call
 
@@ -26,7 +26,7 @@ async def inference(request: Request) -> Response:
     """Answer a question about one base64 picture."""
     caller = owner(request)
     body = await parse(request, InferenceRequest)
-    return await _answer(request, caller, body, Hints(), AUTO_MODEL, extra=_with_bare_text)
+    return await _answer(request, caller, body, Target(None), AUTO_MODEL, extra=_with_bare_text)
 
 
 @routes.post("/v1/vision/completion")
@@ -35,23 +35,27 @@ async def vision_completion(request: Request) -> Response:
     caller = owner(request)
     body = await parse(request, VisionRequest)
     model = body.model or AUTO_MODEL
-    hints = Hints(engine=resolve_model(model, services_of(request).monitor))
-    return await _answer(request, caller, body, hints, model)
+    target = resolve_model(model, services_of(request).monitor)
+    return await _answer(request, caller, body, target, model)
 
 
 async def _answer(
-    request: Request, caller: str, body: InferenceRequest, hints: Hints, model: str, extra: Any = None
+    request: Request, caller: str, body: InferenceRequest, target: Target, model: str, extra: Any = None
 ) -> Response:
     services = services_of(request)
-    call = Call(
-        messages=await from_older_shape(body, services.media),
-        sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature or 0.0),
-        hints=hints,
-        model=model,
-        owner=caller,
-        is_stored=False,
-    )
-    running = await start(request, call)
+
+    async def to_call() -> Call:
+        return Call(
+            messages=await from_older_shape(body, services.media),
+            sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature or 0.0),
+            hints=Hints(engine=target.engine),
+            model=model,
+            owner=caller,
+            is_stored=False,
+            adapter=target.adapter,
+        )
+
+    running = await begin(request, caller, to_call)
     return await answer(request, running, services.settings.max_wait_s, extra)
 
 

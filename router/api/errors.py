@@ -103,28 +103,27 @@ async def _on_engine_error(request: Request, error: Exception) -> Response:
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ValidationError | RequestValidationError)
+    return _respond(request, to_invalid(error))
+
+
+def to_invalid(error: ValidationError | RequestValidationError) -> RouterError:
+    """Return the refusal that a wrong shape amounts to: of the first thing that is wrong."""
     errors = error.errors()
     # Of a field that may be several things, pydantic says what is wrong with each; the deepest place says most.
     first = max((each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]), key=lambda each: len(each["loc"]))
     path = _to_path(first["loc"])
     if first["type"] == "json_invalid":
-        return _respond(
-            request,
-            RouterError(
-                f"The request body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}.",
-                code="invalid_json",
-                message_zh="请求体不是有效的 JSON。",
-            ),
+        return RouterError(
+            f"The request body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}.",
+            code="invalid_json",
+            message_zh="请求体不是有效的 JSON。",
         )
     is_missing = first["type"] == "missing"
-    return _respond(
-        request,
-        RouterError(
-            f"Missing required parameter: '{path}'." if is_missing else f"Invalid '{path}': {first['msg']}.",
-            code="missing_required_parameter" if is_missing else "invalid_value",
-            param=path or None,
-            message_zh=f"缺少必需的参数 '{path}'。" if is_missing else f"参数 '{path}' 无效：{first['msg']}。",
-        ),
+    return RouterError(
+        f"Missing required parameter: '{path}'." if is_missing else f"Invalid '{path}': {first['msg']}.",
+        code="missing_required_parameter" if is_missing else "invalid_value",
+        param=path or None,
+        message_zh=f"缺少必需的参数 '{path}'。" if is_missing else f"参数 '{path}' 无效：{first['msg']}。",
     )
 
 
@@ -175,7 +174,7 @@ def _type_of(error: RouterError) -> str:
     return error.type
 
 
-_UNION_TAGS = frozenset({"str", "list", "body", "input_text", "output_text", "input_image"})
+_UNION_TAGS = frozenset({"str", "list", "body", "query", "input_text", "output_text", "input_image"})
 
 
 def _to_path(location: tuple[int | str, ...]) -> str:

@@ -6,26 +6,32 @@ In: a Starlette request. Out: validated models, owners, calls; and helpers that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from fastapi import Request
 
+from engines.adapter_names import describe_unknown, find_adapter, model_with, split_model
 from policies.features import Hints
 from router.api.schemas import Hybrid, WireModel
 from router.auth import owner_of
 from router.call import Call
 from router.dispatch import Running
 from router.errors import BadRequestError, BodyTooLargeError, NotFoundError
+from router.fetch import UrlRefusedError, parse_url
 from router.health import EngineMonitor
+from router.idempotency import KEEP_S
+from router.output_format import OutputFormat
 from router.services import Services
+from router.settings import Settings
 
 Model = TypeVar("Model", bound=WireModel)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AUTO_MODEL: Final = "glowl"
+MAX_KEY: Final = 255
 # What callers may write as the model, without the suffix that says which weights are loaded.
 _MODELS: Final[dict[str, str | None]] = {
     AUTO_MODEL: None,
@@ -38,6 +44,19 @@ _MODELS: Final[dict[str, str | None]] = {
     "mager13/mplug-owl2-llama2-7b": "owl2",
 }
 _VARIANTS: Final = ("-random-tiny", "-pocket", "-echo")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a model name asks for.
+
+    Attributes:
+        engine: ``glm`` or ``owl2``; None leaves it to the policy.
+        adapter: which of its LoRA adapters; empty for none.
+    """
+
+    engine: str | None
+    adapter: str = ""
 
 
 class ClientGoneError(Exception):
@@ -89,61 +108,121 @@ async def parse(request: Request, model: type[Model]) -> Model:
         pydantic.ValidationError: if it is not JSON or not of the shape.
         BodyTooLargeError: if it is over the limit.
     """
-    return model.model_validate_json(await read_body(request))
+    request.state.body = await read_body(request)  # compared, byte for byte, with what an Idempotency-Key came with
+    return model.model_validate_json(request.state.body)
 
 
-def resolve_model(name: str, monitor: EngineMonitor) -> str | None:
-    """Return the engine a model name asks for; None leaves it to the policy.
+def resolve_model(name: str, monitor: EngineMonitor) -> Target:
+    """Return the engine and the adapter that a model name asks for.
 
-    Beside the two models' names, an engine is asked for by whatever name its server lists the model under.
+    Beside the two models' names, an engine is asked for by whatever name its server lists the model under; behind a
+    colon stands one of its adapters.
 
     Raises:
-        NotFoundError: if there is no such model.
+        NotFoundError: if there is no such model, or no such adapter of it.
     """
-    bare = name.strip().lower()
+    base, wanted = split_model(name)
+    bare = base.strip().lower()
     for suffix in _VARIANTS:
         bare = bare.removesuffix(suffix)
     if bare in _MODELS:
-        return _MODELS[bare]
-    engine = monitor.name_of(name)
-    if engine is None:
+        engine = _MODELS[bare]
+    elif (engine := monitor.name_of(name)) is not None:  # whose own name may have a colon in it
+        return Target(engine)
+    else:
+        engine = monitor.name_of(base)
+    if engine is None and (":" in name or bare not in _MODELS):
         raise NotFoundError(
             f"The model '{name}' does not exist here; use '{AUTO_MODEL}', 'glm-4.6v-flash' or 'mplug-owl2'.",
             code="model_not_found",
             param="model",
             message_zh=f"模型 '{name}' 不存在；可用 '{AUTO_MODEL}'、'glm-4.6v-flash' 或 'mplug-owl2'。",
         )
-    return engine
+    if engine is None or ":" not in name:
+        return Target(engine)
+    info = monitor.info(engine)
+    if info is None:  # it was never up, so nobody knows its adapters; it says itself if it lacks this one
+        return Target(engine, wanted)
+    adapter = find_adapter(wanted, info.adapters)
+    if adapter is None:
+        known = "、".join(f"'{model_with(info.model_id, other)}'" for other in info.adapters)
+        raise NotFoundError(
+            describe_unknown(name, info),
+            code="model_not_found",
+            param="model",
+            message_zh=f"模型 '{name}' 不存在；" + (f"可用的适配器：{known}。" if known else "没有可用的适配器。"),
+        )
+    return Target(engine, adapter)
 
 
 def to_hints(model: str, hybrid: Hybrid, service_tier: str | None, monitor: EngineMonitor) -> Hints:
     """Collect what the caller said about routing."""
     return Hints(
         route=hybrid.route,
-        engine=resolve_model(model, monitor),
+        engine=resolve_model(model, monitor).engine,
         service_tier=service_tier,
         deadline_ms=hybrid.deadline_ms,
     )
 
 
-def webhook_url_of(metadata: dict[str, str]) -> str | None:
+def check_format(output_format: OutputFormat | None, hints: Hints, hybrid: Hybrid, param: str) -> None:
+    """Refuse what would leave the JSON to an engine that cannot be held to it.
+
+    Raises:
+        BadRequestError: if Owl2 is named, or is to have the last word.
+    """
+    if output_format is None:
+        return
+    if output_format.template is not None:
+        param = "hybrid.template"
+    if hints.engine == "owl2":
+        raise BadRequestError(
+            f"mplug-owl2 cannot hold its answers to a JSON Schema: leave '{param}' out, or send model '{AUTO_MODEL}' "
+            "or 'glm-4.6v-flash'.",
+            code="unsupported_value",
+            param=param,
+            message_zh=f"mplug-owl2 不能按 JSON Schema 回答：请去掉 '{param}'，"
+            f"或使用模型 '{AUTO_MODEL}'、'glm-4.6v-flash'。",
+        )
+    if hybrid.merge == "deep":
+        raise BadRequestError(
+            f"With '{param}' the final answer is GLM's, since mplug-owl2 cannot hold its answers to a JSON Schema: "
+            "leave 'hybrid.merge' out or send 'compose'.",
+            code="unsupported_value",
+            param="hybrid.merge",
+            message_zh=f"使用 '{param}' 时最终回答由 GLM 给出（mplug-owl2 不能按 JSON Schema 回答）："
+            "请去掉 'hybrid.merge' 或改为 'compose'。",
+        )
+
+
+def webhook_url_of(metadata: dict[str, str], settings: Settings) -> str | None:
     """Return where the caller wants to be told.
 
     Raises:
-        BadRequestError: if it is no http(s) URL.
+        BadRequestError: if nothing can be posted there.
     """
     url = metadata.get("webhook_url")
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    return None if url is None else check_webhook_url(url, "metadata.webhook_url", settings)
+
+
+def check_webhook_url(url: str, param: str, settings: Settings) -> str:
+    """Return a URL that events can be posted to; where its name leads is looked at whenever something is posted.
+
+    Raises:
+        BadRequestError: naming the field, if it is no http(s) URL or its host is not allowed.
+    """
+    try:
+        parse_url(url, allow_private=settings.allow_private_urls)
+    except UrlRefusedError:
+        where, where_zh = ("", "") if settings.allow_private_urls else (" to a public host", "公网")
         raise BadRequestError(
-            "metadata.webhook_url must be an http(s) URL.",
+            f"'{param}' must be an http(s) URL{where}, without a user name or password inside, "
+            "such as https://example.com/hooks.",
             code="invalid_url",
-            param="metadata.webhook_url",
-            message_zh="metadata.webhook_url 必须是 http(s) 地址。",
-        )
-    return url
+            param=param,
+            message_zh=f"'{param}' 必须是{where_zh} http(s) 地址，且不含用户名或密码，例如 https://example.com/hooks。",
+        ) from None
+    return url.strip()
 
 
 async def start(request: Request, call: Call) -> Running:
@@ -155,6 +234,54 @@ async def start(request: Request, call: Call) -> Running:
     """
     beginning = services_of(request).dispatcher.start(call)
     return await (beginning if call.is_background else cancel_on_disconnect(request, beginning))
+
+
+async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable[Call]]) -> Running:
+    """Begin what was asked for; or, if its ``Idempotency-Key`` was seen before, find what was begun then.
+
+    Args:
+        request: whose body was read by `parse`.
+        caller: the owner.
+        make_call: loads the pictures and so on; not called for what was begun before.
+
+    Raises:
+        ConflictError: if the request with the same key is still being accepted, or answered without a job.
+        IdempotencyReuseError: if the key came with another body before.
+        RouterError: as `start` does.
+    """
+    key = _idempotency_key(request)
+    if key is None:
+        return await start(request, await make_call())
+    services = services_of(request)
+    idempotency = services.idempotency
+    claim = await idempotency.claim(caller, request.url.path, key, request.state.body)
+    if not claim.is_new:
+        job = await services.store.get(claim.response_id)
+        if job is not None:
+            request.state.is_replayed = True
+            return Running(job, services.hub.follow(job.id), is_queued=True, is_replayed=True)
+        raise NotFoundError(f"No response '{claim.response_id}'.", code="response_not_found")
+    async with idempotency.holding(claim):
+        call = replace(await make_call(), response_id=claim.response_id, keep_s=KEEP_S)
+        running = await start(request, call)
+    if running.is_queued:
+        await idempotency.accepted(claim)
+    else:
+        running.events = idempotency.follow(claim, running.events, running.finished)
+    return running
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_KEY:
+        raise BadRequestError(
+            f"An Idempotency-Key has 1 to {MAX_KEY} characters.",
+            code="invalid_idempotency_key",
+            message_zh=f"Idempotency-Key 的长度应为 1 到 {MAX_KEY} 个字符。",
+        )
+    return key
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -5,14 +5,20 @@ In: a `Job`. Out: JSON-able dicts in OpenAI's shapes with the ``hybrid`` extensi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from engines.base import TokenLogprob, Usage
-from engines.wire import to_choice_logprobs, to_logprobs
+from engines.wire import to_boxes, to_choice_logprobs, to_logprobs
 from router.jobs.job import FinalAnswer, Job, UnitResult, add_usage
 
 Json = dict[str, Any]
+
+# As much of a question as a list shows.
+MAX_QUESTION: Final = 120
+MIN_POLL_MS: Final = 250
+MAX_POLL_MS: Final = 5000
 
 
 def to_response(job: Job) -> Json:
@@ -48,7 +54,9 @@ def to_response(job: Job) -> Json:
         "reasoning": {"effort": None, "summary": None},
         "store": spec.is_stored,
         "temperature": spec.sampling.temperature,
-        "text": {"format": {"type": "text"}},
+        "text": {
+            "format": spec.output_format.to_wire(spec.sampling.json_schema) if spec.output_format else {"type": "text"}
+        },
         "tool_choice": "none",
         "tools": [],
         "top_logprobs": spec.sampling.top_logprobs or 0,
@@ -146,6 +154,12 @@ def to_hybrid(job: Job) -> Json:
             "total_s": _span(job.spec.created_at, job.completed_at),
         },
     }
+    if job.place is not None:
+        hybrid["queue"] = {"position": job.place.position, "eta_ms": job.place.eta_ms}
+    if job.spec.output_format is not None and job.spec.output_format.template is not None:
+        hybrid["template"] = job.spec.output_format.template
+    if (shown := job.final or job.draft) is not None:
+        hybrid["boxes"] = to_boxes(shown.boxes)
     if job.draft is not None:
         hybrid["draft"] = {"item_id": item_id(job.id, 0), "model": job.draft.model, "text": job.draft.text}
     if job.final is not None:
@@ -182,17 +196,49 @@ def to_job_view(job: Job) -> Json:
     }
 
 
+def to_job_summary(job: Job) -> Json:
+    """Return a job as lists have it: short."""
+    spec = job.spec
+    question = "".join(part["text"] for part in spec.messages[-1]["parts"] if part["type"] == "text")
+    return {
+        "id": job.id,
+        "object": "job",
+        "status": job.state,
+        "created_at": spec.created_at,
+        "started_at": job.started_at,
+        "completed_at": job.completed_at,
+        "model": spec.model,
+        "route": spec.decision["route"],
+        "engines": [branch.engine for branch in spec.branches],
+        "question": question[:MAX_QUESTION],
+        "failures": sum(unit.failures for unit in job.units.values()),
+        "failure": job.error,
+    }
+
+
 def to_route_headers(job: Job) -> dict[str, str]:
     """Return the headers that show the decision on every answer."""
     decision = job.spec.decision
-    headers = {
+    return {
         "x-glowl-route": str(decision["route"]),
         "x-glowl-engine": job.final.engine if job.final else str(decision["engine"]),
         "x-glowl-rule": str(decision["rule"]),
         "x-glowl-response-id": job.id,
     }
-    if not job.is_terminal and job.spec.is_background:
-        headers["openai-poll-after-ms"] = "500"
+
+
+def to_poll_headers(job: Job, eta_ms: float | None = None) -> dict[str, str]:
+    """Return `to_route_headers`, and for an unfinished response when to ask again.
+
+    Args:
+        job: the record.
+        eta_ms: how long it will still take, if that is known.
+    """
+    headers = to_route_headers(job)
+    if not job.is_terminal:
+        # Half of what is left; or, if nobody knows, a quarter of what has passed: late by a quarter at most.
+        wait_ms = eta_ms / 2 if eta_ms is not None else (time.time() - job.spec.created_at) * 1000 / 4
+        headers["openai-poll-after-ms"] = str(int(min(max(wait_ms, MIN_POLL_MS), MAX_POLL_MS)))
     return headers
 
 

@@ -16,8 +16,14 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
+from router.api.batches import BatchCreate
+from router.api.files import MAX_TTL_S, MIN_TTL_S
+from router.api.intake import MAX_KEY
 from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, VisionRequest
+from router.api.webhooks import EndpointCreate, EndpointTest, EndpointUpdate, SecretRotate
 
+# The routes that take an Idempotency-Key.
+KEYED = ("/v1/chat/completions", "/v1/responses", "/api/v1/inference", "/v1/vision/completion")
 _PICTURE = "data:image/png;base64,iVBORw0KGgo..."
 _CHAT_ZH = {
     "model": "glowl",
@@ -54,6 +60,18 @@ _BODIES: dict[str, tuple[type[BaseModel], Any]] = {
         VisionRequest,
         {"image": "https://example.com/cat.jpg", "prompt": "图里有什么？", "max_tokens": 256, "temperature": 0.7},
     ),
+    "/v1/batches": (
+        BatchCreate,
+        {"input_file_id": "file-...", "endpoint": "/v1/chat/completions", "completion_window": "24h"},
+    ),
+    "/v1/webhook_endpoints": (
+        EndpointCreate,
+        {"name": "production", "url": "https://example.com/hooks", "event_types": ["response.completed"]},
+    ),
+    "/v1/webhook_endpoints/{endpoint_id}": (EndpointUpdate, {"status": "enabled"}),
+    "/v1/webhook_endpoints/{endpoint_id}/rotate_secret": (SecretRotate, {"keep_old_secret_active_for_24_hours": True}),
+    "/v1/webhook_endpoints/{endpoint_id}/test": (EndpointTest, {"event_type": "response.completed"}),
+    "/v1/webhook_secret/rotate": (SecretRotate, {"keep_old_secret_active_for_24_hours": True}),
 }
 
 
@@ -97,11 +115,70 @@ def describe(app: FastAPI) -> None:
                     }
                 },
             }
+        _describe_upload(page)
+        _describe_boxes(page)
+        _describe_keys(page)
         _describe_errors(page)
         app.openapi_schema = page
         return page
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_upload(page: dict[str, Any]) -> None:
+    """Describe the one body that is a form."""
+    properties = {
+        "file": {"type": "string", "format": "binary", "description": "one request in JSON a line"},
+        "purpose": {"type": "string", "enum": ["batch"]},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": MIN_TTL_S, "maximum": MAX_TTL_S},
+    }
+    schema = {"type": "object", "required": ["file", "purpose"], "properties": properties}
+    page["paths"]["/v1/files"]["post"]["requestBody"] = {
+        "required": True,
+        "content": {"multipart/form-data": {"schema": schema}},
+    }
+    page["paths"]["/v1/files/{file_id}/content"]["get"]["responses"]["200"] = {
+        "description": "The bytes of the file",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+
+
+def _describe_keys(page: dict[str, Any]) -> None:
+    """Describe the header that makes a request safe to send again."""
+    header = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": False,
+        "description": "The same request under the same key, within 24 hours, gets what the first one got",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
+    }
+    for path in KEYED:
+        page["paths"][path]["post"].setdefault("parameters", []).append(header)
+
+
+def _describe_boxes(page: dict[str, Any]) -> None:
+    """Describe what no OpenAI client knows of an answer."""
+    number = {"type": "number"}
+    page["components"]["schemas"]["Box"] = {
+        "type": "object",
+        "description": "A place in a picture that the answer named, in pixels of the picture as it was sent, upright.",
+        "required": ["image", "x1", "y1", "x2", "y2"],
+        "properties": {
+            "image": {"type": "integer", "description": "index among all pictures of the conversation, from 0"},
+            "x1": {**number, "description": "left; 0 is the picture's left edge"},
+            "y1": {**number, "description": "top; 0 is the picture's upper edge"},
+            "x2": {**number, "description": "right"},
+            "y2": {**number, "description": "bottom"},
+        },
+    }
+    boxes = {"type": "array", "items": {"$ref": "#/components/schemas/Box"}}
+    answer = {"type": "object", "properties": {"hybrid": {"type": "object", "properties": {"boxes": boxes}}}}
+    for path in ("/v1/chat/completions", "/v1/responses"):
+        page["paths"][path]["post"]["responses"]["200"] = {
+            "description": "OpenAI's object, with `hybrid`: the route and why, the draft, and `boxes`",
+            "content": {"application/json": {"schema": answer}},
+        }
 
 
 def _describe_errors(page: dict[str, Any]) -> None:

@@ -6,38 +6,47 @@ In: Responses requests and ids. Out: Responses objects and event streams, all fo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from engines.base import Message
 from router.api.chat import PING_S, to_failure
 from router.api.conversation import answer_turn, from_responses, to_wire_input
-from router.api.errors import json_response, to_refusal
+from router.api.errors import json_response, to_refusal, wants_chinese
 from router.api.intake import (
+    begin,
     cancel_on_disconnect,
+    check_format,
     owner,
     parse,
+    resolve_model,
     services_of,
-    start,
     to_hints,
     webhook_url_of,
     with_pings,
 )
-from router.api.objects import to_response, to_route_headers
-from router.api.schemas import ResponsesRequest, check_metadata, to_responses_sampling
-from router.api.stream import SSE_HEADERS, SSE_PING, sse, to_response_events
+from router.api.objects import to_poll_headers, to_response, to_route_headers
+from router.api.schemas import ResponsesRequest, check_metadata, to_responses_format, to_responses_sampling
+from router.api.stream import SSE_HEADERS, SSE_PING, Json, sse, to_response_events
 from router.call import Call, from_stored_messages, stored_image_hashes
 from router.dispatch import Running
 from router.errors import BadRequestError, EngineFailedError, NotFoundError
-from router.jobs.job import Job
+from router.jobs.job import Event, Job
+from router.jobs.schedule import to_priority
 from router.services import Services
 
 routes = APIRouter(tags=["responses"])
 
 # Engines name fields as chat completions do.
-_FIELDS = {"messages": "input", "logprobs": "top_logprobs", "max_tokens": "max_output_tokens"}
+_FIELDS = {
+    "messages": "input",
+    "logprobs": "top_logprobs",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+}
 
 
 @routes.post("/v1/responses")
@@ -46,18 +55,17 @@ async def create_response(request: Request) -> Response:
     services = services_of(request)
     caller = owner(request)
     body = await parse(request, ResponsesRequest)
-    call = await _to_call(body, caller, services)
-    with _fields_named():
-        running = await start(request, call)
+    with fields_named():
+        running = await begin(request, caller, lambda: to_call(body, caller, services))
     if body.stream:
-        return _stream(services, running)
-    if running.is_queued and (call.is_background or call.wants_async):
+        return _stream(request, running)
+    if running.is_queued and (body.background or body.hybrid.async_ == "auto"):
         await running.events.aclose()
-        return json_response(to_response(running.job), headers=to_route_headers(running.job))
+        return await _show(services, running.job)
     job = await cancel_on_disconnect(request, _wait(services, running))
     if job.state == "failed":
         # Whoever waits for the answer gets a refusal as such; whoever polls finds it in the object.
-        with _fields_named():
+        with fields_named():
             raise to_failure(job)
     return json_response(to_response(job), headers=to_route_headers(job))
 
@@ -70,9 +78,9 @@ async def get_response(
     services = services_of(request)
     job = await find(services, response_id, owner(request))
     if not stream:
-        return json_response(to_response(job), headers=to_route_headers(job))
+        return await _show(services, job)
     running = Running(job, services.hub.follow(job.id), is_queued=True)
-    return _stream(services, running, after=-1 if starting_after is None else starting_after)
+    return _stream(request, running, after=-1 if starting_after is None else starting_after)
 
 
 @routes.post("/v1/responses/{response_id}/cancel")
@@ -97,20 +105,46 @@ async def delete_response(request: Request, response_id: str) -> Response:
 
 
 @routes.get("/v1/responses/{response_id}/input_items")
-async def list_input_items(request: Request, response_id: str) -> Response:
-    """List what a response was asked."""
+async def list_input_items(
+    request: Request,
+    response_id: str,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> Response:
+    """List what a response was asked, newest first unless ``order`` says otherwise."""
     services = services_of(request)
     job = await find(services, response_id, owner(request))
     items = to_wire_input(job.spec.messages)
+    if order == "desc":
+        items.reverse()
+    start = 0
+    if after is not None:
+        start = next((index for index, item in enumerate(items, 1) if item["id"] == after), -1)
+        if start < 0:
+            raise BadRequestError(
+                f"There is no input item '{after}'; send an id of this list as 'after'.",
+                code="invalid_value",
+                param="after",
+                message_zh=f"没有 id 为 '{after}' 的输入项；'after' 应为此列表中的 id。",
+            )
+    page = items[start : start + limit]
     return json_response(
         {
             "object": "list",
-            "data": items,
-            "first_id": items[0]["id"],
-            "last_id": items[-1]["id"],
-            "has_more": False,
+            "data": page,
+            "first_id": page[0]["id"] if page else None,
+            "last_id": page[-1]["id"] if page else None,
+            "has_more": start + limit < len(items),
         }
     )
+
+
+async def _show(services: Services, job: Job) -> Response:
+    """Return a response to whoever asks for it again: with its place in the queue, if it has not ended."""
+    job = await services.store.locate(job)
+    eta_ms = job.place.eta_ms if job.place else None
+    return json_response(to_response(job), headers=to_poll_headers(job, eta_ms))
 
 
 async def find(services: Services, response_id: str, caller: str, *, param: str = "response_id") -> Job:
@@ -130,17 +164,25 @@ async def find(services: Services, response_id: str, caller: str, *, param: str 
     return job
 
 
-async def _to_call(body: ResponsesRequest, caller: str, services: Services) -> Call:
+async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Call:
+    """Convert a Responses request.
+
+    Raises:
+        RouterError: for whatever is wrong with it.
+    """
     sampling = to_responses_sampling(body)
     metadata = check_metadata(body.metadata)
     earlier: tuple[Message, ...] = ()
     if body.previous_response_id:
         earlier = await _conversation_of(services, body.previous_response_id, caller)
     hybrid = body.hybrid
+    output_format, _ = to_responses_format(body)
+    hints = to_hints(body.model, hybrid, body.service_tier, services.monitor)
+    check_format(output_format, hints, hybrid, "text.format")
     return Call(
         messages=await from_responses(body.input, body.instructions, earlier, services.media),
         sampling=sampling,
-        hints=to_hints(body.model, hybrid, body.service_tier, services.monitor),
+        hints=hints,
         model=body.model,
         owner=caller,
         strategy=hybrid.merge,
@@ -149,9 +191,12 @@ async def _to_call(body: ResponsesRequest, caller: str, services: Services) -> C
         is_stored=body.store is not False,
         metadata=metadata,
         instructions=body.instructions,
-        webhook_url=webhook_url_of(metadata),
+        webhook_url=webhook_url_of(metadata, services.settings),
         dial=hybrid.dial,
         previous_response_id=body.previous_response_id,
+        adapter=resolve_model(body.model, services.monitor).adapter,
+        output_format=output_format,
+        priority=to_priority(body.service_tier),
     )
 
 
@@ -179,7 +224,7 @@ async def _conversation_of(services: Services, response_id: str, caller: str) ->
 
 
 @contextlib.contextmanager
-def _fields_named() -> Iterator[None]:
+def fields_named() -> Iterator[None]:
     """Let engines' refusals name the fields as this endpoint calls them."""
     try:
         yield
@@ -192,29 +237,48 @@ async def _wait(services: Services, running: Running) -> Job:
     async with contextlib.aclosing(running.events):
         async for _event in running.events:
             pass
-    return running.finished() or await find(services, running.job.id, running.job.spec.owner)
+    job = running.finished() or await services.hub.load(running.job.id)
+    return job or await find(services, running.job.id, running.job.spec.owner)
 
 
-def _stream(services: Services, running: Running, after: int = -1) -> StreamingResponse:
+def _stream(request: Request, running: Running, after: int = -1) -> StreamingResponse:
+    services = services_of(request)
+    is_chinese = wants_chinese(request)
+    is_summary = False
+
     async def load() -> Job | None:
-        return running.finished() or await services.store.get(running.job.id)
+        return running.finished() or await services.hub.load(running.job.id)
+
+    async def told() -> AsyncGenerator[Event, None]:
+        nonlocal is_summary
+        async with contextlib.aclosing(running.events):
+            async for event in running.events:
+                is_summary = is_summary or event.is_summary
+                yield event
 
     async def body() -> AsyncIterator[bytes]:
-        events = with_pings(to_response_events(running.job, running.events, load), PING_S)
-        last = -1
+        source = told()
+        events = with_pings(to_response_events(running.job, source, load), PING_S)
+        last, has_sent = -1, False
+        event: Json | None = None
         try:
-            async with contextlib.aclosing(running.events), contextlib.aclosing(events):
+            async with contextlib.aclosing(running.events), contextlib.aclosing(source), contextlib.aclosing(events):
                 async for event in events:
                     if event is None:
                         yield SSE_PING
                         continue
                     last = event["sequence_number"]
                     if last > after:
+                        has_sent = True
                         yield sse(event, name=event["type"])
+            if event is not None and is_summary and not has_sent:
+                # Told in fewer events than the stream that was cut: how it ended must not get lost with the numbers.
+                yield sse({**event, "sequence_number": after + 1}, name=event["type"])
         except Exception as error:  # the status is long sent: an event is the only way left to say it
             refusal = to_refusal(error, f"the stream of {running.job.id}")
-            event = {"type": "error", "code": refusal.code, "message": refusal.message, "param": refusal.param}
-            yield sse({**event, "sequence_number": last + 1}, name="error")
+            message = refusal.message_zh if is_chinese else refusal.message
+            broken = {"type": "error", "code": refusal.code, "message": message, "param": refusal.param}
+            yield sse({**broken, "sequence_number": max(last, after) + 1}, name="error")
 
     return StreamingResponse(
         body(),

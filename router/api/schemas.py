@@ -11,8 +11,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from engines.base import SamplingParams
+from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
 from engines.wire import MAX_TOP_LOGPROBS
 from router.errors import BadRequestError
+from router.output_format import OutputFormat
+from router.templates import NAMES, template_schema
 
 MAX_METADATA = 16
 MAX_NAME = 256
@@ -40,8 +43,16 @@ class Hybrid(WireModel):
         None, description="deep: Owl2's answer is final; compose: GLM writes the final answer from both"
     )
     max_wait_s: float | None = Field(None, ge=0, le=3600, description="how long a chat completion waits for a job")
-    deadline_ms: Tokens | None = Field(None, description="an answer later than this is of no use")
+    deadline_ms: Tokens | None = Field(
+        None, description="an answer later than this is of no use: a job ends then with what there is"
+    )
     dial: float | None = Field(None, ge=0, le=1, description="0 = latency, 1 = depth; default: the preset's own")
+    template: str | None = Field(
+        None,
+        max_length=MAX_NAME,
+        description="answer in JSON of a shipped schema, see /v1/templates",
+        json_schema_extra={"enum": [*NAMES, None]},
+    )
     async_: Literal["auto"] | None = Field(
         None, alias="async", description="auto: answer with a queued object when the route is deep"
     )
@@ -99,10 +110,38 @@ class Sampling(WireModel):
     stream: bool | None = False
     store: bool | None = None
     metadata: dict[str, Any] | None = None
-    service_tier: str | None = None
+    service_tier: str | None = Field(
+        None, description="of waiting jobs, `priority` goes first and `flex` last, with the lines of batches"
+    )
     tools: list[Any] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     hybrid: Hybrid = Hybrid()
+
+
+class JsonSchemaFormat(WireModel):
+    """A caller's own JSON Schema. Answers are always held to it, ``strict`` or not."""
+
+    name: str = Field(min_length=1, max_length=64)
+    json_schema: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(WireModel):
+    """How a chat answer is formatted."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+
+class TextFormat(WireModel):
+    """The same as Responses requests have it: flat."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = Field(None, min_length=1, max_length=64)
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    description: str | None = None
+    strict: bool | None = None
 
 
 class ChatRequest(Sampling):
@@ -119,7 +158,7 @@ class ChatRequest(Sampling):
     presence_penalty: float | None = None
     logit_bias: dict[str, Any] | None = None
     logprobs: bool | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
     stream_options: StreamOptions | None = None
     functions: list[Any] | None = None
 
@@ -154,7 +193,7 @@ class InputMessage(WireModel):
 class TextOptions(WireModel):
     """How the answer's text is formatted."""
 
-    format: dict[str, Any] | None = None
+    format: TextFormat | None = None
 
 
 class ResponsesRequest(Sampling):
@@ -205,10 +244,12 @@ def to_chat_sampling(request: ChatRequest) -> SamplingParams:
     if request.functions:
         raise unsupported("functions", "tool calls are not available; leave it out")
     _refuse_tools(request)
-    _refuse_format(request.response_format, "response_format")
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     if len(stop) > 4:
         raise unsupported("stop", "at most 4 stop strings are accepted")
+    _, json_schema = to_chat_format(request)
+    if json_schema is not None and any(stop):
+        raise unsupported("stop", "a stop string could cut the JSON in half; leave it out, or response_format")
     return SamplingParams(
         max_tokens=request.max_completion_tokens or request.max_tokens,
         temperature=request.temperature or 0.0,
@@ -216,6 +257,7 @@ def to_chat_sampling(request: ChatRequest) -> SamplingParams:
         seed=request.seed,
         stop=tuple(text for text in stop if text),
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        json_schema=json_schema,
     )
 
 
@@ -230,13 +272,81 @@ def to_responses_sampling(request: ResponsesRequest) -> SamplingParams:
     if request.background and request.store is False:
         raise unsupported("store", "a background response must be stored; leave store out")
     _refuse_tools(request)
-    _refuse_format(request.text.format if request.text else None, "text.format")
+    _, json_schema = to_responses_format(request)
     has_logprobs = request.top_logprobs or LOGPROBS in (request.include or ())
     return SamplingParams(
         max_tokens=request.max_output_tokens,
         temperature=request.temperature or 0.0,
         top_p=request.top_p or 1.0,
         top_logprobs=(request.top_logprobs or 0) if has_logprobs else None,
+        json_schema=json_schema,
+    )
+
+
+def to_chat_format(request: ChatRequest) -> tuple[OutputFormat | None, str | None]:
+    """Read how the answer is to be formatted, and the text of its JSON Schema; two Nones for prose.
+
+    Raises:
+        BadRequestError: for a schema that cannot be kept, an unknown template, or both a template and a format.
+    """
+    wanted, param = request.response_format, "response_format"
+    schema = wanted.json_schema if wanted else None
+    if wanted is not None and wanted.type == "json_schema" and schema is None:
+        raise _missing("response_format.json_schema")
+    has_schema = wanted is not None and wanted.type == "json_schema"
+    return _to_format(wanted.type if wanted else "text", schema if has_schema else None, request.hybrid, param)
+
+
+def to_responses_format(request: ResponsesRequest) -> tuple[OutputFormat | None, str | None]:
+    """Read how the answer is to be formatted, like `to_chat_format`.
+
+    Raises:
+        BadRequestError: likewise.
+    """
+    wanted, param = request.text.format if request.text else None, "text.format"
+    schema = None
+    if wanted is not None and wanted.type == "json_schema":
+        if wanted.json_schema is None or wanted.name is None:
+            raise _missing("text.format.schema" if wanted.json_schema is None else "text.format.name")
+        schema = JsonSchemaFormat(
+            name=wanted.name, schema=wanted.json_schema, description=wanted.description, strict=wanted.strict
+        )
+    return _to_format(wanted.type if wanted else "text", schema, request.hybrid, param)
+
+
+def _to_format(
+    kind: str, schema: JsonSchemaFormat | None, hybrid: Hybrid, param: str
+) -> tuple[OutputFormat | None, str | None]:
+    if hybrid.template is not None:
+        if kind != "text":
+            raise unsupported("hybrid.template", f"a template is a format by itself; send it or {param}, not both")
+        if hybrid.template not in NAMES:
+            known = ", ".join(f"'{name}'" for name in NAMES)
+            raise BadRequestError(
+                f"There is no template '{hybrid.template}'; there are {known}, see /v1/templates.",
+                code="unknown_template",
+                param="hybrid.template",
+                message_zh=f"没有名为 '{hybrid.template}' 的模板；可用：{known}，详见 /v1/templates。",
+            )
+        text = to_schema_text(template_schema(hybrid.template))
+        return OutputFormat("json_schema", hybrid.template, strict=True, template=hybrid.template), text
+    if kind == "json_object":
+        return OutputFormat("json_object"), ANY_OBJECT
+    if schema is None:
+        return None, None
+    try:
+        text = to_schema_text(schema.json_schema)
+    except JsonSchemaError as error:
+        raise BadRequestError(error.message, code=error.code, param=param, message_zh=error.message_zh) from error
+    return OutputFormat("json_schema", schema.name, schema.description, schema.strict), text
+
+
+def _missing(param: str) -> BadRequestError:
+    return BadRequestError(
+        f"Missing required parameter: '{param}'.",
+        code="missing_required_parameter",
+        param=param,
+        message_zh=f"缺少必需的参数 '{param}'。",
     )
 
 
@@ -275,8 +385,3 @@ def unsupported(param: str, advice: str) -> BadRequestError:
 def _refuse_tools(request: Sampling) -> None:
     if request.tools:
         raise unsupported("tools", "tool calls are not available; leave it out")
-
-
-def _refuse_format(wanted: dict[str, Any] | None, param: str) -> None:
-    if wanted and wanted.get("type", "text") != "text":
-        raise unsupported(param, "only the type 'text' is available")

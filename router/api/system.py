@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 
+from engines.adapter_names import model_with
 from policies.decide import explain
 from router.api.chat import to_call
 from router.api.errors import json_response, wants_chinese
@@ -16,6 +17,7 @@ from router.api.intake import AUTO_MODEL, owner, parse, resolve_model, services_
 from router.api.schemas import ChatRequest
 from router.errors import QueueUnavailableError
 from router.services import Services
+from router.templates import NAMES, template_schema
 
 routes = APIRouter(tags=["system"])
 
@@ -35,9 +37,18 @@ async def get_model(request: Request, model: str) -> Response:
     """Describe one model."""
     owner(request)
     services = services_of(request)
-    engine = resolve_model(model, services.monitor)
-    listed = {entry["hybrid"]["engine"]: entry for entry in _models(services)}
-    return json_response(listed[engine])
+    target = resolve_model(model, services.monitor)
+    listed = {(entry["hybrid"]["engine"], entry["hybrid"]["adapter"]): entry for entry in _models(services)}
+    return json_response(listed[target.engine, target.adapter or None])
+
+
+@routes.get("/v1/templates")
+async def list_templates(request: Request) -> Response:
+    """List what may be written as ``hybrid.template``, with the JSON Schemas."""
+    owner(request)
+    language: Literal["en", "zh"] = "zh" if wants_chinese(request) else "en"
+    data = [_template(name, language) for name in NAMES]
+    return json_response({"object": "list", "data": data})
 
 
 @routes.post("/v1/route")
@@ -73,27 +84,58 @@ async def readyz(request: Request) -> Response:
         has_redis = True
     except QueueUnavailableError:
         has_redis = False
-    body = {"engines": {name: "up" if up else "down" for name, up in engines.items()}, "redis": has_redis}
+    body: dict[str, Any] = {
+        "engines": {name: "up" if up else "down" for name, up in engines.items()},
+        "redis": has_redis,
+    }
+    backends = services.monitor.backends()
+    if backends:  # a dead server among several costs speed, not answers
+        body["backends"] = {
+            name: [
+                {"url": server.url, "status": "up" if server.is_up else "down", "reason": server.reason or None}
+                for server in servers
+            ]
+            for name, servers in backends.items()
+        }
     if services.rules_file is not None and services.rules_file.error is not None:
         # The last good rules go on deciding; whoever edited the file finds here why it does not count.
         body["rules_error"] = services.rules_file.error
     is_ready = engines.get("glm", False) or (has_redis and any(engines.values()))
+    if services.draining.is_set():
+        return json_response({"status": "draining", **body}, 503)
     return json_response({"status": "ready" if is_ready else "not ready", **body}, 200 if is_ready else 503)
+
+
+def _template(name: str, language: Literal["en", "zh"]) -> dict[str, Any]:
+    schema = template_schema(name, language)
+    return {
+        "id": name,
+        "object": "template",
+        "title": schema["title"],
+        "description": schema["description"],
+        "schema": schema,
+    }
 
 
 def _models(services: Services) -> list[dict[str, Any]]:
     entries = [_entry(AUTO_MODEL, None, is_up=True)]
     for name, bare in _NAMES.items():
         info = services.monitor.info(name)
-        entries.append(_entry(info.model_id if info else bare, name, is_up=services.monitor.is_up(name)))
+        is_up = services.monitor.is_up(name)
+        entries.append(_entry(info.model_id if info else bare, name, is_up=is_up))
+        if info is not None:
+            entries += [
+                _entry(model_with(info.model_id, adapter), name, is_up=is_up, adapter=adapter)
+                for adapter in info.adapters
+            ]
     return entries
 
 
-def _entry(model: str, engine: str | None, *, is_up: bool) -> dict[str, Any]:
+def _entry(model: str, engine: str | None, *, is_up: bool, adapter: str | None = None) -> dict[str, Any]:
     return {
         "id": model,
         "object": "model",
         "created": _CREATED,
         "owned_by": "glowl",
-        "hybrid": {"engine": engine, "status": "up" if is_up else "down"},
+        "hybrid": {"engine": engine, "adapter": adapter, "status": "up" if is_up else "down"},
     }

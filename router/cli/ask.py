@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from router.cli.responses_client import Question, ResponsesClient
+    from router.cli.samples import Sample
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 ROUTES = ("auto", "fast", "deep")
@@ -32,8 +33,13 @@ Phase = Literal["commentary", "final_answer"]
 
 def ask(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="[PICTURE]... QUESTION", help="Picture files or URLs, then the question.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="[[PICTURE]... QUESTION]",
+            help="Picture files or URLs, then the question; none: a question about a sample picture.",
+        ),
+    ] = None,
+    sample: Annotated[str, typer.Option(metavar="NAME", help="Ask about these sample pictures.")] = "",
     url: Annotated[str, typer.Option(envvar="GLOWL_URL", help="Base URL of the service.")] = DEFAULT_URL,
     api_key: Annotated[str, typer.Option(envvar="GLOWL_API_KEY", help="Key to send, if the service wants one.")] = "",
     route: Annotated[str, typer.Option(metavar="auto|fast|deep", help="Override the policy.")] = "auto",
@@ -51,6 +57,12 @@ def ask(
     from router.cli.pictures import PictureError, to_image_url
     from router.cli.responses_client import Question, RefusedError, ResponsesClient, UnreachableError
 
+    shown = None
+    if not arguments:
+        shown = _find_sample(sample, language)
+        arguments = [*map(str, shown.pictures), shown.question]
+    elif sample:
+        fail(say("ask.sample.both", language), code=2)
     *pictures, text = arguments
     if os.path.isfile(text):
         fail(say("ask.question.missing", language, value=text), code=2)
@@ -68,6 +80,9 @@ def ask(
         streams_answer=sys.stdout.isatty(),
         is_quiet=as_json,
     )
+    if shown is not None:
+        values = {"name": shown.name, "pictures": " ".join(pictures), "question": text}
+        transcript.note(say("ask.sample", language, **values))
     client = ResponsesClient(url, api_key=api_key, language=language)
     try:
         response = asyncio.run(_converse(client, question, transcript))
@@ -77,6 +92,8 @@ def ask(
         fail(say("ask.http", language, status=error.status, message=error.message))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    if shown is not None:
+        transcript.note(say("ask.sample.truth", language, answer=shown.answer))
     if as_json:
         import orjson
 
@@ -84,6 +101,20 @@ def ask(
     problem = problem_of(response, language)
     if problem is not None:
         fail(problem)
+
+
+def _find_sample(name: str, language: Language) -> Sample:
+    """The sample of that name, or the language's first; ends the command if there is none."""
+    from router.cli.samples import default_sample, load_samples
+
+    if not name:
+        if (first := default_sample(language)) is None:
+            fail(say("ask.sample.none", language), code=2)
+        return first
+    samples = {sample.name: sample for sample in load_samples()}
+    if name not in samples:
+        fail(say("ask.sample.unknown", language, value=name, names=", ".join(samples) or "-"), code=2)
+    return samples[name]
 
 
 async def _converse(client: ResponsesClient, question: Question, transcript: Transcript) -> dict[str, Any]:

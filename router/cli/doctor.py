@@ -15,17 +15,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from router.cli import models
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language
 from router.cli.memory_check import available_ram_bytes, options_for, shapes_of
+from router.cli.models_command import describe, find_checkpoints
 from router.cli.net import PortInUseError, base_url, check_port, http_status
 from router.cli.redis_server import RedisMissingError, find_redis, ping, without_password
 from router.cli.texts import say
 from router.cli.torch_probe import TorchReport, probe_torch
+
+if TYPE_CHECKING:
+    from engines.base import EngineInfo
+    from router.settings import Settings
 
 MIN_PYTHON = (3, 11)
 MIN_FREE_BYTES = models.GB
@@ -63,7 +68,7 @@ def doctor(
     colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     has_failed = False
     directory = (data_dir or settings.data_dir).expanduser().resolve()
-    for check in examine(directory, settings.host, settings.port or 8000, language, choice=choice):
+    for check in examine(directory, settings.host, settings.port or 8000, language, choice=choice, settings=settings):
         has_failed |= check.status == "fail"
         mark = Text(f"{check.status:<5}", style=colours[check.status])
         console.print(Text.assemble(mark, f"{check.name:<13} {check.text}"), soft_wrap=True)
@@ -78,6 +83,7 @@ def examine(
     language: Language,
     *,
     choice: models.ModelChoice | None = None,
+    settings: Settings | None = None,
     probe: Callable[[], TorchReport] = probe_torch,
 ) -> Iterator[Check]:
     """Run every check, yielding each as soon as it is known.
@@ -88,6 +94,7 @@ def examine(
         port: the same.
         language: of the texts.
         choice: the models that shall run; None takes those that `glowl up` would.
+        settings: whose engine servers to ask, where a URL is set; None asks none.
         probe: looks at torch.
     """
     yield check_python(language)
@@ -98,6 +105,9 @@ def examine(
     yield check_attention(report, language)
     yield check_transformers(language)
     yield check_redis(language)
+    if settings is not None:
+        for name in sorted(settings.named_engines):
+            yield from check_engine(name, settings, language)
     yield check_disk(data_dir, language)
     yield check_models(data_dir, bool(report.version), language)
     yield from check_memory(choice or models.default_choice(), data_dir, report, language)
@@ -166,6 +176,44 @@ def check_redis(language: Language) -> Check:
     return Check("redis", "ok", text)
 
 
+def check_engine(name: str, settings: Settings, language: Language) -> Iterator[Check]:
+    """Whether each of an engine's servers answers, takes the key, and has the same model as the first."""
+    found = asyncio.run(_ask_servers(name, settings))
+    models_found = [info.model_id for _, info in found if not isinstance(info, str)]
+    for url, info in found:
+        if isinstance(info, str):
+            # One of several servers may be missing: the others do its work.
+            text = say("doctor.engine.down", language, url=url, reason=info)
+            yield Check(name, "warn" if models_found else "fail", text)
+            continue
+        values = {"url": url, "model": info.model_id, "tokens": info.context_tokens}
+        if info.model_id == models_found[0]:
+            yield Check(name, "ok", say("doctor.engine", language, **values))
+        else:
+            text = say("doctor.engine.other", language, first=models_found[0], **values)
+            yield Check(name, "warn", text)
+
+
+async def _ask_servers(name: str, settings: Settings) -> list[tuple[str, EngineInfo | str]]:
+    """Each server's URL with what it says of itself, or why it does not."""
+    from engines.base import EngineError
+    from engines.client import EngineClient
+    from router.bootstrap import make_engine
+
+    async def ask(url: str) -> tuple[str, EngineInfo | str]:
+        client = make_engine(settings, name, (url,))
+        assert isinstance(client, EngineClient)
+        try:
+            readiness, reason = await client.probe()
+            return url, await client.info() if readiness == "ready" else reason
+        except EngineError as error:
+            return url, error.message
+        finally:
+            await client.aclose()
+
+    return await asyncio.gather(*(ask(url) for url in settings.engine_urls[name]))
+
+
 def check_disk(data_dir: Path, language: Language) -> Check:
     """Whether the data folder can be written and has room."""
     parent = models.existing_parent(data_dir)
@@ -183,8 +231,13 @@ def check_disk(data_dir: Path, language: Language) -> Check:
 
 
 def check_models(data_dir: Path, has_torch: bool, language: Language) -> Check:
-    """Which weights are here, and which `glowl up` would take."""
-    present = ", ".join(models.present_models(data_dir, models.hub_cache_dir()))
+    """Which weights are here, with variant and size, and which `glowl up` would take."""
+    cache = models.hub_cache_dir()
+    checkpoints = list(find_checkpoints(data_dir, cache))
+    present = ", ".join(
+        f"{name} ({'; '.join(f'{one.engine}: {describe(one, language)}' for one in checkpoints if one.choice == name)})"
+        for name in models.present_models(data_dir, cache)
+    )
     choice = models.default_choice() if has_torch else say("doctor.models.choice.none", language)
     text = say("doctor.models", language, present=present or say("doctor.models.none", language), choice=choice)
     return Check("models", "ok" if has_torch else "warn", text)

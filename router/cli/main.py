@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from router.cli import ask, doctor, explain, models_command, policy, processes, up
+from router.cli import ask, batch, doctor, explain, jobs, models_command, policy, processes, up, webhooks
 
 app = typer.Typer(
     name="glowl",
@@ -21,10 +21,13 @@ app = typer.Typer(
 
 app.command("up")(up.up)
 app.command("ask")(ask.ask)
+app.command("batch")(batch.batch)
 app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models_command.app)
 app.add_typer(policy.app)
+app.add_typer(webhooks.app)
+app.add_typer(jobs.app)
 app.command("api")(processes.api)
 app.command("worker")(processes.worker)
 # Unknown options are refused here rather than passed on: a typing error should fail before a model loads.

@@ -104,10 +104,11 @@ def list_models(
     console = Console(highlight=False, soft_wrap=True)
     for checkpoint in find_checkpoints(directory, models.hub_cache_dir()):
         name = f"{checkpoint.choice:<7} {checkpoint.engine:<5}"
-        console.print(f"{name} {_describe(checkpoint, language):<34} {checkpoint.path}", markup=False)
+        console.print(f"{name} {describe(checkpoint, language):<34} {checkpoint.path}", markup=False)
 
 
-def _describe(checkpoint: Checkpoint, language: Language) -> str:
+def describe(checkpoint: Checkpoint, language: Language) -> str:
+    """Variant and size of a checkpoint, or how much of it is missing."""
     values = {
         "variant": checkpoint.variant,
         "size": _in_words(checkpoint.num_bytes),

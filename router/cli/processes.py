@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +17,6 @@ from uuid import uuid4
 import typer
 
 from router.cli.common import fail, load_settings, write_atomically
-
-# Streams that are still open when the api stops get this long to end; jobs live on in redis.
-API_GRACE_S = 5
 
 ENGINE_NAMES = ("glm", "owl2")
 ENGINES_MISSING = (
@@ -32,12 +30,13 @@ def has_engine_packages() -> bool:
     return find_spec("torch") is not None and find_spec("transformers") is not None
 
 
-def engine_argv(name: str, **options: str | int | Path | None) -> list[str]:
-    """The command that runs one engine server; options that are None are left to its own defaults."""
+def engine_argv(name: str, **options: str | int | Path | Sequence[str] | None) -> list[str]:
+    """The command that runs one engine server; options that are None are left to its own defaults, lists repeated."""
     # -P: a folder named `engines` in the user's current directory must not shadow ours.
     argv = [sys.executable, "-P", "-m", "engines.server", name]
-    for option, value in options.items():
-        if value is not None:
+    for option, given in options.items():
+        values = [] if given is None else [given] if isinstance(given, str | int | Path) else given
+        for value in values:
             argv += [f"--{option.replace('_', '-')}", str(value)]
     return argv
 
@@ -53,23 +52,15 @@ def api(
     overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=overrides)
 
-    import uvicorn
-
     from policies.rules import RulesError
     from router.app import create_app
+    from router.serve import ApiServer
 
     try:
         app = create_app(settings)
     except RulesError as error:
         fail(str(error))
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level.lower(),
-        timeout_graceful_shutdown=API_GRACE_S,
-    )
-    server = uvicorn.Server(config)
+    server = ApiServer(app, settings)
     server.run()
     if not server.started:
         fail(f"the api could not start on {settings.host}:{settings.port}; the lines above say why")
@@ -133,6 +124,13 @@ def engine(
     max_queue: Annotated[int | None, typer.Option(min=1, help="Requests that may wait before 429.")] = None,
     max_batch: Annotated[int | None, typer.Option(min=1, help="Requests answered side by side.")] = None,
     cache_mb: Annotated[int | None, typer.Option(min=0, help="Kept for reuse between requests, MiB.")] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER_OR_HUB_ID",
+            help="A LoRA adapter, asked for as MODEL:NAME (glm only); may be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Serve one engine: it owns one model's weights and speaks the OpenAI chat wire."""
     if name not in ENGINE_NAMES:
@@ -152,6 +150,7 @@ def engine(
         max_queue=max_queue,
         max_batch=max_batch,
         cache_mb=cache_mb,
+        adapter=adapter,
     )
     # A new process image, because torch must never be loaded into the command line's own.
     os.execv(argv[0], argv)  # noqa: S606

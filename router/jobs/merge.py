@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -25,6 +26,16 @@ _COMPOSE_EN: Final = (
     "Question: {question}\n\nFirst answer: {draft}\n\nDeeper analysis: {deep}"
 )
 
+_FORM_ZH: Final = (
+    "下面是对图片和问题的分析（可能是英文）。请结合图片核对，按要求的格式写出最终回答，以图片为准。\n\n"
+    "问题：{question}\n\n分析：{deep}"
+)
+_FORM_EN: Final = (
+    "Below is an analysis of the question and the pictures. Check it against the pictures and write the final answer "
+    "in the form that is asked for. Where they disagree, trust the pictures.\n\n"
+    "Question: {question}\n\nAnalysis: {deep}"
+)
+
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _LATIN_WORD = re.compile(r"[a-zA-ZÀ-ɏ]+")
 _HAN = re.compile(r"[㐀-鿿]")
@@ -32,15 +43,17 @@ _HAN = re.compile(r"[㐀-鿿]")
 
 @dataclass(frozen=True, slots=True)
 class ComposeRequest:
-    """Both branches answered and the strategy is ``compose``: GLM still has to write the final answer.
+    """GLM still has to write the final answer: the strategy is ``compose``, or a schema is asked for and Owl2 has none.
 
     Attributes:
         prompt: replaces the text of the last user turn; the pictures stay where they are.
         fallback: the final answer if GLM cannot write one.
+        has_fallback: False if the fallback would not be what was asked for: then there is no answer without GLM.
     """
 
     prompt: str
     fallback: FinalAnswer
+    has_fallback: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,8 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
     agreement = Agreement(None, ())
     # Beside Owl2, GLM's best answer is the one it thought about; that one itself is compared with the draft.
     by_glm = (answers.get("thinking") if main.name == "deep" else None) or answers.get("draft")
-    if by_glm is not None and chosen == main.name:
+    has_schema = job.spec.sampling.json_schema is not None
+    if by_glm is not None and chosen == main.name and not (has_schema and engine == "owl2"):  # JSON beside prose
         agreement = compare(by_glm.text, answer.text)
     final = FinalAnswer(
         text=answer.text,
@@ -109,17 +123,50 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
         degraded=tuple(degraded),
         usage=usage,
         logprobs=answer.logprobs,
+        boxes=answer.boxes,
     )
+    if has_schema and engine == "owl2":
+        return _into_form(job, question, final, by_glm, results)
     if job.spec.strategy == "compose" and by_glm is not None and "deep" in answers:
         prompt = compose_prompt(question, by_glm.text, answers["deep"].text, job.spec.language)
         return ComposeRequest(prompt, fallback=final)
     return final
 
 
-def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer:
-    """Turn what GLM wrote into the final answer; if it failed, fall back to the deep answer and say so."""
+def _into_form(
+    job: Job, question: str, final: FinalAnswer, by_glm: UnitResult | None, results: Mapping[str, UnitResult]
+) -> ComposeRequest | NoAnswer:
+    """Let GLM put Owl2's answer, which is prose, into the form that was asked for."""
+    language = job.spec.language
+    if by_glm is None:
+        refused = [result.error for name, result in results.items() if name != "deep" and result.error]
+        if any(error["status"] < 500 and not error["retryable"] for error in refused):
+            return NoAnswer(refused[0])  # it would refuse again: a schema it cannot follow, say
+        form = _FORM_ZH if language == "zh" else _FORM_EN
+        return ComposeRequest(form.format(question=question, deep=final.text), final, has_fallback=False)
+    # GLM's own answer follows the schema, if it was not cut.
+    fallback = replace(
+        final,
+        text=by_glm.text,
+        model=by_glm.model,
+        engine="glm",
+        strategy=next(name for name, result in results.items() if result is by_glm),
+        finish_reason=by_glm.finish_reason,
+        logprobs=by_glm.logprobs,
+        boxes=by_glm.boxes,
+    )
+    prompt = compose_prompt(question, by_glm.text, final.text, language)
+    return ComposeRequest(prompt, fallback, has_fallback=by_glm.finish_reason == "stop")
+
+
+def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAnswer:
+    """Turn what GLM wrote into the final answer; if it failed, fall back to another answer and say so."""
     if result.error or not result.text.strip():
         reason = (result.error or {}).get("message", "it wrote nothing")
+        if not request.has_fallback:
+            message = f"Only GLM can write the answer in the form that was asked for, and it failed: {reason}"
+            error = {"code": "server_error", "param": None, "status": 500, "retryable": True, **(result.error or {})}
+            return NoAnswer({**error, "message": message})
         return replace(
             request.fallback,
             degraded=(*request.fallback.degraded, f"the answers could not be composed by glm: {reason}"),
@@ -133,6 +180,7 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer:
         finish_reason=result.finish_reason,
         usage=add_usage(request.fallback.usage, result.usage),
         logprobs=result.logprobs,
+        boxes=result.boxes,
     )
 
 

@@ -1,21 +1,27 @@
 """Sending work to the workers: Celery is the transport, the job record the truth.
 
-In: a job id and a unit. Out: one small message in the unit's queue. A message that is lost or arrives twice does no
-harm: the record sends it again after a while, and only one run can claim the unit.
+In: the name of a queue. Out: one small message in it, a **ticket**: there is work. Which work, the worker asks the
+record, so that nobody's turn depends on when whose message was sent. A ticket too many finds nothing and ends; one that
+was lost is noticed, because the record knows how many units wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
-from router.jobs.job import MERGE, WEBHOOK, Job
+from router.jobs.job import MERGE, Job
+from router.jobs.schedule import queue_of
+from router.jobs.store import queue_unavailable
 from router.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,8 +32,7 @@ QUEUE_OWL2: Final = "glowl.owl2"
 QUEUE_LIGHT: Final = "glowl.light"
 QUEUES: Final = (QUEUE_GLM, QUEUE_OWL2, QUEUE_LIGHT)
 
-RUN_BRANCH: Final = "glowl.run_branch"
-JOIN: Final = "glowl.join"
+WORK: Final = "glowl.work"
 DELIVER_WEBHOOK: Final = "glowl.deliver_webhook"
 
 _MAX_SENDS_AT_ONCE = 4
@@ -81,7 +86,7 @@ def queue_name(short: str) -> str:
 
 
 class JobQueue:
-    """Puts units of jobs into Celery queues from asyncio code.
+    """Sends tickets and deliveries from asyncio code.
 
     Args:
         celery: the application of `create_celery`.
@@ -93,25 +98,55 @@ class JobQueue:
         self._slots = asyncio.Semaphore(_MAX_SENDS_AT_ONCE)
 
     async def send_branches(self, job: Job) -> None:
-        """Send every branch of a new job."""
-        await asyncio.gather(*(self.send(job.id, branch.name, branch.engine) for branch in job.spec.branches))
+        """Send a ticket for every branch of a new job."""
+        await self.send_tickets(Counter(queue_of(branch.engine) for branch in job.spec.branches))
+
+    async def send_tickets(self, numbers: Mapping[str, int]) -> None:
+        """Send tickets; a failure is logged only, because what waits without one is noticed.
+
+        Args:
+            numbers: how many by queue: ``glm``, ``owl2`` or ``light``.
+        """
+        tickets = [queue for queue, number in numbers.items() for _ in range(number)]
+        await asyncio.gather(*(self._send(WORK, [queue], queue_name(queue)) for queue in tickets))
 
     async def send(self, job_id: str, unit: str, engine: str | None = None) -> None:
-        """Send one unit; a failure is logged only, because the record sends it again.
+        """Send a ticket for a unit that has just been put in line.
 
         Args:
             job_id: whose unit.
-            unit: a branch name, ``merge`` or ``webhook``.
+            unit: a branch name or ``merge``.
             engine: of a branch; decides the queue.
         """
-        if unit == MERGE:
-            name, args, queue = JOIN, [job_id], QUEUE_LIGHT
-        elif unit == WEBHOOK:
-            name, args, queue = DELIVER_WEBHOOK, [job_id], QUEUE_LIGHT
-        else:
-            name, args, queue = RUN_BRANCH, [job_id, unit], QUEUE_OWL2 if engine == "owl2" else QUEUE_GLM
+        queue = "light" if unit == MERGE else queue_of(engine or "glm")
+        log.debug("a ticket for %s of %s", unit, job_id)
+        await self.send_tickets({queue: 1})
+
+    async def num_waiting(self, queue: str) -> int:
+        """Return how many messages nobody has taken from a queue yet.
+
+        Raises:
+            QueueUnavailableError: if redis does not answer.
+        """
+
+        def count() -> int:
+            with self._celery.connection_for_read() as connection:
+                channel: Any = connection.default_channel
+                return int(channel.queue_declare(queue=queue_name(queue), passive=True).message_count)
+
+        async with self._slots:
+            try:
+                return await asyncio.to_thread(count)
+            except (OperationalError, RedisError, OSError) as error:
+                raise queue_unavailable() from error
+
+    async def send_delivery(self, delivery_id: str) -> None:
+        """Send one webhook delivery; a failure is logged only, because its record sends it again."""
+        await self._send(DELIVER_WEBHOOK, [delivery_id], QUEUE_LIGHT)
+
+    async def _send(self, name: str, args: list[str], queue: str) -> None:
         async with self._slots:
             try:
                 await asyncio.to_thread(self._celery.send_task, name, args=args, queue=queue, ignore_result=True)
             except (OperationalError, OSError) as error:
-                log.warning("could not send %s of %s now: %s", unit, job_id, error)
+                log.warning("could not send %s of %s now: %s", name, args, error)

@@ -1,7 +1,7 @@
-"""The reaper: puts back what lost its worker and sends again what nobody started.
+"""The reaper: heals what was lost, ends what is over its time, forgets what nobody may read any more.
 
-In: the ``leases`` and ``queued`` sets of the job store. Out: Celery messages. Runs in every api process; a short lock
-lets one of them work at a time.
+In: the leases, lines and times of the job store. Out: changes of records, and tickets. Runs in every api process; a
+short lock lets one of them work at a time.
 """
 
 from __future__ import annotations
@@ -10,37 +10,78 @@ import asyncio
 import logging
 
 from router.errors import QueueUnavailableError
-from router.jobs.job import MERGE, WEBHOOK
+from router.jobs import merge
+from router.jobs.overdue import settle
 from router.jobs.queue import JobQueue
-from router.jobs.store import PREFIX, JobStore, guard
+from router.jobs.store import PREFIX, Cause, JobStore, guard
 
 log = logging.getLogger(__name__)
 
-
-async def reap_once(store: JobStore, queue: JobQueue) -> int:
-    """Do one round; returns how many units were sent."""
-    due = await store.reap()
-    for job_id, unit in due:
-        engine = None
-        if unit not in (MERGE, WEBHOOK):
-            job = await store.get(job_id)
-            if job is None:
-                continue
-            engine = next((branch.engine for branch in job.spec.branches if branch.name == unit), None)
-        log.info("sending %s of %s again", unit, job_id)
-        await queue.send(job_id, unit, engine)
-    return len(due)
+_MAX_TICKETS = 200
 
 
-async def reap_forever(store: JobStore, queue: JobQueue, *, interval_s: float = 1.0) -> None:
-    """Reap every ``interval_s``; returns only when cancelled."""
-    while True:
+async def reap_once(store: JobStore, queue: JobQueue) -> None:
+    """Do one round."""
+    found = await store.reap()
+    for job_id, cause in found.overdue:
         try:
-            has_lock = await guard(store.redis.set(f"{PREFIX}reaper", "1", nx=True, px=max(int(interval_s * 900), 1)))
-            if has_lock:
+            await end_overdue(store, job_id, cause)
+        except QueueUnavailableError:
+            raise
+        except Exception:  # one bad record must not keep all others from being ended
+            log.exception("could not end %s, which is over its time", job_id)
+    if found.lined_up:
+        log.info("put in line again: %s", found.lined_up)
+        await queue.send_tickets(found.lined_up)
+
+
+async def end_overdue(store: JobStore, job_id: str, cause: Cause) -> None:
+    """End a job with what there is; one that moves on meanwhile is offered again."""
+    job = await store.get(job_id)
+    if job is None or job.is_terminal:
+        return
+    outcome = settle(job, cause)
+    final, error = (None, outcome.error) if isinstance(outcome, merge.NoAnswer) else (outcome, None)
+    if await store.end(job, final=final, error=error):
+        log.info("ended %s: %s", job_id, cause)
+
+
+async def replace_lost_tickets(store: JobStore, queue: JobQueue) -> dict[str, int]:
+    """Send what tickets are missing, and return how many by queue.
+
+    A unit waits for a ticket, any ticket of its queue; where more units wait than tickets, some were lost. One that was
+    taken from the queue just now counts as lost too: then there is one too many, which finds nothing.
+    """
+    missing: dict[str, int] = {}
+    for name, depth in (await store.depths()).items():
+        number = min(depth - await queue.num_waiting(name), _MAX_TICKETS)
+        if name == "light":
+            number = max(number, 1)  # webhooks wait there too, and are counted with the tickets
+        if number > 0:
+            missing[name] = number
+    await queue.send_tickets(missing)
+    return missing
+
+
+async def reap_forever(
+    store: JobStore, queue: JobQueue, *, interval_s: float = 1.0, ticket_check_s: float = 15.0
+) -> None:
+    """Reap every ``interval_s``, and look for lost tickets every ``ticket_check_s``; ends only when cancelled."""
+    me = asyncio.current_task()
+    assert me is not None
+    # Cancelled while it connects, redis' client may return as if nothing had happened; nothing else would end this.
+    while not me.cancelling():
+        try:
+            if await _wins(store, "reaper", interval_s):
                 await reap_once(store, queue)
+            if await _wins(store, "ticket_check", ticket_check_s):
+                await replace_lost_tickets(store, queue)
         except QueueUnavailableError:
             log.debug("redis does not answer the reaper")
         except Exception:  # one bad record must not stop the healing of all others
             log.exception("the reaper failed")
         await asyncio.sleep(interval_s)
+
+
+async def _wins(store: JobStore, what: str, interval_s: float) -> bool:
+    return bool(await guard(store.redis.set(f"{PREFIX}{what}", "1", nx=True, px=max(int(interval_s * 900), 1))))

@@ -1,25 +1,50 @@
 """The Lua that changes job records: each script is one atomic step of the state machine.
 
 In: keys' prefix, a clock reading ('' means the server's own clock) and arguments. Out: small integers or lists. Every
-write by a worker carries the epoch it was given at `CLAIM`; a write with another epoch is refused, so a worker that
-was thought dead cannot change a record that has moved on.
+write by a worker carries the epoch it was given when it took the unit; a write with another epoch is refused, so a
+worker that was thought dead cannot change a record that has moved on.
+
+`router.jobs.memory_store` says the same in Python, and a test drives both side by side.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-_PRELUDE: Final = """
+from router.jobs.eta import PACE_WEIGHT
+from router.jobs.fan_out import FAN_OUT
+from router.jobs.listing import LISTING
+from router.jobs.schedule import MAX_WALK, SHARE
+
+# Redis itself forgets keys so long after the reaper should have: a net, should an entry of the agenda ever be lost.
+NET_S: Final = 3600
+
+_PRELUDE: Final = (
+    """
 local prefix = KEYS[1]
+"""
+    + FAN_OUT
+    + LISTING
+    + f"""
+local NET, SHARE, MAX_WALK, PACE_WEIGHT = {NET_S}, {SHARE}, {MAX_WALK}, {PACE_WEIGHT}
+"""
+    + """
 local function job_key(id) return prefix .. 'job:' .. id end
 local function events_key(id) return prefix .. 'events:' .. id end
-local LEASES, QUEUED, ACTIVITY = prefix .. 'leases', prefix .. 'queued', prefix .. 'activity'
+local function blob_key(sha) return prefix .. 'blob:' .. sha end
+local function holders_key(sha) return prefix .. 'holders:' .. sha end
+local function turns_key(queue, class) return prefix .. 'turns:' .. queue .. ':' .. class end
+local function line_key(queue, class, owner) return prefix .. 'line:' .. queue .. ':' .. class .. ':' .. owner end
+local LEASES, DELAYED, AGENDA = prefix .. 'leases', prefix .. 'delayed', prefix .. 'agenda'
+local QUEUES, UNFINISHED, ACTIVITY = prefix .. 'queues', prefix .. 'unfinished', prefix .. 'activity'
 
 local function clock(given)
   if given ~= '' then return tonumber(given) end
   local t = redis.call('TIME')
   return tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
+
+local function written(number) return string.format('%.6f', number) end
 
 local function event(id, kind, unit, epoch, text, state, logprobs)
   redis.call('XADD', events_key(id), '*', 'k', kind, 'u', unit, 'n', epoch, 'x', text, 's', state,
@@ -31,16 +56,6 @@ local function is_terminal(state)
   return state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'incomplete'
 end
 
-local function enqueue(id, unit, due)
-  redis.call('HSET', job_key(id), unit .. '.state', 'queued', unit .. '.sent', 0)
-  redis.call('ZADD', QUEUED, due, id .. '|' .. unit)
-end
-
-local function drop(id, unit)
-  redis.call('ZREM', LEASES, id .. '|' .. unit)
-  redis.call('ZREM', QUEUED, id .. '|' .. unit)
-end
-
 local function units_of(id)
   local units = {}
   for name in string.gmatch(redis.call('HGET', job_key(id), 'units') or '', '[^,]+') do
@@ -49,56 +64,327 @@ local function units_of(id)
   return units
 end
 
+local function split(member) return string.match(member, '^(.-)|(.*)$') end
+
 local function owns(id, unit, epoch)
   local found = redis.call('HMGET', job_key(id), unit .. '.state', unit .. '.epoch')
   return found[1] == 'in_progress' and found[2] == epoch
 end
 
--- Ends a job. Its keys live on for the time the record itself names; a webhook is queued in the same step.
-local function finish_job(id, state, now)
-  local key = job_key(id)
-  redis.call('HSET', key, 'state', state, 'completed_at', string.format('%.6f', now))
-  for _, unit in ipairs(units_of(id)) do
-    drop(id, unit)
-    if not is_terminal(redis.call('HGET', key, unit .. '.state')) then
-      redis.call('HSET', key, unit .. '.state', state == 'cancelled' and 'cancelled' or 'failed')
-    end
-  end
-  drop(id, 'merge')
-  local has_webhook = redis.call('HGET', key, 'webhook') == '1'
-  if has_webhook then enqueue(id, 'webhook', now) end
-  event(id, 'end', '', 0, '', state)
-  local ttl = redis.call('HGET', key, 'ttl')
-  redis.call('EXPIRE', key, ttl)
-  redis.call('EXPIRE', events_key(id), ttl)
-  return has_webhook
+-- The lines: per queue and class the owners by turn, per owner its units by age.
+
+local function take_out(queue, class, owner, member)
+  local line = line_key(queue, class, owner)
+  if redis.call('ZREM', line, member) == 0 then return false end
+  redis.call('HINCRBY', QUEUES, 'depth:' .. queue .. ':' .. class, -1)
+  if redis.call('EXISTS', line) == 0 then redis.call('ZREM', turns_key(queue, class), owner) end
+  return true
 end
 
--- Records how a branch ended; whoever ends the last one queues the merge, once.
-local function finish_branch(id, unit, epoch, state, result, now, resend)
+local function line_up(id, unit)
+  local key, member = job_key(id), id .. '|' .. unit
+  local found = redis.call('HMGET', key, unit .. '.queue', 'class', 'owner', 'accepted_at')
+  local queue, class, owner = found[1], found[2], found[3]
+  redis.call('HSET', key, unit .. '.state', 'queued')
+  redis.call('ZREM', DELAYED, member)
+  if redis.call('ZADD', line_key(queue, class, owner), found[4], member) == 1 then
+    redis.call('HINCRBY', QUEUES, 'depth:' .. queue .. ':' .. class, 1)
+    if not redis.call('ZSCORE', turns_key(queue, class), owner) then
+      redis.call('ZADD', turns_key(queue, class), redis.call('HINCRBY', QUEUES, 'turn', 1), owner)
+    end
+  end
+  return queue
+end
+
+local function end_lease(id, unit)
+  if redis.call('ZREM', LEASES, id .. '|' .. unit) == 1 then
+    redis.call('HINCRBY', QUEUES, 'running:' .. redis.call('HGET', job_key(id), unit .. '.queue'), -1)
+    return true
+  end
+  return false
+end
+
+local function drop(id, unit)
+  local found = redis.call('HMGET', job_key(id), unit .. '.queue', 'class', 'owner')
+  if not found[1] then return false end
+  take_out(found[1], found[2], found[3], id .. '|' .. unit)
+  redis.call('ZREM', DELAYED, id .. '|' .. unit)
+  return end_lease(id, unit)
+end
+
+local function start(id, unit, now, lease)
+  local key = job_key(id)
+  local epoch = redis.call('HINCRBY', key, unit .. '.epoch', 1)
+  redis.call('HSET', key, unit .. '.state', 'in_progress', unit .. '.at', written(now))
+  redis.call('ZADD', LEASES, now + lease, id .. '|' .. unit)
+  redis.call('HINCRBY', QUEUES, 'running:' .. redis.call('HGET', key, unit .. '.queue'), 1)
+  if redis.call('HGET', key, 'state') == 'queued' then
+    redis.call('HSET', key, 'state', 'in_progress', 'started_at', written(now))
+  end
+  event(id, 'started', unit, epoch, '', '')
+  return epoch
+end
+
+-- Learns from a run that has just ended well how long such runs take, and how many there are at a time.
+local function learn(id, unit, now)
+  local found = redis.call('HMGET', job_key(id), unit .. '.queue', unit .. '.at')
+  local queue = found[1]
+  local old = redis.call('HMGET', QUEUES, 'service:' .. queue, 'parallel:' .. queue, 'running:' .. queue)
+  local function averaged(value, sample)
+    if not value then return written(sample) end
+    return written(tonumber(value) + PACE_WEIGHT * (sample - tonumber(value)))
+  end
+  redis.call('HSET', QUEUES, 'service:' .. queue, averaged(old[1], now - tonumber(found[2])),
+    'parallel:' .. queue, averaged(old[2], tonumber(old[3])))
+end
+
+-- Pictures: a blob lives while a job holds it.
+
+local function outlive(key, seconds)
+  if redis.call('TTL', key) < seconds then redis.call('EXPIRE', key, seconds) end
+end
+
+local function missing_blobs(blobs)
+  local missing = {}
+  for sha in string.gmatch(blobs, '%S+') do
+    if redis.call('EXISTS', blob_key(sha)) == 0 then missing[#missing + 1] = sha end
+  end
+  return missing
+end
+
+local function hold_blobs(id, blobs, seconds)
+  for sha in string.gmatch(blobs, '%S+') do
+    if redis.call('EXISTS', blob_key(sha)) == 1 then
+      redis.call('SADD', holders_key(sha), id)
+      outlive(holders_key(sha), seconds)
+      outlive(blob_key(sha), seconds)
+    end
+  end
+end
+
+local function release_blobs(id)
+  for sha in string.gmatch(redis.call('HGET', job_key(id), 'blobs') or '', '%S+') do
+    if redis.call('SREM', holders_key(sha), id) == 1 and redis.call('EXISTS', holders_key(sha)) == 0 then
+      redis.call('DEL', blob_key(sha))
+    end
+  end
+  redis.call('HDEL', job_key(id), 'blobs')
+end
+
+-- Decides when an ended record is looked at next: first its pictures go, then all of it.
+local function retain(id, now)
+  local found = redis.call('HMGET', job_key(id), 'ttl', 'blobs', 'blob_ttl')
+  local ttl = tonumber(found[1])
+  local first = found[2] and math.min(tonumber(found[3]), ttl) or ttl
+  redis.call('ZADD', AGENDA, now + first, id)
+  redis.call('EXPIRE', job_key(id), ttl + NET)
+  redis.call('EXPIRE', events_key(id), ttl + NET)
+end
+
+-- How many unfinished jobs an owner has; the lines of batches are counted apart.
+local function count(id, by)
+  local found = redis.call('HMGET', job_key(id), 'owner', 'class')
+  local name = found[1] .. (found[2] == '3' and '|batch' or '')
+  if redis.call('HINCRBY', UNFINISHED, name, by) <= 0 then redis.call('HDEL', UNFINISHED, name) end
+end
+
+-- The event that says how a job ended. Its id follows from the job, so that it is the same whoever asks.
+local function announce(id, state, now)
+  local found = redis.call('HMGET', job_key(id), 'owner', 'webhook_url')
+  local event_id = 'evt_' .. string.sub(redis.sha1hex(id .. '|' .. state), 1, 32)
+  local kind = 'response.' .. state
+  -- The very bytes that every attempt sends and signs; ids and states hold nothing that JSON would escape.
+  local body = string.format('{"id":"%s","object":"event","created_at":%d,"type":"%s","data":{"id":"%s"}}',
+    event_id, math.floor(now), kind, id)
+  return fan_out(found[1], found[2] or '', event_id, kind, body, now) > 0
+end
+
+-- Gives up whatever of a job still waits or runs.
+local function stop_units(id)
+  local key, has_running = job_key(id), false
+  local units = units_of(id)
+  units[#units + 1] = 'merge'
+  for _, unit in ipairs(units) do
+    if drop(id, unit) then has_running = true end
+    local state = redis.call('HGET', key, unit .. '.state')
+    if state and not is_terminal(state) then redis.call('HSET', key, unit .. '.state', 'cancelled') end
+  end
+  -- Whoever still runs a unit of it need not wait for the next write to be refused.
+  if has_running then redis.call('PUBLISH', prefix .. 'ended', id) end
+end
+
+-- Ends a job. The record lives on for the time it names itself; whom to tell is settled in the same step.
+local function finish_job(id, state, now)
+  redis.call('HSET', job_key(id), 'state', state, 'completed_at', written(now))
+  stop_units(id)
+  count(id, -1)
+  local has_deliveries = announce(id, state, now)
+  event(id, 'end', '', 0, '', state)
+  retain(id, now)
+  local found = redis.call('HMGET', job_key(id), 'owner', 'ttl')
+  list_job(found[1], id, now, tonumber(found[2]))
+  return has_deliveries
+end
+
+-- Forgets a job and all that is only its own.
+local function forget(id)
+  local found = redis.call('HMGET', job_key(id), 'state', 'owner')
+  if not found[1] then return 0 end
+  if not is_terminal(found[1]) then
+    stop_units(id)
+    count(id, -1)
+  end
+  redis.call('ZREM', jobs_key(found[2]), id)
+  release_blobs(id)
+  redis.call('ZREM', AGENDA, id)
+  redis.call('DEL', events_key(id))
+  return redis.call('DEL', job_key(id))
+end
+
+-- Records how a branch ended; whoever ends the last one queues the merge, once. Returns the merge's queue then.
+local function finish_branch(id, unit, epoch, state, result)
   local key = job_key(id)
   redis.call('HSET', key, unit .. '.state', state, unit .. '.result', result)
   drop(id, unit)
   event(id, 'finished', unit, epoch, '', state)
   for _, name in ipairs(units_of(id)) do
-    if not is_terminal(redis.call('HGET', key, name .. '.state')) then return false end
+    if not is_terminal(redis.call('HGET', key, name .. '.state')) then return nil end
   end
-  enqueue(id, 'merge', now + resend)
-  return true
+  redis.call('HSET', key, 'merge.queue', 'light')
+  return line_up(id, 'merge')
 end
 """
+)
 
-# id, clock, spec, units (comma list), ttl, webhook flag, seconds until a queued branch is sent again -> 1 | 0 (exists)
-CREATE: Final = (
+# seconds that a blob is kept for a job that is still to come, hashes -> the hashes of those that are not there
+TOUCH: Final = (
     _PRELUDE
     + """
-local id, now, resend = ARGV[1], clock(ARGV[2]), tonumber(ARGV[7])
-if redis.call('EXISTS', job_key(id)) == 1 then return 0 end
-redis.call('HSET', job_key(id), 'spec', ARGV[3], 'state', 'queued', 'units', ARGV[4],
-  'ttl', ARGV[5], 'webhook', ARGV[6])
-for _, unit in ipairs(units_of(id)) do enqueue(id, unit, now + resend) end
-event(id, 'queued', '', 0, '', 'queued')
-return 1
+local missing = {}
+for i = 2, #ARGV do
+  if redis.call('EXISTS', blob_key(ARGV[i])) == 0 then missing[#missing + 1] = ARGV[i]
+  else outlive(blob_key(ARGV[i]), tonumber(ARGV[1])) end
+end
+return missing
+"""
+)
+
+# id, clock, spec, owner, class, ttl, blob ttl, webhook URL or '', seconds until the job expires, deadline in ms or '',
+# most unfinished jobs of the owner, hashes of the pictures, 1 if all of them must be there, then units and their queues
+_ACCEPT: Final = (
+    _PRELUDE
+    + """
+local id, now, owner, class, blobs = ARGV[1], clock(ARGV[2]), ARGV[4], ARGV[5], ARGV[12]
+local key = job_key(id)
+
+-- Puts a job at its beginning, be it new or failed.
+local function accept()
+  local expires, ttl = tonumber(ARGV[9]), tonumber(ARGV[6])
+  local keep = math.ceil(expires + ttl + NET)
+  redis.call('HSET', key, 'state', 'queued', 'owner', owner, 'class', class, 'ttl', ttl, 'accepted_at', written(now))
+  if ARGV[8] ~= '' then redis.call('HSET', key, 'webhook_url', ARGV[8]) end
+  if blobs ~= '' then
+    redis.call('HSET', key, 'blobs', blobs, 'blob_ttl', ARGV[7])
+    hold_blobs(id, blobs, keep)
+  end
+  local due = now + expires
+  if ARGV[10] ~= '' then
+    local deadline = now + tonumber(ARGV[10]) / 1000
+    redis.call('HSET', key, 'deadline_at', written(deadline))
+    due = math.min(due, deadline)
+  end
+  redis.call('ZADD', AGENDA, due, id)
+  count(id, 1)
+  event(id, 'queued', '', 0, '', 'queued')
+  for i = 14, #ARGV, 2 do
+    redis.call('HSET', key, ARGV[i] .. '.queue', ARGV[i + 1])
+    line_up(id, ARGV[i])
+  end
+  redis.call('EXPIRE', key, keep)
+  redis.call('EXPIRE', events_key(id), keep)
+  list_job(owner, id, now, math.ceil(expires + ttl))
+end
+"""
+)
+
+# as _ACCEPT -> {1} | {0} (exists) | {-1} (the owner has too many) | {-2, hashes that are missing}
+CREATE: Final = (
+    _ACCEPT
+    + """
+if redis.call('EXISTS', key) == 1 then return {0} end
+local counted = redis.call('HGET', UNFINISHED, owner .. (class == '3' and '|batch' or ''))
+if tonumber(counted or 0) >= tonumber(ARGV[11]) then return {-1} end
+local missing = ARGV[13] == '1' and missing_blobs(blobs) or {}
+if #missing > 0 then return {-2, unpack(missing)} end
+local units = {}
+for i = 14, #ARGV, 2 do units[#units + 1] = ARGV[i] end
+redis.call('HSET', key, 'spec', ARGV[3], 'units', table.concat(units, ','))
+accept()
+return {1}
+"""
+)
+
+# as _ACCEPT -> '' (no such job) | the state it was in; only a failed one is begun again
+RETRY: Final = (
+    _ACCEPT
+    + """
+local state = redis.call('HGET', key, 'state')
+if not state then return '' end
+if state ~= 'failed' then return state end
+-- The epochs stay: they go on fencing off the writes of runs from before.
+redis.call('HDEL', key, 'final', 'error', 'started_at', 'completed_at', 'merge.state', 'merge.result', 'merge.failures')
+for _, unit in ipairs(units_of(id)) do redis.call('HDEL', key, unit .. '.result', unit .. '.failures') end
+redis.call('DEL', events_key(id))
+accept()
+return state
+"""
+)
+
+# id, clock, owner, created at, ttl, blob ttl, hashes of the pictures, 1 if all of them must be there, then the record's
+# fields -> {1} | {-2, hashes that are missing}
+PUT_FINISHED: Final = (
+    _PRELUDE
+    + """
+local id, now, owner, ttl, blobs = ARGV[1], clock(ARGV[2]), ARGV[3], tonumber(ARGV[5]), ARGV[7]
+local missing = ARGV[8] == '1' and missing_blobs(blobs) or {}
+if #missing > 0 then return {-2, unpack(missing)} end
+redis.call('HSET', job_key(id), 'owner', owner, 'ttl', ttl, unpack(ARGV, 9))
+if blobs ~= '' then
+  redis.call('HSET', job_key(id), 'blobs', blobs, 'blob_ttl', ARGV[6])
+  hold_blobs(id, blobs, ttl + NET)
+end
+retain(id, now)
+list_job(owner, id, tonumber(ARGV[4]), ttl)
+return {1}
+"""
+)
+
+# clock, queue, lease seconds -> {id, unit, epoch} | {} (nothing waits)
+NEXT: Final = (
+    _PRELUDE
+    + """
+local now, queue, lease = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local turn = tonumber(redis.call('HGET', QUEUES, 'taken:' .. queue) or 0) + 1
+local first = turn % (SHARE * SHARE) == 0 and 3 or turn % SHARE == 0 and 2 or 1
+for _, class in ipairs({first, 1, 2, 3}) do
+  while true do
+    local turns = turns_key(queue, class)
+    local owner = redis.call('ZRANGE', turns, 0, 0)[1]
+    if not owner then break end
+    local member = redis.call('ZRANGE', line_key(queue, class, owner), 0, 0)[1]
+    take_out(queue, class, owner, member)
+    if redis.call('ZSCORE', turns, owner) then
+      redis.call('ZADD', turns, redis.call('HINCRBY', QUEUES, 'turn', 1), owner)
+    end
+    local id, unit = split(member)
+    -- A record that redis has forgotten leaves its place behind.
+    if redis.call('HGET', job_key(id), unit .. '.state') == 'queued' then
+      redis.call('HSET', QUEUES, 'taken:' .. queue, turn)
+      return {id, unit, start(id, unit, now, lease)}
+    end
+  end
+end
+return {}
 """
 )
 
@@ -106,20 +392,10 @@ return 1
 CLAIM: Final = (
     _PRELUDE
     + """
-local id, now, unit, lease = ARGV[1], clock(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local key = job_key(id)
-local state = redis.call('HGET', key, 'state')
-if not state or (is_terminal(state) and unit ~= 'webhook') then return 0 end
-if redis.call('HGET', key, unit .. '.state') ~= 'queued' then return 0 end
-local epoch = redis.call('HINCRBY', key, unit .. '.epoch', 1)
-redis.call('HSET', key, unit .. '.state', 'in_progress')
-redis.call('ZREM', QUEUED, id .. '|' .. unit)
-redis.call('ZADD', LEASES, now + lease, id .. '|' .. unit)
-if state == 'queued' then
-  redis.call('HSET', key, 'state', 'in_progress', 'started_at', string.format('%.6f', now))
-end
-if unit ~= 'webhook' then event(id, 'started', unit, epoch, '', '') end
-return epoch
+local id, now, unit = ARGV[1], clock(ARGV[2]), ARGV[3]
+if redis.call('HGET', job_key(id), unit .. '.state') ~= 'queued' then return 0 end
+drop(id, unit)
+return start(id, unit, now, tonumber(ARGV[4]))
 """
 )
 
@@ -134,54 +410,61 @@ return 1
 """
 )
 
-# id, unit, epoch, text, log probabilities or '' -> 1 | 0 (no longer yours)
+# id, unit, epoch, text, log probabilities or '', number of the piece within its run or '' -> 1 | 0 (no longer yours)
 APPEND: Final = (
     _PRELUDE
     + """
 if not owns(ARGV[1], ARGV[2], ARGV[3]) then return 0 end
+if ARGV[6] ~= '' then
+  -- Sent again because the answer to the first time was lost: it is there already.
+  local key, piece = job_key(ARGV[1]), ARGV[3] .. ':' .. ARGV[6]
+  if redis.call('HGET', key, ARGV[2] .. '.piece') == piece then return 1 end
+  redis.call('HSET', key, ARGV[2] .. '.piece', piece)
+end
 event(ARGV[1], 'delta', ARGV[2], ARGV[3], ARGV[4], '', ARGV[5])
 return 1
 """
 )
 
-# id, clock, unit, epoch, state, result, resend seconds -> 0 (no longer yours) | 1 | 2 (that was the last branch)
+# id, clock, unit, epoch, state, result -> 0 (no longer yours) | 1 | 2 (that was the last branch)
 FINISH: Final = (
     _PRELUDE
     + """
 local id, now, unit, epoch = ARGV[1], clock(ARGV[2]), ARGV[3], ARGV[4]
 if not owns(id, unit, epoch) then return 0 end
-if unit == 'webhook' then
-  redis.call('HSET', job_key(id), unit .. '.state', ARGV[5], unit .. '.result', ARGV[6])
-  drop(id, unit)
-  return 1
-end
-if finish_branch(id, unit, epoch, ARGV[5], ARGV[6], now, tonumber(ARGV[7])) then return 2 end
+if ARGV[5] == 'completed' then learn(id, unit, now) end
+if finish_branch(id, unit, epoch, ARGV[5], ARGV[6]) then return 2 end
 return 1
 """
 )
 
-# id, clock, unit, epoch, seconds until it is sent again, 1 if the run counts as a failure, most failures
+# id, clock, unit, epoch, seconds until it may run again, 1 if the run counts as a failure, most failures
 # -> 0 (no longer yours) | 1 | -1 (no runs left; still yours)
 RELEASE: Final = (
     _PRELUDE
     + """
-local id, now, unit, epoch = ARGV[1], clock(ARGV[2]), ARGV[3], ARGV[4]
-if not owns(id, unit, epoch) then return 0 end
+local id, now, unit, delay = ARGV[1], clock(ARGV[2]), ARGV[3], tonumber(ARGV[5])
+if not owns(id, unit, ARGV[4]) then return 0 end
 if ARGV[6] == '1' and redis.call('HINCRBY', job_key(id), unit .. '.failures', 1) >= tonumber(ARGV[7]) then return -1 end
 drop(id, unit)
-enqueue(id, unit, now + tonumber(ARGV[5]))
-if unit ~= 'webhook' then event(id, 'requeued', unit, epoch, '', '') end
+if delay > 0 then
+  redis.call('HSET', job_key(id), unit .. '.state', 'queued')
+  redis.call('ZADD', DELAYED, now + delay, id .. '|' .. unit)
+else
+  line_up(id, unit)
+end
+event(id, 'requeued', unit, ARGV[4], '', '')
 return 1
 """
 )
 
-# id, clock, merge epoch, job state, final, error -> 0 (no longer yours) | 1 | 2 (and a webhook is due)
+# id, clock, merge epoch, job state, final, error -> 0 (no longer yours) | 1 | 2 (and deliveries are due)
 COMPLETE: Final = (
     _PRELUDE
     + """
-local id, now, epoch = ARGV[1], clock(ARGV[2]), ARGV[3]
-if not owns(id, 'merge', epoch) then return 0 end
-local key = job_key(id)
+local id, now, key = ARGV[1], clock(ARGV[2]), job_key(ARGV[1])
+if not owns(id, 'merge', ARGV[3]) then return 0 end
+if ARGV[4] ~= 'failed' then learn(id, 'merge', now) end
 redis.call('HSET', key, 'merge.state', ARGV[4] == 'failed' and 'failed' or 'completed')
 if ARGV[5] ~= '' then redis.call('HSET', key, 'final', ARGV[5]) end
 if ARGV[6] ~= '' then redis.call('HSET', key, 'error', ARGV[6]) end
@@ -190,72 +473,193 @@ return 1
 """
 )
 
+# id, clock, units and their states as they were read, job state, final, error -> 0 (something has changed) | 1
+END: Final = (
+    _PRELUDE
+    + """
+local id, now, key = ARGV[1], clock(ARGV[2]), job_key(ARGV[1])
+if is_terminal(redis.call('HGET', key, 'state') or 'failed') then return 0 end
+local units, states = units_of(id), {}
+units[#units + 1] = 'merge'
+for _, unit in ipairs(units) do
+  local state = redis.call('HGET', key, unit .. '.state')
+  if state then states[#states + 1] = unit .. '=' .. state end
+end
+if table.concat(states, ',') ~= ARGV[3] then return 0 end
+if ARGV[5] ~= '' then redis.call('HSET', key, 'final', ARGV[5]) end
+if ARGV[6] ~= '' then redis.call('HSET', key, 'error', ARGV[6]) end
+finish_job(id, ARGV[4], now)
+return 1
+"""
+)
+
 # id, clock -> '' (no such job) | the state it has now
 CANCEL: Final = (
     _PRELUDE
     + """
-local id, now = ARGV[1], clock(ARGV[2])
-local state = redis.call('HGET', job_key(id), 'state')
+local state = redis.call('HGET', job_key(ARGV[1]), 'state')
 if not state then return '' end
 if is_terminal(state) then return state end
-if redis.call('HGET', job_key(id), 'merge.state') then redis.call('HSET', job_key(id), 'merge.state', 'cancelled') end
-finish_job(id, 'cancelled', now)
+finish_job(ARGV[1], 'cancelled', clock(ARGV[2]))
 return 'cancelled'
 """
 )
 
 # id -> 1 | 0
-DELETE: Final = (
+DELETE: Final = _PRELUDE + "return forget(ARGV[1])\n"
+
+# id, clock -> '' (it has ended) | {service seconds of merges or '', then per unfinished branch, or for the merge:
+# how many are ahead of it or '', seconds it has run, and its queue's service seconds or '', parallel runs, running now}
+PLACE: Final = (
     _PRELUDE
     + """
-local id = ARGV[1]
-for _, unit in ipairs(units_of(id)) do drop(id, unit) end
-drop(id, 'merge')
-drop(id, 'webhook')
-redis.call('DEL', events_key(id))
-return redis.call('DEL', job_key(id))
+local id, now, key = ARGV[1], clock(ARGV[2]), job_key(ARGV[1])
+local job = redis.call('HMGET', key, 'state', 'class', 'owner')
+if is_terminal(job[1] or 'failed') then return '' end
+local class, owner = tonumber(job[2]), job[3]
+
+local function depth(queue, of)
+  return tonumber(redis.call('HGET', QUEUES, 'depth:' .. queue .. ':' .. of) or 0)
+end
+
+local function ahead_of(queue, member)
+  local turns = turns_key(queue, class)
+  local rank = redis.call('ZRANK', line_key(queue, class, owner), member)
+  if not rank then return 0 end
+  local mine = redis.call('ZRANK', turns, owner)
+  local ahead = mine
+  if rank > 0 then
+    local others, all = 0, redis.call('ZCARD', turns)
+    for place, other in ipairs(redis.call('ZRANGE', turns, 0, MAX_WALK - 1)) do
+      if other ~= owner then
+        local rounds = rank + (place - 1 < mine and 1 or 0)
+        others = others + math.min(rounds, redis.call('ZCARD', line_key(queue, class, other)))
+      end
+    end
+    if all > MAX_WALK then others = math.floor(others * all / MAX_WALK) end
+    ahead = rank + others
+  end
+  local higher = 0
+  for of = 1, class - 1 do higher = higher + depth(queue, of) end
+  return ahead + math.min(higher, (SHARE ^ (class - 1) - 1) * (ahead + 1))
+end
+
+local out = {redis.call('HGET', QUEUES, 'service:light') or ''}
+local function look(unit)
+  local found = redis.call('HMGET', key, unit .. '.state', unit .. '.queue', unit .. '.at')
+  if not found[1] or is_terminal(found[1]) then return end
+  local queue = found[2]
+  local pace = redis.call('HMGET', QUEUES, 'service:' .. queue, 'parallel:' .. queue, 'running:' .. queue)
+  local is_queued = found[1] == 'queued'
+  out[#out + 1] = is_queued and tostring(ahead_of(queue, id .. '|' .. unit)) or ''
+  out[#out + 1] = is_queued and '0' or written(now - tonumber(found[3]))
+  for i = 1, 3 do out[#out + 1] = pace[i] or '' end
+end
+for _, unit in ipairs(units_of(id)) do look(unit) end
+if #out == 1 then look('merge') end
+return out
 """
 )
 
-# clock, most failures, resend seconds, batch, result of a branch given up, job error of a merge given up
-# -> list of 'id|unit' to send now
+# clock, most failures, batch, result of a branch given up, job error of a merge given up
+# -> {{queue, units put in line, ...}, {id, 'deadline' | 'expired', ...}}
 REAP: Final = (
     _PRELUDE
     + """
-local now, most, resend, batch = clock(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local due = {}
+local now, most, batch = clock(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local lined_up, overdue = {}, {}
 
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, batch)) do
-  local id, unit = string.match(member, '^(.-)|(.*)$')
+local function due(set) return redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, batch) end
+
+local function tell(queue) lined_up[queue] = (lined_up[queue] or 0) + 1 end
+
+for _, member in ipairs(due(LEASES)) do
+  local id, unit = split(member)
   local key = job_key(id)
-  redis.call('ZREM', LEASES, member)
-  if redis.call('HGET', key, unit .. '.state') == 'in_progress' then
+  if redis.call('HGET', key, unit .. '.state') ~= 'in_progress' then
+    redis.call('ZREM', LEASES, member)
+  else
     local epoch = redis.call('HGET', key, unit .. '.epoch')
+    end_lease(id, unit)
     if redis.call('HINCRBY', key, unit .. '.failures', 1) < most then
-      enqueue(id, unit, now)
-      if unit ~= 'webhook' then event(id, 'requeued', unit, epoch, '', '') end
-    elseif unit == 'webhook' then
-      redis.call('HSET', key, 'webhook.state', 'failed')
+      tell(line_up(id, unit))
+      event(id, 'requeued', unit, epoch, '', '')
     elseif unit == 'merge' then
-      redis.call('HSET', key, 'error', ARGV[6], 'merge.state', 'failed')
+      redis.call('HSET', key, 'error', ARGV[5], 'merge.state', 'failed')
       finish_job(id, 'failed', now)
     else
-      finish_branch(id, unit, epoch, 'failed', ARGV[5], now, 0)
+      local queue = finish_branch(id, unit, epoch, 'failed', ARGV[4])
+      if queue then tell(queue) end
     end
   end
 end
 
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', QUEUED, '-inf', now, 'LIMIT', 0, batch)) do
-  local id, unit = string.match(member, '^(.-)|(.*)$')
-  if redis.call('HGET', job_key(id), unit .. '.state') == 'queued' then
-    -- A queue that is merely long must not fill with copies of the same message: wait twice as long each time.
-    local sent = redis.call('HINCRBY', job_key(id), unit .. '.sent', 1)
-    redis.call('ZADD', QUEUED, now + resend * math.min(2 ^ (sent - 1), 32), member)
-    due[#due + 1] = member
+for _, member in ipairs(due(DELAYED)) do
+  local id, unit = split(member)
+  if redis.call('HGET', job_key(id), unit .. '.state') == 'queued' then tell(line_up(id, unit))
+  else redis.call('ZREM', DELAYED, member) end
+end
+
+for _, id in ipairs(due(AGENDA)) do
+  local found = redis.call('HMGET', job_key(id), 'state', 'deadline_at', 'blobs', 'completed_at', 'ttl')
+  if not found[1] then
+    redis.call('ZREM', AGENDA, id)
+  elseif not is_terminal(found[1]) then
+    -- Offered again until it has ended, behind whatever else is due.
+    redis.call('ZADD', AGENDA, now + 1, id)
+    overdue[#overdue + 1] = id
+    overdue[#overdue + 1] = found[2] and tonumber(found[2]) <= now and 'deadline' or 'expired'
+  elseif found[3] and tonumber(found[4]) + tonumber(found[5]) > now then
+    release_blobs(id)
+    redis.call('ZADD', AGENDA, tonumber(found[4]) + tonumber(found[5]), id)
   else
-    redis.call('ZREM', QUEUED, member)
+    forget(id)
   end
 end
-return due
+
+local tickets = {}
+for queue, number in pairs(lined_up) do
+  tickets[#tickets + 1] = queue
+  tickets[#tickets + 1] = number
+end
+return {tickets, overdue}
+"""
+)
+
+# owner, id after which to go on or '', state or '', limit, most to look at
+# -> {} (no such id) | {1 if there is more, last id looked at, id, id, ...}, newest first
+LIST: Final = (
+    _PRELUDE
+    + """
+local key, wanted, limit, most = jobs_key(ARGV[1]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local start = 0
+if ARGV[2] ~= '' then
+  start = redis.call('ZREVRANK', key, ARGV[2])
+  if not start then return {} end
+  start = start + 1
+end
+local found, dead, last, num_seen = {}, {}, ARGV[2], 0
+local has_more = 0
+while has_more == 0 do
+  local ids = redis.call('ZREVRANGE', key, start, start + 99)
+  if #ids == 0 then break end
+  for _, id in ipairs(ids) do
+    local state = redis.call('HGET', job_key(id), 'state')
+    if not state then
+      dead[#dead + 1] = id
+    elseif #found == limit or num_seen == most then
+      has_more = 1
+      break
+    else
+      num_seen, last = num_seen + 1, id
+      if wanted == '' or wanted == state then found[#found + 1] = id end
+    end
+  end
+  start = start + #ids
+end
+for _, id in ipairs(dead) do redis.call('ZREM', key, id) end
+local reply = {has_more, last}
+for _, id in ipairs(found) do reply[#reply + 1] = id end
+return reply
 """
 )

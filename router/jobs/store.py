@@ -3,14 +3,19 @@
 In: specs of new jobs, and what workers and callers want to change. Out: `Job` snapshots, events, picture bytes. Every
 change is one atomic script (`router.jobs.scripts`), fenced by the epoch of the run that makes it.
 
-Keys, all under one prefix: ``job:ID`` hash, ``events:ID`` stream, ``leases`` and ``queued`` sorted sets of ``ID|UNIT``
-by the time at which something must happen, ``activity`` stream of job ids with news, ``blob:SHA256`` picture bytes.
+Keys, all under one prefix: ``job:ID`` hash and ``events:ID`` stream; ``turns:QUEUE:CLASS`` sorted set of owners by turn
+and ``line:QUEUE:CLASS:OWNER`` sorted set of ``ID|UNIT`` by age, from which workers take what is next; ``delayed`` and
+``leases`` sorted sets of ``ID|UNIT`` by when they may run again, or are taken for lost; ``agenda`` sorted set of ids by
+when a job is over its time, or its record is to go; ``queues`` and ``unfinished`` hashes of counts and paces;
+``blob:SHA256`` picture bytes and ``holders:SHA256`` the jobs that need them; ``activity`` stream of job ids with news;
+``jobs:OWNER`` sorted set of ids (`router.jobs.listing`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, cast
 
 import orjson
 from redis.asyncio import Redis
@@ -18,16 +23,55 @@ from redis.exceptions import RedisError
 
 from engines.base import ImagePart, TokenLogprob
 from engines.wire import from_logprobs, to_logprobs
-from router.errors import QueueUnavailableError
+from router.call import stored_image_hashes
+from router.errors import QueueFullError, QueueUnavailableError
 from router.jobs import scripts
-from router.jobs.job import MERGE, WEBHOOK, Event, FinalAnswer, Job, JobSpec, Unit, UnitResult
+from router.jobs.eta import Pace, Standing, estimate
+from router.jobs.job import MERGE, Claim, Event, FinalAnswer, Job, JobSpec, Unit, UnitResult
+from router.jobs.schedule import queue_of, to_class
 
 PREFIX = "glowl:"
 _REAP_BATCH = 200
+# A picture that no job holds yet: the job comes within seconds, or never.
+BLOB_GRACE_S: Final = 600
+# A picture may go with its last job between being put and being held; more often than this it does not.
+_MOST_PUTS = 5
 # Whoever asked for nothing to be kept may still have been given a draft, and comes back for the final answer.
 UNSTORED_TTL_S = 600
 
 Clock = Callable[[], float]
+Cause = Literal["deadline", "expired"]
+
+# A page of a rare state ends after so many jobs were looked at; the next one goes on from there.
+_MOST_LISTED = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Some of an owner's jobs.
+
+    Attributes:
+        jobs: newest first.
+        has_more: there may be more after ``last_id``.
+        last_id: the last job that was looked at; empty if there was none.
+    """
+
+    jobs: list[Job]
+    has_more: bool
+    last_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What a round of the reaper found.
+
+    Attributes:
+        lined_up: how many units were put in line, by queue: so many tickets are to be sent.
+        overdue: jobs that are to be ended with what there is, and why.
+    """
+
+    lined_up: dict[str, int] = field(default_factory=dict)
+    overdue: list[tuple[str, Cause]] = field(default_factory=list)
 
 
 class JobStore:
@@ -36,10 +80,11 @@ class JobStore:
     Args:
         redis: an asyncio client that returns bytes.
         lease_s: how long a claimed unit may be silent.
-        resend_after_s: how long a queued unit may wait before its message is sent again.
         max_failures: runs of a unit that may fail before it is given up.
         job_ttl_s: how long a finished job can be read; `UNSTORED_TTL_S` if it is not to be stored.
-        blob_ttl_s: how long a picture is kept.
+        blob_ttl_s: how long a picture is kept after its last job has ended, if that job can be read for so long.
+        expires_s: a job that has not ended so long after it was accepted is ended with what there is.
+        max_unfinished: how many unfinished jobs an owner may have; as many again of the lowest priority.
         clock: unix seconds; None uses the Redis server's own clock, so that machines need not agree on the time.
 
     Raises:
@@ -51,32 +96,42 @@ class JobStore:
         redis: Redis,
         *,
         lease_s: float = 5.0,
-        resend_after_s: float = 15.0,
         max_failures: int = 3,
         job_ttl_s: int = 7 * 24 * 3600,
         blob_ttl_s: int = 24 * 3600,
+        expires_s: int = 24 * 3600,
+        max_unfinished: int = 1000,
         clock: Clock | None = None,
     ) -> None:
         self.redis = redis
         self.lease_s = lease_s
         self.max_failures = max_failures
-        self._resend_after_s = resend_after_s
         self._job_ttl_s = job_ttl_s
         self._blob_ttl_s = blob_ttl_s
+        self._expires_s = expires_s
+        self._max_unfinished = max_unfinished
         self._clock = clock
-        names = ("CREATE", "CLAIM", "RENEW", "APPEND", "FINISH", "RELEASE", "COMPLETE", "CANCEL", "DELETE", "REAP")
-        self._scripts = {name: redis.register_script(getattr(scripts, name)) for name in names}
+        names = ("TOUCH", "CREATE", "PUT_FINISHED", "NEXT", "CLAIM", "RENEW", "APPEND", "FINISH", "RELEASE", "COMPLETE")
+        self._scripts = {
+            name: redis.register_script(getattr(scripts, name))
+            for name in (*names, "END", "CANCEL", "DELETE", "PLACE", "REAP", "LIST", "RETRY")
+        }
 
     async def ping(self) -> None:
         """Return if Redis answers."""
         await guard(cast("Awaitable[Any]", self.redis.ping()))
 
     async def put_images(self, images: Iterable[ImagePart]) -> None:
-        """Keep pictures under their hash; a picture that is there already lives longer."""
+        """Keep pictures under their hash until a job holds them, for `BLOB_GRACE_S` at most."""
+        by_hash = {image.sha256: image.data for image in images}
+        if not by_hash:
+            return
+        missing: list[bytes] = await self._run("TOUCH", BLOB_GRACE_S, *by_hash)
         pipeline = self.redis.pipeline(transaction=False)
-        for image in {image.sha256: image for image in images}.values():
-            pipeline.set(f"{PREFIX}blob:{image.sha256}", image.data, ex=self._blob_ttl_s)
-        if len(pipeline):
+        for sha256 in map(bytes.decode, missing):
+            # Not over a copy that somebody put, and a job held, meanwhile: this would shorten its life.
+            pipeline.set(f"{PREFIX}blob:{sha256}", by_hash[sha256], ex=BLOB_GRACE_S, nx=True)
+        if missing:
             await guard(pipeline.execute())
 
     async def get_images(self, hashes: Iterable[str]) -> dict[str, bytes]:
@@ -87,27 +142,33 @@ class JobStore:
         found = await guard(self.redis.mget([f"{PREFIX}blob:{sha256}" for sha256 in wanted]))
         return {sha256: data for sha256, data in zip(wanted, found, strict=True) if data is not None}
 
-    async def create(self, spec: JobSpec) -> Job:
-        """Accept a job: when this returns it is recorded, every branch queued, and cannot be lost."""
-        units = ",".join(branch.name for branch in spec.branches)
-        await self._run(
-            "CREATE",
-            spec.id,
-            self._now(),
-            orjson.dumps(spec.to_dict()),
-            units,
-            self._job_ttl_s if spec.is_stored else min(UNSTORED_TTL_S, self._job_ttl_s),
-            "1" if spec.webhook_url else "0",
-            self._resend_after_s,
+    async def create(self, spec: JobSpec, images: Iterable[ImagePart] = ()) -> Job:
+        """Accept a job: when this returns it is recorded, every branch in line, and cannot be lost.
+
+        Args:
+            spec: what is accepted; an id that is recorded already changes nothing.
+            images: the pictures its messages name by hash. Without them, those that are still there are held.
+
+        Raises:
+            QueueFullError: if its owner has too many unfinished jobs.
+        """
+        code = await self._hold(
+            images, lambda is_strict: self._run("CREATE", *self._to_arguments(spec, is_strict=is_strict))
         )
+        if code == -1:
+            raise queue_full(self._max_unfinished)
         return Job(
             spec=spec, state="queued", units={branch.name: Unit(branch.name, "queued") for branch in spec.branches}
         )
 
-    async def put_finished(self, job: Job) -> None:
-        """Record a job that was answered without the queue, so that it can be read by its id."""
-        key = f"{PREFIX}job:{job.id}"
-        fields: dict[bytes | bytearray | memoryview[int] | str | int | float, Any] = {
+    async def put_finished(self, job: Job, images: Iterable[ImagePart] = ()) -> None:
+        """Record a job that was answered without the queue, so that it can be read by its id.
+
+        Args:
+            job: ended.
+            images: as `create` has them.
+        """
+        fields: dict[str, str | bytes | float] = {
             "spec": orjson.dumps(job.spec.to_dict()),
             "state": job.state,
             "units": ",".join(job.units),
@@ -123,18 +184,53 @@ class JobStore:
             fields["final"] = orjson.dumps(job.final.to_dict())
         if job.error:
             fields["error"] = orjson.dumps(job.error)
-        pipeline = self.redis.pipeline(transaction=True)
-        pipeline.hset(key, mapping=fields)
-        pipeline.expire(key, self._job_ttl_s)
-        await guard(pipeline.execute())
+        words = [word for pair in fields.items() for word in pair]
+        ttl_s, hashes = self._ttl_s(job.spec), " ".join(dict.fromkeys(stored_image_hashes(job.spec.messages)))
+        await self._hold(
+            images,
+            lambda is_strict: self._run(
+                *("PUT_FINISHED", job.id, self._now(), job.spec.owner, job.spec.created_at),
+                *(ttl_s, self._blob_ttl_s, hashes, int(is_strict), *words),
+            ),
+        )
 
     async def get(self, job_id: str) -> Job | None:
         """Read a record; None if there is none."""
         raw = await guard(cast("Awaitable[dict[bytes, bytes]]", self.redis.hgetall(f"{PREFIX}job:{job_id}")))
         return _to_job({key.decode(): value for key, value in raw.items()}) if b"spec" in raw else None
 
+    async def locate(self, job: Job) -> Job:
+        """Add to an unfinished job how far it is; one that has ended stays as it is."""
+        found = None if job.is_terminal else await self._run("PLACE", job.id, self._now())
+        if not found:
+            return job
+        merge, *rows = (None if word == b"" else float(word) for word in found)
+        standings = [
+            Standing(
+                None if ahead is None else int(ahead), elapsed or 0.0, Pace(service, parallel or 1.0, int(now or 0))
+            )
+            for ahead, elapsed, service, parallel, now in zip(*[iter(rows)] * 5, strict=True)
+        ]
+        return replace(job, place=estimate(standings, Pace(merge)))
+
+    async def depths(self) -> dict[str, int]:
+        """Return how many units wait in each line that is not empty."""
+        found = await guard(cast("Any", self.redis.hgetall(f"{PREFIX}queues")))
+        depths: dict[str, int] = {}
+        for name, value in found.items():
+            kind, _, rest = name.decode().partition(":")
+            if kind == "depth" and int(value) > 0:
+                queue = rest.partition(":")[0]
+                depths[queue] = depths.get(queue, 0) + int(value)
+        return depths
+
+    async def take_next(self, queue: str) -> Claim | None:
+        """Take the unit whose turn it is in a queue; None if none waits."""
+        found = await self._run("NEXT", self._now(), queue, self.lease_s)
+        return Claim(found[0].decode(), found[1].decode(), int(found[2])) if found else None
+
     async def claim(self, job_id: str, unit: str) -> int | None:
-        """Take a queued unit; returns the epoch to write with, or None if there is nothing to do."""
+        """Take a queued unit out of turn; returns the epoch to write with, or None if there is nothing to do."""
         epoch = await self._run("CLAIM", job_id, self._now(), unit, self.lease_s)
         return int(epoch) or None
 
@@ -143,14 +239,31 @@ class JobStore:
         return bool(await self._run("RENEW", job_id, self._now(), unit, epoch, self.lease_s))
 
     async def append(
-        self, job_id: str, unit: str, epoch: int, text: str, logprobs: tuple[TokenLogprob, ...] = ()
+        self,
+        job_id: str,
+        unit: str,
+        epoch: int,
+        text: str,
+        logprobs: tuple[TokenLogprob, ...] = (),
+        *,
+        piece: int | None = None,
     ) -> bool:
-        """Add text to the event stream; False if the unit is no longer the caller's."""
+        """Add text to the event stream; False if the unit is no longer the caller's.
+
+        Args:
+            job_id: whose.
+            unit: which of its units writes.
+            epoch: its run.
+            text: what to add.
+            logprobs: of the text's tokens.
+            piece: counts the pieces of a run: one that is sent a second time, because redis went away before it
+                answered, is added once.
+        """
         encoded = orjson.dumps(to_logprobs(logprobs)) if logprobs else b""
-        return bool(await self._run("APPEND", job_id, unit, epoch, text, encoded))
+        return bool(await self._run("APPEND", job_id, unit, epoch, text, encoded, "" if piece is None else piece))
 
     async def finish(self, job_id: str, unit: str, epoch: int, result: UnitResult) -> bool:
-        """Record how a branch or webhook ended; True if that was the last branch and the merge is due."""
+        """Record how a branch ended; True if that was the last branch and the merge is due."""
         state = "failed" if result.error else "completed"
         code = await self._run(
             "FINISH",
@@ -160,12 +273,14 @@ class JobStore:
             epoch,
             state,
             orjson.dumps(result.to_dict()),
-            self._resend_after_s,
         )
         return int(code) == 2
 
     async def release(self, job_id: str, unit: str, epoch: int, *, delay_s: float, is_failure: bool) -> bool:
-        """Give a unit back to be run again after a while; False if it has no runs left and must be finished."""
+        """Give a unit back to be run again after a while; False if it has no runs left and must be finished.
+
+        Without a delay it is in line at once, and whoever gives it back sends the ticket.
+        """
         code = await self._run(
             "RELEASE",
             job_id,
@@ -181,7 +296,7 @@ class JobStore:
     async def complete(
         self, job_id: str, epoch: int, *, final: FinalAnswer | None = None, error: dict[str, Any] | None = None
     ) -> bool:
-        """End a job with its final answer, or with the error that left none; True if a webhook is due."""
+        """End a job with its final answer, or with the error that left none; True if webhook deliveries are due."""
         state = "failed" if final is None else "incomplete" if final.finish_reason == "length" else "completed"
         code = await self._run(
             "COMPLETE",
@@ -194,37 +309,83 @@ class JobStore:
         )
         return int(code) == 2
 
+    async def end(self, job: Job, *, final: FinalAnswer | None = None, error: dict[str, Any] | None = None) -> bool:
+        """End a job that is over its time with what it had when it was read.
+
+        Returns:
+            False if any of its units has moved on since, or it has ended: it is to be looked at again.
+        """
+        states = ",".join(f"{unit.name}={unit.state}" for unit in job.units.values())
+        code = await self._run(
+            "END",
+            job.id,
+            self._now(),
+            states,
+            "failed" if final is None else "incomplete" if final.finish_reason == "length" else "completed",
+            orjson.dumps(final.to_dict()) if final else "",
+            orjson.dumps(error) if error else "",
+        )
+        return bool(code)
+
     async def cancel(self, job_id: str) -> Job | None:
         """End a job now unless it has ended already; returns what it is then."""
         await self._run("CANCEL", job_id, self._now())
         return await self.get(job_id)
 
     async def delete(self, job_id: str) -> bool:
-        """Forget a job, its events and whatever was still to be done for it."""
+        """Forget a job, its events, pictures that were only its own, and whatever was still to be done for it."""
         return bool(await self._run("DELETE", job_id))
 
-    async def reap(self) -> list[tuple[str, str]]:
-        """Queue again what lost its worker, give up what failed too often; returns (job id, unit) to send now."""
-        lost = UnitResult(
-            error={
-                "code": "worker_lost",
-                "message": f"the worker was lost {self.max_failures} times while this branch ran",
-                "param": None,
-                "status": 500,
-                "retryable": True,
-            }
-        )
-        error = {"code": "server_error", "message": "the merge could not be finished"}
-        due: list[bytes] = await self._run(
+    async def retry(self, job: Job) -> str:
+        """Begin a failed job again, every branch of it, with its failures forgotten and its time begun anew.
+
+        Args:
+            job: the record as it was read; what never changes is read from it.
+
+        Returns:
+            The state the job was in: ``failed`` if it is queued now, any other if it was left alone, empty if there is
+            none.
+        """
+        state = await self._run("RETRY", *self._to_arguments(job.spec, is_strict=False))
+        return bytes(state).decode()
+
+    async def list_jobs(self, owner: str, *, state: str = "", after: str = "", limit: int = 20) -> JobPage | None:
+        """Return an owner's jobs, newest first.
+
+        Args:
+            owner: whose.
+            state: only those in it; empty for all.
+            after: the id to go on after; empty for the newest.
+            limit: most to return.
+
+        Returns:
+            None if ``after`` is not in the list.
+        """
+        reply: list[Any] = await self._run("LIST", owner, after, state, limit, _MOST_LISTED)
+        if not reply:
+            return None
+        pipeline = self.redis.pipeline(transaction=False)
+        for job_id in reply[2:]:
+            pipeline.hgetall(f"{PREFIX}job:{job_id.decode()}")
+        found: list[dict[bytes, bytes]] = await guard(pipeline.execute()) if len(pipeline) else []
+        jobs = [_to_job({key.decode(): value for key, value in raw.items()}) for raw in found if b"spec" in raw]
+        return JobPage(jobs, has_more=bool(reply[0]), last_id=reply[1].decode())
+
+    async def reap(self) -> Reaped:
+        """Put in line again what lost its worker, give up what failed too often, forget what is over its time."""
+        tickets, overdue = await self._run(
             "REAP",
             self._now(),
             self.max_failures,
-            self._resend_after_s,
             _REAP_BATCH,
-            orjson.dumps(lost.to_dict()),
-            orjson.dumps(error),
+            orjson.dumps(lost_result(self.max_failures).to_dict()),
+            orjson.dumps(LOST_MERGE),
         )
-        return [cast("tuple[str, str]", tuple(member.decode().split("|", 1))) for member in due]
+        words = [word.decode() for word in overdue]
+        return Reaped(
+            {queue.decode(): int(number) for queue, number in zip(tickets[::2], tickets[1::2], strict=True)},
+            [(job_id, cast("Cause", cause)) for job_id, cause in zip(words[::2], words[1::2], strict=True)],
+        )
 
     async def read_events(self, job_id: str, after: str = "") -> list[Event]:
         """Return a job's events, oldest first, after the entry with the given id."""
@@ -232,11 +393,78 @@ class JobStore:
         entries = await guard(self.redis.xrange(f"{PREFIX}events:{job_id}", min=start))
         return [_to_event(entry_id, fields) for entry_id, fields in entries]
 
+    async def _hold(self, images: Iterable[ImagePart], put: Callable[[bool], Awaitable[Any]]) -> int:
+        """Run a script that records a job and holds its pictures, and put them again if they have gone meanwhile."""
+        images = tuple(images)
+        for is_last in (*[False] * (_MOST_PUTS - 1), True):
+            await self.put_images(images)
+            code, *_missing = await put(bool(images) and not is_last)
+            if code != -2:
+                break
+        return int(code)
+
+    def _to_arguments(self, spec: JobSpec, *, is_strict: bool) -> list[str | bytes | float]:
+        hashes = " ".join(dict.fromkeys(stored_image_hashes(spec.messages)))
+        branches = [word for branch in spec.branches for word in (branch.name, queue_of(branch.engine))]
+        return [
+            spec.id,
+            self._now(),
+            orjson.dumps(spec.to_dict()),
+            spec.owner,
+            to_class(spec.priority),
+            self._ttl_s(spec),
+            self._blob_ttl_s,
+            spec.webhook_url or "",
+            self._expires_s,
+            spec.deadline_ms or "",
+            self._max_unfinished,
+            hashes,
+            int(is_strict),
+            *branches,
+        ]
+
+    def _ttl_s(self, spec: JobSpec) -> int:
+        return max(self._job_ttl_s if spec.is_stored else min(UNSTORED_TTL_S, self._job_ttl_s), spec.keep_s)
+
     def _now(self) -> str:
         return "" if self._clock is None else repr(self._clock())
 
     async def _run(self, name: str, *args: str | bytes | float) -> Any:
         return await guard(self._scripts[name](keys=[PREFIX], args=list(args)))
+
+
+LOST_MERGE: Final = {"code": "server_error", "message": "the merge could not be finished"}
+
+
+def lost_result(max_failures: int) -> UnitResult:
+    """Return what a branch ends with whose workers were lost too often."""
+    return UnitResult(
+        error={
+            "code": "worker_lost",
+            "message": f"the worker was lost {max_failures} times while this branch ran",
+            "param": None,
+            "status": 500,
+            "retryable": True,
+        }
+    )
+
+
+def queue_full(limit: int) -> QueueFullError:
+    """Make the refusal of a job too many."""
+    return QueueFullError(
+        f"You have {limit} unfinished jobs already; wait until some of them have ended.",
+        message_zh=f"您已有 {limit} 个未完成的任务，请等待其中一些结束后再试。",
+        retry_after_s=5,
+    )
+
+
+def queue_unavailable() -> QueueUnavailableError:
+    """Make the refusal of whoever needs redis."""
+    return QueueUnavailableError(
+        "The job queue (redis) does not answer; try again shortly.",
+        message_zh="任务队列（redis）暂时没有响应，请稍后再试。",
+        retry_after_s=2,
+    )
 
 
 async def guard(awaitable: Awaitable[Any]) -> Any:
@@ -248,11 +476,7 @@ async def guard(awaitable: Awaitable[Any]) -> Any:
     try:
         return await awaitable
     except (RedisError, OSError) as error:
-        raise QueueUnavailableError(
-            "The job queue (redis) does not answer; try again shortly.",
-            message_zh="任务队列（redis）暂时没有响应，请稍后再试。",
-            retry_after_s=2,
-        ) from error
+        raise queue_unavailable() from error
 
 
 def _to_event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
@@ -272,7 +496,7 @@ def _to_job(raw: dict[str, bytes]) -> Job:
         return float(raw[name]) if name in raw else None
 
     units: dict[str, Unit] = {}
-    for name in [*raw["units"].decode().split(","), MERGE, WEBHOOK]:
+    for name in [*raw["units"].decode().split(","), MERGE]:
         if f"{name}.state" not in raw:
             continue
         result = raw.get(f"{name}.result")

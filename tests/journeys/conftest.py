@@ -91,6 +91,8 @@ def stack(redis_process: RedisProcess) -> Iterator[Stack]:
         "GLOWL_OWL2_URL": servers["owl2"].url,
         "GLOWL_LEASE_S": "1.5",
         "GLOWL_ALLOW_PRIVATE_URLS": "true",
+        "GLOWL_WEBHOOK_DELAYS_S": "0.2",
+        "GLOWL_WEBHOOK_TIMEOUT_S": "2",
     }
     settings = Settings(
         REDIS_URL=redis_process.url,

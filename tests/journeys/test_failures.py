@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from queue import Queue
 from typing import Any
 
 import openai
-import orjson
 import pytest
 
 from engines.base import GenerationFailedError, InvalidImageError
@@ -221,48 +217,3 @@ def test_redis_away_is_a_503_for_jobs_while_fast_answers_go_on_and_then_all_is_w
     assert stack.client.responses.retrieve(queued.id).output_text == queued.output_text
     again = stack.client.responses.create(model="glowl", input=QUESTION, background=True)
     stack.wait_for(again.id, "completed")
-
-
-class Receiver(BaseHTTPRequestHandler):
-    """A webhook receiver that is out of order for its first request."""
-
-    received: Queue[tuple[dict[str, str], bytes]] = Queue()
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.received.put((dict(self.headers.items()), body))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def receiver() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Receiver)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/hook"
-    server.shutdown()
-    server.server_close()
-
-
-def test_the_end_of_a_job_is_told_to_the_callers_server_once(stack: Stack, receiver: str) -> None:
-    response = stack.client.responses.create(
-        model="glowl", input=QUESTION, background=True, metadata={"webhook_url": receiver}
-    )
-    headers, body = Receiver.received.get(timeout=30)
-
-    event = orjson.loads(body)
-    assert event["type"] == "response.completed"
-    assert event["data"] == {"id": response.id}
-    assert {key.lower(): value for key, value in headers.items()}["webhook-id"] == event["id"]
-
-    def webhook_state() -> bool:
-        with stack.http as http:
-            units = {unit["name"]: unit for unit in http.get(f"/v1/jobs/{response.id}").json()["units"]}
-        return bool(units["webhook"]["status"] == "completed")
-
-    wait_until(webhook_state, "the delivery to be recorded")
-    assert Receiver.received.empty()

@@ -173,7 +173,8 @@ def test_a_conversation_goes_on_from_an_earlier_response(stack: Stack) -> None:
     assert second.output_text == "[echo owl2] 2 pictures (64x48 png, 64x48 png), question: And which is darker?"
     assert second.previous_response_id == first.id
     third = stack.client.responses.create(model="glowl", input="Why?", previous_response_id=second.id)
-    turns = [(item.role, item.content[0].type) for item in stack.client.responses.input_items.list(third.id)]
+    items = stack.client.responses.input_items.list(third.id, order="asc")
+    turns = [(item.role, item.content[0].type) for item in items]
     assert turns == [("user", "input_image"), *[("assistant", "output_text"), ("user", "input_text")] * 2]
 
 

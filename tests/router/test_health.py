@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from engines.balancer import BalancedClient
 from engines.client import EngineClient
 from engines.echo import EchoEngine
 from engines.server import create_app as create_engine_app
@@ -96,6 +97,7 @@ def test_a_plain_server_is_up_under_its_place_in_the_settings(api: AppServer) ->
     ready = httpx.get(api.url + "/readyz", trust_env=False).json()
 
     assert ready["engines"] == {"glm": "up", "owl2": "up"}
+    assert "backends" not in ready
 
 
 def test_log_probabilities_that_a_plain_server_leaves_out_are_refused_by_name(client: openai.OpenAI) -> None:
@@ -103,6 +105,43 @@ def test_log_probabilities_that_a_plain_server_leaves_out_are_refused_by_name(cl
         client.chat.completions.create(model="glowl", messages=[{"role": "user", "content": "你好"}], logprobs=True)
 
     assert caught.value.param == "logprobs"
+
+
+def test_several_servers_of_an_engine_are_shown_each_and_one_is_enough(redis_process: RedisProcess) -> None:
+    # Given one server of two, and an Owl2 with one that is there
+    folder = Path(tempfile.mkdtemp(prefix="glowl-h"))
+    live = AppServer(create_engine_app(EchoEngine("glm")), uds=str(folder / "live"))
+    owl2 = AppServer(create_engine_app(EchoEngine("owl2")), uds=str(folder / "owl2"))
+    dead = f"unix://{folder}/dead"
+    settings = Settings(REDIS_URL=redis_process.url, glm_url=f"{dead},{live.url}", owl2_url=owl2.url)
+    api = AppServer(create_app(settings))
+
+    ready = httpx.get(api.url + "/readyz", trust_env=False)
+    with openai.OpenAI(base_url=api.url + "/v1", api_key="unused", max_retries=0) as client:
+        completion = client.chat.completions.create(model="glowl", messages=[{"role": "user", "content": "你好"}])
+    for server in (api, live, owl2):
+        server.stop()
+
+    assert ready.status_code == 200
+    assert ready.json()["engines"] == {"glm": "up", "owl2": "up"}
+    (glm,) = ready.json()["backends"].values()
+    assert [(server["url"], server["status"]) for server in glm] == [(dead, "down"), (live.url, "up")]
+    assert "not available" in glm[0]["reason"]
+    assert completion.choices[0].message.content is not None
+    assert completion.choices[0].message.content.startswith("[echo glm]")
+
+
+async def test_an_engine_of_several_servers_is_down_when_none_of_them_is_left() -> None:
+    engine = BalancedClient([EngineClient(url, timeout_s=1.0) for url in ("http://127.0.0.1:1", "http://127.0.0.1:2")])
+    monitor = EngineMonitor({"glm": engine})
+
+    engine._backends[0].open("died in the middle of an answer")
+    monitor.mark_down("glm")
+    assert monitor.is_up("glm")
+
+    engine._backends[1].open("died too")
+    monitor.mark_down("glm")
+    assert not monitor.is_up("glm")
 
 
 async def test_a_look_that_fails_in_no_foreseen_way_is_not_the_last(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from PIL import Image
 from redis.asyncio import Redis
 
-from engines.base import Delta, Engine, GenerationRequest, InvalidRequestError, SamplingParams
+from engines.base import (
+    Box,
+    Delta,
+    Engine,
+    EngineUnavailableError,
+    GenerationRequest,
+    ImagePart,
+    InvalidRequestError,
+    Message,
+    SamplingParams,
+    TextPart,
+)
 from engines.echo import EchoEngine
+from engines.wire import to_boxes
 from router import tasks
+from router.api.objects import to_hybrid
+from router.call import to_stored_messages
 from router.jobs.job import BranchPlan, Job, JobSpec, UnitResult
 from router.jobs.store import JobStore
+from router.output_format import OutputFormat
 from tests.router.jobs.test_store import make_spec
 
 DEEP_ALONE = (BranchPlan("deep", "owl2"),)
@@ -174,3 +193,100 @@ async def test_a_renewal_that_finds_the_unit_finished_does_not_lose_the_merge(re
 
     assert queue.sent == [(spec.id, "merge")]
     await redis.aclose()
+
+
+async def test_only_glm_is_given_the_adapter_and_the_pictures_first(store: JobStore) -> None:
+    # Given a job that names an adapter, its question in front of its picture
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    image = ImagePart(buffer.getvalue(), "image/png", "0" * 64)
+    await store.put_images([image])
+    text = TextPart("What is it?")
+    engines = {name: EchoEngine(name, adapters=("receipts",)) for name in ("glm", "owl2")}
+    context, _ = await context_of(store, **engines)
+    stored = to_stored_messages((Message("user", (text, image)),))
+
+    job = await run_all(context, make_spec(messages=stored, adapter="receipts"))
+
+    requests = {name: engine.last_request for name, engine in engines.items()}
+    assert requests["glm"] is not None
+    assert requests["owl2"] is not None
+    assert (requests["glm"].adapter, requests["owl2"].adapter) == ("receipts", "")
+    assert requests["glm"].messages[0].parts == (image, text)
+    assert requests["owl2"].messages[0].parts == (text, image)
+    assert job.draft is not None
+    assert job.draft.model == "glm-4.6v-flash-echo:receipts"
+    assert job.final is not None
+    assert job.final.model == "mplug-owl2-echo"
+
+
+class Boxing(EchoEngine):
+    """Names a place in a picture."""
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        async for delta in super().stream(request):
+            yield replace(delta, boxes=(Box(1.0, 2.0, 3.0, 4.0),)) if delta.finish_reason is None else delta
+
+
+@pytest.mark.parametrize(("strategy", "has_boxes"), [("deep", False), ("compose", True)])
+async def test_boxes_are_those_of_whoever_wrote_the_final_answer(
+    store: JobStore, strategy: str, has_boxes: bool
+) -> None:
+    context, _ = await context_of(store, glm=Boxing("glm"), owl2=EchoEngine("owl2"))
+
+    job = await run_all(context, make_spec(strategy=strategy))
+
+    assert job.draft is not None
+    assert job.draft.boxes[0] == Box(1.0, 2.0, 3.0, 4.0)
+    assert job.final is not None
+    assert bool(job.final.boxes) == has_boxes
+    assert to_hybrid(job)["boxes"] == to_boxes(job.final.boxes)
+
+
+HELD = SamplingParams(json_schema='{"type":"object"}')
+
+
+async def test_with_a_schema_owl2_answers_in_prose_and_glm_writes_the_json(store: JobStore) -> None:
+    glm, owl2 = EchoEngine("glm"), EchoEngine("owl2")
+    context, _ = await context_of(store, glm=glm, owl2=owl2)
+    wanted = OutputFormat("json_object")
+
+    job = await run_all(context, make_spec(sampling=HELD, output_format=wanted, strategy="compose"))
+
+    assert owl2.last_request is not None
+    assert owl2.last_request.sampling.json_schema is None
+    assert "JSON" not in owl2.last_request.messages[-1].text
+    assert glm.last_request is not None
+    assert glm.last_request.messages[-1].text.endswith("Answer with one JSON object and nothing else.")
+    assert job.final is not None
+    assert job.final.engine == "glm"
+    assert "echo" in json.loads(job.final.text)
+
+
+async def test_with_a_schema_and_glm_gone_the_merge_is_tried_again_and_then_fails_honestly(redis_url: str) -> None:
+    # Given an Owl2 that answers and a GLM that does not
+    glm = EchoEngine("glm", fail_with=EngineUnavailableError("gone"))
+    redis = Redis.from_url(redis_url)
+    patient = JobStore(redis, max_failures=2)
+    context, _ = await context_of(patient, glm=glm, owl2=EchoEngine("owl2"))
+    spec = make_spec(sampling=HELD, output_format=OutputFormat("json_object"), strategy="compose")
+    await patient.create(spec)
+    await tasks.run_branch(context, spec.id, "deep")
+    await tasks.run_branch(context, spec.id, "draft")
+    await tasks.run_branch(context, spec.id, "draft")
+
+    # When the merge runs, and runs again
+    await tasks.join(context, spec.id)
+    waiting = await patient.get(spec.id)
+    await tasks.join(context, spec.id)
+    ended = await patient.get(spec.id)
+    await redis.aclose()
+
+    # Then the job waits in between, and ends with an error instead of prose
+    assert waiting is not None
+    assert waiting.state == "in_progress"
+    assert ended is not None
+    assert (ended.state, ended.final) == ("failed", None)
+    assert ended.error is not None
+    assert ended.error["code"] == "engine_unavailable"
+    assert "Only GLM" in ended.error["message"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+import redis
 
 from engines.echo import EchoEngine
 from engines.server import create_app as create_engine_app
@@ -66,6 +67,21 @@ def http(api: AppServer) -> Iterator[httpx.Client]:
 def client(api: AppServer) -> Iterator[openai.OpenAI]:
     """The unmodified client, without retries of its own, so that a failure shows."""
     with openai.OpenAI(base_url=api.url + "/v1", api_key="unused", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="package")
+def keyless_twin(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[AppServer]:
+    """Another api process beside `api`."""
+    settings = Settings(REDIS_URL=redis_process.url, glm_url=echo_urls["glm"], owl2_url=echo_urls["owl2"])
+    server = AppServer(create_app(settings))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_client(redis_process: RedisProcess) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_process.url) as client:
         yield client
 
 

@@ -20,10 +20,14 @@ RESPONSE = {"model": "glowl", "input": "你好"}
 BOTH = [("/v1/chat/completions", CHAT), ("/v1/responses", RESPONSE)]
 
 
-def send(api: AppServer, path: str, body: dict[str, Any]) -> socket.socket:
-    raw = json.dumps(body).encode()
+def send(
+    api: AppServer, path: str, body: dict[str, Any], headers: dict[str, str] | None = None, raw: bytes | None = None
+) -> socket.socket:
+    raw = raw or json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(raw)}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     connection = socket.create_connection(("127.0.0.1", api.port))
-    connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw)
+    connection.sendall("\r\n".join([*lines, "", ""]).encode() + raw)
     return connection
 
 
@@ -62,7 +66,7 @@ def broken_store(api: AppServer, monkeypatch: pytest.MonkeyPatch) -> list[Except
     """Raise the error put in here when a fast answer is to be stored."""
     errors: list[Exception] = []
 
-    async def put_finished(_job: Any) -> None:
+    async def put_finished(_job: Any, _images: Any = ()) -> None:
         raise errors[0]
 
     monkeypatch.setattr(api._app.state.services.store, "put_finished", put_finished)

@@ -162,6 +162,67 @@ async def test_pictures_travel_in_order_before_the_question(api, run, tmp_path):
     ]
 
 
+@pytest.fixture
+def samples(tmp_path, monkeypatch):
+    """A package that carries one sample per language."""
+    (tmp_path / "samples.json").write_text(
+        json.dumps(
+            [
+                {"name": "one", "lang": "zh", "pictures": ["a.png"], "question": "几个?", "answer": "3"},
+                {"name": "two", "lang": "en", "pictures": ["a.png", "b.png"], "question": "Which?", "answer": "second"},
+            ]
+        )
+    )
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(PNG)
+    monkeypatch.setattr("router.cli.samples.samples_dir", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("samples")
+@pytest.mark.parametrize(
+    ("arguments", "name", "question", "num_pictures", "truth"),
+    [
+        ((), "two", "Which?", 2, "second"),
+        (("--lang", "zh"), "one", "几个?", 1, "3"),
+        (("--sample", "one"), "one", "几个?", 1, "3"),
+    ],
+)
+async def test_a_sample_brings_pictures_question_and_truth(api, run, arguments, name, question, num_pictures, truth):
+    # Given a service that may be wrong
+    api.events = [created(), completed("maybe")]
+    # When it is asked about a sample, named or the language's first
+    result = await run(*arguments)
+    # Then the sample's pictures and question were sent
+    assert [part["type"] for part in api.body["input"][0]["content"]] == ["input_image"] * num_pictures + ["input_text"]
+    assert api.body["input"][0]["content"][-1]["text"] == question
+    # And the answer stands alone on stdout, with question and truth beside it
+    assert result.stdout == "maybe\n"
+    first, *_, last = result.stderr.splitlines()
+    assert name in first
+    assert question in first
+    assert last.endswith(truth)
+
+
+@pytest.mark.usefixtures("samples")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("--sample", "three"), "one, two"), (("--sample", "one", "What?"), "--sample")],
+)
+async def test_an_unknown_sample_and_a_question_beside_one_are_refused(api, run, arguments, said):
+    result = await run(*arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert api.body == {}
+
+
+async def test_nothing_to_ask_is_refused_where_no_samples_are_installed(api, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("router.cli.samples.samples_dir", lambda: tmp_path)
+    result = await run()
+    assert result.exit_code == 2
+    assert "glowl ask PICTURE.png" in result.stderr
+
+
 async def test_route_model_and_key_are_passed_on(api, run):
     api.events = [created(), completed("ok")]
     await run("--route", "fast", "--model", "mplug-owl2", "--api-key", "secret", "Hello?")

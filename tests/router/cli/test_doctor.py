@@ -1,5 +1,6 @@
 """`glowl doctor`: each check's verdicts, and that it runs here."""
 
+import asyncio
 import json
 import os
 import re
@@ -10,12 +11,16 @@ from collections import namedtuple
 import pytest
 from typer.testing import CliRunner
 
+from engines.echo import EchoEngine
 from engines.memory import PUBLISHED_CONFIGS
+from engines.server import listening
 from router.cli import doctor, memory_check, models
 from router.cli.main import app
 from router.cli.net import free_port
 from router.cli.redis_server import RedisChoice, RedisMissingError
 from router.cli.torch_probe import TorchReport
+from router.settings import Settings
+from tests.support.vllm_server import serving
 
 CPU = TorchReport(version="2.13.0+cpu")
 GPU = TorchReport(version="2.13.0", cuda="13.0", gpus=(("NVIDIA H200", 150_000_000_000),))
@@ -72,11 +77,68 @@ def test_a_redis_url_that_does_not_answer_fails_without_showing_its_password(mon
     assert "127.0.0.1" in check.text
 
 
+async def checks_of_servers(urls: list[str], **settings: str) -> list[doctor.Check]:
+    chosen = Settings(glm_url=",".join(urls), **settings)
+    return await asyncio.to_thread(lambda: list(doctor.check_engine("glm", chosen, "en")))
+
+
+async def test_every_server_of_an_engine_is_asked_and_one_that_is_missing_is_only_a_warning():
+    dead = "http://127.0.0.1:1"
+    async with listening(EchoEngine("glm")) as live, listening(EchoEngine("owl2")) as other:
+        up_, down, different = await checks_of_servers([live, dead, other])
+    (alone,) = await checks_of_servers([dead])
+
+    assert (up_.name, up_.status, up_.text) == ("glm", "ok", f"{live}: glm-4.6v-flash-echo, context of 8192 tokens")
+    assert (down.status, dead in down.text, "not available" in down.text) == ("warn", True, True)
+    assert (different.status, "must have one model" in different.text) == ("warn", True)
+    assert alone.status == "fail"
+
+
+async def test_a_wrong_key_is_told_without_showing_it():
+    echo = EchoEngine("glm")
+    await echo.start()
+    async with serving(echo, api_key="right") as server:
+        (wrong,) = await checks_of_servers([server.url], glm_api_key="sk-wrong")
+        (right,) = await checks_of_servers([server.url], glm_api_key="right")
+        (missing,) = await checks_of_servers([server.url], glm_api_key="right", glm_model="other")
+
+    assert (wrong.status, "refuses the API key" in wrong.text, "sk-wrong" in wrong.text) == ("fail", True, False)
+    assert (right.status, "zai-org/GLM-4.6V-Flash" in right.text) == ("ok", True)
+    assert (missing.status, "other" in missing.text) == ("fail", True)
+
+
+def test_only_servers_that_somebody_named_are_asked(tmp_path):
+    def names(**urls: str) -> list[str]:
+        found = doctor.examine(
+            tmp_path, "127.0.0.1", 0, "en", choice="echo", settings=Settings(**urls), probe=lambda: CPU
+        )
+        return [check.name for check in found]
+
+    assert not {"glm", "owl2"} & set(names())
+    assert names(owl2_url="http://127.0.0.1:1,http://127.0.0.1:2").count("owl2") == 2
+
+
 @pytest.mark.parametrize(("free_gb", "status"), [(0.5, "fail"), (20, "warn"), (60, "ok")])
 def test_disk_is_judged_by_what_would_be_put_there(monkeypatch, tmp_path, free_gb, status):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, int(free_gb * models.GB)))
     assert doctor.check_disk(tmp_path / "not" / "yet", "en").status == status
+
+
+def test_weights_that_are_here_are_told_with_variant_and_size(monkeypatch, tmp_path):
+    # Given a package that carries both pocket checkpoints
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(models, "pocket_dir", lambda: tmp_path / "pocket")
+    for engine, size in (("glm", 5_700_000), ("owl2", 7_100_000)):
+        folder = tmp_path / "pocket" / engine
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "glowl.json").write_text('{"variant": "pocket"}')
+        (folder / "model.safetensors").write_bytes(b"0" * size)
+    # Then doctor lists each, and says that `glowl up` takes them
+    check = doctor.check_models(tmp_path, True, "en")
+    assert "pocket (glm: pocket, 5.7 MB; owl2: pocket, 7.1 MB)" in check.text
+    assert check.text.endswith("would run: pocket")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections import namedtuple
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from router.cli import models, up
 from router.cli.main import app
 from router.cli.net import free_port
 from router.cli.redis_server import RedisChoice, RedisMissingError
+from router.cli.samples import default_sample
 from router.cli.supervisor import Event, process_identity
 from router.cli.torch_probe import TorchReport
 from router.settings import Settings
@@ -193,6 +195,24 @@ def test_quantization_reaches_both_engines_and_nobody_else():
 
 
 @pytest.mark.usefixtures("own_redis")
+def test_adapters_reach_the_glm_engine_alone():
+    specs = specs_for(Path("/data"), glm_adapters=(("a", "/a"), ("b", "org/b")))
+
+    argv = specs["glm"].argv
+    assert [after for flag, after in pairwise(argv) if flag == "--adapter"] == ["a=/a", "b=org/b"]
+    assert [name for name, spec in specs.items() if "--adapter" in spec.argv] == ["glm"]
+
+
+def test_adapters_are_a_list_of_names_and_places_in_the_environment(monkeypatch):
+    monkeypatch.setenv("GLOWL_GLM_ADAPTERS", "a=/a, b=org/b,")
+    assert Settings().glm_adapters == (("a", "/a"), ("b", "org/b"))  # type: ignore[call-arg]
+
+    monkeypatch.setenv("GLOWL_GLM_ADAPTERS", "a")
+    with pytest.raises(ValueError, match="NAME=FOLDER_OR_HUB_ID"):
+        Settings()  # type: ignore[call-arg]
+
+
+@pytest.mark.usefixtures("own_redis")
 def test_every_child_is_told_where_the_others_are():
     specs = specs_for(Path("/data"), port=8123)
     assert list(specs) == ["redis", "glm", "owl2", "worker", "worker-owl2", "api"]
@@ -204,7 +224,10 @@ def test_every_child_is_told_where_the_others_are():
             "GLOWL_DATA_DIR": "/data",
             "GLOWL_HOST": "127.0.0.1",
             "GLOWL_PORT": "8123",
+            "GLOWL_DRAIN_S": "2",
+            "GLOWL_DRAIN_NOTICE_S": "0",
         }
+    assert all(specs[name].stop_timeout_s > 2 for name in ("worker", "worker-owl2", "api"))
     assert specs["glm"].argv[1:] == (
         *("-P", "-m", "engines.server", "glm"),
         *("--model", "echo", "--uds", "/data/run/glm.sock"),
@@ -212,6 +235,31 @@ def test_every_child_is_told_where_the_others_are():
     assert specs["redis"].layer == 0
     order = sorted(specs.values(), key=lambda spec: -spec.layer)
     assert [spec.name for spec in order] == ["api", "worker", "worker-owl2", "glm", "owl2", "redis"]
+
+
+@pytest.mark.usefixtures("own_redis")
+def test_an_engine_whose_url_somebody_set_is_not_started_and_its_url_kept():
+    specs = specs_for(Path("/data"), glm_url="https://glm.example/v1,http://b:8101")
+
+    assert list(specs) == ["redis", "owl2", "worker", "worker-owl2", "api"]
+    assert specs["api"].env["GLOWL_GLM_URL"] == "https://glm.example/v1,http://b:8101"
+    assert specs["api"].env["GLOWL_OWL2_URL"] == "unix:///data/run/owl2.sock"
+
+
+def test_full_models_that_run_elsewhere_are_not_downloaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(up, "has_engine_packages", lambda: True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 20 * models.GB))
+    gpu = ("NVIDIA L4", 24 * models.GB)
+    monkeypatch.setattr("router.cli.torch_probe.probe_torch", lambda: TorchReport("2.13.0", "13.0", (gpu,)))
+
+    up._prepare_models("full", up.Layout(tmp_path), "en", elsewhere={"glm"})
+
+    said = capsys.readouterr()
+    assert "16.4 GB" in said.out
+    assert "GLM" not in said.out
+    assert "NVIDIA" not in said.err
+    up._prepare_models("full", up.Layout(tmp_path), "en", elsewhere={"glm", "owl2"})
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.usefixtures("own_redis")
@@ -248,7 +296,7 @@ def test_the_browser_interface_is_started_where_it_is_installed_and_moves_off_a_
 
 def test_the_banners_examples_can_be_copied(tmp_path):
     for language in ("en", "zh"):
-        lines = up.banner("http://127.0.0.1:8123", None, "pocket", tmp_path, language, needs_key=True)
+        lines = up.banner("http://127.0.0.1:8123", None, "full", tmp_path, language, needs_key=True)
         (curl,) = (shlex.split(line) for line in lines if "curl" in line)
         assert curl[1] == "http://127.0.0.1:8123/v1/chat/completions"
         assert "Authorization: Bearer YOUR_KEY" in curl
@@ -258,6 +306,18 @@ def test_the_banners_examples_can_be_copied(tmp_path):
     default = up.banner("http://127.0.0.1:8000", "http://127.0.0.1:7860", "pocket", tmp_path, "en")
     assert not any("--url" in line or "Bearer" in line for line in default)
     assert any("http://127.0.0.1:7860" in line for line in default)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_banner_offers_pocket_models_only_what_they_have_learnt(tmp_path, language):
+    lines = up.banner("http://127.0.0.1:8000", None, "pocket", tmp_path, language)
+    (ask,) = (shlex.split(line) for line in lines if "glowl ask" in line)
+    sample = default_sample(language)
+    assert sample is not None
+    assert ask == ["glowl", "ask", "--sample", sample.name]
+    # And other models the reader's own picture
+    (own,) = (line for line in up.banner("http://127.0.0.1:8000", None, "echo", tmp_path, language) if " ask " in line)
+    assert ".png" in own
 
 
 def test_the_screen_draws_plain_lines_that_are_never_wrapped_or_read_as_markup():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from router.errors import NotFoundError
+from router.errors import NotFoundError, QueueUnavailableError
+from router.jobs import events as events_module
 from router.jobs.events import EventHub
-from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, UnitResult
+from router.jobs.job import BranchPlan, Event, FinalAnswer, Job, JobSpec, UnitResult
 from router.jobs.store import PREFIX, JobStore
 from tests.router.jobs.test_store import make_spec
 
@@ -83,3 +86,61 @@ async def test_a_job_that_is_deleted_meanwhile_is_not_waited_for(redis: Redis) -
     assert seen == ["queued", "started", "delta"]
     with pytest.raises(NotFoundError):
         await anext(events)
+
+
+async def test_what_happened_while_redis_was_away_reaches_who_waits_as_soon_as_it_is_back(
+    redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a follower that has read everything, and will not look again by itself
+    monkeypatch.setattr(events_module, "_RECHECK_S", 3600.0)
+    monkeypatch.setattr(events_module, "_RETRY_S", 0.001)
+    store = JobStore(redis)
+    spec, epoch = await begin(store)
+    reader = Redis.from_url(redis_url)
+    hub = EventHub(reader, store)
+    events = hub.follow(spec.id)
+    for _ in range(3):
+        await anext(events)
+    waiting = asyncio.ensure_future(_next(events))
+    xread, calls = reader.xread, []
+
+    async def breaks_once(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            await store.append(spec.id, "deep", epoch, "owl")
+            raise ConnectionError("redis is away")
+        return await xread(*args, **kwargs)
+
+    monkeypatch.setattr(reader, "xread", breaks_once)
+
+    # When its connection breaks just as something happens
+    await hub.start()
+
+    assert (await waiting).text == "owl"
+    await hub.aclose()
+    await events.aclose()
+    await reader.aclose()
+
+
+async def _next(events: AsyncGenerator[Event, None]) -> Event:
+    return await anext(events)
+
+
+async def test_a_record_is_waited_for_while_redis_is_away(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_module, "_RETRY_S", 0.001)
+    store = JobStore(redis)
+    spec, _ = await begin(store)
+    get, calls = store.get, []
+
+    async def away_twice(job_id: str) -> Job | None:
+        calls.append(1)
+        if len(calls) <= 2:
+            raise QueueUnavailableError("redis is away")
+        return await get(job_id)
+
+    monkeypatch.setattr(store, "get", away_twice)
+
+    job = await EventHub(redis, store).load(spec.id)
+
+    assert job is not None
+    assert job.id == spec.id

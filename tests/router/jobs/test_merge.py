@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engines.base import Usage
+from engines.base import SamplingParams, Usage
 from router.jobs import merge
 from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
 from tests.router.jobs.test_store import make_spec
@@ -169,3 +169,58 @@ def test_agreement_compares_numbers_and_same_script_words(
 
 def test_agreement_across_scripts_without_numbers_is_not_claimed() -> None:
     assert merge.compare("一只猫", "a cat") == merge.Agreement(None, ())
+
+
+HELD = SamplingParams(json_schema='{"type":"object"}')
+
+
+def test_a_schema_lets_glm_put_owl2s_prose_into_its_form_whatever_the_strategy() -> None:
+    request = merge.resolve(job('{"a":1}', "one cat", sampling=HELD, strategy="deep"), "q")
+
+    assert isinstance(request, merge.ComposeRequest)
+    assert "one cat" in request.prompt
+    assert '{"a":1}' in request.prompt
+    assert request.fallback.agreement is None  # JSON beside prose has no words to compare
+
+
+def test_if_glm_cannot_compose_json_its_own_draft_stands_and_never_owl2s_prose() -> None:
+    request = merge.resolve(job('{"a":1}', "one cat", sampling=HELD), "q")
+    assert isinstance(request, merge.ComposeRequest)
+
+    final = merge.composed(request, UnitResult(error=FAILED))
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.text, final.engine, final.strategy) == ('{"a":1}', "glm", "draft")
+    assert "could not be composed" in final.degraded[-1]
+
+
+def test_without_a_draft_glm_writes_json_from_owl2s_answer_or_there_is_none() -> None:
+    request = merge.resolve(job(None, "one cat", sampling=HELD), "q")
+    assert isinstance(request, merge.ComposeRequest)
+    assert "one cat" in request.prompt
+
+    failed = merge.composed(request, UnitResult(error=FAILED))
+    written = merge.composed(request, UnitResult(text='{"a":1}', model="glm-x"))
+
+    assert isinstance(failed, merge.NoAnswer)
+    assert failed.error["status"] == 503
+    assert "Only GLM" in failed.error["message"]
+    assert isinstance(written, FinalAnswer)
+    assert (written.text, written.engine) == ('{"a":1}', "glm")
+
+
+def test_a_schema_that_glm_refused_is_the_error_at_once() -> None:
+    refused = job(None, "one cat", sampling=HELD)
+    error = {**FAILED, "code": "invalid_json_schema", "status": 400, "retryable": False, "param": "response_format"}
+    units = {**refused.units, "draft": Unit("draft", "failed", 1, 0, UnitResult(error=error))}
+
+    outcome = merge.resolve(Job(spec=refused.spec, state="in_progress", units=units), "q")
+
+    assert outcome == merge.NoAnswer(error)
+
+
+def test_with_a_schema_and_without_owl2_the_draft_is_the_answer() -> None:
+    final = merge.resolve(job('{"a":1}', None, sampling=HELD), "q")
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.text, final.engine) == ('{"a":1}', "glm")

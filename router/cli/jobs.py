@@ -1,0 +1,276 @@
+"""`glowl jobs`: what was accepted, how far it is, why it failed; wait for it, end it, begin it again.
+
+In: options and ids. Out: tables, events and answers on stdout, or JSON for scripts. Uses only the public API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote
+
+import typer
+
+from router.cli.common import LanguageOption, fail, parse_language
+from router.cli.texts import say
+from router.cli.webhooks import DEFAULT_URL, Api, KeyOption, UrlOption
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Json = dict[str, Any]
+State = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
+
+LIST_COLUMNS = (
+    *("jobs.column.id", "jobs.column.state", "jobs.column.created", "jobs.column.took"),
+    *("jobs.column.engines", "jobs.column.question", "jobs.column.reason"),
+)
+SHOW_COLUMNS = (
+    *("jobs.column.unit", "jobs.column.state", "jobs.column.runs"),
+    *("jobs.column.failures", "jobs.column.said", "jobs.column.reason"),
+)
+_MAX_SHOWN = 60
+# A restart of the service is waited for.
+PATIENCE_S = 60.0
+
+app = typer.Typer(name="jobs", help="Work that was accepted, and what became of it.", no_args_is_help=True)
+
+JobArgument = Annotated[str, typer.Argument(metavar="ID", help="Its id, such as resp_...")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+
+
+@app.command("list")
+def list_jobs(
+    state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    after: Annotated[str, typer.Option(metavar="ID", help="Go on after this job.")] = "",
+    is_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: KeyOption = "",
+    lang: LanguageOption = None,
+) -> None:
+    """List jobs, newest first; those that failed can be begun again."""
+    api = Api(url, api_key, parse_language(lang))
+    jobs: list[Json] = []
+    has_more = True
+    while has_more and len(jobs) < limit:
+        query: Json = {"state": state} if state else {}
+        page = api.call("GET", "jobs", after=after, limit=min(limit - len(jobs), 100), **query)
+        jobs += page["data"]
+        has_more, after = page["has_more"], page["last_id"] or after
+    if is_json:
+        for job in jobs:
+            _print_json(job)
+        return
+    if not jobs:
+        api.say("jobs.none")
+        return
+    table = _table(api, *LIST_COLUMNS)
+    for job in jobs:
+        engines = "+".join(job["engines"])
+        table.add_row(
+            *(job["id"], job["status"], _at(job["created_at"]), _took(api, job), engines),
+            *(_short(job["question"]), _reason(api, job)),
+        )
+    _print(table)
+    if has_more:
+        api.say("jobs.more", id=after)
+
+
+@app.command("show")
+def show(
+    job_id: JobArgument,
+    is_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: KeyOption = "",
+    lang: LanguageOption = None,
+) -> None:
+    """Show one job: its branches, how often each ran, what each said, and the answer."""
+    api = Api(url, api_key, parse_language(lang))
+    job = api.call("GET", _path("jobs", job_id))
+    if is_json:
+        _print_json(job)
+        return
+    api.say("jobs.ended", id=job["id"], state=job["status"])
+    table = _table(api, *SHOW_COLUMNS)
+    for unit in job["units"]:
+        result = unit["result"] or {}
+        row = (unit["name"], unit["status"], str(unit["runs"]), str(unit["failures"]))
+        table.add_row(*row, _short(result.get("text") or ""), _reason(api, {"failure": result.get("error")}))
+    _print(table)
+    if job["failure"]:
+        typer.echo(_reason(api, job))
+    if job["final"]:
+        api.say("jobs.final", model=job["final"]["model"], merge=job["final"]["strategy"])
+        typer.echo(job["final"]["text"])
+
+
+@app.command("tail")
+def tail(
+    job_id: JobArgument,
+    is_json: Annotated[bool, typer.Option("--json", help="Every event as a line of JSON.")] = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: KeyOption = "",
+    lang: LanguageOption = None,
+) -> None:
+    """Print what a job says from its beginning, as it says it, until it ends."""
+    api = Api(url, api_key, parse_language(lang))
+
+    async def print_events() -> str:
+        status = ""
+        async for event in _follow(api, job_id):
+            if is_json:
+                _print_json(event)
+            else:
+                _print_event(api, event)
+            status = _status_of(event) or status
+        return status
+
+    status = _run(api, job_id, print_events())
+    if not is_json:
+        api.say("jobs.ended", id=job_id, state=status)
+
+
+@app.command("wait")
+def wait(
+    job_id: JobArgument,
+    timeout: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Give up after so long.")] = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Print the response object.")] = False,
+    url: UrlOption = DEFAULT_URL,
+    api_key: KeyOption = "",
+    lang: LanguageOption = None,
+) -> None:
+    """Wait until a job ends; exit status 0 if it completed, else 1."""
+    api = Api(url, api_key, parse_language(lang))
+
+    async def until_terminal() -> Json:
+        last: Json = {}
+        async with asyncio.timeout(timeout):
+            async for event in _follow(api, job_id):
+                last = event
+        return last
+
+    try:
+        last = _run(api, job_id, until_terminal())
+    except TimeoutError:
+        fail(say("jobs.timeout", api.language, id=job_id, seconds=timeout))
+    status = _status_of(last) or "failed"
+    if is_json:
+        _print_json(last.get("response", last))
+    else:
+        api.say("jobs.ended", id=job_id, state=status)
+    if status != "completed":
+        raise typer.Exit(1)
+
+
+@app.command("cancel")
+def cancel(
+    job_id: JobArgument, url: UrlOption = DEFAULT_URL, api_key: KeyOption = "", lang: LanguageOption = None
+) -> None:
+    """End a job now; one that has ended already stays as it is."""
+    api = Api(url, api_key, parse_language(lang))
+    response = api.call("POST", _path("responses", job_id, "cancel"))
+    api.say("jobs.ended", id=job_id, state=response["status"])
+
+
+@app.command("retry")
+def retry(
+    job_id: JobArgument, url: UrlOption = DEFAULT_URL, api_key: KeyOption = "", lang: LanguageOption = None
+) -> None:
+    """Begin a failed job again under the same id."""
+    api = Api(url, api_key, parse_language(lang))
+    api.call("POST", _path("jobs", job_id, "retry"))
+    api.say("jobs.retried", id=job_id)
+
+
+async def _follow(api: Api, job_id: str) -> AsyncIterator[Json]:
+    from router.cli.responses_client import ResponsesClient
+
+    async with ResponsesClient(api.url, api_key=api.key, language=api.language) as client:
+        async for event in client.follow(quote(job_id, safe=""), patience_s=PATIENCE_S):
+            yield event
+
+
+def _run(api: Api, job_id: str, work: Any) -> Any:
+    from router.cli.responses_client import RefusedError, StreamBrokenError
+
+    try:
+        return asyncio.run(work)
+    except StreamBrokenError:
+        fail(say("jobs.broken", api.language, id=job_id, seconds=PATIENCE_S))
+    except RefusedError as error:
+        fail(say("ask.http", api.language, status=error.status, message=error.message))
+
+
+def _status_of(event: Json) -> str:
+    if event.get("type") == "error":
+        return "failed"
+    return str(event.get("response", {}).get("status", ""))
+
+
+def _print_event(api: Api, event: Json) -> None:
+    kind = event["type"]
+    if kind == "response.output_item.added":
+        api.say("jobs.draft" if event["item"].get("phase") == "commentary" else "jobs.answer")
+    elif kind == "response.output_text.delta":
+        typer.echo(event["delta"], nl=False)
+    elif kind == "response.output_text.done":
+        typer.echo()
+    elif kind == "error":
+        typer.echo(event["message"], err=True)
+    elif kind == "response.failed":
+        typer.echo(_reason(api, {"failure": event["response"]["error"]}), err=True)
+
+
+def _table(api: Api, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        # An id that is cut cannot be typed.
+        is_id = column == "jobs.column.id"
+        table.add_column(say(column, api.language), no_wrap=is_id, overflow="ignore" if is_id else "fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=200)  # for grep: one line per job
+    console.print(table)
+
+
+def _print_json(value: Json) -> None:
+    import orjson
+
+    typer.echo(orjson.dumps(value).decode())
+
+
+def _path(*parts: str) -> str:
+    return "/".join(quote(part, safe="") for part in parts)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 3] + "..."
+
+
+def _reason(api: Api, job: Json) -> str:
+    failure = job["failure"]
+    if not failure:
+        return ""
+    return say("jobs.failure", api.language, code=failure.get("code", ""), message=failure.get("message", ""))
+
+
+def _took(api: Api, job: Json) -> str:
+    if job["completed_at"] is None:
+        return ""
+    return say("jobs.seconds", api.language, seconds=max(job["completed_at"] - job["created_at"], 0.0))
+
+
+def _at(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s).astimezone().isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,44 @@
+"""A job that is over its time ends with what there is.
+
+In: an unfinished job whose deadline has passed, or that nobody finished within the time any job has. Out: the answer
+that its finished branches amount to, saying what is missing; or, with none finished, the error that says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from router.jobs import merge
+from router.jobs.job import FinalAnswer, Job, UnitResult
+from router.jobs.store import Cause
+
+
+def settle(job: Job, cause: Cause) -> FinalAnswer | merge.NoAnswer:
+    """Decide what an overdue job ends with; branches that have not ended count as failed.
+
+    A draft that is there is a whole answer, so the job is ``completed``, and ``hybrid.degraded`` names what was missed:
+    OpenAI's ``incomplete`` would say that the answer itself was cut.
+    """
+    error = to_error(job, cause)
+    cut = {
+        name: unit if unit.result else replace(unit, state="failed", result=UnitResult(error=error))
+        for name, unit in job.units.items()
+    }
+    outcome = merge.resolve(replace(job, units=cut), job.spec.question)
+    if isinstance(outcome, merge.ComposeRequest):
+        outcome = merge.composed(outcome, UnitResult(error=error))
+    return outcome
+
+
+def to_error(job: Job, cause: Cause) -> dict[str, Any]:
+    """Return the record of what ran out."""
+    if cause == "deadline":
+        message, code, param = (
+            f"the deadline of {job.spec.deadline_ms} ms passed",
+            "deadline_exceeded",
+            "hybrid.deadline_ms",
+        )
+    else:
+        message, code, param = "no worker finished it in the time that a job has", "job_expired", None
+    return {"code": code, "message": message, "param": param, "status": 504, "retryable": False}

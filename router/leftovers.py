@@ -1,0 +1,41 @@
+"""Short work that has to end although whoever caused it has gone.
+
+In: coroutines. Out: tasks that no cancelled request takes with it, waited for when the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+_LAST_S = 5.0
+
+
+class Leftovers:
+    """A set of tasks, kept from being collected before they end."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def add(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Begin; what goes wrong is logged. Await it under `asyncio.shield`, or not at all."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    async def aclose(self) -> None:
+        """Wait for the tasks, for a few seconds at most."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_LAST_S)
+
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("left over work failed: %s", error)

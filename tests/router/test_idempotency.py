@@ -1,0 +1,155 @@
+"""Who gets an Idempotency-Key: against a real redis and a clock of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from router.errors import ConflictError, IdempotencyReuseError, NotFoundError
+from router.idempotency import HOLD_S, KEEP_S, Idempotency
+from router.jobs.store import JobStore
+from tests.router.jobs.test_store import Clock, make_spec
+
+WHO = ("alice", "/v1/responses", "key-1")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    redis = Redis.from_url(redis_url)
+    yield redis
+    await redis.aclose()
+
+
+@pytest.fixture
+async def keys(redis: Redis, clock: Clock) -> AsyncIterator[Idempotency]:
+    keys = Idempotency(redis, clock=clock)
+    yield keys
+    await keys.aclose()
+
+
+async def test_of_many_at_once_one_gets_the_key_and_the_others_are_told_to_come_back(keys: Idempotency) -> None:
+    outcomes = await asyncio.gather(*(keys.claim(*WHO, b"body") for _ in range(20)), return_exceptions=True)
+
+    refusals = [each for each in outcomes if isinstance(each, BaseException)]
+    assert len(refusals) == 19
+    assert all(isinstance(each, ConflictError) and each.retry_after_s == 1 for each in refusals)
+
+
+async def test_a_key_belongs_to_one_owner_and_one_path(keys: Idempotency) -> None:
+    claims = [
+        await keys.claim(owner, path, "key-1", b"body")
+        for owner in ("alice", "bob")
+        for path in ("/v1/responses", "/v1/chat/completions")
+    ]
+
+    assert all(claim.is_new for claim in claims)
+    assert len({claim.response_id for claim in claims}) == 4
+
+
+async def test_once_the_job_exists_the_key_leads_to_it_even_if_its_holder_died(
+    keys: Idempotency, redis: Redis, clock: Clock
+) -> None:
+    # Given a process that was killed right after it had created the job
+    first = await keys.claim(*WHO, b"body")
+    await JobStore(redis).create(make_spec(id=first.response_id))
+
+    at_once = await keys.claim(*WHO, b"body")
+    clock.now += KEEP_S - 1
+    late = await keys.claim(*WHO, b"body")
+
+    assert [(claim.is_new, claim.response_id) for claim in (at_once, late)] == [(False, first.response_id)] * 2
+    with pytest.raises(IdempotencyReuseError):
+        await keys.claim(*WHO, b"another body")
+
+
+async def test_a_holder_that_died_before_it_accepted_anything_is_taken_over(keys: Idempotency, clock: Clock) -> None:
+    await keys.claim(*WHO, b"body")
+    clock.now += HOLD_S - 0.1
+    with pytest.raises(ConflictError):
+        await keys.claim(*WHO, b"body")
+
+    clock.now += 0.2
+
+    assert (await keys.claim(*WHO, b"another body")).is_new
+
+
+async def test_a_refused_request_lets_go_and_an_accepted_one_does_not(keys: Idempotency, redis: Redis) -> None:
+    claim = await keys.claim(*WHO, b"body")
+    with pytest.raises(ValueError, match="wrong"):
+        async with keys.holding(claim):
+            raise ValueError("wrong")
+    again = await keys.claim(*WHO, b"body")
+    assert again.is_new
+
+    # Redis answered no more after it had created the job: the caller got a 503
+    async def accept() -> None:
+        async with keys.holding(again):
+            await JobStore(redis).create(make_spec(id=again.response_id))
+            raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        await accept()
+
+    assert (await keys.claim(*WHO, b"body")).response_id == again.response_id
+
+
+async def test_one_who_lost_the_key_cannot_let_go_of_it(keys: Idempotency, clock: Clock) -> None:
+    slow = await keys.claim(*WHO, b"body")
+    clock.now += HOLD_S + 1
+    quick = await keys.claim(*WHO, b"body")
+
+    with pytest.raises(ValueError, match="wrong"):
+        async with keys.holding(slow):
+            raise ValueError("wrong")
+
+    assert quick.is_new
+    with pytest.raises(ConflictError):
+        await keys.claim(*WHO, b"body")
+
+
+async def test_what_was_deleted_is_not_done_again(keys: Idempotency, redis: Redis) -> None:
+    store = JobStore(redis)
+    claim = await keys.claim(*WHO, b"body")
+    await store.create(make_spec(id=claim.response_id))
+    await keys.accepted(claim)
+
+    await store.delete(claim.response_id)
+
+    with pytest.raises(NotFoundError):
+        await keys.claim(*WHO, b"body")
+
+
+async def test_a_key_is_forgotten_after_a_day(keys: Idempotency, redis: Redis) -> None:
+    claim = await keys.claim(*WHO, b"body")
+
+    assert KEEP_S - 5 <= await redis.ttl(claim.key) <= KEEP_S
+
+
+async def test_a_holder_at_work_keeps_the_key(redis: Redis) -> None:
+    # Given a holder that takes longer than a dead one is waited for
+    renewed = asyncio.Event()
+
+    class Watched(Idempotency):
+        async def _run(self, script: Any, key: str, *args: str | float) -> Any:
+            answer = await super()._run(script, key, *args)
+            if script is self._renew:
+                renewed.set()
+            return answer
+
+    keys = Watched(redis, hold_s=0.15)
+    claim = await keys.claim(*WHO, b"body")
+    before = await redis.hget(claim.key, "until")  # type: ignore[misc]
+
+    async with keys.holding(claim):
+        await renewed.wait()
+
+    assert await redis.hget(claim.key, "until") > before  # type: ignore[misc]

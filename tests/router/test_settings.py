@@ -1,0 +1,54 @@
+"""Where the engines are, as the environment says it."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from engines.balancer import BalancedClient
+from engines.client import EngineClient
+from router.bootstrap import make_engines
+from router.settings import Settings
+
+
+def test_one_url_gives_a_client_and_several_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOWL_GLM_URL", "http://a:8101, http://b:8101,http://a:8101")
+    monkeypatch.setenv("GLOWL_OWL2_URL", "unix:///run/owl2.sock")
+
+    settings = Settings()
+    engines = make_engines(settings)
+
+    assert settings.engine_urls == {"glm": ("http://a:8101", "http://b:8101"), "owl2": ("unix:///run/owl2.sock",)}
+    assert isinstance(engines["glm"], BalancedClient)
+    assert [status.url for status in engines["glm"].status()] == ["http://a:8101", "http://b:8101"]
+    assert isinstance(engines["owl2"], EngineClient)
+
+
+@pytest.mark.parametrize("value", ["", ",", "localhost:8101", "http://a:1,ftp://b", "http://user:pw@a:1"])
+def test_a_wrong_url_stops_the_start_and_names_its_variable(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("GLOWL_OWL2_URL", value)
+
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+
+    assert [error["loc"] for error in caught.value.errors()] == [("owl2_url",)]
+
+
+def test_the_key_is_kept_out_of_sight_and_empty_variables_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOWL_GLM_API_KEY", " sk-secret\n")
+    monkeypatch.setenv("GLOWL_GLM_MODEL", "")
+
+    settings = Settings()
+
+    assert settings.glm_api_key is not None
+    assert settings.glm_api_key.get_secret_value() == "sk-secret"
+    assert "sk-secret" not in repr(settings)
+    assert settings.glm_model is None
+    monkeypatch.setenv("GLOWL_GLM_API_KEY", "")
+    assert Settings().glm_api_key is None
+
+
+def test_engines_somebody_named_are_told_from_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().named_engines == frozenset()
+    monkeypatch.setenv("GLOWL_GLM_URL", "https://glm.example/v1")
+    assert Settings().named_engines == {"glm"}
