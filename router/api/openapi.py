@@ -116,7 +116,7 @@ def describe(app: FastAPI) -> None:
                 },
             }
         _describe_upload(page)
-        _describe_boxes(page)
+        _describe_answers(page)
         _describe_keys(page)
         _describe_errors(page)
         app.openapi_schema = page
@@ -157,7 +157,7 @@ def _describe_keys(page: dict[str, Any]) -> None:
         page["paths"][path]["post"].setdefault("parameters", []).append(header)
 
 
-def _describe_boxes(page: dict[str, Any]) -> None:
+def _describe_answers(page: dict[str, Any]) -> None:
     """Describe what no OpenAI client knows of an answer."""
     number = {"type": "number"}
     page["components"]["schemas"]["Box"] = {
@@ -172,11 +172,30 @@ def _describe_boxes(page: dict[str, Any]) -> None:
             "y2": {**number, "description": "bottom"},
         },
     }
-    boxes = {"type": "array", "items": {"$ref": "#/components/schemas/Box"}}
-    answer = {"type": "object", "properties": {"hybrid": {"type": "object", "properties": {"boxes": boxes}}}}
-    for path in ("/v1/chat/completions", "/v1/responses"):
-        page["paths"][path]["post"]["responses"]["200"] = {
-            "description": "OpenAI's object, with `hybrid`: the route and why, the draft, and `boxes`",
+    page["components"]["schemas"]["QueuePlace"] = {
+        "type": "object",
+        "description": "How far an unfinished response is; left out once it has ended.",
+        "required": ["position", "eta_ms"],
+        "properties": {
+            "position": {
+                "type": "integer",
+                "description": "1 is the next to be started; 0 if nothing of it waits any more",
+            },
+            "eta_ms": {
+                "anyOf": [{"type": "integer"}, {"type": "null"}],
+                "description": "until the answer, learned from what ran lately; null while nobody can know",
+            },
+        },
+    }
+    shown = {
+        "boxes": {"type": "array", "items": {"$ref": "#/components/schemas/Box"}},
+        "queue": {"$ref": "#/components/schemas/QueuePlace"},
+    }
+    answer = {"type": "object", "properties": {"hybrid": {"type": "object", "properties": shown}}}
+    chat, create, get = "/v1/chat/completions", "/v1/responses", "/v1/responses/{response_id}"
+    for path, method in ((chat, "post"), (create, "post"), (get, "get")):
+        page["paths"][path][method]["responses"]["200"] = {
+            "description": "OpenAI's object, with `hybrid`: the route and why, the draft, `queue` and `boxes`",
             "content": {"application/json": {"schema": answer}},
         }
 

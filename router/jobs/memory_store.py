@@ -64,6 +64,7 @@ class _Record:
     deadline_at: float | None = None
     ttl_s: int = 0
     blobs: tuple[str, ...] = ()
+    merge_epoch: int = 0
     events: list[Event] = field(default_factory=list)
 
     @property
@@ -127,6 +128,7 @@ class MemoryJobStore:
         self._leases: dict[tuple[str, str], float] = {}
         self._delayed: dict[tuple[str, str], float] = {}
         self._agenda: dict[str, float] = {}
+        self._announced: set[tuple[str, str]] = set()
 
     async def put_images(self, images: Iterable[ImagePart]) -> None:
         """Keep pictures until a job holds them."""
@@ -167,7 +169,9 @@ class MemoryJobStore:
         record = self._jobs.get(job.id)
         if record is None or record.state != "failed":
             return record.state if record else ""
-        record.units = {branch.name: record.units[branch.name] for branch in record.spec.branches}
+        if MERGE in record.units:
+            # Epochs go on counting: they fence off the writes of runs from before.
+            record.merge_epoch = record.units.pop(MERGE).epoch
         for unit in record.units.values():
             unit.failures, unit.result = 0, None
         record.state, record.accepted_at, record.events = "queued", self._clock(), []
@@ -299,8 +303,7 @@ class MemoryJobStore:
             self._learn(record.units[MERGE])
         record.units[MERGE].state = "failed" if final is None else "completed"
         record.final, record.error = final, error
-        self._finish_job(record, _state_of(final))
-        return record.spec.webhook_url is not None
+        return self._finish_job(record, _state_of(final))
 
     async def end(self, job: Job, *, final: FinalAnswer | None = None, error: dict[str, Any] | None = None) -> bool:
         """End a job that is over its time, unless it has moved on."""
@@ -431,11 +434,11 @@ class MemoryJobStore:
         self._tell(record, Event("finished", unit, record.units[unit].epoch, state=state))
         if any(branch.state not in TERMINAL for branch in record.branches):
             return False
-        record.units[MERGE] = _Unit("light")
+        record.units[MERGE] = _Unit("light", epoch=record.merge_epoch)
         self._line_up(record, MERGE)
         return True
 
-    def _finish_job(self, record: _Record, state: JobState) -> None:
+    def _finish_job(self, record: _Record, state: JobState) -> bool:
         record.state, record.completed_at = state, self._clock()
         for name, unit in record.units.items():
             self._drop(record, name)
@@ -443,6 +446,10 @@ class MemoryJobStore:
                 unit.state = "cancelled"
         self._tell(record, Event("end", state=state))
         self._retain(record)
+        # An event's id follows from the job and the state: what was announced before, is not announced again.
+        is_news = record.spec.webhook_url is not None and (record.spec.id, state) not in self._announced
+        self._announced.add((record.spec.id, state))
+        return is_news
 
     def _retain(self, record: _Record) -> None:
         first = min(self._blob_ttl_s, record.ttl_s) if record.blobs else record.ttl_s

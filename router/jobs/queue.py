@@ -132,7 +132,8 @@ class JobQueue:
         def count() -> int:
             with self._celery.connection_for_read() as connection:
                 channel: Any = connection.default_channel
-                return int(channel.queue_declare(queue=queue_name(queue), passive=True).message_count)
+                # Not passively: to redis a queue without a message is none, which would be an error.
+                return int(channel.queue_declare(queue=queue_name(queue)).message_count)
 
         async with self._slots:
             try:

@@ -46,6 +46,7 @@ end
 
 local function written(number) return string.format('%.6f', number) end
 
+-- That a job was queued is no entry: a stream takes 4 KB from its first one on, and most of a long queue only waits.
 local function event(id, kind, unit, epoch, text, state, logprobs)
   redis.call('XADD', events_key(id), '*', 'k', kind, 'u', unit, 'n', epoch, 'x', text, 's', state,
     'l', logprobs or '')
@@ -118,10 +119,12 @@ local function start(id, unit, now, lease)
   redis.call('HSET', key, unit .. '.state', 'in_progress', unit .. '.at', written(now))
   redis.call('ZADD', LEASES, now + lease, id .. '|' .. unit)
   redis.call('HINCRBY', QUEUES, 'running:' .. redis.call('HGET', key, unit .. '.queue'), 1)
-  if redis.call('HGET', key, 'state') == 'queued' then
-    redis.call('HSET', key, 'state', 'in_progress', 'started_at', written(now))
-  end
+  local is_first = redis.call('HGET', key, 'state') == 'queued'
   event(id, 'started', unit, epoch, '', '')
+  if is_first then
+    redis.call('HSET', key, 'state', 'in_progress', 'started_at', written(now))
+    redis.call('EXPIRE', events_key(id), redis.call('TTL', key))
+  end
   return epoch
 end
 
@@ -295,13 +298,11 @@ local function accept()
   end
   redis.call('ZADD', AGENDA, due, id)
   count(id, 1)
-  event(id, 'queued', '', 0, '', 'queued')
   for i = 14, #ARGV, 2 do
     redis.call('HSET', key, ARGV[i] .. '.queue', ARGV[i + 1])
     line_up(id, ARGV[i])
   end
   redis.call('EXPIRE', key, keep)
-  redis.call('EXPIRE', events_key(id), keep)
   list_job(owner, id, now, math.ceil(expires + ttl))
 end
 """

@@ -39,6 +39,8 @@ _MOST_PUTS = 5
 # Whoever asked for nothing to be kept may still have been given a draft, and comes back for the final answer.
 UNSTORED_TTL_S = 600
 
+_QUEUED: Final = Event("queued", state="queued", id="0-0")
+
 Clock = Callable[[], float]
 Cause = Literal["deadline", "expired"]
 
@@ -389,9 +391,14 @@ class JobStore:
 
     async def read_events(self, job_id: str, after: str = "") -> list[Event]:
         """Return a job's events, oldest first, after the entry with the given id."""
-        start = f"({after}" if after else "-"
-        entries = await guard(self.redis.xrange(f"{PREFIX}events:{job_id}", min=start))
-        return [_to_event(entry_id, fields) for entry_id, fields in entries]
+        entries = await guard(self.redis.xrange(f"{PREFIX}events:{job_id}", min=f"({after or _QUEUED.id}"))
+        events = [_to_event(entry_id, fields) for entry_id, fields in entries]
+        if after:
+            return events
+        # The first event has no entry of its own (`router.jobs.scripts`): every job of the queue began with it.
+        if events or await guard(cast("Any", self.redis.hget(f"{PREFIX}job:{job_id}", "state"))) == b"queued":
+            return [_QUEUED, *events]
+        return []
 
     async def _hold(self, images: Iterable[ImagePart], put: Callable[[bool], Awaitable[Any]]) -> int:
         """Run a script that records a job and holds its pictures, and put them again if they have gone meanwhile."""

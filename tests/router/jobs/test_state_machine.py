@@ -26,13 +26,13 @@ from router.jobs.memory_store import MemoryJobStore
 from router.jobs.overdue import settle
 from router.jobs.record import Record
 from router.jobs.schedule import QUEUES
-from router.jobs.store import PREFIX, JobStore, Reaped
+from router.jobs.store import BLOB_GRACE_S, PREFIX, JobStore, Reaped
 from tests.router.jobs.test_store import Clock, make_spec
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 PROFILE = settings(
-    max_examples=2000 if IS_LONG else 25,
-    stateful_step_count=120 if IS_LONG else 50,
+    max_examples=2000 if IS_LONG else 100,
+    stateful_step_count=120 if IS_LONG else 60,
     derandomize=not IS_LONG,
     deadline=None,
     database=None,
@@ -46,7 +46,7 @@ LIMITS: dict[str, Any] = {
     "job_ttl_s": 1000,
     "blob_ttl_s": 300,
     "expires_s": 700,
-    "max_unfinished": 4,
+    "max_unfinished": 2,
 }
 PAIR = (BranchPlan("draft", "glm"), BranchPlan("deep", "owl2"))
 SHAPES = (PAIR, (BranchPlan("deep", "owl2"),), (BranchPlan("fast", "glm"),))
@@ -71,6 +71,7 @@ class Drive(RuleBasedStateMachine):
         self.memory = MemoryJobStore(self.clock, **LIMITS)
         self.ids: list[str] = []
         self.deleted: set[str] = set()
+        self.gone: set[str] = set()
         self.claims: list[Claim] = []
         self.tickets: Counter[str] = Counter()
         self.ends: dict[str, Job] = {}
@@ -99,6 +100,7 @@ class Drive(RuleBasedStateMachine):
 
     # The api
 
+    @precondition(lambda self: len(self.seen) - len(self.ends) < 6)
     @rule(
         owner=st.sampled_from("abc"),
         priority=st.sampled_from(["interactive", "normal", "normal", "batch"]),
@@ -120,26 +122,20 @@ class Drive(RuleBasedStateMachine):
         self.ids.append(job_id)
         self.tickets.update("owl2" if branch.engine == "owl2" else "glm" for branch in spec.branches)
 
-    @precondition(lambda self: self.ids)
-    @rule(data=st.data())
-    def create_again(self, data: st.DataObject) -> None:
-        job = self.seen.get(data.draw(st.sampled_from(self.ids)))
-        if job is not None and job.id not in self.deleted:
-            self.both(lambda store: store.create(job.spec))
-
-    @precondition(lambda self: self.ids)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        job_id = data.draw(st.sampled_from(self.ids))
-        job = self.both(lambda store: store.cancel(job_id))
-        assert job is None or job.is_terminal
-
-    @precondition(lambda self: self.ids)
-    @rule(data=st.data())
-    def delete(self, data: st.DataObject) -> None:
-        job_id = data.draw(st.sampled_from(self.ids))
-        self.both(lambda store: store.delete(job_id))
-        self.deleted.add(job_id)
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), wish=st.sampled_from(["cancel", "cancel", "delete", "create again"]))
+    def ask(self, data: st.DataObject, wish: str) -> None:
+        job_id = data.draw(st.sampled_from(self.live))
+        if wish == "cancel":
+            job = self.both(lambda store: store.cancel(job_id))
+            assert job is None or job.is_terminal
+        elif wish == "delete":
+            self.both(lambda store: store.delete(job_id))
+            self.deleted.add(job_id)
+        else:
+            spec = self.seen[job_id].spec
+            if self.run(self.store.get(job_id)) is not None:
+                self.both(lambda store: store.create(spec))
 
     @precondition(lambda self: self.ends)
     @rule(data=st.data())
@@ -153,10 +149,10 @@ class Drive(RuleBasedStateMachine):
             del self.ends[job.id]
             self.tickets.update("owl2" if branch.engine == "owl2" else "glm" for branch in job.spec.branches)
 
-    @precondition(lambda self: self.ids)
+    @precondition(lambda self: self.live)
     @rule(data=st.data())
     def poll(self, data: st.DataObject) -> None:
-        job_id = data.draw(st.sampled_from(self.ids))
+        job_id = data.draw(st.sampled_from(self.live))
 
         async def look(store: Record) -> Job | None:
             job = await store.get(job_id)
@@ -167,27 +163,43 @@ class Drive(RuleBasedStateMachine):
 
     # The workers
 
-    @rule(queue=st.sampled_from(QUEUES))
-    def work(self, queue: str) -> None:
-        if self.tickets[queue]:
-            self.tickets[queue] -= 1
+    @precondition(lambda self: +self.tickets)
+    @rule(data=st.data())
+    def work(self, data: st.DataObject) -> None:
+        self.take_by_ticket(data.draw(st.sampled_from(sorted(+self.tickets))))
+
+    @precondition(lambda self: +self.tickets)
+    @rule(data=st.data(), is_good=st.sampled_from([True, True, False]))
+    def work_to_the_end(self, data: st.DataObject, is_good: bool) -> None:
+        claim = self.take_by_ticket(data.draw(st.sampled_from(sorted(+self.tickets))))
+        if claim is not None:
+            self.finish(claim, is_good)
+
+    @rule(queue=st.sampled_from(QUEUES), is_lost=st.booleans())
+    def a_message_is_lost_or_comes_twice(self, queue: str, is_lost: bool) -> None:
+        if is_lost:
+            self.tickets[queue] = max(self.tickets[queue] - 1, 0)
+        else:
             self.take(queue)
 
-    @rule(queue=st.sampled_from(QUEUES))
-    def work_on_a_message_that_came_twice(self, queue: str) -> None:
-        self.take(queue)
-
-    @rule(queue=st.sampled_from(QUEUES))
-    def lose_a_message(self, queue: str) -> None:
-        self.tickets[queue] = max(self.tickets[queue] - 1, 0)
-
-    @precondition(lambda self: self.ids)
+    @precondition(lambda self: self.live)
     @rule(data=st.data(), unit=st.sampled_from(["draft", "deep", "fast", MERGE]))
     def claim_out_of_turn(self, data: st.DataObject, unit: str) -> None:
-        job_id = data.draw(st.sampled_from(self.ids))
+        job_id = data.draw(st.sampled_from(self.live))
         epoch = self.both(lambda store: store.claim(job_id, unit))
         if epoch is not None:
             self.claims.append(Claim(job_id, unit, epoch))
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), piece=st.sampled_from([None, 0, 0, 1]))
+    def append(self, data: st.DataObject, piece: int | None) -> None:
+        claim = self.draw_claim(data)
+        is_mine = self.is_current(claim)
+        tokens = (TokenLogprob("猫", -0.5, "猫".encode()),)
+        where = (claim.job_id, claim.unit, claim.epoch)
+        for _ in range(2):  # the answer to the first time was lost
+            wrote = self.both(lambda store: store.append(*where, "猫", tokens, piece=piece))
+            assert wrote == is_mine
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
@@ -197,26 +209,9 @@ class Drive(RuleBasedStateMachine):
         assert self.both(lambda store: store.renew(claim.job_id, claim.unit, claim.epoch)) == is_mine
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), piece=st.sampled_from([None, 0, 1]))
-    def append(self, data: st.DataObject, piece: int | None) -> None:
-        claim = self.draw_claim(data)
-        is_mine = self.is_current(claim)
-        tokens = (TokenLogprob("猫", -0.5, "猫".encode()),)
-        wrote = self.both(lambda store: store.append(claim.job_id, claim.unit, claim.epoch, "猫", tokens, piece=piece))
-        assert wrote == is_mine
-
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data(), is_good=st.booleans())
-    def finish(self, data: st.DataObject, is_good: bool) -> None:
-        claim = self.draw_claim(data)
-        if claim.unit == MERGE:
-            self.complete(claim, is_good)
-            return
-        before = self.is_current(claim)
-        result = UnitResult(text="t", model="m") if is_good else UnitResult(error=REFUSED)
-        is_last = self.both(lambda store: store.finish(claim.job_id, claim.unit, claim.epoch, result))
-        assert before or not is_last
-        self.tickets["light"] += is_last
+    @rule(data=st.data(), is_good=st.sampled_from([True, True, False]))
+    def finish_some(self, data: st.DataObject, is_good: bool) -> None:
+        self.finish(self.draw_claim(data), is_good)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), delay_s=st.sampled_from([0.0, 2.0]), is_failure=st.booleans())
@@ -227,24 +222,10 @@ class Drive(RuleBasedStateMachine):
 
     # The reaper
 
-    @rule(seconds=st.sampled_from([0.5, 1.0, 3.0, 6.0, 65.0, 400.0]))
-    def wait(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([0.5, 2.5, 6.0, 6.0, 6.0, 65.0, 400.0]), is_told_late=st.booleans())
+    def time_passes(self, seconds: float, is_told_late: bool) -> None:
         self.clock.now += seconds
-
-    @rule(is_told_late=st.booleans())
-    def reap(self, is_told_late: bool) -> None:
-        found: Reaped = self.both(lambda store: store.reap())
-        self.tickets.update(found.lined_up)
-        for job_id, cause in found.overdue:
-            job = self.both(lambda store, job_id=job_id: store.get(job_id))  # type: ignore[misc]
-            assert job is not None
-            if is_told_late:  # something may happen to the job between its being read and its end
-                self.work("glm")
-            outcome = settle(job, cause)
-            fields: dict[str, Any] = (
-                {"error": outcome.error} if isinstance(outcome, merge.NoAnswer) else {"final": outcome}
-            )
-            self.both(lambda store, job=job, fields=fields: store.end(job, **fields))  # type: ignore[misc]
+        self.reap(is_told_late)
 
     @precondition(lambda self: self.seen)
     @rule(data=st.data())
@@ -261,10 +242,11 @@ class Drive(RuleBasedStateMachine):
 
     @invariant()
     def both_tell_the_same(self) -> None:
-        told = self.both(lambda store: _tell(store, self.ids))
-        for job_id, (job, events) in zip(self.ids, told, strict=True):
+        there = [job_id for job_id in self.ids if job_id not in self.gone]
+        for job_id, (job, events) in zip(there, self.both(lambda store: _tell(store, there)), strict=True):
             if job is None:
                 assert events == []
+                self.gone.add(job_id)
                 continue
             self.seen.setdefault(job_id, job)
             if job.is_terminal and job_id not in self.ends:
@@ -321,6 +303,20 @@ class Drive(RuleBasedStateMachine):
         assert sum(map(int, unfinished.values())) == sum(not job.is_terminal for job in jobs)
         assert num_deliveries == len(self.announced)
 
+    def reap(self, is_told_late: bool) -> None:
+        found: Reaped = self.both(lambda store: store.reap())
+        self.tickets.update(found.lined_up)
+        for job_id, cause in found.overdue:
+            job = self.both(lambda store, job_id=job_id: store.get(job_id))  # type: ignore[misc]
+            assert job is not None
+            if is_told_late:  # something may happen to the job between its being read and its end
+                self.take("glm")
+            outcome = settle(job, cause)
+            fields: dict[str, Any] = (
+                {"error": outcome.error} if isinstance(outcome, merge.NoAnswer) else {"final": outcome}
+            )
+            self.both(lambda store, job=job, fields=fields: store.end(job, **fields))  # type: ignore[misc]
+
     def teardown(self) -> None:
         """With workers and time, every job ends; with more time, nothing is left of any."""
         for _ in range(40):
@@ -328,20 +324,9 @@ class Drive(RuleBasedStateMachine):
             self.replace_lost_tickets()
             for queue in QUEUES:
                 while self.tickets[queue]:
-                    self.tickets[queue] -= 1
-                    claim = self.take(queue)
-                    if claim is None:
-                        continue
-                    if claim.unit == MERGE:
-                        self.complete(claim, is_good=True)
-                    else:
-                        result = UnitResult(text="t", model="m")
-                        last = self.both(
-                            lambda store, claim=claim, result=result: store.finish(  # type: ignore[misc]
-                                claim.job_id, claim.unit, claim.epoch, result
-                            )
-                        )
-                        self.tickets["light"] += last
+                    claim = self.take_by_ticket(queue)
+                    if claim is not None:
+                        self.finish(claim, is_good=True)
             self.clock.now += 1.0
             if all(job_id in self.ends or job_id in self.deleted for job_id in self.ids):
                 break
@@ -356,6 +341,9 @@ class Drive(RuleBasedStateMachine):
         assert [self.run(self.store.get(job_id)) for job_id in self.ids] == [None] * len(self.ids)
         kinds = ("job", "events", "line", "turns", "leases", "delayed", "agenda", "unfinished", "holders")
         assert [key for kind in kinds for key in self.run(self.redis.keys(f"{PREFIX}{kind}*"))] == []
+        # What is left of pictures was put for jobs that never came, and goes by itself.
+        blobs = self.run(self.redis.keys(f"{PREFIX}blob:*"))
+        assert all(0 < self.run(self.redis.ttl(key)) <= BLOB_GRACE_S for key in blobs)
         self.run(self.redis.aclose())
         self.loop.close()
 
@@ -368,18 +356,32 @@ class Drive(RuleBasedStateMachine):
             self.claims.append(claim)
         return claim
 
-    def complete(self, claim: Claim, is_good: bool) -> None:
-        before = self.is_current(claim)
-        final = FinalAnswer("t", "m", "owl2", "deep") if is_good else None
-        error = None if is_good else REFUSED
-        is_told = self.both(lambda store: store.complete(claim.job_id, claim.epoch, final=final, error=error))
-        assert is_told == before
-        self.num_completed[claim.job_id] += is_told
+    def take_by_ticket(self, queue: str) -> Claim | None:
+        self.tickets[queue] -= 1
+        return self.take(queue)
+
+    def finish(self, claim: Claim, is_good: bool) -> None:
+        is_mine = self.is_current(claim)
+        if claim.unit == MERGE:
+            final = FinalAnswer("t", "m", "owl2", "deep") if is_good else None
+            error = None if is_good else REFUSED
+            is_told = self.both(lambda store: store.complete(claim.job_id, claim.epoch, final=final, error=error))
+            assert is_mine or not is_told
+            self.num_completed[claim.job_id] += is_mine
+            return
+        result = UnitResult(text="t", model="m") if is_good else UnitResult(error=REFUSED)
+        is_last = self.both(lambda store: store.finish(claim.job_id, claim.unit, claim.epoch, result))
+        assert is_mine or not is_last
+        self.tickets["light"] += is_last
 
     def draw_claim(self, data: st.DataObject) -> Claim:
-        """The newest claims more often than old ones, which are stale."""
-        newest = len(self.claims) - 1
-        return self.claims[newest - data.draw(st.integers(0, newest))]
+        """One of the newest claims, or any, which is stale by now."""
+        return self.claims[-1 - data.draw(st.integers(0, min(len(self.claims) - 1, 30)))]
+
+    @property
+    def live(self) -> list[str]:
+        """Jobs that something can still happen to, and the last that were deleted."""
+        return [job_id for job_id in self.ids if job_id not in self.deleted] + sorted(self.deleted)[-1:]
 
     def is_current(self, claim: Claim) -> bool:
         job = self.run(self.store.get(claim.job_id))

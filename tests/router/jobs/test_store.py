@@ -654,7 +654,7 @@ async def test_no_key_of_a_job_lives_for_ever_even_if_no_reaper_ever_runs(redis_
 
     keys = [key async for key in redis_store.redis.scan_iter(f"{PREFIX}*")]
     immortal = {key.decode().removeprefix(PREFIX) for key in keys if await redis_store.redis.ttl(key) < 0}
-    sets = {"agenda", "queues", "unfinished", "activity"}
+    sets = {"agenda", "queues", "unfinished"}
     assert {name for name in immortal if not name.startswith(("line:", "turns:"))} == sets
 
 

@@ -1,0 +1,191 @@
+"""The reaper: jobs over their time end with what there is, and work without a ticket gets one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from redis.asyncio import Redis
+
+from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
+from router.jobs.merge import NoAnswer
+from router.jobs.overdue import settle
+from router.jobs.queue import JobQueue, create_celery
+from router.jobs.reaper import reap_once, replace_lost_tickets
+from router.jobs.store import PREFIX, JobStore
+from router.settings import Settings
+from tests.router.jobs.test_store import Clock, clock, make_spec
+
+__all__ = ["clock"]
+
+
+class Queue:
+    """Keeps what was sent, and says how much of it nobody took."""
+
+    def __init__(self) -> None:
+        self.sent: Counter[str] = Counter()
+
+    async def send_tickets(self, numbers: Mapping[str, int]) -> None:
+        self.sent.update(numbers)
+
+    async def num_waiting(self, queue: str) -> int:
+        return self.sent[queue]
+
+
+@pytest.fixture
+async def store(redis_url: str, clock: Clock) -> AsyncIterator[JobStore]:
+    redis = Redis.from_url(redis_url)
+    yield JobStore(redis, clock=clock)
+    await redis.aclose()
+
+
+async def finish(store: JobStore, job_id: str, unit: str, **result: Any) -> None:
+    epoch = await store.claim(job_id, unit)
+    assert epoch
+    await store.finish(job_id, unit, epoch, UnitResult(**result))
+
+
+async def overdue(store: JobStore, clock: Clock, queue: Queue | None = None) -> Job:
+    """Let the deadline of the one job pass; returns it as the reaper left it."""
+    clock.now += 3
+    await reap_once(store, cast("JobQueue", queue or Queue()))
+    job = await store.get("late")
+    assert job is not None
+    assert job.is_terminal
+    assert [event.kind for event in await store.read_events("late")][-1] == "end"
+    return job
+
+
+async def test_a_draft_is_the_answer_when_the_deadline_passes_and_says_what_is_missing(
+    store: JobStore,
+    clock: Clock,
+) -> None:
+    await store.create(make_spec(id="late", deadline_ms=2500, webhook_url="https://example.com/hook"))
+    await finish(store, "late", "draft", text="a cat", model="m")
+    epoch = await store.claim("late", "deep")
+    assert epoch
+
+    job = await overdue(store, clock)
+
+    assert job.state == "completed"
+    assert job.final is not None
+    assert (job.final.text, job.final.engine) == ("a cat", "glm")
+    assert job.final.degraded == ("owl2 gave no answer (deadline_exceeded): the deadline of 2500 ms passed",)
+    # The run that goes on is told so, its word counts no more, and whoever wanted to know is told.
+    assert await store.renew("late", "deep", epoch) is False
+    assert await store.finish("late", "deep", epoch, UnitResult(text="late")) is False
+    assert await store.redis.zcard(f"{PREFIX}deliveries") == 1
+
+
+async def test_without_any_answer_the_deadline_is_the_error(store: JobStore, clock: Clock) -> None:
+    await store.create(make_spec(id="late", deadline_ms=2500))
+
+    job = await overdue(store, clock)
+
+    assert (job.state, job.final) == ("failed", None)
+    assert job.error is not None
+    assert (job.error["code"], job.error["param"], job.error["status"]) == (
+        "deadline_exceeded",
+        "hybrid.deadline_ms",
+        504,
+    )
+
+
+async def test_a_job_whose_engine_never_comes_fails_with_a_reason_after_a_day(
+    store: JobStore,
+    clock: Clock,
+) -> None:
+    await store.create(make_spec(id="late"))
+    clock.now += 24 * 3600
+
+    job = await overdue(store, clock)
+
+    assert job.error is not None
+    assert (job.state, job.error["code"]) == ("failed", "job_expired")
+
+
+@pytest.mark.parametrize("strategy", ["deep", "compose"])
+def test_a_merge_that_comes_too_late_leaves_the_deep_answer(strategy: str) -> None:
+    spec = make_spec(strategy=strategy, deadline_ms=9)
+    units = {
+        name: replace(unit, state="completed", result=UnitResult(text=name, model="m"))
+        for name, unit in _new(spec).units.items()
+    }
+
+    final = settle(replace(_new(spec), units=units), "deadline")
+
+    assert isinstance(final, FinalAnswer)
+    assert final.text == "deep"
+    assert len(final.degraded) == (strategy == "compose")
+
+
+def test_a_branch_that_failed_by_itself_keeps_its_own_reason() -> None:
+    error = {"code": "invalid_image", "message": "no picture", "param": None, "status": 400, "retryable": False}
+    job = _new(make_spec(deadline_ms=9))
+    units = {**job.units, "deep": replace(job.units["deep"], state="failed", result=UnitResult(error=error))}
+
+    outcome = settle(replace(job, units=units), "deadline")
+
+    assert isinstance(outcome, NoAnswer)
+    assert outcome.error == error
+
+
+def _new(spec: Any) -> Job:
+    return Job(spec, "in_progress", {branch.name: Unit(branch.name, "in_progress", 1) for branch in spec.branches})
+
+
+async def test_what_lost_its_worker_gets_a_ticket(store: JobStore, clock: Clock) -> None:
+    await store.create(make_spec(id="job"))
+    await store.claim("job", "deep")
+    queue = Queue()
+
+    clock.now += 5.1
+    await reap_once(store, cast("JobQueue", queue))
+
+    assert queue.sent == {"owl2": 1}
+
+
+async def test_one_bad_record_keeps_no_other_from_being_ended(
+    store: JobStore,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await store.create(make_spec(id="bad", deadline_ms=2000))
+    await store.create(make_spec(id="late", deadline_ms=2500))
+    await store.redis.hset(f"{PREFIX}job:bad", "spec", b"{")
+
+    job = await overdue(store, clock)
+
+    assert job.state == "failed"
+    assert "could not end bad" in caplog.text
+
+
+async def test_lost_tickets_are_replaced_and_not_doubled(store: JobStore) -> None:
+    queue = Queue()
+    for _ in range(5):
+        await store.create(make_spec(branches=(BranchPlan("deep", "owl2"),)))
+    queue.sent["owl2"] = 2
+
+    assert await replace_lost_tickets(store, cast("JobQueue", queue)) == {"owl2": 3}
+    assert await replace_lost_tickets(store, cast("JobQueue", queue)) == {}
+
+
+async def test_a_merge_is_not_taken_for_having_a_ticket_because_webhooks_wait_beside_it(store: JobStore) -> None:
+    await store.create(make_spec(id="job", branches=(BranchPlan("deep", "owl2"),)))
+    await finish(store, "job", "deep", text="t")
+    queue = Queue()
+    queue.sent["light"] = 50
+
+    assert await replace_lost_tickets(store, cast("JobQueue", queue)) == {"light": 1}
+
+
+async def test_tickets_that_nobody_has_taken_are_counted_in_the_broker(redis_url: str) -> None:
+    queue = JobQueue(create_celery(Settings(REDIS_URL=redis_url)))
+
+    assert await queue.num_waiting("glm") == 0
+    await queue.send_tickets({"glm": 2, "owl2": 1})
+
+    assert [await queue.num_waiting(name) for name in ("glm", "owl2", "light")] == [2, 1, 0]
