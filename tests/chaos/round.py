@@ -28,7 +28,7 @@ _DELIVERIES_S = 30.0
 # A deadline is looked at once a second, by an api, in redis: all of which may be away when it passes.
 _LATE_S = 5.0
 # Keys that are there for good: state of the service, none of them grows with the number of jobs.
-_GLOBAL = ("activity", "celery:_kombu.binding", "webhook_secret:", "webhook_secrets")
+_GLOBAL = ("activity", "queues", "celery:_kombu.binding", "webhook_secret:", "webhook_secrets")
 
 
 @dataclass
@@ -320,7 +320,7 @@ def _leftovers(client: redis.Redis, ids: list[str]) -> list[str]:
     for raw in client.scan_iter(count=1000):
         key = raw.decode()
         name = key.removeprefix(_PREFIX)
-        if any(job_id in key for job_id in ids) or name.startswith(("leases", "queued")):
+        if any(job_id in key for job_id in ids) or name.startswith(("leases", "delayed", "line:", "turns:")):
             wrong.append(f"left behind: {key}")
         elif client.ttl(raw) == -1 and not name.startswith((*_GLOBAL, "celery:unacked")):
             wrong.append(f"left behind for ever: {key}")
