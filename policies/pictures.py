@@ -35,7 +35,7 @@ _EN_ANY: Final = re.compile(rf"{_EN_NOUN}|fig", re.IGNORECASE)
 
 _ZH_NUM = r"[两兩二三四五六七八九十几幾多数數2-9]"
 _ZH_MEASURE = r"[张張幅个個副帧幀份页頁]"
-_ZH_NOUN = r"(?:图片|圖片|图像|圖像|照片|相片|截图|截圖|画面|畫面|影像|图|圖|照|画)"
+_ZH_NOUN = r"(?:图片|圖片|图像|圖像|照片|相片|截图|截圖|画面|畫面|影像|[图圖](?![形案书書标標框])|照|画)"
 _ZH: Final = re.compile(
     rf"{_ZH_NUM}{_ZH_MEASURE}(?:不同的?|上传的?|上傳的?)?{_ZH_NOUN}"
     rf"|[这這那哪]{_ZH_NUM}[张張幅](?=[，。？?里裡中上的有是之]|{_ZH_NOUN}|$)"

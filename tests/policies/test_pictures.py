@@ -62,6 +62,9 @@ def test_wording_of_several_pictures_is_found(text):
         "左边的画框是什么颜色",
         "孩子从一张床跳到另一张床",
         "一共有五只狼",
+        "图片里共有几个图形？",
+        "两个图案有什么不同",
+        "左边的图标是什么颜色",
     ],
 )
 def test_wording_of_one_picture_is_left_alone(text):
