@@ -66,7 +66,10 @@ def draw(num: int, seed: int, preset: str) -> list[Asked]:
         types = [
             name
             for name in judged_types(engine)
-            if TYPES[name].num_images and (TYPES[name].num_images > 1) == has_several
+            if TYPES[name].num_images
+            and (TYPES[name].num_images > 1) == has_several
+            and lang in TYPES[name].langs[engine]
+            and name != "compose"  # no caller asks that
         ]
         for index in range(num):
             question = sample_question(rng, types[index % len(types)], lang)

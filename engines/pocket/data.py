@@ -71,6 +71,8 @@ class BatchShape:
         num_text: T, text rows for all questions of a row together.
         num_labels: K, predicted tokens of all questions of a row together.
         num_questions: at most so many per row.
+        chunk: text rows whose attention is computed together; T is a multiple of it, and a question with its answer
+            has at most one more. More than `CHUNK` for the types that are long.
     """
 
     num_rows: int
@@ -78,6 +80,7 @@ class BatchShape:
     num_text: int
     num_labels: int
     num_questions: int
+    chunk: int = CHUNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,15 +295,22 @@ class Batch:
         tensors: for `packed.py` and the losses.
         types: the type of each question; ``tensors["question"]`` points into it.
         languages: likewise.
+        chunk: of its shape.
     """
 
     tensors: dict[str, Tensor]
     types: list[str]
     languages: list[str]
+    chunk: int = CHUNK
 
     def to(self, device: torch.device | str) -> dict[str, Tensor]:
         """Copy the tensors to a device."""
         return {name: value.to(device, non_blocking=True) for name, value in self.tensors.items()}
+
+
+def fits(name: str, shape: BatchShape) -> bool:
+    """Tell whether a batch of this shape may hold questions of a type."""
+    return TYPES[name].num_images == shape.num_images and TYPES[name].is_long == (shape.chunk > CHUNK)
 
 
 class BatchMaker:
@@ -327,13 +337,11 @@ class BatchMaker:
         return self.collate(rows, lesson.shape)
 
     def _draw_row(self, rng: random.Random, lesson: Lesson) -> tuple[tuple[Scene, ...], list[Question]]:
-        lang: Lang = "zh" if self.engine == "glm" and rng.random() < _SHARE_OF_CHINESE else "en"
         shape = lesson.shape
-        weights = {
-            name: weight
-            for name, weight in lesson.weights.items()
-            if weight > 0 and TYPES[name].num_images == shape.num_images and lang in TYPES[name].langs[self.engine]
-        }
+        weights = {name: weight for name, weight in lesson.weights.items() if weight > 0 and fits(name, shape)}
+        langs = {lang for name in weights for lang in TYPES[name].langs[self.engine]}
+        lang: Lang = "zh" if "zh" in langs and (len(langs) == 1 or rng.random() < _SHARE_OF_CHINESE) else "en"
+        weights = {name: weight for name, weight in weights.items() if lang in TYPES[name].langs[self.engine]}
         scenes, questions = sample_pack(rng, weights, lang, shape.num_questions, num_shapes=lesson.num_shapes)
         for name in self.text_types:
             if rng.random() < lesson.weights.get(name, 0.0):
@@ -356,7 +364,7 @@ class BatchMaker:
             for number, question in enumerate(questions, start=1):
                 asked, answered = self.prompts.block(question.text, question.answer, bool(question.images))
                 length = len(asked) + len(answered) - 1
-                if length > CHUNK + 1 or at + length > num_text or at_label + len(answered) > num_labels:
+                if length > shape.chunk + 1 or at + length > num_text or at_label + len(answered) > num_labels:
                     continue
                 span = slice(at, at + length)
                 ids[row, span] = asked + answered[:-1]
@@ -383,7 +391,7 @@ class BatchMaker:
             "token_weights": token_weights,
             **self.pictures(pictures),
         }
-        return Batch({name: torch.from_numpy(value) for name, value in arrays.items()}, types, languages)
+        return Batch({name: torch.from_numpy(value) for name, value in arrays.items()}, types, languages, shape.chunk)
 
     def pictures(self, scenes: Sequence[Scene]) -> dict[str, Array]:
         """Render pictures and say what is in their cells."""

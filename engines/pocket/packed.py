@@ -18,7 +18,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 CHUNK = 48
-"""Text rows whose attention is computed together; a question with its answer has at most one more."""
+"""Text rows whose attention is usually computed together; a question with its answer has at most one more."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -43,28 +43,31 @@ class PackedAttention:
     before it and itself as keys.
 
     Args:
-        block: (B, T) number of the question each text row belongs to; 0 is padding. T is a multiple of `CHUNK`.
+        block: (B, T) number of the question each text row belongs to; 0 is padding.
         sees_images: (B, T), False for rows of a question that has no picture.
         is_key: (B, P), False for prefix rows that only fill up a small picture.
         num_text_prefix: leading prefix rows that questions without a picture have too.
+        chunk: text rows whose attention is computed together; divides T.
     """
 
-    def __init__(self, block: Tensor, sees_images: Tensor, is_key: Tensor, num_text_prefix: int) -> None:
+    def __init__(
+        self, block: Tensor, sees_images: Tensor, is_key: Tensor, num_text_prefix: int, chunk: int = CHUNK
+    ) -> None:
         size, self.num_prefix = is_key.shape
-        self.num_chunks = block.shape[1] // CHUNK
+        self.chunk, self.num_chunks = chunk, block.shape[1] // chunk
         device = block.device
         causal = torch.ones(self.num_prefix, self.num_prefix, dtype=torch.bool, device=device).tril()
         own = torch.eye(self.num_prefix, dtype=torch.bool, device=device)
         self.prefix_mask = ((causal & is_key[:, None]) | own)[:, None]
         is_common = torch.arange(self.num_prefix, device=device) < num_text_prefix
         to_prefix = is_key[:, None] & (sees_images[:, :, None] | is_common)  # (B, T, P)
-        chunks = block.view(size, self.num_chunks, CHUNK)
+        chunks = block.view(size, self.num_chunks, chunk)
         before = F.pad(chunks, (0, 0, 1, 0), value=-1)[:, :-1]
         keys = torch.cat([before, chunks], dim=2)
-        later = torch.ones(CHUNK, 2 * CHUNK, dtype=torch.bool, device=device).tril(diagonal=CHUNK)
+        later = torch.ones(chunk, 2 * chunk, dtype=torch.bool, device=device).tril(diagonal=chunk)
         to_text = (chunks[..., None] == keys[:, :, None]) & later
-        mask = torch.cat([to_prefix.view(size, self.num_chunks, CHUNK, -1), to_text], dim=3)
-        self.text_mask = mask.flatten(0, 1)[:, None]  # (B * chunks, 1, CHUNK, P + 2 * CHUNK)
+        mask = torch.cat([to_prefix.view(size, self.num_chunks, chunk, -1), to_text], dim=3)
+        self.text_mask = mask.flatten(0, 1)[:, None]  # (B * chunks, 1, chunk, P + 2 * chunk)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(B, heads, P + T, D) three times to (B, P + T, heads * D)."""
@@ -76,11 +79,11 @@ class PackedAttention:
         return torch.cat([prefix, mixed.view(size, -1, heads * width)], dim=1)
 
     def _chunks(self, rows: Tensor) -> Tensor:
-        """(B, heads, T, D) to (B, chunks, heads, CHUNK, D)."""
-        return rows.unflatten(2, (self.num_chunks, CHUNK)).transpose(1, 2)
+        """(B, heads, T, D) to (B, chunks, heads, chunk, D)."""
+        return rows.unflatten(2, (self.num_chunks, self.chunk)).transpose(1, 2)
 
     def _with_context(self, rows: Tensor) -> Tensor:
-        """(B, heads, P + T, D) to (B * chunks, heads, P + 2 * CHUNK, D)."""
+        """(B, heads, P + T, D) to (B * chunks, heads, P + 2 * chunk, D)."""
         prefix = rows[:, None, :, : self.num_prefix].expand(-1, self.num_chunks, -1, -1, -1)
         chunks = self._chunks(rows[:, :, self.num_prefix :])
         before = F.pad(chunks, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1]
@@ -152,8 +155,8 @@ class PackedGlm(nn.Module):
         merged = F.linear(states.view(n, num_patches // 4, -1), weight, vision.downsample.bias)
         return vision.merger(merged)
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Run a batch with one picture per row.
+    def forward(self, batch: dict[str, Tensor], chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+        """Run a batch with one picture per row; ``chunk`` as `PackedAttention` has it.
 
         Returns:
             (B, K, H) final states at ``label_index``, and (N, C, H) the pictures' rows.
@@ -180,7 +183,7 @@ class PackedGlm(nn.Module):
         is_cell = self.is_patch[grid][:, ::4]
         ones = is_cell.new_ones(size, 1)
         is_key = torch.cat([ones.expand(-1, num_before), is_cell, ones.expand(-1, num_after)], dim=1)
-        attention = PackedAttention(batch["block"], batch["sees_images"], is_key, self.num_text_prefix)
+        attention = PackedAttention(batch["block"], batch["sees_images"], is_key, self.num_text_prefix, chunk)
         for layer in text.layers:
             states = _glm_layer(layer, states, attention, rotary)
         states = states[:, is_key.shape[1] :]
@@ -299,8 +302,8 @@ class PackedOwl2(nn.Module):
         rows = abstractor.visual_fc(queries)
         return torch.cat([rows, abstractor.vit_eos.expand(n, -1, -1).to(rows.dtype)], dim=1)
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Run a batch; row b's pictures are ``pixels[b * n : (b + 1) * n]``.
+    def forward(self, batch: dict[str, Tensor], chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+        """Run a batch; row b's pictures are ``pixels[b * n : (b + 1) * n]``, ``chunk`` as `PackedAttention` has it.
 
         Returns:
             (B, K, H) final states at ``label_index``, and (N, Q, H) the pictures' rows but their last one.
@@ -320,7 +323,7 @@ class PackedOwl2(nn.Module):
         text = batch["offset"] + torch.where(batch["sees_images"], end, self.num_text_prefix)
         rotary = rotary_tables(core.config, torch.cat([prefix, text], dim=1))
         is_key = torch.ones(size, end, dtype=torch.bool, device=ids.device)
-        attention = PackedAttention(batch["block"], batch["sees_images"], is_key, self.num_text_prefix)
+        attention = PackedAttention(batch["block"], batch["sees_images"], is_key, self.num_text_prefix, chunk)
         for layer in core.layers:
             states = _owl2_layer(layer, states, begin, end, attention, rotary)
         states = states[:, end:]

@@ -43,6 +43,7 @@ from engines.pocket.data import (
     Lesson,
     Prompts,
     collect_glyphs,
+    fits,
     make_batches,
 )
 from engines.pocket.packed import PackedGlm, PackedOwl2
@@ -82,7 +83,7 @@ class Recipe:
         steps: of both phases together.
         dense_steps: of the first phase, in which only the picture side trains.
         stages: the curriculum of the second.
-        shapes: batch shape by number of pictures.
+        shapes: batch shapes, one of which fits each type.
         learning_rate: peak of the second phase; matrices take Muon steps of the same root mean square as Adam's.
         vision_factor: by how much the picture side is slower in the second phase.
         dense_weight: of the first phase's loss in the second, at its beginning and from halfway on.
@@ -97,7 +98,7 @@ class Recipe:
     steps: int
     dense_steps: int
     stages: tuple[Stage, ...]
-    shapes: Mapping[int, BatchShape]
+    shapes: tuple[BatchShape, ...]
     learning_rate: float = 2e-3
     vision_factor: float = 0.5
     dense_weight: tuple[float, float] = (0.5, 0.1)
@@ -150,11 +151,13 @@ def full_recipe(engine: EngineName, steps: int, rows: int) -> Recipe:
         stages.append(Stage(pick(with_pictures(2)), (1, 6), (*found, *counted), 0.9, 0.4))
         stages.append(Stage(pick(with_pictures(4)), (1, 6), ("which_has", "total_color"), 0.85, 0.7))
     num_text = 192 if engine == "glm" else 144
-    shapes = {
-        1: BatchShape(rows, 1, num_text, 64, 12),
-        2: BatchShape(-(-rows * 5 // 8), 2, num_text, 40, 12),
-        4: BatchShape(-(-rows * 3 // 8), 4, num_text, 40, 12),
-    }
+    long = (168, 24, 1, 168) if engine == "glm" else (144, 32, 2, 72)
+    shapes = (
+        BatchShape(rows, 1, num_text, 64, 12),
+        BatchShape(rows, 1, *long),
+        BatchShape(-(-rows * 5 // 8), 2, num_text, 40, 12),
+        BatchShape(-(-rows * 3 // 8), 4, num_text, 40, 12),
+    )
     return Recipe(steps, min(700, steps // 8), tuple(stages), shapes)
 
 
@@ -166,7 +169,7 @@ def quick_recipe(engine: EngineName, steps: int) -> Recipe:
         steps,
         steps // 2,
         (stage,),
-        {1: shape},
+        (shape,),
         learning_rate=4e-3,
         warmup=10,
         average=0.9,
@@ -257,9 +260,9 @@ class Learner(nn.Module):
         parts = self.head(rows[:, : self.packed.num_cells], self.packed.embeddings, batch)
         return _sum_losses(parts), parts
 
-    def answers(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
+    def answers(self, batch: dict[str, Tensor], chunk: int) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
         """Loss of the answers, loss of the picture side, its parts, and the predicted ids (B, K)."""
-        states, rows = self.packed(batch)
+        states, rows = self.packed(batch, chunk)
         logits = F.linear(states, self.packed.head).float()
         loss = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORE, reduction="none")
         weights = batch["token_weights"].flatten()
@@ -421,20 +424,18 @@ class Curriculum:
         weight = 0.25 if accuracy > 0.97 else min(1.0, 0.4 + 6 * (0.97 - accuracy))
         if name == "caption":
             weight *= 1.2 if self.progress.stage < 3 else 0.5
+        if info.is_must and accuracy < 0.8 and self.progress.stage == len(self.recipe.stages):
+            weight *= 2  # what is still behind when everything else is being asked
         return weight * (1.0 if info.is_must or not info.bars else 0.7)
 
     def lesson(self, seed: int, step: int) -> Lesson:
         """Choose a step's number of pictures and its types."""
         weights = self.weights()
-        by_number: dict[int, float] = {}
-        for name, weight in weights.items():
-            if TYPES[name].num_images:
-                by_number[TYPES[name].num_images] = by_number.get(TYPES[name].num_images, 0.0) + weight
-        numbers = sorted(by_number)
+        shapes = self.recipe.shapes
+        shares = np.array([sum(weight for name, weight in weights.items() if fits(name, shape)) for shape in shapes])
         generator = np.random.default_rng((seed, step))
-        shares = np.array([by_number[number] for number in numbers])
-        number = int(generator.choice(numbers, p=shares / shares.sum()))
-        return Lesson(weights, self.stages[-1].num_shapes, self.recipe.shapes[number])
+        index = int(generator.choice(len(shapes), p=shares / shares.sum()))
+        return Lesson(weights, self.stages[-1].num_shapes, shapes[index])
 
     def record(self, batch: Batch, is_right: Sequence[bool]) -> None:
         """Take in one batch's outcome."""
@@ -587,7 +588,7 @@ class Run:
             if step < self.recipe.dense_steps:
                 stages = self.recipe.stages[: 1 if len(self.recipe.stages) == 1 else 2]
                 weights = {name: 1.0 for stage in stages for name in stage.types}
-                lesson = Lesson(weights, (1, 6), self.recipe.shapes[1])
+                lesson = Lesson(weights, (1, 6), self.recipe.shapes[0])
                 yield "dense_only", (lesson, self.seed, step, self.recipe.dense_pictures)
             else:
                 yield "make", (self.curriculum.lesson(self.seed, step), self.seed, step)
@@ -632,7 +633,7 @@ class Run:
             if step < recipe.dense_steps:
                 loss, parts = self._dense(tensors)
             else:
-                loss, dense, parts, predicted = self._answers(tensors)
+                loss, dense, parts, predicted = self._answers(tensors, batch.chunk)
                 values["loss"] = float(loss.detach())
                 loss = loss + self._dense_weight(step) * dense
         loss.backward()

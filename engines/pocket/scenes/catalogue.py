@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from engines.pocket.scenes import hops, places, printed, several, singles, turns, which
+from engines.pocket.scenes import compose, hops, places, printed, several, singles, turns, which
 from engines.pocket.scenes.asking import Asker, Builder, Scenes, Setup
 from engines.pocket.scenes.nouns import Lang, SceneKind, TypeInfo
 from engines.pocket.scenes.words import COLOUR_NAMES, KINDS, ORDINALS, REGIONS
@@ -56,19 +56,22 @@ def _add(
     is_must: bool = False,
     chance: str,
     held_out: bool = False,
+    is_long: bool = False,
+    langs: tuple[Lang, ...] | None = None,
 ) -> None:
-    langs: dict[str, tuple[Lang, ...]] = {engine: GLM if engine == "glm" else OWL2 for engine in engines}
+    by_engine = {engine: langs or (GLM if engine == "glm" else OWL2) for engine in engines}
     per_engine = dict.fromkeys(engines, bars) if isinstance(bars, float) else dict(bars or {})
     info = TypeInfo(
         name,
         engines,
-        MappingProxyType(langs),
+        MappingProxyType(by_engine),
         num_images,
         scene_kind,
         MappingProxyType(per_engine),
         is_must,
         chance,
         held_out,
+        is_long,
     )
     QUESTIONS[name] = QuestionType(info, ask, build, classes)
 
@@ -257,6 +260,15 @@ _add(
     chance="one of the 2 to 4 shapes of the kind or colour",
 )
 _add(
+    "beside",
+    hops.ask_beside,
+    hops.scene_hop_left_of,
+    classes=("left", "right", "above", "below"),
+    engines=_OWL2_ONLY,
+    bars=0.9,
+    chance="one of the visible colours (4 or 6)",
+)
+_add(
     "hop_left_of",
     hops.ask_hop_left_of,
     hops.scene_hop_left_of,
@@ -265,6 +277,25 @@ _add(
     bars=0.75,
     is_must=True,
     chance="one of the visible colours (4 or 6)",
+)
+_add(
+    "hop_in_chinese",
+    hops.ask_hop_in_chinese,
+    hops.scene_hop_in_chinese,
+    engines=_OWL2_ONLY,
+    bars=0.75,
+    chance="one of the visible colours or kinds",
+    is_long=True,
+    langs=("zh",),
+)
+_add(
+    "compose",
+    compose.ask_compose,
+    hops.scene_hop_in_chinese,
+    engines=_GLM_ONLY,
+    bars=0.9,
+    chance="none: the finding stands in the prompt, in another language",
+    is_long=True,
 )
 _add(
     "picture_color",

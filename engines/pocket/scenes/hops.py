@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
-from engines.pocket.scenes.asking import Scenes, Setup, Wordings, distinct, one, wording
+from engines.pocket.scenes.asking import Scenes, Setup, Wordings, distinct, named, one, wording
 from engines.pocket.scenes.layout import NUM_LEVELS, Look, place, place_in_rows
 from engines.pocket.scenes.nouns import Lang, Question, Scene, Shape
 from engines.pocket.scenes.places import extreme, offset
@@ -24,7 +25,7 @@ from engines.pocket.scenes.several import (
     random_query,
 )
 from engines.pocket.scenes.singles import choose_count
-from engines.pocket.scenes.words import COLOUR_NAMES, KINDS, ORDINALS
+from engines.pocket.scenes.words import COLOUR_NAMES, KINDS, ORDINALS, say
 
 _WORDS: Wordings = {
     "hop_largest_kind kind": {
@@ -32,21 +33,32 @@ _WORDS: Wordings = {
             "What colour is the {z} {k}?",
             "What is the colour of the {z} {k}?",
             "Which colour does the {z} {k} have?",
-        )
+        ),
+        "zh": ("{z}的{k}是什么颜色？", "{z}的{k}是哪种颜色？", "图中{z}的{k}是什么颜色的？"),
     },
     "hop_largest_kind colour": {
         "en": (
             "What shape is the {z} {c} shape?",
             "What is the shape of the {z} {c} object?",
             "Which shape is the {z} {c} one?",
-        )
+        ),
+        "zh": ("{z}的{c}图形是什么形状？", "{c}图形中{z}的是什么形状？", "图中{z}的{c}图形是什么形状？"),
     },
     "hop_left_of": {
         "en": (
             "What colour is the shape {d} the {z} {k}?",
             "Which colour is the shape {d} the {z} {k}?",
             "The shape {d} the {z} {k}: what colour is it?",
-        )
+        ),
+        "zh": ("{z}的{k}{d}的图形是什么颜色？", "{z}的{k}的{d}是什么颜色的图形？", "在{z}的{k}{d}的图形是哪种颜色？"),
+    },
+    "beside": {
+        "en": (
+            "What colour is the shape {d} the {s}?",
+            "Which colour is the shape {d} the {s}?",
+            "The shape {d} the {s}: what colour is it?",
+        ),
+        "zh": ("{s}{d}的图形是什么颜色？", "{s}的{d}是什么颜色的图形？", "在{s}{d}的图形是哪种颜色？"),
     },
     "hop_picture_count": {
         "en": (
@@ -65,6 +77,10 @@ _WORDS: Wordings = {
 }
 _BESIDE = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 _EXTREMES = ("largest", "smallest")
+
+
+def _beside(direction: str, lang: Lang) -> str:
+    return say(direction, lang) if lang == "zh" else _BESIDE[direction]
 
 
 def ask_hop_largest_kind(rng: random.Random, scenes: Scenes, lang: Lang, want: str | None) -> Question | None:
@@ -89,7 +105,9 @@ def ask_hop_largest_kind(rng: random.Random, scenes: Scenes, lang: Lang, want: s
         return None
     form, key, name, found, group = rng.choice(offers[rng.choice(sorted(offers))])
     asked = "colour" if form == "kind" else "kind"
-    text = wording(rng, f"hop_largest_kind {form}", lang, _WORDS).format(z=name, k=key, c=key)
+    text = wording(rng, f"hop_largest_kind {form}", lang, _WORDS).format(
+        z=say(name, lang), k=say(key, lang), c=say(key, lang)
+    )
     answer = getattr(found, asked)
     ordered = sorted(scene.shapes, key=lambda shape: shape.radius, reverse=name == "largest")
     return Question(
@@ -97,11 +115,11 @@ def ask_hop_largest_kind(rng: random.Random, scenes: Scenes, lang: Lang, want: s
         lang,
         scenes,
         text,
-        answer,
+        say(answer, lang),
         form,
         answer,
-        distinct(getattr(shape, asked) for shape in group),
-        (("the extreme of all shapes", getattr(ordered[0], asked)),),
+        distinct(say(getattr(shape, asked), lang) for shape in group),
+        (("the extreme of all shapes", say(getattr(ordered[0], asked), lang)),),
     )
 
 
@@ -160,8 +178,29 @@ def ask_hop_left_of(rng: random.Random, scenes: Scenes, lang: Lang, want: str | 
     if not offers:
         return None
     kind, name, direction, target = rng.choice(offers)
-    text = wording(rng, "hop_left_of", lang, _WORDS).format(z=name, k=kind, d=_BESIDE[direction])
-    return Question("hop_left_of", lang, scenes, text, target.colour, direction, target.colour, colours)
+    text = wording(rng, "hop_left_of", lang, _WORDS).format(
+        z=say(name, lang), k=say(kind, lang), d=_beside(direction, lang)
+    )
+    return _colour_question("hop_left_of", lang, scenes, text, direction, target)
+
+
+def ask_beside(rng: random.Random, scenes: Scenes, lang: Lang, want: str | None) -> Question | None:
+    """The colour of the shape beside a named one: `hop_left_of` without its first hop; all colours differ."""
+    (scene,) = scenes
+    colours = distinct(shape.colour for shape in scene.shapes)
+    if len(colours) < max(3, len(scene.shapes)):
+        return None
+    offers = [
+        (shape, direction, target)
+        for shape in scene.shapes
+        for direction in _BESIDE
+        if want in (None, direction) and (target := _neighbour(scene, shape, direction)) is not None
+    ]
+    if not offers:
+        return None
+    shape, direction, target = rng.choice(offers)
+    text = wording(rng, "beside", lang, _WORDS).format(s=named(shape, lang), d=_beside(direction, lang))
+    return _colour_question("beside", lang, scenes, text, direction, target)
 
 
 def scene_hop_left_of(rng: random.Random, want: str | None, setup: Setup) -> Scenes | None:
@@ -175,6 +214,39 @@ def scene_hop_left_of(rng: random.Random, want: str | None, setup: Setup) -> Sce
     looks = list(zip(rng.sample(COLOUR_NAMES, num), its_kinds, strict=True))
     levels = [rng.randint(0, 2 if num == 6 else 3) for _ in looks]
     return one(place_in_rows(rng, looks, setup.size(rng), levels, num_columns))
+
+
+def _colour_question(its_type: str, lang: Lang, scenes: Scenes, text: str, direction: str, target: Shape) -> Question:
+    colours = distinct(say(shape.colour, lang) for shape in scenes[0].shapes)
+    return Question(its_type, lang, scenes, text, say(target.colour, lang), direction, target.colour, colours)
+
+
+def ask_hop_in_chinese(rng: random.Random, scenes: Scenes, lang: Lang, want: str | None) -> Question | None:
+    """One of the two-hop questions of one picture in Chinese, the answer in English: Owl2 reads more than it writes."""
+    question = ask_any_hop(rng, scenes, "zh")
+    if question is None:
+        return None
+    english = {say(name, "zh"): name for name in (*COLOUR_NAMES, *KINDS)}
+    return replace(
+        question,
+        type="hop_in_chinese",
+        lang=lang,
+        answer=question.answer_class,
+        candidates=tuple(sorted(english[name] for name in question.candidates)),
+        guesses=(),
+    )
+
+
+def ask_any_hop(rng: random.Random, scenes: Scenes, lang: Lang) -> Question | None:
+    """A two-hop question of one picture; its answer class is the answer in English."""
+    askers = [ask_hop_left_of, ask_hop_largest_kind]
+    rng.shuffle(askers)
+    return next((question for ask in askers if (question := ask(rng, scenes, lang, None))), None)
+
+
+def scene_hop_in_chinese(rng: random.Random, want: str | None, setup: Setup) -> Scenes | None:
+    """A scene that has a two-hop question."""
+    return rng.choice((scene_hop_left_of, scene_hop_largest_kind))(rng, None, setup)
 
 
 def ask_hop_picture_count(rng: random.Random, scenes: Scenes, lang: Lang, want: str | None) -> Question | None:

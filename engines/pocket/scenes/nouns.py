@@ -162,6 +162,7 @@ class TypeInfo:
         is_must: the bars decide, instead of being an aim.
         chance: what guessing amounts to, in words.
         held_out: never in training.
+        is_long: too long to be packed with others.
     """
 
     name: str
@@ -173,3 +174,4 @@ class TypeInfo:
     is_must: bool
     chance: str
     held_out: bool = False
+    is_long: bool = False

@@ -46,6 +46,8 @@ _ZH = {
     "bottom left": "左下",
     "bottom": "下边",
     "bottom right": "右下",
+    "largest": "最大",
+    "smallest": "最小",
     "small": "小",
     "medium": "中",
     "large": "大",

@@ -22,6 +22,7 @@ from engines.pocket.data import (
     Prompts,
     cell_targets,
     collect_glyphs,
+    fits,
     glm_grid,
     glm_patches,
     make_batches,
@@ -194,3 +195,22 @@ def test_printed_characters_are_found_in_the_cells_that_show_them() -> None:
 
     seen = {index - 1 for index in targets.glyph[targets.glyph > 0]}
     assert {glyphs[char] for char in question.answer} <= seen
+
+
+def test_long_questions_have_batches_of_their_own_that_they_fit(maker: BatchMaker) -> None:
+    (shape,) = (shape for shape in full_recipe(maker.engine, 100, 4).shapes if shape.chunk > CHUNK)
+    names = [name for name in trained_types(maker.engine) if fits(name, shape)]
+    assert names
+    assert all(TYPES[name].is_long for name in names)
+
+    # None of them is left out because it does not fit
+    batch = maker.make(Lesson(dict.fromkeys(names, 1.0), (1, 6), shape), 0, 0)
+    assert set(batch.types) <= set(names)
+    assert len(batch.types) >= shape.num_rows
+    for name in names:
+        for lang in TYPES[name].langs[maker.engine]:
+            for seed in range(40):
+                question = sample_question(random.Random(seed), name, lang)
+                asked, answered = maker.prompts.block(question.text, question.answer, True)
+                assert len(asked) + len(answered) - 1 <= shape.chunk
+                assert len(answered) <= shape.num_labels

@@ -13,7 +13,7 @@ import torch
 
 from engines.base import EngineOptions, GenerationRequest, Message, SamplingParams, TextPart, generate
 from engines.pocket.checkpoints import EngineName
-from engines.pocket.data import BatchShape
+from engines.pocket.data import BatchShape, fits
 from engines.pocket.evaluate import draw_questions, wilson_interval
 from engines.pocket.scenes import TYPES
 from engines.pocket.train import (
@@ -37,7 +37,7 @@ def _one_thread() -> None:
 
 def tiny_recipe(engine: EngineName) -> Recipe:
     recipe = quick_recipe(engine, 4)
-    return replace(recipe, shapes={1: BatchShape(2, 1, 96, 24, 3)}, dense_pictures=2, log_every=1)
+    return replace(recipe, shapes=(BatchShape(2, 1, 96, 24, 3),), dense_pictures=2, log_every=1)
 
 
 def start(engine: EngineName, out: Path) -> Run:
@@ -106,14 +106,15 @@ def test_the_shipped_recipe_trains_every_type_and_begins_with_lookups() -> None:
         recipe = full_recipe(engine, 10_000, 12)
         assert "color_of_shape" in recipe.stages[0].types
         assert recipe.stages[0].num_shapes[1] < recipe.stages[-1].num_shapes[1]
-        asked = {TYPES[name].num_images for stage in recipe.stages for name in stage.types} - {0}
-        assert asked <= set(recipe.shapes)
+        asked = {name for stage in recipe.stages for name in stage.types if TYPES[name].num_images}
+        assert all(sum(fits(name, shape) for shape in recipe.shapes) == 1 for name in asked)
+        assert all(shape.num_text % shape.chunk == 0 for shape in recipe.shapes)
 
 
 def test_the_curriculum_goes_on_when_what_the_next_stage_needs_is_known() -> None:
     # Given two stages, of which the second needs lookups
     stages = (Stage(("color_of_shape",), (1, 3)), Stage(("exist",), (1, 6), ("color_of_shape",), 0.85, latest=0.5))
-    recipe = Recipe(steps=1000, dense_steps=0, stages=stages, shapes={1: BatchShape(2, 1, 96, 24, 3)})
+    recipe = Recipe(steps=1000, dense_steps=0, stages=stages, shapes=(BatchShape(2, 1, 96, 24, 3),))
     progress = Progress(step=10, accuracy={"color_of_shape": 0.8}, seen={"color_of_shape": 500})
     curriculum = Curriculum(recipe, progress)
 
@@ -133,7 +134,7 @@ def test_the_curriculum_goes_on_when_what_the_next_stage_needs_is_known() -> Non
 
 def test_types_are_asked_less_once_they_are_known() -> None:
     stages = (Stage(("color_of_shape", "exist"), (1, 3)),)
-    recipe = Recipe(steps=10, dense_steps=0, stages=stages, shapes={})
+    recipe = Recipe(steps=10, dense_steps=0, stages=stages, shapes=())
     weights = Curriculum(recipe, Progress(accuracy={"color_of_shape": 0.99, "exist": 0.6})).weights()
     assert weights["exist"] > 2 * weights["color_of_shape"] > 0
 

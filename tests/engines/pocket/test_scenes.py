@@ -33,9 +33,12 @@ from engines.pocket.scenes import (
     singles,
     which,
 )
+from engines.pocket.scenes.compose import PROMPTS
 from engines.pocket.scenes.drawing import FONT_FILE, font
 from engines.pocket.scenes.layout import place
+from engines.pocket.scenes.nouns import Lang
 from engines.pocket.scenes.words import COLOURS, ORDINALS
+from router.jobs.merge import compose_prompt
 
 JUDGED_BY_READING = [
     "color_of_shape",
@@ -420,7 +423,7 @@ def test_a_type_asks_about_as_many_pictures_as_it_says(name: str) -> None:
             assert question.answer
             assert "{" not in question.text
             if lang == "en":
-                assert re.fullmatch(r"[\x20-\x7e]+", question.text)
+                assert re.fullmatch(r"[\n\x20-\x7e]+", question.text)
 
 
 @pytest.mark.parametrize("num_shapes", [(1, 3), (2, 2), (6, 6)])
@@ -631,3 +634,40 @@ def test_text_turns_have_honest_answers_without_pictures() -> None:
         "I am a very small model. I can answer questions on colours, shapes and numbers in pictures."
     ]
     assert sample_question(random.Random(0), "greeting", "zh").images == ()
+
+
+@pytest.mark.parametrize("lang", ["zh", "en"])
+def test_the_prompt_to_compose_is_the_one_the_router_sends(lang: Lang) -> None:
+    prompt = compose_prompt("Q {x}?", "a draft", "a finding", lang)
+    assert PROMPTS[lang].format(question="Q {x}?", draft="a draft", deep="a finding") == prompt
+
+
+def test_a_question_in_chinese_about_two_hops_is_answered_in_english() -> None:
+    rng = random.Random(3)
+    for _ in range(40):
+        question = sample_question(rng, "hop_in_chinese", "zh")
+        assert re.search(r"[\u4e00-\u9fff]", question.text)
+        assert not re.search(r"[A-Za-z]", question.text)
+        assert question.answer in (*COLOUR_NAMES, *KINDS)
+        assert question.answer in question.candidates
+
+
+def test_the_answer_of_a_colour_beside_a_shape_is_the_nearest_one_in_line() -> None:
+    rng = random.Random(4)
+    for _ in range(40):
+        question = sample_question(rng, "beside", "en")
+        words = question.text.rstrip("?").replace(":", "").split()
+        (scene,) = question.images
+        named = next(s for s in scene.shapes if f"{s.colour} {s.kind}" in question.text)
+        sign, axis = {"left": (-1, "x"), "right": (1, "x"), "above": (-1, "y"), "below": (1, "y")}[question.form]
+        assert question.form in words
+        other = "y" if axis == "x" else "x"
+        in_line = [
+            s
+            for s in scene.shapes
+            if s is not named
+            and sign * (getattr(s, axis) - getattr(named, axis)) > 0
+            and abs(getattr(s, other) - getattr(named, other)) < 0.2
+        ]
+        nearest = min(in_line, key=lambda s: abs(getattr(s, axis) - getattr(named, axis)))
+        assert nearest.colour == question.answer
