@@ -20,6 +20,8 @@ from engines.server import create_app as create_engine_app
 from engines.server import load_engine
 from router.app import create_app
 from router.cli.main import app as cli
+from router.cli.net import Address
+from router.cli.redis_server import redis_argv
 from router.jobs.queue import QUEUES, queue_name
 from router.settings import Settings
 
@@ -99,6 +101,16 @@ def test_every_command_is_one_the_command_line_has(name: str) -> None:
 def test_a_wrong_command_would_be_noticed(arguments: list[str]) -> None:
     with pytest.raises(Exception, match=r"No such option|Missing parameter|unexpected extra argument"):
         parse_command(arguments)
+
+
+def test_redis_keeps_what_it_acknowledged_just_as_the_one_that_glowl_starts() -> None:
+    ours = redis_argv(Path("redis-server"), Address(port=6379), Path("/data"))
+    [binary, *options] = shlex.split(SERVICES["redis"]["command"])
+
+    assert binary == "redis-server"
+    kept = dict(zip(options[::2], options[1::2], strict=True))
+    assert kept.items() <= dict(zip(ours[1::2], ours[2::2], strict=True)).items()
+    assert {"--appendonly", "--appendfsync", "--maxmemory-policy", "--stream-node-max-bytes"} <= set(kept)
 
 
 def test_processes_listen_where_the_others_look_for_them() -> None:

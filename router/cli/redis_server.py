@@ -129,9 +129,12 @@ def redis_argv(binary: Path, address: Address, state_dir: Path) -> tuple[str, ..
         str(binary),
         *listen,
         *("--dir", str(state_dir)),
-        *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+        # Not every second: while a sync is under way, writes are acknowledged that a kill would lose.
+        *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
         # Job records must never be evicted to make room.
         *("--maxmemory-policy", "noeviction"),
+        # A stream takes a whole node from its first entry on; most jobs' streams are a few short entries.
+        *("--stream-node-max-bytes", "1024"),
         *("--daemonize", "no"),
     )
 

@@ -80,7 +80,8 @@ class RedisProcess(Process):
     def start(self) -> None:
         binary = find_redis({}).binary
         argv = [str(binary), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.dir)]
-        super().__init__([*argv, "--appendonly", "yes", "--save", ""], self.dir / "redis.log")
+        options = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+        super().__init__([*argv, *options], self.dir / "redis.log")
         wait_until(self.answers, "redis")
 
     def answers(self) -> bool:

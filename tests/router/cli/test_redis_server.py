@@ -84,7 +84,8 @@ def test_versions_are_read_from_both_families_output(tmp_path):
 def test_our_server_persists_never_evicts_and_listens_nowhere_else():
     argv = redis_argv(Path("/bin/redis-server"), Address(uds=Path("/d/redis.sock")), Path("/d"))
     assert argv[1:7] == ("--port", "0", "--unixsocket", "/d/redis.sock", "--unixsocketperm", "700")
-    assert argv[argv.index("--appendonly") :][:2] == ("--appendonly", "yes")
+    assert argv[argv.index("--appendonly") :][:4] == ("--appendonly", "yes", "--appendfsync", "always")
+    assert argv[argv.index("--stream-node-max-bytes") :][:2] == ("--stream-node-max-bytes", "1024")
     assert argv[argv.index("--maxmemory-policy") :][:2] == ("--maxmemory-policy", "noeviction")
     over_tcp = redis_argv(Path("/bin/redis-server"), Address(port=7001), Path("/d"))
     assert over_tcp[1:5] == ("--bind", "127.0.0.1", "--port", "7001")
