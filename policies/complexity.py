@@ -140,6 +140,19 @@ _EN_NAME = re.compile(
     r"(?<=[^.?!\s] )(?:[A-Z][\w.'\u2019-]{0,30})(?: (?:(?:of|the|de|von|and|&) )?[A-Z0-9][\w.'\u2019-]{0,30}){1,8}"
 )
 _CUES: Final[dict[Scored, dict[str, re.Pattern[str]]]] = {"en": _EN_CUES, "zh": _ZH_CUES}
+_NAMES_ZH: Final = {
+    "reference_chain": "层层指代",
+    "bridge": "中间环节",
+    "relation": "位置关系",
+    "relative_clause": "定语从句",
+    "participle": "分词短语",
+    "comparison": "比较",
+    "conjunction": "并列",
+    "sequence": "先后顺序",
+    "quantity": "数量",
+    "reasoning": "推理",
+    "further_question": "追加提问",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +235,20 @@ def find_cues(text: str, language: Scored) -> tuple[float, dict[str, list[str]]]
 
 def _show(name: str, found: list[str]) -> str:
     shown = list(dict.fromkeys(word[:16] for word in found if word))[:3]
-    label = name.replace("_", " ")
+    label = _to_label(name)
     return f"{label}: {', '.join(shown)}" if shown else f"{label} x{len(found)}"
+
+
+def to_chinese(cue: str) -> str:
+    """Return one of `Complexity.cues` with its name in Chinese; the words that were found stay as they are."""
+    return next(
+        (zh + cue.removeprefix(label) for name, zh in _NAMES_ZH.items() if cue.startswith(label := _to_label(name))),
+        cue,
+    )
+
+
+def _to_label(name: str) -> str:
+    return name.replace("_", " ")
 
 
 @cache

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from policies.complexity import to_chinese
 from policies.context import Context
 from policies.decision import Arm, Decision, EngineName, Flip, Health, Reason, Route, Scalar
 from policies.features import Features
@@ -239,6 +240,8 @@ def explain(decision: Decision, features: Features, language: Literal["en", "zh"
     if decision.multi_hop_threshold is not None:
         threshold = (" against {:g}" if is_en else "，阈值 {:g}").format(decision.multi_hop_threshold)
     joiner = "; " if is_en else "；"
+    cues = "; ".join(features.multi_hop_cues) if is_en else "；".join(map(to_chinese, features.multi_hop_cues))
+    shown_cues = f" ({cues or none})" if is_en else f"（{cues or none}）"
     rows = [
         (
             (
@@ -284,11 +287,11 @@ def explain(decision: Decision, features: Features, language: Literal["en", "zh"
         ("several in words" if is_en else "提到多张图", ", ".join(features.several_images_cues) or none),
         (
             "multi-hop" if is_en else "多步程度",
-            f"{features.multi_hop:.2f}{threshold} ({'; '.join(features.multi_hop_cues) or none})",
+            f"{features.multi_hop:.2f}{threshold}{shown_cues}",
         ),
         (
             "interactive" if is_en else "交互",
-            (features.interactive_reason or ("no" if is_en else "否")),
+            (features.interactive_reason or "no") if is_en else _to_chinese_reason(features.interactive_reason) or "否",
         ),
         (
             "asked for" if is_en else "调用方要求",
@@ -303,6 +306,11 @@ def explain(decision: Decision, features: Features, language: Literal["en", "zh"
     if is_en:
         return "\n".join(f"{label + ':':<18}{value}".rstrip() if label else "" for label, value in rows)
     return "\n".join(f"{label}：{value}" if label else "" for label, value in rows)
+
+
+def _to_chinese_reason(reason: str | None) -> str:
+    """Say ``service_tier is priority`` in Chinese: a field and its value keep their names."""
+    return (reason or "").replace(" is ", " 为 ")
 
 
 def _values(features: Features, estimate_ms: int) -> dict[str, Scalar | None]:
@@ -440,7 +448,7 @@ def _sentences(feature: str, value: Scalar, threshold: Scalar, features: Feature
         if value:
             return (
                 f"somebody is waiting ({features.interactive_reason})",
-                f"有人在等待（{features.interactive_reason}）",
+                f"有人在等待（{_to_chinese_reason(features.interactive_reason)}）",
             )
         return "nobody is said to be waiting", "没有说明有人在等待"
     if feature == "deadline_slack_ms":
@@ -450,9 +458,10 @@ def _sentences(feature: str, value: Scalar, threshold: Scalar, features: Feature
         )
     if feature == "multi_hop":
         cues = "; ".join(features.multi_hop_cues)
+        cues_zh = "；".join(map(to_chinese, features.multi_hop_cues))
         return (
             f"multi-hop score {value:.2f} against {threshold:g}" + (f" ({cues})" if cues else ""),
-            f"多步程度 {value:.2f}，阈值 {threshold:g}" + (f"（{cues}）" if cues else ""),
+            f"多步程度 {value:.2f}，阈值 {threshold:g}" + (f"（{cues_zh}）" if cues else ""),
         )
     name, name_zh = {
         "num_images": ("distinct pictures in the conversation", "对话中不同的图片数"),

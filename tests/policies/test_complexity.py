@@ -2,7 +2,7 @@
 
 import pytest
 
-from policies.complexity import examine, score
+from policies.complexity import Scored, examine, find_cues, score, to_chinese
 from policies.rules import load_preset
 
 SIMPLE = [
@@ -132,3 +132,16 @@ def test_courtesy_makes_no_question_harder():
 )
 def test_any_text_however_long_is_scored_between_0_and_1(unit, language):
     assert 0.0 <= score(unit * 250_000, language) <= 1.0
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_cue_has_a_name_in_chinese(language: Scored) -> None:
+    _, found = find_cues("x", language)
+
+    for name in found:
+        label = name.replace("_", " ")
+        for cue in (f"{label}: of, by", f"{label} x2"):
+            shown = to_chinese(cue)
+            assert not shown[0].isascii()
+            assert shown.endswith(cue.removeprefix(label))
+            assert label not in shown

@@ -339,3 +339,21 @@ def test_every_feature_a_rule_may_use_can_be_explained(tmp_path, features):
     assert decision.rule == "a"
     assert all(reason.text and reason.text_zh for reason in decision.reasons)
     assert len(decision.reasons) == 10
+
+
+def test_a_chinese_explanation_names_cues_and_reasons_in_chinese(seed, features):
+    asked = features(
+        language="en",
+        multi_hop=0.9,
+        multi_hop_cues=("reference chain: of", "further question x2"),
+        is_interactive=True,
+        interactive_reason="service_tier is priority",
+    )
+
+    decision = decide(asked, seed)
+    explained = explain(decision, asked, "zh")
+
+    assert "层层指代: of；追加提问 x2" in explained
+    assert "service_tier 为 priority" in explained
+    assert decision.reasons[0].text_zh == "有人在等待（service_tier 为 priority）"
+    assert "reference chain: of; further question x2" in explain(decision, asked, "en")
