@@ -1,0 +1,113 @@
+"""JSON out of prose, fences and slips; and schemas that are made to hang whoever checks them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from router.jobs.json_answers import (
+    InvalidJsonError,
+    UncheckableSchemaError,
+    can_check,
+    dump_json,
+    parse,
+    read_json,
+    repair_prompt,
+    to_check,
+)
+
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "day": {"type": "string", "format": "date"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1}',
+        ' {"a":1}\n',
+        'Sure, here it is:\n```json\n{"a": 1}\n```\nAnything else?',
+        '```\n{"a": 1,}\n```',
+        'The answer [to this] is {"a": 1}. It [the picture] is clear.',
+        "The answer is {'a': 1}",
+        "{'a': 1}",
+        "{a: 1}",
+        '{"a": 1',
+        '{"a": 1,}',
+    ],
+)
+def test_json_is_found_and_mended(text: str) -> None:
+    assert read_json(text, SCHEMA) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("There is one cat.", "it is no JSON"),
+        ("", "it is no JSON"),
+        ('{"a": "x"}', "at a: 'x' is not of type 'integer'"),
+        ('{"b": 1}', "'a' is a required property"),
+        ('{"a": 1, "day": "5 March"}', "at day: '5 March' is not a 'date'"),
+        ('{"a": NaN}', "at a"),
+        ("[1]", "not of type 'object'"),
+        ("[" * 100_000, "it is no JSON"),
+    ],
+)
+def test_what_is_wrong_is_said(text: str, problem: str) -> None:
+    with pytest.raises(InvalidJsonError) as raised:
+        read_json(text, SCHEMA)
+
+    assert problem in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+CHAIN: dict[str, Any] = {
+    "$defs": {
+        "d30": {"type": "string"},
+        **{f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(30)},
+    },
+    "$ref": "#/$defs/d0",
+}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        CHAIN,
+        {"$ref": "#"},
+        {"type": "string", "pattern": "(a+)+$"},
+        {"type": "object", "patternProperties": {"(a+)+$": {}}},
+        {"type": "array", "items": {"type": "string", "pattern": "(a+)+$"}},
+        {"items": [{"type": "string"}]},
+    ],
+    ids=["doubling", "endless", "pattern", "names", "inside", "list"],
+)
+def test_a_schema_that_could_hang_the_worker_is_not_tried(schema: dict[str, Any]) -> None:
+    with pytest.raises(UncheckableSchemaError):
+        to_check(json.dumps(schema))("a" * 40 + "!")
+
+
+def test_a_field_named_pattern_is_none() -> None:
+    assert can_check('{"type":"object","properties":{"pattern":{"type":"string"}}}')
+    assert not can_check('{"type":"object","properties":{"a":{"type":"string","pattern":"^a"}}}')
+
+
+def test_json_is_written_without_white_space_and_read_strictly() -> None:
+    assert dump_json({"a": [1, "红"]}) == '{"a":[1,"红"]}'
+    for text in ("NaN", "[Infinity]", "{'a': 1}", "[" * 100_000):
+        with pytest.raises(ValueError):
+            parse(text)
+
+
+def test_the_repair_prompt_names_the_problem_and_bounds_the_schema() -> None:
+    prompt = repair_prompt("at a: no", SCHEMA * 100)
+
+    assert "at a: no" in prompt
+    assert len(prompt) < 5_000
