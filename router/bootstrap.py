@@ -49,6 +49,11 @@ def build_services(settings: Settings) -> Services:
     hub = EventHub(reader, store)
     engines = make_engines(settings)
     monitor = EngineMonitor(engines)
+    webhooks, webhook_fetcher = make_webhook_store(settings, redis), make_webhook_fetcher(settings)
+    ended = make_redis(settings)
+    context = tasks.Context(
+        store, queue, engines, make_deliverer(settings, webhooks, webhook_fetcher), cancels=CancelWatch(ended)
+    )
     fetcher = SafeFetcher(settings)
     return Services(
         settings=settings,
@@ -57,12 +62,19 @@ def build_services(settings: Settings) -> Services:
         hub=hub,
         monitor=monitor,
         dispatcher=Dispatcher(
-            engines=engines, store=store, queue=queue, hub=hub, monitor=monitor, router=Router(rules)
+            engines=engines,
+            store=store,
+            queue=queue,
+            hub=hub,
+            monitor=monitor,
+            router=Router(rules),
+            max_images=settings.max_images,
+            runner=tasks.LocalRuns(context),
         ),
         media=MediaIntake(settings, fetcher),
         fetcher=fetcher,
-        webhooks=make_webhook_store(settings, redis),
-        webhook_fetcher=make_webhook_fetcher(settings),
+        webhooks=webhooks,
+        webhook_fetcher=webhook_fetcher,
         files=FileStore(
             redis,
             max_file_bytes=settings.max_file_bytes,
@@ -73,7 +85,7 @@ def build_services(settings: Settings) -> Services:
         rules_file=rules_file,
         engines=engines,
         idempotency=Idempotency(redis),
-        redis_clients=(redis, reader),
+        redis_clients=(redis, reader, ended),
     )
 
 
@@ -96,11 +108,8 @@ async def make_context(settings: Settings) -> tasks.Context:
         store=make_store(settings, make_redis(settings)),
         queue=JobQueue(create_celery(settings)),
         engines=make_engines(settings),
-        deliverer=Deliverer(
-            make_webhook_store(settings, make_redis(settings)),
-            make_webhook_fetcher(settings),
-            Backoff(settings.webhook_delays_s),
-            timeout_s=settings.webhook_timeout_s,
+        deliverer=make_deliverer(
+            settings, make_webhook_store(settings, make_redis(settings)), make_webhook_fetcher(settings)
         ),
         cancels=CancelWatch(make_redis(settings)),
     )
@@ -138,6 +147,11 @@ def make_webhook_store(settings: Settings, redis: Redis) -> WebhookStore:
         configured_secrets=[secret.get_secret_value() for secret in settings.webhook_secret],
         resend_after_s=settings.resend_after_s,
     )
+
+
+def make_deliverer(settings: Settings, store: WebhookStore, fetcher: SafeFetcher) -> Deliverer:
+    """Return what posts webhooks as the settings want it."""
+    return Deliverer(store, fetcher, Backoff(settings.webhook_delays_s), timeout_s=settings.webhook_timeout_s)
 
 
 def make_webhook_fetcher(settings: Settings) -> SafeFetcher:

@@ -14,7 +14,7 @@ from engines.base import ImagePart, Message, Part, SamplingParams, TextPart
 from policies.features import Hints
 from router.output_format import OutputFormat
 
-Strategy = Literal["deep", "compose"]
+Strategy = Literal["deep", "compose", "fields"]
 Priority = Literal["interactive", "normal", "batch"]
 
 
@@ -43,6 +43,9 @@ class Call:
         response_id: chosen before anything was accepted, by an ``Idempotency-Key``; None for a new one.
         keep_s: the answer is kept at least so long whatever ``is_stored`` says, to be given again under that key.
         priority: which jobs go first when several wait.
+        batch_id: of the batch that this is a line of; empty for any other request.
+        is_watched: somebody waits for the first word: it is not to stand in line behind jobs that nobody waits for.
+        fetch_ms: how long its pictures took to be there; None if it has none.
     """
 
     messages: tuple[Message, ...]
@@ -65,6 +68,9 @@ class Call:
     response_id: str | None = None
     keep_s: int = 0
     priority: Priority = "normal"
+    batch_id: str = ""
+    is_watched: bool = False
+    fetch_ms: float | None = None
 
     @property
     def images(self) -> tuple[ImagePart, ...]:

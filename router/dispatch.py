@@ -28,9 +28,11 @@ from engines.base import (
     Usage,
 )
 from router.call import Call, pictures_first, to_stored_messages
+from router.early import EarlyStream, UnitRunner
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.events import EventHub
+from router.jobs.groups import no_draft, no_fields, with_degraded
 from router.jobs.job import (
     BranchPlan,
     Event,
@@ -46,9 +48,15 @@ from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
 from router.leftovers import Leftovers
 from router.output_format import with_instruction
-from router.routing import Routed, Router, plan_branches, plan_merge
+from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm
 
 FAST_UNIT = "fast"
+DRAFT_UNIT = "draft"
+# How long a direct answer waits for redis to come back, where it must be recorded; a key is held for longer.
+_KEEP_PATIENCE_S = 5.0
+_REDIS_RETRY_S = 0.2
+# So many drafts are run by this process; those beyond stand in line for a worker, and GLM's own line stays short.
+_MAX_LOCAL_DRAFTS = 32
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +85,18 @@ class Running:
 
 
 class Dispatcher:
-    """Sends calls where the policy says."""
+    """Sends calls where the policy says.
+
+    Args:
+        engines: by name.
+        store: the job records.
+        queue: sends units to the workers.
+        hub: follows jobs.
+        monitor: what is known of the engines.
+        router: decides.
+        max_images: most pictures in one conversation; None leaves that to the engines.
+        runner: runs the drafts of callers who wait for the first word in this process; None leaves them to the workers.
+    """
 
     def __init__(
         self,
@@ -88,6 +107,8 @@ class Dispatcher:
         hub: EventHub,
         monitor: EngineMonitor,
         router: Router,
+        max_images: int | None = None,
+        runner: UnitRunner | None = None,
     ) -> None:
         self._engines = engines
         self._store = store
@@ -95,6 +116,8 @@ class Dispatcher:
         self._hub = hub
         self._monitor = monitor
         self._router = router
+        self._max_images = max_images
+        self._runner = runner
         self._leftovers = Leftovers()
 
     def route(self, call: Call) -> Routed:
@@ -110,7 +133,9 @@ class Dispatcher:
         Raises:
             EngineFailedError: if no engine can take it.
             QueueUnavailableError: if it must become a job and redis does not answer.
+            BadRequestError: if there are too many pictures.
         """
+        self._check_number(call)
         routed = self.route(call)
         if routed.decision.route == "deep" or call.is_background:
             return await self._enqueue(call, routed)
@@ -134,14 +159,33 @@ class Dispatcher:
         info = self._monitor.info(engine)
         if info is not None and len(call.images) > info.max_images:
             raise BadRequestError(
-                f"{len(call.images)} pictures were sent; {info.model_id} accepts at most {info.max_images}.",
+                f"{len(call.images)} pictures were sent; {info.model_id} accepts at most {info.max_images} at a time. "
+                'With model "glowl" and hybrid {"route": "deep"}, more are looked at in groups.',
                 code="too_many_images",
-                message_zh=f"发送了 {len(call.images)} 张图片；{info.model_id} 最多接受 {info.max_images} 张。",
+                message_zh=f"发送了 {len(call.images)} 张图片；{info.model_id} 一次最多接受 {info.max_images} 张。"
+                'model 为 "glowl" 且 hybrid 为 {"route": "deep"} 时，更多的图片会分组分析。',
+            )
+
+    def _check_number(self, call: Call) -> None:
+        """Refuse a conversation that has gathered more pictures than one request may send.
+
+        Raises:
+            BadRequestError: if it has.
+        """
+        if self._max_images is not None and len(call.images) > self._max_images:
+            raise BadRequestError(
+                f"The conversation has {len(call.images)} pictures; at most {self._max_images} are accepted.",
+                code="too_many_images",
+                message_zh=f"对话共有 {len(call.images)} 张图片，最多支持 {self._max_images} 张。",
             )
 
     async def _enqueue(self, call: Call, routed: Routed) -> Running:
-        branches = plan_branches(call, routed.decision, self._monitor.health())
-        if call.sampling.json_schema is not None and all(branch.engine != "glm" for branch in branches):
+        health = self._monitor.health()
+        infos = {name: self._monitor.info(name) for name in self._engines}
+        limits = {name: info.max_images if info else None for name, info in infos.items()}
+        branches = plan_branches(call, routed.decision, health, limits)
+        has_glm = any(branch.engine == "glm" for branch in branches)
+        if call.sampling.json_schema is not None and not has_glm and not wants_glm(call, health):
             raise EngineFailedError(
                 "Only GLM-4.6V-Flash can hold an answer to a JSON Schema, and it is not available; try again later.",
                 status=503,
@@ -149,12 +193,49 @@ class Dispatcher:
                 message_zh="只有 GLM-4.6V-Flash 能按 JSON Schema 回答，目前不可用，请稍后再试。",
                 retry_after_s=1,
             )
-        self._check_images(call, branches[-1].engine)
+        if branches[-1].engine == "glm":
+            self._check_images(call, "glm")
         spec = self._to_spec(call, routed, branches)
-        job = await self._store.create(spec, call.images)
+        glm = infos.get("glm")
+        if glm is not None and not has_glm and wants_glm(call, health):
+            spec = with_degraded(spec, [no_draft(glm.model_id, glm.max_images, len(call.images))])
+        if call.strategy == "fields" and branches[-1].pictures:
+            spec = with_degraded(spec, [no_fields()])
+        draft = self._begin_draft(call, spec)
+        epoch: int | None = None
+        try:
+            job = await self._store.create(spec, call.images)
+            if draft is not None:
+                epoch = await self._store.claim(job.id, DRAFT_UNIT)
+        except BaseException:
+            if draft is not None:
+                await asyncio.shield(self._leftovers.add(draft.aclose()))
+            raise
         self._router.count(call, routed.decision)
-        await self._queue.send_branches(job)
+        if draft is None or self._runner is None:
+            await self._queue.send_branches(job)
+        elif epoch is None:  # a worker was quicker, or the id is that of a job that is there already
+            self._leftovers.add(draft.aclose())
+            await self._queue.send_branches(job)
+        else:
+            self._runner.run(job, DRAFT_UNIT, epoch, draft)
+            # Not in the way of the first word; tickets that get lost with this process are missed and sent again.
+            self._leftovers.add(self._queue.send_branches(job, but=DRAFT_UNIT))
         return Running(job, self._hub.follow(job.id), is_queued=True)
+
+    def _begin_draft(self, call: Call, spec: JobSpec) -> EarlyStream | None:
+        """Ask GLM for the draft of a caller who waits for it, before anything is on record; None if a worker is to.
+
+        What is written while the job is being recorded would be the wait for its first word.
+        """
+        plan = next((branch for branch in spec.branches if branch.name == DRAFT_UNIT), None)
+        info = self._monitor.info("glm")
+        if self._runner is None or plan is None or info is None or not call.is_watched:
+            return None
+        if self._runner.num_running >= _MAX_LOCAL_DRAFTS:
+            return None
+        request = _to_request(call, spec, plan)
+        return EarlyStream(self._engines["glm"].stream(request), model_with(info.model_id, call.adapter))
 
     async def _run_now(self, call: Call, routed: Routed) -> Running:
         self._check_images(call, "glm")
@@ -162,15 +243,7 @@ class Dispatcher:
         info = self._monitor.info("glm") or await engine.info()
         plan = BranchPlan(FAST_UNIT, "glm", enable_thinking=routed.decision.enable_thinking)
         spec = self._to_spec(call, routed, (plan,))
-        request = GenerationRequest(
-            pictures_first(call.messages),
-            call.sampling,
-            enable_thinking=plan.enable_thinking,
-            request_id=spec.id,
-            caller=call.owner,
-            adapter=call.adapter,
-        )
-        request = with_instruction(request, call.output_format, routed.features.language)
+        request = _to_request(call, spec, plan)
         started = time.monotonic()
         is_kept = call.is_stored or call.keep_s > 0
         deltas = engine.stream(request)
@@ -232,6 +305,8 @@ class Dispatcher:
                     # To its end even if the caller hangs up: the id was announced, and leads to the whole answer.
                     await asyncio.shield(self._leftovers.add(self._keep(call, finished[0])))
                 except QueueUnavailableError as unavailable:
+                    if call.keep_s > 0:
+                        raise  # it came with a key, and would be answered a second time under it
                     # The answer is there and GLM needed no redis for it: better one that says it is not stored.
                     log.warning("%s could not be stored: %s", job.id, unavailable.message)
                     finished[0] = replace(finished[0], spec=replace(spec, is_stored=False))
@@ -250,10 +325,20 @@ class Dispatcher:
         return Running(job, events(), is_queued=False, _finished=finished)
 
     async def _keep(self, call: Call, job: Job) -> None:
-        await self._store.put_finished(job, call.images)
+        deadline = time.monotonic() + _KEEP_PATIENCE_S
+        while True:
+            try:
+                return await self._store.put_finished(job, call.images)
+            except QueueUnavailableError:
+                # What came with an Idempotency-Key must be the same when it is asked for again: worth a restart's time.
+                if call.keep_s == 0 or time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(_REDIS_RETRY_S)
 
     async def aclose(self) -> None:
-        """Finish storing what was answered last."""
+        """Finish storing what was answered last, and give back the drafts that are not done."""
+        if self._runner is not None:
+            await self._runner.aclose()
         await self._leftovers.aclose()
 
     def _to_spec(self, call: Call, routed: Routed, branches: tuple[BranchPlan, ...]) -> JobSpec:
@@ -268,7 +353,14 @@ class Dispatcher:
             decision=routed.decision.to_dict(),
             language=language,
             branches=branches,
-            strategy=plan_merge(branches, call.strategy, language, has_schema=call.sampling.json_schema is not None),
+            strategy=plan_merge(
+                branches,
+                call.strategy,
+                language,
+                has_schema=call.sampling.json_schema is not None,
+                has_fields=has_fields(call),
+                is_alone=call.hints.engine == "owl2",
+            ),
             is_background=call.is_background,
             is_stored=call.is_stored,
             metadata=dict(call.metadata),
@@ -280,7 +372,23 @@ class Dispatcher:
             keep_s=call.keep_s,
             priority=call.priority,
             deadline_ms=call.hints.deadline_ms,
+            batch_id=call.batch_id,
+            timings={"policy": round(routed.took_ms, 3)}
+            | ({"fetch": round(call.fetch_ms, 3)} if call.fetch_ms is not None and call.images else {}),
         )
+
+
+def _to_request(call: Call, spec: JobSpec, plan: BranchPlan) -> GenerationRequest:
+    """Return what GLM is asked when this process asks it."""
+    request = GenerationRequest(
+        pictures_first(call.messages),
+        call.sampling,
+        enable_thinking=plan.enable_thinking,
+        request_id=spec.id,
+        caller=call.owner,
+        adapter=call.adapter,
+    )
+    return with_instruction(request, call.output_format, spec.language)
 
 
 async def _chain(first: Delta, rest: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
@@ -302,6 +410,7 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
         strategy="single",
         finish_reason=result.finish_reason,
         degraded=tuple(job.spec.decision.get("degraded", ())),
+        degraded_zh=tuple(job.spec.decision.get("degraded_zh", ())),
         usage=result.usage,
         logprobs=result.logprobs,
         boxes=result.boxes,

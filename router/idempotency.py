@@ -43,7 +43,13 @@ _CLAIM: Final = (
     + """
 local found = redis.call('HMGET', key, 'body', 'id', 'until', 'accepted')
 local id = found[2]
-local is_accepted = found[4] or (id and redis.call('EXISTS', job .. id) == 1)
+local is_accepted = found[4]
+if id and not is_accepted then
+  -- A direct answer that failed or broke off is made again, also if its maker could not let go of the key. Only what
+  -- went through the queue has a time at which it was accepted.
+  local of = redis.call('HMGET', job .. id, 'state', 'accepted_at')
+  is_accepted = of[1] and (of[2] or of[1] == 'completed' or of[1] == 'incomplete')
+end
 if id and (is_accepted or tonumber(found[3]) > now) then
   if found[1] ~= ARGV[2] then return {'other', id} end
   if not is_accepted then return {'busy', id} end

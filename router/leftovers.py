@@ -23,6 +23,9 @@ class Leftovers:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    def __len__(self) -> int:
+        return len(self._tasks)
+
     def add(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Begin; what goes wrong is logged. Await it under `asyncio.shield`, or not at all."""
         task = asyncio.get_running_loop().create_task(work)

@@ -5,8 +5,9 @@ In: a `Call` and the engines' health. Out: `Routed`: the features and the decisi
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from policies.context import Context, Previous, bucket_of
@@ -15,7 +16,9 @@ from policies.decision import Decision, Health, Route
 from policies.features import Features, Question, measure
 from policies.rules import Rules
 from router.call import Call
+from router.jobs import groups
 from router.jobs.job import BranchPlan
+from router.jobs.json_answers import can_check
 
 _WINDOW = 200
 # The first few requests say little about a share: they count as if there had been so many.
@@ -25,10 +28,11 @@ _MAX_OWNERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A decision with what it was made from."""
+    """A decision with what it was made from, and how long making it took."""
 
     features: Features
     decision: Decision
+    took_ms: float = 0.0
 
 
 class Router:
@@ -44,6 +48,7 @@ class Router:
 
     def route(self, call: Call, health: Health) -> Routed:
         """Decide."""
+        began = time.perf_counter()
         rules = self._rules()
         context = Context(
             key_hash=call.owner,
@@ -54,7 +59,8 @@ class Router:
             previous=_previous(call, rules) if rules.is_sticky else None,
         )
         features = measure(to_question(call), call.hints)
-        return Routed(features, decide(features, rules, health, context))
+        decision = decide(features, rules, health, context)
+        return Routed(features, decision, 1000 * (time.perf_counter() - began))
 
     def count(self, call: Call, decision: Decision) -> None:
         """Remember, for quotas, that a call really went where it was sent."""
@@ -89,35 +95,77 @@ def conversation_id(call: Call) -> str:
     return "\x00".join((call.owner, first.text, *(image.sha256 for image in first.images)))
 
 
-def plan_branches(call: Call, decision: Decision, health: Health) -> tuple[BranchPlan, ...]:
+def plan_branches(
+    call: Call, decision: Decision, health: Health, max_images: Mapping[str, int | None] | None = None
+) -> tuple[BranchPlan, ...]:
     """Say who answers a job, the one whose answer is final last.
 
-    A deep job has a draft by GLM beside it, unless GLM is down or the caller named Owl2 as the model: who names one
-    model wants that model.
+    A deep job has a draft by GLM beside it, unless GLM is not wanted (`wants_glm`) or does not take so many pictures: a
+    draft from some of them would be an answer to another question. Owl2 has as many branches as the pictures take.
+
+    Args:
+        call: what was asked.
+        decision: of the policy.
+        health: of the engines.
+        max_images: how many pictures an engine takes at a time; None while that is not known.
     """
+    limits = max_images or {}
     is_second_look = decision.route == "deep" and decision.enable_thinking
     if decision.engine == "glm" and not is_second_look:
         return (BranchPlan("fast", "glm", enable_thinking=decision.enable_thinking),)
-    wants_draft = call.hints.engine != "owl2" and health.of("glm").is_up
+    wants_draft = wants_glm(call, health) and fits(call, limits.get("glm"))
     draft = (BranchPlan("draft", "glm"),) if wants_draft else ()
     thinking = (BranchPlan("thinking", "glm", enable_thinking=True),)
     if decision.engine == "glm":
         return (*draft, *thinking)
-    deep = (BranchPlan("deep", "owl2"),)
+    deep = groups.to_branches(len(call.images), limits.get("owl2"))
     return (*draft, *thinking, *deep) if wants_draft and "glm-thinking" in decision.panel else (*draft, *deep)
 
 
-def plan_merge(branches: tuple[BranchPlan, ...], wanted: str | None, language: str, *, has_schema: bool = False) -> str:
+def wants_glm(call: Call, health: Health) -> bool:
+    """Whether GLM has a part in a deep job: it is up, and who names one model wants that model."""
+    return call.hints.engine != "owl2" and health.of("glm").is_up
+
+
+def fits(call: Call, max_images: int | None) -> bool:
+    """Whether an engine takes all pictures of a call at a time, as far as is known."""
+    return max_images is None or len(call.images) <= max_images
+
+
+def plan_merge(
+    branches: tuple[BranchPlan, ...],
+    wanted: str | None,
+    language: str,
+    *,
+    has_schema: bool = False,
+    has_fields: bool = False,
+    is_alone: bool = False,
+) -> str:
     """Say how the branches' answers become one.
 
     Owl2's Chinese is weak, so a Chinese question gets an answer that GLM composes from both. GLM's own second thoughts
-    need no composing. An answer that is held to a JSON Schema is always GLM's: Owl2 has no constrained decoding.
+    need no composing. JSON that follows a schema with fields is merged field by field; any other JSON is GLM's, from
+    both answers, since Owl2 has no constrained decoding. The groups of a request for Owl2 alone (``is_alone``) are put
+    together by Owl2.
     """
     if len(branches) == 1:
         return "single"
+    if branches[-1].pictures and is_alone:
+        return "deep"
+    if branches[-1].pictures and (has_schema or wanted == "fields"):
+        return "compose"  # what groups find has no fields that could be compared
     if branches[-1].engine == "glm":
         return "deep"
-    return "compose" if has_schema else wanted or ("compose" if language == "zh" else "deep")
+    if has_schema:
+        return wanted or ("fields" if has_fields else "compose")
+    return wanted or ("compose" if language == "zh" else "deep")
+
+
+def has_fields(call: Call) -> bool:
+    """Whether the answers to a call can be merged field by field: a schema names them, and answers can be checked."""
+    schema = call.sampling.json_schema
+    is_named = call.output_format is not None and call.output_format.type == "json_schema"
+    return is_named and schema is not None and can_check(schema)
 
 
 def _previous(call: Call, rules: Rules) -> Previous | None:

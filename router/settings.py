@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(20 * 1024 * 1024, gt=0, description="largest single picture, encoded")
     max_image_pixels: int = Field(40_000_000, gt=0, description="largest single picture, decoded")
     max_body_bytes: int = Field(64 * 1024 * 1024, gt=0, description="largest request body")
-    max_images: int = Field(16, gt=0, description="most pictures in one request")
+    max_images: int = Field(16, gt=0, description="most pictures in one request, earlier turns included")
     allow_private_urls: bool = Field(
         False, description="let picture URLs and webhooks point to private and loopback addresses"
     )

@@ -12,11 +12,12 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 from engines.adapter_names import model_with
 from engines.base import (
     Box,
+    ContextLengthError,
     Delta,
     Engine,
     EngineError,
@@ -30,12 +31,15 @@ from engines.base import (
     Usage,
 )
 from router.call import from_stored_messages, pictures_first, stored_image_hashes
+from router.early import EarlyStream
 from router.errors import QueueUnavailableError
-from router.jobs import merge
+from router.jobs import groups, merge
 from router.jobs.cancels import CancelWatch
-from router.jobs.job import MERGE, FinalAnswer, Job, UnitResult, to_failure_record
+from router.jobs.job import MERGE, BranchPlan, FinalAnswer, Job, UnitResult, add_usage, to_failure_record
+from router.jobs.json_answers import InvalidJsonError, UncheckableSchemaError, dump_json, read_json, repair_prompt
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
+from router.leftovers import Leftovers
 from router.output_format import with_instruction
 from router.webhooks.deliver import Deliverer
 from router.webhooks.sweeper import send_due
@@ -51,6 +55,8 @@ _MAX_BEAT_S = 1.0
 _CANCEL_AGAIN_S = 0.5
 # Shorter than the reaper's round: whoever still has the answer is back before the unit is taken for lost.
 _REDIS_RETRY_S = 0.2
+# How much of each finding is shown to whoever makes one answer of them: all, then less, until it fits the context.
+_FINDING_CHARS: Final = (None, 800, 250)
 
 Result = TypeVar("Result")
 
@@ -102,8 +108,17 @@ async def work(context: Context, queue: str) -> None:
         return
     if claim.unit == MERGE:
         await join(context, claim.job_id, claim.epoch)
-    else:
-        await run_branch(context, claim.job_id, claim.unit, claim.epoch)
+        return
+    due = await _run_claimed(context, claim.job_id, claim.unit, claim.epoch)
+    if due is None:
+        return
+    if due.spec.strategy == "compose" or due.spec.final_unit == MERGE:
+        await context.queue.send(due.id, MERGE)
+        return
+    # It asks no engine: a message and its way through the broker would cost more than the merge itself.
+    epoch = await _patiently(lambda: context.store.claim(due.id, MERGE))
+    if epoch is not None:
+        await join(context, due.id, epoch)
 
 
 async def run_branch(context: Context, job_id: str, unit: str, epoch: int | None = None) -> None:
@@ -115,30 +130,54 @@ async def run_branch(context: Context, job_id: str, unit: str, epoch: int | None
         unit: which of its branches.
         epoch: of the claim; None takes the unit now, out of turn.
     """
-    store = context.store
     if epoch is None:
-        epoch = await store.claim(job_id, unit)
-    job = await _patiently(lambda: store.get(job_id)) if epoch is not None else None
-    if epoch is None or job is None:
-        return
+        epoch = await context.store.claim(job_id, unit)
+    if epoch is not None and await _run_claimed(context, job_id, unit, epoch) is not None:
+        await context.queue.send(job_id, MERGE)
+
+
+async def _run_claimed(context: Context, job_id: str, unit: str, epoch: int) -> Job | None:
+    """Run a branch; returns its job if that was the last one and the merge is due."""
+    job = await _patiently(lambda: context.store.get(job_id))
+    if job is None:
+        return None
     plan = next(branch for branch in job.spec.branches if branch.name == unit)
+
+    async def ask() -> UnitResult:
+        request = await _build_request(
+            context, job, plan.engine, groups.shown_to(job.spec, plan), enable_thinking=plan.enable_thinking
+        )
+        if plan.pictures:
+            info = await context.engines[plan.engine].info()
+            request = replace(request, sampling=groups.sampling_for(job.spec, plan, info.context_tokens))
+        # GLM is held to the schema; Owl2 is asked for JSON, by words, only where answers are merged field by field.
+        if job.spec.strategy == "fields" and plan.engine != "glm" and not plan.pictures:
+            told = with_instruction(replace(request, sampling=job.spec.sampling), job.spec.output_format, "en")
+            return await _generate_json(context, job, plan, epoch, replace(request, messages=told.messages))
+        request = with_instruction(request, job.spec.output_format, job.spec.language)
+        return await _generate(context, job_id, unit, epoch, plan.engine, request)
+
+    return job if await _run(context, job_id, unit, epoch, ask) else None
+
+
+async def _run(context: Context, job_id: str, unit: str, epoch: int, ask: Callable[[], Awaitable[UnitResult]]) -> bool:
+    """Run a claimed branch under its lease and record how it ended; True if it was the last: the merge is due."""
+    store = context.store
     try:
         async with _lease(context, job_id, unit, epoch):
-            request = await _build_request(context, job, plan.engine, enable_thinking=plan.enable_thinking)
-            request = with_instruction(request, job.spec.output_format, job.spec.language)
-            result = await _generate(context, job_id, unit, epoch, plan.engine, request)
+            result = await ask()
     except LeaseLostError:
         log.info("%s of %s is no longer ours", unit, job_id)
-        return
+        return False
     except HandedBackError:
         await _hand_back(context, job_id, unit, epoch)
-        return
+        return False
     except QueueUnavailableError:
         raise  # nothing can be recorded now; the lease runs out and the unit is run again
     except Exception as error:  # the edge of the process: without a record the job would wait for a lost lease, thrice
         refusal = _to_engine_error(error, f"{unit} of {job_id}")
         if refusal.retryable and await _release(store, job_id, unit, epoch, refusal):
-            return
+            return False
         result = UnitResult(error=to_failure_record(refusal))
     # Outside the lease: a renewal that finds the unit finished would take it for lost and cancel this very line.
     is_first_try = True
@@ -149,8 +188,52 @@ async def run_branch(context: Context, job_id: str, unit: str, epoch: int | None
         # A second try finds the unit finished if only the answer to the first was lost; a needless message is harmless.
         return await store.finish(job_id, unit, epoch, result) or not was_first_try
 
-    if await _patiently(finish):
-        await context.queue.send(job_id, MERGE)
+    return await _patiently(finish)
+
+
+class LocalRuns:
+    """Runs units in a process that is no worker: the api, for callers who wait for the first word.
+
+    Args:
+        context: what to work with.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._runs = Leftovers()
+
+    @property
+    def num_running(self) -> int:
+        """How many there are now."""
+        return len(self._runs)
+
+    def run(self, job: Job, unit: str, epoch: int, stream: EarlyStream) -> None:
+        """Go on with a branch that was claimed and begun, under the rules of every run, whoever hangs up."""
+        self._runs.add(run_begun(self._context, job, unit, epoch, stream))
+
+    async def aclose(self) -> None:
+        """Give back what has not ended, so that a worker starts it at once."""
+        self._context.hand_back()
+        await self._runs.aclose()
+        if self._context.cancels is not None:
+            await self._context.cancels.aclose()
+
+
+async def run_begun(context: Context, job: Job, unit: str, epoch: int, stream: EarlyStream) -> None:
+    """Do as `run_branch` with an answer that the engine has begun already.
+
+    Args:
+        context: what to work with.
+        job: whose.
+        unit: which of its branches.
+        epoch: of the claim.
+        stream: read to its end, or closed.
+    """
+    tape = _Tape(context.store, job.id, unit, epoch)
+    async with contextlib.aclosing(stream):
+        read = stream.read
+        if await _run(context, job.id, unit, epoch, lambda: _record(tape, read(), stream.model, stream.started_at)):
+            await context.queue.send(job.id, MERGE)
 
 
 async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
@@ -169,9 +252,7 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
         return
     try:
         async with _lease(context, job_id, MERGE, epoch):
-            outcome = merge.resolve(job, job.spec.question)
-            if isinstance(outcome, merge.ComposeRequest):
-                outcome = await _compose(context, job, epoch, outcome)
+            outcome = await _merge(context, job, epoch)
     except LeaseLostError:
         log.info("the merge of %s is no longer ours", job_id)
         return
@@ -182,9 +263,99 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
         if failed.error.retryable and await _release(store, job_id, MERGE, epoch, failed.error):
             return
         outcome = merge.composed(failed.compose, UnitResult(error=to_failure_record(failed.error)))
+    except _NotReducedError as failed:
+        if failed.error.retryable and await _release(store, job_id, MERGE, epoch, failed.error):
+            return
+        outcome = failed.outcome
     final, error = (None, outcome.error) if isinstance(outcome, merge.NoAnswer) else (outcome, None)
     if await _patiently(lambda: store.complete(job_id, epoch, final=final, error=error)):
         await send_due(context.deliverer.store, context.queue)  # at once, rather than when the sweeper comes by
+
+
+async def _merge(context: Context, job: Job, epoch: int) -> FinalAnswer | merge.NoAnswer:
+    """Make one answer of what the branches said; what groups of pictures found is one branch's word by then.
+
+    Raises:
+        _NothingToFallBackOnError: if GLM could not write what only GLM can.
+        _NotReducedError: if no engine could make one answer of what the groups found.
+    """
+    folded, failure = groups.fold(job), None
+    if groups.wants_reduce(job):
+        writers = ("glm", "owl2") if job.spec.strategy == "compose" else ("owl2",)
+        folded, failure = await _reduce(context, job, folded, epoch, writers)
+    outcome = merge.resolve(folded, job.spec.question)
+    if isinstance(outcome, merge.ComposeRequest):
+        if folded is not job:
+            outcome = groups.before_compose(job, outcome)
+        outcome = await _compose(context, job, epoch, outcome)
+        if folded is not job and isinstance(outcome, FinalAnswer) and outcome.engine == "owl2":
+            # GLM could not compose: what its text would have replaced are findings, and still no answer.
+            folded = groups.without_compose(folded)
+            folded, failure = await _reduce(context, job, folded, epoch, ("owl2",), is_told=False)
+            alone = merge.resolve(folded, job.spec.question)
+            assert isinstance(alone, FinalAnswer)
+            outcome = groups.after_compose(alone, outcome)
+    if isinstance(outcome, FinalAnswer):
+        outcome = groups.finished(job, folded, outcome)
+    if failure is not None:
+        raise _NotReducedError(outcome, failure)
+    return outcome
+
+
+async def _reduce(
+    context: Context, job: Job, folded: Job, epoch: int, writers: tuple[str, ...], *, is_told: bool = True
+) -> tuple[Job, EngineError | None]:
+    """Let the first engine that can make one answer of what a job's groups found.
+
+    Args:
+        context: what to work with.
+        job: whose.
+        folded: what `groups.fold` made of it.
+        epoch: of the merge's claim.
+        writers: whom to ask, one after the other.
+        is_told: stream the answer; not possible any more if another engine may have begun one in this run.
+
+    Returns:
+        The job with the answer in the place of the findings; if there is none, with the reason among what is degraded,
+        and the failure of the last engine.
+    """
+    failure: EngineError | None = None
+    reason = "it wrote nothing"
+    for engine in writers:
+        try:
+            result = await _answer_from_findings(context, job, epoch, engine, is_told=is_told)
+        except (LeaseLostError, QueueUnavailableError):
+            raise
+        except Exception as error:  # what the groups found is there: whatever goes wrong here, it is good enough
+            failure = _to_engine_error(error, f"the reduce of {job.id}")
+            reason = failure.message
+        else:
+            if result.text.strip():
+                return groups.reduced(folded, engine, result), None
+            failure, reason = None, "it wrote nothing"
+        folded = groups.not_reduced(folded, engine, reason, is_last=engine == writers[-1])
+        is_told = False
+    return folded, failure
+
+
+async def _answer_from_findings(context: Context, job: Job, epoch: int, engine: str, *, is_told: bool) -> UnitResult:
+    """Ask an engine, without pictures, for one answer; if the findings do not fit its context, with less of each.
+
+    Raises:
+        EngineError: as the engine raised it.
+        LeaseLostError: as soon as a write is refused.
+    """
+
+    async def ask(most_chars: int | None) -> UnitResult:
+        stored = groups.reduce_messages(job, most_chars)
+        request = await _build_request(context, job, engine, stored, enable_thinking=False)
+        return await _generate(context, job.id, MERGE, epoch, engine, request, is_told=is_told)
+
+    *roomy, least = _FINDING_CHARS
+    for most_chars in roomy:
+        with contextlib.suppress(ContextLengthError):
+            return await ask(most_chars)
+    return await ask(least)
 
 
 async def deliver_webhook(context: Context, delivery_id: str) -> None:
@@ -327,25 +498,47 @@ class _Tape:
 
 
 async def _generate(
-    context: Context, job_id: str, unit: str, epoch: int, engine_name: str, request: GenerationRequest
+    context: Context,
+    job_id: str,
+    unit: str,
+    epoch: int,
+    engine_name: str,
+    request: GenerationRequest,
+    *,
+    is_told: bool = True,
 ) -> UnitResult:
-    """Stream an engine's answer into the job's events.
+    """Stream an engine's answer into the job's events, unless it is to be told only when it is whole.
 
     Raises:
         EngineError: as the engine raised it; `GenerationFailedError` if its answer ended without a finish reason.
         LeaseLostError: as soon as a write is refused.
     """
     engine = context.engines[engine_name]
-    info = await engine.info()
-    started = time.monotonic()
+    model = model_with((await engine.info()).model_id, request.adapter)
+    tape = _Tape(context.store, job_id, unit, epoch) if is_told else None
+    return await _record(tape, engine.stream(request), model, time.monotonic())
+
+
+async def _record(tape: _Tape | None, stream: AsyncGenerator[Delta, None], model: str, started: float) -> UnitResult:
+    """Read an engine's answer to its end, and write it down as it comes.
+
+    Args:
+        tape: where to; None if the answer is to be told only when it is whole.
+        stream: of the engine; closed.
+        model: the name that the answer shows.
+        started: `time.monotonic` when the engine was asked.
+
+    Raises:
+        EngineError: as the engine raised it; `GenerationFailedError` if its answer ended without a finish reason.
+        LeaseLostError: as soon as a write is refused.
+    """
     ttft_s: float | None = None
     text: list[str] = []
     logprobs: list[TokenLogprob] = []
     boxes: list[Box] = []
     num_sent = 0
     last = Delta()
-    tape = _Tape(context.store, job_id, unit, epoch)
-    async with contextlib.aclosing(engine.stream(request)) as deltas:
+    async with contextlib.aclosing(stream) as deltas:
         async for last in deltas:
             logprobs.extend(last.logprobs)
             boxes.extend(last.boxes)
@@ -354,14 +547,16 @@ async def _generate(
             if ttft_s is None:
                 ttft_s = time.monotonic() - started
             text.append(last.text)
-            await tape.write(last.text, tuple(logprobs[num_sent:]))
+            if tape is not None:
+                await tape.write(last.text, tuple(logprobs[num_sent:]))
             num_sent = len(logprobs)
     if last.finish_reason is None:
         raise GenerationFailedError("The engine ended its answer without saying why.")
-    await tape.close()
+    if tape is not None:
+        await tape.close()
     return UnitResult(
         text="".join(text),
-        model=model_with(info.model_id, request.adapter),
+        model=model,
         finish_reason=last.finish_reason,
         usage=last.usage or Usage(),
         duration_s=round(time.monotonic() - started, 4),
@@ -369,6 +564,39 @@ async def _generate(
         logprobs=tuple(logprobs),
         boxes=tuple(boxes),
     )
+
+
+async def _generate_json(
+    context: Context, job: Job, plan: BranchPlan, epoch: int, request: GenerationRequest
+) -> UnitResult:
+    """Read the JSON in the answer of an engine that cannot be held to a schema; let it repair once what is not right.
+
+    What is no such JSON after that stays as it is, and so does an answer that was cut: GLM puts it into the form.
+
+    Raises:
+        EngineError: as the engine raised it before there was any answer.
+        LeaseLostError: as soon as a write is refused.
+    """
+    result = await _generate(context, job.id, plan.name, epoch, plan.engine, request)
+    schema = job.spec.sampling.json_schema
+    if schema is None or result.finish_reason != "stop":
+        return result
+    try:
+        try:
+            value = await asyncio.to_thread(read_json, result.text, schema)
+        except InvalidJsonError as problem:
+            asked = TextPart(repair_prompt(str(problem), schema))
+            turns = (*request.messages, Message("assistant", (TextPart(result.text),)), Message("user", (asked,)))
+            repair = replace(request, messages=turns)
+            again = await _generate(context, job.id, plan.name, epoch, plan.engine, repair, is_told=False)
+            duration_s = round(result.duration_s + again.duration_s, 4)
+            result = replace(result, usage=add_usage(result.usage, again.usage), duration_s=duration_s)
+            value = await asyncio.to_thread(read_json, again.text, schema)
+            return replace(result, text=dump_json(value), json_state="repaired", logprobs=())
+        return replace(result, text=dump_json(value), json_state="valid", logprobs=())
+    except (EngineError, InvalidJsonError, UncheckableSchemaError) as error:
+        log.info("%s of %s is no JSON that satisfies the schema: %s", plan.name, job.id, error)
+        return result
 
 
 class _NothingToFallBackOnError(Exception):
@@ -380,11 +608,25 @@ class _NothingToFallBackOnError(Exception):
         self.error = error
 
 
+class _NotReducedError(Exception):
+    """No engine could make one answer of what the groups found; ``outcome`` is what to end with if none ever can."""
+
+    def __init__(self, outcome: FinalAnswer | merge.NoAnswer, error: EngineError) -> None:
+        super().__init__(error.message)
+        self.outcome = outcome
+        self.error = error
+
+
 async def _compose(
     context: Context, job: Job, epoch: int, compose: merge.ComposeRequest
 ) -> FinalAnswer | merge.NoAnswer:
     try:
-        request = await _build_request(context, job, "glm", enable_thinking=False)
+        stored = job.spec.messages
+        if groups.num_pictures(job.spec) > (await context.engines["glm"].info()).max_images:
+            stored = groups.without_pictures(job.spec)
+            if groups.groups_of(job.spec):
+                compose = replace(compose, prompt=groups.reduce_prompt(job))
+        request = await _build_request(context, job, "glm", stored, enable_thinking=False)
         head, tail = request.messages[:-1], request.messages[-1]
         turn = Message("user", (*tail.images, TextPart(compose.prompt)))
         request = replace(request, messages=(*head, turn))
@@ -400,15 +642,17 @@ async def _compose(
     return merge.composed(compose, result)
 
 
-async def _build_request(context: Context, job: Job, engine: str, *, enable_thinking: bool) -> GenerationRequest:
-    """Put the stored conversation and its pictures together again.
+async def _build_request(
+    context: Context, job: Job, engine: str, stored: list[dict[str, Any]], *, enable_thinking: bool
+) -> GenerationRequest:
+    """Put the stored conversation, or what of it the engine is to be shown, and its pictures together again.
 
     Raises:
         EngineError: if a picture has expired; not retryable.
     """
-    blobs = await _patiently(lambda: context.store.get_images(stored_image_hashes(job.spec.messages)))
+    blobs = await _patiently(lambda: context.store.get_images(stored_image_hashes(stored)))
     try:
-        messages = from_stored_messages(job.spec.messages, blobs)
+        messages = from_stored_messages(stored, blobs)
     except KeyError as error:
         raise _ImageExpiredError(
             f"picture {error.args[0]} is no longer stored; send the request again", code="image_file_not_found"

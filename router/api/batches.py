@@ -179,7 +179,7 @@ class Lines:
         # Until it is in the output, the answer is kept whatever the caller wants to be stored.
         # Its end is an event of the batch, not one for each of fifty thousand lines.
         call = replace(call, is_background=True, priority="batch", webhook_url=NOBODY)
-        return replace(call, response_id=job_id, keep_s=WINDOW_S)
+        return replace(call, response_id=job_id, keep_s=WINDOW_S, batch_id=spec.id)
 
     def to_answer(self, spec: BatchSpec, job: Job) -> Answer:
         """Return what a job that has ended amounts to."""

@@ -25,6 +25,7 @@ from router.api.intake import (
     parse,
     resolve_model,
     services_of,
+    timed,
     to_hints,
     webhook_url_of,
     with_pings,
@@ -35,15 +36,13 @@ from router.api.stream import SSE_DONE, SSE_HEADERS, SSE_PING, Said, sse
 from router.call import Call
 from router.dispatch import Running, as_accepted
 from router.errors import EngineFailedError, NotFoundError, RouterError
-from router.jobs.job import Job
+from router.jobs.job import Event, FinalAnswer, Job, UnitResult
 from router.jobs.schedule import to_priority
 from router.services import Services
 
 routes = APIRouter(tags=["chat"])
 
 PING_S = 5.0
-# How often a silent job is looked at to see whether its wait is over.
-_LOOK_S = 0.5
 _MESSAGES_ZH = {
     "deadline_exceeded": "在 hybrid.deadline_ms 规定的时间内没有得到任何回答。",
     "job_expired": "任务在允许的时间内没有完成。",
@@ -80,8 +79,9 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
     output_format, _ = to_chat_format(body)
     hints = to_hints(body.model, body.hybrid, body.service_tier, services.monitor)
     check_format(output_format, hints, body.hybrid, "response_format")
+    messages, fetch_ms = await timed(from_chat(body.messages, services.media))
     return Call(
-        messages=await from_chat(body.messages, services.media),
+        messages=messages,
         sampling=sampling,
         hints=hints,
         model=body.model,
@@ -95,6 +95,8 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
         adapter=resolve_model(body.model, services.monitor).adapter,
         output_format=output_format,
         priority=to_priority(body.service_tier),
+        is_watched=True,
+        fetch_ms=fetch_ms,
     )
 
 
@@ -109,7 +111,7 @@ async def answer(request: Request, running: Running, wait_s: float, extra: Any =
     """
     services = services_of(request)
     job = await cancel_on_disconnect(request, _settle(services, running, wait_s))
-    said = job.final or job.draft
+    said = _shown(job)
     if said is None:
         raise to_failure(job)
     if not job.is_terminal:
@@ -140,18 +142,46 @@ def to_failure(job: Job) -> RouterError:
     )
 
 
+def _shown(job: Job) -> FinalAnswer | UnitResult | None:
+    """Return the final answer, or the draft while that is still to come: without one, a draft would pass for it."""
+    return job.final or (None if job.is_terminal else job.draft)
+
+
 async def _settle(services: Services, running: Running, wait_s: float) -> Job:
     """Return the job at its end; or, past the wait, as soon as it has at least a draft."""
-    deadline = time.monotonic() + wait_s
-    async with contextlib.aclosing(with_pings(running.events, min(_LOOK_S, max(wait_s, 0.05)))) as events:
+    wait = _Wait(wait_s)
+    async with contextlib.aclosing(with_pings(running.events, PING_S, wait.until)) as events:
         async for event in events:
             if event is not None and event.kind == "end":
                 break
-            if running.is_queued and time.monotonic() >= deadline:
+            if running.is_queued and wait.wants_look(event):
                 job = await _load(services, running)
                 if job.draft is not None or job.is_terminal:
                     return job
     return running.finished() or await _load(services, running)
+
+
+class _Wait:
+    """How long a job may take.
+
+    Args:
+        wait_s: from now.
+
+    Attributes:
+        until: a time of `time.monotonic`.
+    """
+
+    def __init__(self, wait_s: float) -> None:
+        self.until = time.monotonic() + wait_s
+        self._has_looked = False
+
+    def wants_look(self, event: Event | None) -> bool:
+        """Whether it is over, and there may be a draft that was not there at the last look."""
+        if time.monotonic() < self.until:
+            return False
+        is_news = event is None or event.kind == "finished" or not self._has_looked
+        self._has_looked = True
+        return is_news
 
 
 async def _load(services: Services, running: Running) -> Job:
@@ -174,7 +204,7 @@ async def _stream(
     info = services.monitor.info(engine)
     if info is not None:
         model = model_with(info.model_id, job.spec.adapter if engine == "glm" else "")
-    deadline = time.monotonic() + wait_s
+    wait = _Wait(wait_s)
     sent = Said()
     runs: dict[int, Said] = {}
 
@@ -183,7 +213,7 @@ async def _stream(
 
     yield chunk(delta={"role": "assistant", "content": ""}, hybrid=to_hybrid(job))
     try:
-        async with contextlib.aclosing(with_pings(running.events, min(PING_S, max(wait_s, 0.05)))) as events:
+        async with contextlib.aclosing(with_pings(running.events, PING_S, wait.until)) as events:
             async for event in events:
                 if event is None:
                     yield SSE_PING
@@ -197,12 +227,12 @@ async def _stream(
                         rest = said.after(sent)
                         yield chunk(delta={"content": rest.text}, logprobs=rest.logprobs)
                         sent.add(rest.text, rest.logprobs)
-                if running.is_queued and not sent.text and time.monotonic() >= deadline:
+                if running.is_queued and not sent.text and wait.wants_look(event):
                     job = await _load(services, running)
                     if job.draft is not None or job.is_terminal:
                         break
         job = running.finished() or await _load(services, running)
-        said_last = job.final or job.draft
+        said_last = _shown(job)
         if said_last is None:
             raise to_failure(job)
         if not said_last.text.startswith(sent.text):

@@ -6,6 +6,7 @@ In: a Starlette request. Out: validated models, owners, calls; and helpers that 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
@@ -32,6 +33,8 @@ Result = TypeVar("Result")
 
 AUTO_MODEL: Final = "glowl"
 MAX_KEY: Final = 255
+# The event loop counts in milliseconds, so a timer may be early by one; then it would be set again, and again.
+_TICK_S: Final = 0.002
 # What callers may write as the model, without the suffix that says which weights are loaded.
 _MODELS: Final[dict[str, str | None]] = {
     AUTO_MODEL: None,
@@ -165,6 +168,13 @@ def to_hints(model: str, hybrid: Hybrid, service_tier: str | None, monitor: Engi
     )
 
 
+async def timed(work: Awaitable[Result]) -> tuple[Result, float]:
+    """Return what was awaited, and how many milliseconds that took."""
+    began = time.perf_counter()
+    result = await work
+    return result, 1000 * (time.perf_counter() - began)
+
+
 def check_format(output_format: OutputFormat | None, hints: Hints, hybrid: Hybrid, param: str) -> None:
     """Refuse what would leave the JSON to an engine that cannot be held to it.
 
@@ -172,6 +182,14 @@ def check_format(output_format: OutputFormat | None, hints: Hints, hybrid: Hybri
         BadRequestError: if Owl2 is named, or is to have the last word.
     """
     if output_format is None:
+        if hybrid.merge == "fields":
+            raise BadRequestError(
+                f"Only JSON answers have fields: send '{param}' or 'hybrid.template' with hybrid.merge 'fields'.",
+                code="unsupported_value",
+                param="hybrid.merge",
+                message_zh="只有 JSON 回答才有字段：使用 hybrid.merge 'fields' 时，"
+                f"请同时发送 '{param}' 或 'hybrid.template'。",
+            )
         return
     if output_format.template is not None:
         param = "hybrid.template"
@@ -186,12 +204,12 @@ def check_format(output_format: OutputFormat | None, hints: Hints, hybrid: Hybri
         )
     if hybrid.merge == "deep":
         raise BadRequestError(
-            f"With '{param}' the final answer is GLM's, since mplug-owl2 cannot hold its answers to a JSON Schema: "
-            "leave 'hybrid.merge' out or send 'compose'.",
+            f"With '{param}' the final answer is not mplug-owl2's, which cannot hold it to a JSON Schema: leave "
+            "'hybrid.merge' out or send 'compose' or 'fields'.",
             code="unsupported_value",
             param="hybrid.merge",
-            message_zh=f"使用 '{param}' 时最终回答由 GLM 给出（mplug-owl2 不能按 JSON Schema 回答）："
-            "请去掉 'hybrid.merge' 或改为 'compose'。",
+            message_zh=f"使用 '{param}' 时最终回答不能由 mplug-owl2 给出（它不能按 JSON Schema 回答）："
+            "请去掉 'hybrid.merge' 或改为 'compose'、'fields'。",
         )
 
 
@@ -303,17 +321,28 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Resul
         await asyncio.gather(task, watch, return_exceptions=True)
 
 
-async def with_pings(items: AsyncGenerator[Item, None], interval_s: float) -> AsyncGenerator[Item | None, None]:
+async def with_pings(
+    items: AsyncGenerator[Item, None], interval_s: float, until: float | None = None
+) -> AsyncGenerator[Item | None, None]:
     """Pass items on, and None whenever there was none for ``interval_s``: time for a keep-alive.
 
     Closing this closes ``items``.
+
+    Args:
+        items: to pass on.
+        interval_s: longest silence.
+        until: a time of `time.monotonic` at which there is a None too, if nothing comes first.
     """
     pending: asyncio.Task[Item] | None = None
     try:
         while True:
             pending = pending or asyncio.ensure_future(_next(items))
-            done, _ = await asyncio.wait({pending}, timeout=interval_s)
+            # It may pass while an item is dealt with; then too there is a None for it.
+            timeout_s = interval_s if until is None else min(interval_s, max(until - time.monotonic(), 0.0) + _TICK_S)
+            done, _ = await asyncio.wait({pending}, timeout=timeout_s)
             if not done:
+                if until is not None and time.monotonic() >= until:
+                    until = None
                 yield None
                 continue
             try:

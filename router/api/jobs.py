@@ -24,11 +24,14 @@ routes = APIRouter(tags=["jobs"])
 async def list_jobs(
     request: Request,
     state: JobState | None = None,
+    batch_id: Annotated[str, Query(max_length=128)] = "",
     after: Annotated[str, Query(max_length=128)] = "",
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
-    """List the caller's jobs, newest first."""
-    page = await services_of(request).store.list_jobs(owner(request), state=state or "", after=after, limit=limit)
+    """List the caller's jobs, newest first: those of requests, or those of the lines of one batch."""
+    page = await services_of(request).store.list_jobs(
+        owner(request), batch_id=batch_id, state=state or "", after=after, limit=limit
+    )
     if page is None:
         raise BadRequestError(
             f"There is no job '{after}' in the list; send the 'last_id' of the page before as 'after'.",

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from engines.base import TokenLogprob, Usage
 from engines.wire import to_boxes, to_choice_logprobs, to_logprobs
+from router.api.timings import to_server_timing, to_timings
+from router.jobs.groups import to_states
 from router.jobs.job import FinalAnswer, Job, UnitResult, add_usage
 
 Json = dict[str, Any]
@@ -21,17 +24,40 @@ MIN_POLL_MS: Final = 250
 MAX_POLL_MS: Final = 5000
 
 
-def to_response(job: Job) -> Json:
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The ids of a job's output items, as its stream announced them.
+
+    Attributes:
+        draft: of the draft.
+        final: of the final answer.
+    """
+
+    draft: str
+    final: str
+
+    @classmethod
+    def usual(cls, job_id: str) -> Items:
+        """Return the ids of a job none of whose runs had to be started again: the draft is item 0, the final item 1."""
+        return cls(item_id(job_id, 0), item_id(job_id, 1))
+
+
+def to_response(job: Job, items: Items | None = None) -> Json:
     """Return the Responses object of a job, whatever its state.
 
     While it runs, ``output`` holds the draft once it is there, so that a naive poller prints something useful; at the
     end it holds the final answer only and the draft moves to ``hybrid.draft``.
+
+    Args:
+        job: the record.
+        items: what its stream called its items; None for the usual ids (`router.api.stream.find_items`).
     """
     spec = job.spec
+    items = items or Items.usual(job.id)
     if job.final is not None:
-        output = [_message(item_id(job.id, 1), job.final, "final_answer")]
+        output = [_message(items.final, job.final, "final_answer")]
     elif job.draft is not None and not job.is_terminal:
-        output = [_message(item_id(job.id, 0), job.draft, "commentary")]
+        output = [_message(items.draft, job.draft, "commentary")]
     else:
         output = []
     is_cut = job.state == "incomplete"
@@ -63,7 +89,7 @@ def to_response(job: Job) -> Json:
         "top_p": spec.sampling.top_p,
         "truncation": "disabled",
         "usage": to_response_usage(_usage_of(job)) if job.is_terminal else None,
-        "hybrid": to_hybrid(job),
+        "hybrid": to_hybrid(job, items),
     }
 
 
@@ -124,9 +150,20 @@ def to_chunk(
     return chunk
 
 
-def to_hybrid(job: Job) -> Json:
-    """Return the ``hybrid`` extension: how the request was routed, how far it is, and what each engine did."""
+def to_hybrid(job: Job, items: Items | None = None) -> Json:
+    """Return the ``hybrid`` extension: how the request was routed, how far it is, and what each engine did.
+
+    What is degraded is said in the question's language, so that every view of an answer says the same.
+
+    Args:
+        job: the record.
+        items: as `to_response` has them.
+    """
     decision = job.spec.decision
+    degraded, degraded_zh = (
+        list(getattr(job.final, name) if job.final else decision.get(name, ())) for name in ("degraded", "degraded_zh")
+    )
+    is_translated = job.spec.language == "zh" and len(degraded_zh) == len(degraded)
     hybrid: Json = {
         "route": decision["route"],
         "engine": decision["engine"],
@@ -136,7 +173,7 @@ def to_hybrid(job: Job) -> Json:
         "stage": "final" if job.final else "draft" if job.draft and not job.is_terminal else None,
         "response_id": job.id,
         "merge": job.spec.strategy,
-        "degraded": list(job.final.degraded if job.final else decision.get("degraded", [])),
+        "degraded": degraded_zh if is_translated else degraded,
         "branches": [
             {
                 "name": branch.name,
@@ -149,11 +186,10 @@ def to_hybrid(job: Job) -> Json:
             }
             for branch in job.spec.branches
         ],
-        "timings": {
-            "queue_s": _span(job.spec.created_at, job.started_at),
-            "total_s": _span(job.spec.created_at, job.completed_at),
-        },
+        "timings": to_timings(job),
     }
+    if grouped := to_states(job):
+        hybrid["groups"] = grouped
     if job.place is not None:
         hybrid["queue"] = {"position": job.place.position, "eta_ms": job.place.eta_ms}
     if job.spec.output_format is not None and job.spec.output_format.template is not None:
@@ -161,12 +197,16 @@ def to_hybrid(job: Job) -> Json:
     if (shown := job.final or job.draft) is not None:
         hybrid["boxes"] = to_boxes(shown.boxes)
     if job.draft is not None:
-        hybrid["draft"] = {"item_id": item_id(job.id, 0), "model": job.draft.model, "text": job.draft.text}
+        draft_id = (items or Items.usual(job.id)).draft
+        hybrid["draft"] = {"item_id": draft_id, "model": job.draft.model, "text": job.draft.text}
     if job.final is not None:
         hybrid["engine"] = job.final.engine
         hybrid["merge"] = job.final.strategy
         hybrid["agreement"] = job.final.agreement
         hybrid["agreement_basis"] = list(job.final.agreement_basis)
+        hybrid["conflicts"] = list(job.final.conflicts)
+        if job.final.provenance:
+            hybrid["provenance"] = dict(job.final.provenance)
     return hybrid
 
 
@@ -181,6 +221,7 @@ def to_job_view(job: Job) -> Json:
         "completed_at": job.completed_at,
         "decision": dict(job.spec.decision),
         "merge": job.spec.strategy,
+        "batch_id": job.spec.batch_id or None,
         "units": [
             {
                 "name": unit.name,
@@ -211,20 +252,24 @@ def to_job_summary(job: Job) -> Json:
         "route": spec.decision["route"],
         "engines": [branch.engine for branch in spec.branches],
         "question": question[:MAX_QUESTION],
+        "batch_id": spec.batch_id or None,
         "failures": sum(unit.failures for unit in job.units.values()),
         "failure": job.error,
     }
 
 
 def to_route_headers(job: Job) -> dict[str, str]:
-    """Return the headers that show the decision on every answer."""
+    """Return the headers that show the decision on every answer, and where the time went, as far as is known."""
     decision = job.spec.decision
-    return {
+    headers = {
         "x-glowl-route": str(decision["route"]),
         "x-glowl-engine": job.final.engine if job.final else str(decision["engine"]),
         "x-glowl-rule": str(decision["rule"]),
         "x-glowl-response-id": job.id,
     }
+    if timings := to_timings(job):
+        headers["server-timing"] = to_server_timing(timings)
+    return headers
 
 
 def to_poll_headers(job: Job, eta_ms: float | None = None) -> dict[str, str]:
@@ -243,7 +288,7 @@ def to_poll_headers(job: Job, eta_ms: float | None = None) -> dict[str, str]:
 
 
 def item_id(job_id: str, index: int) -> str:
-    """Return the id of an output item; the draft is item 0, the final answer item 1."""
+    """Return the id of an output item, by its number."""
     return f"msg_{job_id.removeprefix('resp_')}_{index}"
 
 
@@ -305,7 +350,3 @@ def _usage_of(job: Job) -> Usage:
     if job.final is not None:
         return job.final.usage
     return add_usage(*(unit.result.usage for unit in job.units.values() if unit.result))
-
-
-def _span(start: float | None, end: float | None) -> float | None:
-    return None if start is None or end is None else round(max(end - start, 0.0), 4)

@@ -20,8 +20,43 @@ from router.api.batches import BatchCreate
 from router.api.files import MAX_TTL_S, MIN_TTL_S
 from router.api.intake import MAX_KEY
 from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, VisionRequest
+from router.api.timings import STEPS
 from router.api.webhooks import EndpointCreate, EndpointTest, EndpointUpdate, SecretRotate
 
+_HYBRID_EXAMPLE = {
+    "route": "deep",
+    "engine": "owl2",
+    "rule": "several-pictures",
+    "reasons": [
+        {
+            "feature": "num_images",
+            "value": 2,
+            "threshold": 2,
+            "text": "distinct pictures in the conversation: 2 against 2",
+            "text_zh": "对话中不同的图片数：2，阈值 2",
+        }
+    ],
+    "preset": "seed",
+    "stage": "final",
+    "response_id": "resp_0f3c...",
+    "merge": "deep",
+    "draft": {"item_id": "msg_0f3c..._0", "model": "glm-4.6v-flash", "text": "The first one."},
+    "agreement": 0.0,
+    "agreement_basis": ["choice"],
+    "conflicts": [],
+    "degraded": [],
+    "branches": [],
+    "timings": {
+        "fetch": 3.1,
+        "policy": 0.21,
+        "queue": 12.0,
+        "prefill": 640.5,
+        "decode": 2210.3,
+        "merge": 4.2,
+        "total": 2881.7,
+    },
+    "boxes": [],
+}
 # The routes that take an Idempotency-Key.
 KEYED = ("/v1/chat/completions", "/v1/responses", "/api/v1/inference", "/v1/vision/completion")
 _PICTURE = "data:image/png;base64,iVBORw0KGgo..."
@@ -50,6 +85,23 @@ _RESPONSES_EN = {
             ],
         }
     ],
+}
+# What `hybrid` is good for, by route; shown beside the plain example.
+_HYBRID_EXAMPLES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {
+        "deep, or the draft after 30 s": {**_CHAT_ZH, "hybrid": {"route": "deep", "max_wait_s": 30}},
+        "composed by GLM from both answers": {**_CHAT_ZH, "hybrid": {"route": "deep", "merge": "compose"}},
+        "JSON of a shipped schema": {**_CHAT_ZH, "hybrid": {"template": "receipt"}},
+    },
+    "/v1/responses": {
+        "draft now, refined later, in one stream": {**_RESPONSES_EN, "background": False, "stream": True},
+        "an answer within 20 s or what there is by then": {**_RESPONSES_EN, "hybrid": {"deadline_ms": 20_000}},
+        "a queued object only if the route is deep": {
+            **_RESPONSES_EN,
+            "background": False,
+            "hybrid": {"async": "auto", "dial": 0.3},
+        },
+    },
 }
 _BODIES: dict[str, tuple[type[BaseModel], Any]] = {
     "/v1/chat/completions": (ChatRequest, _CHAT_ZH),
@@ -106,12 +158,13 @@ def describe(app: FastAPI) -> None:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
+            examples = {"plain": example, **_HYBRID_EXAMPLES.get(path, {})}
             page["paths"][path]["post"]["requestBody"] = {
                 "required": True,
                 "content": {
                     "application/json": {
                         "schema": {"$ref": f"#/components/schemas/{model.__name__}"},
-                        "example": example,
+                        "examples": {name: {"value": value} for name, value in examples.items()},
                     }
                 },
             }
@@ -187,17 +240,115 @@ def _describe_answers(page: dict[str, Any]) -> None:
             },
         },
     }
-    shown = {
-        "boxes": {"type": "array", "items": {"$ref": "#/components/schemas/Box"}},
-        "queue": {"$ref": "#/components/schemas/QueuePlace"},
+    page["components"]["schemas"]["HybridAnswer"] = {
+        "type": "object",
+        "description": "How the request was routed, how far it is, and what each engine did. Sentences are in the "
+        "question's language: English unless it is Chinese.",
+        "required": ["route", "engine", "rule", "reasons", "stage", "response_id", "degraded", "branches", "timings"],
+        "properties": _hybrid_properties(),
+        "example": _HYBRID_EXAMPLE,
     }
-    answer = {"type": "object", "properties": {"hybrid": {"type": "object", "properties": shown}}}
+    answer = {"type": "object", "properties": {"hybrid": {"$ref": "#/components/schemas/HybridAnswer"}}}
+    header = {
+        "description": "The times of `hybrid.timings` (W3C Server Timing, `dur` in milliseconds). The header of a "
+        "stream comes before its answer, so it has what is known at the start; the object in its last event has all.",
+        "schema": {
+            "type": "string",
+            "example": "policy;dur=0.21, prefill;dur=180.4, decode;dur=412.9, total;dur=598.1",
+        },
+    }
     chat, create, get = "/v1/chat/completions", "/v1/responses", "/v1/responses/{response_id}"
     for path, method in ((chat, "post"), (create, "post"), (get, "get")):
         page["paths"][path][method]["responses"]["200"] = {
-            "description": "OpenAI's object, with `hybrid`: the route and why, the draft, `queue` and `boxes`",
+            "description": "OpenAI's object, with `hybrid`: the route and why, the draft, how far the models agree",
+            "headers": {"Server-Timing": header},
             "content": {"application/json": {"schema": answer}},
         }
+    _describe_preference(page)
+
+
+def _hybrid_properties() -> dict[str, Any]:
+    text, number = {"type": "string"}, {"type": "number"}
+    optional = {"anyOf": [number, {"type": "null"}]}
+    return {
+        "route": {**text, "enum": ["fast", "deep"], "description": "`fast`: answered at once; `deep`: a job"},
+        "engine": {**text, "enum": ["glm", "owl2"], "description": "whose the final answer is, or is to be"},
+        "rule": {**text, "description": "the rule of the preset that held"},
+        "reasons": {
+            "type": "array",
+            "description": "the measured values that made it hold, each with a sentence in both languages",
+            "items": {"type": "object"},
+        },
+        "preset": {**text, "description": "the rule set"},
+        "stage": {
+            "anyOf": [{**text, "enum": ["draft", "final"]}, {"type": "null"}],
+            "description": "what the text is; null while there is none, or at the end of a job without an answer",
+        },
+        "response_id": {**text, "description": "under which the response is read: `/v1/responses/{response_id}`"},
+        "merge": {**text, "description": "how the branches' answers became one: the strategy really used"},
+        "draft": {
+            "type": "object",
+            "description": "GLM's first answer, kept beside the final one",
+            "required": ["item_id", "model", "text"],
+            "properties": {"item_id": text, "model": text, "text": text},
+        },
+        "agreement": {**optional, "description": "0 to 1, how far the models agree; null if nothing can be compared"},
+        "agreement_basis": {"type": "array", "items": text, "description": "what it was computed from"},
+        "conflicts": {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "where the models contradict each other",
+        },
+        "provenance": {
+            "type": "object",
+            "additionalProperties": text,
+            "description": "of JSON merged field by field: by JSON pointer, where each field comes from",
+        },
+        "degraded": {"type": "array", "items": text, "description": "what is missing and why; empty when all is well"},
+        "queue": {"$ref": "#/components/schemas/QueuePlace"},
+        "timings": {
+            "type": "object",
+            "description": "milliseconds by step; steps that did not happen or are not known yet are left out. "
+            "`queue`, `prefill` and `decode` are of the branch whose text is shown, of a composed answer the main one",
+            "properties": {name: {**number, "description": about} for name, about in STEPS.items()},
+        },
+        "branches": {
+            "type": "array",
+            "description": "each engine's part: its state, model, times and failure",
+            "items": {"type": "object"},
+        },
+        "groups": {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "of many pictures: which were looked at together, and how that ended",
+        },
+        "template": {**text, "description": "the shipped schema that was asked for"},
+        "boxes": {"type": "array", "items": {"$ref": "#/components/schemas/Box"}},
+    }
+
+
+def _describe_preference(page: dict[str, Any]) -> None:
+    """Describe how the older shapes give a job instead of an answer; OpenAI's own shapes never do."""
+    prefer = {
+        "name": "Prefer",
+        "in": "header",
+        "required": False,
+        "description": "`respond-async`: do not wait, give the address of a job (RFC 7240)",
+        "schema": {"type": "string", "example": "respond-async"},
+    }
+    text = {"schema": {"type": "string"}}
+    accepted = {
+        "description": "With `Prefer: respond-async`: the job, to be read again at `Location`",
+        "headers": {
+            "Location": {**text, "description": "`/v1/jobs/{job_id}`"},
+            "Preference-Applied": {**text, "description": "`respond-async`"},
+        },
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+    for path in ("/api/v1/inference", "/v1/vision/completion"):
+        operation = page["paths"][path]["post"]
+        operation.setdefault("parameters", []).append(prefer)
+        operation["responses"]["202"] = accepted
 
 
 def _describe_errors(page: dict[str, Any]) -> None:

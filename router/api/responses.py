@@ -24,13 +24,14 @@ from router.api.intake import (
     parse,
     resolve_model,
     services_of,
+    timed,
     to_hints,
     webhook_url_of,
     with_pings,
 )
 from router.api.objects import to_poll_headers, to_response, to_route_headers
 from router.api.schemas import ResponsesRequest, check_metadata, to_responses_format, to_responses_sampling
-from router.api.stream import SSE_HEADERS, SSE_PING, Json, sse, to_response_events
+from router.api.stream import SSE_HEADERS, SSE_PING, Json, find_items, sse, to_response_events
 from router.call import Call, from_stored_messages, stored_image_hashes
 from router.dispatch import Running
 from router.errors import BadRequestError, EngineFailedError, NotFoundError
@@ -67,7 +68,7 @@ async def create_response(request: Request) -> Response:
         # Whoever waits for the answer gets a refusal as such; whoever polls finds it in the object.
         with fields_named():
             raise to_failure(job)
-    return json_response(to_response(job), headers=to_route_headers(job))
+    return await _to_json(services, job, to_route_headers(job))
 
 
 @routes.get("/v1/responses/{response_id}")
@@ -90,7 +91,7 @@ async def cancel_response(request: Request, response_id: str) -> Response:
     job = await find(services, response_id, owner(request))
     if not job.is_terminal:
         job = await services.store.cancel(job.id) or job
-    return json_response(to_response(job), headers=to_route_headers(job))
+    return await _to_json(services, job, to_route_headers(job))
 
 
 @routes.delete("/v1/responses/{response_id}")
@@ -144,7 +145,12 @@ async def _show(services: Services, job: Job) -> Response:
     """Return a response to whoever asks for it again: with its place in the queue, if it has not ended."""
     job = await services.store.locate(job)
     eta_ms = job.place.eta_ms if job.place else None
-    return json_response(to_response(job), headers=to_poll_headers(job, eta_ms))
+    return await _to_json(services, job, to_poll_headers(job, eta_ms))
+
+
+async def _to_json(services: Services, job: Job, headers: dict[str, str]) -> Response:
+    items = await find_items(job, lambda: services.store.read_events(job.id))
+    return json_response(to_response(job, items), headers=headers)
 
 
 async def find(services: Services, response_id: str, caller: str, *, param: str = "response_id") -> Job:
@@ -179,8 +185,9 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
     output_format, _ = to_responses_format(body)
     hints = to_hints(body.model, hybrid, body.service_tier, services.monitor)
     check_format(output_format, hints, hybrid, "text.format")
+    messages, fetch_ms = await timed(from_responses(body.input, body.instructions, earlier, services.media))
     return Call(
-        messages=await from_responses(body.input, body.instructions, earlier, services.media),
+        messages=messages,
         sampling=sampling,
         hints=hints,
         model=body.model,
@@ -197,6 +204,8 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
         adapter=resolve_model(body.model, services.monitor).adapter,
         output_format=output_format,
         priority=to_priority(body.service_tier),
+        is_watched=bool(body.stream or not (body.background or hybrid.async_ == "auto")),
+        fetch_ms=fetch_ms,
     )
 
 

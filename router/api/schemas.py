@@ -39,8 +39,10 @@ class Hybrid(WireModel):
     """Glowl's own request options; every one may be left out."""
 
     route: Literal["auto", "fast", "deep"] = Field("auto", description="override the policy")
-    merge: Literal["deep", "compose"] | None = Field(
-        None, description="deep: Owl2's answer is final; compose: GLM writes the final answer from both"
+    merge: Literal["deep", "compose", "fields"] | None = Field(
+        None,
+        description="deep: Owl2's answer is final; compose: GLM writes the final answer from both; "
+        "fields: JSON answers are merged field by field, which needs a JSON format",
     )
     max_wait_s: float | None = Field(None, ge=0, le=3600, description="how long a chat completion waits for a job")
     deadline_ms: Tokens | None = Field(

@@ -14,8 +14,9 @@ import orjson
 
 from engines.base import TokenLogprob
 from engines.wire import to_logprobs
-from router.api.objects import item_id, message_item, output_text, to_response
-from router.jobs.job import Event, Job, Unit
+from router.api.objects import Items, item_id, message_item, output_text, to_response
+from router.jobs.events import replay
+from router.jobs.job import MERGE, Event, Job, Unit
 
 Json = dict[str, Any]
 
@@ -105,13 +106,15 @@ class ResponseStream:
                 item.said.add("", rest.logprobs)
             out.extend(self._close(final_unit, "incomplete" if job.final.finish_reason == "length" else "completed"))
         kind = {"completed": "response.completed", "failed": "response.failed"}.get(job.state, "response.incomplete")
-        response = to_response(job)
-        # The item the stream announced last is the one the object shows.
-        finals = [item for item in self._items if item.phase == "final_answer"]
-        if response["output"] and finals:
-            response["output"][0]["id"] = finals[-1].id
-        out.append(self._numbered({"type": kind, "response": response}))
+        out.append(self._numbered({"type": kind, "response": to_response(job, self.items)}))
         return out
+
+    @property
+    def items(self) -> Items:
+        """The items that the object shows: of each kind the one that was announced last."""
+        usual = Items.usual(self.job.id)
+        last = {item.phase: item.id for item in self._items}
+        return Items(last.get("commentary", usual.draft), last.get("final_answer", usual.final))
 
     def _write(self, event: Event) -> list[Json]:
         unit = event.unit
@@ -219,6 +222,41 @@ async def to_response_events(
             return
         for out in stream.feed(event):
             yield out
+
+
+async def find_items(job: Job, load_events: Callable[[], Awaitable[list[Event]]]) -> Items:
+    """Return what the stream of a job calls, or would call, its items.
+
+    A run that was started again and said something else made the stream announce a further item; nothing but the events
+    tells, so they are read if that may have happened.
+
+    Args:
+        job: the record.
+        load_events: reads the events of the job; none if they are gone.
+    """
+    if _is_usual(job):
+        return Items.usual(job.id)
+    stream = ResponseStream(job)
+    for event in await load_events() or (replay(job) if job.is_terminal else []):
+        stream.feed(event)
+    if job.is_terminal:
+        stream.finish(job)
+    return stream.items
+
+
+def _is_usual(job: Job) -> bool:
+    """Whether the stream announced one draft and one final answer at most, as far as the record tells."""
+    told = [job.units[name] for name in ("draft", job.spec.final_unit) if name in job.units]
+    if any(unit.epoch > 1 for unit in told):
+        return False
+    if job.final is None or not job.is_terminal:
+        return True
+    # Otherwise somebody else than planned wrote the final answer: what was begun stands as an item of its own.
+    final_unit = job.units.get(job.spec.final_unit)
+    if job.spec.final_unit == MERGE:
+        has_groups = any(branch.pictures for branch in job.spec.branches)
+        return job.final.strategy == job.spec.strategy and not has_groups
+    return final_unit is not None and final_unit.answer is not None and final_unit.answer.text == job.final.text
 
 
 def sse(event: Json, *, name: str | None = None) -> bytes:

@@ -278,7 +278,22 @@ class _Run:
         if not await self._store.finalize(self.id, self.epoch):
             await self._look()
             await self._close_early()
+        if self.epoch > 1:
+            await self._forget_rest()
         await self._store.finish(self.id, self.epoch)
+
+    async def _forget_rest(self) -> None:
+        """Forget the jobs whose answers an earlier run took, and then died before it had forgotten them."""
+        after, rest = "", []
+        while (
+            page := await self._jobs.list_jobs(self._spec.owner, batch_id=self.id, after=after, limit=100)
+        ) is not None:
+            rest += [job.id for job in page.jobs if not job.spec.is_stored]
+            after = page.last_id
+            if not page.has_more:
+                break
+        for job_id in rest:
+            await self._jobs.delete(job_id)
 
     async def _validate(self) -> Problem | None:
         """Count the lines and begin; returns what is wrong with the file as a whole."""

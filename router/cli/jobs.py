@@ -44,6 +44,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of a tabl
 @app.command("list")
 def list_jobs(
     state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
+    batch: Annotated[str, typer.Option(metavar="ID", help="The lines of this batch; they are in no other list.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
     after: Annotated[str, typer.Option(metavar="ID", help="Go on after this job.")] = "",
     is_json: JsonOption = False,
@@ -57,6 +58,8 @@ def list_jobs(
     has_more = True
     while has_more and len(jobs) < limit:
         query: Json = {"state": state} if state else {}
+        if batch:
+            query["batch_id"] = batch
         page = api.call("GET", "jobs", after=after, limit=min(limit - len(jobs), 100), **query)
         jobs += page["data"]
         has_more, after = page["has_more"], page["last_id"] or after

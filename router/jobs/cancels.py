@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from router.jobs.store import PREFIX
+from router.errors import QueueUnavailableError
+from router.jobs.store import PREFIX, guard
 
 log = logging.getLogger(__name__)
 
@@ -61,16 +61,16 @@ class CancelWatch:
         while True:
             try:
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
-                    await channel.subscribe(f"{PREFIX}ended")
+                    await guard(channel.subscribe(f"{PREFIX}ended"))
                     # What was published while nobody listened is not told again.
                     for events in self._watched.values():
                         _set_all(events)
                     while True:
-                        message = await channel.get_message(timeout=_BLOCK_S)
+                        message = await guard(channel.get_message(timeout=_BLOCK_S))
                         if message is not None:
                             _set_all(self._watched.get(message["data"].decode(), set()))
-            except (RedisError, OSError) as error:
-                log.debug("redis does not answer the listener for ended jobs: %s", error)
+            except QueueUnavailableError as error:
+                log.debug("redis does not answer the listener for ended jobs: %s", error.__cause__)
                 await asyncio.sleep(_RECONNECT_S)
 
 

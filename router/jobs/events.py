@@ -14,11 +14,10 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from router.errors import NotFoundError, QueueUnavailableError
 from router.jobs.job import Event, Job, Unit, UnitResult
-from router.jobs.store import PREFIX, JobStore
+from router.jobs.store import PREFIX, JobStore, guard
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +80,10 @@ class EventHub:
                     yield event
                     if event.kind == "end":
                         return
-                if not events:
-                    if job is None:
-                        raise NotFoundError(f"No response '{job_id}'.", code="response_not_found", param="response_id")
+                if not events and job is None:
+                    raise NotFoundError(f"No response '{job_id}'.", code="response_not_found", param="response_id")
+                # Not read again to see that there is no more: whatever came since the last read has set this.
+                if not news.is_set():
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(news.wait(), _RECHECK_S)
         finally:
@@ -108,9 +108,9 @@ class EventHub:
                     last = await self._newest()
                     # What came before the newest, while redis was away, was read by nobody.
                     self._wake_all()
-                reply: Any = await self._redis.xread({f"{PREFIX}activity": last}, block=_BLOCK_MS, count=1000)
-            except (RedisError, OSError) as error:
-                log.warning("redis does not answer the event reader: %s", error)
+                reply: Any = await guard(self._redis.xread({f"{PREFIX}activity": last}, block=_BLOCK_MS, count=1000))
+            except QueueUnavailableError as error:
+                log.warning("redis does not answer the event reader: %s", error.__cause__)
                 last = None
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -121,7 +121,7 @@ class EventHub:
                         news.set()
 
     async def _newest(self) -> bytes:
-        entries: Any = await self._redis.xrevrange(f"{PREFIX}activity", count=1)
+        entries: Any = await guard(self._redis.xrevrange(f"{PREFIX}activity", count=1))
         return bytes(entries[0][0]) if entries else b"0-0"
 
     def _wake_all(self) -> None:

@@ -31,11 +31,20 @@ def new_job_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class BranchPlan:
-    """One engine's part of a job."""
+    """One engine's part of a job.
+
+    Attributes:
+        name: of the unit that runs it.
+        engine: ``glm`` or ``owl2``.
+        enable_thinking: GLM thinks before it answers.
+        pictures: the first and the last picture it is shown, counted from 1 over the whole conversation, if it looks at
+            one of several groups (`router.jobs.groups`); None for a branch that is shown all of them.
+    """
 
     name: str
     engine: str
     enable_thinking: bool = False
+    pictures: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,8 @@ class JobSpec:
         keep_s: the record lives at least so long after its end, even if it is not stored.
         priority: which jobs go first when several wait.
         deadline_ms: an answer later than so long after the job was accepted is of no use; None if any is.
+        batch_id: of the batch that it is a line of; empty for any other job.
+        timings: milliseconds that the steps before the job took: ``fetch`` (its pictures), ``policy``.
     """
 
     id: str
@@ -87,6 +98,8 @@ class JobSpec:
     keep_s: int = 0
     priority: Priority = "normal"
     deadline_ms: int | None = None
+    batch_id: str = ""
+    timings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def question(self) -> str:
@@ -96,7 +109,9 @@ class JobSpec:
     @property
     def final_unit(self) -> str:
         """The unit whose text becomes the final answer when nothing goes wrong."""
-        if len(self.branches) > 1 and self.strategy == "compose":
+        if any(branch.pictures for branch in self.branches):
+            return MERGE  # one answer is made of what the groups found, whichever engine makes it
+        if len(self.branches) > 1 and self.strategy in ("compose", "fields"):
             return MERGE
         return self.branches[-1].name
 
@@ -115,7 +130,7 @@ class JobSpec:
                 "sampling": SamplingParams(
                     **{**_known(SamplingParams, sampling), "stop": tuple(sampling.get("stop", ()))}
                 ),
-                "branches": tuple(BranchPlan(**_known(BranchPlan, branch)) for branch in data["branches"]),
+                "branches": tuple(_to_branch(branch) for branch in data["branches"]),
                 "output_format": OutputFormat(**_known(OutputFormat, output_format)) if output_format else None,
             }
         )
@@ -137,6 +152,8 @@ class UnitResult:
         boxes: places in the pictures that the answer named.
         cuts: where an answer that has no event stream was cut when it was streamed: characters and log probabilities
             of each piece. The stream can be told again from it, event for event.
+        json_state: of a branch that was asked for JSON by words alone: ``valid`` if ``text`` satisfies the schema,
+            ``repaired`` if it does since the engine was told what was wrong with it; empty if it does not.
     """
 
     text: str = ""
@@ -149,6 +166,7 @@ class UnitResult:
     logprobs: tuple[TokenLogprob, ...] = ()
     boxes: tuple[Box, ...] = ()
     cuts: tuple[tuple[int, int], ...] = ()
+    json_state: Literal["", "valid", "repaired"] = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -174,13 +192,23 @@ class UnitResult:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The state of one unit. ``epoch`` counts its runs and fences off the writes of earlier ones."""
+    """The state of one unit.
+
+    Attributes:
+        name: of the unit.
+        state: of its last run.
+        epoch: counts its runs and fences off the writes of earlier ones.
+        failures: runs that failed.
+        result: how it ended.
+        began_at: unix seconds, when its last run began; None if none has, or an answer was made without the queue.
+    """
 
     name: str
     state: UnitState
     epoch: int = 0
     failures: int = 0
     result: UnitResult | None = None
+    began_at: float | None = None
 
     @property
     def answer(self) -> UnitResult | None:
@@ -199,11 +227,15 @@ class FinalAnswer:
         strategy: the strategy really used, which may not be the one planned.
         finish_reason: ``stop`` or ``length``.
         agreement: 0 to 1, how far draft and deep answer agree; None if there was nothing to compare.
-        agreement_basis: what it was computed from: ``numbers``, ``tokens``, both, or nothing.
+        agreement_basis: what it was computed from, see `router.jobs.agreement.Agreement`.
         degraded: sentences that say what is missing and why; empty when all went as planned.
         usage: of all branches and the merge together.
         logprobs: of the tokens of ``text``, if they were asked for.
         boxes: places in the pictures that ``text`` names.
+        degraded_zh: `degraded` in Chinese, sentence by sentence.
+        conflicts: where draft and deep answer contradict each other, see `router.jobs.agreement.Conflict.to_dict`.
+        provenance: of a JSON answer that was merged field by field: by JSON pointer, where each field comes from, see
+            `router.jobs.fields.Merged`.
     """
 
     text: str
@@ -217,6 +249,9 @@ class FinalAnswer:
     usage: Usage = Usage()
     logprobs: tuple[TokenLogprob, ...] = ()
     boxes: tuple[Box, ...] = ()
+    degraded_zh: tuple[str, ...] = ()
+    conflicts: tuple[dict[str, Any], ...] = ()
+    provenance: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -231,6 +266,8 @@ class FinalAnswer:
                 **_known(cls, data),
                 "usage": Usage(**_known(Usage, data.get("usage") or {})),
                 "degraded": tuple(data.get("degraded", ())),
+                "degraded_zh": tuple(data.get("degraded_zh", ())),
+                "conflicts": tuple(data.get("conflicts", ())),
                 "agreement_basis": tuple(data.get("agreement_basis", ())),
                 "logprobs": from_logprobs(data.get("logprobs")),
                 "boxes": from_boxes(data.get("boxes")),
@@ -260,6 +297,7 @@ class Job:
         final: the answer.
         error: why there is none.
         place: how far it is, where somebody looked that up.
+        accepted_at: unix seconds, by the same clock as the units' times; None for an answer made without the queue.
     """
 
     spec: JobSpec
@@ -270,6 +308,7 @@ class Job:
     final: FinalAnswer | None = None
     error: dict[str, Any] | None = None
     place: QueuePlace | None = None
+    accepted_at: float | None = None
 
     @property
     def id(self) -> str:
@@ -317,6 +356,11 @@ def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what a newer release has added: while machines are upgraded one by one, old ones read new records."""
     names = {each.name for each in fields(cls)}
     return {name: value for name, value in data.items() if name in names}
+
+
+def _to_branch(data: Mapping[str, Any]) -> BranchPlan:
+    branch = BranchPlan(**_known(BranchPlan, data))
+    return replace(branch, pictures=(branch.pictures[0], branch.pictures[1])) if branch.pictures else branch
 
 
 def _with_logprobs(data: dict[str, Any], logprobs: tuple[TokenLogprob, ...]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class _Unit:
     epoch: int = 0
     failures: int = 0
     result: UnitResult | None = None
-    began_at: float = 0.0
+    began_at: float | None = None
     piece: str = ""
 
 
@@ -65,6 +65,7 @@ class _Record:
     ttl_s: int = 0
     blobs: tuple[str, ...] = ()
     merge_epoch: int = 0
+    was_queued: bool = True
     events: list[Event] = field(default_factory=list)
 
     @property
@@ -128,7 +129,6 @@ class MemoryJobStore:
         self._leases: dict[tuple[str, str], float] = {}
         self._delayed: dict[tuple[str, str], float] = {}
         self._agenda: dict[str, float] = {}
-        self._announced: set[tuple[str, str]] = set()
 
     async def put_images(self, images: Iterable[ImagePart]) -> None:
         """Keep pictures until a job holds them."""
@@ -184,6 +184,7 @@ class MemoryJobStore:
         await self.put_images(images)
         record = _Record(job.spec, accepted_at=job.spec.created_at, state=job.state, ttl_s=self._ttl_s(job.spec))
         record.units = {unit.name: _Unit("glm", unit.state, unit.epoch, 0, unit.result) for unit in job.units.values()}
+        record.was_queued = False
         record.started_at = job.started_at or job.spec.created_at
         record.completed_at = job.completed_at or job.spec.created_at
         record.final, record.error = job.final, job.error
@@ -200,13 +201,14 @@ class MemoryJobStore:
             spec=record.spec,
             state=record.state,
             units={
-                name: Unit(name, unit.state, unit.epoch, unit.failures, unit.result)
+                name: Unit(name, unit.state, unit.epoch, unit.failures, unit.result, unit.began_at)
                 for name, unit in record.units.items()
             },
             started_at=record.started_at,
             completed_at=record.completed_at,
             final=record.final,
             error=record.error,
+            accepted_at=record.accepted_at if record.was_queued else None,
         )
 
     async def locate(self, job: Job) -> Job:
@@ -425,7 +427,7 @@ class MemoryJobStore:
 
     def _learn(self, unit: _Unit) -> None:
         queue = self._queues[unit.queue]
-        queue.service_s = averaged(queue.service_s, self._clock() - unit.began_at)
+        queue.service_s = averaged(queue.service_s, self._clock() - (unit.began_at or 0.0))
         queue.parallel = averaged(queue.parallel, queue.num_running)
 
     def _finish_branch(self, record: _Record, unit: str, state: UnitState, result: UnitResult) -> bool:
@@ -446,10 +448,7 @@ class MemoryJobStore:
                 unit.state = "cancelled"
         self._tell(record, Event("end", state=state))
         self._retain(record)
-        # An event's id follows from the job and the state: what was announced before, is not announced again.
-        is_news = record.spec.webhook_url is not None and (record.spec.id, state) not in self._announced
-        self._announced.add((record.spec.id, state))
-        return is_news
+        return record.spec.webhook_url is not None
 
     def _retain(self, record: _Record) -> None:
         first = min(self._blob_ttl_s, record.ttl_s) if record.blobs else record.ttl_s
@@ -460,7 +459,7 @@ class MemoryJobStore:
         queue = self._queues[unit.queue]
         if unit.state == "queued":
             return Standing(queue.line.ahead_of(*_place_of(record, name)), 0.0, queue.pace)
-        return Standing(None, self._clock() - unit.began_at, queue.pace)
+        return Standing(None, self._clock() - (unit.began_at or 0.0), queue.pace)
 
     def _tell(self, record: _Record, event: Event) -> None:
         record.events.append(replace(event, id=str(len(record.events) + 1)))

@@ -6,14 +6,15 @@ error that leaves no answer. Pure functions; the tasks do the talking.
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections import Counter
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from router.jobs.agreement import Agreement, combine, compare, script_of
+from router.jobs.fields import merge_fields
 from router.jobs.job import FinalAnswer, Job, UnitResult, add_usage
+from router.jobs.json_answers import UncheckableSchemaError, dump_json, parse, to_check
 
 _COMPOSE_ZH: Final = (
     "下面是针对同一个问题和图片的两份回答。请结合图片核对，写出一份最终回答：用中文，直接回答问题，"
@@ -36,9 +37,10 @@ _FORM_EN: Final = (
     "Question: {question}\n\nAnalysis: {deep}"
 )
 
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_LATIN_WORD = re.compile(r"[a-zA-ZÀ-ɏ]+")
-_HAN = re.compile(r"[㐀-鿿]")
+log = logging.getLogger(__name__)
+
+_NOT_COMPARED: Final = Agreement()
+_BAD_SCHEMA: Final = "invalid_json_schema"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,20 @@ class ComposeRequest:
         prompt: replaces the text of the last user turn; the pictures stay where they are.
         fallback: the final answer if GLM cannot write one.
         has_fallback: False if the fallback would not be what was asked for: then there is no answer without GLM.
+        draft: GLM's own answer, to be compared with what it composes; empty if it was compared with Owl2's already, or
+            there is none. Answers in different scripts have little that can be compared.
+        question: what was asked.
+        agreement: what draft and Owl2's answer had in common.
+        is_json: the answers are JSON.
     """
 
     prompt: str
     fallback: FinalAnswer
     has_fallback: bool = True
+    draft: str = ""
+    question: str = ""
+    agreement: Agreement = _NOT_COMPARED
+    is_json: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +78,6 @@ class NoAnswer:
     error: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How far two answers say the same.
-
-    Attributes:
-        score: 0 to 1; None if they have nothing that can be compared, such as different scripts and no numbers.
-        basis: what was compared: ``numbers``, ``tokens``.
-    """
-
-    score: float | None
-    basis: tuple[str, ...]
-
-
 def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
     """Decide what the branches' results amount to.
 
@@ -90,47 +88,109 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
     main = job.spec.branches[-1]
     results = {branch.name: job.units[branch.name].result or UnitResult() for branch in job.spec.branches}
     answers = {name: result for name, result in results.items() if job.units[name].state == "completed"}
-    degraded = list(job.spec.decision.get("degraded", []))
     usage = add_usage(*(result.usage for result in results.values()))
 
     if not answers:
         failed = results[main.name].error or next((result.error for result in results.values() if result.error), None)
         return NoAnswer(failed or {"code": "server_error", "message": "no engine gave an answer"})
 
-    for branch in job.spec.branches:
-        if branch.name not in answers:
-            error = results[branch.name].error or {}
-            code, message = error.get("code", "unknown"), error.get("message", "unknown error")
-            degraded.append(f"{branch.engine} gave no answer ({code}): {message}")
-
     chosen = next(name for name in (main.name, "thinking", *answers) if name in answers)
     engine = next(branch.engine for branch in job.spec.branches if branch.name == chosen)
     answer = answers[chosen]
-    agreement = Agreement(None, ())
+    agreement = _NOT_COMPARED
     # Beside Owl2, GLM's best answer is the one it thought about; that one itself is compared with the draft.
     by_glm = (answers.get("thinking") if main.name == "deep" else None) or answers.get("draft")
     has_schema = job.spec.sampling.json_schema is not None
-    if by_glm is not None and chosen == main.name and not (has_schema and engine == "owl2"):  # JSON beside prose
-        agreement = compare(by_glm.text, answer.text)
+    if by_glm is not None and chosen == main.name and not has_schema:
+        agreement = compare(by_glm.text, answer.text, question)
+    elif by_glm is not None and chosen == main.name and engine == "glm":
+        agreement = _compare_json(by_glm.text, answer.text)
     final = FinalAnswer(
         text=answer.text,
         model=answer.model,
         engine=engine,
         strategy="single" if len(job.spec.branches) == 1 else "deep" if chosen == main.name else chosen,
         finish_reason=answer.finish_reason,
-        agreement=agreement.score,
-        agreement_basis=agreement.basis,
-        degraded=tuple(degraded),
+        degraded=tuple(job.spec.decision.get("degraded", ())),
+        degraded_zh=tuple(job.spec.decision.get("degraded_zh", ())),
         usage=usage,
         logprobs=answer.logprobs,
         boxes=answer.boxes,
     )
+    final = _with_agreement(final, agreement)
+    for branch in job.spec.branches:
+        if branch.name not in answers:
+            error = results[branch.name].error or {}
+            code, message = error.get("code", "unknown"), error.get("message", "unknown error")
+            final = _noted(
+                final,
+                f"{branch.engine} gave no answer ({code}): {message}",
+                f"{branch.engine} 没有给出回答（{code}）：{message}",
+            )
     if has_schema and engine == "owl2":
+        if answer.json_state:
+            return _by_field(job, final, answer, by_glm, results)
+        if job.spec.strategy == "fields":
+            final = _noted(
+                final,
+                "owl2 wrote no JSON that satisfies the schema: glm puts its answer into the form",
+                "owl2 没有写出符合 schema 的 JSON：由 glm 将其回答整理成要求的格式",
+            )
         return _into_form(job, question, final, by_glm, results)
     if job.spec.strategy == "compose" and by_glm is not None and "deep" in answers:
         prompt = compose_prompt(question, by_glm.text, answers["deep"].text, job.spec.language)
-        return ComposeRequest(prompt, fallback=final)
+        are_comparable = script_of(by_glm.text) == script_of(answers["deep"].text)
+        return ComposeRequest(
+            prompt, final, draft="" if are_comparable else by_glm.text, question=question, agreement=agreement
+        )
     return final
+
+
+def _by_field(
+    job: Job, final: FinalAnswer, answer: UnitResult, by_glm: UnitResult | None, results: Mapping[str, UnitResult]
+) -> FinalAnswer | NoAnswer:
+    """Merge the JSON of both models, or take the only one there is."""
+    if answer.json_state == "repaired":
+        final = _noted(
+            final,
+            "owl2's JSON did not satisfy the schema at first and was repaired",
+            "owl2 的 JSON 起初不符合 schema，已修复",
+        )
+    alone = replace(final, logprobs=(), provenance={"": "owl2"})
+    if by_glm is None:
+        refused = next((each.error for each in results.values() if (each.error or {}).get("code") == _BAD_SCHEMA), None)
+        return NoAnswer(refused) if refused else alone  # as on the fast route, whatever Owl2 makes of that schema
+    if by_glm.finish_reason != "stop":
+        return _noted(alone, "glm's JSON was cut: owl2's stands alone", "glm 的 JSON 被截断：仅采用 owl2 的结果")
+    try:
+        value = parse(by_glm.text)
+        is_reading = job.spec.output_format is not None and job.spec.output_format.template is not None
+        merged = merge_fields(value, parse(answer.text), is_reading=is_reading)
+        is_valid = merged.value == value or to_check(job.spec.sampling.json_schema or "{}")(merged.value) is None
+    except (ValueError, RecursionError, UncheckableSchemaError) as error:
+        log.warning("%s could not be merged by field: %s", job.id, error)
+        merged, is_valid = None, False
+    final = replace(
+        final,
+        text=by_glm.text,
+        model=by_glm.model,
+        engine="glm",
+        finish_reason=by_glm.finish_reason,
+        logprobs=by_glm.logprobs,
+        boxes=by_glm.boxes,
+    )
+    if merged is not None:
+        final = _with_agreement(final, Agreement(merged.score, ("fields",), merged.conflicts))
+    if merged is None or not is_valid:
+        return _noted(
+            replace(final, strategy=_name_of(by_glm, results), provenance={"": "glm"}),
+            "the fields of both answers do not satisfy the schema together: glm's answer stands as a whole",
+            "两份回答的字段合并后不符合 schema：整体采用 glm 的回答",
+        )
+    final = replace(final, strategy="fields", provenance=dict(merged.provenance))
+    if merged.value == value:
+        return final  # as GLM wrote it, byte for byte
+    return replace(final, text=dump_json(merged.value), logprobs=())
 
 
 def _into_form(
@@ -150,13 +210,14 @@ def _into_form(
         text=by_glm.text,
         model=by_glm.model,
         engine="glm",
-        strategy=next(name for name, result in results.items() if result is by_glm),
+        strategy=_name_of(by_glm, results),
         finish_reason=by_glm.finish_reason,
         logprobs=by_glm.logprobs,
         boxes=by_glm.boxes,
     )
     prompt = compose_prompt(question, by_glm.text, final.text, language)
-    return ComposeRequest(prompt, fallback, has_fallback=by_glm.finish_reason == "stop")
+    is_whole = by_glm.finish_reason == "stop"
+    return ComposeRequest(prompt, fallback, has_fallback=is_whole, draft=by_glm.text if is_whole else "", is_json=True)
 
 
 def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAnswer:
@@ -167,11 +228,12 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
             message = f"Only GLM can write the answer in the form that was asked for, and it failed: {reason}"
             error = {"code": "server_error", "param": None, "status": 500, "retryable": True, **(result.error or {})}
             return NoAnswer({**error, "message": message})
-        return replace(
+        return _noted(
             request.fallback,
-            degraded=(*request.fallback.degraded, f"the answers could not be composed by glm: {reason}"),
+            f"the answers could not be composed by glm: {reason}",
+            f"glm 未能写出最终回答：{reason}",
         )
-    return replace(
+    final = replace(
         request.fallback,
         text=result.text,
         model=result.model,
@@ -182,6 +244,13 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
         logprobs=result.logprobs,
         boxes=result.boxes,
     )
+    if not request.draft:
+        return final
+    if request.is_json:
+        later = _compare_json(request.draft, result.text)
+    else:
+        later = compare(request.draft, result.text, request.question)
+    return _with_agreement(final, combine(request.agreement, later))
 
 
 def compose_prompt(question: str, draft: str, deep: str, language: str) -> str:
@@ -192,36 +261,27 @@ def compose_prompt(question: str, draft: str, deep: str, language: str) -> str:
     return _COMPOSE_EN.format(question=question, draft=draft, deep=deep, language=named)
 
 
-def compare(first: str, second: str) -> Agreement:
-    """Score how far two answers agree, from their numbers and, when both are in the same script, their words.
-
-    Each part is an F1 of multisets; the score is their mean. Words are Latin words and pairs of neighbouring Han
-    characters, lower-cased, full-width folded to half-width.
-    """
-    left, right = (unicodedata.normalize("NFKC", text).lower() for text in (first, second))
-    parts: dict[str, float] = {}
-    numbers = [Counter(match.replace(",", "") for match in _NUMBER.findall(text)) for text in (left, right)]
-    if numbers[0] and numbers[1]:
-        parts["numbers"] = _f1(*numbers)
-    if _is_mostly_han(left) == _is_mostly_han(right):
-        tokens = [_tokens(text) for text in (left, right)]
-        if tokens[0] and tokens[1]:
-            parts["tokens"] = _f1(*tokens)
-    if not parts:
-        return Agreement(None, ())
-    return Agreement(round(sum(parts.values()) / len(parts), 3), tuple(parts))
+def _compare_json(first: str, second: str) -> Agreement:
+    """Compare two JSON answers field by field; one that was cut cannot be."""
+    try:
+        merged = merge_fields(parse(first), parse(second))
+    except (ValueError, RecursionError):
+        return Agreement()
+    return Agreement(merged.score, ("fields",) if merged.score is not None else (), merged.conflicts)
 
 
-def _tokens(text: str) -> Counter[str]:
-    han = "".join(_HAN.findall(text))
-    pairs = [han[i : i + 2] for i in range(len(han) - 1)] or list(han)
-    return Counter(_LATIN_WORD.findall(text)) + Counter(pairs)
+def _with_agreement(final: FinalAnswer, agreement: Agreement) -> FinalAnswer:
+    return replace(
+        final,
+        agreement=agreement.score,
+        agreement_basis=agreement.basis,
+        conflicts=tuple(conflict.to_dict() for conflict in agreement.conflicts),
+    )
 
 
-def _is_mostly_han(text: str) -> bool:
-    return len(_HAN.findall(text)) > len(_LATIN_WORD.findall(text))
+def _noted(final: FinalAnswer, english: str, chinese: str) -> FinalAnswer:
+    return replace(final, degraded=(*final.degraded, english), degraded_zh=(*final.degraded_zh, chinese))
 
 
-def _f1(left: Counter[str], right: Counter[str]) -> float:
-    shared = (left & right).total()
-    return 2 * shared / (left.total() + right.total())
+def _name_of(result: UnitResult, results: Mapping[str, UnitResult]) -> str:
+    return next(name for name, each in results.items() if each is result)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from router.jobs import merge
+from router.jobs import groups, merge
 from router.jobs.job import FinalAnswer, Job, UnitResult
 from router.jobs.store import Cause
 
@@ -25,10 +25,14 @@ def settle(job: Job, cause: Cause) -> FinalAnswer | merge.NoAnswer:
         name: unit if unit.result else replace(unit, state="failed", result=UnitResult(error=error))
         for name, unit in job.units.items()
     }
-    outcome = merge.resolve(replace(job, units=cut), job.spec.question)
+    job = replace(job, units=cut)
+    folded = groups.fold(job, wants_all=True)
+    if folded is not job and folded.units[groups.DEEP].answer and groups.wants_reduce(job):
+        folded = groups.not_reduced(folded, "owl2", error["message"], is_last=True)
+    outcome = merge.resolve(folded, job.spec.question)
     if isinstance(outcome, merge.ComposeRequest):
         outcome = merge.composed(outcome, UnitResult(error=error))
-    return outcome
+    return groups.finished(job, folded, outcome) if isinstance(outcome, FinalAnswer) else outcome
 
 
 def to_error(job: Job, cause: Cause) -> dict[str, Any]:

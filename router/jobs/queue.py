@@ -36,6 +36,14 @@ WORK: Final = "glowl.work"
 DELIVER_WEBHOOK: Final = "glowl.deliver_webhook"
 
 _MAX_SENDS_AT_ONCE = 4
+# Whoever sends has a caller, or a reaper, waiting: kombu's own are 4 s for a connection, with pauses of 2 s.
+_CONNECT_OPTIONS: Final = {
+    "max_retries": 2,
+    "interval_start": 0.1,
+    "interval_step": 0.2,
+    "interval_max": 0.5,
+    "connect_retries_timeout": 1.0,
+}
 
 
 def create_celery(settings: Settings) -> Celery:
@@ -55,9 +63,10 @@ def create_celery(settings: Settings) -> Celery:
         worker_enable_remote_control=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # Longer than any job: recovery is the record's business, and a redelivery of a running job would do no good.
+        # How long redis keeps the tickets of workers that were killed. Recovery is the record's business, and a ticket
+        # that comes again, be it that of a run that goes on, finds nothing: this need not exceed the longest run.
         broker_transport_options={
-            "visibility_timeout": 24 * 3600,
+            "visibility_timeout": 3600,
             "global_keyprefix": "glowl:celery:",
             "socket_connect_timeout": 5,
             "retry_on_timeout": True,
@@ -94,12 +103,13 @@ class JobQueue:
 
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
+        celery.conf.broker_transport_options = {**celery.conf.broker_transport_options, **_CONNECT_OPTIONS}
         # Sending blocks, so it runs in threads; a small number keeps the broker's connection pool small too.
         self._slots = asyncio.Semaphore(_MAX_SENDS_AT_ONCE)
 
-    async def send_branches(self, job: Job) -> None:
-        """Send a ticket for every branch of a new job."""
-        await self.send_tickets(Counter(queue_of(branch.engine) for branch in job.spec.branches))
+    async def send_branches(self, job: Job, *, but: str = "") -> None:
+        """Send a ticket for every branch of a new job, but for one that is under way already."""
+        await self.send_tickets(Counter(queue_of(branch.engine) for branch in job.spec.branches if branch.name != but))
 
     async def send_tickets(self, numbers: Mapping[str, int]) -> None:
         """Send tickets; a failure is logged only, because what waits without one is noticed.

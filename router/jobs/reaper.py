@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from router.errors import QueueUnavailableError
 from router.jobs import merge
@@ -67,20 +69,30 @@ async def reap_forever(
     store: JobStore, queue: JobQueue, *, interval_s: float = 1.0, ticket_check_s: float = 15.0
 ) -> None:
     """Reap every ``interval_s``, and look for lost tickets every ``ticket_check_s``; ends only when cancelled."""
+    # Side by side: the broker's client is slow to see that redis is away, and deadlines do not wait for it.
+    async with asyncio.TaskGroup() as loops:
+        loops.create_task(_repeat(store, "reaper", interval_s, lambda: reap_once(store, queue), interval_s))
+        loops.create_task(
+            _repeat(store, "ticket_check", ticket_check_s, lambda: replace_lost_tickets(store, queue), interval_s)
+        )
+
+
+async def _repeat(
+    store: JobStore, what: str, interval_s: float, work: Callable[[], Awaitable[Any]], look_s: float
+) -> None:
+    """Do something every ``interval_s``, in one of all processes; each looks every ``look_s`` whether it is the one."""
     me = asyncio.current_task()
     assert me is not None
     # Cancelled while it connects, redis' client may return as if nothing had happened; nothing else would end this.
     while not me.cancelling():
         try:
-            if await _wins(store, "reaper", interval_s):
-                await reap_once(store, queue)
-            if await _wins(store, "ticket_check", ticket_check_s):
-                await replace_lost_tickets(store, queue)
+            if await _wins(store, what, interval_s):
+                await work()
         except QueueUnavailableError:
-            log.debug("redis does not answer the reaper")
+            log.debug("redis does not answer the %s", what)
         except Exception:  # one bad record must not stop the healing of all others
-            log.exception("the reaper failed")
-        await asyncio.sleep(interval_s)
+            log.exception("the %s failed", what)
+        await asyncio.sleep(look_s)
 
 
 async def _wins(store: JobStore, what: str, interval_s: float) -> bool:

@@ -19,24 +19,12 @@ from router.jobs.schedule import MAX_WALK, SHARE
 # Redis itself forgets keys so long after the reaper should have: a net, should an entry of the agenda ever be lost.
 NET_S: Final = 3600
 
-_PRELUDE: Final = (
-    """
+# What the two scripts of a running unit need: they run many times a job, and what is defined is defined at each run.
+_CORE: Final = """
 local prefix = KEYS[1]
-"""
-    + FAN_OUT
-    + LISTING
-    + f"""
-local NET, SHARE, MAX_WALK, PACE_WEIGHT = {NET_S}, {SHARE}, {MAX_WALK}, {PACE_WEIGHT}
-"""
-    + """
 local function job_key(id) return prefix .. 'job:' .. id end
 local function events_key(id) return prefix .. 'events:' .. id end
-local function blob_key(sha) return prefix .. 'blob:' .. sha end
-local function holders_key(sha) return prefix .. 'holders:' .. sha end
-local function turns_key(queue, class) return prefix .. 'turns:' .. queue .. ':' .. class end
-local function line_key(queue, class, owner) return prefix .. 'line:' .. queue .. ':' .. class .. ':' .. owner end
-local LEASES, DELAYED, AGENDA = prefix .. 'leases', prefix .. 'delayed', prefix .. 'agenda'
-local QUEUES, UNFINISHED, ACTIVITY = prefix .. 'queues', prefix .. 'unfinished', prefix .. 'activity'
+local LEASES, ACTIVITY = prefix .. 'leases', prefix .. 'activity'
 
 local function clock(given)
   if given ~= '' then return tonumber(given) end
@@ -44,14 +32,35 @@ local function clock(given)
   return tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
 
-local function written(number) return string.format('%.6f', number) end
-
--- That a job was queued is no entry: a stream takes 4 KB from its first one on, and most of a long queue only waits.
+-- That a job was queued is no entry: a stream takes memory for many from its first one on, and most of a queue waits.
 local function event(id, kind, unit, epoch, text, state, logprobs)
   redis.call('XADD', events_key(id), '*', 'k', kind, 'u', unit, 'n', epoch, 'x', text, 's', state,
     'l', logprobs or '')
   redis.call('XADD', ACTIVITY, 'MAXLEN', '~', 4096, '*', 'j', id)
 end
+
+local function owns(id, unit, epoch)
+  local found = redis.call('HMGET', job_key(id), unit .. '.state', unit .. '.epoch')
+  return found[1] == 'in_progress' and found[2] == epoch
+end
+"""
+
+_PRELUDE: Final = (
+    _CORE
+    + FAN_OUT
+    + LISTING
+    + f"""
+local NET, SHARE, MAX_WALK, PACE_WEIGHT = {NET_S}, {SHARE}, {MAX_WALK}, {PACE_WEIGHT}
+"""
+    + """
+local function blob_key(sha) return prefix .. 'blob:' .. sha end
+local function holders_key(sha) return prefix .. 'holders:' .. sha end
+local function turns_key(queue, class) return prefix .. 'turns:' .. queue .. ':' .. class end
+local function line_key(queue, class, owner) return prefix .. 'line:' .. queue .. ':' .. class .. ':' .. owner end
+local DELAYED, AGENDA = prefix .. 'delayed', prefix .. 'agenda'
+local QUEUES, UNFINISHED = prefix .. 'queues', prefix .. 'unfinished'
+
+local function written(number) return string.format('%.6f', number) end
 
 local function is_terminal(state)
   return state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'incomplete'
@@ -66,11 +75,6 @@ local function units_of(id)
 end
 
 local function split(member) return string.match(member, '^(.-)|(.*)$') end
-
-local function owns(id, unit, epoch)
-  local found = redis.call('HMGET', job_key(id), unit .. '.state', unit .. '.epoch')
-  return found[1] == 'in_progress' and found[2] == epoch
-end
 
 -- The lines: per queue and class the owners by turn, per owner its units by age.
 
@@ -191,10 +195,12 @@ local function count(id, by)
   if redis.call('HINCRBY', UNFINISHED, name, by) <= 0 then redis.call('HDEL', UNFINISHED, name) end
 end
 
--- The event that says how a job ended. Its id follows from the job, so that it is the same whoever asks.
+-- The event that says how a job ended. Its id follows from the job, so that it is the same whoever asks; a job that was
+-- begun again has another end, whose event is another too.
 local function announce(id, state, now)
-  local found = redis.call('HMGET', job_key(id), 'owner', 'webhook_url')
-  local event_id = 'evt_' .. string.sub(redis.sha1hex(id .. '|' .. state), 1, 32)
+  local found = redis.call('HMGET', job_key(id), 'owner', 'webhook_url', 'retries')
+  local ended = id .. '|' .. state .. (found[3] and '|' .. found[3] or '')
+  local event_id = 'evt_' .. string.sub(redis.sha1hex(ended), 1, 32)
   local kind = 'response.' .. state
   -- The very bytes that every attempt sends and signs; ids and states hold nothing that JSON would escape.
   local body = string.format('{"id":"%s","object":"event","created_at":%d,"type":"%s","data":{"id":"%s"}}',
@@ -216,6 +222,12 @@ local function stop_units(id)
   if has_running then redis.call('PUBLISH', prefix .. 'ended', id) end
 end
 
+-- The list that a job stands in: its owner's, or its batch's.
+local function list_of(id)
+  local found = redis.call('HMGET', job_key(id), 'list', 'owner')
+  return found[1] or found[2]
+end
+
 -- Ends a job. The record lives on for the time it names itself; whom to tell is settled in the same step.
 local function finish_job(id, state, now)
   redis.call('HSET', job_key(id), 'state', state, 'completed_at', written(now))
@@ -224,20 +236,19 @@ local function finish_job(id, state, now)
   local has_deliveries = announce(id, state, now)
   event(id, 'end', '', 0, '', state)
   retain(id, now)
-  local found = redis.call('HMGET', job_key(id), 'owner', 'ttl')
-  list_job(found[1], id, now, tonumber(found[2]))
+  list_job(list_of(id), id, now, tonumber(redis.call('HGET', job_key(id), 'ttl')))
   return has_deliveries
 end
 
 -- Forgets a job and all that is only its own.
 local function forget(id)
-  local found = redis.call('HMGET', job_key(id), 'state', 'owner')
-  if not found[1] then return 0 end
-  if not is_terminal(found[1]) then
+  local state = redis.call('HGET', job_key(id), 'state')
+  if not state then return 0 end
+  if not is_terminal(state) then
     stop_units(id)
     count(id, -1)
   end
-  redis.call('ZREM', jobs_key(found[2]), id)
+  redis.call('ZREM', jobs_key(list_of(id)), id)
   release_blobs(id)
   redis.call('ZREM', AGENDA, id)
   redis.call('DEL', events_key(id))
@@ -273,7 +284,8 @@ return missing
 )
 
 # id, clock, spec, owner, class, ttl, blob ttl, webhook URL or '', seconds until the job expires, deadline in ms or '',
-# most unfinished jobs of the owner, hashes of the pictures, 1 if all of them must be there, then units and their queues
+# most unfinished jobs of the owner, hashes of the pictures, 1 if all of them must be there, the list it stands in, then
+# units and their queues
 _ACCEPT: Final = (
     _PRELUDE
     + """
@@ -298,12 +310,13 @@ local function accept()
   end
   redis.call('ZADD', AGENDA, due, id)
   count(id, 1)
-  for i = 14, #ARGV, 2 do
+  for i = 15, #ARGV, 2 do
     redis.call('HSET', key, ARGV[i] .. '.queue', ARGV[i + 1])
     line_up(id, ARGV[i])
   end
   redis.call('EXPIRE', key, keep)
-  list_job(owner, id, now, math.ceil(expires + ttl))
+  if ARGV[14] ~= owner then redis.call('HSET', key, 'list', ARGV[14]) end
+  list_job(ARGV[14], id, now, math.ceil(expires + ttl))
 end
 """
 )
@@ -318,7 +331,7 @@ if tonumber(counted or 0) >= tonumber(ARGV[11]) then return {-1} end
 local missing = ARGV[13] == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {-2, unpack(missing)} end
 local units = {}
-for i = 14, #ARGV, 2 do units[#units + 1] = ARGV[i] end
+for i = 15, #ARGV, 2 do units[#units + 1] = ARGV[i] end
 redis.call('HSET', key, 'spec', ARGV[3], 'units', table.concat(units, ','))
 accept()
 return {1}
@@ -333,9 +346,11 @@ local state = redis.call('HGET', key, 'state')
 if not state then return '' end
 if state ~= 'failed' then return state end
 -- The epochs stay: they go on fencing off the writes of runs from before.
-redis.call('HDEL', key, 'final', 'error', 'started_at', 'completed_at', 'merge.state', 'merge.result', 'merge.failures')
+redis.call('HDEL', key, 'final', 'error', 'started_at', 'completed_at', 'merge.state', 'merge.result', 'merge.failures',
+  'merge.at')
 for _, unit in ipairs(units_of(id)) do redis.call('HDEL', key, unit .. '.result', unit .. '.failures') end
 redis.call('DEL', events_key(id))
+redis.call('HINCRBY', key, 'retries', 1)
 accept()
 return state
 """
@@ -402,7 +417,7 @@ return start(id, unit, now, tonumber(ARGV[4]))
 
 # id, clock, unit, epoch, lease seconds -> 1 | 0 (no longer yours)
 RENEW: Final = (
-    _PRELUDE
+    _CORE
     + """
 local id, now, unit = ARGV[1], clock(ARGV[2]), ARGV[3]
 if not owns(id, unit, ARGV[4]) then return 0 end
@@ -413,7 +428,7 @@ return 1
 
 # id, unit, epoch, text, log probabilities or '', number of the piece within its run or '' -> 1 | 0 (no longer yours)
 APPEND: Final = (
-    _PRELUDE
+    _CORE
     + """
 if not owns(ARGV[1], ARGV[2], ARGV[3]) then return 0 end
 if ARGV[6] ~= '' then
@@ -627,7 +642,7 @@ return {tickets, overdue}
 """
 )
 
-# owner, id after which to go on or '', state or '', limit, most to look at
+# list, id after which to go on or '', state or '', limit, most to look at
 # -> {} (no such id) | {1 if there is more, last id looked at, id, id, ...}, newest first
 LIST: Final = (
     _PRELUDE

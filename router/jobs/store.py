@@ -8,7 +8,7 @@ and ``line:QUEUE:CLASS:OWNER`` sorted set of ``ID|UNIT`` by age, from which work
 ``leases`` sorted sets of ``ID|UNIT`` by when they may run again, or are taken for lost; ``agenda`` sorted set of ids by
 when a job is over its time, or its record is to go; ``queues`` and ``unfinished`` hashes of counts and paces;
 ``blob:SHA256`` picture bytes and ``holders:SHA256`` the jobs that need them; ``activity`` stream of job ids with news;
-``jobs:OWNER`` sorted set of ids (`router.jobs.listing`).
+``jobs:OWNER`` and ``jobs:OWNER|BATCH`` sorted sets of ids (`router.jobs.listing`).
 """
 
 from __future__ import annotations
@@ -351,11 +351,14 @@ class JobStore:
         state = await self._run("RETRY", *self._to_arguments(job.spec, is_strict=False))
         return bytes(state).decode()
 
-    async def list_jobs(self, owner: str, *, state: str = "", after: str = "", limit: int = 20) -> JobPage | None:
+    async def list_jobs(
+        self, owner: str, *, batch_id: str = "", state: str = "", after: str = "", limit: int = 20
+    ) -> JobPage | None:
         """Return an owner's jobs, newest first.
 
         Args:
             owner: whose.
+            batch_id: the lines of this batch; empty for all that are no lines of a batch.
             state: only those in it; empty for all.
             after: the id to go on after; empty for the newest.
             limit: most to return.
@@ -363,7 +366,7 @@ class JobStore:
         Returns:
             None if ``after`` is not in the list.
         """
-        reply: list[Any] = await self._run("LIST", owner, after, state, limit, _MOST_LISTED)
+        reply: list[Any] = await self._run("LIST", list_name(owner, batch_id), after, state, limit, _MOST_LISTED)
         if not reply:
             return None
         pipeline = self.redis.pipeline(transaction=False)
@@ -427,6 +430,7 @@ class JobStore:
             self._max_unfinished,
             hashes,
             int(is_strict),
+            list_name(spec.owner, spec.batch_id),
             *branches,
         ]
 
@@ -454,6 +458,11 @@ def lost_result(max_failures: int) -> UnitResult:
             "retryable": True,
         }
     )
+
+
+def list_name(owner: str, batch_id: str) -> str:
+    """Return the list in which a job stands."""
+    return f"{owner}|{batch_id}" if batch_id else owner
 
 
 def queue_full(limit: int) -> QueueFullError:
@@ -484,6 +493,11 @@ async def guard(awaitable: Awaitable[Any]) -> Any:
         return await awaitable
     except (RedisError, OSError) as error:
         raise queue_unavailable() from error
+    except RuntimeError as error:
+        # How uvloop says that the other side hung up before something was written, where asyncio's own loop does not.
+        if "handler is closed" not in str(error):
+            raise
+        raise queue_unavailable() from error
 
 
 def _to_event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
@@ -513,6 +527,7 @@ def _to_job(raw: dict[str, bytes]) -> Job:
             epoch=int(raw.get(f"{name}.epoch", 0)),
             failures=int(raw.get(f"{name}.failures", 0)),
             result=UnitResult.from_dict(orjson.loads(result)) if result else None,
+            began_at=number(f"{name}.at"),
         )
     return Job(
         spec=JobSpec.from_dict(orjson.loads(raw["spec"])),
@@ -522,4 +537,5 @@ def _to_job(raw: dict[str, bytes]) -> Job:
         completed_at=number("completed_at"),
         final=FinalAnswer.from_dict(orjson.loads(raw["final"])) if "final" in raw else None,
         error=orjson.loads(raw["error"]) if "error" in raw else None,
+        accepted_at=number("accepted_at"),
     )

@@ -90,6 +90,12 @@ def read(client: openai.OpenAI, file_id: str | None) -> dict[str | None, dict[st
     return found
 
 
+def jobs(client: openai.OpenAI, **query: str) -> list[dict[str, Any]]:
+    page: dict[str, Any] = client.get("/jobs", cast_to=dict, options={"params": query})  # type: ignore[type-var]
+    data: list[dict[str, Any]] = page["data"]
+    return data
+
+
 def error_of(raised: pytest.ExceptionInfo[openai.APIStatusError]) -> tuple[int, str | None, str | None]:
     return raised.value.status_code, raised.value.code, raised.value.param
 
@@ -194,6 +200,15 @@ def test_a_batch_is_created_retrieved_listed_and_cancelled(client: openai.OpenAI
     assert (running.request_counts.total, running.request_counts.completed) == (50, 0)
     other = begin(client, file_id)
     assert [batch.id for batch in client.batches.list(limit=1)][:2] == [other.id, created.id]
+
+    # And its lines are jobs that give way to all others, in a list of their own
+    lines = jobs(client, batch_id=created.id)
+    assert lines
+    assert {job["batch_id"] for job in lines} == {created.id}
+    mine = client.responses.create(model="mplug-owl2", input="Mine?", background=True)
+    assert [(job["id"], job["batch_id"]) for job in jobs(client)] == [(mine.id, None)]
+    assert client.responses.retrieve(mine.id).model_extra["hybrid"]["queue"]["position"] == 1  # type: ignore[index]
+    client.responses.delete(mine.id)
 
     # And cancelling it ends every line, and each is named in the error file
     assert client.batches.cancel(created.id).status == "cancelling"

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from router.errors import ConflictError, IdempotencyReuseError, NotFoundError
 from router.idempotency import HOLD_S, KEEP_S, Idempotency
+from router.jobs.job import Job, JobState
 from router.jobs.store import JobStore
 from tests.router.jobs.test_store import Clock, make_spec
 
@@ -69,6 +70,32 @@ async def test_once_the_job_exists_the_key_leads_to_it_even_if_its_holder_died(
     assert [(claim.is_new, claim.response_id) for claim in (at_once, late)] == [(False, first.response_id)] * 2
     with pytest.raises(IdempotencyReuseError):
         await keys.claim(*WHO, b"another body")
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled", "completed", "incomplete"])
+async def test_a_direct_answer_that_is_none_lets_go_of_its_key_even_if_its_maker_could_not(
+    keys: Idempotency, redis: Redis, clock: Clock, state: JobState
+) -> None:
+    # Given a process that recorded how its answer ended, and could say nothing more
+    claim = await keys.claim(*WHO, b"body")
+    await JobStore(redis).put_finished(Job(make_spec(id=claim.response_id), state, {}))
+    clock.now += HOLD_S + 1
+
+    again = await keys.claim(*WHO, b"body")
+
+    # Then the key leads to an answer, or is free; else whoever repeats the request would be refused all day long
+    assert again.is_new == (state in ("failed", "cancelled"))
+    assert (again.response_id == claim.response_id) == (state in ("completed", "incomplete"))
+
+
+async def test_a_job_that_failed_keeps_its_key(keys: Idempotency, redis: Redis, clock: Clock) -> None:
+    claim = await keys.claim(*WHO, b"body")
+    store = JobStore(redis)
+    await store.create(make_spec(id=claim.response_id))
+    await store.cancel(claim.response_id)
+    clock.now += HOLD_S + 1
+
+    assert (await keys.claim(*WHO, b"body")).response_id == claim.response_id
 
 
 async def test_a_holder_that_died_before_it_accepted_anything_is_taken_over(keys: Idempotency, clock: Clock) -> None:

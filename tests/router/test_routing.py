@@ -14,7 +14,8 @@ from policies.features import Hints
 from policies.rules import Rules, load_preset, load_rules
 from router.bootstrap import load_rules_source
 from router.call import Call
-from router.routing import Router, plan_branches, plan_merge
+from router.output_format import OutputFormat
+from router.routing import Router, has_fields, plan_branches, plan_merge
 
 UP = Health()
 
@@ -88,6 +89,83 @@ def test_a_chinese_job_is_composed_unless_the_caller_says_otherwise() -> None:
 
     assert plan_merge(planned, None, "zh") == "compose"
     assert plan_merge(planned, "deep", "zh") == "deep"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names_fields", "strategy"),
+    [(None, True, "fields"), (None, False, "compose"), ("compose", True, "compose"), ("fields", False, "fields")],
+)
+def test_json_is_merged_by_field_where_a_schema_names_them(
+    wanted: str | None, names_fields: bool, strategy: str
+) -> None:
+    planned = plan_branches(call(turn("x")), router().route(call(turn("What is it?")), UP).decision, UP)
+
+    assert plan_merge(planned, wanted, "en", has_schema=True, has_fields=names_fields) == strategy
+    assert plan_merge(planned[:1], wanted, "en", has_schema=True, has_fields=names_fields) == "single"
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema", "expected"),
+    [
+        ("json_schema", '{"type":"object"}', True),
+        ("json_schema", '{"type":"string","pattern":"^a"}', False),
+        ("json_object", '{"type":"object"}', False),
+    ],
+)
+def test_a_schema_has_fields_if_answers_can_be_held_against_it(kind: Any, schema: str, expected: bool) -> None:
+    asked = call(turn("x"), sampling=SamplingParams(json_schema=schema), output_format=OutputFormat(kind, "a"))
+
+    assert has_fields(asked) is expected
+    assert not has_fields(call(turn("x")))
+
+
+TEN = tuple(f"p{number}" for number in range(10))
+GROUPS = ["deep-1", "deep-2", "deep-3"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "limits", "changes", "names"),
+    [
+        ("seed", {"glm": 16, "owl2": 16}, {}, ["draft", "deep"]),
+        ("seed", {"glm": 16, "owl2": 4}, {}, ["draft", *GROUPS]),
+        ("seed", {"glm": None, "owl2": None}, {}, ["draft", *GROUPS]),
+        ("seed", {"glm": 9, "owl2": 4}, {}, GROUPS),
+        ("seed", {"glm": 16, "owl2": 4}, {"hints": Hints(engine="owl2")}, GROUPS),
+        ("panel", {"glm": 16, "owl2": 4}, {}, ["draft", "thinking", *GROUPS]),
+        ("panel", {"glm": 9, "owl2": 4}, {}, GROUPS),
+        ("glm-thinking", {"glm": 16, "owl2": 4}, {}, ["draft", "thinking"]),
+    ],
+)
+def test_owl2_has_as_many_branches_as_its_pictures_take_and_glm_only_those_it_sees_all_pictures_in(
+    preset: str, limits: dict[str, int | None], changes: dict[str, Any], names: list[str]
+) -> None:
+    asked = call(turn("Which is the oldest?", *TEN), **changes)
+    decision = router(load_preset(preset)).route(asked, UP).decision
+
+    assert [branch.name for branch in plan_branches(asked, decision, UP, limits)] == names
+
+
+@pytest.mark.parametrize(
+    ("wanted", "language", "options", "strategy"),
+    [
+        (None, "en", {}, "deep"),
+        (None, "zh", {}, "compose"),
+        ("compose", "en", {}, "compose"),
+        ("deep", "zh", {}, "deep"),
+        ("fields", "en", {"has_schema": True}, "compose"),
+        (None, "en", {"has_schema": True, "has_fields": True}, "compose"),
+        ("deep", "en", {"has_schema": True}, "compose"),
+        (None, "zh", {"is_alone": True}, "deep"),
+        ("compose", "zh", {"is_alone": True}, "deep"),
+    ],
+)
+def test_what_groups_found_is_composed_by_glm_unless_owl2_alone_was_asked(
+    wanted: str | None, language: str, options: dict[str, bool], strategy: str
+) -> None:
+    branches = plan_branches(call(turn("x", *TEN)), router().route(call(turn("x", *TEN)), UP).decision, UP, {"glm": 4})
+
+    assert [branch.name for branch in branches] == GROUPS
+    assert plan_merge(branches, wanted, language, **options) == strategy
 
 
 def test_the_dial_moves_what_counts_as_hard() -> None:

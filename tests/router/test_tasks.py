@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from engines.base import (
     Box,
+    ContextLengthError,
     Delta,
     Engine,
     EngineUnavailableError,
@@ -195,6 +196,30 @@ async def test_a_renewal_that_finds_the_unit_finished_does_not_lose_the_merge(re
     await redis.aclose()
 
 
+async def test_whoever_ends_the_last_branch_merges_too_unless_an_engine_is_asked(store: JobStore) -> None:
+    context, queue = await context_of(store, glm=EchoEngine("glm"), owl2=EchoEngine("owl2"))
+    plain, composed = (make_spec(strategy=each, sampling=SamplingParams()) for each in ("deep", "compose"))
+    for spec in (plain, composed):
+        await store.create(spec)
+
+    # Given four tickets, one per branch, in any order
+    for name in ("owl2", "glm", "owl2", "glm", "glm"):
+        await tasks.work(context, name)
+
+    # Then one job has ended, and the other waits for a place among those that compose
+    jobs = [await store.get(spec.id) for spec in (plain, composed)]
+    assert [(job.state, job.units["merge"].state) for job in jobs if job] == [
+        ("completed", "completed"),
+        ("in_progress", "queued"),
+    ]
+    assert queue.sent == [(composed.id, "merge")]
+    assert await store.depths() == {"light": 1}
+    await tasks.work(context, "light")
+    ended = await store.get(composed.id)
+    assert ended is not None
+    assert ended.state == "completed"
+
+
 async def test_only_glm_is_given_the_adapter_and_the_pictures_first(store: JobStore) -> None:
     # Given a job that names an adapter, its question in front of its picture
     buffer = io.BytesIO()
@@ -290,3 +315,104 @@ async def test_with_a_schema_and_glm_gone_the_merge_is_tried_again_and_then_fail
     assert ended.error is not None
     assert ended.error["code"] == "engine_unavailable"
     assert "Only GLM" in ended.error["message"]
+
+
+BILL = {
+    "type": "object",
+    "properties": {"total": {"type": "integer"}, "is_paid": {"type": "boolean"}},
+    "required": ["total"],
+}
+
+
+class Saying(EchoEngine):
+    """Gives one answer after the other; an exception in their place is raised."""
+
+    def __init__(self, name: str, *answers: str | Exception, **options: Any) -> None:
+        super().__init__(name, **options)
+        self._answers = list(answers)
+        self.requests: list[GenerationRequest] = []
+
+    def _answer_text(self, request: GenerationRequest, pictures: list[str]) -> str:
+        self.requests.append(request)
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def bill_spec() -> JobSpec:
+    sampling, wanted = SamplingParams(json_schema=json.dumps(BILL)), OutputFormat("json_schema", "bill")
+    return make_spec(sampling=sampling, output_format=wanted, strategy="fields", language="zh")
+
+
+async def test_owl2_is_asked_for_json_by_words_and_its_fields_are_merged(store: JobStore) -> None:
+    owl2 = Saying("owl2", "Sure:\n```json\n{'total': 3, 'is_paid': True,}\n```")
+    context, _ = await context_of(store, glm=Saying("glm", '{"total":3,"is_paid":false}'), owl2=owl2)
+
+    job = await run_all(context, bill_spec())
+
+    assert job.final is not None
+    assert (job.final.text, job.final.strategy) == ('{"total":3,"is_paid":true}', "fields")
+    assert job.final.provenance == {"/total": "agree", "/is_paid": "owl2"}
+    assert job.final.degraded == ()
+    assert [request.sampling.json_schema for request in owl2.requests] == [None]
+    assert "- total (integer)" in owl2.requests[0].messages[-1].text
+    assert job.units["deep"].result is not None
+    assert job.units["deep"].result.json_state == "valid"
+    shown = to_hybrid(job)
+    assert (shown["merge"], shown["provenance"], len(shown["conflicts"])) == ("fields", job.final.provenance, 1)
+    assert (shown["agreement"], shown["agreement_basis"], shown["degraded"]) == (0.5, ["fields"], [])
+
+
+async def test_what_is_wrong_with_owl2s_json_is_told_once_and_both_calls_are_counted(store: JobStore) -> None:
+    owl2 = Saying("owl2", '{"total": "three"}', '{"total": 3}')
+    context, _ = await context_of(store, glm=Saying("glm", '{"total":3}'), owl2=owl2)
+
+    job = await run_all(context, bill_spec())
+
+    told = owl2.requests[1].messages
+    assert [message.role for message in told[-3:]] == ["user", "assistant", "user"]
+    assert told[-2].text == '{"total": "three"}'
+    assert "at total: 'three' is not of type 'integer'" in told[-1].text
+    deep = job.units["deep"].result
+    assert deep is not None
+    assert (deep.text, deep.json_state) == ('{"total":3}', "repaired")
+    assert deep.usage.completion_tokens == 4
+    assert job.final is not None
+    assert job.final.strategy == "fields"
+    assert "was repaired" in job.final.degraded[0]
+    assert "已修复" in to_hybrid(job)["degraded"][0]
+    # And what was streamed of the branch is what it said first.
+    events = await store.read_events(job.id)
+    assert "".join(e.text for e in events if e.kind == "delta" and e.unit == "deep") == '{"total": "three"}'
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [("three", "still three"), ("three", EngineUnavailableError("gone")), ("three", ContextLengthError("too long"))],
+    ids=["prose", "gone", "full"],
+)
+async def test_what_stays_prose_is_put_into_the_form_by_glm(
+    store: JobStore, answers: tuple[str | Exception, ...]
+) -> None:
+    glm = Saying("glm", '{"total":3}', '{"total":4}')
+    context, _ = await context_of(store, glm=glm, owl2=Saying("owl2", *answers))
+
+    job = await run_all(context, bill_spec())
+
+    assert job.final is not None
+    assert (job.final.text, job.final.strategy) == ('{"total":4}', "compose")
+    assert "three" in glm.requests[1].messages[-1].text
+    assert "wrote no JSON" in job.final.degraded[0]
+
+
+async def test_json_that_was_cut_is_not_repaired(store: JobStore) -> None:
+    owl2 = Saying("owl2", "a b c d e f")
+    context, _ = await context_of(store, glm=Saying("glm", '{"total":3}', '{"total":4}'), owl2=owl2)
+    spec = bill_spec()
+
+    job = await run_all(context, replace(spec, sampling=replace(spec.sampling, max_tokens=2)))
+
+    assert len(owl2.requests) == 1
+    assert job.final is not None
+    assert job.final.strategy == "compose"

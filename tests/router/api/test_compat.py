@@ -110,6 +110,42 @@ def test_vision_completion_fetches_a_picture_url(http: httpx.Client, picture_url
     assert answer["choices"][0]["message"]["content"].startswith("[echo glm] 1 picture (64x48 png)")
 
 
+PATHS = ("/api/v1/inference", "/v1/vision/completion")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=10, Respond-Async; x=1"])
+def test_who_prefers_not_to_wait_gets_the_address_of_a_job(http: httpx.Client, path: str, prefer: str) -> None:
+    body = {"image": base64.b64encode(png()).decode(), "prompt": "图里有什么？"}
+
+    accepted = http.post(path, json=body, headers={"Prefer": prefer})
+
+    assert accepted.status_code == 202
+    assert accepted.headers["preference-applied"] == "respond-async"
+    job = http.get(accepted.headers["location"])
+    assert job.status_code == 200
+    assert (job.json()["id"], job.json()["status"]) == (accepted.json()["id"], "queued")
+    assert "openai-poll-after-ms" in accepted.headers
+
+
+def test_no_other_preference_changes_an_answer(http: httpx.Client) -> None:
+    body = {"image": base64.b64encode(png()).decode(), "prompt": "图里有什么？"}
+
+    answer = http.post("/api/v1/inference", json=body, headers={"Prefer": "return=minimal, wait=3"})
+
+    assert answer.status_code == 200
+    assert "preference-applied" not in answer.headers
+
+
+def test_openais_own_shape_is_never_answered_with_another_body(http: httpx.Client) -> None:
+    body = {"model": "glowl", "messages": [{"role": "user", "content": "你好"}]}
+
+    answer = http.post("/v1/chat/completions", json=body, headers={"Prefer": "respond-async"})
+
+    assert (answer.status_code, answer.json()["object"]) == (200, "chat.completion")
+    assert "preference-applied" not in answer.headers
+
+
 def test_both_docs_pages_and_every_route_are_there(http: httpx.Client) -> None:
     for path in ("/docs", "/api/docs"):
         page = http.get(path)

@@ -68,6 +68,7 @@ REFUSED = [
     ({**HELLO, "response_format": {"type": "json_schema"}}, 400, None, "response_format.json_schema"),
     ({**HELLO, "response_format": {"type": "json_object"}, "stop": "}"}, 400, "unsupported_value", "stop"),
     ({**HELLO, "hybrid": {"template": "poem"}}, 400, "unknown_template", "hybrid.template"),
+    ({**HELLO, "hybrid": {"merge": "fields"}}, 400, "unsupported_value", "hybrid.merge"),
     ({**HELLO, "stop": list("abcde")}, 400, "unsupported_value", "stop"),
     ({**HELLO, "hybrid": {"route": "sideways"}}, 400, "invalid_value", "hybrid.route"),
     ({**HELLO, "metadata": {"webhook_url": "ftp://x"}}, 400, "invalid_url", "metadata.webhook_url"),
@@ -85,7 +86,12 @@ REFUSED = [
     (chat(TEXT, image("http://127.0.0.1:9/x.png")), 400, None, "messages[0].content[1].image_url.url"),
     (chat(TEXT, image("file:///etc/passwd")), 400, None, "messages[0].content[1].image_url.url"),
     (chat(TEXT, *(image(picture("red", (8 + i, 8))) for i in range(5))), 400, "too_many_images", None),
-    (chat(TEXT, *(image(picture("red", (8 + i, 8))) for i in range(4))), 400, "too_many_images", None),
+    (
+        chat(TEXT, *(image(picture("red", (8 + i, 8))) for i in range(4)), hybrid={"route": "fast"}),
+        400,
+        "too_many_images",
+        None,
+    ),
     (
         chat({"type": "text", "text": "很长 " * 300}, hybrid={"route": "fast"}),
         400,

@@ -13,9 +13,10 @@ import pytest
 
 from engines.base import GenerationFailedError
 from engines.echo import EchoEngine
+from router import dispatch
 from router.idempotency import KEEP_S
 from router.jobs.scripts import NET_S
-from router.jobs.store import PREFIX
+from router.jobs.store import PREFIX, queue_unavailable
 from tests.router.api.test_hanging_up import send
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
@@ -165,6 +166,51 @@ def test_an_answer_that_failed_is_made_again(
     again = http.post("/v1/responses", json=FAST, headers=key)
 
     assert (again.status_code, is_replayed(again)) == (200, False)
+
+
+@pytest.fixture
+def num_misses(api: AppServer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """So often redis is away when a fast answer is to be stored."""
+    left: list[int] = [0]
+    store = api._app.state.services.store
+    put_finished = store.put_finished
+
+    async def put(job: Any, images: Any = ()) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise queue_unavailable()
+        await put_finished(job, images)
+
+    monkeypatch.setattr(store, "put_finished", put)
+    return left
+
+
+def test_an_answer_under_a_key_waits_for_redis_to_come_back(
+    http: httpx.Client, key: dict[str, str], num_asked: list[int], num_misses: list[int]
+) -> None:
+    num_misses[0] = 3
+
+    first = http.post("/v1/responses", json=FAST, headers=key)
+    again = http.post("/v1/responses", json=FAST, headers=key)
+
+    assert (first.status_code, first.json()["store"], is_replayed(again)) == (200, True, True)
+    assert again.json() == first.json()
+    assert len(num_asked) == 1
+
+
+def test_an_answer_under_a_key_that_cannot_be_stored_is_a_503_and_not_one_of_two(
+    http: httpx.Client, key: dict[str, str], num_misses: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_KEEP_PATIENCE_S", 0.0)
+    num_misses[0] = 1
+
+    refused = http.post("/v1/responses", json=FAST, headers=key)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_unavailable")
+    assert int(refused.headers["retry-after"]) >= 1
+    answers = [http.post("/v1/responses", json=FAST, headers=key) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
 
 
 def test_an_answer_that_nobody_waited_for_is_made_again(

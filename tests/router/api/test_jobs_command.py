@@ -17,6 +17,7 @@ from router.cli.main import app
 from router.jobs.job import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from tests.router.api.test_jobs import accept, fail, on_store
+from tests.router.jobs.test_store import make_spec
 from tests.support.servers import AppServer, RedisProcess
 
 Glowl = Callable[..., Result]
@@ -76,6 +77,19 @@ def test_lists_go_on_over_pages_and_are_json_for_scripts(http: httpx.Client, glo
     assert [job_id in first.stdout for job_id in ids] == [False, True, True]
     assert f"more: --after {ids[1]}" in first.stdout
     assert [json.loads(line)["id"] for line in rest.stdout.splitlines()] == [ids[0]]
+
+
+def test_lines_of_a_batch_are_listed_when_asked_for(
+    http: httpx.Client, glowl: Glowl, redis_process: RedisProcess
+) -> None:
+    (mine,) = accept(http)
+    on_store(redis_process, lambda store: store.create(make_spec(id="resp_line", priority="batch", batch_id="batch_1")))
+
+    everything, lines = glowl("list", "--json"), glowl("list", "--batch", "batch_1", "--json")
+
+    assert [json.loads(line)["id"] for line in everything.stdout.splitlines()] == [mine]
+    assert [json.loads(line)["id"] for line in lines.stdout.splitlines()] == ["resp_line"]
+    assert glowl("list", "--batch", "batch_2").stdout == "none\n"
 
 
 def test_wait_ends_with_the_outcome(http: httpx.Client, glowl: Glowl, redis_process: RedisProcess) -> None:

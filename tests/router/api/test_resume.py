@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from engines.base import SamplingParams, TokenLogprob, Usage
 from engines.echo import EchoEngine
-from router.api.objects import MAX_POLL_MS, MIN_POLL_MS, to_poll_headers
+from router.api.objects import MAX_POLL_MS, MIN_POLL_MS, item_id, to_poll_headers
 from router.jobs.job import FinalAnswer, Job, UnitResult
 from router.jobs.store import PREFIX, JobStore
 from tests.router.api.test_hanging_up import send
@@ -87,6 +87,11 @@ def test_from_wherever_a_stream_is_resumed_it_is_the_tail_of_the_whole(
 
     assert [event["sequence_number"] for event in whole] == list(range(len(whole)))
     assert whole[-1]["type"] == "response.completed"
+    # Whatever was begun again, and said something else, a poll shows the ids that the stream announced.
+    polled = http.get(f"/v1/responses/{response_id}").json()
+    assert polled == whole[-1]["response"]
+    announced = [event["item"]["id"] for event in whole if event["type"] == "response.output_item.added"]
+    assert {polled["output"][0]["id"], polled["hybrid"]["draft"]["item_id"]} <= {*announced, item_id(response_id, 0)}
     for after in range(len(whole)):
         assert read(http, response_id, starting_after=after) == whole[after + 1 :]
 

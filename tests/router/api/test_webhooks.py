@@ -263,6 +263,18 @@ def queue_event(api: AppServer, client: openai.OpenAI, **metadata: str) -> str:
     return response.id
 
 
+def test_what_is_answered_at_once_is_no_event(alice: openai.OpenAI, open_api: AppServer) -> None:
+    endpoint = alice.webhooks.create(name="n", url=URL, event_types=["response.completed"])
+    with http_of(open_api) as http:
+        before = http.get("/v1/webhook_deliveries").json()["data"]
+
+        answered = alice.responses.create(model="glm-4.6v-flash", input="你好", metadata={"webhook_url": URL})
+
+        assert (answered.status, answered.model_extra["hybrid"]["route"]) == ("completed", "fast")  # type: ignore[index]
+        assert http.get("/v1/webhook_deliveries").json()["data"] == before
+        assert http.get(f"/v1/webhook_endpoints/{endpoint.id}/deliveries").json()["data"] == []
+
+
 def test_deliveries_show_what_is_to_be_sent_where_and_can_be_sent_again(
     alice: openai.OpenAI, open_api: AppServer, redis_process: RedisProcess
 ) -> None:

@@ -249,6 +249,27 @@ async def test_another_process_goes_on_with_the_lines_in_flight(bench: Bench) ->
     assert bench.fakes.begun == Counter(names(10))
 
 
+async def test_what_a_run_that_died_did_not_come_to_forget_is_forgotten_by_the_next(bench: Bench) -> None:
+    # Given a run that died between taking the answer of a line and deleting its job
+    spec = await bench.begin(line("a"))
+    ((_, epoch),) = await bench.batches.claim(10)
+    await bench.batches.start(spec.id, epoch, 1)
+    bench.now[0] += 1
+    jobs = bench.fakes.jobs
+    left, kept, other = (
+        make_job_spec(id=f"resp_{name}", batch_id=batch_id, is_stored=is_stored)
+        for name, batch_id, is_stored in (("a", spec.id, False), ("b", spec.id, True), ("c", "batch_2", False))
+    )
+    for each in (left, kept, other):
+        await jobs.create(each)
+        await jobs.cancel(each.id)
+
+    async with bench.running():
+        await bench.wait(spec)
+
+    assert [await jobs.get(each.id) is not None for each in (left, kept, other)] == [False, True, True]
+
+
 async def test_a_line_that_was_noted_but_not_begun_is_begun_by_the_next_run(bench: Bench) -> None:
     # Given a run that died between noting a line and beginning its job
     spec = await bench.begin(line("a"), line("b"))

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
+from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from router.errors import NotFoundError, QueueUnavailableError
@@ -75,7 +76,79 @@ async def test_a_finished_job_whose_events_are_gone_is_told_from_its_record(redi
     assert await follow(EventHub(redis, store), spec.id) == [("delta", "an owl"), ("end", "")]
 
 
-async def test_a_job_that_is_deleted_meanwhile_is_not_waited_for(redis: Redis) -> None:
+async def test_a_crowd_that_waits_is_one_reader_and_costs_redis_nothing(redis: Redis, redis_url: str) -> None:
+    # Given fifty who follow a job, and a hub that has settled
+    store = JobStore(redis)
+    spec, epoch = await begin(store)
+    hub = EventHub(Redis.from_url(redis_url), store)
+    await hub.start()
+    crowd = [asyncio.create_task(follow(hub, spec.id)) for _ in range(50)]
+
+    start = _counts(await redis.info("commandstats"))["xrange"]
+
+    async def settled(num_reads: int) -> dict[str, int]:
+        before: dict[str, int] = {}
+        while before != (now := _counts(await redis.info("commandstats"))) or now["xrange"] < start + num_reads:
+            before = now
+            await asyncio.sleep(0.05)
+        return before
+
+    before = await settled(50)
+
+    # When something happens
+    await store.append(spec.id, "deep", epoch, "owl")
+    after = await settled(100)
+
+    # Then one read of the activity woke them all, and each has read its events, once, and the record not at all
+    assert after["xread"] - before["xread"] <= 2
+    assert after["xrange"] - before["xrange"] <= 50
+    assert after["hgetall"] == before["hgetall"]
+    await end(store, spec, epoch)
+    assert {told[-1] for told in await asyncio.gather(*crowd)} == {("end", "")}
+    await hub.aclose()
+    await hub._redis.aclose()
+
+
+def _counts(stats: dict[str, Any]) -> dict[str, int]:
+    return {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("xread", "xrange", "hgetall")}
+
+
+async def test_the_one_reader_outlives_a_connection_that_breaks_in_any_way(
+    redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_module, "_RETRY_S", 0.0)
+    breaks: list[Exception] = [
+        RuntimeError("the handler is closed"),
+        ConnectionResetError(),
+        redis_errors.TimeoutError(),
+    ]
+    client = Redis.from_url(redis_url)
+    xread = client.xread
+
+    async def broken(*args: Any, **kwargs: Any) -> Any:
+        if breaks:
+            raise breaks.pop()
+        return await xread(*args, **kwargs)
+
+    monkeypatch.setattr(client, "xread", broken)
+    store = JobStore(redis)
+    hub = EventHub(client, store)
+    await hub.start()
+    spec, epoch = await begin(store)
+    reading = asyncio.create_task(follow(hub, spec.id))
+
+    async with asyncio.timeout(30):
+        while breaks:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(events_module, "_RECHECK_S", 3600.0)  # whoever waits now must be woken
+        await end(store, spec, epoch)
+        assert (await reading)[-1] == ("end", "")
+    await hub.aclose()
+    await client.aclose()
+
+
+async def test_a_job_that_is_deleted_meanwhile_is_not_waited_for(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_module, "_RECHECK_S", 0.001)
     store = JobStore(redis)
     spec, _ = await begin(store)
     events = EventHub(redis, store).follow(spec.id)

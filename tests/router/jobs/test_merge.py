@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
+import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engines.base import SamplingParams, Usage
 from router.jobs import merge
 from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
+from router.jobs.json_answers import dump_json
+from router.output_format import OutputFormat
 from tests.router.jobs.test_store import make_spec
 
 FAILED = {"code": "engine_unavailable", "message": "nobody there", "param": None, "status": 503, "retryable": True}
@@ -143,32 +150,44 @@ def test_what_the_decision_said_about_degradation_is_kept() -> None:
     assert final.degraded == ("glm is down",)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "low", "high", "basis"),
-    [
-        ("three red circles", "three red circles", 1, 1, ("tokens",)),
-        ("There are 3.", "There are ３.", 1, 1, ("numbers", "tokens")),
-        ("the price is 1,299", "the price is 1299", 1, 1, ("numbers", "tokens")),
-        ("It shows 3 cats", "It shows 4 cats", 0.3, 0.6, ("numbers", "tokens")),
-        ("a dog", "the cat", 0, 0, ("tokens",)),
-        ("一只猫头鹰", "一只猫头鹰", 1, 1, ("tokens",)),
-        ("一只猫头鹰在树上", "一只猫在地上", 0.1, 0.6, ("tokens",)),
-        ("有 3 只猫", "There are 3 cats", 1, 1, ("numbers",)),
-    ],
-)
-def test_agreement_compares_numbers_and_same_script_words(
-    first: str, second: str, low: float, high: float, basis: tuple[str, ...]
-) -> None:
-    agreement = merge.compare(first, second)
+def test_what_is_degraded_is_said_in_chinese_too() -> None:
+    decision = {**make_spec().decision, "degraded": ["glm is slow"], "degraded_zh": ["glm 较慢"]}
 
-    assert agreement.basis == basis
-    assert agreement.score is not None
-    assert low <= agreement.score <= high
-    assert merge.compare(second, first) == agreement
+    final = merge.resolve(job(deep=None, decision=decision), "q")
+
+    assert isinstance(final, FinalAnswer)
+    assert final.degraded == ("glm is slow", "owl2 gave no answer (engine_unavailable): nobody there")
+    assert final.degraded_zh == ("glm 较慢", "owl2 没有给出回答（engine_unavailable）：nobody there")
 
 
-def test_agreement_across_scripts_without_numbers_is_not_claimed() -> None:
-    assert merge.compare("一只猫", "a cat") == merge.Agreement(None, ())
+def test_draft_and_deep_answer_are_compared_and_their_conflicts_listed() -> None:
+    final = merge.resolve(job("There are 3.", "There are 4."), "How many?")
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.agreement, final.agreement_basis) == (0.0, ("numbers",))
+    assert final.conflicts == ({"kind": "number", "first": ["3"], "second": ["4"]},)
+
+
+def test_a_chinese_draft_is_compared_with_the_composed_answer_too() -> None:
+    request = merge.resolve(job("有 3 只猫", "There are 3 cats", strategy="compose", language="zh"), "有几只猫？")
+    assert isinstance(request, merge.ComposeRequest)
+    assert request.fallback.agreement_basis == ("numbers",)
+
+    final = merge.composed(request, UnitResult(text="有 4 只狗"))
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.agreement, final.agreement_basis) == (0.0, ("numbers", "tokens", "composed"))
+    assert final.conflicts == ({"kind": "number", "first": ["3"], "second": ["4"]},)
+
+
+def test_answers_in_one_script_are_compared_with_each_other_alone() -> None:
+    request = merge.resolve(job("red", "blue", strategy="compose"), "What colour?")
+    assert isinstance(request, merge.ComposeRequest)
+
+    final = merge.composed(request, UnitResult(text="red"))
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.agreement, final.agreement_basis) == (0.0, ("tokens",))
 
 
 HELD = SamplingParams(json_schema='{"type":"object"}')
@@ -224,3 +243,177 @@ def test_with_a_schema_and_without_owl2_the_draft_is_the_answer() -> None:
 
     assert isinstance(final, FinalAnswer)
     assert (final.text, final.engine) == ('{"a":1}', "glm")
+
+
+BILL = {
+    "type": "object",
+    "properties": {
+        "total": {"type": ["number", "null"]},
+        "shop": {"type": ["string", "null"], "maxLength": 9},
+        "lines": {
+            "type": "array",
+            "maxItems": 3,
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "price": {"type": ["number", "null"]}},
+                "required": ["name", "price"],
+                "additionalProperties": False,
+            },
+        },
+        "is_paid": {"type": "boolean"},
+    },
+    "required": ["total", "lines"],
+    "additionalProperties": False,
+}
+
+
+def by_fields(
+    draft: Any,
+    deep: Any,
+    schema: dict[str, Any] = BILL,
+    state: str = "valid",
+    finish_reason: str = "stop",
+    **changes: Any,
+) -> Job:
+    """A job whose branches answered in JSON; a text stands for itself, None for a branch that failed."""
+    spec = make_spec(
+        sampling=SamplingParams(json_schema=json.dumps(schema)),
+        output_format=changes.pop("output_format", OutputFormat("json_schema", "bill")),
+        strategy="fields",
+        **changes,
+    )
+    texts = {
+        name: dump_json(value) if isinstance(value, dict) else value
+        for name, value in zip(("draft", "deep"), (draft, deep), strict=True)
+    }
+    units = {}
+    for branch in spec.branches:
+        text = texts[branch.name]
+        result = UnitResult(
+            text=text or "",
+            model=branch.engine,
+            finish_reason=finish_reason if branch.name == "draft" else "stop",
+            error=None if text else FAILED,
+            json_state=state if branch.name == "deep" and text else "",  # type: ignore[arg-type]
+        )
+        units[branch.name] = Unit(branch.name, "completed" if text else "failed", 1, 0, result)
+    return Job(spec=spec, state="in_progress", units=units)
+
+
+def test_fields_of_both_answers_become_one_object_with_their_origin() -> None:
+    draft = {"total": 12.5, "shop": None, "lines": [], "is_paid": True}
+    deep = {"total": 12.50, "shop": "Cafe", "lines": [], "is_paid": False}
+
+    final = merge.resolve(by_fields(draft, deep), "q")
+
+    assert isinstance(final, FinalAnswer)
+    assert json.loads(final.text) == {"total": 12.5, "shop": "Cafe", "lines": [], "is_paid": False}
+    assert (final.engine, final.strategy, final.degraded) == ("glm", "fields", ())
+    assert final.provenance == {"/total": "agree", "/shop": "owl2", "/lines": "agree", "/is_paid": "owl2"}
+    assert (final.agreement, final.agreement_basis) == (0.333, ("fields",))
+    assert final.conflicts == ({"kind": "field", "path": "/is_paid", "first": True, "second": False},)
+
+
+def test_if_owl2_adds_nothing_glms_text_stays_byte_for_byte() -> None:
+    text = '{"total":12.50,"lines":[]}'
+
+    final = merge.resolve(by_fields(text, {"total": 12.5, "lines": []}), "q")
+
+    assert isinstance(final, FinalAnswer)
+    assert final.text == text
+
+
+def test_in_a_template_what_is_printed_is_glms() -> None:
+    template = OutputFormat("json_schema", "receipt", template="receipt")
+
+    final = merge.resolve(
+        by_fields(
+            {"total": 1, "shop": "Tea", "lines": []}, {"total": 1, "shop": "Cup", "lines": []}, output_format=template
+        ),
+        "q",
+    )
+
+    assert isinstance(final, FinalAnswer)
+    assert final.provenance["/shop"] == "glm"
+
+
+def test_fields_that_break_the_schema_together_leave_glms_answer_whole_and_say_so() -> None:
+    schema = {"type": "object", "properties": {"a": {}, "b": {}}, "maxProperties": 1}
+
+    final = merge.resolve(by_fields({"a": "x"}, {"b": "y"}, schema), "q")
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.text, final.strategy, final.provenance) == ('{"a":"x"}', "draft", {"": "glm"})
+    assert "stands as a whole" in final.degraded[-1]
+    assert "整体采用" in final.degraded_zh[-1]
+
+
+@pytest.mark.parametrize("draft", ['{"total": ', "[" * 100_000])
+def test_a_draft_that_is_no_json_after_all_is_no_reason_to_crash(draft: str) -> None:
+    final = merge.resolve(by_fields(draft, {"total": 1, "lines": []}), "q")
+
+    assert isinstance(final, FinalAnswer)
+    assert final.degraded
+
+
+def test_json_by_owl2_alone_stands_where_glm_failed_or_was_cut() -> None:
+    deep = {"total": 1, "lines": []}
+    failed = merge.resolve(by_fields(None, deep), "q")
+    cut = merge.resolve(by_fields('{"total": 1, "li', deep, finish_reason="length"), "q")
+
+    for final, reason in ((failed, "glm gave no answer"), (cut, "glm's JSON was cut")):
+        assert isinstance(final, FinalAnswer)
+        assert (json.loads(final.text), final.engine, final.strategy) == (deep, "owl2", "deep")
+        assert final.finish_reason == "stop"
+        assert final.provenance == {"": "owl2"}
+        assert final.degraded[-1].startswith(reason)
+
+
+def test_a_schema_that_glm_refused_is_the_error_even_if_owl2_could_follow_it() -> None:
+    refused = by_fields(None, {"total": 1, "lines": []})
+    error = {**FAILED, "code": "invalid_json_schema", "status": 400, "retryable": False}
+    units = {**refused.units, "draft": Unit("draft", "failed", 1, 0, UnitResult(error=error))}
+
+    assert merge.resolve(replace(refused, units=units), "q") == merge.NoAnswer(error)
+
+
+def test_json_that_owl2_had_to_repair_is_marked() -> None:
+    final = merge.resolve(by_fields({"total": 1, "lines": []}, {"total": 1, "lines": []}, state="repaired"), "q")
+
+    assert isinstance(final, FinalAnswer)
+    assert "was repaired" in final.degraded[-1]
+    assert "已修复" in final.degraded_zh[-1]
+
+
+def test_prose_by_owl2_goes_into_the_form_and_the_composed_json_is_compared_with_the_draft() -> None:
+    request = merge.resolve(by_fields({"total": 1, "lines": []}, "one tea, 2 yuan", state=""), "q")
+    assert isinstance(request, merge.ComposeRequest)
+
+    final = merge.composed(request, UnitResult(text='{"total":2,"lines":[]}'))
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.strategy, final.agreement, final.agreement_basis) == ("compose", 0.0, ("fields", "composed"))
+    assert final.conflicts == ({"kind": "field", "path": "/total", "first": 1, "second": 2},)
+    assert "wrote no JSON" in final.degraded[-1]
+    assert final.provenance == {}
+
+
+numbers = st.none() | st.integers(0, 30) | st.sampled_from([0.5, 12.5])
+names = st.sampled_from(["tea", "Tea", "milk", "蛋糕", "5 kg"])
+bills = st.fixed_dictionaries(
+    {
+        "total": numbers,
+        "lines": st.lists(st.fixed_dictionaries({"name": names, "price": numbers}), max_size=3),
+    },
+    optional={"shop": st.none() | names, "is_paid": st.booleans()},
+)
+
+
+@given(bills, bills)
+@settings(max_examples=60, derandomize=True, deadline=None)
+def test_merged_json_always_satisfies_the_schema(draft: dict[str, Any], deep: dict[str, Any]) -> None:
+    final = merge.resolve(by_fields(draft, deep), "q")
+
+    assert isinstance(final, FinalAnswer)
+    jsonschema.validate(json.loads(final.text), BILL)
+    assert final == FinalAnswer.from_dict(json.loads(json.dumps(final.to_dict())))

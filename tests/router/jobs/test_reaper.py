@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
 
+from router.errors import QueueUnavailableError
 from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
 from router.jobs.merge import NoAnswer
 from router.jobs.overdue import settle
 from router.jobs.queue import JobQueue, create_celery
-from router.jobs.reaper import reap_once, replace_lost_tickets
-from router.jobs.store import PREFIX, JobStore
+from router.jobs.reaper import reap_forever, reap_once, replace_lost_tickets
+from router.jobs.store import PREFIX, JobStore, Reaped
 from router.settings import Settings
 from tests.router.jobs.test_store import Clock, clock, make_spec
 
@@ -180,6 +183,73 @@ async def test_a_merge_is_not_taken_for_having_a_ticket_because_webhooks_wait_be
     queue.sent["light"] = 50
 
     assert await replace_lost_tickets(store, cast("JobQueue", queue)) == {"light": 1}
+
+
+async def test_of_many_reapers_one_does_the_round(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[str] = []
+
+    async def reap() -> Reaped:
+        rounds.append("reap")
+        return Reaped()
+
+    async def depths() -> dict[str, int]:
+        rounds.append("tickets")
+        return {}
+
+    monkeypatch.setattr(store, "reap", reap)
+    monkeypatch.setattr(store, "depths", depths)
+
+    async def num_looks() -> int:
+        stats: dict[str, Any] = await store.redis.info("commandstats")
+        return int(stats.get("cmdstat_set", {}).get("calls", 0))
+
+    # Given five api processes, all of which have looked whether it is their turn
+    before = await num_looks()
+    reapers = [asyncio.create_task(_reap_forever(store, interval_s=3600)) for _ in range(5)]
+    async with asyncio.timeout(10):
+        while await num_looks() < before + 10:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    assert sorted(rounds) == ["reap", "tickets"]
+    for reaper in reapers:
+        reaper.cancel()
+    ends = await asyncio.gather(*reapers, return_exceptions=True)
+    assert [type(each) for each in ends] == [asyncio.CancelledError] * 5
+
+
+async def test_deadlines_do_not_wait_for_a_broker_that_hangs(store: JobStore, clock: Clock) -> None:
+    hangs = asyncio.Event()
+
+    class Hanging(Queue):
+        async def num_waiting(self, queue: str) -> int:
+            hangs.set()
+            await asyncio.Event().wait()
+            return 0
+
+    await store.create(make_spec(id="late", deadline_ms=2500))
+    reaper = asyncio.create_task(_reap_forever(store, Hanging(), interval_s=0.01))
+    await hangs.wait()
+
+    clock.now += 3
+
+    async with asyncio.timeout(10):
+        while not ((job := await store.get("late")) and job.is_terminal):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    reaper.cancel()
+    await asyncio.gather(reaper, return_exceptions=True)
+
+
+def _reap_forever(store: JobStore, queue: Queue | None = None, *, interval_s: float) -> Coroutine[Any, Any, None]:
+    return reap_forever(store, cast("JobQueue", queue or Queue()), interval_s=interval_s, ticket_check_s=3600)
+
+
+async def test_who_counts_tickets_learns_soon_that_redis_is_away(tmp_path: Path) -> None:
+    queue = JobQueue(create_celery(Settings(REDIS_URL=f"unix://{tmp_path}/none?db=0")))
+
+    # Left to itself, the broker's client tries for six seconds.
+    async with asyncio.timeout(3):
+        with pytest.raises(QueueUnavailableError):
+            await queue.num_waiting("glm")
 
 
 async def test_tickets_that_nobody_has_taken_are_counted_in_the_broker(redis_url: str) -> None:

@@ -16,7 +16,7 @@ from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitRes
 from router.jobs.memory_store import MemoryJobStore
 from router.jobs.record import Record
 from router.jobs.scripts import NET_S
-from router.jobs.store import BLOB_GRACE_S, PREFIX, UNSTORED_TTL_S, JobStore, Reaped
+from router.jobs.store import BLOB_GRACE_S, PREFIX, UNSTORED_TTL_S, JobStore, Reaped, guard
 from router.output_format import OutputFormat
 
 PAIR = (BranchPlan("draft", "glm"), BranchPlan("deep", "owl2"))
@@ -685,6 +685,31 @@ async def test_a_failed_job_that_is_begun_again_waits_runs_and_ends_like_a_new_o
 NEWER = {"from_the_future": {"a": 1}}
 
 
+async def test_lines_of_a_batch_stand_in_a_list_of_their_own(redis_store: JobStore) -> None:
+    store = redis_store
+    lines = [make_spec(id=f"resp_{number}", priority="batch", batch_id="batch_1") for number in range(3)]
+    other = make_spec(priority="batch", batch_id="batch_2")
+    alone = make_spec()
+    for spec in (*lines, other, alone):
+        await store.create(spec)
+    await finish_all(store, lines[0])
+
+    async def listed(batch_id: str = "") -> set[str]:
+        page = await store.list_jobs("local", batch_id=batch_id)
+        assert page is not None
+        return {job.id for job in page.jobs}
+
+    assert await listed() == {alone.id}
+    assert await listed("batch_1") == {spec.id for spec in lines}
+    await store.cancel(lines[1].id)
+    await store.delete(lines[2].id)
+    assert await listed("batch_1") == {lines[0].id, lines[1].id}
+    assert await listed("batch_2") == {other.id}
+    for spec in (*lines, other, alone):
+        await store.delete(spec.id)
+    assert await store.redis.keys(f"{PREFIX}jobs:*") == []
+
+
 def test_records_of_newer_and_older_releases_are_read() -> None:
     spec = make_spec(output_format=OutputFormat("json_object"), priority="batch", deadline_ms=5)
     data = orjson.loads(orjson.dumps(spec.to_dict()))
@@ -710,6 +735,16 @@ def test_records_of_newer_and_older_releases_are_read() -> None:
     assert FinalAnswer.from_dict({**final.to_dict(), **NEWER, "usage": usage}) == final
     assert UnitResult.from_dict({"text": "t"}) == result
     assert FinalAnswer.from_dict({"text": "t", "model": "m", "engine": "glm", "strategy": "deep"}).degraded == ()
+
+
+async def test_a_connection_that_uvloop_finds_closed_is_a_503_too() -> None:
+    async def fail(message: str) -> None:
+        raise RuntimeError(message)
+
+    with pytest.raises(QueueUnavailableError):
+        await guard(fail("unable to perform operation on <UnixTransport closed=True>; the handler is closed"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        await guard(fail("a bug"))
 
 
 async def test_redis_that_does_not_answer_is_a_503_not_a_crash() -> None:

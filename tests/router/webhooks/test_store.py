@@ -282,6 +282,22 @@ async def test_an_event_that_waited_longer_than_its_age_limit_is_still_tried_onc
     assert await store.record(await claim(store, due), OK, retry_in_s=None) == "succeeded"
 
 
+async def test_a_job_that_is_begun_again_and_fails_again_is_told_again(store: WebhookStore, jobs: JobStore) -> None:
+    spec = make_spec(webhook_url=URL)
+    await end(jobs, spec, "failed")
+    failed = await jobs.get(spec.id)
+    assert failed is not None
+    assert await jobs.retry(failed) == "failed"
+
+    await finish_all(jobs, spec)
+    assert await jobs.complete(spec.id, await jobs.claim(spec.id, "merge") or 0, error={"code": "x", "message": "y"})
+
+    # Two ends, two events: whoever has seen the first must not take the second for it
+    told = await deliveries(store)
+    assert [each.event_type for each in told] == ["response.failed"] * 2
+    assert len({each.event_id for each in told}) == 2
+
+
 # Endpoints between attempts
 
 

@@ -1,0 +1,394 @@
+"""Many pictures: more than one context of Owl2 holds are looked at in groups, and one answer is made of the findings.
+
+In: a job whose conversation has many pictures. Out: the branches that look at a group each, and what each is shown and
+told; when they have ended, the same job with one ``deep`` unit in their place, so that merging need not know of groups,
+and the prompt under which what they found becomes one answer. Pure functions.
+
+Pictures are counted from 1 over the whole conversation, earlier turns included, in the order in which they were sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby, pairwise
+from typing import Any, Final
+
+from engines.base import SamplingParams
+from router.jobs.agreement import Agreement
+from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult, add_usage
+from router.jobs.merge import ComposeRequest
+
+Span = tuple[int, int]
+StoredMessage = dict[str, Any]
+
+DEEP: Final = "deep"
+# Of Owl2's context, by the number of groups: what all findings may take of the context they are put together in.
+_FINDINGS_SHARE: Final = 2
+_LEAST_FINDING_TOKENS: Final = 32
+_MOST_FINDING_TOKENS: Final = 512
+# What an engine accepts that was never up to say so: as many as the published mPLUG-Owl2.
+_UNKNOWN_MAX_IMAGES: Final = 4
+
+_GROUP_EN: Final = (
+    "\n\nYou see {named} of {total} here, in this order; the others are looked at separately. Say what you find in "
+    "these for the question above, picture by picture and by these numbers, and nothing about pictures that you do not "
+    "see."
+)
+_GROUP_ZH: Final = (
+    "\n\n一共有 {total} 张图片，这里依次给出{named}，其余的另行分析。请按编号逐张说明其中与上述问题有关的内容，"
+    "不要涉及没有看到的图片。"
+)
+_REDUCE_EN: Final = (
+    "A question about {total} pictures was looked into in groups of pictures. What was found, in their order:\n\n"
+    "{findings}\n\nQuestion: {question}\n\n"
+    "Answer the question about all the pictures together from what was found, in {language}: directly, and without "
+    "mentioning groups or findings."
+)
+_REDUCE_ZH: Final = (
+    "针对一个关于 {total} 张图片的问题，已分组分析。按图片顺序，分析结果如下（可能是英文）：\n\n{findings}\n\n"
+    "问题：{question}\n\n请根据这些结果，用中文直接回答针对全部图片的问题，不要提到分组或分析结果。"
+)
+
+
+def split(num_pictures: int, most: int) -> tuple[Span, ...]:
+    """Split pictures into groups of neighbours: as few as can be, their sizes at most one apart, the larger ones first.
+
+    Args:
+        num_pictures: how many there are.
+        most: how many a group may have; at least 1.
+
+    Returns:
+        The first and the last picture of each group, counted from 1.
+    """
+    num_groups = -(-num_pictures // most)
+    bounds = [-(-num_pictures * index // num_groups) for index in range(num_groups + 1)] if num_groups else []
+    return tuple((start + 1, end) for start, end in pairwise(bounds))
+
+
+def to_branches(num_pictures: int, most: int | None) -> tuple[BranchPlan, ...]:
+    """Return Owl2's branches of a job: ``deep``, or ``deep-1``, ``deep-2`` and so on if it takes several contexts.
+
+    Args:
+        num_pictures: of the conversation.
+        most: how many Owl2 takes at a time; None if it has not said so yet.
+    """
+    spans = split(num_pictures, max(most or _UNKNOWN_MAX_IMAGES, 1))
+    if len(spans) < 2:
+        return (BranchPlan(DEEP, "owl2"),)
+    return tuple(BranchPlan(f"{DEEP}-{number}", "owl2", pictures=span) for number, span in enumerate(spans, 1))
+
+
+def groups_of(spec: JobSpec) -> tuple[BranchPlan, ...]:
+    """Return the branches that look at a group of pictures each, in the order of the pictures."""
+    return tuple(branch for branch in spec.branches if branch.pictures)
+
+
+def shown_to(spec: JobSpec, branch: BranchPlan) -> list[StoredMessage]:
+    """Return what of the conversation a branch is given: a group sees its own pictures and is told which they are.
+
+    All texts stay, earlier turns' too. Where pictures are left out of an earlier turn, or from among texts ("A: ... B:
+    ..."), a note in their place keeps the texts from being read with other pictures than they were written for.
+    """
+    if branch.pictures is None:
+        return spec.messages
+    *earlier, last = _show(spec.messages, branch.pictures, spec.language)
+    template = _GROUP_ZH if spec.language == "zh" else _GROUP_EN
+    told = template.format(named=_named(branch.pictures, spec.language), total=num_pictures(spec))
+    parts = last["parts"]
+    if [kind for kind, _ in groupby(part["type"] for part in parts)] == ["text", "image"]:
+        # The engine moves pictures to the front only where nothing follows them, and now these words do.
+        parts = sorted(parts, key=lambda part: str(part["type"]))
+    return [*earlier, {**last, "parts": [*parts, {"type": "text", "text": told}]}]
+
+
+def sampling_for(spec: JobSpec, branch: BranchPlan, context_tokens: int) -> SamplingParams:
+    """Return a branch's generation knobs: what callers say of the answer's form is not said of a group's findings.
+
+    Args:
+        spec: of the job.
+        branch: of the job.
+        context_tokens: of the branch's engine. All findings together take half of it, which leaves room to answer.
+    """
+    if branch.pictures is None:
+        return spec.sampling
+    share = context_tokens // _FINDINGS_SHARE // len(groups_of(spec))
+    most = min(max(share, _LEAST_FINDING_TOKENS), _MOST_FINDING_TOKENS)
+    return replace(spec.sampling, max_tokens=most, stop=(), top_logprobs=None, json_schema=None)
+
+
+def num_pictures(spec: JobSpec) -> int:
+    """Count the pictures of a job's conversation."""
+    return sum(part["type"] == "image" for message in spec.messages for part in message["parts"])
+
+
+def fold(job: Job, *, wants_all: bool = False) -> Job:
+    """Put one ``deep`` unit in the place of a job's groups; a job without groups stays as it is.
+
+    It is completed if any group is: its text is what was found, in the order of the pictures, and names the groups that
+    failed; why they did is added to what the decision says is degraded, which every final answer repeats.
+
+    Args:
+        job: all branches terminal.
+        wants_all: take findings from some of the pictures for no answer if GLM has one, which is from all of them.
+    """
+    groups = groups_of(job.spec)
+    if not groups:
+        return job
+    units = [job.units[group.name] for group in groups]
+    results = [unit.result or UnitResult() for unit in units]
+    completed = [result for unit, result in zip(units, results, strict=True) if unit.answer]
+    has_glm = any(job.units[branch.name].answer for branch in job.spec.branches if branch.engine == "glm")
+    usage = add_usage(*(result.usage for result in results))
+    spec = replace(job.spec, branches=(*(b for b in job.spec.branches if not b.pictures), BranchPlan(DEEP, "owl2")))
+    if not completed or (wants_all and has_glm and len(completed) < len(results)):
+        error = next((result.error for result in results if result.error), None)
+        deep = Unit(DEEP, "failed", result=UnitResult(usage=usage, error=error))
+    else:
+        is_cut = any(result.finish_reason == "length" for result in completed)
+        result = UnitResult(
+            text="\n\n".join(_findings(job)),
+            model=completed[0].model,
+            finish_reason="length" if is_cut else "stop",
+            usage=usage,
+            boxes=tuple(
+                replace(box, image=box.image + _span(group)[0] - 1)
+                for group, unit in zip(groups, units, strict=True)
+                if unit.answer
+                for box in unit.answer.boxes
+            ),
+        )
+        deep = Unit(DEEP, "completed", result=result)
+        spec = with_degraded(spec, [_failure(group, job) for group in failed_groups(job)])
+    kept = {name: unit for name, unit in job.units.items() if name not in {group.name for group in groups}}
+    return replace(job, spec=spec, units={**kept, DEEP: deep})
+
+
+def failed_groups(job: Job) -> tuple[BranchPlan, ...]:
+    """Return the groups of a job without an answer."""
+    return tuple(group for group in groups_of(job.spec) if job.units[group.name].answer is None)
+
+
+def wants_reduce(job: Job) -> bool:
+    """Whether what the groups found has to be made into one answer before the branches are merged.
+
+    Not if GLM composes the final answer from the findings anyway, or writes them into a form; nor if there are none.
+    """
+    if len(failed_groups(job)) == len(groups_of(job.spec)) or job.spec.sampling.json_schema is not None:
+        return False
+    return job.spec.strategy != "compose" or not any(
+        job.units[branch.name].answer for branch in job.spec.branches if branch.engine == "glm"
+    )
+
+
+def without_pictures(spec: JobSpec) -> list[StoredMessage]:
+    """Return the conversation for an engine that takes fewer pictures than it has."""
+    return _show(spec.messages, None, spec.language)
+
+
+def reduce_messages(job: Job, most_chars: int | None = None) -> list[StoredMessage]:
+    """Return the conversation, without its pictures, that ends in the request for one answer from what was found.
+
+    Args:
+        job: all branches terminal.
+        most_chars: cut each finding there; None leaves them whole.
+    """
+    *earlier, last = without_pictures(job.spec)
+    return [*earlier, {**last, "parts": [{"type": "text", "text": reduce_prompt(job, most_chars)}]}]
+
+
+def reduce_prompt(job: Job, most_chars: int | None = None) -> str:
+    """Return the request for one answer from what was found, in the language of the question."""
+    return (_REDUCE_ZH if job.spec.language == "zh" else _REDUCE_EN).format(
+        total=num_pictures(job.spec),
+        findings="\n\n".join(_findings(job, most_chars)),
+        question=job.spec.question,
+        language="English" if job.spec.language == "en" else "the language of the question",
+    )
+
+
+def reduced(folded: Job, engine: str, result: UnitResult) -> Job:
+    """Put the one answer that an engine wrote in the place of what the groups found."""
+    deep = folded.units[DEEP]
+    found = deep.result or UnitResult()
+    answer = replace(result, usage=add_usage(found.usage, result.usage))
+    branches = tuple(replace(b, engine=engine) if b.name == DEEP else b for b in folded.spec.branches)
+    return replace(
+        folded,
+        spec=replace(folded.spec, branches=branches),
+        units={**folded.units, DEEP: replace(deep, result=answer)},
+    )
+
+
+def with_degraded(spec: JobSpec, sentences: Sequence[tuple[str, str]]) -> JobSpec:
+    """Add to what a job's decision says is degraded.
+
+    Args:
+        spec: of the job.
+        sentences: each in English and in Chinese.
+    """
+    added = {
+        "degraded": [*spec.decision.get("degraded", ()), *(english for english, _ in sentences)],
+        "degraded_zh": [*spec.decision.get("degraded_zh", ()), *(chinese for _, chinese in sentences)],
+    }
+    return replace(spec, decision={**spec.decision, **added})
+
+
+def not_reduced(folded: Job, engine: str, reason: str, *, is_last: bool) -> Job:
+    """Say that an engine could not make one answer of the findings; after the last one, they are the answer."""
+    if is_last:
+        sentence = (
+            f"what was found in the groups of pictures could not be made into one answer by {engine}: {reason}",
+            f"{engine} 未能将各组图片的分析结果合成一个回答：{reason}",
+        )
+    else:
+        sentence = (f"the answers could not be composed by {engine}: {reason}", f"{engine} 未能写出最终回答：{reason}")
+    return replace(folded, spec=with_degraded(folded.spec, [sentence]))
+
+
+def without_compose(folded: Job) -> Job:
+    """Leave GLM out of the merge, after it could not compose."""
+    return replace(folded, spec=replace(folded.spec, strategy="deep"))
+
+
+def before_compose(job: Job, request: ComposeRequest) -> ComposeRequest:
+    """Let GLM's own answer be compared with what it composes: findings are parts of an answer, and cannot be."""
+    answers = [unit.answer for name in ("thinking", "draft") if (unit := job.units.get(name))]
+    by_glm = next((answer for answer in answers if answer), None)
+    if by_glm is None or request.is_json:
+        return request
+    return replace(request, draft=by_glm.text, question=job.spec.question, agreement=Agreement())
+
+
+def after_compose(final: FinalAnswer, fallback: FinalAnswer) -> FinalAnswer:
+    """Add to a merge without GLM what the one with it said is degraded."""
+    missing = (sentence for sentence in fallback.degraded if sentence not in final.degraded)
+    missing_zh = (sentence for sentence in fallback.degraded_zh if sentence not in final.degraded_zh)
+    return replace(final, degraded=(*final.degraded, *missing), degraded_zh=(*final.degraded_zh, *missing_zh))
+
+
+def no_fields() -> tuple[str, str]:
+    """Say, in English and in Chinese, that the answers cannot be merged by field, though that was asked for."""
+    return (
+        "what is found in groups of pictures has no fields to compare: glm writes the JSON from it",
+        "分组分析的结果没有可逐项比较的字段：由 glm 据此写出 JSON",
+    )
+
+
+def no_draft(model: str, most: int, number: int) -> tuple[str, str]:
+    """Say, in English and in Chinese, that GLM takes too few pictures to give a first answer."""
+    return (
+        f"there is no draft: {model} takes at most {most} pictures, and {number} were sent",
+        f"没有草稿：{model} 最多接受 {most} 张图片，而发送了 {number} 张",
+    )
+
+
+def finished(job: Job, folded: Job, final: FinalAnswer) -> FinalAnswer:
+    """Return the final answer of a job with groups: it names its strategy, and the pictures that are missing.
+
+    They are named in the text unless it does so already. A draft in the groups' place was made from all pictures, and
+    JSON has no place for it: then ``degraded`` alone says so. Findings that stand for an answer agree with nothing.
+
+    Args:
+        job: all branches terminal.
+        folded: what `fold` made of it.
+        final: what the merge made of that.
+    """
+    if folded is job:
+        return final
+    deep = folded.units[DEEP].answer
+    if deep is None or final.strategy in ("draft", "thinking"):
+        return final
+    final = replace(final, strategy="deep" if final.engine == "owl2" else "compose")
+    if final.engine == "owl2" and deep.text == "\n\n".join(_findings(job)):
+        # Parts of an answer, however right, have other numbers than the whole.
+        final = replace(final, agreement=None, agreement_basis=(), conflicts=())
+    if job.spec.sampling.json_schema is not None:
+        return final
+    notes = [_missing(group, job.spec.language) for group in failed_groups(job)]
+    return replace(final, text="\n\n".join([final.text, *(note for note in notes if note not in final.text)]))
+
+
+def to_states(job: Job) -> list[dict[str, Any]]:
+    """Return the groups as callers see them: branch, first and last picture, state."""
+    return [
+        {"branch": group.name, "pictures": list(_span(group)), "state": job.units[group.name].state}
+        for group in groups_of(job.spec)
+    ]
+
+
+def _show(messages: Sequence[StoredMessage], pictures: Span | None, language: str) -> list[StoredMessage]:
+    """Return a conversation with the pictures of one group only, or none; notes stand for some of the others."""
+    first, last = pictures or (0, -1)
+    shown: list[StoredMessage] = []
+    number = 0
+    for index, message in enumerate(messages):
+        wants_notes = index < len(messages) - 1 or _alternates(message["parts"])
+        parts: list[dict[str, Any]] = []
+        # Texts one by one, pictures by runs that are shown, or are not.
+        numbered: list[tuple[dict[str, Any], int]] = []
+        for part in message["parts"]:
+            number += part["type"] == "image"
+            numbered.append((part, number))
+        for (is_image, is_shown), run in groupby(
+            numbered, lambda each: (each[0]["type"] == "image", first <= each[1] <= last)
+        ):
+            members = list(run)
+            if not is_image or is_shown:
+                parts += [part for part, _ in members]
+            elif wants_notes:
+                parts.append({"type": "text", "text": _left_out((members[0][1], members[-1][1]), language)})
+        shown.append({**message, "parts": parts})
+    return shown
+
+
+def _alternates(parts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is text between the pictures of a turn."""
+    return [kind for kind, _ in groupby(part["type"] for part in parts)].count("image") > 1
+
+
+def _findings(job: Job, most_chars: int | None = None) -> Iterator[str]:
+    language = job.spec.language
+    for group in groups_of(job.spec):
+        answer = job.units[group.name].answer
+        if answer is None:
+            yield _missing(group, language)
+            continue
+        text = answer.text.strip()
+        if most_chars is not None and len(text) > most_chars:
+            text = text[:most_chars].rstrip() + "..."
+        named = _named(_span(group), language)
+        yield f"{named}：{text}" if language == "zh" else f"{named[0].upper()}{named[1:]}: {text}"
+
+
+def _failure(group: BranchPlan, job: Job) -> tuple[str, str]:
+    result = job.units[group.name].result or UnitResult()
+    error = result.error or {}
+    code, message = error.get("code", "unknown"), error.get("message", "unknown error")
+    return (
+        f"{_named(_span(group), 'en')} could not be analysed by {group.engine} ({code}): {message}",
+        f"{group.engine} 未能分析{_named(_span(group), 'zh')}（{code}）：{message}",
+    )
+
+
+def _missing(group: BranchPlan, language: str) -> str:
+    named = _named(_span(group), language)
+    return f"{named}未能分析。" if language == "zh" else f"{named[0].upper()}{named[1:]} could not be analysed."
+
+
+def _left_out(span: Span, language: str) -> str:
+    named = _named(span, language)
+    if language == "zh":
+        return f"[{named}未在此处显示]"
+    return f"[{named} {'is' if span[0] == span[1] else 'are'} not shown here]"
+
+
+def _named(span: Span, language: str) -> str:
+    first, last = span
+    numbers = str(first) if first == last else f"{first}-{last}"
+    return f"第 {numbers} 张图片" if language == "zh" else f"picture{'s' if first < last else ''} {numbers}"
+
+
+def _span(group: BranchPlan) -> Span:
+    assert group.pictures is not None
+    return group.pictures
