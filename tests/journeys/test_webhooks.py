@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from queue import Queue
 from typing import Any
 
 import openai
@@ -16,58 +13,19 @@ import orjson
 import pytest
 
 from tests.journeys.conftest import Stack
+from tests.support.receiver import Receiver
 from tests.support.servers import wait_until
 
 pytestmark = pytest.mark.e2e
 
 QUESTION = "Which of the two is larger, and how do you know?"
-# Run by a Python that has another major of the client; skipped where there is none.
-UNWRAP = """
-import sys, json, openai
-given = json.load(sys.stdin)
-event = openai.OpenAI(api_key="x").webhooks.unwrap(given["body"], given["headers"], secret=given["secret"])
-print(type(event).__name__, event.data.id)
-"""
-
-
-class Receiver:
-    """Answers with what is next in ``answers`` (a status, or an event to hang until), 204 when there is nothing."""
-
-    def __init__(self) -> None:
-        self.answers: list[int | threading.Event] = []
-        self.received: Queue[tuple[dict[str, str], bytes]] = Queue()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                answer = receiver.answers.pop(0) if receiver.answers else 204
-                receiver.received.put(({key.lower(): value for key, value in self.headers.items()}, body))
-                if isinstance(answer, threading.Event):
-                    answer.wait(60)
-                    return  # hangs up without an answer
-                self.send_response(answer)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-
-    def next(self) -> tuple[dict[str, str], bytes]:
-        return self.received.get(timeout=60)
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     receiver = Receiver()
-    thread = threading.Thread(target=receiver.server.serve_forever, daemon=True)
-    thread.start()
     yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
-    thread.join()
+    receiver.stop()
 
 
 def ask(stack: Stack, **metadata: str) -> str:
@@ -183,19 +141,3 @@ def test_deliveries_that_wait_survive_a_restart_of_redis(stack: Stack, receiver:
         os.kill(stack.worker.child.pid, signal.SIGCONT)
     _, body = receiver.next()
     assert orjson.loads(body)["data"] == {"id": response}
-
-
-@pytest.mark.parametrize("variable", ["GLOWL_TEST_OPENAI_1", "GLOWL_TEST_OPENAI_2"])
-def test_older_majors_of_the_client_take_the_event_for_what_it_is(
-    stack: Stack, receiver: Receiver, variable: str
-) -> None:
-    python = os.environ.get(variable)
-    if not python:
-        pytest.skip(f"{variable} names no Python with that major of the openai package")
-    job = ask(stack, webhook_url=receiver.url)
-    headers, body = receiver.next()
-    with stack.http as http:
-        secret = http.post("/v1/webhook_secret").json()["signing_secret"]
-    given = {"headers": headers, "body": body.decode(), "secret": secret}
-    done = subprocess.run([python, "-c", UNWRAP], input=orjson.dumps(given), capture_output=True, check=True)
-    assert done.stdout.decode().split() == ["ResponseCompletedWebhookEvent", job]

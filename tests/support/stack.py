@@ -18,6 +18,7 @@ import httpx
 import redis
 
 from router.cli.net import Address
+from router.cli.processes import engine_argv
 from router.cli.redis_server import find_redis, redis_argv, redis_url
 from tests.support.servers import Process, free_port, wait_until
 
@@ -33,6 +34,7 @@ class ProcessStack:
         workers: per worker process, the queues it takes; None takes all.
         delay_s: what an echo engine waits before each word.
         env: variables for api and workers, over the defaults here.
+        checkpoints: folders of real weights by engine, instead of echo engines.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ProcessStack:
         workers: Sequence[str | None] = (None,),
         delay_s: float = 0.0,
         env: Mapping[str, str] | None = None,
+        checkpoints: Mapping[str, Path] | None = None,
     ) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="glowl-s"))
         sockets = {name: self.dir / f"{name}.sock" for name in ("redis", "glm", "owl2")}
@@ -66,6 +69,8 @@ class ProcessStack:
         for name in ("glm", "owl2"):
             at = [name, str(sockets[name]), str(delay_s)]
             self._argv[name] = [python, "-m", "tests.support.echo_server", *at]
+        for name, folder in (checkpoints or {}).items():
+            self._argv[name] = engine_argv(name, model=folder, device="cpu", uds=sockets[name])
         for index, port in enumerate(self.ports):
             self._argv[f"api{index}"] = [python, "-m", "router.cli", "api", "--port", str(port)]
         for index, queues in enumerate(workers):
