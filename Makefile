@@ -18,12 +18,13 @@ define install
 	| awk '/^Collecting/ {printf "  %s\n", $$2} /Downloading .* MB\)|^Installing coll|^ERROR|^error/ {print "  " substr($$0, 1, 150)} {fflush()}'
 endef
 
-.PHONY: help up test check clean
+.PHONY: help up test check openai-majors clean
 
 help:
 	@echo "make up      run Glowl on this machine (ARGS are those of 'glowl up')"
 	@echo "make test    format, lint, types, imports and tests (ARGS are those of pytest)"
 	@echo "make check   the same"
+	@echo "make openai-majors   the journeys with openai 1, 2 and 3 (ARGS: which of them, -- and those of pytest)"
 	@echo "make clean   remove $(VENV), caches and builds"
 
 up: $(HAS_ENGINES)
@@ -37,6 +38,9 @@ check: $(HAS_DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest $(ARGS)
+
+openai-majors: $(HAS_DEV)
+	$(BIN)/python -m tests.openai_majors $(ARGS)
 
 # Installed again when pyproject.toml changes; `dev` contains `engines`.
 $(HAS_ENGINES): pyproject.toml | $(BIN)/pip
