@@ -1,14 +1,20 @@
 """Rounds of chaos one after another: ``python -m tests.chaos.run --jobs 200 --kills 24 --rounds 20 --seed 1``.
 
 In: how much. Out: a Markdown table with a row per round, and every finding below it; exit status 1 if there is any.
+``--out FILE`` keeps it, with the command and the machine, as ``benchmarks/results/jobs_chaos.md`` has it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
+from benchmarks.jobs_common import describe_machine
 from tests.chaos.round import Report, make_stack, run_round
 
 HEAD = (
@@ -35,6 +41,40 @@ def to_row(number: int, report: Report) -> tuple[object, ...]:
     )
 
 
+_HOW_TO_READ = """
+How to read it. Three callers send jobs to two apis (text and pictures; polled, waited for, streamed, cancelled; some
+with a deadline that some of them miss, which is what the failed ones are), each under an Idempotency-Key and some of
+them several times, while processes are killed and started again. A round is green if every accepted job is there and
+has ended once, with the one right answer, as its caller saw it; every stream is whole over all its connections; every
+end was told under one id, signed, until it was taken; no job is over its deadline unreported; and nothing of all this
+is left in redis once the jobs are deleted. Runs that die with their worker or engine do not count as failures here,
+being the weather; all else is as shipped. The receiver of webhooks fails one post in five and hangs up on one in ten.
+"""
+
+
+def to_page(command: str, machine: str, rows: Sequence[str], reports: Sequence[Report], findings: list[str]) -> str:
+    """Return what is kept of the rounds."""
+    states, kills = (sum((getattr(each, of) for each in reports), Counter()) for of in ("states", "kills"))
+    totals = (
+        f"All {len(reports)} rounds together: {sum(states.values())} jobs ({_counted(states)}), "
+        f"{sum(kills.values())} processes killed with -9 ({_counted(kills)}),",
+        f"{sum(each.num_reruns for each in reports)} units begun again, "
+        f"{sum(each.num_events for each in reports)} webhook events "
+        f"in {sum(each.num_posts for each in reports)} posts, "
+        f"slowest job {max(each.slowest_s for each in reports):.1f} s, findings: {len(findings)}.",
+    )
+    parts = (
+        "# Chaos: everything is killed, nothing is lost",
+        f"`{command}`",
+        machine,
+        "\n".join(rows),
+        "\n".join(totals),
+        *(["\n".join(f"- {finding}" for finding in findings)] if findings else []),
+        _HOW_TO_READ.strip(),
+    )
+    return "\n\n".join(parts) + "\n"
+
+
 def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
@@ -48,10 +88,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first round; the next ones count on")
     parser.add_argument("--gap", type=float, default=2.0, help="longest time between two kills, s")
     parser.add_argument("--quick", action="store_true", help="leases and resends shorter than the defaults")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="keep the table here too, after every round")
     options = parser.parse_args(argv)
+    machine = describe_machine()
+    command = (
+        f"python -m tests.chaos.run --jobs {options.jobs} --kills {options.kills} --rounds {options.rounds} "
+        f"--seed {options.seed} --gap {options.gap:g}{' --quick' if options.quick else ''}"
+    )
+    # Told to end, it ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    rows = [f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
+    reports: list[Report] = []
     stack = make_stack(is_quick=options.quick)
     findings: list[str] = []
-    print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
+    print(machine, *rows, sep="\n", flush=True)
     try:
         stack.start()
         stack.wait_ready()
@@ -65,12 +115,14 @@ def main(argv: list[str] | None = None) -> int:
                     gap_s=(options.gap / 4, options.gap),
                 )
             )
-            findings += [f"round {number}: {finding}" for finding in report.wrong]
-            print(f"| {' | '.join(str(cell) for cell in to_row(number, report))} |", flush=True)
+            findings += (wrong := [f"round {number}: {finding}" for finding in report.wrong])
+            reports.append(report)
+            rows.append(f"| {' | '.join(str(cell) for cell in to_row(number, report))} |")
+            print(rows[-1], *(f"- {each}" for each in wrong), sep="\n", flush=True)
+            if options.out:
+                options.out.write_text(to_page(command, machine, rows, reports, findings), encoding="utf-8")
     finally:
         stack.stop()
-    for finding in findings:
-        print(f"- {finding}")
     return 1 if findings else 0
 
 
