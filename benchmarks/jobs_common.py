@@ -17,6 +17,8 @@ from engines.echo import EchoEngine
 from router.cli.redis_server import find_redis
 
 QUESTION = "How many of the boxes on the left are open?"
+# One caller sends everything here, and all of it at once.
+NO_LIMIT = {"GLOWL_MAX_UNFINISHED_JOBS": "1000000"}
 TERMINAL = frozenset({"completed", "failed", "cancelled", "incomplete"})
 Json = dict[str, Any]
 
@@ -82,9 +84,16 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> 
         print(f"| {' | '.join(str(cell) for cell in row)} |", flush=True)
 
 
-def print_machine() -> None:
-    """Print what was measured on."""
+def describe_machine() -> str:
+    """Return two lines that say what is measured on."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("celery", "kombu", "redis", "fastapi", "uvicorn"))
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
-    print(f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, {packages},")
-    print(f"server {find_redis({}).version}; load average before the run {load}.")
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, {packages},\n"
+        f"server {find_redis({}).version}; load average before the run {load}."
+    )
+
+
+def print_machine() -> None:
+    """Print what was measured on."""
+    print(describe_machine())

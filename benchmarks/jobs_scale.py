@@ -19,7 +19,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.jobs_common import print_machine, submit, table
+from benchmarks.jobs_common import NO_LIMIT, print_machine, submit, table
 from tests.support.stack import ProcessStack
 
 _SETTLE_S = 2.0
@@ -95,7 +95,7 @@ def main() -> int:
     options = parser.parse_args()
     print_machine()
     # Nobody starts these jobs, and that is not to be healed by sending them again.
-    env = {"GLOWL_RESEND_AFTER_S": "3600"}
+    env = {"GLOWL_RESEND_AFTER_S": "3600", **NO_LIMIT}
     stack = ProcessStack(workers=(), env=env)
     try:
         stack.start()

@@ -20,7 +20,17 @@ import aiohttp
 import httpx
 
 from benchmarks.jobs_bare_celery import DONE, QUEUE, TASK, create_bare
-from benchmarks.jobs_common import QUESTION, at_percent, delay_for, ended, print_machine, submit, table, to_body
+from benchmarks.jobs_common import (
+    NO_LIMIT,
+    QUESTION,
+    at_percent,
+    delay_for,
+    ended,
+    print_machine,
+    submit,
+    table,
+    to_body,
+)
 from router.settings import Settings
 from tests.support.servers import wait_until
 from tests.support.stack import ProcessStack
@@ -149,7 +159,7 @@ def measure_service_s(stack: ProcessStack) -> float:
 def bench_rate(places: list[int], service_s: float, seconds: float) -> None:
     """Print jobs per second beside bare tasks."""
     rows = []
-    stack = ProcessStack(delay_s=delay_for(service_s), env={"GLOWL_RESEND_AFTER_S": "600"})
+    stack = ProcessStack(delay_s=delay_for(service_s), env={"GLOWL_RESEND_AFTER_S": "600", **NO_LIMIT})
     stack.add_command("bare", ["-m", "benchmarks.jobs_bare_celery", str(stack.dir / "bare.ready")])
     try:
         stack.start("redis", "glm", "owl2", "api0")
