@@ -1,8 +1,8 @@
 """What the model computed and may need again: vision features by picture, keys and values by beginning of the prompt.
 
 In: tensors and what they were computed from. Out: the same tensors, for a request that has the same picture or begins
-with the same tokens. One byte budget for both kinds; the least recently used go first, on a GPU to host memory before
-they are gone. Shared by both local engines.
+with the same tokens. One byte budget for both kinds, and a bound on the number of each; the least recently used go
+first, on a GPU to host memory before they are gone. Shared by both local engines.
 
 Everything here belongs to the model thread, but `PrefixCache.stats`, which any thread may read.
 """
@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count, zip_longest
+from itertools import count, islice, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,11 @@ import torch
 from torch import Tensor
 
 from engines.host_store import HostStore, Stored
+
+MAX_PREFIXES = 128
+"""Beginnings held at most. Each prompt is compared with all of its scope: small ones would fit by the ten thousand."""
+MAX_PICTURES = 4096
+"""Pictures held at most."""
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of each decoder layer, (1, heads, S, head_dim)."""
@@ -192,6 +197,7 @@ class PrefixCache:
             self._entries.move_to_end(key)
         elif features.nbytes <= self._max_bytes:
             self._insert(key, _Entry(scope, features.nbytes, (_compact(features),)))
+            self._bound()
 
     # -- beginnings ---------------------------------------------------------------------------------------------------
 
@@ -248,6 +254,7 @@ class PrefixCache:
         copied = tuple(_compact(tensor) for keys_and_values in layers for tensor in keys_and_values)
         self._prefixes.setdefault(scope, set()).add(key)
         self._insert(key, _Entry(scope, num_bytes, copied, sequence=sequence))
+        self._bound()
 
     # -- both ---------------------------------------------------------------------------------------------------------
 
@@ -274,6 +281,20 @@ class PrefixCache:
         self._count(num_entries=1, num_bytes=entry.num_bytes)
         self._evict()
 
+    def _bound(self) -> None:
+        """Let the least recently used beginnings, and pictures, go where there are too many to look through."""
+        num_prefixes = sum(map(len, self._prefixes.values()))
+        for is_prefix, excess in (
+            (True, num_prefixes - MAX_PREFIXES),
+            (False, len(self._entries) - num_prefixes - MAX_PICTURES),
+        ):
+            if excess > 0:
+                ours = (key for key, each in self._entries.items() if (each.sequence is not None) == is_prefix)
+                free = (key for key in ours if not self._entries[key].num_pins)
+                for key in list(islice(free, excess)):
+                    self._remove(key)
+                    self._count(num_evictions=1)
+
     def _remove(self, key: object) -> None:
         entry = self._entries.pop(key)
         if entry.stored is None:
@@ -289,6 +310,8 @@ class PrefixCache:
 
     def _evict(self, num_bytes_to_come: int = 0) -> None:
         """Let the least recently used leave the device until the rest, and what is to come, fits."""
+        if self.stats.num_bytes + num_bytes_to_come <= self._max_bytes:
+            return  # before all of them are listed
         for key, entry in list(self._entries.items()):
             if self.stats.num_bytes + num_bytes_to_come <= self._max_bytes:
                 return

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engines.host_store import HostStore, Stored
-from engines.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
+from engines.prefix_cache import MAX_PICTURES, MAX_PREFIXES, CacheScope, ImageSpan, PrefixCache, TokenSequence
 
 ALICE = CacheScope("alice", "model")
 BYTES_PER_TOKEN = 2 * 2 * 3 * 4  # keys and values, 2 heads, 3 wide, float32
@@ -442,3 +442,47 @@ def test_budgets_hold_and_what_is_found_is_what_was_put_whatever_happens(data: s
                         assert torch.equal(prefix.layers[0][0], expected)
                         assert torch.equal(prefix.layers[0][1], -expected)
         check()
+
+
+def test_small_beginnings_are_bounded_in_number_and_the_latest_used_stay() -> None:
+    # Given room for any number of bytes, and more beginnings than are worth comparing with, of two callers
+    cache = PrefixCache(1 << 30)
+    bob = CacheScope("bob", "model")
+    put(cache, [1, 2, 3])
+    for number in range(MAX_PREFIXES - 1):
+        put(cache, [100 + number, 2, 3], bob if number % 2 else ALICE)
+    assert cache.stats.num_entries == MAX_PREFIXES
+    assert found(cache, [1, 2, 3, 4]) == 3
+
+    # When more come
+    put(cache, [7, 8, 9])
+    put(cache, [8, 8, 9])
+
+    # Then those that were not used for longest are gone, and what was found a moment ago is there
+    assert cache.stats.num_entries == MAX_PREFIXES
+    assert cache.stats.num_evictions == 2
+    assert found(cache, [100, 2, 3, 4]) == found(cache, [101, 2, 3, 4], bob) == 0
+    assert found(cache, [1, 2, 3, 4]) == found(cache, [102, 2, 3, 4]) == 3
+
+
+def test_what_is_held_does_not_count_as_room_to_make() -> None:
+    cache = PrefixCache(1 << 30)
+    put(cache, [1, 2, 3])
+    with cache.longest_prefix(ALICE, TokenSequence([1, 2, 3, 4]), 3) as prefix:
+        assert prefix is not None
+        for number in range(MAX_PREFIXES + 5):
+            put(cache, [100 + number, 2, 3])
+        assert found(cache, [1, 2, 3, 4]) == 3
+    assert cache.stats.num_entries == MAX_PREFIXES
+
+
+def test_small_pictures_are_bounded_in_number() -> None:
+    cache = PrefixCache(1 << 30)
+    put(cache, [1, 2, 3])
+    for number in range(MAX_PICTURES + 2):
+        cache.put_features(ALICE, str(number), torch.zeros(1))
+
+    assert cache.stats.num_entries == MAX_PICTURES + 1
+    assert cache.get_features(ALICE, "1") is None
+    assert cache.get_features(ALICE, "2") is not None
+    assert found(cache, [1, 2, 3, 4]) == 3
