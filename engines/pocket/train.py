@@ -424,8 +424,9 @@ class Curriculum:
         weight = 0.25 if accuracy > 0.97 else min(1.0, 0.4 + 6 * (0.97 - accuracy))
         if name == "caption":
             weight *= 1.2 if self.progress.stage < 3 else 0.5
-        if info.is_must and accuracy < 0.8 and self.progress.stage == len(self.recipe.stages):
-            weight *= 2  # what is still behind when everything else is being asked
+        if accuracy < 0.8 and self.progress.stage == len(self.recipe.stages):
+            # Still behind when everything is being asked; a batch of long questions holds few of them.
+            weight *= 4 if info.is_long else 2 if info.is_must else 1
         return weight * (1.0 if info.is_must or not info.bars else 0.7)
 
     def lesson(self, seed: int, step: int) -> Lesson:

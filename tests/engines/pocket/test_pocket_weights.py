@@ -37,7 +37,18 @@ pytestmark = pytest.mark.skipif(
 )
 # Types that both the table in engines/pocket/README.md and the examples count on; four questions of each are asked.
 TYPES: dict[EngineName, tuple[str, ...]] = {
-    "glm": ("color_of_shape", "shape_of_color", "exist", "count_all", "largest", "smallest", "position", "region"),
+    "glm": (
+        "color_of_shape",
+        "shape_of_color",
+        "exist",
+        "count_all",
+        "largest",
+        "smallest",
+        "position",
+        "region",
+        "price_current",
+        "compose",
+    ),
     "owl2": (
         "color_of_shape",
         "exist",
@@ -47,6 +58,10 @@ TYPES: dict[EngineName, tuple[str, ...]] = {
         "which_has",
         "which_more_all",
         "picture_color",
+        "total_all",
+        "hop_left_of",
+        "hop_picture_color",
+        "which_has_many",
     ),
 }
 PER_TYPE = 4
