@@ -424,9 +424,11 @@ class Curriculum:
         weight = 0.25 if accuracy > 0.97 else min(1.0, 0.4 + 6 * (0.97 - accuracy))
         if name == "caption":
             weight *= 1.2 if self.progress.stage < 3 else 0.5
-        if accuracy < 0.8 and self.progress.stage == len(self.recipe.stages):
-            # Still behind when everything is being asked; a batch of long questions holds few of them.
-            weight *= 4 if info.is_long else 2 if info.is_must else 1
+        if self.progress.stage == len(self.recipe.stages):  # everything is being asked: who is behind?
+            if info.is_long and accuracy < 0.8:
+                weight *= 4  # its batches hold few questions
+            elif info.is_must and accuracy < max(info.bars.values()) + 0.02:
+                weight *= 2  # above the bar on these questions, as those of an evaluation are a little harder
         return weight * (1.0 if info.is_must or not info.bars else 0.7)
 
     def lesson(self, seed: int, step: int) -> Lesson:
