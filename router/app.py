@@ -20,6 +20,7 @@ from router.api.openapi import describe, serve_docs
 from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.jobs.reaper import reap_forever
+from router.leftovers import end_tasks
 from router.services import Services
 from router.settings import Settings
 from router.webhooks.sweeper import sweep_forever
@@ -79,9 +80,7 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
     try:
         yield
     finally:
-        for healer in healers:
-            healer.cancel()
-        await asyncio.gather(*healers, return_exceptions=True)
+        await end_tasks(*healers)
         await services.dispatcher.aclose()
         await services.idempotency.aclose()
         await services.monitor.aclose()

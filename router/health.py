@@ -6,13 +6,13 @@ In: engine clients. Out: a `policies.decision.Health` that the next decision use
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping
 
 from engines.balancer import BackendStatus, BalancedClient, RemoteEngine
 from engines.base import EngineError, EngineInfo
 from policies.decision import EngineHealth, Health
+from router.leftovers import end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,7 @@ class EngineMonitor:
     async def aclose(self) -> None:
         """Stop looking."""
         if self._watch:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
+            await end_tasks(self._watch)
 
     def health(self) -> Health:
         """What is known right now; an engine nobody has looked at counts as up."""

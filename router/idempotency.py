@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from router.errors import ConflictError, IdempotencyReuseError, NotFoundError, QueueUnavailableError
 from router.jobs.job import Event, Job, new_job_id
 from router.jobs.store import PREFIX, Clock, guard
-from router.leftovers import Leftovers
+from router.leftovers import Leftovers, end_tasks
 
 # How long a key is known, and at least how long what was done under it can be read.
 KEEP_S: Final = 24 * 3600
@@ -172,7 +172,7 @@ class Idempotency:
             await asyncio.shield(self._leftovers.add(self._let_go(claim)))
             raise
         finally:
-            beat.cancel()
+            self._leftovers.add(end_tasks(beat))
 
     async def accepted(self, claim: Claim) -> None:
         """Note that the job exists, so that its deletion is not taken for never having been."""
@@ -197,7 +197,7 @@ class Idempotency:
                 async for event in events:
                     yield event
         finally:
-            beat.cancel()
+            self._leftovers.add(end_tasks(beat))
             job = finished()
             is_good = job is not None and job.state in ("completed", "incomplete")
             work = self.accepted(claim) if is_good else self._let_go(claim, even_if_recorded=True)

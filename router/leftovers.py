@@ -1,6 +1,7 @@
 """Short work that has to end although whoever caused it has gone.
 
-In: coroutines. Out: tasks that no cancelled request takes with it, waited for when the process ends.
+In: coroutines. Out: tasks that no cancelled request takes with it, waited for when the process ends; and the end of
+work that would go on for ever.
 """
 
 from __future__ import annotations
@@ -15,6 +16,21 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 _LAST_S = 5.0
+_CANCEL_AGAIN_S = 0.2
+
+
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until they have ended, whatever with; their outcome is taken note of.
+
+    Once may not do: cancelled in the middle of a command, redis' client may return as if nothing had been, and a task
+    that goes on for ever then does so.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Leftovers:

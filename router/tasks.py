@@ -39,7 +39,7 @@ from router.jobs.job import MERGE, BranchPlan, FinalAnswer, Job, UnitResult, add
 from router.jobs.json_answers import InvalidJsonError, UncheckableSchemaError, dump_json, read_json, repair_prompt
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
-from router.leftovers import Leftovers
+from router.leftovers import Leftovers, end_tasks
 from router.output_format import with_instruction
 from router.webhooks.deliver import Deliverer
 from router.webhooks.sweeper import send_due
@@ -53,6 +53,7 @@ _MAX_OVERLOAD_DELAY_S = 60.0
 _PATIENCE_S = 60.0
 _MAX_BEAT_S = 1.0
 _CANCEL_AGAIN_S = 0.5
+_ending = Leftovers()
 # Shorter than the reaper's round: whoever still has the answer is back before the unit is taken for lost.
 _REDIS_RETRY_S = 0.2
 # How much of each finding is shown to whoever makes one answer of them: all, then less, until it fits the context.
@@ -413,7 +414,7 @@ async def _lease(context: Context, job_id: str, unit: str, epoch: int) -> AsyncG
             raise (LeaseLostError if is_lost else HandedBackError) from None
         finally:
             context.wakers.discard(ended)
-            beat.cancel()
+            _ending.add(end_tasks(beat))  # not awaited: it may be cancelling this very task
 
 
 async def _hand_back(context: Context, job_id: str, unit: str, epoch: int) -> None:

@@ -26,6 +26,7 @@ from router.errors import NotFoundError, QueueUnavailableError, RouterError
 from router.jobs.events import EventHub
 from router.jobs.job import Job
 from router.jobs.store import JobStore
+from router.leftovers import end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -149,9 +150,7 @@ class BatchRunner:
                     await asyncio.wait_for(self._news.wait(), interval_s)
         finally:
             runs = list(self._runs.values())
-            for _run, task in runs:
-                task.cancel()
-            await asyncio.gather(*(task for _run, task in runs), return_exceptions=True)
+            await end_tasks(*(task for _run, task in runs))
             with contextlib.suppress(QueueUnavailableError):
                 await asyncio.gather(*(self.store.give_back(run.id, run.epoch) for run, _task in runs))
 
@@ -215,7 +214,7 @@ class _Run:
             async with self._group:
                 heart = self._group.create_task(self._beat())
                 await self._work()
-                heart.cancel()
+                await end_tasks(heart)
         except* LeaseLostError:
             log.info("batch %s is no longer ours", self.id)
         except* QueueUnavailableError:

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from router.errors import QueueUnavailableError
 from router.jobs.store import PREFIX, guard
+from router.leftovers import end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,7 @@ class CancelWatch:
     async def aclose(self) -> None:
         """Stop listening; the lease of each unit still tells."""
         if self._reader is not None:
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+            await end_tasks(self._reader)
 
     async def _read(self) -> None:
         while True:

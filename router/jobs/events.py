@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from router.errors import NotFoundError, QueueUnavailableError
 from router.jobs.job import Event, Job, Unit, UnitResult
 from router.jobs.store import PREFIX, JobStore, guard
+from router.leftovers import end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,7 @@ class EventHub:
     async def aclose(self) -> None:
         """Stop listening; waiters fall back to their own slow check."""
         if self._reader:
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+            await end_tasks(self._reader)
 
     async def follow(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Yield a job's events from its first, then as they come; ends after ``end``.
