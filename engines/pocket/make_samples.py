@@ -53,9 +53,11 @@ class Sample:
 SAMPLES: Mapping[str, Sample] = {
     "colour": Sample("color_of_shape", "zh", 4, (4, 6), (224, 160)),
     "count": Sample("count_all", "zh", 4, (5, 6), (224, 160)),
+    "price": Sample("price_current", "zh", 0, (4, 6), (224, 224)),
     "more": Sample("which_more_color", "en", 6, (4, 6), (160, 160)),
     "which": Sample("which_has", "en", 4, (3, 5), (160, 160)),
     "hop": Sample("hop_largest_kind", "en", 7, (4, 6), (160, 160)),
+    "beside": Sample("hop_left_of", "en", 3, (4, 6), (160, 160)),
 }
 
 
