@@ -6,7 +6,6 @@ layout of the real one, marked ``pocket`` in ``glowl.json`` and read by the engi
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
@@ -20,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, OWL2_CONTEXT_TOKENS
+from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, OWL2_CONTEXT_TOKENS, train_sentencepiece
 
 EngineName = Literal["glm", "owl2"]
 VARIANT = "pocket"
@@ -123,31 +122,8 @@ def make_owl2_tokenizer(english: Sequence[str]) -> bytes:
     Returns:
         The bytes of ``tokenizer.model``.
     """
-    import sentencepiece
-
     signs = ["?", "!", ",", ".", ":", ";", "'", '"', "-", "$", "¥", "(", ")", "/", "%", "+", "=", *"0123456789"]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*english, *signs]),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=6000,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        character_coverage=1.0,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        add_dummy_prefix=True,
-        allow_whitespace_only_pieces=True,
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        pad_id=-1,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    return train_sentencepiece([*english, *signs], 6000, is_exact=False)
 
 
 def write_tokenizer(engine: EngineName, folder: Path) -> None:

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -215,7 +215,7 @@ def make_owl2(folder: Path, seed: int = 0) -> None:
     from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer_model = _train_sentencepiece()
+    tokenizer_model = train_sentencepiece(_TEXT.splitlines(), _OWL2_VOCAB)
     (folder / "tokenizer.model").write_bytes(tokenizer_model)
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
     _write_json(folder / "special_tokens_map.json", special)
@@ -377,16 +377,26 @@ def _train_byte_level_bpe() -> Any:
     return tokenizer
 
 
-def _train_sentencepiece() -> bytes:
-    """Make the Owl2 side's tokenizer: LLaMA's kind of sentencepiece BPE with byte fallback."""
+def train_sentencepiece(sentences: Iterable[str], vocab_size: int, *, is_exact: bool = True) -> bytes:
+    """Make a tokenizer of LLaMA's kind: sentencepiece BPE with byte fallback.
+
+    Args:
+        sentences: what it is trained on.
+        vocab_size: number of pieces.
+        is_exact: fail if the sentences do not give so many; else take what they give.
+
+    Returns:
+        The bytes of ``tokenizer.model``.
+    """
     import sentencepiece
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_TEXT.splitlines()),
+        sentence_iterator=iter(sentences),
         model_writer=model,
         model_type="bpe",
-        vocab_size=_OWL2_VOCAB,
+        vocab_size=vocab_size,
+        hard_vocab_limit=is_exact,
         byte_fallback=True,
         character_coverage=1.0,
         split_digits=True,

@@ -24,13 +24,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    redis = Redis.from_url(redis_url)
-    yield redis
-    await redis.aclose()
-
-
-@pytest.fixture
 async def keys(redis: Redis, clock: Clock) -> AsyncIterator[Idempotency]:
     keys = Idempotency(redis, clock=clock)
     yield keys

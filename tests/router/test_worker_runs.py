@@ -66,13 +66,6 @@ class Stepper(EchoEngine):
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    redis = Redis.from_url(redis_url)
-    yield redis
-    await redis.aclose()
-
-
-@pytest.fixture
 async def store(redis: Redis) -> JobStore:
     return JobStore(redis, lease_s=30, max_failures=1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -16,13 +16,6 @@ from router.jobs.events import EventHub
 from router.jobs.job import BranchPlan, Event, FinalAnswer, Job, JobSpec, UnitResult
 from router.jobs.store import PREFIX, JobStore
 from tests.router.jobs.test_store import make_spec
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    redis = Redis.from_url(redis_url)
-    yield redis
-    await redis.aclose()
 
 
 async def begin(store: JobStore) -> tuple[JobSpec, int]:
