@@ -45,6 +45,7 @@ from engines.base import (
     Variant,
 )
 from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
+from engines.json_text import dump_line
 
 DONE: Final = b"[DONE]"
 # What a server of another make is taken to accept when it does not say; it refuses for itself what is too much.
@@ -433,7 +434,7 @@ def to_completion(result: GenerationResult, head: CompletionHead) -> bytes:
         message["reasoning_content"] = result.reasoning
     if result.boxes:
         message["glowl"] = {"boxes": to_boxes(result.boxes)}
-    return orjson.dumps(
+    return dump_line(
         {
             "id": head.completion_id,
             "object": "chat.completion",
@@ -505,7 +506,7 @@ def _to_chunk(
 
 
 def _to_event(payload: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(payload) + b"\n\n"
+    return b"data: " + dump_line(payload) + b"\n\n"
 
 
 def _to_usage(usage: Usage) -> dict[str, Any]:
@@ -673,7 +674,7 @@ def to_error(message: str, *, status_code: int, code: str, param: str | None = N
         kind = "rate_limit_error"
     elif status_code < 500:
         kind = "invalid_request_error"
-    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
+    return dump_line({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
 def to_error_event(error: EngineError) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -17,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from engines.base import EngineError
+from engines.json_text import dump_line
 from router.api.intake import ClientGoneError
 from router.dispatch import to_router_error
 from router.errors import EngineFailedError, RouterError
@@ -76,8 +76,8 @@ def wants_chinese(request: Request) -> bool:
 def json_response(
     body: Any, status: int = 200, headers: dict[str, str] | None = None, media_type: str = "application/json"
 ) -> Response:
-    """Serialise once, with orjson."""
-    return Response(orjson.dumps(body), status, headers, media_type)
+    """Serialise once."""
+    return Response(dump_line(body), status, headers, media_type)
 
 
 def _respond(request: Request, error: RouterError) -> Response:

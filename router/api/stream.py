@@ -10,9 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from engines.base import TokenLogprob
+from engines.json_text import dump_line
 from engines.wire import to_logprobs
 from router.api.objects import Items, item_id, message_item, output_text, to_response
 from router.jobs.events import replay
@@ -262,7 +261,7 @@ def _is_usual(job: Job) -> bool:
 def sse(event: Json, *, name: str | None = None) -> bytes:
     """Write one server-sent event."""
     head = b"event: " + name.encode() + b"\n" if name else b""
-    return head + b"data: " + orjson.dumps(event) + b"\n\n"
+    return head + b"data: " + dump_line(event) + b"\n\n"
 
 
 # Proxies such as nginx would otherwise hold events back until they fill a buffer.

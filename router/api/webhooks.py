@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
-import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator, Field
 
+from engines.json_text import dump_line
 from router.api.errors import json_response, wants_chinese
 from router.api.intake import check_webhook_url, owner, parse, read_body, services_of
 from router.api.schemas import Items, WireModel
@@ -158,7 +158,7 @@ async def test_endpoint(request: Request, endpoint_id: str) -> Response:
     now = time.time()
     subject = f"{'batch' if body.event_type.startswith('batch.') else 'resp'}_{secrets.token_hex(16)}"
     event = make_event(body.event_type, {"id": subject}, now)
-    payload = orjson.dumps(event)
+    payload = dump_line(event)
     headers = to_headers(event["id"], int(now), payload, endpoint.signing_secrets(now))
     try:
         answer = await services.webhook_fetcher.post_json(endpoint.url, payload, headers)

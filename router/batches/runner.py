@@ -14,8 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
-import orjson
-
+from engines.json_text import dump_line
 from router.batches.files import FileGoneError, FileStore
 from router.batches.lines import Line, Parsed, Problem, duplicate, parse_line, read_lines
 from router.batches.records import MAX_LINES, Admitted, Batch, BatchSpec, Json, line_id, line_job_id
@@ -551,7 +550,7 @@ class _Run:
         else:
             request_id = line_id(self.id, number).replace("batch_req_", "req_")
             entry["response"] = {"status_code": answer.status, "request_id": request_id, "body": answer.body}
-        return orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
+        return dump_line(entry) + b"\n"
 
 
 class _ClosingError(Exception):

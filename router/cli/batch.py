@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from engines.json_text import dump_line
 from router.cli.common import Language, LanguageOption, fail, parse_language
 from router.cli.texts import say
 
@@ -259,8 +260,6 @@ def open_lines(file: Path, endpoint: str, model: str, language: Language) -> Ite
     Raises:
         RowError: naming the row that no line can be made of.
     """
-    import orjson
-
     from router.cli.pictures import PictureError, to_image_url
 
     with file.open("rb") as given:
@@ -283,7 +282,7 @@ def open_lines(file: Path, endpoint: str, model: str, language: Language) -> Ite
                 "url": endpoint,
                 "body": _to_body(endpoint, str(row.get("model") or model), question, urls),
             }
-            made.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            made.write(dump_line(line) + b"\n")
         made.seek(0)
         yield made
 

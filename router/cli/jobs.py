@@ -248,9 +248,9 @@ def _print(table: Table) -> None:
 
 
 def _print_json(value: Json) -> None:
-    import orjson
+    from engines.json_text import dump_line
 
-    typer.echo(orjson.dumps(value).decode())
+    typer.echo(dump_line(value).decode())
 
 
 def _path(*parts: str) -> str:

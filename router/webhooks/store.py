@@ -16,6 +16,7 @@ from typing import Any, cast
 import orjson
 from redis.asyncio import Redis
 
+from engines.json_text import dump_line
 from router.jobs.store import PREFIX, Clock, guard
 from router.webhooks import scripts
 from router.webhooks.records import (
@@ -89,7 +90,7 @@ class WebhookStore:
             how many deliveries were planned; follow with `router.webhooks.sweeper.send_due` to send them at once.
         """
         event = make_event(event_type, data, created_at or time.time())
-        arguments = (self._now(), owner, url or "", event["id"], event_type, orjson.dumps(event))
+        arguments = (self._now(), owner, url or "", event["id"], event_type, dump_line(event))
         return int(await self._run("EMIT", *arguments))
 
     # Endpoints
