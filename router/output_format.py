@@ -20,6 +20,9 @@ from router.templates import template_schema
 _MAX_FIELDS: Final = 80
 _MAX_CHARS: Final = 4000
 _MAX_LEVELS: Final = 6
+_MAX_VALUES: Final = 20
+# A schema of 80 fields takes some 500 steps; 20,000 take 40 ms.
+_MAX_STEPS: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,9 @@ def instruction(output_format: OutputFormat, json_schema: str, language: str) ->
     head = "请只用 JSON 回答。" if is_zh else "Answer with JSON and nothing else."
     about = str(output_format.description or schema.get("description") or schema.get("title") or "")
     lines = [head + (f"{'内容' if is_zh else ' Subject'}{'：' if is_zh else ': '}{about}" if about else "")]
-    fields = list(_outline(schema, schema, 0))[:_MAX_FIELDS]
+    outline = _Outline(schema)
+    outline.add(schema)
+    fields = outline.lines
     if fields:
         lines.append("字段：" if is_zh else "Fields:")
         lines += fields
@@ -96,37 +101,78 @@ def instruction(output_format: OutputFormat, json_schema: str, language: str) ->
     return "\n".join(lines)[:_MAX_CHARS]
 
 
-def _outline(schema: Any, root: dict[str, Any], level: int) -> Iterator[str]:
-    schema = _followed(schema, root)
-    if level > _MAX_LEVELS:
-        return
-    for option in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
-        yield from _outline(option, root, level)
-    if isinstance(items := schema.get("items"), dict):
-        yield from _outline(items, root, level)
-    for name, field in schema.get("properties", {}).items():
-        field = field if isinstance(field, dict) else {}
-        about = field.get("description") or field.get("title")
-        about = about or _followed(field, root).get("description")
-        yield f"{'  ' * level}- {name} ({_kind(field, root)})" + (f": {about}" if about else "")
-        yield from _outline(field, root, level + 1)
+class _Outline:
+    """Writes down the fields of a schema: at most so many lines, in at most so many steps, whatever refers to what.
+
+    Definitions that refer to one another can be walked on 2**n paths, or without end.
+
+    Args:
+        root: the whole schema, in which references are looked up.
+    """
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self._root = root
+        self._num_left = _MAX_STEPS
+        self.lines: list[str] = []
+
+    def add(self, schema: Any, level: int = 0) -> None:
+        """Write one line per property, and those of its own properties indented under it."""
+        if level > _MAX_LEVELS:
+            return
+        for part in self._parts(schema, ("anyOf", "oneOf", "allOf", "items")):
+            for name, field in part.get("properties", {}).items():
+                if len(self.lines) >= _MAX_FIELDS:
+                    return
+                self.lines.append(f"{'  ' * level}- {name} ({self._kind(field)})" + self._about(field))
+                self.add(field, level + 1)
+
+    def _about(self, field: Any) -> str:
+        if not isinstance(field, dict):
+            return ""
+        about = field.get("description") or field.get("title") or self._followed(field).get("description")
+        return f": {about}" if about else ""
+
+    def _kind(self, field: Any) -> str:
+        kinds: dict[str, None] = {}
+        for part in self._parts(field, ("anyOf", "oneOf")):
+            if "enum" in part or "const" in part:
+                values = part.get("enum", [part.get("const")])[:_MAX_VALUES]
+                kinds |= dict.fromkeys(orjson.dumps(value).decode() for value in values)
+            elif not any(part.get(keyword) for keyword in ("anyOf", "oneOf")):
+                types = part.get("type", "any")
+                kinds |= dict.fromkeys(types if isinstance(types, list) else [types])
+            if len(kinds) >= _MAX_VALUES:
+                break
+        return " | ".join(list(kinds)[:_MAX_VALUES]) or "any"
+
+    def _parts(self, schema: Any, keywords: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        """Yield what speaks about one value: the schemas under ``keywords``, then the schema itself; each of them once.
+
+        With a list of its own instead of calls: a chain of definitions may be longer than Python's stack.
+        """
+        seen: set[int] = set()
+        waiting: list[tuple[Any, bool]] = [(schema, False)]
+        while waiting and self._num_left > 0:
+            self._num_left -= 1
+            part, is_open = waiting.pop()
+            if is_open:
+                yield part
+                continue
+            part = self._followed(part)
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            waiting.append((part, True))
+            inner = [option for keyword in keywords for option in _as_list(part.get(keyword))]
+            waiting += [(option, False) for option in reversed(inner) if isinstance(option, dict)]
+
+    def _followed(self, schema: Any) -> dict[str, Any]:
+        for _ in range(_MAX_LEVELS):
+            if not isinstance(schema, dict) or "$ref" not in schema:
+                break
+            schema = resolve(self._root, schema["$ref"])
+        return schema if isinstance(schema, dict) else {}
 
 
-def _kind(field: Any, root: dict[str, Any]) -> str:
-    field = _followed(field, root)
-    if "enum" in field or "const" in field:
-        values = field.get("enum", [field.get("const")])
-        return " | ".join(orjson.dumps(value).decode() for value in values[:20])
-    options = (*field.get("anyOf", ()), *field.get("oneOf", ()))
-    if options:
-        return " | ".join(dict.fromkeys(_kind(option, root) for option in options))
-    kinds = field.get("type", "any")
-    return " | ".join(kinds) if isinstance(kinds, list) else str(kinds)
-
-
-def _followed(schema: Any, root: dict[str, Any]) -> dict[str, Any]:
-    for _ in range(_MAX_LEVELS):
-        if not isinstance(schema, dict) or "$ref" not in schema:
-            break
-        schema = resolve(root, schema["$ref"])
-    return schema if isinstance(schema, dict) else {}
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -131,6 +131,49 @@ def test_words_are_bounded_whatever_the_schema() -> None:
     assert len(instruction(OutputFormat("json_schema", "a"), json.dumps({"properties": properties}), "en")) <= 4000
 
 
+def _chain(length: int, *, of: str) -> dict[str, Any]:
+    """Definitions of which each is the next one or a list of it, ``of`` says how: 2**length paths."""
+    links = {
+        f"d{number}": {of: [{"$ref": f"#/$defs/d{number + 1}"}, {"items": {"$ref": f"#/$defs/d{number + 1}"}}]}
+        for number in range(length)
+    }
+    last = {f"d{length}": {"type": "object", "properties": {"end": {"type": "string"}}}}
+    return {"properties": {"a": {"$ref": "#/$defs/d0"}, "b": {"const": 1}}, "$defs": {**links, **last}}
+
+
+@pytest.mark.parametrize("of", ["anyOf", "oneOf", "allOf"])
+@pytest.mark.parametrize("length", [40, 700])
+def test_each_definition_is_walked_once_however_many_ways_lead_to_it(of: str, length: int) -> None:
+    words = instruction(OutputFormat("json_schema", "a"), json.dumps(_chain(length, of=of)), "en")
+
+    assert words.splitlines()[2].startswith("- a (")
+    assert words.splitlines()[-2:] == ["  - end (string)", "- b (1)"]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [{"$ref": "#"}, {"properties": {"a": {"type": "string"}}}]},
+        {"properties": {"a": {"anyOf": [{"type": "string"}, {"$ref": "#/properties/a"}]}}},
+        {"allOf": [{"$ref": "#/allOf/1"}, {"$ref": "#/allOf/0"}], "properties": {"a": {"type": "string"}}},
+        {"items": {"$ref": "#"}, "properties": {"a": {"type": "string"}}},
+    ],
+)
+def test_a_schema_that_refers_to_itself_is_put_into_words(schema: dict[str, Any]) -> None:
+    words = instruction(OutputFormat("json_schema", "a"), json.dumps(schema), "en")
+
+    assert words.splitlines()[1:] == ["Fields:", "- a (string)"]
+
+
+def test_a_tree_is_told_down_to_a_few_levels() -> None:
+    node = {"properties": {"left": {"$ref": "#"}, "right": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
+
+    words = instruction(OutputFormat("json_schema", "a"), json.dumps({"type": "object", **node}), "en")
+
+    assert words.splitlines()[2:4] == ["- left (object)", "  - left (object)"]
+    assert len(words.splitlines()) <= 83
+
+
 def test_the_words_go_under_the_question_and_only_where_there_is_a_schema() -> None:
     turns = (Message("system", (TextPart("s"),)), Message("user", (TextPart("q"),)))
     free = GenerationRequest(turns)
