@@ -8,12 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api import batches, chat, compat, errors, files, jobs, responses, system, webhooks
 from router.api.openapi import describe, serve_docs
@@ -21,6 +18,7 @@ from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.jobs.reaper import reap_forever
 from router.leftovers import end_tasks
+from router.middleware.ids import BugsAnswered, RequestIds
 from router.services import Services
 from router.settings import Settings
 from router.webhooks.sweeper import sweep_forever
@@ -62,6 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.routes)
     describe(app)
     serve_docs(app)
+    # The last one added is the outermost.
+    app.add_middleware(BugsAnswered, to_response=errors.answer_bug)
     app.add_middleware(RequestIds)
     return app
 
@@ -91,28 +91,3 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
             await engine.aclose()
         for client in services.redis_clients:
             await client.aclose()
-
-
-class RequestIds:
-    """Gives every answer an ``x-request-id``, the caller's own if it sent one, and says whether it is a repetition."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = next((value for key, value in scope["headers"] if key == b"x-request-id"), b"")[:128]
-        request_id = given.decode("latin-1") or f"req_{secrets.token_hex(12)}"
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.setdefault("x-request-id", request_id)
-                if scope.get("state", {}).get("is_replayed"):
-                    headers["idempotent-replayed"] = "true"
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)

@@ -35,7 +35,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_error)
     for gone in (ClientDisconnect, ClientGoneError):
         app.add_exception_handler(gone, _on_client_gone)
-    app.add_exception_handler(Exception, _on_bug)
+    app.add_exception_handler(Exception, _on_bug_outside)
 
 
 def envelope(error: RouterError, *, wants_chinese: bool = False) -> dict[str, Any]:
@@ -148,8 +148,18 @@ async def _on_client_gone(_request: Request, _error: Exception) -> Response:
     return Response(status_code=_CLIENT_CLOSED)  # for the log; nobody is left to read it
 
 
-async def _on_bug(request: Request, error: Exception) -> Response:
+async def answer_bug(request: Request, error: Exception) -> Response:
+    """Return the answer to an unforeseen error, and log it."""
     return _respond(request, to_refusal(error, f"{request.method} {request.url.path}"))
+
+
+async def _on_bug_outside(request: Request, error: Exception) -> Response:
+    """Answer for a bug in a middleware: no other one sees this answer, and the connection ends."""
+    response = await answer_bug(request, error)
+    response.headers["connection"] = "close"
+    if request_id := request.scope.get("state", {}).get("request_id"):
+        response.headers["x-request-id"] = request_id
+    return response
 
 
 def to_refusal(error: Exception, what: str) -> RouterError:
