@@ -113,8 +113,8 @@ async def work(context: Context, queue: str) -> None:
     due = await _run_claimed(context, claim.job_id, claim.unit, claim.epoch)
     if due is None:
         return
-    if due.spec.strategy == "compose" or due.spec.final_unit == MERGE:
-        await context.queue.send(due.id, MERGE)
+    if due.spec.merge_queue != "light":
+        await context.queue.send(due, MERGE)
         return
     # It asks no engine: a message and its way through the broker would cost more than the merge itself.
     epoch = await _patiently(lambda: context.store.claim(due.id, MERGE))
@@ -133,8 +133,9 @@ async def run_branch(context: Context, job_id: str, unit: str, epoch: int | None
     """
     if epoch is None:
         epoch = await context.store.claim(job_id, unit)
-    if epoch is not None and await _run_claimed(context, job_id, unit, epoch) is not None:
-        await context.queue.send(job_id, MERGE)
+    due = None if epoch is None else await _run_claimed(context, job_id, unit, epoch)
+    if due is not None:
+        await context.queue.send(due, MERGE)
 
 
 async def _run_claimed(context: Context, job_id: str, unit: str, epoch: int) -> Job | None:
@@ -234,7 +235,7 @@ async def run_begun(context: Context, job: Job, unit: str, epoch: int, stream: E
     async with contextlib.aclosing(stream):
         read = stream.read
         if await _run(context, job.id, unit, epoch, lambda: _record(tape, read(), stream.model, stream.started_at)):
-            await context.queue.send(job.id, MERGE)
+            await context.queue.send(job, MERGE)
 
 
 async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
@@ -429,8 +430,7 @@ async def _send_on(context: Context, job_id: str, unit: str) -> None:
     """Send a unit to the other workers."""
     job = await context.store.get(job_id)
     if job is not None:
-        engine = next((branch.engine for branch in job.spec.branches if branch.name == unit), None)
-        await context.queue.send(job_id, unit, engine)
+        await context.queue.send(job, unit)
 
 
 async def _patiently(call: Callable[[], Awaitable[Result]]) -> Result:

@@ -15,6 +15,7 @@ from engines.base import Box, EngineError, SamplingParams, TokenLogprob, Usage
 from engines.wire import from_boxes, from_logprobs, to_boxes, to_logprobs
 from router.call import Priority
 from router.jobs.eta import QueuePlace
+from router.jobs.schedule import Queue, queue_of
 from router.output_format import OutputFormat
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
@@ -114,6 +115,21 @@ class JobSpec:
         if len(self.branches) > 1 and self.strategy in ("compose", "fields"):
             return MERGE
         return self.branches[-1].name
+
+    @property
+    def merge_queue(self) -> Queue:
+        """The queue of the merge: that of the engine it may ask; ``light`` if it asks none."""
+        if self.strategy == "compose":
+            return "glm"
+        if self.final_unit == MERGE:
+            return "glm" if self.strategy == "fields" else "owl2"
+        return "light"
+
+    def queue_of(self, unit: str) -> Queue:
+        """Return the queue of one of its branches, or of its merge."""
+        if unit == MERGE:
+            return self.merge_queue
+        return queue_of(next(branch.engine for branch in self.branches if branch.name == unit))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""

@@ -218,7 +218,7 @@ class MemoryJobStore:
             return job
         units = {name: unit for name, unit in record.units.items() if unit.state not in TERMINAL and name != MERGE}
         standings = [self._standing(record, name) for name in units or [MERGE]]
-        return replace(job, place=estimate(standings, self._queues["light"].pace))
+        return replace(job, place=estimate(standings, self._queues[record.spec.merge_queue].pace))
 
     async def depths(self) -> dict[str, int]:
         """Return how many units wait in each line that is not empty."""
@@ -359,7 +359,7 @@ class MemoryJobStore:
                 record.units[MERGE].state, record.error = "failed", LOST_MERGE
                 self._finish_job(record, "failed")
             elif self._finish_branch(record, unit, "failed", lost_result(self.max_failures)):
-                tell("light")
+                tell(record.spec.merge_queue)
         for job_id, unit in _due(self._delayed, now):
             tell(self._line_up(self._jobs[job_id], unit))
         for job_id in _due(self._agenda, now):
@@ -436,7 +436,7 @@ class MemoryJobStore:
         self._tell(record, Event("finished", unit, record.units[unit].epoch, state=state))
         if any(branch.state not in TERMINAL for branch in record.branches):
             return False
-        record.units[MERGE] = _Unit("light", epoch=record.merge_epoch)
+        record.units[MERGE] = _Unit(record.spec.merge_queue, epoch=record.merge_epoch)
         self._line_up(record, MERGE)
         return True
 

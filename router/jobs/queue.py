@@ -19,7 +19,7 @@ from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from router.jobs.job import MERGE, Job
+from router.jobs.job import Job
 from router.jobs.schedule import queue_of
 from router.jobs.store import queue_unavailable
 from router.settings import Settings
@@ -120,17 +120,10 @@ class JobQueue:
         tickets = [queue for queue, number in numbers.items() for _ in range(number)]
         await asyncio.gather(*(self._send(WORK, [queue], queue_name(queue)) for queue in tickets))
 
-    async def send(self, job_id: str, unit: str, engine: str | None = None) -> None:
-        """Send a ticket for a unit that has just been put in line.
-
-        Args:
-            job_id: whose unit.
-            unit: a branch name or ``merge``.
-            engine: of a branch; decides the queue.
-        """
-        queue = "light" if unit == MERGE else queue_of(engine or "glm")
-        log.debug("a ticket for %s of %s", unit, job_id)
-        await self.send_tickets({queue: 1})
+    async def send(self, job: Job, unit: str) -> None:
+        """Send a ticket for a branch, or the merge, of a job that has just been put in line."""
+        log.debug("a ticket for %s of %s", unit, job.id)
+        await self.send_tickets({job.spec.queue_of(unit): 1})
 
     async def num_waiting(self, queue: str) -> int:
         """Return how many messages nobody has taken from a queue yet.

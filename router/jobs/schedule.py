@@ -17,7 +17,7 @@ from router.call import Priority
 
 # Highest first. In redis a priority is its place in here, from 1.
 PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "normal", "batch")
-# The queues: per engine, because Owl2's branches take long, and one for merges.
+# The queues: one per engine, for whatever may wait for that engine, and one for merges that ask none.
 Queue = Literal["glm", "owl2", "light"]
 QUEUES: Final[tuple[Queue, ...]] = ("glm", "owl2", "light")
 # One turn in so many begins at the second priority; one in its square at the third.

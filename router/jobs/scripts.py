@@ -264,7 +264,7 @@ local function finish_branch(id, unit, epoch, state, result)
   for _, name in ipairs(units_of(id)) do
     if not is_terminal(redis.call('HGET', key, name .. '.state')) then return nil end
   end
-  redis.call('HSET', key, 'merge.queue', 'light')
+  redis.call('HSETNX', key, 'merge.queue', 'light')  -- of a job that an earlier release began
   return line_up(id, 'merge')
 end
 """
@@ -284,8 +284,8 @@ return missing
 )
 
 # id, clock, spec, owner, class, ttl, blob ttl, webhook URL or '', seconds until the job expires, deadline in ms or '',
-# most unfinished jobs of the owner, hashes of the pictures, 1 if all of them must be there, the list it stands in, then
-# units and their queues
+# most unfinished jobs of the owner, hashes of the pictures, 1 if all of them must be there, the list it stands in, the
+# queue of its merge, then units and their queues
 _ACCEPT: Final = (
     _PRELUDE
     + """
@@ -310,7 +310,8 @@ local function accept()
   end
   redis.call('ZADD', AGENDA, due, id)
   count(id, 1)
-  for i = 15, #ARGV, 2 do
+  redis.call('HSET', key, 'merge.queue', ARGV[15])
+  for i = 16, #ARGV, 2 do
     redis.call('HSET', key, ARGV[i] .. '.queue', ARGV[i + 1])
     line_up(id, ARGV[i])
   end
@@ -331,7 +332,7 @@ if tonumber(counted or 0) >= tonumber(ARGV[11]) then return {-1} end
 local missing = ARGV[13] == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {-2, unpack(missing)} end
 local units = {}
-for i = 15, #ARGV, 2 do units[#units + 1] = ARGV[i] end
+for i = 16, #ARGV, 2 do units[#units + 1] = ARGV[i] end
 redis.call('HSET', key, 'spec', ARGV[3], 'units', table.concat(units, ','))
 accept()
 return {1}
@@ -560,7 +561,8 @@ local function ahead_of(queue, member)
   return ahead + math.min(higher, (SHARE ^ (class - 1) - 1) * (ahead + 1))
 end
 
-local out = {redis.call('HGET', QUEUES, 'service:light') or ''}
+local merge_queue = redis.call('HGET', key, 'merge.queue') or 'light'
+local out = {redis.call('HGET', QUEUES, 'service:' .. merge_queue) or ''}
 local function look(unit)
   local found = redis.call('HMGET', key, unit .. '.state', unit .. '.queue', unit .. '.at')
   if not found[1] or is_terminal(found[1]) then return end

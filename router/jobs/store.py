@@ -431,6 +431,7 @@ class JobStore:
             hashes,
             int(is_strict),
             list_name(spec.owner, spec.batch_id),
+            spec.merge_queue,
             *branches,
         ]
 

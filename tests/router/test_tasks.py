@@ -58,8 +58,8 @@ class Queue:
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
 
-    async def send(self, job_id: str, unit: str, engine: str | None = None) -> None:
-        self.sent.append((job_id, unit))
+    async def send(self, job: Job, unit: str) -> None:
+        self.sent.append((job.id, unit))
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ async def test_whoever_ends_the_last_branch_merges_too_unless_an_engine_is_asked
         await store.create(spec)
 
     # Given four tickets, one per branch, in any order
-    for name in ("owl2", "glm", "owl2", "glm", "glm"):
+    for name in ("owl2", "glm", "owl2", "glm"):
         await tasks.work(context, name)
 
     # Then one job has ended, and the other waits for a place among those that compose
@@ -213,11 +213,43 @@ async def test_whoever_ends_the_last_branch_merges_too_unless_an_engine_is_asked
         ("in_progress", "queued"),
     ]
     assert queue.sent == [(composed.id, "merge")]
-    assert await store.depths() == {"light": 1}
-    await tasks.work(context, "light")
+    assert await store.depths() == {"glm": 1}
+    await tasks.work(context, "glm")
     ended = await store.get(composed.id)
     assert ended is not None
     assert ended.state == "completed"
+
+
+DEEP, DRAFT = BranchPlan("deep", "owl2"), BranchPlan("draft", "glm")
+GROUPS = (BranchPlan("deep-1", "owl2", pictures=(1, 2)), BranchPlan("deep-2", "owl2", pictures=(3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "branches", "queue"),
+    [
+        ("deep", (DRAFT, DEEP), "light"),
+        ("deep", (DEEP,), "light"),
+        ("fields", (DEEP,), "light"),
+        ("deep", GROUPS, "owl2"),
+        ("deep", (DRAFT, *GROUPS), "owl2"),
+        ("compose", (DRAFT, DEEP), "glm"),
+        ("compose", GROUPS, "glm"),
+        ("fields", (DRAFT, DEEP), "glm"),
+        ("fields", (DRAFT, *GROUPS), "glm"),
+    ],
+)
+async def test_a_merge_waits_for_no_engine_but_the_one_that_it_asks(
+    store: JobStore, strategy: str, branches: tuple[BranchPlan, ...], queue: str
+) -> None:
+    context, _ = await context_of(store)
+    spec = make_spec(strategy=strategy, branches=branches, sampling=SamplingParams())
+    await context.store.create(spec)
+    for branch in branches:
+        epoch = await store.claim(spec.id, branch.name)
+        assert epoch
+        await store.finish(spec.id, branch.name, epoch, UnitResult(text="t"))
+
+    assert await store.depths() == {queue: 1}
 
 
 async def test_only_glm_is_given_the_adapter_and_the_pictures_first(store: JobStore) -> None:
