@@ -181,6 +181,32 @@ TEXTS: dict[str, tuple[str, str]] = {
         '{file},第 {number} 行:需要 "question",可带 "images"(文件或 URL 的列表)',
     ),
     "batch.row.picture": ("{file}, line {number}: {why}", "{file},第 {number} 行:{why}"),
+    # files of text
+    "text.unreadable": ("cannot read {path}: {reason}", "无法读取 {path}:{reason}"),
+    "text.spreadsheet": (
+        "{path} is a spreadsheet or an archive ({kind}), not text; save the sheet as CSV in UTF-8 and give that",
+        "{path} 是电子表格或压缩包({kind}),不是文本;请将工作表另存为 UTF-8 编码的 CSV 后再使用",
+    ),
+    "text.packed": (
+        "{path} is compressed ({kind}); unpack it first",
+        "{path} 是压缩文件({kind});请先解压",
+    ),
+    "text.other": (
+        "{path} is no text file ({kind}); give a text file in UTF-8",
+        "{path} 不是文本文件({kind});请提供 UTF-8 编码的文本文件",
+    ),
+    "text.encoding.unknown": (
+        "{path} is not UTF-8, and its encoding cannot be told for certain; save it as UTF-8",
+        "{path} 不是 UTF-8 编码,且无法确定其编码;请另存为 UTF-8",
+    ),
+    "text.encoding.wrong": (
+        "{path} is not in {encoding}; save it as UTF-8, or name its encoding",
+        "{path} 不是 {encoding} 编码;请另存为 UTF-8,或指定正确的编码",
+    ),
+    "text.encoding.name": (
+        "no encoding is named {encoding!r}; common ones: utf-8, utf-16, gbk, big5, latin-1",
+        "没有名为 {encoding!r} 的编码;常用编码:utf-8、utf-16、gbk、big5、latin-1",
+    ),
     # doctor
     "doctor.python.old": ("{version}; Python 3.11 or newer is needed", "{version};需要 Python 3.11 或更新版本"),
     "doctor.torch.missing": (

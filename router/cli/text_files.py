@@ -1,0 +1,124 @@
+"""Text files that people wrote with other programs: bytes of some encoding go in, text comes out.
+
+In: a path (``-`` is stdin), and the encoding if the user names one. Out: text, and the encoding it was read in. What
+cannot be told for certain is refused in one line that says what to do: a wrong guess would send other characters.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import sys
+from pathlib import Path
+
+from router.cli.common import Language
+from router.cli.texts import say
+
+STDIN = Path("-")
+
+# A UTF-32 mark begins with that of UTF-16, so it is looked for first.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SPREADSHEET, _PACKED, _OTHER = "text.spreadsheet", "text.packed", "text.other"
+_NO_TEXT: tuple[tuple[bytes, str, str], ...] = (
+    (b"PK\x03\x04", _SPREADSHEET, "xlsx, ods, zip"),
+    (b"\xd0\xcf\x11\xe0", _SPREADSHEET, "xls"),
+    (b"\x1f\x8b", _PACKED, "gzip"),
+    (b"\x28\xb5\x2f\xfd", _PACKED, "zstd"),
+    (b"BZh", _PACKED, "bzip2"),
+    (b"\xfd7zXZ", _PACKED, "xz"),
+    (b"7z\xbc\xaf", _PACKED, "7z"),
+    (b"%PDF", _OTHER, "PDF"),
+    (b"\x89PNG", _OTHER, "PNG"),
+    (b"\xff\xd8\xff", _OTHER, "JPEG"),
+)
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_KANA = re.compile("[\u3041-\u30ff]")
+_HAN_GAP = re.compile("[\u4e00-\u9fff] +(?=[\u4e00-\u9fff])")
+
+
+class TextFileError(Exception):
+    """A file that cannot be read as text; the message is for the user."""
+
+
+def read_text_file(file: Path, language: Language, encoding: str | None = None) -> tuple[str, str]:
+    """Read a whole text file.
+
+    Args:
+        file: its path; ``-`` reads stdin.
+        language: of a refusal.
+        encoding: as Python names it; None finds it out.
+
+    Returns:
+        The text without a byte order mark, and the encoding.
+
+    Raises:
+        TextFileError: if it cannot be read, is no text, or its encoding cannot be told.
+    """
+    try:
+        data = sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise TextFileError(say("text.unreadable", language, path=file, reason=reason)) from None
+    for magic, kind, name in _NO_TEXT:
+        if data.startswith(magic):
+            raise TextFileError(say(kind, language, path=file, kind=name))
+    if encoding is None:
+        found = detect_encoding(data)
+        if found is None:
+            raise TextFileError(say("text.encoding.unknown", language, path=file))
+    else:
+        found = encoding
+    try:
+        text = data.decode(found)
+    except LookupError:
+        raise TextFileError(say("text.encoding.name", language, encoding=encoding)) from None
+    except UnicodeError:
+        raise TextFileError(say("text.encoding.wrong", language, path=file, encoding=encoding)) from None
+    if _CONTROL.search(text):
+        raise TextFileError(say(_OTHER, language, path=file, kind="?"))
+    return text.removeprefix("\ufeff"), found
+
+
+def detect_encoding(data: bytes) -> str | None:
+    """Tell the encoding of a text: by its mark, else UTF-8, else GB18030 if it is plainly Chinese; else None."""
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    if encoding is None and b"\x00" in data:
+        # UTF-16 without a mark: line ends, commas and digits have their zero byte on one side.
+        at_even, at_odd = data[::2].count(0), data[1::2].count(0)
+        encoding = "utf-16-le" if 2 * at_even < at_odd else "utf-16-be" if 2 * at_odd < at_even else None
+        if encoding is None:
+            return None
+    for candidate in (encoding,) if encoding else ("utf-8", "gb18030"):
+        try:
+            text = data.decode(candidate)
+        except UnicodeDecodeError:
+            continue
+        return candidate if candidate != "gb18030" or _is_chinese(text) else None
+    return None
+
+
+def _is_chinese(text: str) -> bool:
+    """Whether text decoded as GB18030 really is Chinese: files in other encodings decode too, into a wild mixture.
+
+    Western accents and Big5 give characters outside GB2312, Cyrillic its rare second half, Japanese shows kana, and
+    Korean and Cyrillic have a space after every few characters.
+    """
+    foreign = [char for char in text if ord(char) > 127]
+    codes = [code for code in map(_gb2312, foreign) if code]
+    han = [code for code in codes if code[0] >= 0xB0]
+    common = [code for code in han if code[0] <= 0xD7]
+    is_usual = len(codes) >= 0.85 * len(foreign) and len(common) >= 0.85 * len(han)
+    return bool(han) and is_usual and not _KANA.search(text) and 8 * len(_HAN_GAP.findall(text)) < len(han)
+
+
+def _gb2312(char: str) -> bytes:
+    try:
+        return char.encode("gb2312")
+    except UnicodeEncodeError:
+        return b""

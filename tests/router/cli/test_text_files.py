@@ -1,0 +1,100 @@
+"""Text files of other programs: read in the encoding they have, or refused; never guessed into other characters."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from router.cli.text_files import STDIN, TextFileError, detect_encoding, read_text_file
+
+CHINESE = "question,image\r\n左边的箱子里有几个苹果？,桌子.png\r\n“图一”与图二哪个大？,\r\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "gbk"])
+@pytest.mark.parametrize("text", [CHINESE, "question\n几点了\n"], ids=["table", "short"])
+def test_what_spreadsheets_write_is_read(tmp_path, encoding, text):
+    file = tmp_path / "q.csv"
+    file.write_bytes(text.encode(encoding))
+    assert read_text_file(file, "en")[0] == text
+
+
+def test_big_endian_with_a_mark_and_rare_characters_are_read(tmp_path):
+    file = tmp_path / "q.csv"
+    file.write_bytes(b"\xfe\xff" + CHINESE.encode("utf-16-be"))
+    assert read_text_file(file, "en") == (CHINESE, "utf-16")
+    rare = "question\n这个“㐀”字在图中出现了几次，分别是什么颜色？\n"
+    file.write_bytes(rare.encode("gb18030"))
+    assert read_text_file(file, "en") == (rare, "gb18030")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "question\nQuelle est la couleur du café ?\n"),
+        ("cp1252", "question\nWie groß ist der Würfel?\n"),
+        ("big5", "question\n圖中有幾個紅色的圓形？\n"),
+        ("shift_jis", "question\nこれは何色ですか\n"),
+        ("euc_jp", "question\nこれは何色ですか\n"),
+        ("euc_kr", "question\n이 그림에서 무엇이 보이나요?\n"),
+        ("cp1251", "question\nКакого цвета этот ромб?\n"),
+        ("koi8-r", "question\nКакого цвета этот ромб?\n"),
+    ],
+)
+def test_an_encoding_that_is_not_certain_is_refused_until_it_is_named(tmp_path, encoding, text):
+    # Given a file that decodes as GB18030, into other characters, or not at all
+    file = tmp_path / "q.csv"
+    file.write_bytes(text.encode(encoding))
+    # When its encoding is to be found out, then it is refused in one line
+    assert detect_encoding(file.read_bytes()) is None
+    with pytest.raises(TextFileError, match="save it as UTF-8"):
+        read_text_file(file, "en")
+    # And read once somebody names it
+    assert read_text_file(file, "en", encoding) == (text, encoding)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"PK\x03\x04\x14\x00", "save the sheet as CSV"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "save the sheet as CSV"),
+        (b"\x1f\x8b\x08\x00", "unpack it first"),
+        (b"\x28\xb5\x2f\xfd\x00", "unpack it first"),
+        (b"%PDF-1.7", "PDF"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"\x00\x01\x02\x00", "cannot be told"),
+        (b"abc\x01\x02", "no text file"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_what_it_is(tmp_path, data, said):
+    file = tmp_path / "q.csv"
+    file.write_bytes(data)
+    with pytest.raises(TextFileError, match=said) as refusal:
+        read_text_file(file, "en")
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(TextFileError, match=r"[\u4e00-\u9fff]"):
+        read_text_file(file, "zh")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [("ascii", "not in ascii"), ("utf-17", "no encoding is named 'utf-17'"), ("base64", "no encoding is named")],
+)
+def test_a_named_encoding_that_does_not_fit_is_refused(tmp_path, encoding, said):
+    file = tmp_path / "q.csv"
+    file.write_text("é", encoding="utf-8")
+    with pytest.raises(TextFileError, match=said):
+        read_text_file(file, "en", encoding)
+
+
+def test_a_folder_and_a_file_that_is_gone_are_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none", Path("a\0b")):
+        with pytest.raises(TextFileError, match="cannot read"):
+            read_text_file(path, "en")
+
+
+def test_a_dash_is_stdin(monkeypatch):
+    class Stdin:
+        buffer = io.BytesIO("你好".encode("utf-16"))
+
+    monkeypatch.setattr("sys.stdin", Stdin)
+    assert read_text_file(STDIN, "en") == ("你好", "utf-16")
