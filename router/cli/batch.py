@@ -1,25 +1,24 @@
 """`glowl batch`: a file of questions goes in, a file of answers comes out, however long that takes.
 
-In: JSONL of batch lines, or of ``{"question", "images"}``, or CSV with the columns ``question`` and ``image``. Out: the
-answers as JSONL, and beside them the errors; progress on stderr. Uses only the public API.
+In: a file that `questions.py` reads: batch lines, JSON lines of questions, or a table. Out: the answers as JSONL, and
+beside them the errors; progress on stderr. Uses only the public API.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import csv
 import os
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from engines.json_text import dump_line
 from router.cli.common import Language, LanguageOption, fail, parse_language
+from router.cli.questions import CHAT, ENDPOINTS, RESPONSES, RowError, open_lines
+from router.cli.text_files import STDIN
 from router.cli.texts import say
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-CHAT, RESPONSES = ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 POLL_S = 1.0
 Json = dict[str, Any]
@@ -36,7 +34,9 @@ Json = dict[str, Any]
 def batch(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="JSONL of batch lines or of questions with pictures; or CSV."),
+        typer.Argument(
+            metavar="[FILE]", help="JSONL of batch lines or of questions with pictures; or CSV; - is stdin."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the answers go; default: FILE with the ending .out.jsonl.")
@@ -46,6 +46,9 @@ def batch(
     wants_answers: Annotated[
         bool, typer.Option("--follow/--no-wait", help="Wait for the answers, or print the batch's id and leave.")
     ] = True,
+    encoding: Annotated[
+        str | None, typer.Option(help="Of FILE, such as gbk or latin-1; default: found out where it is certain.")
+    ] = None,
     resume: Annotated[str | None, typer.Option(metavar="BATCH", help="Go on waiting for a batch, by its id.")] = None,
     url: Annotated[str, typer.Option(envvar="GLOWL_URL", help="Base URL of the service.")] = DEFAULT_URL,
     api_key: Annotated[str, typer.Option(envvar="GLOWL_API_KEY", help="Key to send, if the service wants one.")] = "",
@@ -57,15 +60,17 @@ def batch(
         fail(say("batch.usage", language), code=2)
     if endpoint not in ENDPOINTS:
         raise typer.BadParameter(f"{endpoint!r} is none of {', '.join(ENDPOINTS)}", param_hint="--endpoint")
-    if file is not None and not file.is_file():
+    if file is not None and file != STDIN and not file.exists():
         fail(say("batch.file.missing", language, path=file), code=2)
 
     from router.cli.responses_client import RefusedError, UnreachableError
 
-    out = out or (file.with_suffix(".out.jsonl") if file is not None else Path(f"{resume}.out.jsonl"))
+    out = out or (Path(f"{resume}.out.jsonl") if file is None else _beside(file))
+    if wants_answers:
+        _check_out(file, out, language)
     session = Session(BatchClient(url, api_key, language), language)
     try:
-        is_good = asyncio.run(session.run(file, resume, endpoint, model, out, wants_answers=wants_answers))
+        is_good = asyncio.run(session.run(file, resume, endpoint, model, encoding, out, wants_answers=wants_answers))
     except UnreachableError:
         fail(say("ask.unreachable", language, url=url))
     except RefusedError as error:
@@ -80,8 +85,16 @@ def batch(
         raise typer.Exit(1)
 
 
-class RowError(Exception):
-    """A row of questions that no batch line can be made of; the message is in the user's language."""
+def _beside(file: Path) -> Path:
+    return Path("stdin.out.jsonl") if file == STDIN else file.with_suffix(".out.jsonl")
+
+
+def _check_out(file: Path | None, out: Path, language: Language) -> None:
+    """Refuse a place for the answers that would fail when they are there, or take the questions away."""
+    if out.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
+        fail(say("batch.out", language, path=out), code=2)
+    if file is not None and out.exists() and file.exists() and out.samefile(file):
+        fail(say("batch.out.same", language, path=out), code=2)
 
 
 class Session:
@@ -101,12 +114,20 @@ class Session:
         self._language = language
 
     async def run(
-        self, file: Path | None, resume: str | None, endpoint: str, model: str, out: Path, *, wants_answers: bool
+        self,
+        file: Path | None,
+        resume: str | None,
+        endpoint: str,
+        model: str,
+        encoding: str | None,
+        out: Path,
+        *,
+        wants_answers: bool,
     ) -> bool:
         """Begin a batch or go on with one; returns whether every line was answered."""
         async with self._client:
             if file is not None:
-                await self._begin(file, endpoint, model)
+                await self._begin(file, endpoint, model, encoding)
             else:
                 self.batch_id = str(resume)
             if not wants_answers:
@@ -115,9 +136,12 @@ class Session:
             done = await self._follow()
             return await self._save(done, out)
 
-    async def _begin(self, file: Path, endpoint: str, model: str) -> None:
-        with open_lines(file, endpoint, model, self._language) as lines:
-            uploaded = await self._client.upload(file.name, lines)
+    async def _begin(self, file: Path, endpoint: str, model: str, encoding: str | None) -> None:
+        with open_lines(file, endpoint, model, self._language, encoding) as (lines, used):
+            if not used.startswith("utf-8"):
+                typer.echo(say("batch.encoding", self._language, file=file, encoding=used.upper()), err=True)
+            name = "stdin" if file == STDIN else file.name
+            uploaded = await self._client.upload(name, lines)
         created = await self._client.call(
             "POST",
             "batches",
@@ -253,40 +277,6 @@ class BatchClient:
             raise UnreachableError(str(error)) from None
 
 
-@contextlib.contextmanager
-def open_lines(file: Path, endpoint: str, model: str, language: Language) -> Iterator[BinaryIO]:
-    """Open a file of batch lines; of questions, such a file is made first.
-
-    Raises:
-        RowError: naming the row that no line can be made of.
-    """
-    from router.cli.pictures import PictureError, to_image_url
-
-    with file.open("rb") as given:
-        if not _has_questions(given, file):
-            yield given
-            return
-    with tempfile.TemporaryFile() as made:
-        for number, row in _read_rows(file, language):
-            images = row.get("images") or ([row["image"]] if row.get("image") else [])
-            question = row.get("question")
-            if not isinstance(question, str) or not question.strip() or not isinstance(images, list):
-                raise RowError(say("batch.row", language, file=file, number=number))
-            try:
-                urls = [to_image_url(_find_picture(file, str(image), language), language) for image in images]
-            except PictureError as error:
-                raise RowError(say("batch.row.picture", language, file=file, number=number, why=error)) from None
-            line = {
-                "custom_id": str(row.get("id") or f"row-{number}"),
-                "method": "POST",
-                "url": endpoint,
-                "body": _to_body(endpoint, str(row.get("model") or model), question, urls),
-            }
-            made.write(dump_line(line) + b"\n")
-        made.seek(0)
-        yield made
-
-
 def make_progress(language: Language) -> Progress:
     """Return the bar: how many are answered, how many failed, how fast it goes and how long it will take."""
     from rich.console import Console
@@ -311,60 +301,3 @@ def make_progress(language: Language) -> Progress:
         # The service answers in bursts; a short look back would make the estimate jump.
         speed_estimate_period=120,
     )
-
-
-def _has_questions(given: BinaryIO, file: Path) -> bool:
-    """Whether a file holds questions rather than batch lines: its first line says; leaves the file at its beginning."""
-    import orjson
-
-    if file.suffix.lower() == ".csv":
-        return True
-    first = next((line for line in given if line.strip()), b"")
-    given.seek(0)
-    try:
-        entry = orjson.loads(first.removeprefix(b"\xef\xbb\xbf"))
-    except orjson.JSONDecodeError:
-        return False  # the service says what is wrong with each line
-    return isinstance(entry, dict) and "question" in entry and "body" not in entry
-
-
-def _read_rows(file: Path, language: Language) -> Iterator[tuple[int, Json]]:
-    import orjson
-
-    if file.suffix.lower() == ".csv":
-        with file.open(encoding="utf-8-sig", newline="") as rows:
-            yield from enumerate(csv.DictReader(rows), 2)  # the first line names the columns
-        return
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
-            except orjson.JSONDecodeError:
-                row = None
-            if not isinstance(row, dict):
-                raise RowError(say("batch.row", language, file=file, number=number))
-            yield number, row
-
-
-def _find_picture(file: Path, image: str, language: Language) -> str:
-    """Return where a picture is: a file is named as seen from the file that names it."""
-    from router.cli.pictures import PictureError, is_url
-
-    if is_url(image):
-        return image
-    path = file.parent / Path(image).expanduser()
-    if not path.is_file():
-        raise PictureError(say("batch.file.missing", language, path=path))
-    return str(path)
-
-
-def _to_body(endpoint: str, model: str, question: str, urls: list[str]) -> Json:
-    if endpoint == RESPONSES:
-        content: list[Json] = [{"type": "input_image", "image_url": url} for url in urls]
-        content.append({"type": "input_text", "text": question})
-        return {"model": model, "input": [{"role": "user", "content": content}]}
-    content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    content.append({"type": "text", "text": question})
-    return {"model": model, "messages": [{"role": "user", "content": content}]}

@@ -176,9 +176,66 @@ TEXTS: dict[str, tuple[str, str]] = {
     "batch.saved": ("{count} answers in {path}", "{count} 个回答已写入 {path}"),
     "batch.errors": ("{count} errors in {path}", "{count} 个错误已写入 {path}"),
     "batch.ended": ("the batch is {status}", "批次状态:{status}"),
+    "batch.out": (
+        "answers cannot be written to {path}; name a file in a folder of yours with --out",
+        "无法将回答写入 {path};请用 --out 指定您可写目录中的文件",
+    ),
+    "batch.out.same": (
+        "the answers would overwrite the questions in {path}; name another file with --out",
+        "回答会覆盖 {path} 中的问题;请用 --out 指定另一个文件",
+    ),
+    "batch.encoding": (
+        "{file} was read as {encoding}; if that is wrong, save it as UTF-8 or name its encoding: --encoding",
+        "已按 {encoding} 读取 {file};如果不对,请另存为 UTF-8,或用 --encoding 指定编码",
+    ),
+    "batch.empty": ("{file} has no questions", "{file} 中没有问题"),
+    "batch.array": (
+        "{file} is one JSON array; write one object per line, as `jq -c '.[]' FILE` does",
+        "{file} 是一个 JSON 数组;请每行写一个对象,例如用 `jq -c '.[]' FILE` 转换",
+    ),
+    "batch.head": (
+        '{file}: the first line must name the columns, "question" among them (known: {columns}), but it is: {found}',
+        '{file}:第一行必须是列名,其中要有 "question"(可用列名:{columns}),但实际为:{found}',
+    ),
+    "batch.columns": (
+        "{file}: unknown columns: {names}; rename or remove them (known: {columns}; several pictures: several `image`)",
+        "{file}:未知的列:{names};请改名或删除(可用列名:{columns};多张图片请用多个 image 列)",
+    ),
+    "batch.column.twice": ("{file}: two columns are named {name}", "{file}:有两列都叫 {name}"),
+    "batch.row.cells": (
+        "{file}, line {number}: {cells} cells where the first line names {columns} columns; "
+        "put texts that hold a separator in double quotes, and write a separator for each empty cell",
+        "{file},第 {number} 行:有 {cells} 个单元格,而第一行有 {columns} 列;"
+        "含分隔符的文字请加双引号,空单元格也要写分隔符",
+    ),
+    "batch.row.unnamed": (
+        "{file}, line {number}: {value!r} stands in a column without a name; name the column in the first line",
+        "{file},第 {number} 行:{value!r} 所在的列没有列名;请在第一行写上列名",
+    ),
+    "batch.row.question": ("{file}, line {number}: the question is empty", "{file},第 {number} 行:问题为空"),
+    "batch.row.json": (
+        "{file}, line {number}: not valid JSON: {why}; write one object per line",
+        "{file},第 {number} 行:不是有效的 JSON:{why};请每行写一个对象",
+    ),
+    "batch.row.keys": (
+        "{file}, line {number}: unknown keys: {names} (known: {keys})",
+        "{file},第 {number} 行:未知的键:{names}(可用:{keys})",
+    ),
+    "batch.row.both": (
+        '{file}, line {number}: has "image" and "images"; put all pictures into "images"',
+        '{file},第 {number} 行:同时有 "image" 和 "images";请把全部图片写入 "images"',
+    ),
+    "batch.row.id": (
+        '{file}, line {number}: "id" is a text or a whole number, "model" a text',
+        '{file},第 {number} 行:"id" 应为字符串或整数,"model" 应为字符串',
+    ),
+    "batch.row.twice": (
+        "{file}, line {number}: the id {id} is that of line {first} already",
+        "{file},第 {number} 行:ID {id} 已用于第 {first} 行",
+    ),
     "batch.row": (
-        '{file}, line {number}: needs a "question" and may have "images", a list of files or URLs',
-        '{file},第 {number} 行:需要 "question",可带 "images"(文件或 URL 的列表)',
+        '{file}, line {number}: needs an object with a "question", and may have "images", a list of files or URLs',
+        '{file},第 {number} 行:需要带 "question" 的对象,可带 "images"(文件或 URL 的列表)',
     ),
     "batch.row.picture": ("{file}, line {number}: {why}", "{file},第 {number} 行:{why}"),
     # files of text

@@ -230,6 +230,38 @@ def test_ctrl_c_says_how_to_come_back(api: FakeApi, monkeypatch: pytest.MonkeyPa
     assert "glowl batch --resume batch_1 --out batch_1.out.jsonl" in done.stderr
 
 
+def test_what_is_not_utf_8_is_read_and_named(api: FakeApi, tmp_path: Path) -> None:
+    file = tmp_path / "q.csv"
+    file.write_bytes("question\r\n这是什么颜色？\r\n".encode("gbk"))
+
+    done = run(api, file, "--no-wait")
+
+    assert done.exit_code == 0
+    assert "read as GB18030" in done.stderr
+    assert api.lines()[0]["body"]["messages"][0]["content"][0]["text"] == "这是什么颜色？"
+
+
+def test_questions_come_from_stdin_too(api: FakeApi, tmp_path: Path) -> None:
+    argv = ["batch", "-", "--no-wait", "--url", api.url, "--lang", "en"]
+
+    done = CliRunner().invoke(app, argv, input="question;id\nWhat?;first\n")
+
+    assert (done.exit_code, done.stdout) == (0, "batch_1\n")
+    assert api.lines()[0]["custom_id"] == "first"
+
+
+def test_a_place_that_cannot_take_the_answers_is_refused_before_anything_is_sent(api: FakeApi, tmp_path: Path) -> None:
+    file = tmp_path / "q.csv"
+    file.write_text("question\nWhat?\n")
+
+    for out, said in ((tmp_path / "none" / "o", "--out"), (tmp_path, "--out"), (file, "overwrite")):
+        done = run(api, file, "--out", out)
+        assert done.exit_code == 2
+        assert said in done.stderr
+
+    assert api.uploads == []
+
+
 def test_wrong_usage_is_refused_and_so_is_a_batch_that_is_not_there(api: FakeApi, tmp_path: Path) -> None:
     assert run(api).exit_code == 2
     assert run(api, tmp_path / "none.jsonl").exit_code == 2
