@@ -16,9 +16,9 @@ from urllib.parse import unquote
 import pybase64
 
 from engines.base import ImagePart
+from engines.image_header import ACCEPTED_TYPES, ImageHeader, read_header, sniff_media_type
 from router.errors import ImageError, ImageFetchError
 from router.fetch import FetchedBody, FetchError, FetchTooLargeError, UrlRefusedError
-from router.image_header import ACCEPTED_TYPES, ImageHeader, read_header, sniff_media_type
 
 MAX_SIDE_PX = 16384
 FETCH_CONCURRENCY = 4
