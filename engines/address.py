@@ -1,6 +1,7 @@
 """Where an engine is: its URL, understood and checked.
 
 In: a URL, or several separated by commas, as settings have them. Out: `EngineAddress`. Nothing here connects.
+Addresses are for operators: `without_addresses` takes them out of what a caller may read.
 """
 
 from __future__ import annotations
@@ -11,6 +12,18 @@ from urllib.parse import urlsplit
 
 # Ours, vLLM and SGLang serve under /v1; hosted ones may count on (Z.ai: /api/paas/v4) and then say so in their address.
 _VERSION = re.compile(r"/v\d+\w*$")
+
+_ADDRESS = re.compile(
+    r"""
+    \b[a-z][a-z0-9+.-]*://[^\s'"<>)\]}]+            # a URL, of a socket too
+    | \b(?:\d{1,3}\.){3}\d{1,3}\b (?:'?,\s*\d+ | :\d+)?  # IPv4, also as a socket error prints it
+    | \[? (?<![\w:]) (?:(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4} | [0-9a-f:]*::[0-9a-f:]*) (?![\w:]) \]? (?::\d+)?  # IPv6
+    | \b(?=[\d.-]*[a-z])[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?:\d{2,5}\b       # host:port
+    | (?<![\w/.])(?:/[\w.@+-]+){2,}/?  # an absolute path
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_MAX_CHARS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +78,12 @@ def split_urls(text: str) -> tuple[str, ...]:
     for url in urls:
         EngineAddress.parse(url)
     return urls
+
+
+def without_addresses(text: str) -> str:
+    """Replace the URLs, hosts, ports and absolute paths in what another server said; a caller must not learn them.
+
+    Args:
+        text: at most its first 1,000 characters are kept.
+    """
+    return _ADDRESS.sub("(address)", text[:_MAX_CHARS])

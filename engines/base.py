@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
 Variant = Literal["full", "pocket", "random-tiny", "echo"]
 
 
@@ -305,18 +305,25 @@ class EngineError(Exception):
         code: machine-readable, as in the OpenAI error envelope.
         param: the request field at fault, if any.
         retry_after_s: when to come again, if whoever refused has said so.
+        detail: what only an operator may read, such as an address or a cause; for logs.
     """
 
     retryable: ClassVar[bool] = False
     status_code: ClassVar[int] = 500
     default_code: ClassVar[str] = "server_error"
 
-    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None, detail: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
         self.param = param
         self.retry_after_s: float | None = None
+        self.detail = detail
+
+    @property
+    def for_operators(self) -> str:
+        """The message and the detail."""
+        return f"{self.message} ({self.detail})" if self.detail else self.message
 
 
 class InvalidRequestError(EngineError):

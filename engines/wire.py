@@ -17,6 +17,7 @@ import pybase64
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
 
 from engines.adapter_names import model_with, split_model
+from engines.address import without_addresses
 from engines.base import (
     Alternative,
     Box,
@@ -52,6 +53,10 @@ DONE: Final = b"[DONE]"
 UNKNOWN_CONTEXT_TOKENS: Final = 131_072
 UNKNOWN_MAX_IMAGES: Final = 64
 MAX_TOP_LOGPROBS: Final = 20
+# A whole answer of the longest context in one event, with room for escapes and log probabilities.
+MAX_EVENT_BYTES: Final = 2 * 1024 * 1024
+# More tokens than any context has; it fits a double, so that every JSON reader reads the same number.
+_MAX_COUNT: Final = 2**53
 # JSON has no infinity; this is what OpenAI and vLLM send for a token that could not come.
 LEAST_LOGPROB: Final = -9999.0
 STOP_WITH_SCHEMA: Final = "'stop' cannot be combined with 'response_format': a stop string could cut the JSON in half."
@@ -523,20 +528,29 @@ class EventParser:
     """Cuts a byte stream into the payloads of its server-sent events.
 
     Bytes may be split anywhere, inside a character or a line end too. Comments, which servers send to keep a
-    connection alive, and all fields but ``data`` are dropped.
+    connection alive, events without data, and all fields but ``data`` are dropped.
+
+    Args:
+        max_bytes: the largest event taken.
 
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2.6.
     """
 
     _LINE_END = re.compile(rb"\r\n|\n|\r")
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._rest = b""
         self._data: list[bytes] = []
+        self._num_bytes = 0
         self._is_after_cr = False
 
     def feed(self, received: bytes) -> list[bytes]:
-        """Take the next bytes; return the payloads of the events they complete."""
+        """Take the next bytes; return the payloads of the events they complete.
+
+        Raises:
+            GenerationFailedError: if an event is larger than is taken.
+        """
         if not received:
             return []
         ends_with_cr = received.endswith(b"\r")
@@ -548,55 +562,124 @@ class EventParser:
         for line in lines:
             if line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" "))
+                self._check(len(line))
             elif not line and self._data:
-                payloads.append(b"\n".join(self._data))
-                self._data = []
+                payload = b"\n".join(self._data)
+                self._data, self._num_bytes = [], 0
+                if payload.strip():
+                    payloads.append(payload)
+        self._check(len(self._rest), is_held=False)
         return payloads
+
+    def _check(self, num_bytes: int, *, is_held: bool = True) -> None:
+        if self._num_bytes + num_bytes > self._max_bytes:
+            raise GenerationFailedError(f"The engine sent an event of over {self._max_bytes} bytes.")
+        if is_held:
+            self._num_bytes += num_bytes
 
 
 def from_event(payload: bytes) -> Delta:
     """Understand one event of an answer; an event may bring any of text, reasoning, finish reason and usage.
+
+    An event without choices, as some servers send for token counts or metadata, brings no text and is no fault.
 
     Raises:
         EngineError: the one the event carries, or `GenerationFailedError` if it is no chat-completion chunk.
     """
     try:
         chunk = orjson.loads(payload)
-        if chunk.get("error"):
+        if _is_failure(chunk):
             raise from_error(None, payload)
         usage = _from_usage(chunk["usage"]) if chunk.get("usage") else None
-        if not chunk["choices"]:
+        if not chunk.get("choices"):
             return Delta(usage=usage)
         choice = chunk["choices"][0]
         delta = choice.get("delta") or {}
         return Delta(
-            text=delta.get("content") or "",
-            reasoning=delta.get("reasoning_content") or delta.get("reasoning") or "",
+            text=_from_content(delta.get("content")),
+            reasoning=_from_content(delta.get("reasoning_content") or delta.get("reasoning")),
             finish_reason=_from_finish_reason(choice.get("finish_reason")),
             usage=usage,
             logprobs=from_logprobs((choice.get("logprobs") or {}).get("content")),
             boxes=from_boxes((delta.get("glowl") or {}).get("boxes")),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise GenerationFailedError("The engine sent an event that is no chat-completion chunk.") from error
 
 
-def _from_finish_reason(value: str | None) -> FinishReason | None:
-    if value in ("abort", "error"):
-        raise GenerationFailedError(f"The engine gave the answer up: {value}.")
-    return None if value is None else "length" if value == "length" else "stop"
+def _is_failure(chunk: dict[str, Any]) -> bool:
+    """Whether an event says that the answer failed: an envelope, or an older flat error object."""
+    if chunk.get("error"):
+        return True
+    is_flat = chunk.get("object") == "error" or "detail" in chunk or {"message", "code"} <= chunk.keys()
+    return is_flat and "choices" not in chunk
+
+
+def _from_content(content: object) -> str:
+    """Read the text of a delta: a string, or a list of text parts as newer servers write it.
+
+    Raises:
+        TypeError: if it is something else, or has a part that is no text.
+    """
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise TypeError("content is neither text nor a list of parts")
+    return "".join(_from_content(part.get("text") if isinstance(part, dict) else part) for part in content)
+
+
+# How servers of GLM and others end an answer. Only a known good end is one: what is not listed here is a failure.
+_FINISH_REASONS: Final[dict[str, FinishReason]] = {
+    **dict.fromkeys(("stop", "stop_sequence", "stop_str", "eos", "eos_token", "end_turn"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), "length"),
+    # Z.ai's word for a full context; vLLM's for an answer that was cut because it went round in circles.
+    **dict.fromkeys(("model_context_window_exceeded", "repetition"), "length"),
+    **dict.fromkeys(("content_filter", "sensitive", "safety", "refusal", "blocked", "recitation"), "content_filter"),
+}
+
+
+def _from_finish_reason(value: object) -> FinishReason | None:
+    """Read why an answer ended; None if it has not.
+
+    Raises:
+        GenerationFailedError: if the server gave it up, or says something that is not known to be a good end.
+    """
+    if value is None or value == "":  # some servers say "" on every chunk but the last
+        return None
+    known = _FINISH_REASONS.get(value.lower()) if isinstance(value, str) else None
+    if known is None:
+        raise GenerationFailedError(f"The engine broke its answer off: {str(value)[:40]!r}.")
+    return known
 
 
 def _from_usage(usage: Mapping[str, Any]) -> Usage:
     prompt = usage.get("prompt_tokens_details") or {}
     completion = usage.get("completion_tokens_details") or {}
     return Usage(
-        prompt_tokens=usage.get("prompt_tokens") or 0,
-        completion_tokens=usage.get("completion_tokens") or 0,
-        image_tokens=prompt.get("image_tokens") or 0,
-        cached_tokens=prompt.get("cached_tokens") or 0,
-        reasoning_tokens=completion.get("reasoning_tokens") or usage.get("reasoning_tokens") or 0,
+        prompt_tokens=_from_count(usage.get("prompt_tokens")),
+        completion_tokens=_from_count(usage.get("completion_tokens")),
+        image_tokens=_from_count(prompt.get("image_tokens")),
+        cached_tokens=_from_count(prompt.get("cached_tokens")),
+        reasoning_tokens=_from_count(completion.get("reasoning_tokens") or usage.get("reasoning_tokens")),
     )
+
+
+def _from_count(value: object) -> int:
+    """Read a number of tokens; a server that does not count says none.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is no whole number from 0 up, or too large to be stored.
+    """
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("a number of tokens is no number")
+    if value != int(value) or not 0 <= value < _MAX_COUNT:
+        raise ValueError("no number of tokens")
+    return int(value)
 
 
 def to_boxes(boxes: Iterable[Box]) -> list[dict[str, Any]]:
@@ -701,7 +784,7 @@ def from_error(status: int | None, body: bytes) -> EngineError:
     reason = details.get("message") or details.get("detail")
     if reason and not isinstance(reason, str):  # FastAPI's list of what is wrong where
         reason = orjson.dumps(reason).decode()
-    message = reason or f"The engine answered with status {status} and no reason."
+    message = without_addresses(reason) if reason else f"The engine answered with status {status} and no reason."
     code = details.get("code")
     if status is None:
         status = code if isinstance(code, int) else _STATUS_BY_TYPE.get(str(details.get("type")), 500)

@@ -41,6 +41,7 @@ from router.jobs.job import (
     JobSpec,
     Unit,
     UnitResult,
+    end_state,
     new_job_id,
     to_failure_record,
 )
@@ -417,7 +418,7 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
     )
     return replace(
         job,
-        state="incomplete" if result.finish_reason == "length" else "completed",
+        state=end_state(final),
         units={FAST_UNIT: Unit(FAST_UNIT, "completed", epoch=1, result=result)},
         final=final,
         completed_at=now,

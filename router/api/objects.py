@@ -60,7 +60,6 @@ def to_response(job: Job, items: Items | None = None) -> Json:
         output = [_message(items.draft, job.draft, "commentary")]
     else:
         output = []
-    is_cut = job.state == "incomplete"
     return {
         "id": job.id,
         "object": "response",
@@ -69,7 +68,7 @@ def to_response(job: Job, items: Items | None = None) -> Json:
         "background": spec.is_background,
         "completed_at": int(job.completed_at) if job.completed_at and job.state == "completed" else None,
         "error": _response_error(job),
-        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+        "incomplete_details": _incomplete_details(job),
         "instructions": spec.instructions,
         "max_output_tokens": spec.sampling.max_tokens,
         "metadata": dict(spec.metadata),
@@ -331,8 +330,15 @@ def output_text(text: str, logprobs: Iterable[TokenLogprob] = ()) -> Json:
 
 
 def _message(item: str, answer: FinalAnswer | UnitResult, phase: str) -> Json:
-    status = "incomplete" if answer.finish_reason == "length" else "completed"
+    status = "completed" if answer.finish_reason == "stop" else "incomplete"
     return message_item(item, answer.text, phase, status, answer.logprobs)
+
+
+def _incomplete_details(job: Job) -> Json | None:
+    if job.state != "incomplete":
+        return None
+    is_filtered = job.final is not None and job.final.finish_reason == "content_filter"
+    return {"reason": "content_filter" if is_filtered else "max_output_tokens"}
 
 
 def _response_error(job: Job) -> Json | None:

@@ -103,7 +103,7 @@ class ResponseStream:
                 out.append(self._delta(item, rest))
             else:
                 item.said.add("", rest.logprobs)
-            out.extend(self._close(final_unit, "incomplete" if job.final.finish_reason == "length" else "completed"))
+            out.extend(self._close(final_unit, "incomplete" if job.final.is_cut else "completed"))
         kind = {"completed": "response.completed", "failed": "response.failed"}.get(job.state, "response.incomplete")
         out.append(self._numbered({"type": kind, "response": to_response(job, self.items)}))
         return out

@@ -145,11 +145,11 @@ def fold(job: Job, *, wants_all: bool = False) -> Job:
         error = next((result.error for result in results if result.error), None)
         deep = Unit(DEEP, "failed", result=UnitResult(usage=usage, error=error))
     else:
-        is_cut = any(result.finish_reason == "length" for result in completed)
+        cuts = (result.finish_reason for result in completed if result.finish_reason != "stop")
         result = UnitResult(
             text="\n\n".join(_findings(job)),
             model=completed[0].model,
-            finish_reason="length" if is_cut else "stop",
+            finish_reason=next(cuts, "stop"),
             usage=usage,
             boxes=tuple(
                 replace(box, image=box.image + _span(group)[0] - 1)

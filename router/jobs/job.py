@@ -159,7 +159,7 @@ class UnitResult:
     Attributes:
         text: the answer; empty if it failed.
         model: the model's shown name.
-        finish_reason: ``stop`` or ``length``.
+        finish_reason: ``stop``, ``length`` or ``content_filter``.
         usage: token counts.
         error: ``{"code", "message", "param", "status", "retryable"}`` of a failed branch.
         duration_s: from start to end of the last run.
@@ -241,7 +241,7 @@ class FinalAnswer:
         model: who wrote it.
         engine: ``glm`` or ``owl2``.
         strategy: the strategy really used, which may not be the one planned.
-        finish_reason: ``stop`` or ``length``.
+        finish_reason: ``stop``, ``length`` or ``content_filter``.
         agreement: 0 to 1, how far draft and deep answer agree; None if there was nothing to compare.
         agreement_basis: what it was computed from, see `router.jobs.agreement.Agreement`.
         degraded: sentences that say what is missing and why; empty when all went as planned.
@@ -268,6 +268,11 @@ class FinalAnswer:
     degraded_zh: tuple[str, ...] = ()
     conflicts: tuple[dict[str, Any], ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer ended before its model was done."""
+        return self.finish_reason != "stop"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -394,6 +399,13 @@ def to_failure_record(error: EngineError) -> dict[str, Any]:
         "status": error.status_code,
         "retryable": error.retryable,
     }
+
+
+def end_state(final: FinalAnswer | None) -> JobState:
+    """Return the state of a job that ends with an answer, or with none."""
+    if final is None:
+        return "failed"
+    return "incomplete" if final.is_cut else "completed"
 
 
 def add_usage(*usages: Usage) -> Usage:

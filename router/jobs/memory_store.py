@@ -25,6 +25,7 @@ from router.jobs.job import (
     Unit,
     UnitResult,
     UnitState,
+    end_state,
 )
 from router.jobs.schedule import QUEUES, FairQueue, queue_of
 from router.jobs.store import (
@@ -305,7 +306,7 @@ class MemoryJobStore:
             self._learn(record.units[MERGE])
         record.units[MERGE].state = "failed" if final is None else "completed"
         record.final, record.error = final, error
-        return self._finish_job(record, _state_of(final))
+        return self._finish_job(record, end_state(final))
 
     async def end(self, job: Job, *, final: FinalAnswer | None = None, error: dict[str, Any] | None = None) -> bool:
         """End a job that is over its time, unless it has moved on."""
@@ -317,7 +318,7 @@ class MemoryJobStore:
         }:
             return False
         record.final, record.error = final, error
-        self._finish_job(record, _state_of(final))
+        self._finish_job(record, end_state(final))
         return True
 
     async def cancel(self, job_id: str) -> Job | None:
@@ -498,7 +499,3 @@ def _place_of(record: _Record, unit: str) -> tuple[Any, str, float, str]:
 def _due(times: dict[Key, float], now: float) -> list[Key]:
     due = sorted((at, str(key), key) for key, at in times.items() if at <= now)
     return [key for _at, _name, key in due]
-
-
-def _state_of(final: FinalAnswer | None) -> JobState:
-    return "failed" if final is None else "incomplete" if final.finish_reason == "length" else "completed"

@@ -27,7 +27,7 @@ from router.call import stored_image_hashes
 from router.errors import QueueFullError, QueueUnavailableError
 from router.jobs import scripts
 from router.jobs.eta import Pace, Standing, estimate
-from router.jobs.job import MERGE, Claim, Event, FinalAnswer, Job, JobSpec, Unit, UnitResult
+from router.jobs.job import MERGE, Claim, Event, FinalAnswer, Job, JobSpec, Unit, UnitResult, end_state
 from router.jobs.schedule import queue_of, to_class
 
 PREFIX = "glowl:"
@@ -299,13 +299,12 @@ class JobStore:
         self, job_id: str, epoch: int, *, final: FinalAnswer | None = None, error: dict[str, Any] | None = None
     ) -> bool:
         """End a job with its final answer, or with the error that left none; True if webhook deliveries are due."""
-        state = "failed" if final is None else "incomplete" if final.finish_reason == "length" else "completed"
         code = await self._run(
             "COMPLETE",
             job_id,
             self._now(),
             epoch,
-            state,
+            end_state(final),
             orjson.dumps(final.to_dict()) if final else "",
             orjson.dumps(error) if error else "",
         )
@@ -323,7 +322,7 @@ class JobStore:
             job.id,
             self._now(),
             states,
-            "failed" if final is None else "incomplete" if final.finish_reason == "length" else "completed",
+            end_state(final),
             orjson.dumps(final.to_dict()) if final else "",
             orjson.dumps(error) if error else "",
         )

@@ -324,17 +324,166 @@ def test_foreign_usage_may_lack_its_details():
     assert wire.from_event(orjson.dumps(chunk)).usage == Usage(prompt_tokens=5, completion_tokens=2)
 
 
-@pytest.mark.parametrize("payload", [b"<html>", b"[]", b"{}", b'{"choices": 5}', b'{"choices": [5]}', b"\xff"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"id": "x", "usage": {"prompt_tokens": 5, "completion_tokens": 2}}',
+        b'{"choices": null, "usage": {"prompt_tokens": 5, "completion_tokens": 2.0, "total_tokens": "?"}}',
+        b'{"choices": {}, "usage": {"prompt_tokens": 5, "completion_tokens": 2, "completion_tokens_details": null}}',
+    ],
+)
+def test_token_counts_may_come_without_choices(payload):
+    assert wire.from_event(payload) == Delta(usage=Usage(prompt_tokens=5, completion_tokens=2))
+
+
+@pytest.mark.parametrize(
+    "payload", [b"{}", b'{"choices": [{}]}', b'{"choices": [{"delta": null}]}', b'{"error": null}']
+)
+def test_an_event_that_says_nothing_is_no_fault(payload):
+    assert wire.from_event(payload) == Delta()
+
+
+def test_an_event_without_data_is_none():
+    assert wire.EventParser().feed(b'data:\n\ndata: \n\ndata\n\nevent: x\n\ndata: {"a": 1}\n\n') == [b'{"a": 1}']
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "你"}, {"type": "text", "text": "好"}], "你好"),
+        (["你", "好"], "你好"),
+        ([], ""),
+        ([{"type": "text", "text": None}], ""),
+        (None, ""),
+    ],
+)
+def test_text_may_come_as_a_list_of_parts(content, text):
+    for field in ("content", "reasoning_content"):
+        delta = wire.from_event(orjson.dumps({"choices": [{"delta": {field: content}}]}))
+        assert (delta.text or delta.reasoning) == text
+
+
+RUBBISH = [
+    b"<html>",
+    b"[]",
+    b"5",
+    b'{"choices": 5}',
+    b'{"choices": [5]}',
+    b"\xff",
+    b'{"choices": [{"delta": {"content": 5}}]}',
+    b'{"choices": [{"delta": {"content": {"text": "a"}}}]}',
+    b'{"choices": [{"delta": {"content": [{"text": ["a"]}, 3]}}]}',
+    b'{"choices": [{"delta": {"content": "\\ud83d"}}]}',
+    b'{"choices": [{"delta": {"content": "\xed\xa0\xbd"}}]}',
+    b'{"choices": [{"delta": "a"}]}',
+    b'{"choices": [{"delta": {}, "logprobs": {"content": [{"token": "a", "logprob": "many"}]}}]}',
+    *(
+        b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": %b}}' % number
+        for number in (b'"many"', b"-1", b"1.5", b"1e300", b"true", b"[3]", b"99999999999999999999")
+    ),
+    b'{"choices": [], "usage": "many"}',
+    b'{"choices": [], "usage": {"completion_tokens_details": 7, "prompt_tokens": 1}}',
+]
+
+
+@pytest.mark.parametrize("payload", RUBBISH)
 def test_an_event_that_is_no_chunk_fails_the_generation(payload):
     with pytest.raises(GenerationFailedError):
         wire.from_event(payload)
 
 
-def test_an_aborted_foreign_answer_is_a_failure():
-    chunk = {"choices": [{"delta": {}, "finish_reason": "abort"}]}
+@pytest.mark.parametrize(
+    ("foreign", "ours"),
+    [
+        (None, None),
+        ("", None),
+        ("stop", "stop"),
+        ("STOP", "stop"),
+        ("eos_token", "stop"),
+        ("length", "length"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("repetition", "length"),
+        ("content_filter", "content_filter"),
+        ("sensitive", "content_filter"),
+        ("safety", "content_filter"),
+    ],
+)
+def test_a_known_end_of_a_foreign_answer_is_told_in_our_words(foreign, ours):
+    assert wire.from_event(orjson.dumps({"choices": [{"delta": {}, "finish_reason": foreign}]})).finish_reason == ours
 
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "abort",
+        "error",
+        "network_error",
+        "cancelled",
+        "tool_calls",
+        "function_call",
+        "unheard_of",
+        " ",
+        0,
+        3,
+        ["stop"],
+        {},
+    ],
+)
+def test_an_end_that_is_not_known_to_be_good_is_a_failure(foreign):
     with pytest.raises(GenerationFailedError):
-        wire.from_event(orjson.dumps(chunk))
+        wire.from_event(orjson.dumps({"choices": [{"delta": {"content": "a"}, "finish_reason": foreign}]}))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"error": {"message": "m", "code": 500}},
+        {"object": "error", "message": "m", "type": "x", "code": 500},
+        {"message": "m", "code": 500},
+        {"detail": "m"},
+    ],
+)
+def test_a_failure_in_any_form_is_not_taken_for_an_event_without_choices(event):
+    with pytest.raises(GenerationFailedError, match="m"):
+        wire.from_event(orjson.dumps(event))
+
+
+@pytest.mark.parametrize("size", [7, 4096])
+@pytest.mark.parametrize("data", [b"data: " + b"x" * 100_000, b": " + b"x" * 100_000, b"data: xxxxxxx\n" * 10_000])
+def test_an_event_without_end_fails_the_generation_before_it_fills_the_memory(data, size):
+    parser = wire.EventParser(max_bytes=50_000)
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+
+    with pytest.raises(GenerationFailedError, match="50000 bytes"):
+        list(map(parser.feed, pieces))
+
+
+def test_many_small_events_are_no_large_one():
+    parser = wire.EventParser(max_bytes=50)
+
+    assert len(parser.feed(b"data: 0123456789\n\n" * 100)) == 100
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:8101/v1",
+        "unix:///run/glowl/glm.sock",
+        "10.0.0.7:8000",
+        "('127.0.0.1', 8101)",
+        "[::1]:8101",
+        "glm-0.internal:8000",
+        "/opt/models/glm/model-00001.safetensors",
+    ],
+)
+def test_what_a_server_says_loses_its_addresses(address):
+    refusal = wire.from_error(502, orjson.dumps({"error": {"message": f"no route to {address} at 12:30"}}))
+
+    assert refusal.message.startswith("no route to ")
+    assert refusal.message.endswith(" at 12:30")
+    for part in ("127.0.0.1", "10.0.0.7", "::1", "internal", "glm", "8101", "8000"):
+        assert part not in refusal.message
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
