@@ -26,7 +26,7 @@ from engines.base import (
     GenerationFailedError,
     GenerationRequest,
 )
-from engines.client import EngineClient, Readiness
+from engines.client import DEFAULT_ANSWER_TIMEOUT_S, EngineClient, Readiness
 
 _BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 15.0
@@ -179,11 +179,11 @@ class _Backend:
             wait_s = _BUSY_S if error.retry_after_s is None else error.retry_after_s
             self._busy_until = self._clock() + wait_s
         elif isinstance(error, EngineUnavailableError | EngineTimeoutError):
-            self.open(error.message)
+            self.open(error.for_operators)
         elif isinstance(error, GenerationFailedError):
             self._num_failures += self.circuit != "open"
             if self.circuit == "half-open" or self._num_failures >= _FAILURES_TO_OPEN:
-                self.open(error.message)
+                self.open(error.for_operators)
         else:
             self.served()
 
@@ -304,7 +304,7 @@ class BalancedClient:
         """Generate an answer on one of the servers; closing the generator cancels it there.
 
         Raises:
-            EngineUnavailableError: if no server is left; the message says what is wrong with each.
+            EngineUnavailableError: if no server is left; the detail says what is wrong with each.
             EngineError: what the server raised; of two, what the second raised, unless the first was only full or the
                 second is dead.
         """
@@ -340,7 +340,7 @@ class BalancedClient:
                 if has_begun or first is not None or not _may_go_better_elsewhere(error):
                     raise
                 first = (backend, error)
-                log.info("a request goes on to another engine: %s", error.message)
+                log.info("a request goes on to another engine: %s", error.for_operators)
             finally:
                 backend.load -= held
                 backend.num_outstanding -= 1
@@ -418,7 +418,8 @@ class BalancedClient:
 
     def _unavailable(self) -> EngineUnavailableError:
         reasons = "; ".join(f"{backend.client.url}: {backend.reason or 'left out'}" for backend in self._backends)
-        return EngineUnavailableError(f"None of {len(self._backends)} engines is available: {reasons}")
+        message = f"None of the engine's {len(self._backends)} servers is available."
+        return EngineUnavailableError(message, detail=reasons)
 
 
 def _says_more(first: EngineError, second: EngineError) -> bool:
@@ -438,6 +439,7 @@ def connect(
     urls: Sequence[str],
     *,
     timeout_s: float,
+    answer_timeout_s: float = DEFAULT_ANSWER_TIMEOUT_S,
     model: str | None = None,
     api_key: str | None = None,
     name: str | None = None,
@@ -447,5 +449,10 @@ def connect(
     Raises:
         ValueError: if a URL is of another kind, or there is none.
     """
-    clients = [EngineClient(url, timeout_s=timeout_s, model=model, api_key=api_key, name=name) for url in urls]
+    clients = [
+        EngineClient(
+            url, timeout_s=timeout_s, answer_timeout_s=answer_timeout_s, model=model, api_key=api_key, name=name
+        )
+        for url in urls
+    ]
     return clients[0] if len(clients) == 1 else BalancedClient(clients)

@@ -1,6 +1,7 @@
 """The Engine protocol over HTTP: to our own engine server, or to a vLLM or SGLang server in its place.
 
-In: a `GenerationRequest` and a base URL. Out: deltas as they arrive; every network trouble is an `EngineError`.
+In: a `GenerationRequest` and a base URL. Out: deltas as they arrive; every network trouble is an `EngineError`, and so
+is everything that a server sends and that is no answer. Messages name no address: callers read them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import io
 import json
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -43,6 +45,12 @@ _TAIL_S: Final = 1.0  # an answer is complete before its connection is: how long
 _POLL_S: Final = 0.1
 # Shorter than the 5 s after which uvicorn, under vLLM too, closes an idle connection: ours must not be closed in use.
 _KEEP_ALIVE_S: Final = 4.0
+_MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024  # of a refusal, a probe or a model list
+# What ends an answer that its server doesn't: more characters than so many tokens can have (a token may be a long run
+# of spaces or dashes), and a time.
+_CHARS_PER_TOKEN: Final = 64
+_SPARE_CHARS: Final = 4096
+DEFAULT_ANSWER_TIMEOUT_S: Final = 3600.0
 # A hosted server has no path to ask for its health; its model list is not to be asked for every second.
 _LIST_PROBE_S: Final = 30.0
 _LIST_PROBE_AGAIN_S: Final = 5.0
@@ -64,6 +72,7 @@ class EngineClient:
         base_url: ``http://host:port``, ``https://...`` or ``unix:///path/to/socket``. The API is under ``/v1`` unless
             the path ends in another version.
         timeout_s: longest wait for the next piece of an answer, connecting and queueing included.
+        answer_timeout_s: longest time from a request to the end of its answer.
         model: model name to ask for; None takes the first one the server has.
         api_key: sent as a bearer token, for servers that ask for one.
         name: the role in the pair that a server of another make plays; ours say it themselves.
@@ -80,6 +89,7 @@ class EngineClient:
         base_url: str,
         *,
         timeout_s: float,
+        answer_timeout_s: float = DEFAULT_ANSWER_TIMEOUT_S,
         model: str | None = None,
         api_key: str | None = None,
         name: str | None = None,
@@ -87,6 +97,7 @@ class EngineClient:
         self._address = EngineAddress.parse(base_url)
         self.url = self._address.shown
         self._timeout_s = timeout_s
+        self._answer_timeout_s = answer_timeout_s
         self._model = model
         self._name = name
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -109,7 +120,8 @@ class EngineClient:
         if status in (404, 405) and self._model is not None:  # hosted, and lists nothing
             body = orjson.dumps({"data": [{"id": self._model}]})
         elif status != 200:
-            raise EngineUnavailableError(self._to_error(status, body).message)
+            error = self._to_error(status, body)
+            raise EngineUnavailableError(error.message, detail=error.detail or self.url)
         info = wire.from_models(body, self._model)
         self._is_foreign = info.name == info.model_id
         self._adapter_ids = wire.adapter_ids(body, info.model_id)
@@ -141,7 +153,7 @@ class EngineClient:
                 self._probe_path = None
                 return await self._probe_by_list()
         except EngineUnavailableError as error:
-            return "waiting", error.message
+            return "waiting", error.for_operators
         if status == 200:
             return "ready", ""
         try:
@@ -174,15 +186,18 @@ class EngineClient:
 
         Raises:
             EngineUnavailableError: if the server cannot be reached or the connection breaks.
-            EngineTimeoutError: if nothing comes for ``timeout_s``.
+            EngineTimeoutError: if nothing comes for ``timeout_s``, or the answer takes over ``answer_timeout_s``.
             InvalidRequestError: if log probabilities were asked for and the server answers without them.
-            GenerationFailedError: if JSON was asked for and the server, being done, has answered with something else.
+            GenerationFailedError: if the server sends what is no answer, or more than the tokens asked for can be; if
+                JSON was asked for and the server, being done, has answered with something else.
             EngineError: what the engine itself raised.
         """
         lacks_logprobs = request.sampling.top_logprobs is not None
         said: list[str] | None = None if request.sampling.json_schema is None else []
         finish_reason: FinishReason | None = None
         usage = Usage()
+        end = asyncio.get_running_loop().time() + self._answer_timeout_s
+        room = self._max_chars(request)
         response = await self._open(request)
         # Servers of other makes send the model's box marks as text; ours have read them already.
         marks = _Marks(request) if self._is_foreign else None
@@ -191,7 +206,7 @@ class EngineClient:
             is_done = False
             deadline = self._new_deadline()
             while not is_done:
-                received = await self._next_bytes(response, deadline=deadline)
+                received = await self._next_bytes(response, deadline=deadline, end=end)
                 if not received:
                     break
                 payloads = parser.feed(received)
@@ -202,6 +217,9 @@ class EngineClient:
                     delta = wire.from_event(payload)
                     finish_reason = delta.finish_reason or finish_reason
                     usage = delta.usage or usage
+                    room -= len(delta.text) + len(delta.reasoning)
+                    if room < 0:
+                        raise GenerationFailedError("The engine does not end its answer.", detail=self.url)
                     lacks_logprobs = lacks_logprobs and not delta.logprobs
                     if lacks_logprobs and delta.text:
                         raise InvalidRequestError(
@@ -270,8 +288,9 @@ class EngineClient:
             unknown |= {field}
             if unknown.issuperset(wire.THINKING_FIELDS):
                 raise EngineUnavailableError(
-                    f"The engine at {self.url} cannot be told whether to think: it refuses "
-                    f"{' and '.join(wire.THINKING_FIELDS)}. Use a server that knows one of them."
+                    f"The engine cannot be told whether to think: it refuses {' and '.join(wire.THINKING_FIELDS)}. "
+                    "Use a server that knows one of them.",
+                    detail=self.url,
                 ) from error
 
     async def _model_for(self, request: GenerationRequest) -> str:
@@ -297,20 +316,21 @@ class EngineClient:
         is_document = response.content_type in ("application/json", "text/html")
         if response.status == 200 and not is_document:
             return None
-        body = await self._next_bytes(response, whole=True)
+        body = await self._read_document(response)
         if response.status == 200:
             if _has_error(body):
                 return wire.from_error(None, body)
             return EngineUnavailableError(
-                f"The engine at {self.url} answered with a document ({response.content_type}) and not with a stream of "
-                f"events: is the address right?"
+                f"The engine answered with a document ({response.content_type}) and not with a stream of events: "
+                "is its address right?",
+                detail=self.url,
             )
         error = self._to_error(response.status, body)
         error.retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
         return error
 
     def _to_error(self, status: int, body: bytes) -> EngineError:
-        """Like `wire.from_error`; what only an operator can mend says what and where."""
+        """Like `wire.from_error`; of what only an operator can mend, the detail says where."""
         error = wire.from_error(status, body)
         hint = {
             401: "refuses the API key",
@@ -321,7 +341,7 @@ class EngineClient:
         if hint is None:
             return error
         self._info = None  # with 404, it may have come back with another model than it had
-        return EngineUnavailableError(f"The engine at {self.url} {hint} ({status}): {error.message}")
+        return EngineUnavailableError(f"The engine {hint} ({status}): {error.message}", detail=self.url)
 
     def _connect(self) -> aiohttp.ClientSession:
         if self._is_closed:
@@ -354,22 +374,30 @@ class EngineClient:
                     allow_redirects=False,
                 )
         except aiohttp.ClientError as error:  # first: a connection that takes too long is a TimeoutError as well
-            raise self._unavailable(_describe(error)) from error
+            raise self._unavailable("it cannot be reached", error) from error
         except TimeoutError as error:
             raise self._timed_out() from error
         except OSError as error:
-            raise self._unavailable(_describe(error)) from error
+            raise self._unavailable("it cannot be reached", error) from error
 
-    async def _next_bytes(
-        self, response: aiohttp.ClientResponse, *, deadline: float | None = None, whole: bool = False
-    ) -> bytes:
+    async def _next_bytes(self, response: aiohttp.ClientResponse, *, deadline: float, end: float = math.inf) -> bytes:
         try:
-            async with asyncio.timeout_at(deadline or self._new_deadline()):
-                return await (response.read() if whole else response.content.readany())
+            # What is there already would be read even after the end, for ever: a timeout acts only on a wait.
+            async with asyncio.timeout_at(min(deadline, end)):
+                if asyncio.get_running_loop().time() >= end:
+                    raise TimeoutError
+                return await response.content.readany()
         except TimeoutError as error:
-            raise self._timed_out() from error
+            raise self._timed_out(is_endless=end <= deadline) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise self._unavailable(f"the connection broke in the middle of an answer: {_describe(error)}") from error
+            raise self._unavailable("the connection broke in the middle of an answer", error) from error
+
+    async def _read_document(self, response: aiohttp.ClientResponse) -> bytes:
+        """Read a body that is no stream, as far as anything of ours may be in it."""
+        document, deadline = bytearray(), self._new_deadline()
+        while len(document) < _MAX_DOCUMENT_BYTES and (piece := await self._next_bytes(response, deadline=deadline)):
+            document += piece
+        return bytes(document)
 
     async def _read_tail(self, response: aiohttp.ClientResponse) -> None:
         try:
@@ -385,15 +413,19 @@ class EngineClient:
                 asyncio.timeout(min(_PROBE_S, self._timeout_s)),
                 self._connect().get(url, allow_redirects=False) as response,
             ):
-                return response.status, await response.read()
+                return response.status, await self._read_document(response)
         except (aiohttp.ClientError, OSError) as error:
-            raise self._unavailable(_describe(error)) from error
+            raise self._unavailable("it cannot be reached", error) from error
 
     async def _probe_by_list(self) -> tuple[Readiness, str]:
         try:
             await self.info()
         except EngineUnavailableError as error:
-            listed: tuple[float, Readiness, str] = (time.monotonic() + _LIST_PROBE_AGAIN_S, "waiting", error.message)
+            listed: tuple[float, Readiness, str] = (
+                time.monotonic() + _LIST_PROBE_AGAIN_S,
+                "waiting",
+                error.for_operators,
+            )
         else:
             listed = (time.monotonic() + _LIST_PROBE_S, "ready", "")
         self._listed = listed
@@ -402,14 +434,23 @@ class EngineClient:
     def _new_deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._timeout_s
 
-    def _timed_out(self) -> EngineTimeoutError:
-        return EngineTimeoutError(f"The engine at {self.url} sent nothing for {self._timeout_s:g} s.")
+    def _max_chars(self, request: GenerationRequest) -> int:
+        context_tokens = self._info.context_tokens if self._info else wire.UNKNOWN_CONTEXT_TOKENS
+        return (request.sampling.max_tokens or context_tokens) * _CHARS_PER_TOKEN + _SPARE_CHARS
 
-    def _unavailable(self, why: str) -> EngineUnavailableError:
+    def _timed_out(self, *, is_endless: bool = False) -> EngineTimeoutError:
+        if is_endless:
+            return EngineTimeoutError(
+                f"The engine did not end its answer within {self._answer_timeout_s:g} s.", detail=self.url
+            )
+        return EngineTimeoutError(f"The engine sent nothing for {self._timeout_s:g} s.", detail=self.url)
+
+    def _unavailable(self, why: str, error: Exception | None = None) -> EngineUnavailableError:
         # Another engine, or the same with other weights, may come back in its place.
         self._info = self._listed = None
         self._unknown_fields = frozenset()
-        return EngineUnavailableError(f"The engine at {self.url} is not available: {why}.")
+        detail = f"{self.url}: {_describe(error)}" if error else self.url
+        return EngineUnavailableError(f"The engine is not available: {why}.", detail=detail)
 
 
 def _retry_after_s(value: str | None) -> float | None:

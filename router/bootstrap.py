@@ -166,7 +166,12 @@ def make_engines(settings: Settings) -> dict[str, RemoteEngine]:
 
 def make_engine(settings: Settings, name: str, urls: Sequence[str]) -> RemoteEngine:
     """Return the client of one engine's servers, or of some of them."""
-    if name != "glm":
-        return connect(urls, timeout_s=settings.engine_timeout_s, name=name)
-    key = settings.glm_api_key.get_secret_value() if settings.glm_api_key else None
-    return connect(urls, timeout_s=settings.engine_timeout_s, name=name, api_key=key, model=settings.glm_model)
+    key = settings.glm_api_key.get_secret_value() if settings.glm_api_key and name == "glm" else None
+    return connect(
+        urls,
+        timeout_s=settings.engine_timeout_s,
+        answer_timeout_s=settings.answer_timeout_s,
+        name=name,
+        api_key=key,
+        model=settings.glm_model if name == "glm" else None,
+    )

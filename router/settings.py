@@ -83,6 +83,7 @@ class Settings(BaseSettings):
         120.0, ge=0, description="how long a chat completion waits for a job before it answers with the draft"
     )
     engine_timeout_s: float = Field(300.0, gt=0, description="longest silence of an engine before a branch is given up")
+    answer_timeout_s: float = Field(3600.0, gt=0, description="longest time that one answer of an engine may take")
     lease_s: float = Field(5.0, gt=0, description="a running branch not heard of for so long is run again")
     resend_after_s: float = Field(15.0, gt=0, description="how often lost messages to the workers are looked for")
     max_attempts: int = Field(3, ge=1, description="runs of one branch before it is recorded as failed")

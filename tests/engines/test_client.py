@@ -126,6 +126,60 @@ async def test_a_connection_closed_in_mid_answer_is_an_unavailable_engine(client
             await anext(stream)
 
 
+async def test_a_finish_reason_of_no_letters_and_then_nothing_is_an_unavailable_engine(client_of):
+    async with replying(writing(text_event("a", ""), text_event("b", ""))) as url:
+        with pytest.raises(EngineUnavailableError, match="in the middle of an answer"):
+            await generate(client_of(url), HI)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 100])
+async def test_words_without_end_fail_the_generation(client_of, max_tokens):
+    # Given a server that takes no notice of the bound it was given
+    async def reply(writer: asyncio.StreamWriter) -> None:
+        await writing()(writer)
+        while True:
+            writer.write(text_event("words " * 1000))
+            await writer.drain()
+
+    request = replace(HI, sampling=SamplingParams(max_tokens=max_tokens))
+    async with replying(reply) as url:
+        with pytest.raises(GenerationFailedError, match="does not end"):
+            await generate(client_of(url), request)
+
+
+async def test_an_answer_of_the_widest_tokens_is_not_taken_for_one_without_end(client_of):
+    request = replace(HI, sampling=SamplingParams(max_tokens=200))
+    async with replying(writing(*([text_event("-" * 64)] * 200), text_event("", "length"))) as url:
+        assert len((await generate(client_of(url), request)).text) == 200 * 64
+
+
+async def test_an_answer_that_says_nothing_for_ever_ends_in_time(client_of):
+    # Given a server whose events never stop and never say anything
+    async def reply(writer: asyncio.StreamWriter) -> None:
+        await writing()(writer)
+        while True:
+            writer.write(text_event(""))
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async with replying(reply) as url:
+        with pytest.raises(EngineTimeoutError, match="did not end its answer"):
+            await generate(client_of(url, answer_timeout_s=0.2), HI)
+
+
+async def test_a_refusal_without_end_is_read_as_far_as_it_says_anything(client_of):
+    async def reply(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 500 Oops\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n")
+        while True:
+            writer.write(b"no " * 10_000)
+            await writer.drain()
+
+    async with replying(reply) as url:
+        with pytest.raises(GenerationFailedError, match=r"^no no") as caught:
+            await generate(client_of(url), HI)
+    assert len(caught.value.message) <= 1000
+
+
 async def test_a_connection_reset_in_mid_answer_is_an_unavailable_engine(client_of):
     async def reply(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + text_event("a"))
@@ -450,9 +504,10 @@ async def test_what_only_an_operator_can_mend_says_what_and_where(client_of, sta
         with pytest.raises(EngineUnavailableError, match=hint) as caught:
             await generate(client_of(url, api_key="secret"), HI)
 
-    assert url in caught.value.message
+    assert url in caught.value.for_operators
     assert "nope" in caught.value.message
-    assert "secret" not in caught.value.message
+    assert url not in caught.value.message
+    assert "secret" not in caught.value.for_operators
 
 
 @pytest.mark.parametrize(
@@ -498,7 +553,7 @@ async def test_a_time_to_come_again_may_be_a_date_or_nonsense(client_of, value, 
 @pytest.mark.parametrize("content_type", ["text/html", "application/json"])
 async def test_a_document_in_place_of_events_is_a_wrong_address(client_of, content_type):
     async with scripted(web.Response(body=b"{}", content_type=content_type)) as (url, _):
-        with pytest.raises(EngineUnavailableError, match="is the address right"):
+        with pytest.raises(EngineUnavailableError, match="is its address right"):
             await generate(client_of(url), HI)
 
 
