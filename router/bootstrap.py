@@ -69,6 +69,7 @@ def build_services(settings: Settings) -> Services:
             monitor=monitor,
             router=Router(rules),
             max_images=settings.max_images,
+            max_text_chars=settings.max_text_chars,
             runner=tasks.LocalRuns(context),
         ),
         media=MediaIntake(settings, fetcher),

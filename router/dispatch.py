@@ -24,6 +24,7 @@ from engines.base import (
     EngineUnavailableError,
     GenerationFailedError,
     GenerationRequest,
+    TextPart,
     TokenLogprob,
     Usage,
 )
@@ -96,6 +97,7 @@ class Dispatcher:
         monitor: what is known of the engines.
         router: decides.
         max_images: most pictures in one conversation; None leaves that to the engines.
+        max_text_chars: longest text of one conversation; None leaves that to the engines.
         runner: runs the drafts of callers who wait for the first word in this process; None leaves them to the workers.
     """
 
@@ -109,6 +111,7 @@ class Dispatcher:
         monitor: EngineMonitor,
         router: Router,
         max_images: int | None = None,
+        max_text_chars: int | None = None,
         runner: UnitRunner | None = None,
     ) -> None:
         self._engines = engines
@@ -118,11 +121,17 @@ class Dispatcher:
         self._monitor = monitor
         self._router = router
         self._max_images = max_images
+        self._max_text_chars = max_text_chars
         self._runner = runner
         self._leftovers = Leftovers()
 
     def route(self, call: Call) -> Routed:
-        """Decide only."""
+        """Decide only.
+
+        Raises:
+            BadRequestError: if the conversation is longer than any engine could read.
+        """
+        self._check_text(call)
         return self._router.route(call, self._monitor.health())
 
     async def start(self, call: Call) -> Running:
@@ -134,7 +143,7 @@ class Dispatcher:
         Raises:
             EngineFailedError: if no engine can take it.
             QueueUnavailableError: if it must become a job and redis does not answer.
-            BadRequestError: if there are too many pictures.
+            BadRequestError: if there are too many pictures or too much text.
         """
         self._check_number(call)
         routed = self.route(call)
@@ -165,6 +174,15 @@ class Dispatcher:
                 code="too_many_images",
                 message_zh=f"发送了 {len(call.images)} 张图片；{info.model_id} 一次最多接受 {info.max_images} 张。"
                 'model 为 "glowl" 且 hybrid 为 {"route": "deep"} 时，更多的图片会分组分析。',
+            )
+
+    def _check_text(self, call: Call) -> None:
+        num_chars = sum(len(part.text) for each in call.messages for part in each.parts if isinstance(part, TextPart))
+        if self._max_text_chars is not None and num_chars > self._max_text_chars:
+            raise BadRequestError(
+                f"The conversation has {num_chars} characters; at most {self._max_text_chars} are accepted.",
+                code="context_length_exceeded",
+                message_zh=f"对话共有 {num_chars} 个字符，最多 {self._max_text_chars} 个。",
             )
 
     def _check_number(self, call: Call) -> None:

@@ -64,6 +64,10 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(20 * 1024 * 1024, gt=0, description="largest single picture, encoded")
     max_image_pixels: int = Field(40_000_000, gt=0, description="largest single picture, decoded")
     max_body_bytes: int = Field(64 * 1024 * 1024, gt=0, description="largest request body")
+    max_json_items: int = Field(
+        16_384, gt=0, description="most objects and lists in one request, and an eighth of the most values"
+    )
+    max_text_chars: int = Field(2_000_000, gt=0, description="longest conversation, its pictures not counted")
     max_images: int = Field(16, gt=0, description="most pictures in one request, earlier turns included")
     allow_private_urls: bool = Field(
         False, description="let picture URLs and webhooks point to private and loopback addresses"

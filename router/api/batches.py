@@ -18,6 +18,7 @@ from router.api.files import MAX_TTL_S, MIN_TTL_S, find_file, to_page
 from router.api.intake import owner, parse, services_of, webhook_url_of
 from router.api.objects import to_completion, to_response
 from router.api.schemas import ChatRequest, ResponsesRequest, WireModel, check_metadata
+from router.batches.lines import LineLimits
 from router.batches.records import CHAT, MAX_OPEN, WINDOW_S, Batch, BatchSpec, new_id
 from router.batches.runner import Answer, BatchRunner
 from router.call import Call
@@ -219,7 +220,7 @@ def make_runner(services: Services) -> BatchRunner:
         dispatcher=services.dispatcher,
         api=Lines(services),
         lines_in_flight=services.settings.batch_lines_in_flight,
-        max_line_bytes=services.settings.max_body_bytes,
+        line_limits=LineLimits(services.settings.max_body_bytes, services.settings.max_json_items),
     )
 
 

@@ -23,6 +23,7 @@ from router.errors import BadRequestError, BodyTooLargeError, NotFoundError
 from router.fetch import UrlRefusedError, parse_url
 from router.health import EngineMonitor
 from router.idempotency import KEEP_S
+from router.json_count import JsonCounter
 from router.output_format import OutputFormat
 from router.services import Services
 from router.settings import Settings
@@ -82,12 +83,14 @@ def owner(request: Request) -> str:
 
 
 async def read_body(request: Request) -> bytes:
-    """Read the whole body, whatever its content type says: older clients send JSON without declaring it.
+    """Read a whole JSON body, whatever its content type says: older clients send JSON without declaring it.
 
     Raises:
         BodyTooLargeError: as soon as it is over the limit.
+        BadRequestError: as soon as it has more parts than one request can need.
     """
-    limit = services_of(request).settings.max_body_bytes
+    settings = services_of(request).settings
+    limit, counter = settings.max_body_bytes, JsonCounter(settings.max_json_items)
     error = BodyTooLargeError(
         f"The request body is larger than {limit} bytes.", message_zh=f"请求体超过 {limit} 字节的上限。"
     )
@@ -100,6 +103,7 @@ async def read_body(request: Request) -> bytes:
         size += len(chunk)
         if size > limit:
             raise error
+        counter.feed(chunk)
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -110,6 +114,7 @@ async def parse(request: Request, model: type[Model]) -> Model:
     Raises:
         pydantic.ValidationError: if it is not JSON or not of the shape.
         BodyTooLargeError: if it is over the limit.
+        BadRequestError: if it has too many parts.
     """
     request.state.body = await read_body(request)  # compared, byte for byte, with what an Idempotency-Key came with
     return model.model_validate_json(request.state.body)

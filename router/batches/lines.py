@@ -14,6 +14,8 @@ from typing import Any
 import orjson
 
 from router.batches.files import FileStore
+from router.errors import BadRequestError
+from router.json_count import JsonCounter
 
 MAX_CUSTOM_ID = 512
 _BOM = b"\xef\xbb\xbf"
@@ -39,6 +41,19 @@ class Line:
     def end(self) -> int:
         """Where the next line begins."""
         return self.offset + self.num_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LineLimits:
+    """How large a line may be: as large as the body of a request.
+
+    Attributes:
+        max_bytes: of the line.
+        max_items: objects and lists in it, the line's own included.
+    """
+
+    max_bytes: int
+    max_items: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +134,21 @@ def _to_line(number: int, offset: int, size: int, data: bytearray, max_line_byte
     return Line(number, offset, size, text) if text else None
 
 
-def parse_line(data: bytes | None, endpoint: str, max_line_bytes: int) -> Parsed:
+def parse_line(data: bytes | None, endpoint: str, limits: LineLimits) -> Parsed:
     """Read a line.
 
     Args:
         data: its bytes; None if it is too long.
         endpoint: that it must be a request to.
-        max_line_bytes: for the message about lines that are too long.
+        limits: of its size.
     """
     if data is None:
-        return _refused(None, "line_too_large", f"longer than {max_line_bytes} bytes", f"超过 {max_line_bytes} 字节")
+        size = limits.max_bytes
+        return _refused(None, "line_too_large", f"longer than {size} bytes", f"超过 {size} 字节")
+    try:
+        JsonCounter(limits.max_items).feed(data)
+    except BadRequestError as error:
+        return _refused(None, error.code, error.message, error.message_zh)
     try:
         entry = orjson.loads(data)
     except orjson.JSONDecodeError as error:

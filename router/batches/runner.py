@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from engines.json_text import dump_line
 from router.batches.files import FileGoneError, FileStore
-from router.batches.lines import Line, Parsed, Problem, duplicate, parse_line, read_lines
+from router.batches.lines import Line, LineLimits, Parsed, Problem, duplicate, parse_line, read_lines
 from router.batches.records import MAX_LINES, Admitted, Batch, BatchSpec, Json, line_id, line_job_id
 from router.batches.store import BatchStore, Ending, LeaseLostError
 from router.call import Call
@@ -93,7 +93,7 @@ class BatchRunner:
         api: the wire shapes.
         lines_in_flight: the most jobs of batches under way at a time, of all batches that this process works on; each
             batch gets the same share.
-        max_line_bytes: longer lines are refused.
+        line_limits: larger lines are refused.
         first_wait_s: before the first new attempt at a line.
     """
 
@@ -107,7 +107,7 @@ class BatchRunner:
         dispatcher: Dispatcher,
         api: LineApi,
         lines_in_flight: int,
-        max_line_bytes: int,
+        line_limits: LineLimits,
         first_wait_s: float = _FIRST_WAIT_S,
     ) -> None:
         self.store = store
@@ -116,7 +116,7 @@ class BatchRunner:
         self.hub = hub
         self.dispatcher = dispatcher
         self.api = api
-        self.max_line_bytes = max_line_bytes
+        self.line_limits = line_limits
         self.first_wait_s = first_wait_s
         # First come, first served: batches take turns, whatever their size.
         self.slots = asyncio.Semaphore(lines_in_flight)
@@ -348,7 +348,7 @@ class _Run:
 
     async def _admit(self, line: Line) -> tuple[Admitted, Any] | None:
         """Take a line; None if it is answered by an error already."""
-        parsed = parse_line(line.data, self._spec.endpoint, self._runner.max_line_bytes)
+        parsed = parse_line(line.data, self._spec.endpoint, self._runner.line_limits)
         if parsed.problem is not None or parsed.body is None or parsed.custom_id is None:
             await self._skip(line, parsed)
             return None
@@ -426,7 +426,7 @@ class _Run:
             if request is None:
                 await opening.acquire()
                 data = await self._runner.files.read(self._spec.input_file_id, line.offset, line.num_bytes)
-                body = parse_line(data.strip(), self._spec.endpoint, self._runner.max_line_bytes).body
+                body = parse_line(data.strip(), self._spec.endpoint, self._runner.line_limits).body
                 request = self._api.read(self._spec.endpoint, body or {})
             call = await self._api.to_call(request, self._spec, job_id)
             running = await self._runner.dispatcher.start(call)
@@ -477,7 +477,7 @@ class _Run:
         with contextlib.suppress(FileGoneError):
             async with contextlib.aclosing(self._read(batch.offset, batch.line)) as lines:
                 async for last in lines:
-                    parsed = parse_line(last.data, self._spec.endpoint, self._runner.max_line_bytes)
+                    parsed = parse_line(last.data, self._spec.endpoint, self._runner.line_limits)
                     problem = parsed.problem or self._stopped()
                     entries.append(self._to_entry(last.number, parsed.custom_id, problem))
                     if len(entries) >= _SKIP_LINES or sum(map(len, entries)) >= _SKIP_BYTES:
@@ -518,7 +518,7 @@ class _Run:
             self._num_bytes,
             offset=offset,
             number=number,
-            max_line_bytes=self._runner.max_line_bytes,
+            max_line_bytes=self._runner.line_limits.max_bytes,
         )
 
     def _stopped(self) -> Problem:

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from router.batches.files import FileGoneError, FileStore
-from router.batches.lines import Line, parse_line, read_lines
+from router.batches.lines import Line, LineLimits, parse_line, read_lines
 from router.batches.scripts import CHUNK_BYTES
 
 CHAT = "/v1/chat/completions"
@@ -87,6 +87,8 @@ async def test_a_range_is_read_over_the_ends_of_chunks_and_never_short(files: Fi
         ({"method": "post"}, "invalid_method", "method"),
         ({"url": "/v1/responses"}, "mismatched_endpoint", "url"),
         ({"body": []}, "invalid_body", "body"),
+        ({"body": {"messages": [{}] * 20}}, "too_many_values", None),
+        ({"more": [1] * 200}, "too_many_values", None),
     ],
 )
 def test_what_is_wrong_with_a_line_is_named_in_both_languages(
@@ -94,7 +96,7 @@ def test_what_is_wrong_with_a_line_is_named_in_both_languages(
 ) -> None:
     entry = {"custom_id": "a", "method": "POST", "url": CHAT, "body": {"model": "glowl"}, **changes}
 
-    parsed = parse_line(json.dumps(entry).encode(), CHAT, MAX_LINE)
+    parsed = parse_line(json.dumps(entry).encode(), CHAT, LineLimits(MAX_LINE, 10))
 
     assert parsed.body is None
     assert parsed.problem is not None

@@ -14,6 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from router.batches.files import FileStore
+from router.batches.lines import LineLimits
 from router.batches.records import CHAT, MAX_LINES, WINDOW_S, Admitted, Batch, BatchSpec, line_job_id, new_id
 from router.batches.runner import MAX_ATTEMPTS, Answer, BatchRunner
 from router.batches.store import BatchStore
@@ -167,7 +168,7 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
         dispatcher: Any = fakes
         parts: dict[str, Any] = {"store": batches, "files": files, "jobs": jobs, "hub": hub, "api": fakes}
         return BatchRunner(
-            **parts, dispatcher=dispatcher, lines_in_flight=4, max_line_bytes=100_000, first_wait_s=0.001
+            **parts, dispatcher=dispatcher, lines_in_flight=4, line_limits=LineLimits(100_000, 500), first_wait_s=0.001
         )
 
     yield Bench(redis, batches, files, fakes, make_runner, now)
