@@ -6,9 +6,15 @@ slow to import is imported inside the command that needs it.
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Sequence
+
 import typer
 
 from router.cli import ask, batch, doctor, explain, jobs, models_command, policy, processes, up, webhooks
+from router.cli.common import detect_language, fail
+from router.cli.texts import say
 
 app = typer.Typer(
     name="glowl",
@@ -36,4 +42,25 @@ app.command("engine")(processes.engine)
 
 def main() -> None:
     """Run the command line."""
+    try:
+        check_arguments(sys.argv[1:])
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
     app()
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse arguments that are no text: Python keeps such bytes as lone surrogates, which no request can carry.
+
+    A file of such a name is let through; only its bytes are used.
+
+    Raises:
+        typer.Exit: after one line that names the argument.
+    """
+    for number, argument in enumerate(arguments, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            if not os.path.exists(argument):
+                shown = argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                fail(say("argument.encoding", detect_language(), number=number, value=shown), code=2)

@@ -34,7 +34,7 @@ def sniff(data: bytes) -> str | None:
 
 def is_url(argument: str) -> bool:
     """Whether the argument is an address that the service fetches, or carries, itself."""
-    return argument.startswith(("http://", "https://", "data:"))
+    return argument[:8].lower().startswith(("http://", "https://", "data:"))
 
 
 def read_picture(argument: str, language: Language) -> tuple[bytes, str]:
@@ -47,8 +47,9 @@ def read_picture(argument: str, language: Language) -> tuple[bytes, str]:
         data = Path(argument).expanduser().read_bytes()
     except FileNotFoundError:
         raise PictureError(say("ask.file.missing", language, path=argument)) from None
-    except OSError as error:
-        raise PictureError(say("ask.file.unreadable", language, path=argument, reason=error.strerror)) from None
+    except (OSError, ValueError, RuntimeError) as error:  # the last two: a zero byte, "~" of an unknown user
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise PictureError(say("ask.file.unreadable", language, path=argument[:200], reason=reason)) from None
     media_type = sniff(data)
     if media_type is None:
         raise PictureError(say("ask.file.type", language, path=argument))

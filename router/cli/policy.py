@@ -149,11 +149,13 @@ def read_rows(file: Path, language: Language) -> list[dict[str, Any]]:
     """
     import orjson
 
+    from router.cli.text_files import TextFileError, read_text_file, split_lines
+
     rows: list[dict[str, Any]] = []
     try:
-        lines = file.read_bytes().split(b"\n")
-    except OSError as error:
-        fail(say("policy.unreadable", language, file=file, why=error.strerror or error), code=2)
+        lines = split_lines(read_text_file(file, language)[0])
+    except TextFileError as error:
+        fail(str(error), code=2)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -166,7 +168,7 @@ def read_rows(file: Path, language: Language) -> list[dict[str, Any]]:
             fail(say("policy.row", language, file=file, line=number, why=why), code=2)
         rows.append(row)
     if not rows:
-        fail(say("policy.unreadable", language, file=file, why="0 rows"), code=2)
+        fail(say("policy.empty", language, file=file), code=2)
     return rows
 
 

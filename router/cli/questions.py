@@ -21,7 +21,7 @@ import orjson
 from engines.json_text import dump_line
 from router.cli.common import Language
 from router.cli.pictures import PictureError, is_url, to_image_url
-from router.cli.text_files import STDIN, TextFileError, read_text_file
+from router.cli.text_files import STDIN, TextFileError, read_text_file, split_lines
 from router.cli.texts import say
 
 CHAT, RESPONSES = ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
@@ -31,7 +31,6 @@ KEYS: Final = ("question", "image", "images", "id", "model")
 _BATCH_KEYS: Final = frozenset({"custom_id", "method", "url", "body"})
 # Spreadsheets write the separator of the user's country: "," in English and Chinese, ";" where "," is in numbers.
 _SEPARATORS: Final = (",", ";", "\t", "|")
-_LINE_END: Final = re.compile(r"\r\n|\n|\r")  # nothing else: U+2028 and its like stand inside JSON strings
 _MAX_CELL: Final = 256 * 1024 * 1024  # a cell may hold a picture as data URL
 Json = dict[str, Any]
 
@@ -86,8 +85,8 @@ def open_lines(
             raise RowError(say("batch.array", language, file=name))
         if not text.lstrip().startswith("{"):
             rows = _read_table(text, name, language)
-        elif _is_batch_line(_LINE_END.split(text.lstrip(), maxsplit=1)[0].encode()):
-            made.write("\n".join(_LINE_END.split(text)).encode())
+        elif _is_batch_line(split_lines(text.lstrip(), 1)[0].encode()):
+            made.write("\n".join(split_lines(text)).encode())
             rows = iter(())
         else:
             rows = _read_json_lines(text, name, language)
@@ -135,7 +134,7 @@ def _read_table(text: str, file: str, language: Language) -> Iterator[_Row]:
 
 def _read_head(text: str, file: str, language: Language) -> tuple[list[str], str, int]:
     """Read the line that names the columns; returns their names, the separator, and how many lines the head has."""
-    first, *rest = _LINE_END.split(text, maxsplit=2)
+    first, *rest = split_lines(text, 2)
     separators: tuple[str, ...] = _SEPARATORS
     num_lines = 1
     if (named := re.fullmatch(r'"?sep=(.)"?', first.strip("\ufeff"))) is not None:  # Excel's own first line
@@ -163,7 +162,7 @@ def _read_head(text: str, file: str, language: Language) -> tuple[list[str], str
 
 
 def _read_json_lines(text: str, file: str, language: Language) -> Iterator[_Row]:
-    for number, line in enumerate(_LINE_END.split(text), 1):
+    for number, line in enumerate(split_lines(text), 1):
         if not line.strip():
             continue
         where: dict[str, object] = {"file": file, "number": number}

@@ -37,6 +37,7 @@ _NO_TEXT: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89PNG", _OTHER, "PNG"),
     (b"\xff\xd8\xff", _OTHER, "JPEG"),
 )
+_LINE_END = re.compile(r"\r\n|\n|\r")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _KANA = re.compile("[\u3041-\u30ff]")
 _HAN_GAP = re.compile("[\u4e00-\u9fff] +(?=[\u4e00-\u9fff])")
@@ -83,6 +84,11 @@ def read_text_file(file: Path, language: Language, encoding: str | None = None) 
     if _CONTROL.search(text):
         raise TextFileError(say(_OTHER, language, path=file, kind="?"))
     return text.removeprefix("\ufeff"), found
+
+
+def split_lines(text: str, maxsplit: int = 0) -> list[str]:
+    """Split at line ends of all systems, and at nothing else: U+2028 and its like stand inside JSON strings."""
+    return _LINE_END.split(text, maxsplit)
 
 
 def detect_encoding(data: bytes) -> str | None:

@@ -8,6 +8,11 @@ from __future__ import annotations
 from router.cli.common import Language
 
 TEXTS: dict[str, tuple[str, str]] = {
+    # every command
+    "argument.encoding": (
+        "argument {number} is not valid UTF-8: {value}; set the terminal to UTF-8",
+        "第 {number} 个参数不是有效的 UTF-8:{value};请将终端设为 UTF-8 编码",
+    ),
     # up: before anything starts
     "up.locked": (
         "another `glowl up` ({holder}) already runs on {data_dir}; stop it, or give this one its own --data-dir",
@@ -403,7 +408,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "policy.case.wrong": ("wrong: {text}: {differences} (rule {rule})", "不符:{text}:{differences}(规则 {rule})"),
     "policy.cases": ("{right} of {count} cases as expected", "{count} 个用例中 {right} 个符合预期"),
     "policy.changed": ("{changed} of {count} questions go another way", "{count} 个问题中 {changed} 个改变路径"),
-    "policy.unreadable": ("{file}: cannot be read: {why}", "{file}:无法读取:{why}"),
+    "policy.empty": ("{file} has no rows", "{file} 中没有数据行"),
     "policy.unwritable": ("{file}: cannot be written: {why}", "{file}:无法写入:{why}"),
     "policy.row": ("{file}, line {line}: {why}", "{file},第 {line} 行:{why}"),
     "policy.unlabelled": (

@@ -1,12 +1,13 @@
 """The command line as a whole: light to import, every command there, wrong use refused."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from router.cli.main import app
+from router.cli.main import app, check_arguments
 
 runner = CliRunner()
 
@@ -23,6 +24,26 @@ def test_every_command_is_listed_and_has_help():
     for name in ("up", "ask", "explain", "doctor", "api", "worker", "engine"):
         assert f"  {name} " in listed
         assert runner.invoke(app, [name, "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "command", [["ask", b"\xc4\xe3\xba\xc3"], ["jobs", "show", b"\xff"], ["explain", b"--lang=\xff", "?"]]
+)
+def test_an_argument_that_is_no_text_is_refused_in_one_line(command):
+    code = "from router.cli.main import main; main()"
+    # Python reads arguments by the locale: UTF-8, as on nearly every terminal
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8", "-c", code, *command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "not valid UTF-8" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_whose_name_is_no_text_is_let_through(tmp_path):
+    name = os.fsencode(tmp_path) + b"/\xff.png"
+    with open(name, "wb"):
+        check_arguments(["ask", os.fsdecode(name), "?"])
 
 
 def test_no_command_shows_the_help():

@@ -151,7 +151,9 @@ def test_labelled_questions_are_measured_per_source(tmp_path):
         (b"[]\n", "a string `text` is expected"),
         (b'{"text": "a", "n_images": -1}\n', "`n_images`"),
         (b'{"text": "a", "label_hops": "simple"}\n', "language, source"),
-        (b"\n", "0 rows"),
+        (b"\n", "has no rows"),
+        (b"\x1f\x8b\x08", "unpack it first"),
+        ("text é".encode("latin-1"), "save it as UTF-8"),
     ],
 )
 def test_a_file_that_cannot_be_measured_is_refused_in_one_line(tmp_path, content, said):
