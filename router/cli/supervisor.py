@@ -48,7 +48,6 @@ class ProcessSpec:
         is_ready: given the child's pid, whether it can do its work now; must not raise.
         env: variables added to the supervisor's own.
         layer: 0 must be ready before all others start; stopping goes from the highest layer down.
-        is_essential: whether giving up on it ends everything.
         stop_timeout_s: time between SIGTERM and SIGKILL.
         death_signal: what the kernel sends the child if the supervisor is killed (Linux).
     """
@@ -58,7 +57,6 @@ class ProcessSpec:
     is_ready: Callable[[int], Awaitable[bool]]
     env: Mapping[str, str] = field(default_factory=dict)
     layer: int = 1
-    is_essential: bool = True
     stop_timeout_s: float = 8.0
     death_signal: signal.Signals = signal.SIGKILL
 
@@ -75,18 +73,18 @@ class Event:
         name: which process; comma-separated when several; empty when it is about all of them.
         seconds: how long it took (ready, starting), or until it is started again (died).
         exit_code: as in `subprocess`; negative is a signal.
+        reason: why it has no exit code: it could not be started (died).
         log_path: where its output is.
         log_tail: the last lines of it.
-        is_essential: whether everything ends with it (gave_up).
     """
 
     kind: EventKind
     name: str = ""
     seconds: float = 0.0
     exit_code: int | None = None
+    reason: str = ""
     log_path: Path | None = None
     log_tail: tuple[str, ...] = ()
-    is_essential: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,8 @@ class RestartPolicy:
     """When a dead child is started again.
 
     Attributes:
-        max_quick_deaths: the n-th quick death in a row is the last.
+        max_quick_deaths: a child that has never been ready is given up on at the n-th quick death in a row. One that
+            has been ready is started again for ever: what ended it, such as a full disk, may pass.
         quick_death_s: a run shorter than this, or one that was never ready, is a quick death.
         first_delay_s: wait after the first quick death; doubles with each further one.
         max_delay_s: upper bound of the wait.
@@ -103,17 +102,17 @@ class RestartPolicy:
     max_quick_deaths: int = 4
     quick_death_s: float = 10.0
     first_delay_s: float = 0.5
-    max_delay_s: float = 15.0
+    max_delay_s: float = 60.0
 
     def quick_deaths_after(self, quick_deaths: int, *, uptime_s: float, was_ready: bool) -> int:
         """The new count of quick deaths in a row, given the run that just ended."""
         return 0 if was_ready and uptime_s >= self.quick_death_s else quick_deaths + 1
 
-    def delay_s(self, quick_deaths: int) -> float | None:
+    def delay_s(self, quick_deaths: int, *, was_ever_ready: bool) -> float | None:
         """How long to wait before the next start; None means give up."""
-        if quick_deaths >= self.max_quick_deaths:
+        if quick_deaths >= self.max_quick_deaths and not was_ever_ready:
             return None
-        return min(self.max_delay_s, self.first_delay_s * 2.0 ** max(0, quick_deaths - 1))
+        return min(self.max_delay_s, self.first_delay_s * 2.0 ** min(max(0, quick_deaths - 1), 30))
 
 
 def guarded_argv(argv: Sequence[str], death_signal: signal.Signals) -> list[str]:
@@ -183,7 +182,7 @@ class Supervisor:
         self._stop_asked.set()
 
     async def run(self, on_all_ready: Callable[[], Awaitable[None]] | None = None) -> int:
-        """Keep the children running until `request_stop`, or until one that is needed cannot be kept up.
+        """Keep the children running until `request_stop`, or until one of them turns out never to come up.
 
         Args:
             on_all_ready: awaited once, when every child is ready for the first time; cancelled by a stop.
@@ -249,19 +248,22 @@ class Supervisor:
                 await ready
 
     async def _keep(self, child: _Child) -> None:
-        """Run one child again and again until the stop, or until it died quickly too often."""
+        """Run one child again and again until the stop, or until it died too often without ever having been ready."""
         quick_deaths = 0
         while True:
             async with child.lock:
                 if self._stop_asked.is_set():
                     return
-                process = child.process = await self._spawn(child)
-            begun = time.monotonic()
-            watcher = asyncio.create_task(self._announce_ready(child, process.pid, begun))
-            exit_code = await process.wait()
-            watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
+                begun = time.monotonic()
+                try:
+                    child.process = await self._spawn(child)
+                except OSError as error:
+                    if not child.was_ever_ready:
+                        raise
+                    unstartable = str(error)
+                else:
+                    unstartable = ""
+            exit_code = None if unstartable else await self._watch(child, begun)
             was_ready = child.is_ready
             child.process = None
             child.is_ready = False
@@ -271,32 +273,30 @@ class Supervisor:
             quick_deaths = self._policy.quick_deaths_after(
                 quick_deaths, uptime_s=time.monotonic() - begun, was_ready=was_ready
             )
-            delay_s = self._policy.delay_s(quick_deaths)
+            delay_s = self._policy.delay_s(quick_deaths, was_ever_ready=child.was_ever_ready)
             tail = read_tail(child.log_path)
             if delay_s is None:
-                self._give_up(child, exit_code, tail)
+                self._on_event(
+                    Event("gave_up", child.spec.name, exit_code=exit_code, log_path=child.log_path, log_tail=tail)
+                )
+                self._failed = True
+                self._stop_asked.set()
                 return
-            self._on_event(Event("died", child.spec.name, delay_s, exit_code, log_path=child.log_path, log_tail=tail))
+            self._on_event(
+                Event("died", child.spec.name, delay_s, exit_code, unstartable, log_path=child.log_path, log_tail=tail)
+            )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop_asked.wait(), delay_s)
 
-    def _give_up(self, child: _Child, exit_code: int, tail: tuple[str, ...]) -> None:
-        # Before the first readiness every child counts: a start that is not whole should not look like one.
-        ends_all = child.spec.is_essential or not child.was_ever_ready
-        self._on_event(
-            Event(
-                "gave_up",
-                child.spec.name,
-                exit_code=exit_code,
-                log_path=child.log_path,
-                log_tail=tail,
-                is_essential=ends_all,
-            )
-        )
-        child.settled.set()
-        if ends_all:
-            self._failed = True
-            self._stop_asked.set()
+    async def _watch(self, child: _Child, begun: float) -> int:
+        """Wait for a child's end; returns how it ended."""
+        assert child.process is not None
+        watcher = asyncio.create_task(self._announce_ready(child, child.process.pid, begun))
+        exit_code = await child.process.wait()
+        watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watcher
+        return exit_code
 
     async def _announce_ready(self, child: _Child, pid: int, begun: float) -> None:
         # Another process is asked: it can set no event of ours.
@@ -320,7 +320,9 @@ class Supervisor:
                 # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops in order.
                 start_new_session=True,
             )
-        child.pid_path.write_text(f"{process.pid} {process_identity(process.pid)}\n", encoding="utf-8")
+        # It only helps the next supervisor to find what this one leaves behind: no reason to end if the disk is full.
+        with contextlib.suppress(OSError):
+            child.pid_path.write_text(f"{process.pid} {process_identity(process.pid)}\n", encoding="utf-8")
         return process
 
     async def _stop_all(self) -> None:
@@ -358,7 +360,7 @@ class _Child:
         self.process: asyncio.subprocess.Process | None = None
         self.is_ready = False
         self.was_ever_ready = False
-        # Ready for the first time, or given up on: nobody needs to wait for it any longer.
+        # Ready for the first time.
         self.settled = asyncio.Event()
         # Held while spawning, so that a stop cannot miss a child that is just being born.
         self.lock = asyncio.Lock()

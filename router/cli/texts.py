@@ -91,20 +91,17 @@ TEXTS: dict[str, tuple[str, str]] = {
         "退出      {name:<7} {how};{seconds:.1f} 秒后重新启动;{log} 的最后几行:",
     ),
     "up.gave_up": (
-        "gave up   {name:<7} {how}, again and again; last lines of {log}:",
-        "放弃      {name:<7} {how},反复退出;{log} 的最后几行:",
+        "gave up   {name:<7} {how}, again and again without ever being ready; last lines of {log}:",
+        "放弃      {name:<7} {how},反复退出且从未就绪;{log} 的最后几行:",
     ),
     "up.gave_up.ends": (
         "glowl cannot run without {name}: stopping everything",
         "缺少 {name},glowl 无法运行:正在停止全部进程",
     ),
-    "up.gave_up.degrades": (
-        "{name} stays down; the rest goes on and answers say that they are degraded",
-        "{name} 保持停止;其余进程继续运行,回答会注明已降级",
-    ),
     "up.stopping": ("stopping (Ctrl-C again kills) ...", "正在停止(再按一次 Ctrl-C 强制结束)……"),
     "up.killing": ("killing what is left", "强制结束剩余进程"),
     "up.stopped": ("stopped", "已停止"),
+    "up.unstartable": ("cannot be started: {reason}", "无法启动:{reason}"),
     "up.exit": ("exit status {code}", "退出码 {code}"),
     "up.signal": ("ended by {signal}", "被 {signal} 结束"),
     "up.banner": (

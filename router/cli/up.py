@@ -342,9 +342,7 @@ def build_specs(
             adapter=[f"{adapter}={source}" for adapter, source in adapters],
             **listen,
         )
-        specs.append(
-            ProcessSpec(name, tuple(argv), _answers_ok(address.url, "/readyz"), env, layer=1, is_essential=False)
-        )
+        specs.append(ProcessSpec(name, tuple(argv), _answers_ok(address.url, "/readyz"), env, layer=1))
     glowl = (sys.executable, "-P", "-m", "router.cli")
     for name, queues in WORKERS.items():
         ready = layout.worker_ready(name)
@@ -379,7 +377,7 @@ def _ui_spec(env: dict[str, str], api_url: str) -> ProcessSpec:
     }
     argv = (sys.executable, "-P", "-m", "router.ui")
     url = base_url("127.0.0.1", port)
-    return ProcessSpec("ui", argv, _answers_ok(url, "/"), ui_env, layer=3, is_essential=False)
+    return ProcessSpec("ui", argv, _answers_ok(url, "/"), ui_env, layer=3)
 
 
 Probe = Callable[[int], Awaitable[bool]]
@@ -506,7 +504,9 @@ class Screen:
 
     def line(self, text: str) -> None:
         """Print one line as it is: never wrapped, so that it can be copied, and never read as markup."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        # Redirected to a file on a full disk: that must not end what runs.
+        with suppress(OSError):
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def show(self, event: Event) -> None:
         """Draw one event."""
@@ -514,6 +514,8 @@ class Screen:
         values: dict[str, object] = {"name": event.name, "seconds": event.seconds, "log": event.log_path}
         if event.exit_code is not None:
             values["how"] = exit_text(event.exit_code, language)
+        elif event.reason:
+            values["how"] = say("up.unstartable", language, reason=event.reason)
         match event.kind:
             case "ready":
                 detail = self._details.get(event.name, "")
@@ -526,9 +528,7 @@ class Screen:
                 for line in event.log_tail:
                     self.line(f"    {line}")
                 if event.kind == "gave_up":
-                    ending = "ends" if event.is_essential else "degrades"
-                    self.line(say(f"up.gave_up.{ending}", language, name=event.name))
-                    self._now_waiting(without=event.name)
+                    self.line(say("up.gave_up.ends", language, name=event.name))
             case "all_ready":
                 self.end()
             case "stopping" | "killing" | "stopped":

@@ -43,10 +43,10 @@ open(sys.argv[1], "w").write(str(os.getpid()))
 while True:
     signal.pause()
 """
-READY_ONLY_ONCE = """
+NEEDS_ROOM = """
 import os, signal, sys
-if os.path.exists(sys.argv[1]):
-    sys.exit("no second time")
+if os.path.exists(os.path.join(os.path.dirname(sys.argv[1]), "full")):
+    sys.exit("no room")
 open(sys.argv[1], "w").write(str(os.getpid()))
 signal.pause()
 """
@@ -143,8 +143,8 @@ async def test_a_child_that_dies_is_started_again(tmp_path, watched, supervise):
 
 
 async def test_a_child_that_never_comes_up_ends_everything_with_its_last_words(tmp_path, watched, supervise):
-    # Given one good child and one that cannot run, though it is not an essential one
-    supervisor = supervise(child(tmp_path, "api", STEADY), child(tmp_path, "glm", BROKEN, is_essential=False))
+    # Given one good child and one that cannot run
+    supervisor = supervise(child(tmp_path, "api", STEADY), child(tmp_path, "glm", BROKEN))
     # When they are run
     async with asyncio.timeout(WAIT_S):
         code = await supervisor.run()
@@ -152,35 +152,62 @@ async def test_a_child_that_never_comes_up_ends_everything_with_its_last_words(t
     assert code == 1
     assert len(watched.of("died", "glm")) == IMPATIENT.max_quick_deaths - 1
     (gave_up,) = watched.of("gave_up")
-    assert (gave_up.name, gave_up.exit_code, gave_up.is_essential) == ("glm", 3, True)
+    assert (gave_up.name, gave_up.exit_code) == ("glm", 3)
     assert gave_up.log_tail[-1] == "the reason"
     assert not watched.of("all_ready")
     assert supervisor.pids == {}
 
 
-async def test_losing_an_engine_for_good_later_does_not_end_the_rest(tmp_path, watched, supervise):
-    # Given a child that can be ready only once
-    supervisor = supervise(child(tmp_path, "api", STEADY), child(tmp_path, "owl2", READY_ONLY_ONCE, is_essential=False))
+async def test_a_child_that_was_ready_once_is_started_again_for_ever(tmp_path, watched, supervise):
+    # Given a child that can run only while the disk has room, and one that is always fine
+    supervisor = supervise(child(tmp_path, "api", STEADY), child(tmp_path, "redis", NEEDS_ROOM))
     run = asyncio.create_task(supervisor.run())
     await watched.until("all_ready")
-    # When it dies
-    os.kill(supervisor.pids["owl2"], signal.SIGKILL)
-    # Then it is given up on, and the other runs on until asked to stop
-    gave_up = await watched.until("gave_up", "owl2")
-    assert not gave_up.is_essential
-    assert set(supervisor.pids) == {"api"}
+    # When the disk is full, for longer than a child that never came up would be tried
+    (tmp_path / "full").touch()
+    os.kill(supervisor.pids["redis"], signal.SIGKILL)
+    died = await watched.until("died", "redis", times=2 * IMPATIENT.max_quick_deaths)
+    assert died.log_tail[-1] == "no room"
+    # Then nothing is given up, and it is back once there is room
+    assert "api" in supervisor.pids
+    (tmp_path / "full").unlink()
+    await watched.until("ready", "redis", times=2)
+    assert not watched.of("gave_up")
     supervisor.request_stop()
     assert await run == 0
 
 
-async def test_losing_an_essential_child_for_good_ends_everything(tmp_path, watched, supervise):
-    supervisor = supervise(child(tmp_path, "glm", STEADY), child(tmp_path, "api", READY_ONLY_ONCE))
+async def test_a_child_that_cannot_be_started_again_for_a_while_ends_nothing(tmp_path, watched, supervise, monkeypatch):
+    # Given two running children, and a system that lends no more processes
+    supervisor = supervise(child(tmp_path, "api", STEADY), child(tmp_path, "glm", STEADY))
     run = asyncio.create_task(supervisor.run())
     await watched.until("all_ready")
-    os.kill(supervisor.pids["api"], signal.SIGKILL)
-    async with asyncio.timeout(WAIT_S):
-        assert await run == 1
-    assert watched.of("gave_up", "api")[0].is_essential
+    spawn = asyncio.create_subprocess_exec
+
+    async def refused(*_arguments: object, **_options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refused)
+    # When one dies, then it is tried again until it can be started
+    os.kill(supervisor.pids["glm"], signal.SIGKILL)
+    died = await watched.until("died", "glm", times=3)
+    assert "temporarily unavailable" in died.reason
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn)
+    await watched.until("ready", "glm", times=2)
+    supervisor.request_stop()
+    assert await run == 0
+
+
+async def test_a_pid_file_that_finds_no_room_ends_nothing(tmp_path, watched, supervise, monkeypatch):
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    supervisor = supervise(child(tmp_path, "api", STEADY))
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("all_ready")
+    supervisor.request_stop()
+    assert await run == 0
 
 
 async def test_a_stop_while_still_starting_ends_cleanly(tmp_path, watched, supervise, monkeypatch):
@@ -296,9 +323,12 @@ def test_only_a_run_that_was_ready_and_long_forgives_earlier_quick_deaths(uptime
     assert RestartPolicy().quick_deaths_after(2, uptime_s=uptime_s, was_ready=was_ready) == expected
 
 
-def test_the_wait_doubles_up_to_its_bound_and_ends_in_giving_up():
+def test_the_wait_doubles_up_to_its_bound_and_only_what_never_came_up_is_given_up_on():
     policy = RestartPolicy(max_quick_deaths=6, first_delay_s=1.0, max_delay_s=5.0)
-    assert [policy.delay_s(count) for count in range(7)] == [1.0, 1.0, 2.0, 4.0, 5.0, 5.0, None]
+    waits = [1.0, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert [policy.delay_s(count, was_ever_ready=False) for count in range(7)] == [*waits, None]
+    assert [policy.delay_s(count, was_ever_ready=True) for count in range(7)] == [*waits, 5.0]
+    assert policy.delay_s(1_000_000, was_ever_ready=True) == 5.0
 
 
 def test_the_tail_of_a_log_is_its_last_lines_that_say_something(tmp_path):

@@ -291,7 +291,6 @@ def test_the_browser_interface_is_started_where_it_is_installed_and_moves_off_a_
         ui = specs_for(Path("/data"), port=8123)["ui"]
         assert ui.env["GRADIO_SERVER_PORT"] != str(up.UI_PORT)
     assert ui.env["GLOWL_URL"] == "http://127.0.0.1:8123"
-    assert not ui.is_essential
 
 
 def test_the_banners_examples_can_be_copied(tmp_path):
@@ -328,6 +327,7 @@ def test_the_screen_draws_plain_lines_that_are_never_wrapped_or_read_as_markup()
     screen.show(Event("died", "glm", 0.5, -9, log_path=Path("/logs/glm.log"), log_tail=tail))
     screen.show(Event("starting", "glm", 30.0))
     screen.show(Event("ready", "glm", 1.25))
+    screen.show(Event("died", "glm", 60.0, reason="no memory", log_path=Path("/logs/glm.log")))
     screen.show(Event("gave_up", "glm", exit_code=1, log_path=Path("/logs/glm.log")))
     screen.show(Event("stopping"))
     assert drawn.getvalue().splitlines() == [
@@ -336,8 +336,9 @@ def test_the_screen_draws_plain_lines_that_are_never_wrapped_or_read_as_markup()
         "    ValueError: [red]no[/red] " + "x" * 60,
         "still starting after 30 s: glm (logs: /logs)",
         "ready     glm     1.2 s   glm = echo",
-        "gave up   glm     exit status 1, again and again; last lines of /logs/glm.log:",
-        "glm stays down; the rest goes on and answers say that they are degraded",
+        "died      glm     cannot be started: no memory; starting it again in 60.0 s; last lines of /logs/glm.log:",
+        "gave up   glm     exit status 1, again and again without ever being ready; last lines of /logs/glm.log:",
+        "glowl cannot run without glm: stopping everything",
         "stopping (Ctrl-C again kills) ...",
     ]
 
