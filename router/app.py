@@ -18,6 +18,7 @@ from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.jobs.reaper import reap_forever
 from router.leftovers import end_tasks
+from router.middleware.hosts import Cors, HostsChecked
 from router.middleware.ids import BugsAnswered, RequestIds
 from router.services import Services
 from router.settings import Settings
@@ -62,6 +63,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     serve_docs(app)
     # The last one added is the outermost.
     app.add_middleware(BugsAnswered, to_response=errors.answer_bug)
+    app.add_middleware(Cors, origins=services.settings.cors_origins)
+    app.add_middleware(HostsChecked, settings=services.settings)
     app.add_middleware(RequestIds)
     return app
 

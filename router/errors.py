@@ -7,9 +7,11 @@ Errors::
     ├── ImageError                   400; a picture that is none, is truncated, too large or of an unknown type
     ├── ImageFetchError              400; a picture URL that cannot be fetched
     ├── AuthenticationError          401; no key, or an unknown one
+    ├── OriginRefusedError           403; sent by a web page that may not use this service
     ├── NotFoundError                404; no such response, job, model or path (also: somebody else's)
     ├── ConflictError                409; the same request is still being worked on
     ├── BodyTooLargeError            413; the request body is over the limit
+    ├── HostRefusedError             421; the Host is no name of this service
     ├── IdempotencyReuseError        422; an Idempotency-Key that came with another body before
     ├── QueueFullError               429; the caller has too many unfinished jobs
     ├── QueueUnavailableError        503; redis does not answer
@@ -75,6 +77,21 @@ class AuthenticationError(RouterError):
     status_code: ClassVar[int] = 401
     type: ClassVar[str] = "authentication_error"
     default_code: ClassVar[str] = "invalid_api_key"
+
+
+class OriginRefusedError(RouterError):
+    """A web page sent the request, and may not use this service."""
+
+    status_code: ClassVar[int] = 403
+    type: ClassVar[str] = "permission_error"
+    default_code: ClassVar[str] = "origin_not_allowed"
+
+
+class HostRefusedError(RouterError):
+    """The request was meant for another host."""
+
+    status_code: ClassVar[int] = 421
+    default_code: ClassVar[str] = "host_not_allowed"
 
 
 class NotFoundError(RouterError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +60,14 @@ class Settings(BaseSettings):
     owl2_url: str = Field(f"http://127.0.0.1:{DEFAULT_OWL2_PORT}", description="Owl2 engine: the same, one or several")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="comma-separated keys callers must send; empty: no key is asked for"
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="comma-separated names of this service beside localhost, its addresses and GLOWL_HOST; others are "
+        "refused while no key is asked for; *: any",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated origins of web pages that may use the api, as https://app.example.com; *: any"
     )
     preset: str = Field("seed", description="policy preset, or a YAML file of rules")
     max_image_bytes: int = Field(20 * 1024 * 1024, gt=0, description="largest single picture, encoded")
@@ -114,7 +123,7 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(8, ge=1, description="tasks one worker runs side by side")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
-    @field_validator("api_keys", "webhook_secret", "webhook_delays_s", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "cors_origins", "webhook_secret", "webhook_delays_s", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         if isinstance(value, str):
@@ -127,6 +136,22 @@ class Settings(BaseSettings):
         for secret in value:
             _check_secret(secret.get_secret_value())
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        hosts = tuple(host.lower().strip("[]").removesuffix(".") for host in value)
+        if not all(host == "*" or re.fullmatch(r"[\w.-]+|[0-9a-f:.]+", host) for host in hosts):
+            raise ValueError("each is a host name or an address, without a port: glowl.example.com")
+        return hosts
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        origins = tuple(origin.lower().removesuffix("/") for origin in value)
+        if not all(origin == "*" or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+", origin) for origin in origins):
+            raise ValueError("each is * or a scheme and a host, with its port if any: https://app.example.com")
+        return origins
 
     @field_validator("webhook_delays_s")
     @classmethod

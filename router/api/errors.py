@@ -80,7 +80,8 @@ def json_response(
     return Response(dump_line(body), status, headers, media_type)
 
 
-def _respond(request: Request, error: RouterError) -> Response:
+def respond(request: Request, error: RouterError) -> Response:
+    """Return a refusal as a response."""
     status = status_of(error)
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
@@ -93,17 +94,17 @@ def _respond(request: Request, error: RouterError) -> Response:
 
 async def _on_router_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RouterError)
-    return _respond(request, error)
+    return respond(request, error)
 
 
 async def _on_engine_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
-    return _respond(request, to_router_error(error))
+    return respond(request, to_router_error(error))
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ValidationError | RequestValidationError)
-    return _respond(request, to_invalid(error))
+    return respond(request, to_invalid(error))
 
 
 def to_invalid(error: ValidationError | RequestValidationError) -> RouterError:
@@ -139,7 +140,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         413: ("request_too_large", "The request body is too large.", "请求体过大。"),
     }
     code, message, message_zh = known.get(error.status_code, ("http_error", str(error.detail), str(error.detail)))
-    response = _respond(request, EngineFailedError(message, status=error.status_code, code=code, message_zh=message_zh))
+    response = respond(request, EngineFailedError(message, status=error.status_code, code=code, message_zh=message_zh))
     response.headers.update(error.headers or {})
     return response
 
@@ -150,7 +151,7 @@ async def _on_client_gone(_request: Request, _error: Exception) -> Response:
 
 async def answer_bug(request: Request, error: Exception) -> Response:
     """Return the answer to an unforeseen error, and log it."""
-    return _respond(request, to_refusal(error, f"{request.method} {request.url.path}"))
+    return respond(request, to_refusal(error, f"{request.method} {request.url.path}"))
 
 
 async def _on_bug_outside(request: Request, error: Exception) -> Response:
