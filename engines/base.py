@@ -43,11 +43,13 @@ class ImagePart:
         data: the encoded file as received (PNG, JPEG, WebP, ...). Only the engine decodes it.
         media_type: sniffed type, such as ``image/png``.
         sha256: lower-case hex digest of ``data``.
+        param: the request field it came in, which errors about it name; empty if that is not known.
     """
 
     data: bytes = field(repr=False)
     media_type: str
     sha256: str
+    param: str = field(default="", compare=False)
 
 
 Part = TextPart | ImagePart

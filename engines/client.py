@@ -33,6 +33,7 @@ from engines.base import (
     FinishReason,
     GenerationFailedError,
     GenerationRequest,
+    InvalidImageError,
     InvalidRequestError,
     Usage,
 )
@@ -272,6 +273,8 @@ class EngineClient:
                     self._unknown_fields |= unknown
                 return response
             response.close()
+            if isinstance(error, InvalidImageError) and error.param:
+                error.param = wire.param_of_caller(error.param, request.messages)
             if response.status == 404 and request.adapter:  # it came back without
                 raise UnknownAdapterError(error.message, param="model") from error
             if not self._is_foreign or not isinstance(error, InvalidRequestError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -45,6 +45,7 @@ from engines.base import (
     Usage,
     Variant,
 )
+from engines.image_header import sniff_media_type
 from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
 from engines.json_text import dump_line
 
@@ -377,13 +378,35 @@ def _to_content(message: Message) -> str | list[dict[str, Any]]:
     ]
 
 
+_CONTENT_PART: Final = re.compile(r"messages\[(\d+)\]\.content\[(\d+)\]")
+
+
+def param_of_caller(param: str, messages: Sequence[Message]) -> str | None:
+    """Return the field of the caller's own request that a picture came in.
+
+    Args:
+        param: the field that a refusal names, of the request that `to_chat_body` made.
+        messages: what that was made from.
+
+    Returns:
+        None if the field is no picture's, or the picture does not say where it came from.
+    """
+    place = _CONTENT_PART.match(param)
+    if place is None:
+        return None
+    index, number = int(place[1]), int(place[2])
+    parts = messages[index].parts if index < len(messages) else ()
+    part = parts[number] if number < len(parts) else None
+    return part.param or None if isinstance(part, ImagePart) else None
+
+
 def to_data_url(image: ImagePart) -> str:
     """Encode a picture as a base64 data URL; the bytes stay as they are."""
     return f"data:{image.media_type};base64,{pybase64.b64encode_as_string(image.data)}"
 
 
 def from_data_url(url: str, *, param: str) -> ImagePart:
-    """Take the picture out of a base64 data URL; its media type is the declared one.
+    """Take the picture out of a base64 data URL; its bytes decide the media type, whatever is declared.
 
     Raises:
         InvalidImageError: if it is an address to fetch, another kind of data, or not base64.
@@ -396,8 +419,8 @@ def from_data_url(url: str, *, param: str) -> ImagePart:
             code="invalid_image_url",
             param=param,
         )
-    media_type = kind.removeprefix("data:").partition(";")[0]
-    if not comma or not kind.endswith(";base64") or not media_type.startswith("image/"):
+    declared, *parameters = (part.strip() for part in kind.removeprefix("data:").split(";"))
+    if not comma or "base64" not in parameters:
         raise InvalidImageError(
             "The data URL must start with 'data:image/<format>;base64,'.", code="invalid_image_url", param=param
         )
@@ -407,7 +430,8 @@ def from_data_url(url: str, *, param: str) -> ImagePart:
         raise InvalidImageError("The picture is not valid base64.", code="invalid_base64_image", param=param) from error
     if not decoded:
         raise InvalidImageError("The picture is empty.", code="empty_image_file", param=param)
-    return ImagePart(data=decoded, media_type=media_type, sha256=hashlib.sha256(decoded).hexdigest())
+    media_type = sniff_media_type(decoded) or declared
+    return ImagePart(data=decoded, media_type=media_type, sha256=hashlib.sha256(decoded).hexdigest(), param=param)
 
 
 # --- answers ------------------------------------------------------------------------------------------------------

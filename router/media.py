@@ -250,7 +250,7 @@ class MediaIntake:
                 message_zh=f"图片看似 {media_type}，但文件头损坏或不完整。请发送完整文件。",
             ) from None
         self._check_header(header, param)
-        return ImagePart(data=data, media_type=media_type, sha256=hashlib.sha256(data).hexdigest())
+        return ImagePart(data=data, media_type=media_type, sha256=hashlib.sha256(data).hexdigest(), param=param)
 
     def _check_header(self, header: ImageHeader, param: str) -> None:
         max_pixels = self._settings.max_image_pixels

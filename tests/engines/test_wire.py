@@ -1,5 +1,7 @@
 """The wire as pure functions: what is refused, how events are cut, what foreign servers' answers mean."""
 
+import base64
+
 import orjson
 import pytest
 
@@ -15,6 +17,7 @@ from engines.base import (
     EngineUnavailableError,
     GenerationFailedError,
     GenerationRequest,
+    ImagePart,
     InvalidImageError,
     InvalidRequestError,
     Message,
@@ -167,7 +170,8 @@ def test_any_object_travels_as_json_object():
         ("file:///etc/passwd", "invalid_image_url"),
         ("iVBORw0KGgo=", "invalid_image_url"),
         ("data:image/png,abc", "invalid_image_url"),
-        ("data:text/plain;base64,aGk=", "invalid_image_url"),
+        ("data:text/plain,aGk=", "invalid_image_url"),
+        ("data:base64,aGk=", "invalid_image_url"),
         ("data:image/png;base64", "invalid_image_url"),
         ("data:image/png;base64,abc", "invalid_base64_image"),
         ("data:image/png;base64,猫", "invalid_base64_image"),
@@ -192,6 +196,25 @@ def test_a_data_url_may_be_written_in_capitals_and_with_parameters():
     image = wire.from_data_url("DATA:image/PNG;name=a.png;BASE64,aGk=", param="p")
 
     assert (image.data, image.media_type) == (b"hi", "image/png")
+
+
+@pytest.mark.parametrize("label", ["image/jpeg", "image/jfif", "undefined", "text/plain", ""])
+def test_the_bytes_of_a_picture_decide_its_type(label):
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+
+    image = wire.from_data_url(f"data:{label};name=a.jpg;base64,{data}", param="messages[0].content[1].image_url")
+
+    assert (image.media_type, image.param) == ("image/png", "messages[0].content[1].image_url")
+
+
+def test_a_refused_picture_is_named_by_the_field_the_caller_sent_it_in():
+    # Given pictures of which one says where it came from, behind an instruction that the caller did not write
+    known, unknown = ImagePart(b"a", "image/png", "", param="input[0].content[1]"), ImagePart(b"b", "image/png", "")
+    messages = (Message("system", (TextPart("?"),)), Message("user", (TextPart("?"), known, unknown)))
+
+    assert wire.param_of_caller("messages[1].content[1].image_url", messages) == "input[0].content[1]"
+    for param in ("messages[1].content[2].image_url", "messages[1].content[0]", "messages[9].content[1]", "messages"):
+        assert wire.param_of_caller(param, messages) is None
 
 
 def test_text_that_is_no_unicode_is_refused_before_it_is_sent():
