@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -22,6 +23,7 @@ from router.settings import Settings
 
 # What follows the handing back: webhooks under way, and the writes that hand back.
 _LAST_S = 5.0
+_BEAT_S = 2.0
 
 
 class TaskLoop:
@@ -45,6 +47,20 @@ class TaskLoop:
         assert self._context is not None
         coroutine: Coroutine[Any, Any, None] = task(self._context, *args)
         asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+    def beat(self, on_beat: Callable[[], None]) -> None:
+        """Call ``on_beat`` every few seconds, on the loop, so that a loop that is blocked stops beating."""
+
+        def run() -> None:
+            while True:
+                loop = self._loop
+                if loop is None:  # no task has come yet
+                    on_beat()
+                else:
+                    loop.call_soon_threadsafe(on_beat)
+                time.sleep(_BEAT_S)
+
+        threading.Thread(target=run, name="beat", daemon=True).start()
 
     def drain(self) -> None:
         """Begin to end: Celery takes no more messages and waits for its threads; this bounds how long that takes."""
@@ -82,10 +98,18 @@ class TaskLoop:
         return await self._make_context()
 
 
-def create_worker(settings: Settings) -> Celery:
-    """Build the Celery application of a worker, with its tasks registered."""
+def create_worker(settings: Settings, *, on_beat: Callable[[], None] | None = None) -> Celery:
+    """Build the Celery application of a worker, with its tasks registered.
+
+    Args:
+        settings: of this process.
+        on_beat: called every two seconds for as long as the worker can run tasks; must not block.
+    """
     app = create_celery(settings)
-    _register(app, TaskLoop(lambda: make_context(settings), drain_s=settings.drain_s))
+    loop = TaskLoop(lambda: make_context(settings), drain_s=settings.drain_s)
+    _register(app, loop)
+    if on_beat is not None:
+        loop.beat(on_beat)
     return app
 
 

@@ -6,7 +6,9 @@ commands, so that what compose, systemd and a laptop run is one thing.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -66,6 +68,45 @@ def api(
         fail(f"the api could not start on {settings.host}:{settings.port}; the lines above say why")
 
 
+class ReadySign:
+    """The file that says that a worker is ready, by its pid, and that it is alive, by being touched.
+
+    Args:
+        path: where it is.
+
+    Attributes:
+        problem: why it could not be written, for the user; empty if it could.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.problem = ""
+        self._path = path
+
+    def clear(self) -> None:
+        """Empty the file: what an earlier worker left there may name a pid that is ours now.
+
+        Raises:
+            typer.Exit: after one line, if it cannot be written: without it nobody would ever take the worker for ready.
+        """
+        try:
+            write_atomically(self._path, "")
+        except OSError as error:
+            fail(f"cannot write {self._path}: {error.strerror}; give --ready-file a place this user can write to")
+
+    def write(self, **_: object) -> None:
+        """Say that the worker is ready; one that cannot, ends."""
+        try:
+            write_atomically(self._path, f"{os.getpid()}\n")
+        except OSError as error:
+            self.problem = f"cannot write {self._path}: {error.strerror}; stopping"
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def touch(self) -> None:
+        """Say that the worker is alive."""
+        with contextlib.suppress(OSError):  # gone, or no room: whoever looks at it decides what that means
+            os.utime(self._path)
+
+
 def worker(
     ready_file: Annotated[
         Path | None, typer.Option(help="Write this process's id here once jobs are being taken from the queue.")
@@ -87,26 +128,28 @@ def worker(
     if unknown := sorted(set(taken) - set(QUEUES)):
         raise typer.BadParameter(f"{', '.join(unknown)}: choose from glm, owl2, light", param_hint="--queues")
 
-    if ready_file is not None:
-        path = ready_file
-
-        def announce(**_: object) -> None:
-            write_atomically(path, f"{os.getpid()}\n")
-
-        worker_ready.connect(announce, weak=False)
-    create_worker(settings).worker_main(
-        [
-            "worker",
-            # Tasks only wait for engines and redis: threads are enough, and nothing forks.
-            "--pool=threads",
-            f"--concurrency={settings.worker_concurrency}",
-            f"--queues={','.join(taken)}",
-            f"--hostname=glowl-{os.getpid()}-{uuid4().hex[:6]}@%h",
-            f"--loglevel={settings.log_level.upper()}",
-            "--without-gossip",
-            "--without-mingle",
-        ]
-    )
+    sign = ReadySign(ready_file) if ready_file is not None else None
+    if sign is not None:
+        sign.clear()
+        worker_ready.connect(sign.write, weak=False)
+    app = create_worker(settings, on_beat=None if sign is None else sign.touch)
+    try:
+        app.worker_main(
+            [
+                "worker",
+                # Tasks only wait for engines and redis: threads are enough, and nothing forks.
+                "--pool=threads",
+                f"--concurrency={settings.worker_concurrency}",
+                f"--queues={','.join(taken)}",
+                f"--hostname=glowl-{os.getpid()}-{uuid4().hex[:6]}@%h",
+                f"--loglevel={settings.log_level.upper()}",
+                "--without-gossip",
+                "--without-mingle",
+            ]
+        )
+    finally:
+        if sign is not None and sign.problem:
+            fail(sign.problem)
 
 
 def engine(

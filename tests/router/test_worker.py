@@ -1,0 +1,84 @@
+"""The worker's signs of life: its ready file, and the beat of its loop."""
+
+import os
+import signal
+import threading
+from typing import Any
+
+import pytest
+import typer
+
+from router import worker
+from router.cli.processes import ReadySign
+from router.worker import TaskLoop
+
+
+def test_the_loop_beats_until_a_task_blocks_it(monkeypatch):
+    # Given a worker that beats at every turn of its beating thread
+    turned = threading.Semaphore(0)
+    monkeypatch.setattr(worker.time, "sleep", lambda _s: turned.release() or threading.Event().wait(0.001))
+    beats = threading.Semaphore(0)
+
+    async def make_context() -> Any:
+        return object()
+
+    loop = TaskLoop(make_context, drain_s=1.0)
+    loop.beat(beats.release)
+    # Then it beats before its first task
+    assert beats.acquire(timeout=30)
+
+    # And while tasks run
+    async def quick(_context: object) -> None:
+        pass
+
+    loop.run(quick)
+    assert beats.acquire(timeout=30)
+
+    # But not while one keeps the loop from running
+    blocked, release = threading.Event(), threading.Event()
+
+    async def blocking(_context: object) -> None:
+        blocked.set()
+        assert release.wait(30)
+
+    running = threading.Thread(target=loop.run, args=(blocking,))
+    running.start()
+    assert blocked.wait(30)
+    while beats.acquire(blocking=False):
+        pass
+    while turned.acquire(blocking=False):
+        pass
+    for _ in range(5):
+        assert turned.acquire(timeout=30)
+    assert not beats.acquire(blocking=False)
+    release.set()
+    assert beats.acquire(timeout=30)
+    running.join()
+
+
+def test_a_ready_file_is_emptied_named_after_us_and_touched(tmp_path):
+    path = tmp_path / "worker.ready"
+    path.write_text(f"{os.getpid()}\n")  # of an earlier worker with the same pid, as in a restarted container
+    sign = ReadySign(path)
+    sign.clear()
+    assert path.read_text() == ""
+    sign.write()
+    assert path.read_text() == f"{os.getpid()}\n"
+    os.utime(path, (0, 0))
+    sign.touch()
+    assert path.stat().st_mtime > 0
+
+
+def test_a_ready_file_that_cannot_be_written_stops_the_worker_with_a_reason(tmp_path, monkeypatch, capsys):
+    sign = ReadySign(tmp_path / "none" / "worker.ready")
+    with pytest.raises(typer.Exit) as refused:
+        sign.clear()
+    assert refused.value.exit_code == 1
+    assert "--ready-file" in capsys.readouterr().err
+    # And one that could be emptied, but is not writable any more when the worker is ready
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *call: killed.append(call))
+    sign.write()
+    assert killed == [(os.getpid(), signal.SIGTERM)]
+    assert "No such file or directory" in sign.problem
+    sign.touch()  # nothing to touch: no error of its own
