@@ -87,7 +87,7 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-async def http_get(url: str, path: str) -> tuple[int, bytes] | None:
+async def http_get(url: str, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> tuple[int, bytes] | None:
     """Status and body of ``GET path``; None if nothing answers in time. ``url`` as in `Address.url`."""
     import aiohttp
 
@@ -97,7 +97,7 @@ async def http_get(url: str, path: str) -> tuple[int, bytes] | None:
         url = "http://localhost"
     try:
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as session,
+            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=timeout_s)) as session,
             session.get(url + path) as answer,
         ):
             return answer.status, await answer.read()
@@ -105,7 +105,7 @@ async def http_get(url: str, path: str) -> tuple[int, bytes] | None:
         return None
 
 
-async def http_status(url: str, path: str) -> int | None:
+async def http_status(url: str, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> int | None:
     """Status of ``GET path``; None if nothing answers in time."""
-    answer = await http_get(url, path)
+    answer = await http_get(url, path, timeout_s=timeout_s)
     return None if answer is None else answer[0]

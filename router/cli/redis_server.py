@@ -166,6 +166,23 @@ async def ping(url: str, *, timeout_s: float = 2.0) -> str | None:
         await client.aclose()
 
 
+async def replies(url: str, *, timeout_s: float) -> bool:
+    """Whether a redis says anything at all: also that it loads its data, is full, or runs a long script."""
+    import redis.asyncio
+    from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
+
+    client = redis.asyncio.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    try:
+        await client.ping()
+    except (ResponseError, BusyLoadingError, AuthenticationError):
+        return True
+    except (RedisError, OSError):
+        return False
+    finally:
+        await client.aclose()
+    return True
+
+
 def without_password(url: str) -> str:
     """The URL with its credentials, if any, left out."""
     scheme, separator, rest = url.partition("://")

@@ -46,6 +46,8 @@ class ProcessSpec:
         name: shown to the user; also names the log and pid files.
         argv: absolute program, then its arguments.
         is_ready: given the child's pid, whether it can do its work now; must not raise.
+        is_alive: asked again and again once the child is ready; it may fail for a while, see `LivenessPolicy`; must not
+            raise. None: only the end of the process counts.
         env: variables added to the supervisor's own.
         layer: 0 must be ready before all others start; stopping goes from the highest layer down.
         stop_timeout_s: time between SIGTERM and SIGKILL.
@@ -55,13 +57,14 @@ class ProcessSpec:
     name: str
     argv: tuple[str, ...]
     is_ready: Callable[[int], Awaitable[bool]]
+    is_alive: Callable[[int], Awaitable[bool]] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     layer: int = 1
     stop_timeout_s: float = 8.0
     death_signal: signal.Signals = signal.SIGKILL
 
 
-EventKind = Literal["ready", "starting", "died", "gave_up", "all_ready", "stopping", "stopped", "killing"]
+EventKind = Literal["ready", "starting", "hung", "died", "gave_up", "all_ready", "stopping", "stopped", "killing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class Event:
     Attributes:
         kind: what happened.
         name: which process; comma-separated when several; empty when it is about all of them.
-        seconds: how long it took (ready, starting), or until it is started again (died).
+        seconds: how long it took (ready, starting) or did not answer (hung), or until it is started again (died).
         exit_code: as in `subprocess`; negative is a signal.
         reason: why it has no exit code: it could not be started (died).
         log_path: where its output is.
@@ -115,6 +118,22 @@ class RestartPolicy:
         return min(self.max_delay_s, self.first_delay_s * 2.0 ** min(max(0, quick_deaths - 1), 30))
 
 
+@dataclass(frozen=True, slots=True)
+class LivenessPolicy:
+    """When a child that runs, but does nothing, is replaced.
+
+    Attributes:
+        every_s: between two looks at a child.
+        max_failures: looks in a row that find it dead; the last one ends it. With what a look itself may take, this is
+            a minute in which a machine that is merely busy answers many times.
+        late_s: a look that comes later than that does not count: then the whole machine stood still.
+    """
+
+    every_s: float = 5.0
+    max_failures: int = 6
+    late_s: float = 5.0
+
+
 def guarded_argv(argv: Sequence[str], death_signal: signal.Signals) -> list[str]:
     """The command that runs ``argv`` and ends with this process; on other systems than Linux ``argv`` as it is."""
     if not _IS_LINUX:
@@ -147,6 +166,7 @@ class Supervisor:
         log_dir: ``NAME.log`` per child; must exist.
         on_event: called in the event loop for each `Event`.
         policy: restart decisions.
+        liveness: when a child that no longer answers is replaced.
     """
 
     def __init__(
@@ -157,6 +177,7 @@ class Supervisor:
         log_dir: Path,
         on_event: Callable[[Event], None],
         policy: RestartPolicy | None = None,
+        liveness: LivenessPolicy | None = None,
     ) -> None:
         self._children = [
             _Child(spec, pid_path=run_dir / f"{spec.name}.pid", log_path=log_dir / f"{spec.name}.log") for spec in specs
@@ -164,6 +185,7 @@ class Supervisor:
         self._run_dir = run_dir
         self._on_event = on_event
         self._policy = policy or RestartPolicy()
+        self._liveness = liveness or LivenessPolicy()
         self._stop_asked = asyncio.Event()
         self._kill_asked = asyncio.Event()
         self._failed = False
@@ -291,14 +313,15 @@ class Supervisor:
     async def _watch(self, child: _Child, begun: float) -> int:
         """Wait for a child's end; returns how it ended."""
         assert child.process is not None
-        watcher = asyncio.create_task(self._announce_ready(child, child.process.pid, begun))
+        watcher = asyncio.create_task(self._look_after(child, child.process.pid, begun))
         exit_code = await child.process.wait()
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watcher
         return exit_code
 
-    async def _announce_ready(self, child: _Child, pid: int, begun: float) -> None:
+    async def _look_after(self, child: _Child, pid: int, begun: float) -> None:
+        """Announce when a child is ready; from then on, kill it if it hangs."""
         # Another process is asked: it can set no event of ours.
         while not await child.spec.is_ready(pid):  # noqa: ASYNC110
             await asyncio.sleep(READY_POLL_S)
@@ -306,6 +329,26 @@ class Supervisor:
         child.was_ever_ready = True
         self._on_event(Event("ready", child.spec.name, time.monotonic() - begun, log_path=child.log_path))
         child.settled.set()
+        if child.spec.is_alive is not None:
+            silent_s = await self._until_hung(child.spec.is_alive, pid)
+            self._on_event(Event("hung", child.spec.name, silent_s))
+            # Not asked to end: a stopped process, or a blocked loop, would not hear it.
+            _kill_group(pid)
+
+    async def _until_hung(self, is_alive: Callable[[int], Awaitable[bool]], pid: int) -> float:
+        """Return once a child has not answered for too long: the seconds since it last did."""
+        heard = time.monotonic()
+        num_failures = 0
+        while True:
+            asleep = time.monotonic()
+            await asyncio.sleep(self._liveness.every_s)
+            was_late = time.monotonic() - asleep > self._liveness.every_s + self._liveness.late_s
+            if await is_alive(pid):
+                heard, num_failures = time.monotonic(), 0
+                continue
+            num_failures = 0 if was_late else num_failures + 1
+            if num_failures >= self._liveness.max_failures:
+                return time.monotonic() - heard
 
     async def _spawn(self, child: _Child) -> asyncio.subprocess.Process:
         rotate_log(child.log_path)
@@ -344,9 +387,7 @@ class Supervisor:
         await asyncio.wait({gone, kill}, timeout=child.spec.stop_timeout_s, return_when=asyncio.FIRST_COMPLETED)
         kill.cancel()
         if not gone.done():
-            # The group, for helpers the child may have started; it leads one because it has its own session.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill_group(process.pid)
         await gone
 
 
@@ -364,6 +405,12 @@ class _Child:
         self.settled = asyncio.Event()
         # Held while spawning, so that a stop cannot miss a child that is just being born.
         self.lock = asyncio.Lock()
+
+
+def _kill_group(pid: int) -> None:
+    # The group, for helpers the child may have started; it leads one because it has its own session.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def read_tail(path: Path, num_lines: int = LOG_TAIL_LINES) -> tuple[str, ...]:

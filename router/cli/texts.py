@@ -86,6 +86,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "still starting after {seconds:.0f} s: {name} (logs: {logs})",
         "已等待 {seconds:.0f} 秒,仍在启动:{name}(日志:{logs})",
     ),
+    "up.hung": (
+        "hung      {name:<7} has not answered for {seconds:.0f} s; killing it",
+        "无响应    {name:<7} 已 {seconds:.0f} 秒没有响应;强制结束",
+    ),
     "up.died": (
         "died      {name:<7} {how}; starting it again in {seconds:.1f} s; last lines of {log}:",
         "退出      {name:<7} {how};{seconds:.1f} 秒后重新启动;{log} 的最后几行:",

@@ -37,7 +37,15 @@ from router.cli.net import (
     local_address,
 )
 from router.cli.processes import engine_argv, has_engine_packages
-from router.cli.redis_server import RedisMissingError, find_redis, ping, redis_argv, redis_url, without_password
+from router.cli.redis_server import (
+    RedisMissingError,
+    find_redis,
+    ping,
+    redis_argv,
+    redis_url,
+    replies,
+    without_password,
+)
 from router.cli.samples import default_sample
 from router.cli.supervisor import Event, ProcessSpec, Supervisor, guarded_argv
 from router.cli.texts import say
@@ -52,6 +60,8 @@ UI_PORT = 7860
 # The api looks at its engines every second.
 ENGINES_SEEN_TIMEOUT_S = 10.0
 UP_DRAIN_S = 2.0
+# How long one look at a child that was ready may take; a busy machine answers the next one.
+ALIVE_TIMEOUT_S = 5.0
 # From the end of the drain to the end of the process: webhooks under way, and closing down.
 STOP_MARGIN_S = 8.0
 # Owl2's branches take long; with a worker of their own, no draft or merge waits behind them.
@@ -306,6 +316,7 @@ def build_specs(
                 name="redis",
                 argv=redis_argv(redis.binary, redis_address, layout.redis_dir),
                 is_ready=_answers_ping(used_redis_url),
+                is_alive=_replies(used_redis_url),
                 layer=0,
                 # It writes its file out on SIGTERM; nothing else may cut that short.
                 death_signal=signal.SIGTERM,
@@ -342,16 +353,42 @@ def build_specs(
             adapter=[f"{adapter}={source}" for adapter, source in adapters],
             **listen,
         )
-        specs.append(ProcessSpec(name, tuple(argv), _answers_ok(address.url, "/readyz"), env, layer=1))
+        specs.append(
+            ProcessSpec(
+                name,
+                tuple(argv),
+                is_ready=_answers_ok(address.url, "/readyz"),
+                is_alive=_answers(address.url, "/healthz"),
+                env=env,
+            )
+        )
     glowl = (sys.executable, "-P", "-m", "router.cli")
     for name, queues in WORKERS.items():
         ready = layout.worker_ready(name)
         argv = [*glowl, "worker", "--queues", queues, "--ready-file", str(ready)]
-        is_ready = _file_names_pid(ready)
-        specs.append(ProcessSpec(name, tuple(argv), is_ready, env, layer=2, stop_timeout_s=stop_timeout_s))
+        specs.append(
+            ProcessSpec(
+                name,
+                tuple(argv),
+                is_ready=_file_names_pid(ready),
+                is_alive=_is_touched(ready),
+                env=env,
+                layer=2,
+                stop_timeout_s=stop_timeout_s,
+            )
+        )
     api_url = base_url(settings.host, settings.port)
-    is_ready = _answers_ok(api_url, "/healthz")
-    specs.append(ProcessSpec("api", (*glowl, "api"), is_ready, env, layer=3, stop_timeout_s=stop_timeout_s))
+    specs.append(
+        ProcessSpec(
+            "api",
+            (*glowl, "api"),
+            is_ready=_answers_ok(api_url, "/healthz"),
+            is_alive=_answers(api_url, "/healthz"),
+            env=env,
+            layer=3,
+            stop_timeout_s=stop_timeout_s,
+        )
+    )
     if wants_ui and has_ui():
         specs.append(_ui_spec(env, api_url))
     return specs
@@ -377,7 +414,7 @@ def _ui_spec(env: dict[str, str], api_url: str) -> ProcessSpec:
     }
     argv = (sys.executable, "-P", "-m", "router.ui")
     url = base_url("127.0.0.1", port)
-    return ProcessSpec("ui", argv, _answers_ok(url, "/"), ui_env, layer=3)
+    return ProcessSpec("ui", argv, is_ready=_answers_ok(url, "/"), is_alive=_answers(url, "/"), env=ui_env, layer=3)
 
 
 Probe = Callable[[int], Awaitable[bool]]
@@ -395,6 +432,39 @@ def _answers_ok(url: str, path: str) -> Probe:
         return await http_status(url, path) == 200
 
     return is_ready
+
+
+def _answers(url: str, path: str) -> Probe:
+    """Whether a server says anything at all: a 503 is the answer of a process that is alive."""
+
+    async def is_alive(_pid: int) -> bool:
+        return await http_status(url, path, timeout_s=ALIVE_TIMEOUT_S) is not None
+
+    return is_alive
+
+
+def _replies(url: str) -> Probe:
+    async def is_alive(_pid: int) -> bool:
+        return await replies(url, timeout_s=ALIVE_TIMEOUT_S)
+
+    return is_alive
+
+
+def _is_touched(path: Path) -> Probe:
+    """Whether a file was changed since the last look; times are compared with each other, never with a clock."""
+    seen: dict[int, int] = {}
+
+    async def is_alive(pid: int) -> bool:
+        try:
+            changed = path.stat().st_mtime_ns  # noqa: ASYNC240
+        except OSError:
+            return False
+        is_new = seen.get(pid) != changed
+        seen.clear()
+        seen[pid] = changed
+        return is_new
+
+    return is_alive
 
 
 async def _until_engines_are_seen(url: str) -> None:
@@ -521,6 +591,8 @@ class Screen:
                 detail = self._details.get(event.name, "")
                 self.line(say("up.ready", language, detail=detail, **values).rstrip())
                 self._now_waiting(without=event.name)
+            case "hung":
+                self.line(say("up.hung", language, **values))
             case "starting":
                 self.line(say("up.starting", language, logs=self._log_dir, **values))
             case "died" | "gave_up":

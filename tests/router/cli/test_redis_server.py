@@ -18,6 +18,7 @@ from router.cli.redis_server import (
     read_version,
     redis_argv,
     redis_url,
+    replies,
     without_password,
 )
 
@@ -124,3 +125,26 @@ def test_what_the_server_acknowledged_outlives_a_kill(tmp_path):
         finally:
             server.kill()
             server.wait()
+
+
+@pytest.mark.parametrize(
+    ("says", "is_alive"),
+    [
+        (b"+PONG\r\n", True),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", True),
+        (b"-BUSY Redis is busy running a script\r\n", True),
+        (b"-MISCONF Errors writing to the AOF file: No space left on device\r\n", True),
+        (b"-NOAUTH Authentication required.\r\n", True),
+        (b"", False),
+    ],
+)
+async def test_whatever_redis_says_it_is_alive(says, is_alive):
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            if says:
+                writer.write(says)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        assert await replies(url, timeout_s=0.2 if not says else 30.0) is is_alive

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from router.cli.supervisor import (
     Event,
+    LivenessPolicy,
     ProcessSpec,
     RestartPolicy,
     Supervisor,
@@ -98,8 +100,12 @@ async def supervise(tmp_path: Path, watched: Watched) -> AsyncIterator[Callable[
     """Make supervisors that are stopped, whatever the test does."""
     made: list[Supervisor] = []
 
-    def make(*specs: ProcessSpec, policy: RestartPolicy = IMPATIENT) -> Supervisor:
-        supervisor = Supervisor(specs, run_dir=tmp_path, log_dir=tmp_path, on_event=watched, policy=policy)
+    def make(
+        *specs: ProcessSpec, policy: RestartPolicy = IMPATIENT, liveness: LivenessPolicy | None = None
+    ) -> Supervisor:
+        supervisor = Supervisor(
+            specs, run_dir=tmp_path, log_dir=tmp_path, on_event=watched, policy=policy, liveness=liveness
+        )
         made.append(supervisor)
         return supervisor
 
@@ -206,6 +212,81 @@ async def test_a_pid_file_that_finds_no_room_ends_nothing(tmp_path, watched, sup
     supervisor = supervise(child(tmp_path, "api", STEADY))
     run = asyncio.create_task(supervisor.run())
     await watched.until("all_ready")
+    supervisor.request_stop()
+    assert await run == 0
+
+
+EAGER = LivenessPolicy(every_s=0.001, max_failures=3, late_s=WAIT_S)
+
+
+class Pulse:
+    """Whether a child is alive, as its probe finds it: what `says` holds, then its last entry for ever."""
+
+    def __init__(self, *says: bool) -> None:
+        self.says = list(says)
+        self.num_looks = 0
+        self.looked = asyncio.Event()
+
+    async def __call__(self, _pid: int) -> bool:
+        self.num_looks += 1
+        self.looked.set()
+        return self.says.pop(0) if len(self.says) > 1 else self.says[0]
+
+    async def until(self, num_looks: int) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while self.num_looks < num_looks:
+                self.looked.clear()
+                await self.looked.wait()
+
+
+async def test_a_child_that_hangs_after_it_was_ready_is_replaced(tmp_path, watched, supervise):
+    # Given a child that is stopped, as a debugger or a full terminal does it: it neither ends nor hears a SIGTERM
+    marker = tmp_path / "glm.ready"
+
+    async def is_alive(pid: int) -> bool:
+        return state_of(pid) != "T"
+
+    spec = dataclasses.replace(child(tmp_path, "glm", STEADY), is_alive=is_alive)
+    supervisor = supervise(spec, child(tmp_path, "api", STEADY), liveness=EAGER)
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("all_ready")
+    first = int(marker.read_text())
+    # When it has not answered as often as the policy says
+    os.kill(first, signal.SIGSTOP)
+    # Then it is killed and a new one becomes ready, while the other one runs on
+    await watched.until("hung", "glm")
+    assert (await watched.until("died", "glm")).exit_code == -signal.SIGKILL
+    await watched.until("ready", "glm", times=2)
+    assert supervisor.pids["glm"] != first
+    assert not watched.of("died", "api")
+    supervisor.request_stop()
+    assert await run == 0
+
+
+def state_of(pid: int) -> str:
+    listed = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return listed.stdout.strip()[:1]
+
+
+async def test_a_child_that_answers_now_and_then_is_left_alone(tmp_path, watched, supervise):
+    # Given a busy child: of three looks two find nothing, again and again
+    pulse = Pulse(*[False, False, True] * 20, True)
+    supervisor = supervise(dataclasses.replace(child(tmp_path, "api", STEADY), is_alive=pulse), liveness=EAGER)
+    run = asyncio.create_task(supervisor.run())
+    await pulse.until(60)
+    assert not watched.of("hung")
+    supervisor.request_stop()
+    assert await run == 0
+
+
+async def test_looks_of_a_machine_that_stood_still_do_not_count(tmp_path, watched, supervise):
+    # Given a supervisor that always wakes later than it wanted, as all processes of a machine out of memory do
+    pulse = Pulse(False)
+    stalled = LivenessPolicy(every_s=0.001, max_failures=3, late_s=-1.0)
+    supervisor = supervise(dataclasses.replace(child(tmp_path, "api", STEADY), is_alive=pulse), liveness=stalled)
+    run = asyncio.create_task(supervisor.run())
+    await pulse.until(20)
+    assert not watched.of("hung")
     supervisor.request_stop()
     assert await run == 0
 

@@ -1,5 +1,6 @@
 """`glowl up`: what it refuses before anything starts, what it would start, what it prints; and once for real."""
 
+import asyncio
 import fcntl
 import io
 import json
@@ -235,6 +236,43 @@ def test_every_child_is_told_where_the_others_are():
     assert specs["redis"].layer == 0
     order = sorted(specs.values(), key=lambda spec: -spec.layer)
     assert [spec.name for spec in order] == ["api", "worker", "worker-owl2", "glm", "owl2", "redis"]
+
+
+@pytest.mark.usefixtures("own_redis")
+def test_every_child_is_looked_at_while_it_runs(monkeypatch):
+    monkeypatch.setattr(up, "has_ui", lambda: True)
+    assert all(spec.is_alive is not None for spec in specs_for(Path("/data")).values())
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_is_not_alive(monkeypatch):
+    monkeypatch.setattr(up, "ALIVE_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        assert not await up._answers(f"http://127.0.0.1:{mute.getsockname()[1]}", "/healthz")(1)
+
+
+async def test_a_server_that_answers_anything_is_alive():
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert await up._answers(url, "/healthz")(1)
+
+
+async def test_a_worker_is_alive_while_its_file_changes(tmp_path):
+    path = tmp_path / "worker.ready"
+    is_alive = up._is_touched(path)
+    assert not await is_alive(1)
+    path.write_text("1\n")
+    assert await is_alive(1)
+    assert not await is_alive(1)
+    # A clock that was set back is no reason to take it for dead
+    os.utime(path, (1, 1))
+    assert await is_alive(1)
+    # And another worker's file is news, even if it was written in the same moment
+    assert await is_alive(2)
 
 
 @pytest.mark.usefixtures("own_redis")
