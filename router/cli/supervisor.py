@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,9 @@ READY_POLL_S = 0.1
 STILL_STARTING_EVERY_S = 30.0
 LOG_TAIL_LINES = 6
 LOG_ROTATE_BYTES = 5 * 1024 * 1024
+HOUSEKEEPING_EVERY_S = 15.0
+# Less room than this is worth a warning: redis refuses work, and children end, when there is none.
+LOW_DISK_BYTES = 1024**3
 
 # Runs before the child's own program, inside the same process: ask the kernel for a signal when the supervisor dies,
 # then become the program. Without it a `kill -9` of the supervisor would leave engines holding GPU memory.
@@ -64,7 +68,9 @@ class ProcessSpec:
     death_signal: signal.Signals = signal.SIGKILL
 
 
-EventKind = Literal["ready", "starting", "hung", "died", "gave_up", "all_ready", "stopping", "stopped", "killing"]
+EventKind = Literal[
+    "ready", "starting", "hung", "died", "gave_up", "all_ready", "disk_low", "stopping", "stopped", "killing"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,7 @@ class Event:
         seconds: how long it took (ready, starting) or did not answer (hung), or until it is started again (died).
         exit_code: as in `subprocess`; negative is a signal.
         reason: why it has no exit code: it could not be started (died).
+        free_bytes: what is left on the disk of the logs (disk_low).
         log_path: where its output is.
         log_tail: the last lines of it.
     """
@@ -86,6 +93,7 @@ class Event:
     seconds: float = 0.0
     exit_code: int | None = None
     reason: str = ""
+    free_bytes: int = 0
     log_path: Path | None = None
     log_tail: tuple[str, ...] = ()
 
@@ -183,6 +191,7 @@ class Supervisor:
             _Child(spec, pid_path=run_dir / f"{spec.name}.pid", log_path=log_dir / f"{spec.name}.log") for spec in specs
         ]
         self._run_dir = run_dir
+        self._log_dir = log_dir
         self._on_event = on_event
         self._policy = policy or RestartPolicy()
         self._liveness = liveness or LivenessPolicy()
@@ -215,6 +224,7 @@ class Supervisor:
         started = time.monotonic()
         await asyncio.to_thread(stop_leftovers, self._run_dir)
         keepers: list[asyncio.Task[None]] = []
+        housekeeper = asyncio.create_task(self._keep_house())
         try:
             first = [child for child in self._children if child.spec.layer == 0]
             others = [child for child in self._children if child.spec.layer != 0]
@@ -231,6 +241,7 @@ class Supervisor:
             await self._stop_asked.wait()
         finally:
             self._stop_asked.set()
+            housekeeper.cancel()
             await self._stop_all()
             await asyncio.gather(*keepers)
         return 1 if self._failed else 0
@@ -240,6 +251,20 @@ class Supervisor:
         if not keeper.cancelled() and keeper.exception() is not None:
             self._failed = True
             self._stop_asked.set()
+
+    async def _keep_house(self) -> None:
+        """Bound the logs of children that run for months, and warn when the disk gets full."""
+        was_low = False
+        while True:
+            for child in self._children:
+                await asyncio.to_thread(rotate_log, child.log_path, LOG_ROTATE_BYTES)
+            with contextlib.suppress(OSError):
+                free_bytes = shutil.disk_usage(self._log_dir).free
+                is_low = free_bytes < LOW_DISK_BYTES
+                if is_low and not was_low:
+                    self._on_event(Event("disk_low", free_bytes=free_bytes))
+                was_low = is_low
+            await asyncio.sleep(HOUSEKEEPING_EVERY_S)
 
     async def _unless_stopped(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -351,7 +376,6 @@ class Supervisor:
                 return time.monotonic() - heard
 
     async def _spawn(self, child: _Child) -> asyncio.subprocess.Process:
-        rotate_log(child.log_path)
         # The child writes to the file itself: no pump of ours whose end could break it.
         with child.log_path.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
@@ -425,11 +449,20 @@ def read_tail(path: Path, num_lines: int = LOG_TAIL_LINES) -> tuple[str, ...]:
     return tuple(line.rstrip() for line in text.splitlines() if line.strip())[-num_lines:]
 
 
-def rotate_log(path: Path, limit_bytes: int = LOG_ROTATE_BYTES) -> None:
-    """Move a log that has grown too large to ``NAME.log.1``, over an older one."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > limit_bytes:
-            os.replace(path, path.with_name(path.name + ".1"))
+def rotate_log(path: Path, limit_bytes: int) -> None:
+    """Keep the end of a log that has grown too large as ``NAME.log.1``, over an older one, and empty the log.
+
+    Its child goes on writing to the same open file, at its end, wherever that is: what it writes between the copy and
+    the cut is lost. On a disk without room for the copy the log is emptied all the same.
+    """
+    with contextlib.suppress(OSError), path.open("r+b") as log:
+        size = log.seek(0, os.SEEK_END)
+        if size <= limit_bytes:
+            return
+        with contextlib.suppress(OSError), path.with_name(path.name + ".1").open("wb") as kept:
+            log.seek(size - limit_bytes)
+            shutil.copyfileobj(log, kept)
+        log.truncate(0)
 
 
 def stop_leftovers(run_dir: Path, timeout_s: float = 5.0) -> list[int]:

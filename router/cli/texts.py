@@ -105,6 +105,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     "up.stopping": ("stopping (Ctrl-C again kills) ...", "正在停止(再按一次 Ctrl-C 强制结束)……"),
     "up.killing": ("killing what is left", "强制结束剩余进程"),
     "up.stopped": ("stopped", "已停止"),
+    "up.disk_low": (
+        "warning: only {free_gb:.2f} GB free on the disk of {logs}; "
+        "when it is full no job is accepted and redis stops: free some",
+        "警告:{logs} 所在磁盘仅剩 {free_gb:.2f} GB;写满后将无法接受任务,redis 也会停止:请清理空间",
+    ),
     "up.unstartable": ("cannot be started: {reason}", "无法启动:{reason}"),
     "up.exit": ("exit status {code}", "退出码 {code}"),
     "up.signal": ("ended by {signal}", "被 {signal} 结束"),

@@ -451,18 +451,19 @@ def _replies(url: str) -> Probe:
 
 
 def _is_touched(path: Path) -> Probe:
-    """Whether a file was changed since the last look; times are compared with each other, never with a clock."""
+    """Whether a file changes between two looks; times are compared with each other, never with a clock."""
     seen: dict[int, int] = {}
 
     async def is_alive(pid: int) -> bool:
-        try:
-            changed = path.stat().st_mtime_ns  # noqa: ASYNC240
-        except OSError:
-            return False
-        is_new = seen.get(pid) != changed
-        seen.clear()
-        seen[pid] = changed
-        return is_new
+        for _ in range(10):
+            with suppress(OSError):
+                changed = path.stat().st_mtime_ns  # noqa: ASYNC240
+                if seen.get(pid) != changed:
+                    seen.clear()
+                    seen[pid] = changed
+                    return True
+            await asyncio.sleep(ALIVE_TIMEOUT_S / 10)
+        return False
 
     return is_alive
 
@@ -603,6 +604,8 @@ class Screen:
                     self.line(say("up.gave_up.ends", language, name=event.name))
             case "all_ready":
                 self.end()
+            case "disk_low":
+                self.line(say("up.disk_low", language, free_gb=event.free_bytes / models.GB, logs=self._log_dir))
             case "stopping" | "killing" | "stopped":
                 self.end()
                 self.line(say(f"up.{event.kind}", language))

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from router.cli.supervisor import (
 )
 
 WAIT_S = 30.0
+Usage = namedtuple("Usage", "total used free")
 # Each child writes its pid once it is ready; argv[1] is that file, argv[2] the shared journal.
 STEADY = "import os,signal,sys;open(sys.argv[1],'w').write(str(os.getpid()));signal.pause()"
 NOTES_ITS_STOP = """
@@ -51,6 +53,16 @@ if os.path.exists(os.path.join(os.path.dirname(sys.argv[1]), "full")):
     sys.exit("no room")
 open(sys.argv[1], "w").write(str(os.getpid()))
 signal.pause()
+"""
+TALKATIVE = """
+import os, sys, time
+open(sys.argv[1], "w").write(str(os.getpid()))
+number = 0
+while True:
+    print("line", number, flush=True)
+    number += 1
+    if number % 50 == 0:
+        time.sleep(0.001)
 """
 BROKEN = "import sys;print('the reason');sys.exit(3)"
 NEVER_READY = "import signal;signal.pause()"
@@ -419,11 +431,58 @@ def test_the_tail_of_a_log_is_its_last_lines_that_say_something(tmp_path):
     assert read_tail(tmp_path / "none.log") == ()
 
 
-def test_a_log_that_grew_too_large_is_moved_aside_before_the_next_start(tmp_path):
+def test_of_a_log_that_grew_too_large_the_end_is_kept(tmp_path):
     log = tmp_path / "a.log"
     log.write_text("0123456789")
     rotate_log(log, 10)
-    assert log.exists()
-    rotate_log(log, 9)
-    assert not log.exists()
-    assert (tmp_path / "a.log.1").read_text() == "0123456789"
+    assert log.read_text() == "0123456789"
+    rotate_log(log, 4)
+    assert log.read_text() == ""
+    assert (tmp_path / "a.log.1").read_text() == "6789"
+    rotate_log(tmp_path / "none.log", 4)
+
+
+def test_a_log_without_room_for_its_end_is_emptied_all_the_same(tmp_path):
+    log = tmp_path / "a.log"
+    log.write_text("0123456789")
+    (tmp_path / "a.log.1").mkdir()  # cannot be written, as on a full disk
+    rotate_log(log, 4)
+    assert log.read_text() == ""
+
+
+async def test_the_log_of_a_running_child_is_bounded_and_written_on(tmp_path, watched, supervise, monkeypatch):
+    # Given a child that writes without end
+    monkeypatch.setattr("router.cli.supervisor.HOUSEKEEPING_EVERY_S", 0.001)
+    monkeypatch.setattr("router.cli.supervisor.LOG_ROTATE_BYTES", 1000)
+    supervisor = supervise(child(tmp_path, "glm", TALKATIVE))
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("all_ready")
+    # Then what it wrote long ago is gone, and what it writes now goes to the same place, without a hole before it
+    kept = tmp_path / "glm.log.1"
+    async with asyncio.timeout(WAIT_S):
+        while not kept.exists() or b"line 999\n" in kept.read_bytes() or b"line 9999" not in kept.read_bytes():  # noqa: ASYNC110 - a file sets no event
+            await asyncio.sleep(0.001)
+    assert b"\0" not in kept.read_bytes() + (tmp_path / "glm.log").read_bytes()
+    supervisor.request_stop()
+    assert await run == 0
+
+
+async def test_a_disk_that_gets_full_is_said_once_until_there_is_room_again(tmp_path, watched, supervise, monkeypatch):
+    monkeypatch.setattr("router.cli.supervisor.HOUSEKEEPING_EVERY_S", 0.001)
+    free = [5e9, 0.5e9, 0.4e9, 5e9, 0.3e9]
+    seen = asyncio.Event()
+
+    def usage(_path: Path) -> Usage:
+        if len(free) == 1:
+            seen.set()
+        return Usage(1e12, 0, int(free.pop(0) if len(free) > 1 else free[0]))
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    supervisor = supervise(child(tmp_path, "api", STEADY))
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("disk_low", times=2)
+    async with asyncio.timeout(WAIT_S):
+        await seen.wait()
+    assert [event.free_bytes for event in watched.of("disk_low")] == [500_000_000, 300_000_000]
+    supervisor.request_stop()
+    assert await run == 0

@@ -261,7 +261,8 @@ async def test_a_server_that_answers_anything_is_alive():
         assert await up._answers(url, "/healthz")(1)
 
 
-async def test_a_worker_is_alive_while_its_file_changes(tmp_path):
+async def test_a_worker_is_alive_while_its_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(up, "ALIVE_TIMEOUT_S", 0.01)
     path = tmp_path / "worker.ready"
     is_alive = up._is_touched(path)
     assert not await is_alive(1)
