@@ -176,8 +176,25 @@ def test_a_workers_health_check_reads_the_file_the_worker_writes(name: str) -> N
     worker = SERVICES[name]
     ready_file = parameters_of(worker)["ready_file"]
     assert f"open('{ready_file}')" in worker["healthcheck"]["test"][-1]
-    # Then a file of an earlier run is gone after a restart
-    assert worker["tmpfs"] == [str(ready_file.parent)]
+    # Then the folder is the image's user's, also when docker mounts it anew at a restart
+    (mount,) = worker["tmpfs"]
+    folder, _, options = mount.partition(":")
+    assert folder == str(ready_file.parent)
+    (uid, gid) = re.search(r"useradd .*--uid (\d+) --gid (\d+) glowl", DOCKERFILE).groups()  # type: ignore[union-attr]
+    assert {f"uid={uid}", f"gid={gid}"} <= set(options.split(","))
+    assert f"groupadd --gid {gid} glowl" in DOCKERFILE
+
+
+def test_only_the_api_gets_the_keys_of_callers() -> None:
+    with_keys = {name for name, each in OURS.items() if each.get("env_file")}
+    emptied = {name for name in with_keys if OURS[name]["environment"].get("GLOWL_API_KEYS") == ""}
+    assert with_keys - emptied == {"api"}
+    assert Settings(api_keys="").api_keys == ()  # type: ignore[call-arg, arg-type]
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name not in ("api", "worker", "worker-owl2")])
+def test_what_holds_weights_or_data_gets_time_to_end(name: str) -> None:
+    assert SERVICES[name]["stop_grace_period"] == "30s"
 
 
 def test_python_in_health_checks_compiles() -> None:
