@@ -41,6 +41,10 @@ from engines.boxes import BoxReader, MarkedText
 from engines.images import upright_size
 
 _CONNECT_S: Final = 5.0
+# A container that was made anew has another address under its name.
+_DNS_TTL_S: Final = 1
+# The kernel takes connections for a busy server, so only one that is not there takes longer to connect to.
+_PROBE_CONNECT_S: Final = 2.0
 _PROBE_S: Final = 5.0  # a probe that takes longer is as good as none
 _TAIL_S: Final = 1.0  # an answer is complete before its connection is: how long to wait for the end, to use it again
 _POLL_S: Final = 0.1
@@ -352,7 +356,7 @@ class EngineClient:
         if self._session is None:
             # No limit on connections: the engine's own queue is the one place that says no.
             connector: aiohttp.BaseConnector = (
-                aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
+                aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=_DNS_TTL_S)
                 if self._address.socket_path is None
                 else aiohttp.UnixConnector(self._address.socket_path, limit=0, keepalive_timeout=_KEEP_ALIVE_S)
             )
@@ -414,7 +418,11 @@ class EngineClient:
         try:
             async with (
                 asyncio.timeout(min(_PROBE_S, self._timeout_s)),
-                self._connect().get(url, allow_redirects=False) as response,
+                self._connect().get(
+                    url,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=_PROBE_CONNECT_S),
+                ) as response,
             ):
                 return response.status, await self._read_document(response)
         except (aiohttp.ClientError, OSError) as error:

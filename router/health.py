@@ -30,17 +30,20 @@ class EngineMonitor:
         self._interval_s = interval_s
         self._is_up: dict[str, bool] = {}
         self._infos: dict[str, EngineInfo] = {}
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Look once, then keep looking in the background."""
-        await self._look()
-        self._watch = asyncio.create_task(self._look_forever(), name="engine-monitor")
+        await asyncio.gather(*(self._look_at(name, engine) for name, engine in self._engines.items()))
+        # Each by itself: a look at a machine that is gone takes seconds, in which the others may come back.
+        self._watches = [
+            asyncio.create_task(self._look_forever(name, engine), name=f"engine-monitor-{name}")
+            for name, engine in self._engines.items()
+        ]
 
     async def aclose(self) -> None:
         """Stop looking."""
-        if self._watch:
-            await end_tasks(self._watch)
+        await end_tasks(*self._watches)
 
     def health(self) -> Health:
         """What is known right now; an engine nobody has looked at counts as up."""
@@ -75,16 +78,13 @@ class EngineMonitor:
         if not any(server.is_up for server in self.backends().get(name, ())):
             self._set(name, False)
 
-    async def _look_forever(self) -> None:
+    async def _look_forever(self, name: str, engine: RemoteEngine) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
             try:
-                await self._look()
-            except Exception:  # whatever one look ran into, without the next ones every opinion would stay as it is
-                log.exception("a look at the engines failed")
-
-    async def _look(self) -> None:
-        await asyncio.gather(*(self._look_at(name, engine) for name, engine in self._engines.items()))
+                await self._look_at(name, engine)
+            except Exception:  # whatever one look ran into, without the next ones the opinion would stay as it is
+                log.exception("a look at engine %s failed", name)
 
     async def _look_at(self, name: str, engine: RemoteEngine) -> None:
         was_up = self._is_up.get(name, False)

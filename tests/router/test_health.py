@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engines.balancer import BalancedClient
+from engines.base import EngineInfo
 from engines.client import EngineClient
 from engines.echo import EchoEngine
 from engines.server import create_app as create_engine_app
@@ -158,7 +160,7 @@ async def test_a_look_that_fails_in_no_foreseen_way_is_not_the_last(caplog: pyte
     client = Client()
     monitor = EngineMonitor({"glm": cast("EngineClient", client)}, interval_s=0)
     await monitor.start()
-    looking: Any = monitor._watch
+    looking: Any = monitor._watches[0]
 
     while client.looks < 4:
         assert not looking.done()
@@ -166,3 +168,38 @@ async def test_a_look_that_fails_in_no_foreseen_way_is_not_the_last(caplog: pyte
 
     await monitor.aclose()
     assert "a bug" in caplog.text
+
+
+async def test_an_engine_that_hangs_does_not_keep_others_from_being_seen() -> None:
+    # Given an engine whose machine is gone: nothing answers, and nothing refuses
+    class Hanging:
+        async def is_ready(self) -> bool:
+            if hung:
+                await asyncio.Event().wait()
+            hung.append(True)
+            return True
+
+    class Returning:
+        looks = 0
+
+        async def is_ready(self) -> bool:
+            self.looks += 1
+            return self.looks > 3
+
+        async def info(self) -> EngineInfo:
+            seen.set()
+            return await EchoEngine("glm").info()
+
+    hung: list[bool] = []
+    seen = asyncio.Event()
+    engines = {"owl2": cast("EngineClient", Hanging()), "glm": cast("EngineClient", Returning())}
+    engines["owl2"].info = EchoEngine("owl2").info  # type: ignore[method-assign]
+    monitor = EngineMonitor(engines, interval_s=0)
+
+    # When the other one comes back, then that is noticed
+    await monitor.start()
+    assert not monitor.is_up("glm")
+    async with asyncio.timeout(30):
+        await seen.wait()
+    await monitor.aclose()
+    assert monitor.is_up("glm")
