@@ -130,6 +130,14 @@ class Settings(BaseSettings):
             return tuple(key.strip() for key in value.split(",") if key.strip())
         return value
 
+    @field_validator("api_keys", "glm_api_key")
+    @classmethod
+    def _check_keys(cls, value: tuple[SecretStr, ...] | SecretStr | None) -> tuple[SecretStr, ...] | SecretStr | None:
+        for key in value if isinstance(value, tuple) else (value,):
+            if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key.get_secret_value()):
+                raise ValueError("a key has only ASCII letters, digits and signs, no spaces: clients send no others")
+        return value
+
     @field_validator("webhook_secret")
     @classmethod
     def _check_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:

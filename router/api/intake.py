@@ -79,7 +79,7 @@ def owner(request: Request) -> str:
     Raises:
         AuthenticationError: if keys are configured and the request has none of them.
     """
-    return owner_of(request.headers.get("authorization"), services_of(request).settings.api_keys)
+    return owner_of(request.headers, services_of(request).settings.api_keys)
 
 
 async def read_body(request: Request) -> bytes:

@@ -109,4 +109,4 @@ def test_the_engine_learns_whose_request_it_is(keyed_api: AppServer, echoes: dic
         callers.append(echoes["glm"].last_request.caller)
 
     # The owner of the key, whatever the body claims.
-    assert callers == [owner_of(f"Bearer {key}", [SecretStr(key)]) for key in ("alice", "bob")]
+    assert callers == [owner_of({"authorization": f"Bearer {key}"}, [SecretStr(key)]) for key in ("alice", "bob")]

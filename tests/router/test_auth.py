@@ -1,0 +1,49 @@
+"""A key is found in whichever header clients send it."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from router.auth import LOCAL_OWNER, owner_of
+from router.errors import AuthenticationError
+from router.settings import Settings
+
+KEYS = [SecretStr("alice"), SecretStr("bob")]
+ALICE = owner_of({"authorization": "Bearer alice"}, KEYS)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "bearer  alice "},
+        {"api-key": "alice"},
+        {"x-api-key": " alice"},
+        {"authorization": "Bearer", "api-key": "alice"},
+        {"authorization": "Basic abc", "x-api-key": "alice"},
+        {"authorization": "Bearer unused", "api-key": "alice"},
+    ],
+    ids=str,
+)
+def test_all_headers_of_clients_lead_to_the_same_owner(headers: dict[str, str]) -> None:
+    assert owner_of(headers, KEYS) == ALICE
+    assert owner_of(headers, []) == LOCAL_OWNER
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"api-key": ""}, {"authorization": "alice"}, {"x-api-key": "Alice"}, {"api-key": "ÿé"}, {"authorization": ""}],
+    ids=str,
+)
+def test_no_known_key_is_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(AuthenticationError):
+        owner_of(headers, KEYS)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "钥匙", "two words", "tab\tkey", "a\u00a0b", "\x7f"])
+@pytest.mark.parametrize("name", ["api_keys", "glm_api_key"])
+def test_keys_that_no_client_can_send_stop_the_start_and_are_not_repeated(name: str, key: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Settings(**{name: f"good,{key}" if name == "api_keys" else key})  # type: ignore[arg-type]
+    assert name in str(refused.value)
+    assert key not in str(refused.value)
