@@ -20,6 +20,7 @@ from router.jobs.reaper import reap_forever
 from router.leftovers import end_tasks
 from router.middleware.hosts import Cors, HostsChecked
 from router.middleware.ids import BugsAnswered, RequestIds
+from router.middleware.limits import Bounded
 from router.services import Services
 from router.settings import Settings
 from router.webhooks.sweeper import sweep_forever
@@ -63,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     serve_docs(app)
     # The last one added is the outermost.
     app.add_middleware(BugsAnswered, to_response=errors.answer_bug)
+    app.add_middleware(Bounded, settings=services.settings)
     app.add_middleware(Cors, origins=services.settings.cors_origins)
     app.add_middleware(HostsChecked, settings=services.settings)
     app.add_middleware(RequestIds)

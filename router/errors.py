@@ -9,11 +9,14 @@ Errors::
     ├── AuthenticationError          401; no key, or an unknown one
     ├── OriginRefusedError           403; sent by a web page that may not use this service
     ├── NotFoundError                404; no such response, job, model or path (also: somebody else's)
+    ├── BodyTimeoutError             408; the request body did not arrive in time
     ├── ConflictError                409; the same request is still being worked on
     ├── BodyTooLargeError            413; the request body is over the limit
     ├── HostRefusedError             421; the Host is no name of this service
     ├── IdempotencyReuseError        422; an Idempotency-Key that came with another body before
     ├── QueueFullError               429; the caller has too many unfinished jobs
+    ├── TooManyInFlightError         429; the caller has too many requests, or too much of them, open
+    ├── OverloadedError              503; all callers together have
     ├── QueueUnavailableError        503; redis does not answer
     └── EngineFailedError            the status of the engine's own error, after every fallback failed
 """
@@ -101,6 +104,13 @@ class NotFoundError(RouterError):
     default_code: ClassVar[str] = "not_found"
 
 
+class BodyTimeoutError(RouterError):
+    """The request body did not arrive in time."""
+
+    status_code: ClassVar[int] = 408
+    default_code: ClassVar[str] = "request_timeout"
+
+
 class ConflictError(RouterError):
     """The same request is still being worked on."""
 
@@ -128,6 +138,22 @@ class QueueFullError(RouterError):
     status_code: ClassVar[int] = 429
     type: ClassVar[str] = "rate_limit_error"
     default_code: ClassVar[str] = "queue_full"
+
+
+class TooManyInFlightError(RouterError):
+    """The caller has too many requests open at a time, or too many bytes of them."""
+
+    status_code: ClassVar[int] = 429
+    type: ClassVar[str] = "rate_limit_error"
+    default_code: ClassVar[str] = "too_many_in_flight"
+
+
+class OverloadedError(RouterError):
+    """All callers together have too many requests open, or too many bytes of them."""
+
+    status_code: ClassVar[int] = 503
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "overloaded"
 
 
 class QueueUnavailableError(RouterError):

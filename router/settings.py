@@ -77,6 +77,15 @@ class Settings(BaseSettings):
         16_384, gt=0, description="most objects and lists in one request, and an eighth of the most values"
     )
     max_text_chars: int = Field(2_000_000, gt=0, description="longest conversation, its pictures not counted")
+    max_requests_in_flight: int = Field(
+        2000, ge=2, description="requests that one api process has open at a time; one key has half of them at most"
+    )
+    max_bytes_in_flight: int = Field(
+        384 * 1024 * 1024,
+        gt=0,
+        description="bytes of request bodies that one api process holds at a time; one key has half of them at most",
+    )
+    body_timeout_s: float = Field(15.0, gt=0, description="longest pause while a request body arrives")
     max_images: int = Field(16, gt=0, description="most pictures in one request, earlier turns included")
     allow_private_urls: bool = Field(
         False, description="let picture URLs and webhooks point to private and loopback addresses"

@@ -56,6 +56,7 @@ async def create_chat_completion(request: Request) -> Response:
     caller = owner(request)
     body = await parse(request, ChatRequest)
     running = await begin(request, caller, lambda: to_call(body, caller, services))
+    body = body.model_copy(update={"messages": ()})  # the pictures are not to be held as long as the answer takes
     max_wait_s = body.hybrid.max_wait_s
     wait_s = services.settings.max_wait_s if max_wait_s is None else max_wait_s
     if body.stream:

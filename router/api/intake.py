@@ -23,6 +23,7 @@ from router.errors import BadRequestError, BodyTooLargeError, NotFoundError
 from router.fetch import UrlRefusedError, parse_url
 from router.health import EngineMonitor
 from router.idempotency import KEEP_S
+from router.in_flight import Share
 from router.json_count import JsonCounter
 from router.output_format import OutputFormat
 from router.services import Services
@@ -88,15 +89,21 @@ async def read_body(request: Request) -> bytes:
     Raises:
         BodyTooLargeError: as soon as it is over the limit.
         BadRequestError: as soon as it has more parts than one request can need.
+        BodyTimeoutError: if it does not arrive in time.
+        TooManyInFlightError: if the caller has too many bytes in flight.
+        OverloadedError: if all callers together have.
     """
     settings = services_of(request).settings
     limit, counter = settings.max_body_bytes, JsonCounter(settings.max_json_items)
     error = BodyTooLargeError(
         f"The request body is larger than {limit} bytes.", message_zh=f"请求体超过 {limit} 字节的上限。"
     )
+    share: Share = request.state.share
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise error
+    if declared.isdigit():
+        if int(declared) > limit:
+            raise error
+        await share.hold(int(declared))
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -104,6 +111,7 @@ async def read_body(request: Request) -> bytes:
         if size > limit:
             raise error
         counter.feed(chunk)
+        await share.hold(size)
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -274,7 +282,7 @@ async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable
     """
     key = _idempotency_key(request)
     if key is None:
-        return await start(request, await make_call())
+        return _begun(request, await start(request, await make_call()))
     services = services_of(request)
     idempotency = services.idempotency
     claim = await idempotency.claim(caller, request.url.path, key, request.state.body)
@@ -291,6 +299,14 @@ async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable
         await idempotency.accepted(claim)
     else:
         running.events = idempotency.follow(claim, running.events, running.finished)
+    return _begun(request, running)
+
+
+def _begun(request: Request, running: Running) -> Running:
+    """Let go of the body: what was queued is in redis, and may be waited for for minutes."""
+    request.state.body = b""
+    if running.is_queued:
+        request.state.share.release_bytes()
     return running
 
 

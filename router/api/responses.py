@@ -58,6 +58,7 @@ async def create_response(request: Request) -> Response:
     body = await parse(request, ResponsesRequest)
     with fields_named():
         running = await begin(request, caller, lambda: to_call(body, caller, services))
+    body = body.model_copy(update={"input": ()})  # the pictures are not to be held as long as the answer takes
     if body.stream:
         return _stream(request, running)
     if running.is_queued and (body.background or body.hybrid.async_ == "auto"):
