@@ -34,7 +34,7 @@ from engines.base import (
     Usage,
     fit_max_tokens,
 )
-from engines.json_schema import ANY_OBJECT, JsonSchemaError, from_schema_text, resolve
+from engines.json_schema import ANY_OBJECT, FORMATS, JsonSchemaError, from_schema_text, resolve
 
 DEFAULT_MAX_TOKENS = 512
 
@@ -42,6 +42,8 @@ _MODELS = {"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"}
 _THINKERS = frozenset({"glm"})
 _JSON_WRITERS = frozenset({"glm"})
 _MAX_JSON_DEPTH = 40
+_MAX_JSON_STEPS = 5_000
+_UNKNOWN = frozenset({"pattern", "patternProperties", "minProperties", "allOf"})
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 # A word is a run of letters, or one Chinese, Japanese or Korean character, with the white space before it.
@@ -203,7 +205,7 @@ class EchoEngine:
                 f"{self._info.model_id} cannot hold its answers to a JSON Schema: leave 'response_format' out.",
                 param="response_format",
             )
-        value = {"echo": text} if schema == ANY_OBJECT else _example(root := from_schema_text(schema), root)
+        value = {"echo": text} if schema == ANY_OBJECT else _Example(root := from_schema_text(schema)).of(root)
         return json.dumps(value, ensure_ascii=False)
 
     def _text(self, request: GenerationRequest, pictures: list[str]) -> str:
@@ -227,46 +229,66 @@ def _describe(image: ImagePart) -> str:
         raise InvalidImageError("The bytes are no picture that can be identified.") from error
 
 
-def _example(schema: Any, root: dict[str, Any], depth: int = 0) -> Any:
-    """Return a small value that satisfies a schema."""
-    if not isinstance(schema, dict):
-        return None
-    if depth > _MAX_JSON_DEPTH:
-        raise JsonSchemaError("The echo engine has no value for a JSON Schema that needs itself.")
-    if (refused := {"pattern", "format", "patternProperties", "minProperties"} & set(schema)) or "allOf" in schema:
-        name = min(refused, default="allOf")
-        raise JsonSchemaError(f"The echo engine has no value for the JSON Schema keyword '{name}'.")
-    if "$ref" in schema:
-        return _example(resolve(root, schema["$ref"]), root, depth + 1)
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return schema["enum"][0]
-    for keyword in ("anyOf", "oneOf"):
-        if keyword in schema:
-            *others, last = schema[keyword]
-            for option in others:
-                with contextlib.suppress(JsonSchemaError):
-                    return _example(option, root, depth + 1)
-            return _example(last, root, depth + 1)
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        kind = kind[0]
-    if kind == "object" or (kind is None and "properties" in schema):
-        properties = schema.get("properties", {})
-        return {key: _example(properties.get(key, {}), root, depth + 1) for key in schema.get("required", ())}
-    if kind == "array":
-        first = schema.get("prefixItems", [])
-        return [
-            _example(first[place] if place < len(first) else schema.get("items"), root, depth + 1)
-            for place in range(schema.get("minItems", 0))
-        ]
-    if kind == "string":
-        long_enough = "echo" * math.ceil(max(schema.get("minLength", 0), 4) / 4)
-        return long_enough[: schema.get("maxLength", max(schema.get("minLength", 0), 4))]
-    if kind in ("integer", "number"):
-        return _example_number(schema, step=schema.get("multipleOf", 1))
-    return False if kind == "boolean" else None
+class _Example:
+    """Finds a small value that satisfies a schema, in at most so many steps: options may be tried on 2**n paths.
+
+    Args:
+        root: the schema.
+    """
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self._root = root
+        self._num_left = _MAX_JSON_STEPS
+
+    def of(self, schema: Any, depth: int = 0) -> Any:
+        """Return the value.
+
+        Raises:
+            JsonSchemaError: if there is none that this engine could find.
+        """
+        if not isinstance(schema, dict):
+            return None
+        self._num_left -= 1
+        if depth > _MAX_JSON_DEPTH or self._num_left < 0:
+            raise JsonSchemaError("The echo engine has no value for a JSON Schema that needs itself.")
+        refused = sorted(_UNKNOWN & set(schema))
+        if refused or schema.get("format") in FORMATS:
+            keyword = refused[0] if refused else "format"
+            raise JsonSchemaError(f"The echo engine has no value for the JSON Schema keyword '{keyword}'.")
+        if "$ref" in schema:
+            return self.of(resolve(self._root, schema["$ref"]), depth + 1)
+        if "const" in schema:
+            return schema["const"]
+        if "enum" in schema:
+            return schema["enum"][0]
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema:
+                *others, last = schema[keyword]
+                for option in others:
+                    with contextlib.suppress(JsonSchemaError):
+                        return self.of(option, depth + 1)
+                return self.of(last, depth + 1)
+        return self._of_kind(schema, depth)
+
+    def _of_kind(self, schema: dict[str, Any], depth: int) -> Any:
+        kind = schema.get("type")
+        if isinstance(kind, list):
+            kind = kind[0]
+        if kind == "object" or (kind is None and "properties" in schema):
+            properties = schema.get("properties", {})
+            return {key: self.of(properties.get(key, {}), depth + 1) for key in schema.get("required", ())}
+        if kind == "array":
+            first = schema.get("prefixItems", [])
+            return [
+                self.of(first[place] if place < len(first) else schema.get("items"), depth + 1)
+                for place in range(schema.get("minItems", 0))
+            ]
+        if kind == "string":
+            long_enough = "echo" * math.ceil(max(schema.get("minLength", 0), 4) / 4)
+            return long_enough[: schema.get("maxLength", max(schema.get("minLength", 0), 4))]
+        if kind in ("integer", "number"):
+            return _example_number(schema, step=schema.get("multipleOf", 1))
+        return False if kind == "boolean" else None
 
 
 def _example_number(schema: dict[str, Any], step: float) -> Any:
