@@ -23,7 +23,8 @@ from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
 from engines.base import GenerationFailedError
-from engines.json_schema import ACCEPTED, JsonSchemaError, from_schema_text, nodes, unsupported
+from engines.json_schema import ACCEPTED, JsonSchemaError, from_schema_text, unsupported
+from engines.schema_grammar import to_compilable, with_bounded_numbers
 
 _MAX_CACHED: Final = 64
 # Over the schema's own options, which its caller could set in "x-guidance". White space between tokens is forbidden:
@@ -36,10 +37,9 @@ _OPTIONS: Final[dict[str, Any]] = {
     "key_separator": ":",
     "json_allow_general_unicode_escapes": False,  # a lone surrogate would be valid JSON that most parsers refuse
 }
-_MAX_NUMBER: Final = 10**15
-_NUMBER_STEP: Final = 1e-6
-_LIMITS: Final = LLParserLimits(verbose_errors=False)
-_FORMATS: Final = "date, time, date-time, duration, email, hostname, ipv4, ipv6, uuid, uri and a few more"
+# Definitions that can be read in many ways take 0.4 s a token with the compiler's own limit of 50,000 items. With this
+# one, schemas of 400 required or 200 optional fields, of 80 alternatives and with all formats still work.
+_LIMITS: Final = LLParserLimits(verbose_errors=False, step_max_items=5_000)
 
 
 class GrammarCompiler:
@@ -87,9 +87,9 @@ class GrammarCompiler:
         return grammar
 
     def _match(self, json_schema: str) -> LLMatcher:
-        schema = _without_noops(from_schema_text(json_schema))
+        schema = to_compilable(from_schema_text(json_schema))
         try:
-            return self._match_schema(_with_bounded_numbers(schema))
+            return self._match_schema(with_bounded_numbers(copy.deepcopy(schema)))
         except JsonSchemaError:  # perhaps only because of our own bounds
             return self._match_schema(schema)
 
@@ -272,45 +272,14 @@ def _only(token_ids: list[int]) -> int | None:
     return token_ids[0] if len(token_ids) == 1 else None
 
 
-def _without_noops(schema: dict[str, Any]) -> dict[str, Any]:
-    """Drop what asks for nothing but makes the compiler refuse, and what would change the compiler's options."""
-    schema.pop("x-guidance", None)
-    for node, _ in nodes(schema):
-        if node.get("uniqueItems") is False:
-            del node["uniqueItems"]
-    return schema
-
-
-def _with_bounded_numbers(schema: dict[str, Any]) -> dict[str, Any]:
-    """Let no number go on for ever: 15 digits before the point and 6 after it at most, if the schema says nothing."""
-    schema = copy.deepcopy(schema)
-    is_combined = any("multipleOf" in node or "allOf" in node for node, _ in nodes(schema))
-    for node, _ in nodes(schema):
-        kinds = node.get("type")
-        if kinds not in ("number", "integer") and not (isinstance(kinds, list) and {"number", "integer"} & set(kinds)):
-            continue
-        if "exclusiveMinimum" not in node:
-            node.setdefault("minimum", -_MAX_NUMBER)
-        if "exclusiveMaximum" not in node:
-            node.setdefault("maximum", _MAX_NUMBER)
-        if "number" in kinds and not is_combined:
-            node["multipleOf"] = _NUMBER_STEP
-    return schema
-
-
 def _is_too_complex(error: str) -> bool:
-    return any(word in error for word in ("fuel", "too many", "too large", "max is", "Unable to determine"))
+    return any(word in error for word in ("fuel", "too many", "Too many", "too large", "max is", "Unable to determine"))
 
 
 def _explain(error: str) -> JsonSchemaError:
     """Say what llguidance's error means to whoever wrote the schema."""
     if found := re.search(r'Unimplemented keys: \["([^"]+)"', error):
         return unsupported(found[1])
-    if found := re.search(r"Unknown format: (\S+)", error):
-        return JsonSchemaError(
-            f"The JSON Schema's 'format' '{found[1]}' is not known; accepted are {_FORMATS}.",
-            message_zh=f"JSON Schema 的 'format' '{found[1]}' 未知；可用：{_FORMATS}。",
-        )
     first = error.strip().split("\n<state>")[0].strip()
     if "oneOf constraints" in first:
         return JsonSchemaError(

@@ -19,7 +19,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode  # noqa: E402
 
 from engines.base import GenerationFailedError, InvalidRequestError, SamplingParams  # noqa: E402
 from engines.constrained import Constraint, GrammarCompiler, constrain  # noqa: E402
-from engines.json_schema import ANY_OBJECT  # noqa: E402
+from engines.json_schema import ANY_OBJECT, FORMATS  # noqa: E402
 from engines.sampling import Sampler, pick_tokens  # noqa: E402
 
 MERGED = ['{"', '":', '","', '"}', "the", " cat", "你", "好", "12", "\n\n", "true", "null", "\\u", "\\"]
@@ -328,10 +328,9 @@ def chain(length: int, value: object = None) -> dict[str, object]:
     [
         (record_of({"not": {"type": "string"}}), "'not' (at /properties/a)"),
         (record_of({"type": "array", "uniqueItems": True}), "'uniqueItems'"),
-        ({"if": {}, "then": {}}, "'if'"),
-        ({"type": "object", "propertyNames": {"pattern": "^a"}}, "'propertyNames'"),
+        ({"if": {}, "then": {"type": "string"}}, "'if'"),
+        ({"type": "object", "propertyNames": {"minLength": 2}}, "'propertyNames'"),
         (record_of({"oneOf": [{"type": "string"}, {"enum": ["x"]}]}), "'oneOf'"),
-        (record_of({"type": "string", "format": "color"}), "'format' 'color'"),
         (record_of({"type": "string", "pattern": "(?=a)b"}), "'pattern'"),
         (record_of({"type": "string", "pattern": "("}), "'pattern'"),
         (record_of({"type": "integer", "minimum": 5, "maximum": 3}), "No answer can satisfy"),
@@ -393,12 +392,52 @@ def test_text_that_is_no_usable_schema_is_refused(text):
         record_of({"type": "string", "maxLength": 2, "title": "t", "description": "d", "default": "x", "examples": []}),
         {"type": "object", "properties": {"not": {"type": "null"}, "if": {"type": "null"}}, "required": ["not"]},
         {"oneOf": [{"type": "boolean"}, {"type": "null"}]},
+        {"oneOf": [{"$ref": "#/$defs/a"}, {"type": "null"}], "$defs": {"a": record_of({"type": "string"})}},
+        record_of({"type": "string", "format": "uri-reference"}),
+        record_of({"type": "string", "format": "email", "pattern": "^(?!x)"}),
+        record_of({"type": "string", "minLength": 1.0, "maxLength": 8.0}),
+        record_of({"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "number"}}),
+        record_of({"type": "object", "propertyNames": {"enum": ["x"]}, "additionalProperties": {"type": "number"}}),
+        {"$ref": "#/$defs/项", "$defs": {"项": {"type": "string"}, "lost": {"not": {}}}},
         chain(40),
         {"$defs": {"node": record_of({"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]})}, "$ref": "#/$defs/node"},
     ],
 )
 def test_what_says_nothing_or_can_be_kept_is_accepted(schema):
     assert not start(schema).is_complete
+
+
+@pytest.mark.parametrize("known", sorted(FORMATS))
+def test_every_format_that_we_say_is_kept_is_known_to_the_compiler(known):
+    constraint = start({"type": "string", "format": known})
+    constraint.accept(TOKENIZER.token_to_id('"'))
+
+    assert len(allowed(constraint)) < len(allowed_in_any_string())
+
+
+def allowed_in_any_string():
+    constraint = start({"type": "string"})
+    constraint.accept(TOKENIZER.token_to_id('"'))
+    return allowed(constraint)
+
+
+def test_definitions_that_can_be_read_in_many_ways_are_refused_in_the_first_steps():
+    # Given 40 definitions that are the next one or a list of it, and strings or lists all the same: 2**40 readings
+    def link(index):
+        next_one = {"$ref": f"#/$defs/d{index + 1}"}
+        return {"type": ["string", "array"], "anyOf": [next_one, {"type": "array", "items": next_one}]}
+
+    defs = {f"d{index}": link(index) for index in range(40)}
+    constraint = start({"$ref": "#/$defs/d0", "$defs": {**defs, "d40": {"type": "string", "maxLength": 8}}})
+
+    def go_on():
+        for _ in range(10):
+            allowed(constraint)
+            constraint.check()
+            constraint.accept(TOKENIZER.token_to_id("["))
+
+    with pytest.raises(InvalidRequestError, match="too complex"):
+        go_on()
 
 
 def test_a_caller_cannot_switch_white_space_on():
