@@ -85,7 +85,7 @@ async def measure(url: str, sample: Sample, pairs: int, side_by_side: int, start
 
 def start_stack(what: str, prefill_s: float) -> ProcessStack:
     """Start the product with engines of a kind: ``echo``, which begin to answer after a while, or ``pocket``."""
-    stack = ProcessStack(workers=("owl2", "glm,light"), env={"GLOWL_ENGINE_TIMEOUT_S": "60"})
+    stack = ProcessStack(workers=("owl2", "glm", "light,webhooks"), env={"GLOWL_ENGINE_TIMEOUT_S": "60"})
     for name in ("glm", "owl2"):
         socket = str(stack.dir / f"{name}.sock")
         if what == "echo":

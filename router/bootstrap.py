@@ -146,7 +146,6 @@ def make_webhook_store(settings: Settings, redis: Redis) -> WebhookStore:
     return WebhookStore(
         redis,
         configured_secrets=[secret.get_secret_value() for secret in settings.webhook_secret],
-        resend_after_s=settings.resend_after_s,
     )
 
 

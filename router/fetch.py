@@ -280,6 +280,7 @@ class SafeFetcher:
             connector = aiohttp.TCPConnector(
                 resolver=_VettingResolver(self._resolve, allow_private=self._settings.allow_private_urls),
                 use_dns_cache=False,
+                limit=0,  # one line for all would let those who wait for a silent host hold everybody up
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,

@@ -1,6 +1,6 @@
-"""What a worker does: take what is next in a queue, run a branch or join the branches, deliver a webhook.
+"""What a worker does: take what is next in a queue, run a branch or join the branches, deliver webhooks.
 
-In: the name of a queue, or a delivery's id. Out: changes of the job record, all fenced by the epoch of the run. The
+In: the name of a queue. Out: changes of the job record, all fenced by the epoch of the run. The
 functions are coroutines over a `Context`; `router.worker` wraps them as Celery tasks.
 """
 
@@ -37,12 +37,11 @@ from router.jobs import groups, merge
 from router.jobs.cancels import CancelWatch
 from router.jobs.job import MERGE, BranchPlan, FinalAnswer, Job, UnitResult, add_usage, to_failure_record
 from router.jobs.json_answers import InvalidJsonError, UncheckableSchemaError, dump_json, read_json, repair_prompt
-from router.jobs.queue import JobQueue
+from router.jobs.queue import WEBHOOKS, JobQueue
 from router.jobs.store import JobStore
 from router.leftovers import Leftovers, end_tasks
 from router.output_format import with_instruction
 from router.webhooks.deliver import Deliverer
-from router.webhooks.sweeper import send_due
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +99,12 @@ class HandedBackError(Exception):
 
 
 async def work(context: Context, queue: str) -> None:
-    """Run the unit whose turn it is; a ticket too many finds none."""
+    """Run the unit whose turn it is, or see to the webhooks that are due; a ticket too many finds none."""
     if context.draining.is_set():
         await context.queue.send_tickets({queue: 1})
+        return
+    if queue == WEBHOOKS:
+        context.deliverer.wake()  # returns at once: a slow receiver must not hold a thread
         return
     claim = await context.store.take_next(queue)
     if claim is None:
@@ -271,7 +273,7 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
         outcome = failed.outcome
     final, error = (None, outcome.error) if isinstance(outcome, merge.NoAnswer) else (outcome, None)
     if await _patiently(lambda: store.complete(job_id, epoch, final=final, error=error)):
-        await send_due(context.deliverer.store, context.queue)  # at once, rather than when the sweeper comes by
+        await context.queue.send_tickets({WEBHOOKS: 1})  # at once, rather than when the sweeper comes by
 
 
 async def _merge(context: Context, job: Job, epoch: int) -> FinalAnswer | merge.NoAnswer:
@@ -358,11 +360,6 @@ async def _answer_from_findings(context: Context, job: Job, epoch: int, engine: 
         with contextlib.suppress(ContextLengthError):
             return await ask(most_chars)
     return await ask(least)
-
-
-async def deliver_webhook(context: Context, delivery_id: str) -> None:
-    """Put a delivery in its receiver's line and return: a slow receiver must not hold a thread that merges wait for."""
-    context.deliverer.take(delivery_id)
 
 
 @contextlib.asynccontextmanager

@@ -18,7 +18,7 @@ from celery.signals import worker_process_shutdown, worker_shutdown, worker_shut
 
 from router import tasks
 from router.bootstrap import make_context
-from router.jobs.queue import DELIVER_WEBHOOK, WORK, create_celery
+from router.jobs.queue import WORK, create_celery
 from router.settings import Settings
 
 # What follows the handing back: webhooks under way, and the writes that hand back.
@@ -117,10 +117,6 @@ def _register(app: Celery, loop: TaskLoop) -> None:
     @app.task(name=WORK)
     def work(queue: str) -> None:
         loop.run(tasks.work, queue)
-
-    @app.task(name=DELIVER_WEBHOOK)
-    def deliver_webhook(delivery_id: str) -> None:
-        loop.run(tasks.deliver_webhook, delivery_id)
 
     worker_shutting_down.connect(lambda **_: loop.drain(), weak=False)
     for signal in (worker_shutdown, worker_process_shutdown):

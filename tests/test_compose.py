@@ -22,6 +22,7 @@ from router.app import create_app
 from router.cli.main import app as cli
 from router.cli.net import Address
 from router.cli.redis_server import redis_argv
+from router.cli.up import WORKERS
 from router.jobs.queue import QUEUES, queue_name
 from router.settings import Settings
 
@@ -86,10 +87,10 @@ def apps() -> dict[str, Starlette]:
 
 
 def test_the_promised_services_are_there() -> None:
-    assert {"api", "worker", "worker-owl2", "glm", "owl2", "redis"} <= set(in_profile("cpu"))
-    assert {"api", "worker", "worker-owl2", "glm-gpu", "owl2-gpu", "redis"} == set(in_profile("gpu"))
-    assert {"api", "worker", "worker-owl2", "glm", "owl2", "redis"} == set(in_profile("cpu"))
-    assert {"api", "worker", "worker-owl2", "glm-vllm", "owl2-gpu", "redis"} == set(in_profile("vllm"))
+    assert {"api", "worker", "worker-owl2", "worker-light", "glm", "owl2", "redis"} <= set(in_profile("cpu"))
+    assert {"api", "worker", "worker-owl2", "worker-light", "glm-gpu", "owl2-gpu", "redis"} == set(in_profile("gpu"))
+    assert {"api", "worker", "worker-owl2", "worker-light", "glm", "owl2", "redis"} == set(in_profile("cpu"))
+    assert {"api", "worker", "worker-owl2", "worker-light", "glm-vllm", "owl2-gpu", "redis"} == set(in_profile("vllm"))
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -120,7 +121,7 @@ def test_processes_listen_where_the_others_look_for_them() -> None:
         for name, service in services.items():
             aliases = service.get("networks", {}).get("default", {}).get("aliases", [])
             hosts |= dict.fromkeys([name, *aliases], service)
-        for name in ("api", "worker", "worker-owl2"):
+        for name in ("api", "worker", "worker-owl2", "worker-light"):
             environment = services[name]["environment"]
             for engine in ENGINES:
                 url = urlsplit(environment[f"GLOWL_{engine.upper()}_URL"])
@@ -143,7 +144,7 @@ def test_every_variable_is_one_the_service_reads(name: str) -> None:
 
 def test_the_users_own_settings_move_engines_but_not_what_other_services_rely_on() -> None:
     # Given that .env may set any variable, those that compose fixes are given where they win over it
-    for name in ("api", "worker", "worker-owl2"):
+    for name in ("api", "worker", "worker-owl2", "worker-light"):
         assert SERVICES[name]["env_file"] == [{"path": ".env", "required": False}]
         environment = WRITTEN["services"][name]["environment"]
         assert "$" not in environment["REDIS_URL"]
@@ -171,7 +172,7 @@ def test_a_wrong_route_would_be_noticed(apps: dict[str, Starlette]) -> None:
     assert not any(answers(app, "/health") for app in apps.values())
 
 
-@pytest.mark.parametrize("name", ["worker", "worker-owl2"])
+@pytest.mark.parametrize("name", ["worker", "worker-owl2", "worker-light"])
 def test_a_workers_health_check_reads_the_file_the_worker_writes(name: str) -> None:
     worker = SERVICES[name]
     ready_file = parameters_of(worker)["ready_file"]
@@ -208,7 +209,7 @@ def test_python_in_health_checks_compiles() -> None:
 def test_services_start_after_healthy_ones_of_the_same_profile(profile: str) -> None:
     services = in_profile(profile)
     waits = {name: service["depends_on"] for name, service in services.items() if "depends_on" in service}
-    assert set(waits) == {"api", "worker", "worker-owl2"}
+    assert set(waits) == {"api", "worker", "worker-owl2", "worker-light"}
     for dependencies in waits.values():
         assert dependencies == {"redis": {"condition": "service_healthy"}}
         assert all(services[name]["healthcheck"] for name in dependencies)
@@ -284,7 +285,13 @@ def test_everything_the_images_copy_exists_and_is_in_the_build_context() -> None
 
 
 def test_the_workers_together_take_every_queue_once() -> None:
-    lists = [parameters_of(SERVICES[name])["queues"] for name in ("worker", "worker-owl2")]
+    lists = [parameters_of(SERVICES[name])["queues"] for name in ("worker", "worker-owl2", "worker-light")]
     taken = [queue for names in lists for queue in names.split(",")]
 
     assert sorted(queue_name(queue) for queue in taken) == sorted(QUEUES)
+
+
+def test_whatever_waits_for_an_engine_shares_no_worker_with_anything_else() -> None:
+    in_compose = [parameters_of(service)["queues"] for name, service in SERVICES.items() if name.startswith("worker")]
+    for queues in (in_compose, list(WORKERS.values())):
+        assert sorted(queues) == ["glm", "light,webhooks", "owl2"]

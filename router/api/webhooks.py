@@ -20,6 +20,7 @@ from router.api.intake import check_webhook_url, owner, parse, read_body, servic
 from router.api.schemas import Items, WireModel
 from router.errors import BadRequestError, NotFoundError
 from router.fetch import FetchError, UrlRefusedError
+from router.jobs.queue import WEBHOOKS
 from router.services import Services
 from router.webhooks.records import EVENT_TYPES, MAX_ENDPOINTS, Attempt, Delivery, Endpoint
 from router.webhooks.signing import mask, to_headers
@@ -220,7 +221,7 @@ async def redeliver(request: Request, delivery_id: str) -> Response:
             param="delivery_id",
             message_zh="该投递的端点已停用或已删除；请先启用。",
         )
-    await services.queue.send_delivery(delivery_id)
+    await services.queue.send_tickets({WEBHOOKS: 1})
     return json_response(to_delivery(delivery, is_chinese=wants_chinese(request)))
 
 

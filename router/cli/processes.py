@@ -113,7 +113,9 @@ def worker(
     ] = None,
     queues: Annotated[
         str | None,
-        typer.Option(help="Take only these, comma-separated: glm, owl2 (their branches), light (merges, webhooks)."),
+        typer.Option(
+            help="Take only these, comma-separated: glm, owl2 (what asks them), light (other merges), webhooks"
+        ),
     ] = None,
 ) -> None:
     """Run the job worker (Celery): branches, merges, webhooks."""
@@ -126,7 +128,7 @@ def worker(
 
     taken = [queue_name(name.strip()) for name in queues.split(",")] if queues else list(QUEUES)
     if unknown := sorted(set(taken) - set(QUEUES)):
-        raise typer.BadParameter(f"{', '.join(unknown)}: choose from glm, owl2, light", param_hint="--queues")
+        raise typer.BadParameter(f"{', '.join(unknown)}: choose from glm, owl2, light, webhooks", param_hint="--queues")
 
     sign = ReadySign(ready_file) if ready_file is not None else None
     if sign is not None:

@@ -64,8 +64,8 @@ UP_DRAIN_S = 2.0
 ALIVE_TIMEOUT_S = 5.0
 # From the end of the drain to the end of the process: webhooks under way, and closing down.
 STOP_MARGIN_S = 8.0
-# Owl2's branches take long; with a worker of their own, no draft or merge waits behind them.
-WORKERS = {"worker": "glm,light", "worker-owl2": "owl2"}
+# Whatever waits for an engine has a worker of its own: one that hangs takes all places of that worker, and no others.
+WORKERS = {"worker": "glm", "worker-owl2": "owl2", "worker-light": "light,webhooks"}
 # Left free beside a download: caches, logs, the system itself.
 DISK_MARGIN_BYTES = 2 * models.GB
 

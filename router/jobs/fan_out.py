@@ -41,7 +41,7 @@ local function plan_delivery(owner, endpoint, url, event_id, kind, body, now)
   local at = string.format('%.6f', now)
   redis.call('HSET', key, 'owner', owner, 'endpoint', endpoint, 'url', url, 'event', event_id, 'type', kind,
     'body', body, 'created_at', at, 'next_at', at, 'expires_at', string.format('%.6f', now + MAX_AGE),
-    'epoch', 0, 'attempts', 0, 'failures', 0, 'sent', 0)
+    'epoch', 0, 'attempts', 0, 'failures', 0)
   redis.call('ZADD', DELIVERIES, now, id)
   for _, of in ipairs(endpoint ~= '' and {owner, endpoint} or {owner}) do
     redis.call('ZADD', log_key(of), now, id)

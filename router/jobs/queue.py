@@ -26,14 +26,16 @@ from router.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Owl2's branches take long: on a queue of their own, no draft or merge waits behind them.
+# One per engine, for whatever may wait for that engine; one for merges that ask none; one for webhooks.
 QUEUE_GLM: Final = "glowl.glm"
 QUEUE_OWL2: Final = "glowl.owl2"
 QUEUE_LIGHT: Final = "glowl.light"
-QUEUES: Final = (QUEUE_GLM, QUEUE_OWL2, QUEUE_LIGHT)
+# Not in the job record: the deliveries that are due stand in lines of their own (`router.webhooks`).
+WEBHOOKS: Final = "webhooks"
+QUEUE_WEBHOOKS: Final = f"glowl.{WEBHOOKS}"
+QUEUES: Final = (QUEUE_GLM, QUEUE_OWL2, QUEUE_LIGHT, QUEUE_WEBHOOKS)
 
 WORK: Final = "glowl.work"
-DELIVER_WEBHOOK: Final = "glowl.deliver_webhook"
 
 _MAX_SENDS_AT_ONCE = 4
 # Whoever sends has a caller, or a reaper, waiting: kombu's own are 4 s for a connection, with pauses of 2 s.
@@ -74,7 +76,7 @@ def create_celery(settings: Settings) -> Celery:
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
         # Spelled out, since queues that share an exchange and a key would each get every message.
         task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
-        task_default_queue=QUEUES[-1],
+        task_default_queue=QUEUE_LIGHT,
         worker_concurrency=settings.worker_concurrency,
     )
     return app
@@ -90,12 +92,12 @@ def to_broker_url(redis_url: str) -> str:
 
 
 def queue_name(short: str) -> str:
-    """Return the queue that ``glm``, ``owl2`` or ``light`` stands for."""
+    """Return the queue that ``glm``, ``owl2``, ``light`` or ``webhooks`` stands for."""
     return f"glowl.{short}"
 
 
 class JobQueue:
-    """Sends tickets and deliveries from asyncio code.
+    """Sends tickets from asyncio code.
 
     Args:
         celery: the application of `create_celery`.
@@ -115,7 +117,7 @@ class JobQueue:
         """Send tickets; a failure is logged only, because what waits without one is noticed.
 
         Args:
-            numbers: how many by queue: ``glm``, ``owl2`` or ``light``.
+            numbers: how many by queue: ``glm``, ``owl2``, ``light`` or ``webhooks``.
         """
         tickets = [queue for queue, number in numbers.items() for _ in range(number)]
         await asyncio.gather(*(self._send(WORK, [queue], queue_name(queue)) for queue in tickets))
@@ -143,10 +145,6 @@ class JobQueue:
                 return await asyncio.to_thread(count)
             except (OperationalError, RedisError, OSError) as error:
                 raise queue_unavailable() from error
-
-    async def send_delivery(self, delivery_id: str) -> None:
-        """Send one webhook delivery; a failure is logged only, because its record sends it again."""
-        await self._send(DELIVER_WEBHOOK, [delivery_id], QUEUE_LIGHT)
 
     async def _send(self, name: str, args: list[str], queue: str) -> None:
         async with self._slots:

@@ -57,8 +57,6 @@ async def replace_lost_tickets(store: JobStore, queue: JobQueue) -> dict[str, in
     missing: dict[str, int] = {}
     for name, depth in (await store.depths()).items():
         number = min(depth - await queue.num_waiting(name), _MAX_TICKETS)
-        if name == "light":
-            number = max(number, 1)  # webhooks wait there too, and are counted with the tickets
         if number > 0:
             missing[name] = number
     await queue.send_tickets(missing)

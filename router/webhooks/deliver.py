@@ -1,8 +1,9 @@
-"""Posting events: one signed attempt at a time per delivery, a few side by side per receiver.
+"""Posting events: one signed attempt at a time per delivery, a few side by side per host and per owner.
 
-In: ids of deliveries that are due. Out: posts, and a record of how each went and when the next is due. A delivery is
+In: word that something is due. Out: posts, and a record of how each went and when the next is due. A delivery is
 claimed under a lease just before it is posted; if this process dies between the post and the record, the lease runs
-out, and the receiver gets the same event again under the same ``webhook-id``.
+out, and the receiver gets the same event again under the same ``webhook-id``. What there is no place for now waits in
+redis, in the line of its owner and host.
 """
 
 from __future__ import annotations
@@ -10,29 +11,78 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
-from weakref import WeakValueDictionary
 
 from router.errors import QueueUnavailableError
 from router.fetch import FetchError, SafeFetcher, UrlRefusedError
+from router.shares import PART, Shares
 from router.webhooks.backoff import Backoff, parse_retry_after
-from router.webhooks.records import Attempt, Claim
+from router.webhooks.records import Attempt, Claim, Full
 from router.webhooks.signing import to_headers
 from router.webhooks.store import WebhookStore
 
 log = logging.getLogger(__name__)
 
-MAX_AT_ONCE: Final = 32
-# One receiver that hangs holds this many of them at most.
-MAX_PER_RECEIVER: Final = 4
-# Further ones stay in redis, from where they are sent again.
-MAX_WAITING: Final = 2000
+# An attempt under way costs a connection and its body: many may wait for receivers that say nothing.
+MAX_AT_ONCE: Final = 256
+# No host is posted to more often at a time, by one owner and by all together.
+MAX_PER_LINE: Final = 4
+MAX_PER_HOST: Final = 16
 # A lease outlives the longest attempt by this much.
 _LEASE_MARGIN_S: Final = 5.0
 _GONE: Final = 410
 _BUSY: Final = frozenset({429, 503})
+
+
+class Places:
+    """Who has how many attempts under way, and who may have no more.
+
+    An owner has a share of the places (`router.shares`), and each host a share of its owner's, so that a host that says
+    nothing holds neither others nor the same owner's other receivers up.
+    """
+
+    def __init__(self) -> None:
+        self._owners = Shares(MAX_AT_ONCE)
+        self._lines: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody may begin another one."""
+        return self._owners.free <= 0
+
+    def take(self, owner: str, host: str) -> None:
+        """Count an attempt that begins."""
+        self._owners.take(owner)
+        self._lines[owner, host] += 1
+
+    def give_back(self, owner: str, host: str) -> None:
+        """Count no more an attempt that has ended."""
+        self._owners.give_back(owner)
+        self._lines[owner, host] -= 1
+        if not self._lines[owner, host]:
+            del self._lines[owner, host]
+
+    def full(self) -> Full:
+        """Return who must wait until one of theirs has ended."""
+        taken: Counter[str] = Counter()
+        at_hosts: Counter[str] = Counter()
+        for (owner, host), number in self._lines.items():
+            taken[owner] += number
+            at_hosts[host] += number
+
+        def is_full_line(owner: str, number: int) -> bool:
+            # What its owner may still take before it has a part of what is left.
+            rest = (taken[owner] + self._owners.free) // (PART + 1) - taken[owner]
+            return number >= min(MAX_PER_LINE, max(rest // PART, 1))
+
+        return Full(
+            owners=tuple(owner for owner in taken if not self._owners.has_room(owner)),
+            hosts=tuple(host for host, number in at_hosts.items() if number >= MAX_PER_HOST),
+            lines=tuple(f"{owner}|{host}" for (owner, host), n in self._lines.items() if is_full_line(owner, n)),
+        )
 
 
 class Deliverer:
@@ -60,36 +110,71 @@ class Deliverer:
         self._backoff = backoff
         self._lease_s = timeout_s + _LEASE_MARGIN_S
         self._clock = clock
-        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
-        self._lines: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._places = Places()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._taking: asyncio.Task[None] | None = None
+        self._has_news = False
+        self._is_draining = False
 
-    def take(self, delivery_id: str) -> None:
-        """Put a delivery in its receiver's line, unless it stands there already; returns at once."""
-        if delivery_id in self._tasks or len(self._tasks) >= MAX_WAITING:
-            return
-        task = asyncio.get_running_loop().create_task(self._wait_and_deliver(delivery_id), name=delivery_id)
-        self._tasks[delivery_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(delivery_id))
+    def wake(self) -> None:
+        """Begin whatever is due and has a place; returns at once."""
+        self._has_news = True
+        if self._taking is None and not self._is_draining:
+            self._taking = asyncio.get_running_loop().create_task(self._take_all(), name="webhooks")
 
     async def drain(self, timeout_s: float) -> None:
-        """Let what was taken end, for so long at most; the rest is cancelled, and sent again by another worker."""
-        tasks = list(self._tasks.values())
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=timeout_s)
+        """Let what was begun end, for so long at most; the rest is cancelled, and made again by another worker."""
+        self._is_draining = True
+        if self._taking is not None:
+            await self._taking
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
             for task in late:
                 task.cancel()
         await self._fetcher.aclose()
 
-    async def deliver(self, delivery_id: str) -> str | None:
-        """Make one attempt if one is due; returns the delivery's state after it, None if nothing was recorded.
+    async def _take_all(self) -> None:
+        try:
+            while self._has_news and not self._is_draining:
+                self._has_news = False
+                while not self._places.is_full and not self._is_draining:
+                    claim = await self.store.take_next(lease_s=self._lease_s, full=self._places.full())
+                    if claim is None:
+                        break
+                    self._begin(claim)
+        except QueueUnavailableError as error:
+            log.warning("webhooks: %s", error.message)  # the sweeper has this looked at again
+        except Exception:  # the edge of a task nobody awaits
+            log.exception("could not take the webhooks that are due")
+        finally:
+            self._taking = None
+
+    def _begin(self, claim: Claim) -> None:
+        self._places.take(claim.owner, claim.host)
+        task = asyncio.get_running_loop().create_task(self._deliver_apart(claim), name=claim.delivery_id)
+        self._tasks.add(task)
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._places.give_back(claim.owner, claim.host)
+            self.wake()
+
+        task.add_done_callback(end)
+
+    async def _deliver_apart(self, claim: Claim) -> None:
+        try:
+            await self.deliver(claim)
+        except QueueUnavailableError as error:
+            log.warning("webhook %s: %s", claim.delivery_id, error.message)
+        except Exception:  # the edge of a task nobody awaits; its lease runs out
+            log.exception("webhook %s failed", claim.delivery_id)
+
+    async def deliver(self, claim: Claim) -> str | None:
+        """Make an attempt; returns the delivery's state after it, None if the right to it was lost meanwhile.
 
         Raises:
             QueueUnavailableError: if redis does not answer.
         """
-        claim = await self.store.claim(delivery_id, lease_s=self._lease_s)
-        if claim is None:
-            return None
         secrets = claim.signing_secrets or await self.store.request_secrets(claim.owner)
         attempt, retry_after_s = await self._post(claim, secrets)
         is_gone = attempt.status_code == _GONE
@@ -106,22 +191,6 @@ class Deliverer:
                 f"next in {retry_in_s:.0f} s" if state == "pending" and retry_in_s is not None else "given up",
             )
         return state
-
-    async def _wait_and_deliver(self, delivery_id: str) -> None:
-        try:
-            receiver = await self.store.receiver_of(delivery_id)
-            if receiver is None:
-                return
-            line = self._lines.get(receiver)
-            if line is None:
-                self._lines[receiver] = line = asyncio.Semaphore(MAX_PER_RECEIVER)
-            # The receiver's own line first: whoever waits for a slow receiver must not hold a slot meanwhile.
-            async with line, self._slots:
-                await self.deliver(delivery_id)
-        except QueueUnavailableError as error:
-            log.warning("webhook %s: %s", delivery_id, error.message)
-        except Exception:  # the edge of a task nobody awaits; the record sends it again
-            log.exception("webhook %s failed", delivery_id)
 
     async def _post(self, claim: Claim, secrets: tuple[str, ...]) -> tuple[Attempt, float | None]:
         started_at, started = self._clock(), time.monotonic()

@@ -130,6 +130,7 @@ class Claim:
 
     Attributes:
         delivery_id: which.
+        host: of the URL, in whose line it stood; empty for an endpoint that was gone by then.
         epoch: what `WebhookStore.record` must be given.
         number: of this attempt, counted from 1.
         failures: failed attempts since the delivery was last begun.
@@ -143,6 +144,7 @@ class Claim:
     """
 
     delivery_id: str
+    host: str
     epoch: int
     number: int
     failures: int
@@ -153,3 +155,18 @@ class Claim:
     url: str
     body: bytes = field(repr=False)
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Who has as many attempts under way as they may.
+
+    Attributes:
+        owners: none of their deliveries is to be taken.
+        hosts: none to them, whoever's.
+        lines: ``owner|host``: none of this owner's to this host.
+    """
+
+    owners: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()

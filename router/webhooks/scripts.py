@@ -1,7 +1,7 @@
 """The Lua that changes endpoints and deliveries: each script is one atomic step.
 
 In: keys' prefix, a clock reading ('' means the server's own clock) and arguments. Out: small integers or lists. What
-a worker writes about an attempt carries the epoch it was given at `CLAIM`; with another epoch it is refused.
+a worker writes about an attempt carries the epoch it was given at `TAKE`; with another epoch it is refused.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from typing import Final
 from router.jobs.fan_out import FAN_OUT
 
 _MAX_ATTEMPTS_KEPT: Final = 50
+# One call does not hold redis up, however much is due or was given up meanwhile.
+_BATCH: Final = 100
+# Places in a line that is full are passed over, so more are looked at than can be full at a time.
+_MAX_WALK: Final = 512
 
 _PRELUDE: Final = (
     """
@@ -96,31 +100,126 @@ return 1
 """
 )
 
-# clock, id, lease seconds -> {} (nothing to do)
-# | {epoch, attempts, failures, owner, endpoint, event, type, URL, body, secret, old secret}; no secrets: ''
-CLAIM: Final = (
-    _PRELUDE
-    + """
-local now, id = clock(ARGV[1]), ARGV[2]
-local key = delivery_key(id)
-local found = redis.call('HMGET', key, 'state', 'next_at', 'endpoint', 'owner', 'event', 'type', 'url', 'body')
-if found[1] ~= 'pending' or tonumber(found[2]) > now then return {} end
-local endpoint, url, secret, old_secret = found[3], found[7], '', ''
-if endpoint ~= '' then
-  local settings = redis.call('HMGET', endpoint_key(endpoint), 'status', 'url', 'secret', 'old_secret',
-    'old_secret_until')
-  if settings[1] ~= 'enabled' then
-    finish_delivery(id, 'failed', settings[1] and 'endpoint_disabled' or 'endpoint_deleted')
-    return {}
-  end
-  url, secret = settings[2], settings[3]
-  if now < tonumber(settings[5]) then old_secret = settings[4] end
+_LINES: Final = (
+    """
+local TURNS = prefix .. 'delivery_turns'
+local function hosts_key(owner) return prefix .. 'delivery_hosts:' .. owner end
+local function line_key(owner, host) return prefix .. 'delivery_line:' .. owner .. '|' .. host end
+
+-- Puts a member behind all others, be it new or not.
+local function to_the_end(set, member)
+  local last = redis.call('ZREVRANGE', set, 0, 0, 'WITHSCORES')
+  redis.call('ZADD', set, tonumber(last[2] or 0) + 1, member)
 end
-redis.call('HSET', key, 'state', 'in_progress', 'claimed_at', stamp(now), 'sent', 0)
-redis.call('ZADD', DELIVERIES, now + tonumber(ARGV[3]), id)
-return {redis.call('HINCRBY', key, 'epoch', 1), redis.call('HINCRBY', key, 'attempts', 1),
-  tonumber(redis.call('HGET', key, 'failures')), found[4], endpoint, found[5], found[6], url, found[8],
-  secret, old_secret}
+
+local function host_of(url)
+  local authority = string.match(url, '^%a+://([^/?#]*)') or ''
+  local host = string.match(authority, '^%[[^%]]*%]') or string.match(authority, '^(.-)%.*:?%d*$')
+  return string.lower(host or '')
+end
+
+local function line_up(id)
+  local found = redis.call('HMGET', delivery_key(id), 'owner', 'endpoint', 'url', 'next_at')
+  local owner, url = found[1], found[3]
+  if found[2] ~= '' then url = redis.call('HGET', endpoint_key(found[2]), 'url') or '' end
+  local host = host_of(url)
+  redis.call('ZADD', line_key(owner, host), found[4], id)
+  if not redis.call('ZSCORE', hosts_key(owner), host) then to_the_end(hosts_key(owner), host) end
+  if not redis.call('ZSCORE', TURNS, owner) then to_the_end(TURNS, owner) end
+end
+
+-- Takes the first out of a line, and its owner and host to the end of theirs.
+local function take_first(owner, host)
+  local line, hosts = line_key(owner, host), hosts_key(owner)
+  local id = redis.call('ZPOPMIN', line)[1]
+  if redis.call('EXISTS', line) == 1 then to_the_end(hosts, host) else redis.call('ZREM', hosts, host) end
+  if redis.call('EXISTS', hosts) == 1 then to_the_end(TURNS, owner) else redis.call('ZREM', TURNS, owner) end
+  return id
+end
+"""
+    + f"local BATCH, MAX_WALK = {_BATCH}, {_MAX_WALK}\n"
+)
+
+# clock -> 1 | 0 (nothing waits for an attempt now)
+IS_DUE: Final = (
+    _PRELUDE
+    + _LINES
+    + """
+if redis.call('EXISTS', TURNS) == 1 then return 1 end
+return redis.call('ZCOUNT', DELIVERIES, '-inf', clock(ARGV[1])) > 0 and 1 or 0
+"""
+)
+
+# clock, lease seconds, end of a log entry that says the attempt was lost, JSON of who can have no more attempts now:
+# {owners, hosts, lines ("owner|host")}
+# -> 1 (ask again: there was too much for one call) | {} (nothing that may be taken)
+# | {id, host, epoch, attempts, failures, owner, endpoint, event, type, URL, body, secret, old secret}; no secrets: ''
+TAKE: Final = (
+    _PRELUDE
+    + _LINES
+    + """
+local now, lease, lost, full = clock(ARGV[1]), tonumber(ARGV[2]), ARGV[3], cjson.decode(ARGV[4])
+local function set_of(names)
+  local set = {}
+  for _, name in ipairs(names) do set[name] = true end
+  return set
+end
+local full_owners, full_hosts, full_lines = set_of(full.owners), set_of(full.hosts), set_of(full.lines)
+
+local due = redis.call('ZRANGEBYSCORE', DELIVERIES, '-inf', now, 'LIMIT', 0, BATCH)
+for _, id in ipairs(due) do
+  local key = delivery_key(id)
+  local found = redis.call('HMGET', key, 'state', 'epoch', 'attempts', 'claimed_at')
+  if found[1] == 'in_progress' then
+    -- Whoever posted it is gone, and whether the receiver has it is not known: it gets it again, under the same id.
+    keep_attempt(id, '{"number":' .. found[3] .. ',"started_at":' .. found[4] .. ',' .. lost)
+    redis.call('HSET', key, 'state', 'pending', 'next_at', stamp(now), 'lost', found[2])
+  end
+  redis.call('ZREM', DELIVERIES, id)
+  if found[1] == 'in_progress' or found[1] == 'pending' then line_up(id) end
+end
+
+-- Begins an attempt, unless there is none to make any more.
+local function begin(id, host)
+  local key = delivery_key(id)
+  local found = redis.call('HMGET', key, 'state', 'next_at', 'endpoint', 'owner', 'event', 'type', 'url', 'body')
+  if found[1] ~= 'pending' or tonumber(found[2]) > now then return nil end
+  local endpoint, url, secret, old_secret = found[3], found[7], '', ''
+  if endpoint ~= '' then
+    local settings = redis.call('HMGET', endpoint_key(endpoint), 'status', 'url', 'secret', 'old_secret',
+      'old_secret_until')
+    if settings[1] ~= 'enabled' then
+      finish_delivery(id, 'failed', settings[1] and 'endpoint_disabled' or 'endpoint_deleted')
+      return nil
+    end
+    url, secret = settings[2], settings[3]
+    if now < tonumber(settings[5]) then old_secret = settings[4] end
+  end
+  redis.call('HSET', key, 'state', 'in_progress', 'claimed_at', stamp(now))
+  redis.call('ZADD', DELIVERIES, now + lease, id)
+  return {id, host, redis.call('HINCRBY', key, 'epoch', 1), redis.call('HINCRBY', key, 'attempts', 1),
+    tonumber(redis.call('HGET', key, 'failures')), found[4], endpoint, found[5], found[6], url, found[8],
+    secret, old_secret}
+end
+
+local function next_host(owner)
+  for _, host in ipairs(redis.call('ZRANGE', hosts_key(owner), 0, MAX_WALK - 1)) do
+    if not full_hosts[host] and not full_lines[owner .. '|' .. host] then return host end
+  end
+end
+
+local num_looked_at = 0
+for _, owner in ipairs(redis.call('ZRANGE', TURNS, 0, MAX_WALK - 1)) do
+  local host = not full_owners[owner] and next_host(owner)
+  while host do
+    if num_looked_at >= BATCH then return 1 end
+    num_looked_at = num_looked_at + 1
+    local begun = begin(take_first(owner, host), host)
+    if begun then return begun end
+    host = next_host(owner)
+  end
+end
+return #due >= BATCH and 1 or {}
 """
 )
 
@@ -142,7 +241,7 @@ if outcome == 'pending' then
   local due = now + tonumber(ARGV[5])
   if due <= tonumber(found[4]) then
     redis.call('HINCRBY', key, 'failures', 1)
-    redis.call('HSET', key, 'state', 'pending', 'next_at', stamp(due), 'sent', 0)
+    redis.call('HSET', key, 'state', 'pending', 'next_at', stamp(due))
     redis.call('ZADD', DELIVERIES, due, id)
     return 'pending'
   end
@@ -156,32 +255,6 @@ return outcome
 """
 )
 
-# clock, resend seconds, batch, end of a log entry that says the attempt was lost -> list of ids to send now
-SWEEP: Final = (
-    _PRELUDE
-    + """
-local now, resend, due = clock(ARGV[1]), tonumber(ARGV[2]), {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELIVERIES, '-inf', now, 'LIMIT', 0, tonumber(ARGV[3]))) do
-  local key = delivery_key(id)
-  local found = redis.call('HMGET', key, 'state', 'epoch', 'attempts', 'claimed_at')
-  if found[1] == 'in_progress' then
-    -- Whoever posted it is gone, and whether the receiver has it is not known: it gets it again, under the same id.
-    keep_attempt(id, '{"number":' .. found[3] .. ',"started_at":' .. found[4] .. ',' .. ARGV[4])
-    redis.call('HSET', key, 'state', 'pending', 'next_at', stamp(now), 'lost', found[2])
-  end
-  if found[1] == 'in_progress' or found[1] == 'pending' then
-    -- A line that is merely long must not fill with copies of the same message: wait twice as long each time.
-    local sent = redis.call('HINCRBY', key, 'sent', 1)
-    redis.call('ZADD', DELIVERIES, now + resend * math.min(2 ^ (sent - 1), 32), id)
-    due[#due + 1] = id
-  else
-    redis.call('ZREM', DELIVERIES, id)
-  end
-end
-return due
-"""
-)
-
 # clock, id, owner -> 0 (no such delivery of the owner) | -1 (its endpoint is disabled or gone) | 1
 REDELIVER: Final = (
     _PRELUDE
@@ -192,7 +265,7 @@ local found = redis.call('HMGET', key, 'owner', 'state', 'endpoint')
 if found[1] ~= ARGV[3] then return 0 end
 if found[3] ~= '' and redis.call('HGET', endpoint_key(found[3]), 'status') ~= 'enabled' then return -1 end
 if found[2] == 'in_progress' then return 1 end
-redis.call('HSET', key, 'state', 'pending', 'failure', '', 'failures', 0, 'sent', 0, 'next_at', stamp(now),
+redis.call('HSET', key, 'state', 'pending', 'failure', '', 'failures', 0, 'next_at', stamp(now),
   'expires_at', stamp(now + MAX_AGE))
 redis.call('PERSIST', key)
 redis.call('PERSIST', attempts_key(id))

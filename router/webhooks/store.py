@@ -26,12 +26,12 @@ from router.webhooks.records import (
     Claim,
     Delivery,
     Endpoint,
+    Full,
     new_endpoint_id,
     valid_secrets,
 )
 from router.webhooks.signing import new_secret
 
-_SWEEP_BATCH = 200
 _LOST = {
     "status_code": None,
     "duration_ms": 0,
@@ -47,7 +47,6 @@ class WebhookStore:
         redis: an asyncio client that returns bytes.
         configured_secrets: sign what goes to URLs named in requests, for every owner; the first is the current one.
             Without any, each owner has a secret that is made when it is first needed.
-        resend_after_s: how long a due delivery may wait before its message is sent again.
         clock: unix seconds; None uses the Redis server's own clock.
 
     Raises:
@@ -59,16 +58,14 @@ class WebhookStore:
         redis: Redis,
         *,
         configured_secrets: Sequence[str] = (),
-        resend_after_s: float = 15.0,
         clock: Clock | None = None,
     ) -> None:
         self.redis = redis
         self._configured_secrets = tuple(configured_secrets)
-        self._resend_after_s = resend_after_s
         self._clock = clock
         names = (
             *("EMIT", "CREATE_ENDPOINT", "UPDATE_ENDPOINT", "DELETE_ENDPOINT", "ROTATE"),
-            *("CLAIM", "RECORD", "SWEEP", "REDELIVER"),
+            *("IS_DUE", "TAKE", "RECORD", "REDELIVER"),
         )
         self._scripts = {name: redis.register_script(getattr(scripts, name)) for name in names}
 
@@ -87,7 +84,7 @@ class WebhookStore:
             created_at: unix seconds; now if not given.
 
         Returns:
-            how many deliveries were planned; follow with `router.webhooks.sweeper.send_due` to send them at once.
+            how many deliveries were planned; the sweeper sees to them, or at once whoever sends a ticket.
         """
         event = make_event(event_type, data, created_at or time.time())
         arguments = (self._now(), owner, url or "", event["id"], event_type, dump_line(event))
@@ -206,23 +203,30 @@ class WebhookStore:
         code = int(await self._run("REDELIVER", self._now(), delivery_id, owner))
         return None if code == 0 else code == 1
 
-    async def receiver_of(self, delivery_id: str) -> str | None:
-        """Return what identifies a delivery's receiver; None if there is no such delivery."""
-        found = await guard(
-            cast("Any", self.redis.hmget(f"{PREFIX}delivery:{delivery_id}", ["owner", "endpoint", "url"]))
-        )
-        owner, endpoint, url = (value.decode() if value else "" for value in found)
-        return f"{owner} {endpoint or url}" if owner else None
+    async def is_due(self) -> bool:
+        """Whether any delivery waits for an attempt now."""
+        return bool(await self._run("IS_DUE", self._now()))
 
-    async def claim(self, delivery_id: str, *, lease_s: float) -> Claim | None:
-        """Take the right to make the next attempt; None if none is due."""
-        found = await self._run("CLAIM", self._now(), delivery_id, lease_s)
+    async def take_next(self, *, lease_s: float, full: Full | None = None) -> Claim | None:
+        """Take the right to make the attempt whose turn it is; None if there is none that may be made now.
+
+        Owners take turns, within an owner the hosts do, and for one host the oldest goes first. An attempt that lost
+        its worker is made again.
+
+        Args:
+            lease_s: the attempt is taken for lost after this.
+            full: whose turn it cannot be, because they have enough under way.
+        """
+        arguments = (self._now(), lease_s, orjson.dumps(_LOST)[1:], orjson.dumps(asdict(full or Full())))
+        while (found := await self._run("TAKE", *arguments)) == 1:
+            pass
         if not found:
             return None
-        epoch, number, failures, *rest = found
+        delivery_id, host, epoch, number, failures, *rest = found
         owner, endpoint, event, event_type, url, body, secret, old_secret = rest
         return Claim(
-            delivery_id=delivery_id,
+            delivery_id=delivery_id.decode(),
+            host=host.decode(),
             epoch=int(epoch),
             number=int(number),
             failures=int(failures),
@@ -261,12 +265,6 @@ class WebhookStore:
             "1" if is_gone else "0",
         )
         return state.decode() or None
-
-    async def take_due(self) -> list[str]:
-        """Return deliveries to send now, those that lost their worker among them; each is due again after a while."""
-        entry_end = orjson.dumps(_LOST)[1:]
-        due: list[bytes] = await self._run("SWEEP", self._now(), self._resend_after_s, _SWEEP_BATCH, entry_end)
-        return [each.decode() for each in due]
 
     async def _read_deliveries(self, owner: str, ids: Sequence[str]) -> list[Delivery]:
         pipeline = self.redis.pipeline(transaction=False)

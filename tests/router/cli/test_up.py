@@ -216,7 +216,7 @@ def test_adapters_are_a_list_of_names_and_places_in_the_environment(monkeypatch)
 @pytest.mark.usefixtures("own_redis")
 def test_every_child_is_told_where_the_others_are():
     specs = specs_for(Path("/data"), port=8123)
-    assert list(specs) == ["redis", "glm", "owl2", "worker", "worker-owl2", "api"]
+    assert list(specs) == ["redis", "glm", "owl2", "worker", "worker-owl2", "worker-light", "api"]
     for name in ("glm", "owl2", "worker", "api"):
         assert specs[name].env == {
             "REDIS_URL": "unix:///data/run/redis.sock?db=0",
@@ -228,14 +228,14 @@ def test_every_child_is_told_where_the_others_are():
             "GLOWL_DRAIN_S": "2",
             "GLOWL_DRAIN_NOTICE_S": "0",
         }
-    assert all(specs[name].stop_timeout_s > 2 for name in ("worker", "worker-owl2", "api"))
+    assert all(specs[name].stop_timeout_s > 2 for name in ("worker", "worker-owl2", "worker-light", "api"))
     assert specs["glm"].argv[1:] == (
         *("-P", "-m", "engines.server", "glm"),
         *("--model", "echo", "--uds", "/data/run/glm.sock"),
     )
     assert specs["redis"].layer == 0
     order = sorted(specs.values(), key=lambda spec: -spec.layer)
-    assert [spec.name for spec in order] == ["api", "worker", "worker-owl2", "glm", "owl2", "redis"]
+    assert [spec.name for spec in order] == ["api", "worker", "worker-owl2", "worker-light", "glm", "owl2", "redis"]
 
 
 @pytest.mark.usefixtures("own_redis")
@@ -280,7 +280,7 @@ async def test_a_worker_is_alive_while_its_file_changes(tmp_path, monkeypatch):
 def test_an_engine_whose_url_somebody_set_is_not_started_and_its_url_kept():
     specs = specs_for(Path("/data"), glm_url="https://glm.example/v1,http://b:8101")
 
-    assert list(specs) == ["redis", "owl2", "worker", "worker-owl2", "api"]
+    assert list(specs) == ["redis", "owl2", "worker", "worker-owl2", "worker-light", "api"]
     assert specs["api"].env["GLOWL_GLM_URL"] == "https://glm.example/v1,http://b:8101"
     assert specs["api"].env["GLOWL_OWL2_URL"] == "unix:///data/run/owl2.sock"
 
@@ -441,7 +441,7 @@ def test_up_answers_a_question_and_ends_with_everything_stopped(running):
     # Given `glowl up`, ready
     process, url, data_dir = running
     started = children(data_dir)
-    assert set(started) == {"redis", "glm", "owl2", "worker", "worker-owl2", "api"}
+    assert set(started) == {"redis", "glm", "owl2", "worker", "worker-owl2", "worker-light", "api"}
     with urllib.request.urlopen(f"{url}/readyz") as answer:
         assert json.load(answer)["engines"] == {"glm": "up", "owl2": "up"}
     # When both kinds of question are asked

@@ -176,15 +176,6 @@ async def test_lost_tickets_are_replaced_and_not_doubled(store: JobStore) -> Non
     assert await replace_lost_tickets(store, cast("JobQueue", queue)) == {}
 
 
-async def test_a_merge_is_not_taken_for_having_a_ticket_because_webhooks_wait_beside_it(store: JobStore) -> None:
-    await store.create(make_spec(id="job", branches=(BranchPlan("deep", "owl2"),)))
-    await finish(store, "job", "deep", text="t")
-    queue = Queue()
-    queue.sent["light"] = 50
-
-    assert await replace_lost_tickets(store, cast("JobQueue", queue)) == {"light": 1}
-
-
 async def test_of_many_reapers_one_does_the_round(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds: list[str] = []
 

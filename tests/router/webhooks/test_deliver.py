@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
@@ -14,13 +15,14 @@ from redis.asyncio import Redis
 
 from router import tasks
 from router.fetch import SafeFetcher
+from router.jobs.queue import WEBHOOKS
 from router.settings import Settings
 from router.webhooks.backoff import Backoff
-from router.webhooks.deliver import MAX_AT_ONCE, MAX_PER_RECEIVER, Deliverer
+from router.webhooks.deliver import MAX_AT_ONCE, MAX_PER_HOST, MAX_PER_LINE, Deliverer, Places
 from router.webhooks.records import EVENT_TYPES, Delivery
 from router.webhooks.signing import sign
 from router.webhooks.store import WebhookStore
-from router.webhooks.sweeper import send_due, sweep_forever
+from router.webhooks.sweeper import sweep_forever, sweep_once
 from tests.router.jobs.test_store import Clock
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -47,14 +49,18 @@ class Receiver:
 
 
 class Queue:
-    """Keeps what was sent."""
+    """Keeps the tickets, which nobody takes."""
 
     def __init__(self) -> None:
-        self.sent: list[str] = []
+        self.sent = 0
         self.has_sent = asyncio.Event()
 
-    async def send_delivery(self, delivery_id: str) -> None:
-        self.sent.append(delivery_id)
+    async def num_waiting(self, queue: str) -> int:
+        assert queue == WEBHOOKS
+        return self.sent
+
+    async def send_tickets(self, numbers: dict[str, int]) -> None:
+        self.sent += numbers[WEBHOOKS]
         self.has_sent.set()
 
 
@@ -101,10 +107,18 @@ async def deliverer(store: WebhookStore, clock: Clock) -> AsyncIterator[Delivere
     await deliverer.drain(5)
 
 
-async def plan(store: WebhookStore, url: str, name: str = "resp_1") -> str:
-    await store.emit("local", "response.completed", {"id": name}, url=url)
-    [due] = await store.take_due()
-    return due
+async def plan(store: WebhookStore, url: str, name: str = "resp_1", owner: str = "local") -> str:
+    await store.emit(owner, "response.completed", {"id": name}, url=url)
+    page = await store.list_deliveries(owner, limit=100)
+    assert page is not None
+    return next(each.id for each in page[0] if name in each.event_id or each.url == url)
+
+
+async def deliver_next(store: WebhookStore, deliverer: Deliverer) -> str | None:
+    """Make the attempt whose turn it is."""
+    claim = await store.take_next(lease_s=25)
+    assert claim is not None
+    return await deliverer.deliver(claim)
 
 
 async def look(store: WebhookStore, delivery_id: str) -> Delivery:
@@ -119,7 +133,7 @@ async def test_an_attempt_is_signed_afresh_over_the_same_id_and_body(
     receiver.answers = [web.Response(status=500), web.Response(status=503)]
     due = await plan(store, url)
     for wait in (6, 301, 1801):
-        await deliverer.deliver(due)
+        await deliver_next(store, deliverer)
         clock.now += wait
 
     assert (await look(store, due)).state == "succeeded"
@@ -139,7 +153,8 @@ async def test_any_success_ends_it(
     store: WebhookStore, deliverer: Deliverer, receiver: Receiver, url: str, status: int
 ) -> None:
     receiver.answers = [web.Response(status=status)]
-    assert await deliverer.deliver(await plan(store, url)) == "succeeded"
+    await plan(store, url)
+    assert await deliver_next(store, deliverer) == "succeeded"
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 400, 404, 429, 500, 503])
@@ -149,7 +164,7 @@ async def test_anything_else_is_tried_again_and_redirects_are_not_followed(
     receiver.answers = [web.Response(status=status, headers={"Location": "/elsewhere"})]
     due = await plan(store, url)
 
-    assert await deliverer.deliver(due) == "pending"
+    assert await deliver_next(store, deliverer) == "pending"
 
     delivery = await look(store, due)
     assert delivery.next_attempt_at == clock.now + 5
@@ -164,7 +179,7 @@ async def test_a_busy_receiver_is_left_alone_for_as_long_as_it_asks(
 ) -> None:
     receiver.answers = [web.Response(status=status, headers={"Retry-After": "90"})]
     due = await plan(store, url)
-    await deliverer.deliver(due)
+    await deliver_next(store, deliverer)
     assert (await look(store, due)).next_attempt_at == clock.now + expected
 
 
@@ -175,9 +190,8 @@ async def test_a_receiver_that_is_gone_is_not_tried_again(
     assert created is not None
     receiver.answers = [web.Response(status=410)]
     await store.emit("local", "response.completed", {"id": "resp_1"})
-    [due] = await store.take_due()
 
-    assert await deliverer.deliver(due) == "failed"
+    assert await deliver_next(store, deliverer) == "failed"
 
     endpoint = await store.get_endpoint("local", created[0].id)
     assert endpoint is not None
@@ -199,7 +213,7 @@ async def test_a_receiver_that_does_not_answer_in_time_counts_as_failed(
     deliverer = make_deliverer(store, clock)
     due = await plan(store, url)
 
-    assert await deliverer.deliver(due) == "pending"
+    assert await deliver_next(store, deliverer) == "pending"
 
     released.set()
     [attempt] = (await look(store, due)).attempts
@@ -221,7 +235,8 @@ async def test_an_endless_answer_is_not_read(
             await response.write(b"x" * 65536)
 
     receiver.answers = [flood]
-    assert await deliverer.deliver(await plan(store, url)) == "succeeded"
+    await plan(store, url)
+    assert await deliver_next(store, deliverer) == "succeeded"
 
 
 async def test_an_address_of_this_machine_is_refused_unless_allowed(
@@ -229,7 +244,7 @@ async def test_an_address_of_this_machine_is_refused_unless_allowed(
 ) -> None:
     deliverer = make_deliverer(store, clock, fetch={"allow_private_urls": False})
     due = await plan(store, url)
-    assert await deliverer.deliver(due) == "pending"
+    assert await deliver_next(store, deliverer) == "pending"
     assert receiver.received == []
     assert (await look(store, due)).attempts[0].error == "the URL leads to an address that is not posted to"
     await deliverer.drain(1)
@@ -245,7 +260,7 @@ async def test_the_log_names_the_host_and_the_reason_but_no_secret_and_no_token(
     receiver.answers = [web.Response(status=500)]
     due = await plan(store, url)
     with caplog.at_level(logging.DEBUG):
-        await deliverer.deliver(due)
+        await deliver_next(store, deliverer)
 
     [secret] = await store.request_secrets("local")
     ours = [record for record in caplog.records if record.name != "aiohttp.access"]  # that is the receiver's own log
@@ -268,58 +283,116 @@ async def test_a_delivery_that_is_killed_between_post_and_record_comes_again_wit
         return web.Response()
 
     receiver.answers = [answer_never]
-    due = await plan(store, url)
+    await plan(store, url)
     killed = make_deliverer(store, clock, fetch={"fetch_timeout_s": 20.0})
-    killed.take(due)
+    killed.wake()
     await has_post.wait()
     await killed.drain(0)  # cancelled in the middle, as a kill would
     never.set()
 
     clock.now += 25.1
-    assert await store.take_due() == [due]
     other = make_deliverer(store, clock)
-    assert await other.deliver(due) == "succeeded"
+    assert await deliver_next(store, other) == "succeeded"
 
     first, second = (headers["webhook-id"] for headers, _ in receiver.received)
     assert first == second
     await other.drain(1)
 
 
-async def test_a_receiver_that_hangs_holds_only_its_own_line(
-    store: WebhookStore, deliverer: Deliverer, receiver: Receiver, url: str
-) -> None:
-    released = asyncio.Event()
+class Hanging(Receiver):
+    """Says nothing until it is released."""
 
-    async def hang(_: web.Request) -> web.StreamResponse:
-        await released.wait()
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = asyncio.Event()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.answers.append(self._hang)
+        return await super().handle(request)
+
+    async def _hang(self, _: web.Request) -> web.StreamResponse:
+        await self.released.wait()
         return web.Response()
 
-    num_slow = MAX_AT_ONCE + 8
-    receiver.answers = [hang] * num_slow
-    slow = [await plan(store, url, f"resp_{number}") for number in range(num_slow)]
-    for each in slow:
-        deliverer.take(each)
-        deliverer.take(each)  # a message that came twice stands in the line once
 
-    # Another receiver is told although more than all the slots' worth of deliveries wait for the first.
-    prompt = Receiver()
+@contextlib.asynccontextmanager
+async def serving(receiver: Receiver, host: str) -> AsyncIterator[str]:
+    """Serve a receiver on a loopback address of its own: another host to whoever posts."""
     app = web.Application()
-    app.router.add_post("/", prompt.handle)
-    async with TestServer(app) as server:
-        due = await plan(store, str(server.make_url("/")), "resp_prompt")
-        deliverer.take(due)
+    app.router.add_post("/{tail:.*}", receiver.handle)
+    async with TestServer(app, host=host) as server:
+        yield f"http://{host}:{server.port}"
+
+
+async def test_a_host_that_hangs_holds_only_its_own_line_whatever_its_urls(
+    store: WebhookStore, deliverer: Deliverer
+) -> None:
+    silent, prompt = Hanging(), Receiver()
+    async with serving(silent, "127.0.0.2") as slow_url, serving(prompt, "127.0.0.3") as url:
+        for number in range(100):
+            await store.emit("local", "response.completed", {"id": f"slow_{number}"}, url=f"{slow_url}/{number}")
+        deliverer.wake()
+        await _until(lambda: silent.num_open == MAX_PER_LINE)
+
+        # The same owner's other receiver and another owner's are told while all those hang
+        for owner in ("local", "bob"):
+            await store.emit(owner, "response.completed", {"id": "resp_1"}, url=f"{url}/{owner}")
+        deliverer.wake()
+        await _until(lambda: len(prompt.received) == 2)
+        assert len(silent.received) == silent.most_open == MAX_PER_LINE
+
+        silent.released.set()
+        await _until(lambda: len(silent.received) == 100)
+        await deliverer.drain(20)
+        assert silent.most_open == MAX_PER_LINE
+    assert await store.is_due() is False
+
+
+async def test_owners_whose_receivers_all_hang_leave_places_for_others(
+    store: WebhookStore, deliverer: Deliverer
+) -> None:
+    silent, prompt = [Hanging() for _ in range(10)], Receiver()
+    async with contextlib.AsyncExitStack() as servers:
+        for place, each in enumerate(silent):
+            url = await servers.enter_async_context(serving(each, f"127.0.1.{place + 1}"))
+            for number in range(20):
+                owner = f"owner{number % 10}"
+                await store.emit(owner, "response.completed", {"id": f"resp_{place}_{number}"}, url=f"{url}/{number}")
+        deliverer.wake()
+        await _until(lambda: sum(each.num_open for each in silent) >= 100)
+
+        url = await servers.enter_async_context(serving(prompt, "127.0.0.3"))
+        await store.emit("another", "response.completed", {"id": "resp"}, url=url)
+        deliverer.wake()
         await _until(lambda: prompt.received)
-    await _until(lambda: receiver.num_open == MAX_PER_RECEIVER)
-    released.set()
-    await deliverer.drain(20)
 
-    assert receiver.most_open == MAX_PER_RECEIVER
-    assert len(receiver.received) == num_slow
-    states = [(await look(store, each)).state for each in [*slow, due]]
-    assert set(states) == {"succeeded"}
+        assert max(each.most_open for each in silent) <= MAX_PER_HOST
+        for each in silent:
+            each.released.set()
+        await _until(lambda: sum(len(each.received) for each in silent) == 200)
+        await deliverer.drain(20)
 
 
-async def test_a_task_returns_before_its_receiver_answers(
+def test_the_places_of_one_owner_are_never_all_and_never_none() -> None:
+    places = Places()
+
+    def begin_all(owner: str) -> int:
+        """Begin attempts to ever new hosts until there is no place for another."""
+        number = 0
+        while owner not in places.full().owners and not places.is_full:
+            places.take(owner, f"{owner}-{number}.example")
+            number += 1
+        return number
+
+    numbers = [begin_all(f"owner{number}") for number in range(20)]
+    assert numbers[0] < MAX_AT_ONCE / 4
+    assert min(numbers) >= 1
+    for number in range(numbers[0]):
+        places.give_back("owner0", f"owner0-{number}.example")
+    assert begin_all("owner0") >= 1
+
+
+async def test_a_ticket_returns_before_the_receiver_answers(
     store: WebhookStore, deliverer: Deliverer, receiver: Receiver, url: str
 ) -> None:
     released = asyncio.Event()
@@ -332,7 +405,7 @@ async def test_a_task_returns_before_its_receiver_answers(
     due = await plan(store, url)
     context = tasks.Context(cast("Any", None), cast("Any", None), {}, deliverer)
 
-    await tasks.deliver_webhook(context, due)  # would hang here
+    await tasks.work(context, WEBHOOKS)  # would hang here
 
     await _until(lambda: receiver.received)
     assert (await look(store, due)).state == "in_progress"
@@ -341,31 +414,44 @@ async def test_a_task_returns_before_its_receiver_answers(
     assert (await look(store, due)).state == "succeeded"
 
 
-async def test_a_delivery_that_does_not_exist_or_a_redis_that_is_away_harms_nothing(
-    store: WebhookStore, deliverer: Deliverer, clock: Clock, caplog: pytest.LogCaptureFixture
+async def test_a_ticket_too_many_or_a_redis_that_is_away_harms_nothing(
+    store: WebhookStore,
+    deliverer: Deliverer,
+    receiver: Receiver,
+    url: str,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    deliverer.take("whd_unknown")
+    deliverer.wake()
+    deliverer.wake()
+    await plan(store, url)
+    deliverer.wake()
+    await _until(lambda: receiver.received)
+    deliverer.wake()
     await deliverer.drain(5)
+    assert len(receiver.received) == 1
+
     away = Redis.from_url("redis://127.0.0.1:1/0")
     lonely = make_deliverer(WebhookStore(away), clock)
-    lonely.take("whd_1")
+    lonely.wake()
+    await _until(lambda: "does not answer" in caplog.text)
     await lonely.drain(20)
     await away.aclose()
-    assert "does not answer" in caplog.text
 
 
-async def test_what_is_due_is_sent_once_by_however_many_sweepers(store: WebhookStore, url: str) -> None:
-    await store.emit("local", "response.completed", {"id": "resp_1"}, url=url)
-    first, second = Queue(), Queue()
-    sweepers = [asyncio.create_task(sweep_forever(store, cast("Any", each))) for each in (first, second)]
-    waits = [asyncio.create_task(each.has_sent.wait()) for each in (first, second)]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=20)
-    for task in (*sweepers, *waits):
+async def test_one_ticket_is_sent_by_however_many_sweepers_while_nobody_takes_it(store: WebhookStore, url: str) -> None:
+    queue = Queue()
+    assert await sweep_once(store, cast("Any", queue)) is False
+    for number in range(3):
+        await store.emit("local", "response.completed", {"id": f"resp_{number}"}, url=url)
+    sweepers = [asyncio.create_task(sweep_forever(store, cast("Any", queue))) for _ in range(2)]
+    await asyncio.wait_for(queue.has_sent.wait(), 20)
+    for task in sweepers:
         task.cancel()
-    await asyncio.gather(*sweepers, *waits, return_exceptions=True)
+    await asyncio.gather(*sweepers, return_exceptions=True)
 
-    assert len(first.sent + second.sent) == 1
-    assert await send_due(store, cast("Any", first)) == 0
+    assert await sweep_once(store, cast("Any", queue)) is False
+    assert queue.sent == 1
 
 
 async def _until(is_true: Callable[[], Any]) -> None:

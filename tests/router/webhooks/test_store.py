@@ -10,7 +10,7 @@ from router.errors import QueueUnavailableError
 from router.jobs.fan_out import LOG_TTL_S, MAX_AGE_S
 from router.jobs.job import FinalAnswer, JobSpec
 from router.jobs.store import PREFIX, JobStore
-from router.webhooks.records import EVENT_TYPES, MAX_ENDPOINTS, Attempt, Claim, Delivery
+from router.webhooks.records import EVENT_TYPES, MAX_ENDPOINTS, Attempt, Claim, Delivery, Full
 from router.webhooks.store import WebhookStore
 from tests.router.jobs.test_store import Clock, finish_all, make_spec
 
@@ -31,7 +31,7 @@ async def jobs(redis: Redis, clock: Clock) -> JobStore:
 
 @pytest.fixture
 async def store(redis: Redis, clock: Clock) -> WebhookStore:
-    return WebhookStore(redis, resend_after_s=15, clock=clock)
+    return WebhookStore(redis, clock=clock)
 
 
 async def register(store: WebhookStore, owner: str = "local", types: tuple[str, ...] = EVENT_TYPES) -> str:
@@ -61,10 +61,20 @@ async def deliveries(store: WebhookStore, owner: str = "local") -> list[Delivery
     return page[0]
 
 
-async def claim(store: WebhookStore, delivery_id: str) -> Claim:
-    claimed = await store.claim(delivery_id, lease_s=25)
+async def take(store: WebhookStore) -> Claim | None:
+    return await store.take_next(lease_s=25)
+
+
+async def claim(store: WebhookStore) -> Claim:
+    claimed = await take(store)
     assert claimed is not None
     return claimed
+
+
+async def planned(store: WebhookStore) -> str:
+    """Return the id of the one delivery there is."""
+    [delivery] = await deliveries(store)
+    return delivery.id
 
 
 # What a job's end plans
@@ -78,8 +88,7 @@ async def test_the_end_of_a_job_plans_its_event_in_the_same_step(
 
     assert await end(jobs, spec, state) is True
 
-    [due] = await store.take_due()
-    claimed = await claim(store, due)
+    claimed = await claim(store)
     assert claimed.url == URL
     assert orjson.loads(claimed.body) == {
         "id": claimed.event_id,
@@ -99,7 +108,7 @@ async def test_a_job_that_nobody_wants_to_hear_of_plans_nothing_and_leaves_no_ke
 
     assert await end(jobs, make_spec()) is False
 
-    assert await store.take_due() == []
+    assert await take(store) is None
     assert [key async for key in store.redis.scan_iter(f"{PREFIX}deliver*")] == []
 
 
@@ -126,12 +135,11 @@ async def test_deleting_the_job_neither_loses_nor_brings_back_a_delivery(store: 
     await end(jobs, spec)
     await jobs.delete(spec.id)
 
-    [due] = await store.take_due()
-    claimed = await claim(store, due)
+    claimed = await claim(store)
     assert spec.id.encode() in claimed.body
     await store.record(claimed, OK, retry_in_s=None)
 
-    assert await store.take_due() == []
+    assert await take(store) is None
     assert await jobs.get(spec.id) is None
 
 
@@ -144,8 +152,7 @@ async def test_an_event_told_twice_is_one(store: WebhookStore) -> None:
 
 async def test_an_event_of_another_part_goes_to_its_own_url_too_and_keeps_its_data(store: WebhookStore) -> None:
     assert await store.emit("local", "batch.completed", {"id": "batch_1", "more": 2}, url=URL, created_at=7.9) == 1
-    [due] = await store.take_due()
-    event = orjson.loads((await claim(store, due)).body)
+    event = orjson.loads((await claim(store)).body)
     assert event["created_at"] == 7
     assert event["data"] == {"id": "batch_1", "more": 2}
 
@@ -155,25 +162,23 @@ async def test_an_event_of_another_part_goes_to_its_own_url_too_and_keeps_its_da
 
 async def planned_one(store: WebhookStore) -> str:
     await store.emit("local", "response.completed", {"id": "resp_1"}, url=URL)
-    [due] = await store.take_due()
-    return due
+    return await planned(store)
 
 
 async def test_only_one_worker_makes_an_attempt(store: WebhookStore) -> None:
-    due = await planned_one(store)
-    await claim(store, due)
-    assert await store.claim(due, lease_s=25) is None
+    await planned_one(store)
+    await claim(store)
+    assert await take(store) is None
 
 
 async def test_a_delivered_event_is_never_sent_again_and_its_log_lives_for_a_while(
     store: WebhookStore, clock: Clock
 ) -> None:
     due = await planned_one(store)
-    assert await store.record(await claim(store, due), OK, retry_in_s=None) == "succeeded"
+    assert await store.record(await claim(store), OK, retry_in_s=None) == "succeeded"
 
     clock.now += 30 * 24 * 3600
-    assert await store.take_due() == []
-    assert await store.claim(due, lease_s=25) is None
+    assert await take(store) is None
     for key in (f"{PREFIX}delivery:{due}", f"{PREFIX}delivery_attempts:{due}"):
         assert 0 < await store.redis.ttl(key) <= LOG_TTL_S
     delivery = await store.get_delivery("local", due)
@@ -182,16 +187,14 @@ async def test_a_delivered_event_is_never_sent_again_and_its_log_lives_for_a_whi
 
 
 async def test_a_failed_attempt_is_made_again_when_due_and_not_before(store: WebhookStore, clock: Clock) -> None:
-    due = await planned_one(store)
-    first = await claim(store, due)
+    await planned_one(store)
+    first = await claim(store)
     assert await store.record(first, BROKEN, retry_in_s=300) == "pending"
 
     clock.now += 299
-    assert await store.take_due() == []
-    assert await store.claim(due, lease_s=25) is None  # a message that came twice does not jump the wait
+    assert await take(store) is None  # a message that came twice does not jump the wait
     clock.now += 2
-    assert await store.take_due() == [due]
-    second = await claim(store, due)
+    second = await claim(store)
     assert (second.event_id, second.body) == (first.event_id, first.body)
     assert (second.number, second.failures, second.epoch) == (2, 1, 2)
 
@@ -200,13 +203,12 @@ async def test_a_worker_killed_after_the_post_makes_the_event_come_again_under_t
     store: WebhookStore, clock: Clock
 ) -> None:
     due = await planned_one(store)
-    first = await claim(store, due)  # posted, and then the worker is gone
+    first = await claim(store)  # posted, and then the worker is gone
 
     clock.now += 24
-    assert await store.take_due() == []
+    assert await take(store) is None
     clock.now += 2
-    assert await store.take_due() == [due]
-    second = await claim(store, due)
+    second = await claim(store)
 
     assert second.event_id == first.event_id
     assert await store.record(first, OK, retry_in_s=None) is None  # the dead one's word comes too late
@@ -224,18 +226,21 @@ async def test_a_worker_thought_dead_may_still_say_that_it_delivered_if_nobody_t
     store: WebhookStore, clock: Clock
 ) -> None:
     due = await planned_one(store)
-    slow = await claim(store, due)
+    slow = await claim(store)
     clock.now += 26
-    assert await store.take_due() == [due]
+    assert await store.take_next(lease_s=25, full=Full(owners=("local",))) is None  # found lost, and no place for it
+    delivery = await store.get_delivery("local", due)
+    assert delivery is not None
+    assert delivery.state == "pending"
 
     assert await store.record(slow, OK, retry_in_s=None) == "succeeded"
-    assert await store.claim(due, lease_s=25) is None
+    assert await take(store) is None
     assert await store.record(slow, OK, retry_in_s=None) is None
 
 
 async def test_an_outcome_told_twice_counts_once(store: WebhookStore) -> None:
     due = await planned_one(store)
-    claimed = await claim(store, due)
+    claimed = await claim(store)
     assert await store.record(claimed, BROKEN, retry_in_s=5) == "pending"
     assert await store.record(claimed, BROKEN, retry_in_s=5) is None
     delivery = await store.get_delivery("local", due)
@@ -243,13 +248,108 @@ async def test_an_outcome_told_twice_counts_once(store: WebhookStore) -> None:
     assert len(delivery.attempts) == 1
 
 
-async def test_a_message_that_got_lost_is_sent_again_ever_more_rarely(store: WebhookStore, clock: Clock) -> None:
-    due = await planned_one(store)
-    for wait in (15, 30, 60):
-        clock.now += wait - 1
-        assert await store.take_due() == []
-        clock.now += 1.1
-        assert await store.take_due() == [due]
+async def test_what_waits_is_due_until_somebody_takes_it(store: WebhookStore, clock: Clock) -> None:
+    assert await store.is_due() is False
+    await planned_one(store)
+    assert await store.is_due() is True
+    assert await store.take_next(lease_s=25, full=Full(hosts=("hooks.example",))) is None
+    assert await store.is_due() is True  # in its line now
+    claimed = await claim(store)
+    assert await store.is_due() is False
+    await store.record(claimed, BROKEN, retry_in_s=300)
+    assert await store.is_due() is False
+    clock.now += 301
+    assert await store.is_due() is True
+
+
+# Whose turn it is
+
+
+async def emit_all(store: WebhookStore, *receivers: tuple[str, str]) -> None:
+    for number, (owner, url) in enumerate(receivers):
+        await store.emit(owner, "response.completed", {"id": f"resp_{number}"}, url=url)
+
+
+async def taken(store: WebhookStore, number: int) -> list[tuple[str, str]]:
+    claims = [await claim(store) for _ in range(number)]
+    assert await take(store) is None
+    return [(each.owner, each.url) for each in claims]
+
+
+async def test_owners_take_turns_and_so_do_an_owners_hosts(store: WebhookStore, clock: Clock) -> None:
+    crowd = [("ann", f"https://a.example/{number}") for number in range(4)]
+    for number, (owner, url) in enumerate([*crowd, ("ann", "https://b.example/"), ("bob", "https://a.example/")]):
+        clock.now += 1
+        await store.emit(owner, "response.completed", {"id": f"resp_{number}"}, url=url)
+
+    order = await taken(store, 6)
+
+    assert order[:3] == [crowd[0], ("bob", "https://a.example/"), ("ann", "https://b.example/")]
+    assert order[3:] == crowd[1:]
+    assert [key async for key in store.redis.scan_iter(f"{PREFIX}delivery_*")] == []  # nothing is left of the lines
+
+
+@pytest.mark.parametrize(
+    ("full", "left"),
+    [
+        (Full(owners=("ann",)), [("bob", "a.example"), ("bob", "b.example")]),
+        (Full(hosts=("a.example",)), [("ann", "b.example"), ("bob", "b.example")]),
+        (Full(lines=("ann|a.example",)), [("bob", "a.example"), ("ann", "b.example"), ("bob", "b.example")]),
+    ],
+)
+async def test_whoever_has_enough_under_way_is_passed_over(
+    store: WebhookStore, full: Full, left: list[tuple[str, str]]
+) -> None:
+    everyone = [(owner, f"https://{host}.example/") for owner in ("ann", "bob") for host in "ab"]
+    await emit_all(store, *everyone)
+
+    claims = []
+    while (claimed := await store.take_next(lease_s=25, full=full)) is not None:
+        claims.append((claimed.owner, claimed.host))
+
+    assert sorted(claims) == sorted(left)
+    assert await store.is_due() is True
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://Hooks.Example:8443/a?b=c", "hooks.example"),
+        ("http://hooks.example", "hooks.example"),
+        ("http://hooks.example.?x", "hooks.example"),
+        ("http://hooks.example.:80#x", "hooks.example"),
+        ("http://10.0.0.1:81/x:y", "10.0.0.1"),
+        ("http://[2001:DB8::1]:8080/", "[2001:db8::1]"),
+        ("https://中文.example/", "中文.example"),
+    ],
+)
+async def test_one_host_has_one_line_however_its_url_is_written(store: WebhookStore, url: str, host: str) -> None:
+    await emit_all(store, ("ann", url))
+    assert (await claim(store)).host == host
+
+
+async def test_more_than_one_call_lines_up_delays_nobody_behind_it(store: WebhookStore, clock: Clock) -> None:
+    await emit_all(store, *[("ann", f"https://a.example/{number}") for number in range(250)])
+    clock.now += 1
+    await emit_all(store, ("bob", "https://b.example/"))
+
+    claimed = await store.take_next(lease_s=25, full=Full(owners=("ann",)))
+
+    assert claimed is not None
+    assert claimed.owner == "bob"
+
+
+async def test_many_that_need_no_attempt_any_more_are_ended_on_the_way(store: WebhookStore) -> None:
+    endpoint = await register(store)
+    for number in range(250):
+        await store.emit("local", "response.completed", {"id": f"resp_{number}"})
+    await store.delete_endpoint("local", endpoint)
+    await emit_all(store, ("local", URL))
+
+    assert (await claim(store)).url == URL
+
+    assert await take(store) is None
+    assert {each.failure for each in await deliveries(store)} == {"", "endpoint_deleted"}
 
 
 async def test_an_event_is_given_up_when_the_next_attempt_would_come_too_late(
@@ -257,7 +357,7 @@ async def test_an_event_is_given_up_when_the_next_attempt_would_come_too_late(
 ) -> None:
     due = await planned_one(store)
     clock.now += MAX_AGE_S - 100
-    assert await store.record(await claim(store, due), BROKEN, retry_in_s=101) == "failed"
+    assert await store.record(await claim(store), BROKEN, retry_in_s=101) == "failed"
     delivery = await store.get_delivery("local", due)
     assert delivery is not None
     assert (delivery.state, delivery.failure, delivery.next_attempt_at) == ("failed", "gave_up", None)
@@ -267,10 +367,9 @@ async def test_an_event_is_given_up_when_the_next_attempt_would_come_too_late(
 async def test_an_event_that_waited_longer_than_its_age_limit_is_still_tried_once(
     store: WebhookStore, clock: Clock
 ) -> None:
-    due = await planned_one(store)
+    await planned_one(store)
     clock.now += 2 * MAX_AGE_S  # every worker was off
-    assert await store.take_due() == [due]
-    assert await store.record(await claim(store, due), OK, retry_in_s=None) == "succeeded"
+    assert await store.record(await claim(store), OK, retry_in_s=None) == "succeeded"
 
 
 async def test_a_job_that_is_begun_again_and_fails_again_is_told_again(store: WebhookStore, jobs: JobStore) -> None:
@@ -295,31 +394,32 @@ async def test_a_job_that_is_begun_again_and_fails_again_is_told_again(store: We
 async def to_endpoint(store: WebhookStore) -> tuple[str, str]:
     endpoint = await register(store)
     await store.emit("local", "response.completed", {"id": "resp_1"})
-    [due] = await store.take_due()
-    return endpoint, due
+    return endpoint, await planned(store)
 
 
 async def test_a_receiver_that_is_gone_disables_its_endpoint_and_what_else_waits_for_it_is_given_up(
     store: WebhookStore,
 ) -> None:
-    endpoint_id, due = await to_endpoint(store)
+    endpoint_id, _ = await to_endpoint(store)
     await store.emit("local", "response.completed", {"id": "resp_2"})
     gone = Attempt(1, 1.0, 410, 3, "the receiver answered 410", "对方返回 410")
+    claimed = await claim(store)
+    due = claimed.delivery_id
 
-    assert await store.record(await claim(store, due), gone, retry_in_s=None, is_gone=True) == "failed"
+    assert await store.record(claimed, gone, retry_in_s=None, is_gone=True) == "failed"
 
     endpoint = await store.get_endpoint("local", endpoint_id)
     assert endpoint is not None
     assert endpoint.status == "disabled"
-    [other] = await store.take_due()
-    assert await store.claim(other, lease_s=25) is None
+    [other] = [each.id for each in await deliveries(store) if each.id != due]
+    assert await take(store) is None
     assert {each.id: each.failure for each in await deliveries(store)} == {due: "gone", other: "endpoint_disabled"}
     assert await store.emit("local", "response.completed", {"id": "resp_3"}) == 0
     # Only its owner can say that it is back.
     assert await store.redeliver("local", other) is False
     await store.update_endpoint("local", endpoint_id, {"status": "enabled"})
     assert await store.redeliver("local", other) is True
-    await claim(store, other)
+    await claim(store)
 
 
 async def test_a_deleted_endpoint_gets_nothing_more(store: WebhookStore) -> None:
@@ -327,7 +427,7 @@ async def test_a_deleted_endpoint_gets_nothing_more(store: WebhookStore) -> None
     assert await store.delete_endpoint("bob", endpoint_id) is False
     assert await store.delete_endpoint("local", endpoint_id) is True
 
-    assert await store.claim(due, lease_s=25) is None
+    assert await take(store) is None
     assert [each.failure for each in await deliveries(store)] == ["endpoint_deleted"]
     assert await store.redeliver("local", due) is False
     left = [key async for key in store.redis.scan_iter(f"{PREFIX}*{endpoint_id}*")]
@@ -337,15 +437,15 @@ async def test_a_deleted_endpoint_gets_nothing_more(store: WebhookStore) -> None
 async def test_a_retry_goes_where_the_endpoint_points_now_and_is_signed_with_its_secret_of_now(
     store: WebhookStore, clock: Clock
 ) -> None:
-    endpoint_id, due = await to_endpoint(store)
-    first = await claim(store, due)
+    endpoint_id, _due = await to_endpoint(store)
+    first = await claim(store)
     await store.record(first, BROKEN, retry_in_s=5)
     await store.update_endpoint("local", endpoint_id, {"url": "https://new.example"})
     rotated = await store.rotate_secret("local", endpoint_id, keep_old=True)
     assert rotated is not None
 
     clock.now += 6
-    second = await claim(store, due)
+    second = await claim(store)
 
     assert second.url == "https://new.example"
     assert second.signing_secrets == (rotated[1], *first.signing_secrets)
@@ -401,7 +501,7 @@ async def test_a_list_goes_on_after_an_endpoint_that_was_deleted_meanwhile(store
 
 async def test_redelivery_starts_all_over_under_the_same_id(store: WebhookStore, clock: Clock) -> None:
     due = await planned_one(store)
-    first = await claim(store, due)
+    first = await claim(store)
     await store.record(first, OK, retry_in_s=None)
     clock.now += 3600
 
@@ -409,15 +509,14 @@ async def test_redelivery_starts_all_over_under_the_same_id(store: WebhookStore,
     assert await store.redeliver("local", due) is True
 
     assert await store.redis.ttl(f"{PREFIX}delivery:{due}") == -1
-    assert await store.take_due() == [due]
-    again = await claim(store, due)
+    again = await claim(store)
     assert (again.event_id, again.number, again.failures) == (first.event_id, 2, 0)
     delivery = await store.get_delivery("local", due)
     assert delivery is not None
     assert delivery.expires_at == clock.now + MAX_AGE_S
     # One under way is left alone.
     assert await store.redeliver("local", due) is True
-    assert await store.claim(due, lease_s=25) is None
+    assert await take(store) is None
 
 
 async def test_each_owner_has_a_secret_of_its_own_for_urls_in_requests_and_it_stays(
@@ -441,10 +540,10 @@ async def test_a_configured_secret_serves_every_owner(redis: Redis) -> None:
 
 async def test_without_a_clock_of_its_own_the_store_goes_by_the_servers(redis: Redis) -> None:
     store = WebhookStore(redis)
-    due = await planned_one(store)
+    await planned_one(store)
     await store.rotate_request_secret("local", keep_old=True)
     assert len(await store.request_secrets("local")) == 2
-    assert await store.record(await claim(store, due), OK, retry_in_s=None) == "succeeded"
+    assert await store.record(await claim(store), OK, retry_in_s=None) == "succeeded"
 
 
 async def test_deliveries_are_listed_newest_first_page_by_page_and_each_to_its_owner(
@@ -471,5 +570,5 @@ async def test_deliveries_are_listed_newest_first_page_by_page_and_each_to_its_o
 async def test_a_redis_that_does_not_answer_is_an_error_of_ours() -> None:
     redis = Redis.from_url("redis://127.0.0.1:1/0")
     with pytest.raises(QueueUnavailableError):
-        await WebhookStore(redis).take_due()
+        await WebhookStore(redis).take_next(lease_s=25)
     await redis.aclose()
