@@ -315,7 +315,9 @@ class BalancedClient:
             if backend is None:
                 if first is not None and not isinstance(first[1], EngineUnavailableError):
                     raise first[1]
-                raise self._unavailable() from (first[1] if first else None)
+                failure, cause = self._unavailable(), first[1] if first else None
+                failure.is_broken_off = isinstance(cause, EngineUnavailableError) and cause.is_broken_off
+                raise failure from cause
             held = cost.prompt + cost.answer
             backend.load += held
             backend.num_outstanding += 1

@@ -362,7 +362,13 @@ class EngineOverloadedError(EngineError):
 
 
 class EngineUnavailableError(EngineError):
-    """The engine is not there: not started, still loading, or the connection broke."""
+    """The engine is not there: not started, still loading, or the connection broke.
+
+    Attributes:
+        is_broken_off: the connection was lost after the engine had the request, which may be what ended it.
+    """
+
+    is_broken_off: bool = False
 
     retryable: ClassVar[bool] = True
     status_code: ClassVar[int] = 503

@@ -240,7 +240,7 @@ class EngineClient:
                 if payloads:  # comments keep a connection alive, but they are no sign of a living model
                     deadline = self._new_deadline()
             if finish_reason is None:
-                raise self._unavailable("it closed the connection in the middle of an answer")
+                raise self._broken_off("it closed the connection in the middle of an answer")
             await self._read_tail(response)
         finally:
             response.close()
@@ -380,12 +380,16 @@ class EngineClient:
                     headers=headers,
                     allow_redirects=False,
                 )
-        except aiohttp.ClientError as error:  # first: a connection that takes too long is a TimeoutError as well
+        except aiohttp.ClientConnectorError as error:
             raise self._unavailable("it cannot be reached", error) from error
+        except aiohttp.ConnectionTimeoutError as error:  # before TimeoutError, which it is as well
+            raise self._unavailable("it cannot be reached", error) from error
+        except aiohttp.ClientError as error:
+            raise self._broken_off("the connection broke before the answer", error) from error
         except TimeoutError as error:
             raise self._timed_out() from error
         except OSError as error:
-            raise self._unavailable("it cannot be reached", error) from error
+            raise self._broken_off("the connection broke before the answer", error) from error
 
     async def _next_bytes(self, response: aiohttp.ClientResponse, *, deadline: float, end: float = math.inf) -> bytes:
         try:
@@ -397,7 +401,7 @@ class EngineClient:
         except TimeoutError as error:
             raise self._timed_out(is_endless=end <= deadline) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise self._unavailable("the connection broke in the middle of an answer", error) from error
+            raise self._broken_off("the connection broke in the middle of an answer", error) from error
 
     async def _read_document(self, response: aiohttp.ClientResponse) -> bytes:
         """Read a body that is no stream, as far as anything of ours may be in it."""
@@ -455,6 +459,11 @@ class EngineClient:
                 f"The engine did not end its answer within {self._answer_timeout_s:g} s.", detail=self.url
             )
         return EngineTimeoutError(f"The engine sent nothing for {self._timeout_s:g} s.", detail=self.url)
+
+    def _broken_off(self, why: str, error: Exception | None = None) -> EngineUnavailableError:
+        refusal = self._unavailable(why, error)
+        refusal.is_broken_off = not self._is_closed
+        return refusal
 
     def _unavailable(self, why: str, error: Exception | None = None) -> EngineUnavailableError:
         # Another engine, or the same with other weights, may come back in its place.

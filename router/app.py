@@ -77,7 +77,13 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
     await services.monitor.start()
     healers = [
         asyncio.create_task(
-            reap_forever(services.store, services.queue, ticket_check_s=services.settings.resend_after_s), name="reaper"
+            reap_forever(
+                services.store,
+                services.queue,
+                down=services.monitor.down,
+                ticket_check_s=services.settings.resend_after_s,
+            ),
+            name="reaper",
         ),
         asyncio.create_task(sweep_forever(services.webhooks, services.queue), name="webhook-sweeper"),
         asyncio.create_task(runner.run_forever(), name="batch-runner"),

@@ -22,6 +22,7 @@ from router.idempotency import Idempotency
 from router.jobs.cancels import CancelWatch
 from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue, create_celery
+from router.jobs.reaper import wake
 from router.jobs.store import JobStore
 from router.media import MediaIntake
 from router.routing import Router
@@ -48,7 +49,7 @@ def build_services(settings: Settings) -> Services:
     queue = JobQueue(create_celery(settings))
     hub = EventHub(reader, store)
     engines = make_engines(settings)
-    monitor = EngineMonitor(engines)
+    monitor = EngineMonitor(engines, on_up=lambda engine: wake(store, queue, engine))
     webhooks, webhook_fetcher = make_webhook_store(settings, redis), make_webhook_fetcher(settings)
     ended = make_redis(settings)
     context = tasks.Context(
@@ -138,6 +139,8 @@ def make_store(settings: Settings, redis: Redis) -> JobStore:
         blob_ttl_s=settings.blob_ttl_s,
         expires_s=settings.job_expires_s,
         max_unfinished=settings.max_unfinished_jobs,
+        merge_patience_s=settings.merge_patience_s,
+        engine_patience_s=settings.engine_patience_s,
     )
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from engines.balancer import BackendStatus, BalancedClient, RemoteEngine
 from engines.base import EngineError, EngineInfo
 from policies.decision import EngineHealth, Health
-from router.leftovers import end_tasks
+from router.leftovers import Leftovers, end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +24,20 @@ class EngineMonitor:
     Args:
         engines: by name.
         interval_s: time between two looks.
+        on_up: told the name of an engine that is up and was not, or was not known to be; what it raises is logged.
     """
 
-    def __init__(self, engines: Mapping[str, RemoteEngine], *, interval_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        engines: Mapping[str, RemoteEngine],
+        *,
+        interval_s: float = 1.0,
+        on_up: Callable[[str], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         self._engines = engines
         self._interval_s = interval_s
+        self._on_up = on_up
+        self._telling = Leftovers()
         self._is_up: dict[str, bool] = {}
         self._infos: dict[str, EngineInfo] = {}
         self._watches: list[asyncio.Task[None]] = []
@@ -44,6 +54,7 @@ class EngineMonitor:
     async def aclose(self) -> None:
         """Stop looking."""
         await end_tasks(*self._watches)
+        await self._telling.aclose()
 
     def health(self) -> Health:
         """What is known right now; an engine nobody has looked at counts as up."""
@@ -65,6 +76,10 @@ class EngineMonitor:
     def backends(self) -> dict[str, tuple[BackendStatus, ...]]:
         """What is known of each server of those engines that have several."""
         return {name: engine.status() for name, engine in self._engines.items() if isinstance(engine, BalancedClient)}
+
+    def down(self) -> frozenset[str]:
+        """The engines that did not answer the last time."""
+        return frozenset(name for name, is_up in self._is_up.items() if not is_up)
 
     def is_up(self, name: str) -> bool:
         """Whether the engine answered the last time."""
@@ -99,4 +114,6 @@ class EngineMonitor:
     def _set(self, name: str, is_up: bool) -> None:
         if self._is_up.get(name) != is_up:
             log.info("engine %s is %s", name, "up" if is_up else "down")
+            if is_up and self._on_up is not None:
+                self._telling.add(self._on_up(name))
         self._is_up[name] = is_up

@@ -108,6 +108,12 @@ class Settings(BaseSettings):
     answer_timeout_s: float = Field(3600.0, gt=0, description="longest time that one answer of an engine may take")
     lease_s: float = Field(5.0, gt=0, description="a running branch not heard of for so long is run again")
     resend_after_s: float = Field(15.0, gt=0, description="how often lost messages to the workers are looked for")
+    engine_patience_s: float = Field(
+        600.0, ge=0, description="how long a branch waits for an engine that is loading or away before it fails"
+    )
+    merge_patience_s: float = Field(
+        30.0, ge=0, description="how long Owl2's finished answer waits for GLM's part in the final one"
+    )
     max_attempts: int = Field(3, ge=1, description="runs of one branch before it is recorded as failed")
     max_unfinished_jobs: int = Field(
         1000, ge=1, description="jobs that one key may have queued or running; lines of batches are counted apart"

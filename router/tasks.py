@@ -22,6 +22,7 @@ from engines.base import (
     Engine,
     EngineError,
     EngineOverloadedError,
+    EngineUnavailableError,
     GenerationFailedError,
     GenerationRequest,
     Message,
@@ -35,7 +36,7 @@ from router.early import EarlyStream
 from router.errors import QueueUnavailableError
 from router.jobs import groups, merge
 from router.jobs.cancels import CancelWatch
-from router.jobs.job import MERGE, BranchPlan, FinalAnswer, Job, UnitResult, add_usage, to_failure_record
+from router.jobs.job import MERGE, BranchPlan, FinalAnswer, Job, UnitResult, Why, add_usage, to_failure_record
 from router.jobs.json_answers import InvalidJsonError, UncheckableSchemaError, dump_json, read_json, repair_prompt
 from router.jobs.queue import WEBHOOKS, JobQueue
 from router.jobs.store import JobStore
@@ -45,9 +46,12 @@ from router.webhooks.deliver import Deliverer
 
 log = logging.getLogger(__name__)
 
+# Before a run that is tried again; doubled each time, up to the longest.
 _RETRY_DELAY_S = 1.0
-_OVERLOAD_DELAY_S = 2.0
-_MAX_OVERLOAD_DELAY_S = 60.0
+_FULL_DELAY_S = 2.0
+_MAX_DELAY_S = 30.0
+# As an engine may ask for by `Retry-After`.
+_MAX_RETRY_AFTER_S = 60.0
 # A worker holds on to what an engine has said for so long while redis is away; then the lease has run out anyway.
 _PATIENCE_S = 60.0
 _MAX_BEAT_S = 1.0
@@ -419,7 +423,7 @@ async def _hand_back(context: Context, job_id: str, unit: str, epoch: int) -> No
     """Put a unit back into its queue, to be run again elsewhere; that is no failure of it."""
     log.info("handing back %s of %s", unit, job_id)
     with contextlib.suppress(QueueUnavailableError):  # then the lease runs out, which takes a little longer
-        await context.store.release(job_id, unit, epoch, delay_s=0.0, is_failure=False)
+        await context.store.release(job_id, unit, epoch, "handed back")
         await _send_on(context, job_id, unit)
 
 
@@ -675,13 +679,22 @@ class _ImageExpiredError(EngineError):
 
 
 async def _release(store: JobStore, job_id: str, unit: str, epoch: int, error: EngineError) -> bool:
-    # A full engine is not a failure of this run: the job keeps its place and its number of runs.
-    is_overload = isinstance(error, EngineOverloadedError)
-    log.info("%s of %s will run again: %s", unit, job_id, error.message)
-    delay_s = _RETRY_DELAY_S
-    if is_overload:
-        delay_s = min(max(_OVERLOAD_DELAY_S, error.retry_after_s or 0.0), _MAX_OVERLOAD_DELAY_S)
-    return await store.release(job_id, unit, epoch, delay_s=delay_s, is_failure=not is_overload)
+    """Give a unit back after a refusal that may pass; False if it has to end with it.
+
+    An engine that is full, loading or away is not a failure of this run: the job keeps its place and its number of
+    runs. One that was lost in the middle of an answer is: the request itself may be what ends it.
+    """
+    why: Why = "failure"
+    delay_s, longest_s = _RETRY_DELAY_S, _MAX_DELAY_S
+    if isinstance(error, EngineOverloadedError):
+        why, delay_s = "full", _FULL_DELAY_S
+        if error.retry_after_s is not None:
+            delay_s = longest_s = min(max(_FULL_DELAY_S, error.retry_after_s), _MAX_RETRY_AFTER_S)
+    elif isinstance(error, EngineUnavailableError) and not error.is_broken_off:
+        why = "away"
+    is_left = await store.release(job_id, unit, epoch, why, delay_s=delay_s, max_delay_s=longest_s)
+    log.info("%s of %s %s: %s", unit, job_id, "will run again" if is_left else "is given up", error.for_operators)
+    return is_left
 
 
 def _to_engine_error(error: Exception, what: str) -> EngineError:

@@ -20,6 +20,10 @@ from router.output_format import OutputFormat
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 UnitState = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+# How long a merge waits for a branch: to its end; for some time; or hardly, being able to do without.
+Patience = Literal["always", "a while", "a moment"]
+# Why a run is given back: it failed; its engine was full, or away; the process has to end.
+Why = Literal["failure", "full", "away", "handed back"]
 
 TERMINAL: Final = frozenset({"completed", "failed", "cancelled", "incomplete"})
 MERGE: Final = "merge"
@@ -106,6 +110,14 @@ class JobSpec:
     def question(self) -> str:
         """The text of the last user turn."""
         return "".join(part["text"] for part in self.messages[-1]["parts"] if part["type"] == "text")
+
+    def awaits(self, branch: BranchPlan) -> Patience:
+        """Say how long the merge waits for a branch once the others it needs have answered."""
+        if branch.pictures or branch.name == self.branches[-1].name:
+            return "always"
+        # GLM's word is part of the final answer, or its second thoughts were asked for.
+        is_wanted = self.strategy in ("compose", "fields") or self.sampling.json_schema is not None
+        return "a while" if is_wanted or branch.enable_thinking else "a moment"
 
     @property
     def final_unit(self) -> str:

@@ -25,17 +25,23 @@ from router.jobs.job import (
     Unit,
     UnitResult,
     UnitState,
+    Why,
     end_state,
 )
 from router.jobs.schedule import QUEUES, FairQueue, queue_of
+from router.jobs.scripts import LOOK_S
 from router.jobs.store import (
     BLOB_GRACE_S,
+    GRACE_S,
     LOST_MERGE,
+    MOST_WOKEN,
+    NOT_AWAITED,
     UNSTORED_TTL_S,
     Cause,
     Reaped,
     lost_result,
     queue_full,
+    to_patience,
 )
 
 Key = TypeVar("Key")
@@ -50,12 +56,17 @@ class _Unit:
     result: UnitResult | None = None
     began_at: float | None = None
     piece: str = ""
+    patience_s: float | str = ""
+    waits: int = 0
+    away_at: float | None = None
 
 
 @dataclass
 class _Record:
     spec: JobSpec
     accepted_at: float
+    due_at: float = 0.0
+    answered_at: float | None = None
     state: JobState = "queued"
     units: dict[str, _Unit] = field(default_factory=dict)
     started_at: float | None = None
@@ -104,6 +115,9 @@ class MemoryJobStore:
         blob_ttl_s: likewise.
         expires_s: likewise.
         max_unfinished: likewise.
+        grace_s: likewise.
+        merge_patience_s: likewise.
+        engine_patience_s: likewise.
     """
 
     def __init__(
@@ -116,6 +130,9 @@ class MemoryJobStore:
         blob_ttl_s: int = 24 * 3600,
         expires_s: int = 24 * 3600,
         max_unfinished: int = 1000,
+        grace_s: float = GRACE_S,
+        merge_patience_s: float = 30.0,
+        engine_patience_s: float = 600.0,
     ) -> None:
         self.lease_s = lease_s
         self.max_failures = max_failures
@@ -124,6 +141,9 @@ class MemoryJobStore:
         self._blob_ttl_s = blob_ttl_s
         self._expires_s = expires_s
         self._max_unfinished = max_unfinished
+        self._grace_s = grace_s
+        self._patience_s = to_patience(grace_s, merge_patience_s)
+        self._engine_patience_s = engine_patience_s
         self._jobs: dict[str, _Record] = {}
         self._blobs: dict[str, _Blob] = {}
         self._queues: dict[str, _Queue] = {name: _Queue() for name in QUEUES}
@@ -160,7 +180,10 @@ class MemoryJobStore:
         if len(unfinished) >= self._max_unfinished:
             raise queue_full(self._max_unfinished)
         record = _Record(spec, accepted_at=self._clock(), ttl_s=self._ttl_s(spec))
-        record.units = {branch.name: _Unit(queue_of(branch.engine)) for branch in spec.branches}
+        record.units = {
+            branch.name: _Unit(queue_of(branch.engine), patience_s=self._patience_s[spec.awaits(branch)])
+            for branch in spec.branches
+        }
         self._jobs[spec.id] = record
         self._accept(record)
         return job
@@ -174,7 +197,8 @@ class MemoryJobStore:
             # Epochs go on counting: they fence off the writes of runs from before.
             record.merge_epoch = record.units.pop(MERGE).epoch
         for unit in record.units.values():
-            unit.failures, unit.result = 0, None
+            unit.failures, unit.result, unit.waits, unit.away_at = 0, None, 0, None
+        record.answered_at = None
         record.state, record.accepted_at, record.events = "queued", self._clock(), []
         record.started_at = record.completed_at = record.final = record.error = None
         self._accept(record)
@@ -277,19 +301,33 @@ class MemoryJobStore:
             self._learn(record.units[unit])
         return self._finish_branch(record, unit, "failed" if result.error else "completed", result)
 
-    async def release(self, job_id: str, unit: str, epoch: int, *, delay_s: float, is_failure: bool) -> bool:
+    async def release(
+        self, job_id: str, unit: str, epoch: int, why: Why, *, delay_s: float = 0.0, max_delay_s: float | None = None
+    ) -> bool:
         """Give a unit back."""
         record = self._owned(job_id, unit, epoch)
         if record is None:
             return True
-        if is_failure:
-            record.units[unit].failures += 1
-            if record.units[unit].failures >= self.max_failures:
+        now, run, times = self._clock(), record.units[unit], 1
+        if why == "failure":
+            run.failures += 1
+            times = run.failures
+            if run.failures >= self.max_failures:
                 return False
+        elif why != "handed back":
+            run.waits += 1
+            times = run.waits
+        if why == "away":
+            run.away_at = now if run.away_at is None else run.away_at
+            if now - run.away_at >= self._engine_patience_s:
+                return False
+        elif why != "handed back":
+            run.away_at = None
         self._drop(record, unit)
         if delay_s > 0:
-            record.units[unit].state = "queued"
-            self._delayed[job_id, unit] = self._clock() + delay_s
+            run.state = "queued"
+            longest = delay_s if max_delay_s is None else max_delay_s
+            self._delayed[job_id, unit] = now + min(delay_s * 2 ** (times - 1), longest)
         else:
             self._line_up(record, unit)
         self._tell(record, Event("requeued", unit, epoch))
@@ -340,7 +378,17 @@ class MemoryJobStore:
         self._agenda.pop(job_id, None)
         return True
 
-    async def reap(self) -> Reaped:
+    async def wake(self, queue: str) -> int:
+        """Put units that waited for their engine in line."""
+        woken = 0
+        for job_id, unit in _due(self._delayed, float("inf")):
+            record = self._jobs[job_id]
+            if woken < MOST_WOKEN and record.units[unit].queue == queue and record.units[unit].away_at is not None:
+                self._line_up(record, unit)
+                woken += 1
+        return woken
+
+    async def reap(self, down: frozenset[str] = frozenset()) -> Reaped:
         """Heal, end and forget what is due."""
         now = self._clock()
         lined_up: dict[str, int] = {}
@@ -365,7 +413,10 @@ class MemoryJobStore:
             tell(self._line_up(self._jobs[job_id], unit))
         for job_id in _due(self._agenda, now):
             record = self._jobs[job_id]
-            if record.state not in TERMINAL:
+            if record.state not in TERMINAL and record.answered_at is not None and record.due_at > now:
+                if self._end_rest(record, record.answered_at, down):
+                    tell(record.spec.merge_queue)
+            elif record.state not in TERMINAL:
                 self._agenda[job_id] = now + 1
                 is_late = record.deadline_at is not None and record.deadline_at <= now
                 overdue.append((job_id, "deadline" if is_late else "expired"))
@@ -389,7 +440,7 @@ class MemoryJobStore:
         if record.spec.deadline_ms is not None:
             record.deadline_at = record.accepted_at + record.spec.deadline_ms / 1000
             due = min(due, record.deadline_at)
-        self._agenda[record.spec.id] = due
+        record.due_at = self._agenda[record.spec.id] = due
         self._tell(record, Event("queued", state="queued"))
         for name in record.units:
             self._line_up(record, name)
@@ -436,10 +487,31 @@ class MemoryJobStore:
         self._drop(record, unit)
         self._tell(record, Event("finished", unit, record.units[unit].epoch, state=state))
         if any(branch.state not in TERMINAL for branch in record.branches):
+            has_answer = all(branch.state == "completed" for branch in record.branches if branch.patience_s == "")
+            if has_answer and record.answered_at is None:
+                record.answered_at = self._clock()
+                due = record.answered_at + self._grace_s
+                self._agenda[record.spec.id] = min(self._agenda[record.spec.id], due)
             return False
         record.units[MERGE] = _Unit(record.spec.merge_queue, epoch=record.merge_epoch)
         self._line_up(record, MERGE)
         return True
+
+    def _end_rest(self, record: _Record, answered_at: float, down: frozenset[str]) -> bool:
+        """End the branches whose patience is over; True if the merge is due."""
+        now, next_at, is_merge_due = self._clock(), record.due_at, False
+        for name, unit in list(record.units.items()):
+            if unit.state in TERMINAL or name == MERGE:
+                continue
+            patience_s = float(unit.patience_s)
+            if unit.queue in down:
+                patience_s = min(patience_s, self._grace_s)
+            if answered_at + patience_s <= now:
+                is_merge_due |= self._finish_branch(record, name, "failed", NOT_AWAITED)
+            else:
+                next_at = min(next_at, answered_at + patience_s, now + LOOK_S)
+        self._agenda[record.spec.id] = next_at
+        return is_merge_due
 
     def _finish_job(self, record: _Record, state: JobState) -> bool:
         record.state, record.completed_at = state, self._clock()

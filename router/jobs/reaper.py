@@ -15,6 +15,7 @@ from router.errors import QueueUnavailableError
 from router.jobs import merge
 from router.jobs.overdue import settle
 from router.jobs.queue import JobQueue
+from router.jobs.schedule import queue_of
 from router.jobs.store import PREFIX, Cause, JobStore, guard
 
 log = logging.getLogger(__name__)
@@ -22,9 +23,22 @@ log = logging.getLogger(__name__)
 _MAX_TICKETS = 200
 
 
-async def reap_once(store: JobStore, queue: JobQueue) -> None:
-    """Do one round."""
-    found = await store.reap()
+Down = Callable[[], frozenset[str]]
+
+
+def _none_down() -> frozenset[str]:
+    return frozenset()
+
+
+async def reap_once(store: JobStore, queue: JobQueue, down: Down = _none_down) -> None:
+    """Do one round.
+
+    Args:
+        store: the job records.
+        queue: sends tickets.
+        down: returns the engines that are known to be down.
+    """
+    found = await store.reap(frozenset(queue_of(engine) for engine in down()))
     for job_id, cause in found.overdue:
         try:
             await end_overdue(store, job_id, cause)
@@ -63,13 +77,26 @@ async def replace_lost_tickets(store: JobStore, queue: JobQueue) -> dict[str, in
     return missing
 
 
+async def wake(store: JobStore, queue: JobQueue, engine: str) -> None:
+    """Let what waited for an engine begin, now that it is back; what this misses begins when its delay is over."""
+    number = await store.wake(queue_of(engine))
+    if number:
+        log.info("%s is back: %d units begin again", engine, number)
+        await queue.send_tickets({queue_of(engine): number})
+
+
 async def reap_forever(
-    store: JobStore, queue: JobQueue, *, interval_s: float = 1.0, ticket_check_s: float = 15.0
+    store: JobStore,
+    queue: JobQueue,
+    *,
+    down: Down = _none_down,
+    interval_s: float = 1.0,
+    ticket_check_s: float = 15.0,
 ) -> None:
     """Reap every ``interval_s``, and look for lost tickets every ``ticket_check_s``; ends only when cancelled."""
     # Side by side: the broker's client is slow to see that redis is away, and deadlines do not wait for it.
     async with asyncio.TaskGroup() as loops:
-        loops.create_task(_repeat(store, "reaper", interval_s, lambda: reap_once(store, queue), interval_s))
+        loops.create_task(_repeat(store, "reaper", interval_s, lambda: reap_once(store, queue, down), interval_s))
         loops.create_task(
             _repeat(store, "ticket_check", ticket_check_s, lambda: replace_lost_tickets(store, queue), interval_s)
         )

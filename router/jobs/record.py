@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from engines.base import ImagePart, TokenLogprob
-from router.jobs.job import Claim, Event, FinalAnswer, Job, JobSpec, UnitResult
+from router.jobs.job import Claim, Event, FinalAnswer, Job, JobSpec, UnitResult, Why
 from router.jobs.store import Reaped
 
 
@@ -39,7 +39,10 @@ class Record(Protocol):
         piece: int | None = None,
     ) -> bool: ...
     async def finish(self, job_id: str, unit: str, epoch: int, result: UnitResult) -> bool: ...  # noqa: D102
-    async def release(self, job_id: str, unit: str, epoch: int, *, delay_s: float, is_failure: bool) -> bool: ...  # noqa: D102
+    async def release(  # noqa: D102
+        self, job_id: str, unit: str, epoch: int, why: Why, *, delay_s: float = 0.0, max_delay_s: float | None = None
+    ) -> bool: ...
+    async def wake(self, queue: str) -> int: ...  # noqa: D102
     async def complete(  # noqa: D102
         self, job_id: str, epoch: int, *, final: FinalAnswer | None = None, error: dict[str, Any] | None = None
     ) -> bool: ...
@@ -48,5 +51,5 @@ class Record(Protocol):
     ) -> bool: ...
     async def cancel(self, job_id: str) -> Job | None: ...  # noqa: D102
     async def delete(self, job_id: str) -> bool: ...  # noqa: D102
-    async def reap(self) -> Reaped: ...  # noqa: D102
+    async def reap(self, down: frozenset[str] = frozenset()) -> Reaped: ...  # noqa: D102
     async def read_events(self, job_id: str, after: str = "") -> list[Event]: ...  # noqa: D102

@@ -18,6 +18,8 @@ from router.jobs.schedule import MAX_WALK, SHARE
 
 # Redis itself forgets keys so long after the reaper should have: a net, should an entry of the agenda ever be lost.
 NET_S: Final = 3600
+# How often a job that has its answer, and waits for the rest, is looked at: its engine may have gone down meanwhile.
+LOOK_S: Final = 5.0
 
 # What the two scripts of a running unit need: they run many times a job, and what is defined is defined at each run.
 _CORE: Final = """
@@ -50,7 +52,7 @@ _PRELUDE: Final = (
     + FAN_OUT
     + LISTING
     + f"""
-local NET, SHARE, MAX_WALK, PACE_WEIGHT = {NET_S}, {SHARE}, {MAX_WALK}, {PACE_WEIGHT}
+local NET, SHARE, MAX_WALK, PACE_WEIGHT, LOOK = {NET_S}, {SHARE}, {MAX_WALK}, {PACE_WEIGHT}, {LOOK_S:g}
 """
     + """
 local function blob_key(sha) return prefix .. 'blob:' .. sha end
@@ -255,17 +257,58 @@ local function forget(id)
   return redis.call('DEL', job_key(id))
 end
 
+-- Looks at a job again at a time, unless it is to be looked at earlier anyway.
+local function look_again(id, at)
+  local old = redis.call('ZSCORE', AGENDA, id)
+  if not old or at < tonumber(old) then redis.call('ZADD', AGENDA, at, id) end
+end
+
 -- Records how a branch ended; whoever ends the last one queues the merge, once. Returns the merge's queue then.
-local function finish_branch(id, unit, epoch, state, result)
+-- Once every branch that is always waited for is completed, the others have only their patience left.
+local function finish_branch(id, unit, epoch, state, result, now)
   local key = job_key(id)
   redis.call('HSET', key, unit .. '.state', state, unit .. '.result', result)
-  drop(id, unit)
+  local was_running = drop(id, unit)
   event(id, 'finished', unit, epoch, '', state)
+  local is_open, has_answer = false, true
   for _, name in ipairs(units_of(id)) do
-    if not is_terminal(redis.call('HGET', key, name .. '.state')) then return nil end
+    local found = redis.call('HMGET', key, name .. '.state', name .. '.patience')
+    if not is_terminal(found[1]) then is_open = true end
+    if (not found[2] or found[2] == '') and found[1] ~= 'completed' then has_answer = false end
   end
-  redis.call('HSETNX', key, 'merge.queue', 'light')  -- of a job that an earlier release began
-  return line_up(id, 'merge')
+  if not is_open then
+    redis.call('HSETNX', key, 'merge.queue', 'light')  -- of a job that an earlier release began
+    return line_up(id, 'merge'), was_running
+  end
+  if has_answer and redis.call('HSETNX', key, 'answered_at', written(now)) == 1 then
+    look_again(id, now + tonumber(redis.call('HGET', key, 'grace')))
+  end
+  return nil, was_running
+end
+
+-- Ends the branches of a job that has its answer and whose patience is over, and says when to look again. Where the
+-- engine is known to be down, only the grace is left of the patience. Returns the merge's queue if it is due.
+local function end_rest(id, now, down, result)
+  local key, merge_queue = job_key(id), nil
+  local found = redis.call('HMGET', key, 'answered_at', 'grace', 'due_at')
+  local answered, grace, next_at = tonumber(found[1]), tonumber(found[2]), tonumber(found[3])
+  for _, name in ipairs(units_of(id)) do
+    local unit = redis.call('HMGET', key, name .. '.state', name .. '.patience', name .. '.queue', name .. '.epoch')
+    if not is_terminal(unit[1]) then
+      local patience = tonumber(unit[2])
+      if down[unit[3]] then patience = math.min(patience, grace) end
+      if answered + patience <= now then
+        local queue, was_running = finish_branch(id, name, unit[4] or 0, 'failed', result, now)
+        merge_queue = queue or merge_queue
+        -- Whoever still runs it need not wait for the next write to be refused.
+        if was_running then redis.call('PUBLISH', prefix .. 'ended', id) end
+      else
+        next_at = math.min(next_at, answered + patience, now + LOOK)
+      end
+    end
+  end
+  redis.call('ZADD', AGENDA, next_at, id)
+  return merge_queue
 end
 """
 )
@@ -285,7 +328,8 @@ return missing
 
 # id, clock, spec, owner, class, ttl, blob ttl, webhook URL or '', seconds until the job expires, deadline in ms or '',
 # most unfinished jobs of the owner, hashes of the pictures, 1 if all of them must be there, the list it stands in, the
-# queue of its merge, then units and their queues
+# grace in seconds, queue of its merge, then units, their queues and their patience in seconds, '' for those that are
+# always waited for
 _ACCEPT: Final = (
     _PRELUDE
     + """
@@ -308,11 +352,12 @@ local function accept()
     redis.call('HSET', key, 'deadline_at', written(deadline))
     due = math.min(due, deadline)
   end
+  redis.call('HSET', key, 'due_at', written(due), 'grace', ARGV[15])
   redis.call('ZADD', AGENDA, due, id)
   count(id, 1)
-  redis.call('HSET', key, 'merge.queue', ARGV[15])
-  for i = 16, #ARGV, 2 do
-    redis.call('HSET', key, ARGV[i] .. '.queue', ARGV[i + 1])
+  redis.call('HSET', key, 'merge.queue', ARGV[16])
+  for i = 17, #ARGV, 3 do
+    redis.call('HSET', key, ARGV[i] .. '.queue', ARGV[i + 1], ARGV[i] .. '.patience', ARGV[i + 2])
     line_up(id, ARGV[i])
   end
   redis.call('EXPIRE', key, keep)
@@ -332,7 +377,7 @@ if tonumber(counted or 0) >= tonumber(ARGV[11]) then return {-1} end
 local missing = ARGV[13] == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {-2, unpack(missing)} end
 local units = {}
-for i = 16, #ARGV, 2 do units[#units + 1] = ARGV[i] end
+for i = 17, #ARGV, 3 do units[#units + 1] = ARGV[i] end
 redis.call('HSET', key, 'spec', ARGV[3], 'units', table.concat(units, ','))
 accept()
 return {1}
@@ -348,8 +393,10 @@ if not state then return '' end
 if state ~= 'failed' then return state end
 -- The epochs stay: they go on fencing off the writes of runs from before.
 redis.call('HDEL', key, 'final', 'error', 'started_at', 'completed_at', 'merge.state', 'merge.result', 'merge.failures',
-  'merge.at')
-for _, unit in ipairs(units_of(id)) do redis.call('HDEL', key, unit .. '.result', unit .. '.failures') end
+  'merge.at', 'merge.waits', 'merge.away_at', 'answered_at')
+for _, unit in ipairs(units_of(id)) do
+  redis.call('HDEL', key, unit .. '.result', unit .. '.failures', unit .. '.waits', unit .. '.away_at')
+end
 redis.call('DEL', events_key(id))
 redis.call('HINCRBY', key, 'retries', 1)
 accept()
@@ -450,28 +497,59 @@ FINISH: Final = (
 local id, now, unit, epoch = ARGV[1], clock(ARGV[2]), ARGV[3], ARGV[4]
 if not owns(id, unit, epoch) then return 0 end
 if ARGV[5] == 'completed' then learn(id, unit, now) end
-if finish_branch(id, unit, epoch, ARGV[5], ARGV[6]) then return 2 end
+if finish_branch(id, unit, epoch, ARGV[5], ARGV[6], now) then return 2 end
 return 1
 """
 )
 
-# id, clock, unit, epoch, seconds until it may run again, 1 if the run counts as a failure, most failures
+# id, clock, unit, epoch, why ('failure', 'full', 'away', 'handed back'), seconds until it may run again, doubled each
+# time, most seconds, most failures, seconds that an engine may be away
 # -> 0 (no longer yours) | 1 | -1 (no runs left; still yours)
 RELEASE: Final = (
     _PRELUDE
     + """
-local id, now, unit, delay = ARGV[1], clock(ARGV[2]), ARGV[3], tonumber(ARGV[5])
+local id, now, unit, why, delay = ARGV[1], clock(ARGV[2]), ARGV[3], ARGV[5], tonumber(ARGV[6])
 if not owns(id, unit, ARGV[4]) then return 0 end
-if ARGV[6] == '1' and redis.call('HINCRBY', job_key(id), unit .. '.failures', 1) >= tonumber(ARGV[7]) then return -1 end
+local key, times = job_key(id), 1
+if why == 'failure' then
+  times = redis.call('HINCRBY', key, unit .. '.failures', 1)
+  if times >= tonumber(ARGV[8]) then return -1 end
+elseif why ~= 'handed back' then
+  times = redis.call('HINCRBY', key, unit .. '.waits', 1)
+end
+if why == 'away' then
+  redis.call('HSETNX', key, unit .. '.away_at', written(now))
+  if now - tonumber(redis.call('HGET', key, unit .. '.away_at')) >= tonumber(ARGV[9]) then return -1 end
+elseif why ~= 'handed back' then
+  redis.call('HDEL', key, unit .. '.away_at')
+end
 drop(id, unit)
 if delay > 0 then
-  redis.call('HSET', job_key(id), unit .. '.state', 'queued')
-  redis.call('ZADD', DELAYED, now + delay, id .. '|' .. unit)
+  redis.call('HSET', key, unit .. '.state', 'queued')
+  redis.call('ZADD', DELAYED, now + math.min(delay * 2 ^ math.min(times - 1, 30), tonumber(ARGV[7])), id .. '|' .. unit)
 else
   line_up(id, unit)
 end
 event(id, 'requeued', unit, ARGV[4], '', '')
 return 1
+"""
+)
+
+# queue, most units, most to look at -> how many units that waited for their engine were put in line
+WAKE: Final = (
+    _PRELUDE
+    + """
+local num_woken = 0
+for _, member in ipairs(redis.call('ZRANGE', DELAYED, 0, tonumber(ARGV[3]) - 1)) do
+  local id, unit = split(member)
+  local found = redis.call('HMGET', job_key(id), unit .. '.state', unit .. '.queue', unit .. '.away_at')
+  if found[1] == 'queued' and found[2] == ARGV[1] and found[3] then
+    line_up(id, unit)
+    num_woken = num_woken + 1
+    if num_woken == tonumber(ARGV[2]) then break end
+  end
+end
+return num_woken
 """
 )
 
@@ -579,13 +657,15 @@ return out
 """
 )
 
-# clock, most failures, batch, result of a branch given up, job error of a merge given up
+# clock, most failures, batch, result of a branch given up, job error of a merge given up, result of a branch that is no
+# longer waited for, queues whose engine is down
 # -> {{queue, units put in line, ...}, {id, 'deadline' | 'expired', ...}}
 REAP: Final = (
     _PRELUDE
     + """
 local now, most, batch = clock(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local lined_up, overdue = {}, {}
+local lined_up, overdue, down = {}, {}, {}
+for queue in string.gmatch(ARGV[7], '[^,]+') do down[queue] = true end
 
 local function due(set) return redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, batch) end
 
@@ -606,7 +686,7 @@ for _, member in ipairs(due(LEASES)) do
       redis.call('HSET', key, 'error', ARGV[5], 'merge.state', 'failed')
       finish_job(id, 'failed', now)
     else
-      local queue = finish_branch(id, unit, epoch, 'failed', ARGV[4])
+      local queue = finish_branch(id, unit, epoch, 'failed', ARGV[4], now)
       if queue then tell(queue) end
     end
   end
@@ -619,9 +699,13 @@ for _, member in ipairs(due(DELAYED)) do
 end
 
 for _, id in ipairs(due(AGENDA)) do
-  local found = redis.call('HMGET', job_key(id), 'state', 'deadline_at', 'blobs', 'completed_at', 'ttl')
+  local found = redis.call('HMGET', job_key(id), 'state', 'deadline_at', 'blobs', 'completed_at', 'ttl', 'answered_at',
+    'due_at')
   if not found[1] then
     redis.call('ZREM', AGENDA, id)
+  elseif not is_terminal(found[1]) and found[6] and tonumber(found[7]) > now then
+    local queue = end_rest(id, now, down, ARGV[6])
+    if queue then tell(queue) end
   elseif not is_terminal(found[1]) then
     -- Offered again until it has ended, behind whatever else is due.
     redis.call('ZADD', AGENDA, now + 1, id)

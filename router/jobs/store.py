@@ -27,7 +27,7 @@ from router.call import stored_image_hashes
 from router.errors import QueueFullError, QueueUnavailableError
 from router.jobs import scripts
 from router.jobs.eta import Pace, Standing, estimate
-from router.jobs.job import MERGE, Claim, Event, FinalAnswer, Job, JobSpec, Unit, UnitResult, end_state
+from router.jobs.job import MERGE, Claim, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, Why, end_state
 from router.jobs.schedule import queue_of, to_class
 
 PREFIX = "glowl:"
@@ -46,6 +46,11 @@ Cause = Literal["deadline", "expired"]
 
 # A page of a rare state ends after so many jobs were looked at; the next one goes on from there.
 _MOST_LISTED = 2000
+# An engine that is back gets so much work at once; the rest comes when its delays are over.
+MOST_WOKEN: Final = 200
+_MOST_LOOKED_AT = 2000
+# GLM's draft is usually there before Owl2's answer; a draft that is nearly done is worth a moment, for `agreement`.
+GRACE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,9 @@ class JobStore:
         blob_ttl_s: how long a picture is kept after its last job has ended, if that job can be read for so long.
         expires_s: a job that has not ended so long after it was accepted is ended with what there is.
         max_unfinished: how many unfinished jobs an owner may have; as many again of the lowest priority.
+        grace_s: once the answer is there, how long a merge waits for a branch that it can do without.
+        merge_patience_s: likewise, for a branch whose word is part of the answer; `grace_s` if its engine is down.
+        engine_patience_s: how long a unit waits for an engine that is loading or away; that is no failure of it.
         clock: unix seconds; None uses the Redis server's own clock, so that machines need not agree on the time.
 
     Raises:
@@ -103,6 +111,9 @@ class JobStore:
         blob_ttl_s: int = 24 * 3600,
         expires_s: int = 24 * 3600,
         max_unfinished: int = 1000,
+        grace_s: float = GRACE_S,
+        merge_patience_s: float = 30.0,
+        engine_patience_s: float = 600.0,
         clock: Clock | None = None,
     ) -> None:
         self.redis = redis
@@ -112,11 +123,13 @@ class JobStore:
         self._blob_ttl_s = blob_ttl_s
         self._expires_s = expires_s
         self._max_unfinished = max_unfinished
+        self.patience_s = to_patience(grace_s, merge_patience_s)
+        self._engine_patience_s = engine_patience_s
         self._clock = clock
         names = ("TOUCH", "CREATE", "PUT_FINISHED", "NEXT", "CLAIM", "RENEW", "APPEND", "FINISH", "RELEASE", "COMPLETE")
         self._scripts = {
             name: redis.register_script(getattr(scripts, name))
-            for name in (*names, "END", "CANCEL", "DELETE", "PLACE", "REAP", "LIST", "RETRY")
+            for name in (*names, "END", "CANCEL", "DELETE", "PLACE", "REAP", "LIST", "RETRY", "WAKE")
         }
 
     async def ping(self) -> None:
@@ -278,22 +291,31 @@ class JobStore:
         )
         return int(code) == 2
 
-    async def release(self, job_id: str, unit: str, epoch: int, *, delay_s: float, is_failure: bool) -> bool:
+    async def release(
+        self, job_id: str, unit: str, epoch: int, why: Why, *, delay_s: float = 0.0, max_delay_s: float | None = None
+    ) -> bool:
         """Give a unit back to be run again after a while; False if it has no runs left and must be finished.
 
-        Without a delay it is in line at once, and whoever gives it back sends the ticket.
+        Without a delay it is in line at once, and whoever gives it back sends the ticket. Only failures count as runs;
+        an engine may be away for `engine_patience_s` in all.
+
+        Args:
+            job_id: whose.
+            unit: which of its units.
+            epoch: its run.
+            why: it did not end.
+            delay_s: before the next run; twice that after the second time, and so on.
+            max_delay_s: the longest delay; None for ``delay_s``.
         """
         code = await self._run(
-            "RELEASE",
-            job_id,
-            self._now(),
-            unit,
-            epoch,
-            delay_s,
-            "1" if is_failure else "0",
-            self.max_failures,
+            *("RELEASE", job_id, self._now(), unit, epoch, why, delay_s),
+            *(delay_s if max_delay_s is None else max_delay_s, self.max_failures, self._engine_patience_s),
         )
         return int(code) != -1
+
+    async def wake(self, queue: str) -> int:
+        """Put units that waited for their engine to come back in line; returns how many tickets are to be sent."""
+        return int(await self._run("WAKE", queue, MOST_WOKEN, _MOST_LOOKED_AT))
 
     async def complete(
         self, job_id: str, epoch: int, *, final: FinalAnswer | None = None, error: dict[str, Any] | None = None
@@ -375,8 +397,14 @@ class JobStore:
         jobs = [_to_job({key.decode(): value for key, value in raw.items()}) for raw in found if b"spec" in raw]
         return JobPage(jobs, has_more=bool(reply[0]), last_id=reply[1].decode())
 
-    async def reap(self) -> Reaped:
-        """Put in line again what lost its worker, give up what failed too often, forget what is over its time."""
+    async def reap(self, down: frozenset[str] = frozenset()) -> Reaped:
+        """Put in line again what lost its worker, give up what failed too often, forget what is over its time.
+
+        Branches that a job with an answer need not wait for any longer are ended, so that it can be merged.
+
+        Args:
+            down: queues whose engine is known to be down.
+        """
         tickets, overdue = await self._run(
             "REAP",
             self._now(),
@@ -384,6 +412,8 @@ class JobStore:
             _REAP_BATCH,
             orjson.dumps(lost_result(self.max_failures).to_dict()),
             orjson.dumps(LOST_MERGE),
+            orjson.dumps(NOT_AWAITED.to_dict()),
+            ",".join(sorted(down)),
         )
         words = [word.decode() for word in overdue]
         return Reaped(
@@ -414,7 +444,11 @@ class JobStore:
 
     def _to_arguments(self, spec: JobSpec, *, is_strict: bool) -> list[str | bytes | float]:
         hashes = " ".join(dict.fromkeys(stored_image_hashes(spec.messages)))
-        branches = [word for branch in spec.branches for word in (branch.name, queue_of(branch.engine))]
+        branches = [
+            word
+            for branch in spec.branches
+            for word in (branch.name, queue_of(branch.engine), self.patience_s[spec.awaits(branch)])
+        ]
         return [
             spec.id,
             self._now(),
@@ -430,6 +464,7 @@ class JobStore:
             hashes,
             int(is_strict),
             list_name(spec.owner, spec.batch_id),
+            self.patience_s["a moment"],
             spec.merge_queue,
             *branches,
         ]
@@ -443,6 +478,17 @@ class JobStore:
     async def _run(self, name: str, *args: str | bytes | float) -> Any:
         return await guard(self._scripts[name](keys=[PREFIX], args=list(args)))
 
+
+NOT_AWAITED: Final = UnitResult(
+    error={
+        "code": "not_awaited",
+        "message": "it did not answer in time, and the other answer was there",
+        "message_zh": "未能及时作答，而另一份回答已经完成",
+        "param": None,
+        "status": 504,
+        "retryable": True,
+    }
+)
 
 LOST_MERGE: Final = {"code": "server_error", "message": "the merge could not be finished"}
 
@@ -458,6 +504,11 @@ def lost_result(max_failures: int) -> UnitResult:
             "retryable": True,
         }
     )
+
+
+def to_patience(grace_s: float, merge_patience_s: float) -> dict[Patience, float | str]:
+    """Return the seconds that a merge waits for a branch; empty for one that it always waits for."""
+    return {"always": "", "a while": max(merge_patience_s, grace_s), "a moment": grace_s}
 
 
 def list_name(owner: str, batch_id: str) -> str:

@@ -122,8 +122,10 @@ async def test_a_connection_closed_in_mid_answer_is_an_unavailable_engine(client
         stream = client_of(url).stream(HI)
         assert (await anext(stream)).text == "a"
 
-        with pytest.raises(EngineUnavailableError):
+        with pytest.raises(EngineUnavailableError) as caught:
             await anext(stream)
+
+    assert caught.value.is_broken_off
 
 
 async def test_a_finish_reason_of_no_letters_and_then_nothing_is_an_unavailable_engine(client_of):
@@ -196,8 +198,24 @@ async def test_a_connection_closed_before_the_status_is_an_unavailable_engine(cl
         writer.close()
 
     async with replying(reply) as url:
-        with pytest.raises(EngineUnavailableError):
+        with pytest.raises(EngineUnavailableError) as caught:
             await generate(client_of(url), HI)
+
+    assert caught.value.is_broken_off
+
+
+async def test_an_engine_that_did_not_have_the_request_did_not_break_off(client_of, tmp_path):
+    async def reply(writer: asyncio.StreamWriter) -> None:
+        body = b'{"error":{"message":"loading","code":"engine_unavailable"}}'
+        head = f"HTTP/1.1 503 X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+
+    async with replying(reply) as loading:
+        for url in (loading, f"unix://{tmp_path}/none", "http://127.0.0.1:1"):
+            with pytest.raises(EngineUnavailableError) as caught:
+                await generate(client_of(url), HI)
+            assert not caught.value.is_broken_off
 
 
 async def test_silence_before_the_first_byte_is_a_timeout(client_of):

@@ -10,7 +10,7 @@ import pytest
 
 from engines.base import GenerationFailedError, InvalidImageError
 from tests.journeys.conftest import Stack
-from tests.support.servers import wait_until
+from tests.support.servers import start_worker, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -147,9 +147,9 @@ def test_an_engine_that_dies_after_the_decision_still_gives_a_degraded_answer(st
     stack.worker.stop()
     response = stack.client.responses.create(model="glowl", input=QUESTION, background=True)
 
-    # When Owl2 is gone by the time it runs
+    # When Owl2 is gone by the time it runs, and stays away for longer than anybody waits
     stack.stop_engine("owl2")
-    stack.restart_worker()
+    stack.worker = start_worker({**stack.env, "GLOWL_ENGINE_PATIENCE_S": "2"}, stack.dir / "worker.log")
     done = stack.wait_for(response.id, "completed")
 
     # Then the draft becomes the answer and the object says why
@@ -159,6 +159,33 @@ def test_an_engine_that_dies_after_the_decision_still_gives_a_degraded_answer(st
 
     stack.start_engine("owl2")
     stack.wait_for_health(owl2="up")
+    stack.worker.stop()
+    stack.restart_worker()
+
+
+def test_an_engine_that_comes_back_in_time_answers_what_waited_for_it(stack: Stack) -> None:
+    # Given jobs for an Owl2 that crashed, or is loading, and was asked in vain
+    stack.worker.stop()
+    ids = [stack.client.responses.create(model="glowl", input=QUESTION, background=True).id for _ in range(3)]
+    stack.stop_engine("owl2")
+    stack.wait_for_health(owl2="down")
+    stack.restart_worker()
+
+    def waits(response_id: str) -> bool:
+        with stack.http as http:
+            units = {unit["name"]: unit for unit in http.get(f"/v1/jobs/{response_id}").json()["units"]}
+        return bool(units["deep"]["runs"] >= 3 and units["deep"]["status"] == "queued")
+
+    wait_until(lambda: all(map(waits, ids)), "three runs in vain")
+
+    # When it is back
+    stack.start_engine("owl2")
+
+    # Then it answers, and nothing of all that counted as a failure
+    for response_id in ids:
+        done = stack.wait_for(response_id, "completed")
+        assert done.output_text == f"[echo owl2] no pictures, question: {QUESTION}"
+        assert hybrid(done)["degraded"] == []
 
 
 def test_when_no_branch_gives_an_answer_the_job_fails_with_the_engines_reason(stack: Stack) -> None:

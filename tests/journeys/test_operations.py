@@ -112,7 +112,8 @@ def test_a_job_that_failed_is_begun_again_when_the_engine_is_well(stack: Stack) 
         engine.fail_with = None
 
     with stack.http as http:
-        assert http.post(f"/v1/jobs/{response_id}/retry").json()["status"] == "queued"
+        # A worker may be quicker than the answer to the call.
+        assert http.post(f"/v1/jobs/{response_id}/retry").json()["status"] in ("queued", "in_progress", "completed")
 
     assert stack.wait_for(response_id, "completed").output_text == ANSWER
 

@@ -57,6 +57,31 @@ def plain_server() -> Starlette:
     )
 
 
+async def test_whoever_wants_to_know_hears_once_that_an_engine_is_up_again() -> None:
+    class Server:
+        is_well = False
+
+        async def is_ready(self) -> bool:
+            return self.is_well
+
+        async def info(self) -> EngineInfo:
+            return EngineInfo("owl2", "m", "echo", 9, 9)
+
+    server, told = Server(), []
+
+    async def on_up(name: str) -> None:
+        told.append(name)
+
+    monitor = EngineMonitor({"owl2": cast("Any", server)}, on_up=on_up)
+    for is_well in (False, True, True, False, True):
+        server.is_well = is_well
+        await monitor._look_at("owl2", cast("Any", server))
+        assert monitor.down() == (frozenset() if is_well else {"owl2"})
+    await monitor.aclose()
+
+    assert told == ["owl2", "owl2"]
+
+
 @pytest.fixture(scope="module")
 def api(redis_process: RedisProcess) -> Iterator[AppServer]:
     folder = Path(tempfile.mkdtemp(prefix="glowl-h"))

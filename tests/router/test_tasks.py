@@ -18,7 +18,11 @@ from engines.base import (
     ContextLengthError,
     Delta,
     Engine,
+    EngineError,
+    EngineOverloadedError,
+    EngineTimeoutError,
     EngineUnavailableError,
+    GenerationFailedError,
     GenerationRequest,
     ImagePart,
     InvalidRequestError,
@@ -32,7 +36,7 @@ from router import tasks
 from router.api.objects import to_hybrid
 from router.call import to_stored_messages
 from router.jobs.job import BranchPlan, Job, JobSpec, UnitResult
-from router.jobs.store import JobStore
+from router.jobs.store import PREFIX, JobStore
 from router.output_format import OutputFormat
 from tests.router.jobs.test_store import make_spec
 
@@ -155,6 +159,64 @@ async def test_an_engine_that_breaks_in_no_foreseen_way_fails_its_branch_at_once
     assert "secret" not in result.error["message"]
     assert ("a secret" in caplog.text) == (error is not None)
     assert queue.sent == [(spec.id, "merge")]
+
+
+REFUSALS: dict[str, tuple[EngineError, int]] = {
+    "full": (EngineOverloadedError("full"), 0),
+    "away": (EngineUnavailableError("loading"), 0),
+    "broken": (GenerationFailedError("no memory"), 1),
+    "silent": (EngineTimeoutError("silent"), 1),
+}
+
+
+@pytest.mark.parametrize(("refusal", "num_failures"), REFUSALS.values(), ids=REFUSALS)
+async def test_an_engine_that_is_full_or_away_is_no_failure_of_the_run(
+    redis: Redis, refusal: EngineError, num_failures: int
+) -> None:
+    store = JobStore(redis, max_failures=2)
+    context, queue = await context_of(store, owl2=EchoEngine("owl2", fail_with=refusal))
+    spec = make_spec(branches=DEEP_ALONE, strategy="single")
+    await store.create(spec)
+
+    await tasks.run_branch(context, spec.id, "deep")
+
+    job = await store.get(spec.id)
+    assert job is not None
+    assert (job.units["deep"].state, job.units["deep"].failures) == ("queued", num_failures)
+    assert queue.sent == []
+
+
+async def test_an_engine_that_dies_of_a_request_is_not_fed_it_for_ever(redis: Redis) -> None:
+    refusal = EngineUnavailableError("the connection broke")
+    refusal.is_broken_off = True
+    store = JobStore(redis, max_failures=2)
+    context, queue = await context_of(store, owl2=EchoEngine("owl2", fail_with=refusal))
+    spec = make_spec(branches=DEEP_ALONE, strategy="single")
+    await store.create(spec)
+
+    for _ in range(2):
+        await tasks.run_branch(context, spec.id, "deep")
+
+    job = await store.get(spec.id)
+    assert job is not None
+    assert (job.units["deep"].state, queue.sent) == ("failed", [(spec.id, "merge")])
+
+
+async def test_a_full_engine_is_asked_again_when_it_says_and_else_less_and_less_often(redis: Redis) -> None:
+    refusal = EngineOverloadedError("full")
+    store = JobStore(redis)
+    context, _ = await context_of(store, owl2=EchoEngine("owl2", fail_with=refusal))
+    spec = make_spec(branches=DEEP_ALONE, strategy="single")
+    await store.create(spec)
+    waits = []
+    for refusal.retry_after_s in (20.0, 600.0, None, None):
+        await tasks.run_branch(context, spec.id, "deep")
+        job = await store.get(spec.id)
+        [(_, due_at)] = await redis.zrange(f"{PREFIX}delayed", 0, -1, withscores=True)
+        assert job is not None
+        waits.append(round(due_at - (job.units["deep"].began_at or 0)))
+
+    assert waits == [20, 60, 8, 16]
 
 
 async def test_a_bug_while_composing_leaves_the_deep_answer(store: JobStore) -> None:
@@ -322,7 +384,7 @@ async def test_with_a_schema_owl2_answers_in_prose_and_glm_writes_the_json(store
 
 async def test_with_a_schema_and_glm_gone_the_merge_is_tried_again_and_then_fails_honestly(redis_url: str) -> None:
     # Given an Owl2 that answers and a GLM that does not
-    glm = EchoEngine("glm", fail_with=EngineUnavailableError("gone"))
+    glm = EchoEngine("glm", fail_with=GenerationFailedError("gone"))
     redis = Redis.from_url(redis_url)
     patient = JobStore(redis, max_failures=2)
     context, _ = await context_of(patient, glm=glm, owl2=EchoEngine("owl2"))
@@ -345,7 +407,7 @@ async def test_with_a_schema_and_glm_gone_the_merge_is_tried_again_and_then_fail
     assert ended is not None
     assert (ended.state, ended.final) == ("failed", None)
     assert ended.error is not None
-    assert ended.error["code"] == "engine_unavailable"
+    assert ended.error["code"] == "generation_failed"
     assert "Only GLM" in ended.error["message"]
 
 

@@ -208,7 +208,7 @@ async def test_a_run_that_was_given_away_while_redis_was_away_writes_nothing_mor
     await engine.until(3)
 
     # When the reaper has taken it for lost and another worker has begun
-    await JobStore(redis).release(spec.id, "deep", 1, delay_s=0, is_failure=True)
+    await JobStore(redis).release(spec.id, "deep", 1, "failure")
     assert await JobStore(redis).claim(spec.id, "deep") == 2
     engine.allow(1000)
     await run

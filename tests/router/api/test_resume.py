@@ -54,7 +54,7 @@ async def run_job(redis_url: str, steps: list[Step], *, has_logprobs: bool) -> s
     tokens: dict[str, tuple[TokenLogprob, ...]] = {branch.name: () for branch in PAIR}
     for unit, word in steps:
         if word == "LOST":
-            await store.release(spec.id, unit, epochs[unit], delay_s=0, is_failure=True)
+            await store.release(spec.id, unit, epochs[unit], "failure")
             epochs[unit] = await store.claim(spec.id, unit) or 0
             said[unit], tokens[unit] = "", ()
             continue

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from engines.base import ImagePart, TokenLogprob
 from router.errors import QueueFullError
 from router.jobs import merge
-from router.jobs.job import MERGE, TERMINAL, BranchPlan, Claim, Event, FinalAnswer, Job, UnitResult
+from router.jobs.job import MERGE, TERMINAL, BranchPlan, Claim, Event, FinalAnswer, Job, UnitResult, Why
 from router.jobs.memory_store import MemoryJobStore
 from router.jobs.overdue import settle
 from router.jobs.record import Record
@@ -47,6 +47,8 @@ LIMITS: dict[str, Any] = {
     "blob_ttl_s": 300,
     "expires_s": 700,
     "max_unfinished": 2,
+    "merge_patience_s": 12.0,
+    "engine_patience_s": 60.0,
 }
 PAIR = (BranchPlan("draft", "glm"), BranchPlan("deep", "owl2"))
 SHAPES = (PAIR, (BranchPlan("deep", "owl2"),), (BranchPlan("fast", "glm"),))
@@ -79,6 +81,7 @@ class Drive(RuleBasedStateMachine):
         self.seen: dict[str, Job] = {}
         self.num_completed: Counter[str] = Counter()
         self.num_announced = 0
+        self.down: frozenset[str] = frozenset()
 
     def run(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
@@ -216,11 +219,19 @@ class Drive(RuleBasedStateMachine):
         self.finish(self.draw_claim(data), is_good)
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), delay_s=st.sampled_from([0.0, 2.0]), is_failure=st.booleans())
-    def release(self, data: st.DataObject, delay_s: float, is_failure: bool) -> None:
+    @rule(
+        data=st.data(),
+        delay_s=st.sampled_from([0.0, 2.0]),
+        why=st.sampled_from(["failure", "full", "away", "away", "handed back"]),
+    )
+    def release(self, data: st.DataObject, delay_s: float, why: Why) -> None:
         claim = self.draw_claim(data)
         where = (claim.job_id, claim.unit, claim.epoch)
-        self.both(lambda store: store.release(*where, delay_s=delay_s, is_failure=is_failure))
+        self.both(lambda store: store.release(*where, why, delay_s=delay_s, max_delay_s=3 * delay_s))
+
+    @rule(queue=st.sampled_from(QUEUES))
+    def an_engine_comes_back(self, queue: str) -> None:
+        self.tickets[queue] += self.both(lambda store: store.wake(queue))
 
     # The reaper
 
@@ -228,6 +239,10 @@ class Drive(RuleBasedStateMachine):
     def time_passes(self, seconds: float, is_told_late: bool) -> None:
         self.clock.now += seconds
         self.reap(is_told_late)
+
+    @rule(down=st.sampled_from([frozenset(), frozenset({"glm"}), frozenset({"glm", "owl2"})]))
+    def health_changes(self, down: frozenset[str]) -> None:
+        self.down = down
 
     @precondition(lambda self: self.seen)
     @rule(data=st.data())
@@ -306,7 +321,7 @@ class Drive(RuleBasedStateMachine):
         assert num_deliveries == self.num_announced
 
     def reap(self, is_told_late: bool) -> None:
-        found: Reaped = self.both(lambda store: store.reap())
+        found: Reaped = self.both(lambda store: store.reap(self.down))
         self.tickets.update(found.lined_up)
         for job_id, cause in found.overdue:
             job = self.both(lambda store, job_id=job_id: store.get(job_id))  # type: ignore[misc]
@@ -409,7 +424,7 @@ def _check_story(job: Job, events: list[Event]) -> None:
             assert event.epoch > current.get(event.unit, 0)
             current[event.unit] = event.epoch
         elif event.unit:
-            assert event.epoch == current[event.unit]
+            assert event.epoch == current.get(event.unit, 0)  # one that never began may end with the job's answer there
     finished = [event.unit for event in events if event.kind == "finished"]
     assert len(finished) == len(set(finished))
     merges = [event for event in events if event.kind == "started" and event.unit == MERGE]

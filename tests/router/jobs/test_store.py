@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from engines.base import Alternative, ImagePart, SamplingParams, TokenLogprob, Usage
 from router.errors import QueueFullError, QueueUnavailableError
-from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult, new_job_id
+from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult, Why, new_job_id
 from router.jobs.memory_store import MemoryJobStore
 from router.jobs.record import Record
 from router.jobs.scripts import NET_S
@@ -241,7 +241,7 @@ async def test_a_released_unit_waits_and_counts_only_real_failures(store: Record
     for _ in range(5):
         epoch = await store.claim(spec.id, "deep")
         assert epoch
-        assert await store.release(spec.id, "deep", epoch, delay_s=2, is_failure=False) is True
+        assert await store.release(spec.id, "deep", epoch, "full", delay_s=2) is True
     assert await store.reap() == Reaped()
     assert await store.depths() == {}
     clock.now += 2.1
@@ -251,7 +251,7 @@ async def test_a_released_unit_waits_and_counts_only_real_failures(store: Record
     for is_left in (True, True, False):
         epoch = await store.claim(spec.id, "deep")
         assert epoch
-        assert await store.release(spec.id, "deep", epoch, delay_s=0, is_failure=True) is is_left
+        assert await store.release(spec.id, "deep", epoch, "failure") is is_left
 
 
 async def test_cancel_wins_over_everything_that_comes_later(store: Record, clock: Clock) -> None:
@@ -757,3 +757,166 @@ async def test_redis_that_does_not_answer_is_a_503_not_a_crash() -> None:
     assert caught.value.status_code == 503
     assert caught.value.retry_after_s
     await redis.aclose()
+
+
+THREE = (
+    BranchPlan("draft", "glm"),
+    BranchPlan("deep-1", "owl2", pictures=(1, 2)),
+    BranchPlan("deep-2", "owl2", pictures=(3, 4)),
+)
+
+
+async def answer(store: Record, job_id: str, *units: str) -> None:
+    for unit in units:
+        epoch = await store.claim(job_id, unit)
+        assert epoch
+        await store.finish(job_id, unit, epoch, UnitResult(text="t", model="m"))
+
+
+async def states(store: Record, job_id: str) -> dict[str, str]:
+    job = await store.get(job_id)
+    assert job is not None
+    return {name: unit.state for name, unit in job.units.items()}
+
+
+async def test_a_job_that_has_its_answer_waits_a_moment_for_what_it_can_do_without(store: Record, clock: Clock) -> None:
+    spec = make_spec()
+    await store.create(spec)
+    epoch = await store.claim(spec.id, "draft")
+    assert epoch
+    await answer(store, spec.id, "deep")
+
+    clock.now += 1.9
+    assert sent(await store.reap()) == {}
+    clock.now += 0.2
+    assert sent(await store.reap()) == {"light": 1}
+
+    # The draft counts as failed, its run may write nothing more, and the merge is due.
+    assert await states(store, spec.id) == {"draft": "failed", "deep": "completed", "merge": "queued"}
+    assert await store.renew(spec.id, "draft", epoch) is False
+    job = await store.get(spec.id)
+    assert job is not None
+    result = job.units["draft"].result
+    assert result is not None
+    assert result.error is not None
+    assert result.error["code"] == "not_awaited"
+
+
+@pytest.mark.parametrize("strategy", ["compose", "fields"])
+async def test_what_is_part_of_the_answer_is_waited_for_unless_its_engine_is_down(
+    store: Record, clock: Clock, strategy: str
+) -> None:
+    patient, hurried = (make_spec(strategy=strategy) for _ in range(2))
+    for spec in (patient, hurried):
+        await store.create(spec)
+        await answer(store, spec.id, "deep")
+        if spec is patient:
+            clock.now += 29.9
+            assert sent(await store.reap()) == {}
+            clock.now += 0.2
+            assert sent(await store.reap()) == {spec.merge_queue: 1}
+
+    clock.now += 2.1
+    assert sent(await store.reap(frozenset({"owl2"}))) == {}
+    clock.now += 5
+    assert sent(await store.reap(frozenset({"glm"}))) == {hurried.merge_queue: 1}
+
+
+async def test_a_draft_is_waited_for_to_its_end_while_the_answer_is_missing(store: Record, clock: Clock) -> None:
+    failed, half, alone = make_spec(), make_spec(branches=THREE), make_spec(branches=PAIR[:1], strategy="single")
+    for spec in (failed, half, alone):
+        await store.create(spec)
+    epoch = await store.claim(failed.id, "deep")
+    assert epoch
+    await store.finish(failed.id, "deep", epoch, UnitResult(error={"code": "x"}))
+    await answer(store, half.id, "deep-1")
+
+    clock.now += 3600
+    assert sent(await store.reap(frozenset({"glm"}))) == {}
+
+    await answer(store, half.id, "deep-2")
+    clock.now += 2.1
+    assert sent(await store.reap()) == {half.merge_queue: 1}
+
+
+async def test_a_job_that_has_its_answer_still_ends_at_its_deadline(store: Record, clock: Clock) -> None:
+    spec = make_spec(strategy="compose", deadline_ms=4000)
+    await store.create(spec)
+    await answer(store, spec.id, "deep")
+    clock.now += 2.1
+    assert sent(await store.reap()) == {}
+    clock.now += 2
+
+    assert (await store.reap()).overdue == [(spec.id, "deadline")]
+
+
+async def test_a_draft_that_comes_in_time_is_part_of_the_merge_and_the_job_expires_when_it_should(
+    store: Record, clock: Clock
+) -> None:
+    spec = make_spec()
+    await store.create(spec)
+    await answer(store, spec.id, "deep", "draft")
+    clock.now += 2.1
+    assert sent(await store.reap()) == {}
+    clock.now += 24 * 3600
+
+    assert (await store.reap()).overdue == [(spec.id, "expired")]
+
+
+async def test_an_engine_that_is_away_costs_no_run_and_is_asked_less_and_less_often(
+    store: Record, clock: Clock
+) -> None:
+    spec = make_spec()
+    await store.create(spec)
+    waits: list[float] = []
+    for _ in range(7):
+        epoch = await store.claim(spec.id, "deep")
+        assert epoch
+        assert await store.release(spec.id, "deep", epoch, "away", delay_s=1, max_delay_s=30)
+        began = clock.now
+        while not sent(await store.reap()):
+            clock.now += 0.5
+        waits.append(clock.now - began)
+
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
+    job = await store.get(spec.id)
+    assert job is not None
+    assert (job.units["deep"].state, job.units["deep"].failures) == ("queued", 0)
+
+
+async def test_the_patience_with_an_engine_that_is_away_ends_and_begins_anew_once_it_was_there(
+    store: Record, clock: Clock
+) -> None:
+    spec = make_spec()
+    await store.create(spec)
+
+    async def run(why: Why) -> bool:
+        epoch = await store.claim(spec.id, "deep")
+        assert epoch
+        return await store.release(spec.id, "deep", epoch, why)
+
+    assert await run("away")
+    clock.now += 599
+    assert await run("full")
+    clock.now += 2
+    assert await run("away")
+    clock.now += 599
+    assert await run("handed back")
+    clock.now += 1
+    assert await run("away") is False
+
+
+async def test_whoever_waits_for_an_engine_that_is_back_is_in_line_at_once(store: Record) -> None:
+    away, full, other = (make_spec() for _ in range(3))
+    for spec, unit, why in ((away, "deep", "away"), (full, "deep", "full"), (other, "draft", "away")):
+        await store.create(spec)
+        epoch = await store.claim(spec.id, unit)
+        assert epoch
+        await store.release(spec.id, unit, epoch, cast("Why", why), delay_s=30)
+
+    before = await store.depths()
+    assert await store.wake("owl2") == 1
+
+    assert await store.depths() == {**before, "owl2": before.get("owl2", 0) + 1}
+    assert await store.claim(away.id, "deep") == 2
+    assert await store.wake("owl2") == 0
