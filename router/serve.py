@@ -7,15 +7,27 @@ to end. A second signal skips the first step.
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import logging
+import resource
 import signal
 import threading
 from types import FrameType
+from typing import Final, cast
 
 import uvicorn
 from fastapi import FastAPI
 
+from router.connections import BoundedProtocol, Connections
 from router.services import Services
 from router.settings import Settings
+
+# Files that the process needs beside connections: redis, engines, logs, pictures being fetched.
+_OTHER_FILES: Final = 256
+_WRITE_TIMEOUT_S: Final = 60.0
+
+log = logging.getLogger(__name__)
 
 
 class ApiServer(uvicorn.Server):
@@ -27,8 +39,15 @@ class ApiServer(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
+        limits = Connections(
+            max_connections=_room_for(settings.max_connections),
+            head_timeout_s=settings.head_timeout_s,
+            write_timeout_s=_WRITE_TIMEOUT_S,
+        )
         config = uvicorn.Config(
             app,
+            http=cast(type[asyncio.Protocol], functools.partial(BoundedProtocol, limits)),
+            ws="none",
             host=settings.host,
             port=settings.port,
             log_level=settings.log_level.lower(),
@@ -48,3 +67,20 @@ class ApiServer(uvicorn.Server):
         timer = threading.Timer(self._notice_s, super().handle_exit, (sig, frame))
         timer.daemon = True
         timer.start()
+
+
+def _room_for(max_connections: int) -> int:
+    """Return how many connections the system allows, after asking it for all that are wanted.
+
+    A connection is an open file. A process at its limit of files accepts nobody any more, not even to refuse.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return max_connections
+    room = max(soft - _OTHER_FILES, soft // 2)
+    log.warning("this process may have %d files open: at most %d connections are accepted", soft, room)
+    return room

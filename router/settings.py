@@ -77,6 +77,10 @@ class Settings(BaseSettings):
         16_384, gt=0, description="most objects and lists in one request, and an eighth of the most values"
     )
     max_text_chars: int = Field(2_000_000, gt=0, description="longest conversation, its pictures not counted")
+    max_connections: int = Field(
+        2000, ge=2, description="connections that one api process has open; one address has half of them at most"
+    )
+    head_timeout_s: float = Field(10.0, gt=0, description="time for the headers of a request to arrive")
     max_requests_in_flight: int = Field(
         2000, ge=2, description="requests that one api process has open at a time; one key has half of them at most"
     )

@@ -21,6 +21,8 @@ import redis
 import uvicorn
 
 from router.cli.redis_server import find_redis
+from router.serve import ApiServer
+from router.settings import Settings
 
 STARTUP_S = 60.0
 
@@ -110,17 +112,33 @@ class AppServer:
         return f"unix://{self.uds}" if self.uds else f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        where: dict[str, Any] = {"uds": self.uds} if self.uds else {"host": "127.0.0.1", "port": self.port}
-        config = uvicorn.Config(self._app, log_level="warning", timeout_graceful_shutdown=1, ws="none", **where)
-        self._server = uvicorn.Server(config)
+        self._server = self._make_server()
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         wait_until(lambda: self._server.started, "the application server")
+
+    def _make_server(self) -> uvicorn.Server:
+        where: dict[str, Any] = {"uds": self.uds} if self.uds else {"host": "127.0.0.1", "port": self.port}
+        return uvicorn.Server(
+            uvicorn.Config(self._app, log_level="warning", timeout_graceful_shutdown=1, ws="none", **where)
+        )
 
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join(20)
         assert not self._thread.is_alive()
+
+
+class BoundedServer(AppServer):
+    """The api's own server, with its limits on connections, on a thread of this process."""
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        self._settings = settings
+        super().__init__(app)
+
+    def _make_server(self) -> uvicorn.Server:
+        update = {"port": self.port, "log_level": "WARNING", "drain_s": 1.0}
+        return ApiServer(self._app, self._settings.model_copy(update=update))
 
 
 def start_worker(env: Mapping[str, str], log: Path) -> Process:

@@ -1,0 +1,228 @@
+"""Connections of the api: how many there may be, and how long one may take to say or to read something.
+
+In: bytes of clients, also of those that stop halfway. Out: requests; a 400, 408, 431 or 503 as an envelope, and a
+closed connection, for what never becomes one. Uvicorn itself bounds neither the time nor the size of headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from typing import Any, Final
+
+import orjson
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from router.api.errors import envelope
+from router.errors import EngineFailedError
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+_CHECK_S: Final = 1.0
+# The rest of a body that was refused halfway is read and dropped, so that its client sees the refusal.
+_DRAIN_S: Final = 30.0
+
+
+class Connections:
+    """All connections of one server. One address has half of them at most.
+
+    At a limit the connection that has been without a request longest is closed for the new one, so that connections
+    on which nothing is asked never keep out one on which something is.
+
+    Args:
+        max_connections: at a time.
+        head_timeout_s: from the connection, or the last answer, to the end of a request's headers.
+        write_timeout_s: how long a client may leave what it asked for unread.
+    """
+
+    def __init__(self, *, max_connections: int, head_timeout_s: float, write_timeout_s: float) -> None:
+        self._max = max_connections
+        self._max_of_one = max(max_connections // 2, 1)
+        self.head_timeout_s = head_timeout_s
+        self.write_timeout_s = write_timeout_s
+        self._open: set[BoundedProtocol] = set()
+        self._by_address: Counter[str] = Counter()
+        self._check: asyncio.TimerHandle | None = None
+
+    def add(self, connection: BoundedProtocol) -> bool:
+        """Take a connection in; False if there is no room, not even for one with nothing to do."""
+        address = connection.address
+        if self._by_address[address] >= self._max_of_one:
+            has_room = self._close_idle(address)
+        else:
+            has_room = len(self._open) < self._max or self._close_idle(None)
+        if not has_room:
+            return False
+        self._open.add(connection)
+        self._by_address[address] += 1
+        if self._check is None:
+            self._check = connection.loop.call_later(_CHECK_S, self._check_all, connection.loop)
+        return True
+
+    def discard(self, connection: BoundedProtocol) -> None:
+        """Forget a connection."""
+        if connection in self._open:
+            self._open.discard(connection)
+            self._by_address[connection.address] -= 1
+            if not self._by_address[connection.address]:
+                del self._by_address[connection.address]
+
+    def _close_idle(self, address: str | None) -> bool:
+        idle = [each for each in self._open if each.idle_since is not None and address in (None, each.address)]
+        if not idle:
+            return False
+        longest = min(idle, key=lambda each: each.idle_since or 0.0)
+        self.discard(longest)
+        longest.transport.abort()
+        return True
+
+    def _check_all(self, loop: asyncio.AbstractEventLoop) -> None:
+        for connection in tuple(self._open):
+            connection.check(loop.time())
+        self._check = loop.call_later(_CHECK_S, self._check_all, loop) if self._open else None
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Args:
+        limits: what it is counted in.
+        config: uvicorn's.
+        server_state: uvicorn's.
+        app_state: uvicorn's.
+        _loop: the event loop, if not the running one.
+
+    Attributes:
+        idle_since: on the loop's clock, since when it has been without a request; None while one is answered.
+    """
+
+    def __init__(
+        self,
+        limits: Connections,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = limits
+        self._is_in_head = True
+        self._head_bytes = 0
+        self._unread_since: float | None = None
+        self.idle_since: float | None = self.loop.time()
+
+    @property
+    def address(self) -> str:
+        """Of the client; empty on a unix socket."""
+        return self.client[0] if self.client else ""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count it, or refuse it."""
+        super().connection_made(transport)
+        if not self._limits.add(self):
+            self._refuse(503, "overloaded", "Too many connections are open; try again later.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count it no more."""
+        self._limits.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless a request's headers are too large."""
+        if self.transport.is_closing():
+            return
+        if self._is_in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(431, "headers_too_large", f"The headers have more than {MAX_HEAD_BYTES} bytes.")
+
+    def on_headers_complete(self) -> None:
+        """Begin the request."""
+        self._is_in_head = False
+        self._head_bytes = 0
+        self.idle_since = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expect the next request's headers."""
+        self._is_in_head = True
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin to be idle, unless another request waits already."""
+        if not self.pipeline:
+            self.idle_since = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Note since when the client has not read."""
+        self._unread_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Note that it has."""
+        self._unread_since = None
+        super().resume_writing()
+
+    def check(self, now: float) -> None:
+        """Close the connection if it takes too long."""
+        if self._unread_since is not None and now - self._unread_since > self._limits.write_timeout_s:
+            self.transport.abort()
+        elif self.idle_since is not None:
+            timeout_s = self._limits.head_timeout_s if self._is_in_head else max(_DRAIN_S, self._limits.head_timeout_s)
+            if now - self.idle_since > timeout_s and not self.transport.is_closing():
+                if self._is_in_head and self._head_bytes:
+                    self._refuse(408, "request_timeout", f"The headers did not arrive within {timeout_s:g} s.")
+                else:
+                    self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._refuse(400, "invalid_http_request", msg)
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.abort()  # a refusal in the middle of an answer would be read as part of it
+            return
+        body = orjson.dumps(envelope(EngineFailedError(message, status=status, code=code)))
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", f"req_{secrets.token_hex(12)}".encode()),
+            (b"connection", b"close"),
+        ]
+        head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
+        self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        is_old = cycle.scope["http_version"] == "1.0"
+        super()._start_asgi_task(cycle, _WithoutChunks(app, cycle) if is_old else app)
+
+
+class _WithoutChunks:
+    """Answers HTTP/1.0, which knows no chunks: a body of unknown length ends with the connection."""
+
+    def __init__(self, app: ASGI3Application, cycle: RequestResponseCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        has_length = True
+
+        async def send_plainly(message: ASGISendEvent) -> None:
+            nonlocal has_length
+            if message["type"] == "http.response.start":
+                has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+                if not has_length:
+                    self._cycle.chunked_encoding = False  # uvicorn chunks what says nothing, whatever the version
+            elif message["type"] == "http.response.body" and not has_length:
+                self._cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive, send_plainly)
