@@ -33,8 +33,10 @@ log = logging.getLogger(__name__)
 _MAX_RUNS = 64
 # Lines that are being read, validated and their pictures fetched: what bounds this process' memory.
 _MAX_OPENING = 8
-# How often the job of a line is begun anew when it failed for a reason that passes, and how long it waits before.
+# How often the job of a line is begun when it failed because an engine is full or away, and how long it waits before.
 MAX_ATTEMPTS: Final = 8
+# The same where the line itself may be what silences an engine, or ends the worker: once more in another moment.
+MAX_DOUBTFUL_ATTEMPTS: Final = 2
 _FIRST_WAIT_S = 2.0
 _MAX_WAIT_S = 60.0
 # Lines that end without ever having been a job are written this many at a time.
@@ -352,10 +354,14 @@ class _Run:
         if parsed.problem is not None or parsed.body is None or parsed.custom_id is None:
             await self._skip(line, parsed)
             return None
+        refusal: Answer | Problem | None = None
         try:
             request = self._api.read(self._spec.endpoint, parsed.body)
         except RouterError as error:
             refusal = self._api.to_refusal(self._spec, error)
+        except Exception:  # a bug that this line shows: the others have nothing to do with it
+            refusal = self._bug(line.number)
+        if refusal is not None:
             entry = self._to_entry(line.number, parsed.custom_id, refusal)
             await self._store.skip(self.id, self.epoch, line.number, line.end, [entry])
             return None
@@ -386,7 +392,12 @@ class _Run:
         task.add_done_callback(done)
 
     async def _run_line(self, line: Admitted, request: Any, opening: _Permit) -> None:
-        answer, job = await self._answer(line, request, opening)
+        try:
+            answer, job = await self._answer(line, request, opening)
+        except (LeaseLostError, QueueUnavailableError):
+            raise
+        except Exception:  # a bug that this line shows: the others have nothing to do with it
+            answer, job = self._bug(line.number), await self._jobs.cancel(line_job_id(self.id, line))
         await self._record(line, answer, job)
 
     async def _answer(self, line: Admitted, request: Any, opening: _Permit) -> tuple[Answer | Problem, Job | None]:
@@ -412,8 +423,7 @@ class _Run:
                 return Problem("response_deleted", "The response was deleted.", "该响应已被删除。"), None
             if job.state == "cancelled" and self._ending is not None:
                 return self._stopped(), job
-            is_passing = job.state == "failed" and bool((job.error or {}).get("retryable"))
-            if not is_passing or self._ending is not None or line.attempt + 1 >= MAX_ATTEMPTS:
+            if self._ending is not None or line.attempt + 1 >= _max_attempts(job):
                 return self._api.to_answer(self._spec, job), job
             line = replace(line, attempt=line.attempt + 1)
             await self._store.retry(self.id, self.epoch, line)
@@ -521,6 +531,14 @@ class _Run:
             max_line_bytes=self._runner.line_limits.max_bytes,
         )
 
+    def _bug(self, number: int) -> Problem:
+        log.exception("line %d of batch %s showed a bug", number, self.id)
+        return Problem(
+            "server_error",
+            "The server failed on this line; its log says more.",
+            "服务器处理该行时出错，详情见日志。",
+        )
+
     def _stopped(self) -> Problem:
         if self._ending == "expired":
             return Problem(
@@ -551,6 +569,19 @@ class _Run:
             request_id = line_id(self.id, number).replace("batch_req_", "req_")
             entry["response"] = {"status_code": answer.status, "request_id": request_id, "body": answer.body}
         return dump_line(entry) + b"\n"
+
+
+def _max_attempts(job: Job) -> int:
+    """How many jobs a line may take, given how the last one ended: only what waiting mends is worth more than one.
+
+    A bug and a refusal would be the same again, and each job has had its runs; so what is not known counts as one.
+    """
+    error = job.error or {}
+    if job.state != "failed" or not error.get("retryable"):
+        return 1
+    if error.get("status") in (429, 503):
+        return MAX_ATTEMPTS
+    return MAX_DOUBTFUL_ATTEMPTS if error.get("status") == 504 or error.get("code") == "worker_lost" else 1
 
 
 class _ClosingError(Exception):

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from router.batches.files import FileStore
 from router.batches.lines import LineLimits
 from router.batches.records import CHAT, MAX_LINES, WINDOW_S, Admitted, Batch, BatchSpec, line_job_id, new_id
-from router.batches.runner import MAX_ATTEMPTS, Answer, BatchRunner
+from router.batches.runner import MAX_ATTEMPTS, MAX_DOUBTFUL_ATTEMPTS, Answer, BatchRunner
 from router.batches.store import BatchStore
 from router.errors import BadRequestError, EngineFailedError, RouterError
 from router.jobs.events import EventHub
@@ -57,14 +57,20 @@ class Fakes:
     _work: set[asyncio.Task[None]] = field(default_factory=set)
 
     def read(self, endpoint: str, body: dict[str, Any]) -> Asked:
+        if body.get("name") == "bug-at-the-door":
+            raise TypeError("unhashable type: 'list'")
         if "name" not in body:
             raise BadRequestError("no name", param="name", message_zh="没有名字")
         return Asked(body["name"])
 
     async def to_call(self, request: Asked, spec: BatchSpec, job_id: str) -> Any:
+        if request.name == "bug-inside":
+            raise KeyError("properties")
         return replace(request, response_id=job_id)
 
     def to_answer(self, spec: BatchSpec, job: Job) -> Answer:
+        if job.final is not None and job.final.text == "bug-after":
+            raise RecursionError
         if job.final is None:
             return Answer(int((job.error or {}).get("status", 400)), {"error": job.error})
         return Answer(200, {"text": job.final.text}, {"output_tokens": 1})
@@ -350,13 +356,57 @@ async def test_a_file_with_too_many_lines_fails_before_any_of_them_runs(bench: B
     assert (done.status, [error["code"] for error in done.errors]) == ("failed", ["too_many_lines"])
 
 
-async def test_a_bug_fails_the_batch_rather_than_running_it_for_ever(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+async def test_a_bug_of_no_line_fails_the_batch_rather_than_running_it_for_ever(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.fakes.refuse = {"a": [ZeroDivisionError("a bug")]}
+    async def finalize(*_: object) -> bool:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(bench.batches, "finalize", finalize)
     spec = await bench.begin(line("a"))
     async with bench.running():
         done = await bench.wait(spec)
 
     assert (done.status, [error["code"] for error in done.errors]) == ("failed", ["server_error"])
     assert "a bug" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["bug-at-the-door", "bug-inside", "bug-after"])
+async def test_a_line_that_shows_a_bug_is_answered_with_it_and_all_others_as_ever(bench: Bench, name: str) -> None:
+    # Given a line among others that something of ours does not bear
+    spec = await bench.begin(line("a"), line(name), line("b"))
+    # When the batch runs
+    async with bench.running():
+        done = await bench.wait(spec)
+    # Then it is in the error file, and the batch is completed
+    assert (done.status, done.completed, done.failed) == ("completed", 2, 1)
+    assert set(await bench.read(done.output_file_id)) == {"a", "b"}
+    assert (await bench.read(done.error_file_id))[name]["error"]["code"] == "server_error"
+    assert bench.fakes.begun[name] <= 1
+    # And nothing of it is left running
+    assert await bench.redis.keys("glowl:job:*") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        ({"code": "engine_unavailable", "status": 503, "retryable": True}, MAX_ATTEMPTS),
+        ({"code": "engine_overloaded", "status": 429, "retryable": True}, MAX_ATTEMPTS),
+        ({"code": "engine_timeout", "status": 504, "retryable": True}, MAX_DOUBTFUL_ATTEMPTS),
+        ({"code": "worker_lost", "status": 500, "retryable": True}, MAX_DOUBTFUL_ATTEMPTS),
+        # An engine that fails on the request, a worker that shows a bug, an error that nobody knows: once
+        ({"code": "generation_failed", "status": 500, "retryable": True}, 1),
+        ({"code": "server_error", "status": 500, "retryable": True}, 1),
+        ({"code": "new_in_spring", "status": 418, "retryable": True}, 1),
+        ({"code": "invalid_request", "status": 400, "retryable": False}, 1),
+        ({"code": "deadline_exceeded", "status": 504, "retryable": False}, 1),
+    ],
+    ids=lambda value: value["code"] if isinstance(value, dict) else str(value),
+)
+async def test_only_what_waiting_mends_is_tried_again(bench: Bench, error: dict[str, Any], attempts: int) -> None:
+    bench.fakes.fail = {"a": [{"message": "no", **error}] * (MAX_ATTEMPTS + 1)}
+    spec = await bench.begin(line("a"), line("b"))
+    async with bench.running():
+        done = await bench.wait(spec)
+    assert bench.fakes.begun == {"a": attempts, "b": 1}
+    assert (done.completed, done.failed) == (1, 1)
