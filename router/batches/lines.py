@@ -6,6 +6,7 @@ body, or the `Problem` with it.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -18,7 +19,17 @@ from router.errors import BadRequestError
 from router.json_count import JsonCounter
 
 MAX_CUSTOM_ID = 512
+# What is looked at to tell a file that holds something else than lines.
+HEAD_BYTES = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
+_PACKED = (
+    (b"\x1f\x8b", "gzip"),
+    (b"PK\x03\x04", "zip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"),
+    (b"7z\xbc\xaf", "7z"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,52 @@ class Parsed:
     custom_id: str | None
     body: dict[str, Any] | None = None
     problem: Problem | None = None
+
+
+def find_file_problem(head: bytes) -> Problem | None:
+    """Say what is wrong with a file as a whole, by its first bytes: each of its lines would fail for the same reason.
+
+    Args:
+        head: the file's beginning, as many bytes as are worth looking at.
+    """
+    packed = next((name for magic, name in _PACKED if head.startswith(magic)), None)
+    if packed is not None:
+        return _wrong_file(
+            f"The input file is compressed ({packed}); upload it unpacked: JSON lines in UTF-8.",
+            f"输入文件是压缩文件（{packed}）；请解压后上传 UTF-8 编码的 JSON Lines 文件。",
+        )
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head or _is_other_encoding(head):
+        return _wrong_file(
+            "The input file must be UTF-8 text; save it in that encoding.",
+            "输入文件必须是 UTF-8 编码的文本；请以该编码保存。",
+        )
+    text = head.removeprefix(_BOM).lstrip()
+    if text.startswith(b"[") or text.partition(b"\n")[0].strip() == b"{":
+        return _wrong_file(
+            "The input file must have one JSON object per line, as `jq -c` writes them; this is an array, or an object "
+            "over several lines.",
+            "输入文件必须每行一个 JSON 对象（可用 `jq -c` 转换）；此文件是一个数组，或一个跨多行的对象。",
+        )
+    return None
+
+
+def _is_other_encoding(head: bytes) -> bool:
+    """Whether several lines have characters beyond ASCII, and none is UTF-8: one broken line is its own error."""
+    *lines, last = head.split(b"\n")
+    beyond = [line for line in lines or [last] if not line.isascii()]
+    return len(beyond) > 1 and not any(_is_utf_8(line) for line in beyond)
+
+
+def _is_utf_8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _wrong_file(message: str, message_zh: str) -> Problem:
+    return Problem("invalid_input_file", message, message_zh, "input_file_id")
 
 
 async def read_lines(

@@ -16,7 +16,17 @@ from typing import Any, Final, Protocol
 
 from engines.json_text import dump_line
 from router.batches.files import FileGoneError, FileStore
-from router.batches.lines import Line, LineLimits, Parsed, Problem, duplicate, parse_line, read_lines
+from router.batches.lines import (
+    HEAD_BYTES,
+    Line,
+    LineLimits,
+    Parsed,
+    Problem,
+    duplicate,
+    find_file_problem,
+    parse_line,
+    read_lines,
+)
 from router.batches.records import MAX_LINES, Admitted, Batch, BatchSpec, Json, line_id, line_job_id
 from router.batches.store import BatchStore, Ending, LeaseLostError
 from router.call import Call
@@ -299,6 +309,9 @@ class _Run:
         """Count the lines and begin; returns what is wrong with the file as a whole."""
         total = 0
         try:
+            head = await self._runner.files.read(self._spec.input_file_id, 0, min(self._num_bytes, HEAD_BYTES))
+            if (problem := find_file_problem(head)) is not None:
+                return problem
             async with contextlib.aclosing(self._read(0, 0)) as lines:
                 async for _line in lines:
                     total += 1

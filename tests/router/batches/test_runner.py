@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -122,8 +123,12 @@ class Bench:
     now: list[float]
 
     async def begin(self, *lines: dict[str, Any] | str, language: Any = "en") -> BatchSpec:
+        data = b"\n".join((each if isinstance(each, str) else json.dumps(each)).encode() for each in lines)
+        return await self.begin_bytes(data, language)
+
+    async def begin_bytes(self, data: bytes, language: Any = "en") -> BatchSpec:
         upload = self.files.begin()
-        await upload.write(b"\n".join((each if isinstance(each, str) else json.dumps(each)).encode() for each in lines))
+        await upload.write(data)
         file = await upload.commit("local", "in.jsonl", purpose="batch")
         spec = BatchSpec(new_id("batch_"), "local", CHAT, file.id, output_ttl_s=3600, language=language)
         await self.batches.create(spec)
@@ -410,3 +415,47 @@ async def test_only_what_waiting_mends_is_tried_again(bench: Bench, error: dict[
         done = await bench.wait(spec)
     assert bench.fakes.begun == {"a": attempts, "b": 1}
     assert (done.completed, done.failed) == (1, 1)
+
+
+LINE = json.dumps(line("日本"), ensure_ascii=False) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (LINE.encode("utf-16"), "must be UTF-8"),
+        (LINE.encode("utf-16-be"), "must be UTF-8"),
+        (LINE.encode("utf-32"), "must be UTF-8"),
+        ((LINE * 3).encode("gbk"), "must be UTF-8"),
+        ((LINE * 20_000).encode("shift_jis"), "must be UTF-8"),
+        (gzip.compress(LINE.encode()), "compressed (gzip)"),
+        (b"PK\x03\x04\x14\x00 a workbook", "compressed (zip)"),
+        (b" \n[" + LINE.encode() + b"]", "one JSON object per line"),
+        (json.dumps(line("a"), indent=2).encode(), "one JSON object per line"),
+        (b"\xef\xbb\xbf[]", "one JSON object per line"),
+    ],
+)
+async def test_a_file_of_something_else_fails_once(bench: Bench, data: bytes, said: str) -> None:
+    spec = await bench.begin_bytes(data)
+    async with bench.running():
+        done = await bench.wait(spec)
+    (error,) = done.errors
+    assert (done.status, error["code"], error["param"]) == ("failed", "invalid_input_file", "input_file_id")
+    assert said in error["message"]
+    assert bench.fakes.begun == {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (LINE + "\u2028\n").encode("utf-8-sig"),
+        LINE.encode() + '{"é"'.encode("latin-1"),
+        '{"é": 1}\n'.encode("latin-1") + LINE.encode(),
+        b"garbage\n" + LINE.encode(),
+    ],
+)
+async def test_one_broken_line_is_its_own_error(bench: Bench, data: bytes) -> None:
+    spec = await bench.begin_bytes(data)
+    async with bench.running():
+        done = await bench.wait(spec)
+    assert (done.status, done.completed, done.failed) == ("completed", 1, done.total - 1)
