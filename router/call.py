@@ -16,6 +16,8 @@ from router.output_format import OutputFormat
 
 Strategy = Literal["deep", "compose", "fields"]
 Priority = Literal["interactive", "normal", "batch"]
+# How a stream carries the draft: as thinking, as a message of its own, in events of our own, or not at all.
+DraftAs = Literal["reasoning", "message", "events", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Call:
         priority: which jobs go first when several wait.
         batch_id: of the batch that this is a line of; empty for any other request.
         is_watched: somebody waits for the first word: it is not to stand in line behind jobs that nobody waits for.
+        draft_as: what carries the draft in a stream.
         fetch_ms: how long its pictures took to be there; None if it has none.
     """
 
@@ -70,6 +73,7 @@ class Call:
     priority: Priority = "normal"
     batch_id: str = ""
     is_watched: bool = False
+    draft_as: DraftAs = "reasoning"
     fetch_ms: float | None = None
 
     @property

@@ -202,7 +202,12 @@ class Dispatcher:
         health = self._monitor.health()
         infos = {name: self._monitor.info(name) for name in self._engines}
         limits = {name: info.max_images if info else None for name, info in infos.items()}
-        branches = plan_branches(call, routed.decision, health, limits)
+        branches = tuple(
+            replace(branch, model=model_with(info.model_id, call.adapter))
+            if branch.name == DRAFT_UNIT and (info := infos.get("glm"))
+            else branch
+            for branch in plan_branches(call, routed.decision, health, limits)
+        )
         has_glm = any(branch.engine == "glm" for branch in branches)
         if call.sampling.json_schema is not None and not has_glm and not wants_glm(call, health):
             raise EngineFailedError(
@@ -392,6 +397,7 @@ class Dispatcher:
             priority=call.priority,
             deadline_ms=call.hints.deadline_ms,
             batch_id=call.batch_id,
+            draft_as=call.draft_as,
             timings={"policy": round(routed.took_ms, 3)}
             | ({"fetch": round(call.fetch_ms, 3)} if call.fetch_ms is not None and call.images else {}),
         )

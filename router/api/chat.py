@@ -32,11 +32,11 @@ from router.api.intake import (
 )
 from router.api.objects import to_chunk, to_completion, to_hybrid, to_route_headers
 from router.api.schemas import ChatRequest, check_metadata, to_chat_format, to_chat_sampling
-from router.api.stream import SSE_DONE, SSE_HEADERS, SSE_PING, Said, sse
+from router.api.stream import DRAFT, SSE_DONE, SSE_HEADERS, SSE_PING, Said, answer_restarted, draft_title, sse
 from router.call import Call
 from router.dispatch import Running, as_accepted
 from router.errors import EngineFailedError, NotFoundError, RouterError
-from router.jobs.job import Event, FinalAnswer, Job, UnitResult
+from router.jobs.job import Event, FinalAnswer, Job, JobSpec, UnitResult
 from router.jobs.schedule import to_priority
 from router.services import Services
 
@@ -98,6 +98,7 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
         priority=to_priority(body.service_tier),
         is_watched=True,
         fetch_ms=fetch_ms,
+        draft_as=body.hybrid.draft_as,
     )
 
 
@@ -176,13 +177,53 @@ class _Wait:
         self.until = time.monotonic() + wait_s
         self._has_looked = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether a draft would do as the answer now."""
+        return time.monotonic() >= self.until
+
     def wants_look(self, event: Event | None) -> bool:
         """Whether it is over, and there may be a draft that was not there at the last look."""
-        if time.monotonic() < self.until:
+        if not self.is_over:
             return False
         is_news = event is None or event.kind == "finished" or not self._has_looked
         self._has_looked = True
         return is_news
+
+
+class _Draft:
+    """What a chat stream tells of the draft, before the first word of the answer.
+
+    Clients that know ``reasoning_content`` show it as thinking, all others pass over it. A chat has no message beside
+    its one answer, so ``message`` tells nothing here.
+
+    Args:
+        spec: of the job.
+    """
+
+    def __init__(self, spec: JobSpec) -> None:
+        self._spec = spec
+        self._runs: dict[int, Said] = {}
+        self._sent: Said | None = None
+
+    def write(self, event: Event) -> list[dict[str, Any]]:
+        """Return the fields of the chunks that a piece of the draft amounts to."""
+        said = self._runs.setdefault(event.epoch, Said())
+        said.add(event.text, ())
+        text = ""
+        if self._sent is None:
+            self._sent, text = Said(), draft_title(self._spec) if self._spec.draft_as == "reasoning" else ""
+        elif not (said.text.startswith(self._sent.text) or self._sent.text.startswith(said.text)):
+            self._sent, text = Said(), "\n\n"  # begun again in other words
+        rest = said.after(self._sent)
+        self._sent.add(rest.text, ())
+        if not rest.text:
+            return []
+        if self._spec.draft_as == "reasoning":
+            return [{"delta": {"reasoning_content": text + rest.text}}]
+        if self._spec.draft_as == "events":
+            return [{"delta": {}, "hybrid": {"type": "hybrid.draft.delta", "delta": text + rest.text}}]
+        return []
 
 
 async def _load(services: Services, running: Running) -> Job:
@@ -208,6 +249,7 @@ async def _stream(
     wait = _Wait(wait_s)
     sent = Said()
     runs: dict[int, Said] = {}
+    draft = _Draft(job.spec)
 
     def chunk(**fields: Any) -> bytes:
         return sse(to_chunk(job, model, has_usage=has_usage, **fields))
@@ -220,6 +262,9 @@ async def _stream(
                     yield SSE_PING
                 elif event.kind == "end":
                     break
+                elif event.kind == "delta" and event.unit == DRAFT and not sent.text and not wait.is_over:
+                    for fields in draft.write(event):
+                        yield chunk(**fields)
                 elif event.kind == "delta" and event.unit == job.spec.final_unit:
                     said = runs.setdefault(event.epoch, Said())
                     said.add(event.text, event.logprobs)
@@ -237,12 +282,7 @@ async def _stream(
         if said_last is None:
             raise to_failure(job)
         if not said_last.text.startswith(sent.text):
-            raise EngineFailedError(
-                f"The answer changed while it was written; read it as /v1/responses/{job.id}.",
-                status=500,
-                code="answer_restarted",
-                message_zh=f"回答在生成过程中发生了变化；请通过 /v1/responses/{job.id} 读取。",
-            )
+            raise answer_restarted(job.id)
         model = said_last.model
         rest = Said(said_last.text, said_last.logprobs).after(sent)
         if rest.text or rest.logprobs:

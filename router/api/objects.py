@@ -13,6 +13,7 @@ from typing import Any, Final
 from engines.base import TokenLogprob, Usage
 from engines.wire import to_boxes, to_choice_logprobs, to_logprobs
 from router.api.timings import to_server_timing, to_timings
+from router.call import DraftAs
 from router.jobs.groups import to_states
 from router.jobs.job import FinalAnswer, Job, UnitResult, add_usage
 
@@ -37,9 +38,9 @@ class Items:
     final: str
 
     @classmethod
-    def usual(cls, job_id: str) -> Items:
+    def usual(cls, job: Job) -> Items:
         """Return the ids of a job none of whose runs had to be started again: the draft is item 0, the final item 1."""
-        return cls(item_id(job_id, 0), item_id(job_id, 1))
+        return cls(item_id(job.id, 0, job.spec.draft_as), item_id(job.id, 1))
 
 
 def to_response(job: Job, items: Items | None = None) -> Json:
@@ -53,11 +54,11 @@ def to_response(job: Job, items: Items | None = None) -> Json:
         items: what its stream called its items; None for the usual ids (`router.api.stream.find_items`).
     """
     spec = job.spec
-    items = items or Items.usual(job.id)
+    items = items or Items.usual(job)
     if job.final is not None:
         output = [_message(items.final, job.final, "final_answer")]
     elif job.draft is not None and not job.is_terminal:
-        output = [_message(items.draft, job.draft, "commentary")]
+        output = [_message(item_id(job.id, 0), job.draft, "commentary")]
     else:
         output = []
     return {
@@ -196,7 +197,7 @@ def to_hybrid(job: Job, items: Items | None = None) -> Json:
     if (shown := job.final or job.draft) is not None:
         hybrid["boxes"] = to_boxes(shown.boxes)
     if job.draft is not None:
-        draft_id = (items or Items.usual(job.id)).draft
+        draft_id = (items or Items.usual(job)).draft
         hybrid["draft"] = {"item_id": draft_id, "model": job.draft.model, "text": job.draft.text}
     if job.final is not None:
         hybrid["engine"] = job.final.engine
@@ -286,9 +287,9 @@ def to_poll_headers(job: Job, eta_ms: float | None = None) -> dict[str, str]:
     return headers
 
 
-def item_id(job_id: str, index: int) -> str:
-    """Return the id of an output item, by its number."""
-    return f"msg_{job_id.removeprefix('resp_')}_{index}"
+def item_id(job_id: str, index: int, form: DraftAs = "message") -> str:
+    """Return the id of an output item, by its number and by what the stream makes of it."""
+    return f"{'rs' if form == 'reasoning' else 'msg'}_{job_id.removeprefix('resp_')}_{index}"
 
 
 def completion_id(job_id: str) -> str:
@@ -322,6 +323,12 @@ def message_item(item: str, text: str, phase: str, status: str, logprobs: Iterab
     """Return an output item; without text it has no content part yet."""
     content = [output_text(text, logprobs)] if text or status != "in_progress" else []
     return {"id": item, "type": "message", "role": "assistant", "status": status, "phase": phase, "content": content}
+
+
+def reasoning_item(item: str, text: str | None, status: str) -> Json:
+    """Return an output item that clients show as thinking, and never as part of the answer."""
+    summary = [] if text is None else [{"type": "summary_text", "text": text}]
+    return {"id": item, "type": "reasoning", "status": status, "summary": summary}
 
 
 def output_text(text: str, logprobs: Iterable[TokenLogprob] = ()) -> Json:

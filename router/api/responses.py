@@ -207,6 +207,7 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
         priority=to_priority(body.service_tier),
         is_watched=bool(body.stream or not (body.background or hybrid.async_ == "auto")),
         fetch_ms=fetch_ms,
+        draft_as=body.hybrid.draft_as,
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from engines.base import SamplingParams
 from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
 from engines.wire import MAX_TOP_LOGPROBS
+from router.call import DraftAs
 from router.errors import BadRequestError
 from router.output_format import OutputFormat
 from router.templates import NAMES, template_schema
@@ -58,6 +59,16 @@ class Hybrid(WireModel):
     async_: Literal["auto"] | None = Field(
         None, alias="async", description="auto: answer with a queued object when the route is deep"
     )
+    draft: DraftAs | None = Field(
+        None,
+        description="what carries GLM's draft in a stream: reasoning (the default: clients show it as thinking), "
+        "message (a message of its own, for clients that read items apart), events (hybrid.draft.*) or none",
+    )
+
+    @property
+    def draft_as(self) -> DraftAs:
+        """What carries the draft."""
+        return self.draft or "reasoning"
 
 
 class ImageUrl(WireModel):

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 
 from engines.base import TokenLogprob
 from engines.json_text import dump_line
 from engines.wire import to_logprobs
-from router.api.objects import Items, item_id, message_item, output_text, to_response
+from router.api.objects import Items, item_id, message_item, output_text, reasoning_item, to_response
+from router.call import DraftAs
+from router.errors import EngineFailedError
 from router.jobs.events import replay
-from router.jobs.job import MERGE, Event, Job, Unit
+from router.jobs.job import MERGE, Event, Job, JobSpec, Unit
 
 Json = dict[str, Any]
+
+DRAFT: Final = "draft"
+_PHASES: Final = {"draft": "commentary", "final": "final_answer"}
 
 
 @dataclass
@@ -43,8 +48,8 @@ class _Item:
 
     id: str
     index: int
-    phase: str
-    unit: str
+    kind: Literal["draft", "final"]
+    title: str = ""
     said: Said = field(default_factory=Said)
     is_done: bool = False
 
@@ -53,14 +58,23 @@ class _Item:
 class ResponseStream:
     """Folds the events of one job into the events of the Responses API.
 
+    At most one item is open at a time: the draft ends before the first word of the final answer, complete or
+    ``incomplete``, and nothing of it follows. What carries the draft is the caller's choice, `JobSpec.draft_as`.
+
     A run that had to be started again usually repeats what was sent already (greedy decoding does), and then nothing is
-    sent twice. If it says something else, the item is closed as incomplete and a new one begins.
+    sent twice. If its draft says something else, the item is closed as incomplete and a new one begins. So it is with
+    the final answer for a caller who reads items apart (``message``); for all others, who may join what they get, the
+    stream ends with an ``error`` event instead: no joined text would be the answer.
 
     Args:
         job: the record; only what never changes is read from it.
+
+    Attributes:
+        is_broken: the last event was that error; nothing comes after it.
     """
 
     job: Job
+    is_broken: bool = False
     _sequence: int = 0
     _items: list[_Item] = field(default_factory=list)
     _runs: dict[tuple[str, int], Said] = field(default_factory=dict)
@@ -73,37 +87,44 @@ class ResponseStream:
     def feed(self, event: Event) -> list[Json]:
         """Return what one job event amounts to; may be nothing. ``end`` is for `finish`."""
         out: list[Json] = []
+        if self.is_broken:
+            return out
         if event.kind == "queued" and self.job.spec.is_background:
             out.append(self._lifecycle("response.queued", "queued"))
         elif event.kind == "started" and not self._is_running:
             self._is_running = True
             out.append(self._lifecycle("response.in_progress", "in_progress"))
-        elif event.kind == "delta" and event.unit in ("draft", self.job.spec.final_unit):
-            out.extend(self._write(event))
-        elif event.kind == "finished" and event.unit == "draft":
+        elif event.kind == "delta" and event.unit == self.job.spec.final_unit:
+            out.extend(self._write(event, "final"))
+        elif event.kind == "delta" and event.unit == DRAFT and self._shows_draft:
+            out.extend(self._write(event, "draft"))
+        elif event.kind == "finished" and event.unit == DRAFT:
             out.extend(self._close("draft", "completed" if event.state == "completed" else "incomplete"))
         return out
 
     def finish(self, job: Job) -> list[Json]:
         """Return the last events, given the record at the end: the final text is the record's, byte for byte."""
+        if self.is_broken:
+            return []
         out = self._close("draft", "incomplete")
-        final_unit = self.job.spec.final_unit
         if job.final is None:
-            out.extend(self._close(final_unit, "incomplete"))
+            out.extend(self._close("final", "incomplete"))
         else:
-            item = self._open_item(final_unit)
+            item = self._open_item("final")
             if item is not None and not job.final.text.startswith(item.said.text):
-                out.extend(self._close(final_unit, "incomplete"))
+                out.extend(self._close("final", "incomplete"))
+                if self._break_off(out):
+                    return out
                 item = None
             if item is None:
-                item, opened = self._open(final_unit)
+                item, opened = self._open("final")
                 out.extend(opened)
             rest = Said(job.final.text, job.final.logprobs).after(item.said)
             if rest.text:
                 out.append(self._delta(item, rest))
             else:
                 item.said.add("", rest.logprobs)
-            out.extend(self._close(final_unit, "incomplete" if job.final.is_cut else "completed"))
+            out.extend(self._close("final", "incomplete" if job.final.is_cut else "completed"))
         kind = {"completed": "response.completed", "failed": "response.failed"}.get(job.state, "response.incomplete")
         out.append(self._numbered({"type": kind, "response": to_response(job, self.items)}))
         return out
@@ -111,74 +132,123 @@ class ResponseStream:
     @property
     def items(self) -> Items:
         """The items that the object shows: of each kind the one that was announced last."""
-        usual = Items.usual(self.job.id)
-        last = {item.phase: item.id for item in self._items}
-        return Items(last.get("commentary", usual.draft), last.get("final_answer", usual.final))
+        usual = Items.usual(self.job)
+        last = {item.kind: item.id for item in self._items}
+        return Items(last.get("draft", usual.draft), last.get("final", usual.final))
 
-    def _write(self, event: Event) -> list[Json]:
-        unit = event.unit
-        said = self._runs.setdefault((unit, event.epoch), Said())
+    @property
+    def _shows_draft(self) -> bool:
+        """Whether the draft may still be told: not once a word of the final answer was."""
+        return self.job.spec.draft_as != "none" and all(item.kind == "draft" for item in self._items)
+
+    def _write(self, event: Event, kind: Literal["draft", "final"]) -> list[Json]:
+        said = self._runs.setdefault((event.unit, event.epoch), Said())
         said.add(event.text, event.logprobs)
         out: list[Json] = []
-        item = self._open_item(unit)
+        item = self._open_item(kind)
         sent = item.said.text if item else ""
         if item is not None and not (said.text.startswith(sent) or sent.startswith(said.text)):
-            out.extend(self._close(unit, "incomplete"))
+            out.extend(self._close(kind, "incomplete"))
+            if kind == "final" and self._break_off(out):
+                return out
             item = None
         if item is None:
-            item, out_opened = self._open(unit)
+            if kind == "final":
+                out.extend(self._close("draft", "incomplete"))
+            item, out_opened = self._open(kind)
             out.extend(out_opened)
         if len(said.text) > len(item.said.text):
             out.append(self._delta(item, said.after(item.said)))
         return out
 
-    def _open_item(self, unit: str) -> _Item | None:
-        return next((item for item in self._items if item.unit == unit and not item.is_done), None)
+    def _break_off(self, out: list[Json]) -> bool:
+        """End the stream of a caller who may join what was sent with what would follow."""
+        if self.job.spec.draft_as == "message":
+            return False
+        error = answer_restarted(self.job.id)
+        # In the question's language, as all readers of a stream share its bytes.
+        message = error.message_zh if self.job.spec.language == "zh" else error.message
+        out.append(self._numbered({"type": "error", "code": error.code, "message": message, "param": None}))
+        self.is_broken = True
+        return True
 
-    def _open(self, unit: str) -> tuple[_Item, list[Json]]:
-        phase = "commentary" if unit == "draft" else "final_answer"
+    def _open_item(self, kind: str) -> _Item | None:
+        return next((item for item in self._items if item.kind == kind and not item.is_done), None)
+
+    def _open(self, kind: Literal["draft", "final"]) -> tuple[_Item, list[Json]]:
         # The draft is item 0 and the final answer item 1 in every view; items begun again count on from 2.
-        is_first = all(item.phase != phase for item in self._items)
-        number = (0 if unit == "draft" else 1) if is_first else len(self._items) + 1
-        item = _Item(item_id(self.job.id, number), len(self._items), phase, unit)
+        is_first = all(item.kind != kind for item in self._items)
+        number = (0 if kind == "draft" else 1) if is_first else len(self._items) + 1
+        form = self._form_of(kind)
+        item = _Item(item_id(self.job.id, number, form), self._num_indexed, kind)
         self._items.append(item)
+        if form == "events":
+            model = draft_model(self.job.spec)
+            return item, [self._numbered({"type": "hybrid.draft.added", "item_id": item.id, "model": model})]
+        added = {"type": "response.output_item.added", "output_index": item.index}
+        if form == "reasoning":
+            item.title = draft_title(self.job.spec)
+            part = {"type": "summary_text", "text": ""}
+            place = _summary_place(item)
+            return item, [
+                self._numbered({**added, "item": reasoning_item(item.id, None, "in_progress")}),
+                self._numbered({"type": "response.reasoning_summary_part.added", **place, "part": part}),
+                self._numbered({"type": "response.reasoning_summary_text.delta", **place, "delta": item.title}),
+            ]
         return item, [
-            self._numbered(
-                {
-                    "type": "response.output_item.added",
-                    "output_index": item.index,
-                    "item": message_item(item.id, "", phase, "in_progress"),
-                }
-            ),
+            self._numbered({**added, "item": message_item(item.id, "", _PHASES[kind], "in_progress")}),
             self._numbered({"type": "response.content_part.added", **_place(item), "part": output_text("")}),
         ]
 
+    @property
+    def _num_indexed(self) -> int:
+        """How many items have a place in the response's output."""
+        return sum(self._form_of(item.kind) != "events" for item in self._items)
+
+    def _form_of(self, kind: str) -> DraftAs:
+        return "message" if kind == "final" else self.job.spec.draft_as
+
     def _delta(self, item: _Item, rest: Said) -> Json:
         item.said.add(rest.text, rest.logprobs)
+        form = self._form_of(item.kind)
+        if form == "events":
+            return self._numbered({"type": "hybrid.draft.delta", "item_id": item.id, "delta": rest.text})
+        if form == "reasoning":
+            return self._numbered(
+                {"type": "response.reasoning_summary_text.delta", **_summary_place(item), "delta": rest.text}
+            )
         logprobs = to_logprobs(rest.logprobs)
         return self._numbered(
             {"type": "response.output_text.delta", **_place(item), "delta": rest.text, "logprobs": logprobs}
         )
 
-    def _close(self, unit: str, status: str) -> list[Json]:
-        item = self._open_item(unit)
+    def _close(self, kind: str, status: str) -> list[Json]:
+        item = self._open_item(kind)
         if item is None:
             return []
         item.is_done = True
         text, logprobs = item.said.text, item.said.logprobs
+        form = self._form_of(item.kind)
+        if form == "events":
+            done = {"type": "hybrid.draft.done", "item_id": item.id, "text": text, "status": status}
+            return [self._numbered(done)]
+        item_done = {"type": "response.output_item.done", "output_index": item.index}
+        if form == "reasoning":
+            text = item.title + text
+            place = _summary_place(item)
+            summary = {"type": "summary_text", "text": text}
+            return [
+                self._numbered({"type": "response.reasoning_summary_text.done", **place, "text": text}),
+                self._numbered({"type": "response.reasoning_summary_part.done", **place, "part": summary}),
+                self._numbered({**item_done, "item": reasoning_item(item.id, text, status)}),
+            ]
         part = output_text(text, logprobs)
         return [
             self._numbered(
                 {"type": "response.output_text.done", **_place(item), "text": text, "logprobs": part["logprobs"]}
             ),
             self._numbered({"type": "response.content_part.done", **_place(item), "part": part}),
-            self._numbered(
-                {
-                    "type": "response.output_item.done",
-                    "output_index": item.index,
-                    "item": message_item(item.id, text, item.phase, status, logprobs),
-                }
-            ),
+            self._numbered({**item_done, "item": message_item(item.id, text, _PHASES[kind], status, logprobs)}),
         ]
 
     def _lifecycle(self, kind: str, status: str) -> Json:
@@ -197,6 +267,31 @@ class ResponseStream:
 
 def _place(item: _Item) -> Json:
     return {"item_id": item.id, "output_index": item.index, "content_index": 0}
+
+
+def _summary_place(item: _Item) -> Json:
+    return {"item_id": item.id, "output_index": item.index, "summary_index": 0}
+
+
+def draft_model(spec: JobSpec) -> str:
+    """Return who writes a job's draft, as far as that was known when it was accepted."""
+    return next((branch.model for branch in spec.branches if branch.name == DRAFT and branch.model), "GLM-4.6V-Flash")
+
+
+def draft_title(spec: JobSpec) -> str:
+    """Return the words above a draft that is shown as reasoning, in the question's language."""
+    model = draft_model(spec)
+    return f"**{model} 的初稿**\n\n" if spec.language == "zh" else f"**Draft by {model}**\n\n"
+
+
+def answer_restarted(job_id: str) -> EngineFailedError:
+    """Make the error of a stream whose answer was begun again in other words: what was sent cannot be taken back."""
+    return EngineFailedError(
+        f"The answer changed while it was written; read it as /v1/responses/{job_id}.",
+        status=500,
+        code="answer_restarted",
+        message_zh=f"回答在生成过程中发生了变化；请通过 /v1/responses/{job_id} 读取。",
+    )
 
 
 async def to_response_events(
@@ -221,6 +316,8 @@ async def to_response_events(
             return
         for out in stream.feed(event):
             yield out
+        if stream.is_broken:
+            return
 
 
 async def find_items(job: Job, load_events: Callable[[], Awaitable[list[Event]]]) -> Items:
@@ -234,7 +331,7 @@ async def find_items(job: Job, load_events: Callable[[], Awaitable[list[Event]]]
         load_events: reads the events of the job; none if they are gone.
     """
     if _is_usual(job):
-        return Items.usual(job.id)
+        return Items.usual(job)
     stream = ResponseStream(job)
     for event in await load_events() or (replay(job) if job.is_terminal else []):
         stream.feed(event)

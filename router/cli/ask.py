@@ -293,7 +293,7 @@ class Transcript:
                 return
             del self._items[item_id]
             self._end_line()
-            if item.was_cut and self._items:
+            if item.was_cut and any(other.phase == item.phase for other in self._items.values()):
                 self.note(say("ask.restarted", self.language))
             if item.phase == "commentary" and not self._items:
                 self.wait()

@@ -216,10 +216,11 @@ def _status_of(event: Json) -> str:
 def _print_event(api: Api, event: Json) -> None:
     kind = event["type"]
     if kind == "response.output_item.added":
-        api.say("jobs.draft" if event["item"].get("phase") == "commentary" else "jobs.answer")
-    elif kind == "response.output_text.delta":
+        if event["item"]["type"] != "reasoning":  # which has a title of its own
+            api.say("jobs.draft" if event["item"].get("phase") == "commentary" else "jobs.answer")
+    elif kind in ("response.output_text.delta", "response.reasoning_summary_text.delta"):
         typer.echo(event["delta"], nl=False)
-    elif kind == "response.output_text.done":
+    elif kind in ("response.output_text.done", "response.reasoning_summary_text.done"):
         typer.echo()
     elif kind == "error":
         typer.echo(event["message"], err=True)

@@ -69,8 +69,9 @@ class Question:
         content: list[Json] = [{"type": "input_image", "image_url": url} for url in self.image_urls]
         content.append({"type": "input_text", "text": self.text})
         body: Json = {"model": self.model, "stream": True, "input": [{"role": "user", "content": content}]}
+        body["hybrid"] = {"draft": "message"}  # items are read apart here
         if self.route is not None:
-            body["hybrid"] = {"route": self.route}
+            body["hybrid"]["route"] = self.route
         return body
 
 

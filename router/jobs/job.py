@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from engines.base import Box, EngineError, SamplingParams, TokenLogprob, Usage
 from engines.wire import from_boxes, from_logprobs, to_boxes, to_logprobs
-from router.call import Priority
+from router.call import DraftAs, Priority
 from router.jobs.eta import QueuePlace
 from router.jobs.schedule import Queue, queue_of
 from router.output_format import OutputFormat
@@ -44,12 +44,14 @@ class BranchPlan:
         enable_thinking: GLM thinks before it answers.
         pictures: the first and the last picture it is shown, counted from 1 over the whole conversation, if it looks at
             one of several groups (`router.jobs.groups`); None for a branch that is shown all of them.
+        model: the name that its answer will show, if it was known when the job was accepted.
     """
 
     name: str
     engine: str
     enable_thinking: bool = False
     pictures: tuple[int, int] | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class JobSpec:
         deadline_ms: an answer later than so long after the job was accepted is of no use; None if any is.
         batch_id: of the batch that it is a line of; empty for any other job.
         timings: milliseconds that the steps before the job took: ``fetch`` (its pictures), ``policy``.
+        draft_as: what carries the draft in a stream: whoever reads it, it is the same stream.
     """
 
     id: str
@@ -105,6 +108,7 @@ class JobSpec:
     deadline_ms: int | None = None
     batch_id: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
+    draft_as: DraftAs = "reasoning"
 
     @property
     def question(self) -> str:

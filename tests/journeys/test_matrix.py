@@ -20,6 +20,7 @@ import orjson
 import pytest
 
 from engines.server import create_app as create_engine_app
+from router.call import DraftAs
 from tests.support.clients import Call, CallFailedError, ClientProcess
 from tests.support.receiver import Receiver
 from tests.support.servers import AppServer, wait_until
@@ -38,6 +39,8 @@ View = Literal["stream", "poll", "webhook", "chat", "chat-stream", "chat-draft"]
 # chat-stream  the same, streamed
 # chat-draft   a chat completion that does not wait longer than for the draft
 VIEWS: tuple[View, ...] = ("stream", "poll", "webhook", "chat", "chat-stream", "chat-draft")
+# What carries the draft in a stream. Not every cell is played with each: `draft_as_of` deals them out.
+DRAFTS: tuple[DraftAs, ...] = ("reasoning", "message", "events", "none")
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,11 @@ CELLS = [
 ]
 
 
+def draft_as_of(row: Row, view: View) -> DraftAs:
+    """Return what carries the draft in a cell: each of them meets every view, strategy and happening."""
+    return DRAFTS[(ROWS.index(row) + VIEWS.index(view)) % len(DRAFTS)]
+
+
 class Stack(ProcessStack):
     """One api per preset, one worker; the engines here, where they can be held."""
 
@@ -320,6 +328,7 @@ class Play:
         self.strategy = STRATEGIES[self.row.strategy]
         self.happening = HAPPENINGS[self.row.happening]
         self.url = self.stack.url_of(self.strategy.preset)
+        self.draft_as = draft_as_of(self.row, self.view) if self.row in ROWS else "reasoning"
         self.question = f"{self.marker}: which of the two is larger, and how do you know?"
         failing = {part: words for part, words in self.happening.fails.items() if part in self.strategy.parts}
         main, stage = self.strategy.main, self.happening.cancelled_in
@@ -353,8 +362,10 @@ class Play:
         return self.stack.client.do(what, self.url, **args)
 
     def begin(self) -> Call:
-        asked: dict[str, Any] = {"model": self.strategy.model, "extra_body": {"hybrid": dict(self.strategy.hybrid)}}
+        hybrid = {**self.strategy.hybrid, "draft": self.draft_as}
+        asked: dict[str, Any] = {"model": self.strategy.model, "extra_body": {"hybrid": hybrid}}
         if self.view.startswith("chat"):
+            asked["store"] = True
             asked["messages"] = [{"role": "user", "content": self.question}]
             if self.strategy.is_json:
                 named = {"name": "answer", "schema": SCHEMA, "strict": True}
@@ -456,7 +467,7 @@ class Play:
         self.check_events(told.events)
         found = self.do("retrieve", response_id=response_id)
         self.check_response(found)
-        assert at_the_end == found
+        assert at_the_end == (found if told.events[-1]["type"] != "error" else None)
         assert shown in (None, found["object"]["hybrid"])
 
     def check_response(self, shown: Any) -> None:
@@ -481,25 +492,31 @@ class Play:
         else:
             assert response["error"] is None
 
+    @property
+    def is_broken(self) -> bool:
+        """Whoever writes the answer broke in the middle of it, and somebody else wrote another one."""
+        return bool(self.row.final and self.strategy.last and self.happening.fails.get(self.strategy.last))
+
     def check_events(self, events: list[Any]) -> None:
-        """The stream tells of a draft and a final answer, and how it ended."""
+        """The stream tells of a draft, then of a final answer, and how it ended."""
         numbers = [event["sequence_number"] for event in events]
         assert numbers == list(range(len(events)))
         assert events[0]["type"] == "response.created"
+        self.check_items(events)
+        joined = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+        if self.is_broken and self.draft_as != "message":
+            # What was sent cannot be taken back from a client that joins what it gets.
+            assert (events[-1]["type"], events[-1]["code"]) == ("error", "answer_restarted")
+            return
         ends = {"completed": "response.completed", "failed": "response.failed", "cancelled": "response.incomplete"}
         assert events[-1]["type"] == ends[self.row.state]
         self.check_response({"object": events[-1]["response"], "output_text": _text_of(events[-1]["response"])})
-        items: dict[str, list[Any]] = {"commentary": [], "final_answer": []}
-        for event in events:
-            if event["type"] == "response.output_item.done":
-                items[event["item"]["phase"]].append(event["item"])
-        is_drafted = bool(self.row.draft)
-        whole_drafts = [item for item in items["commentary"] if item["status"] == "completed"]
-        assert [_text_of({"output": [item]}) for item in whole_drafts] == [self.answer_of("draft")] * is_drafted
+        items = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+        finals = [item for item in items if item.get("phase") == "final_answer"]
         if not self.row.final:
-            assert all(item["status"] == "incomplete" for item in items["final_answer"])
+            assert all(item["status"] == "incomplete" for item in finals)
             return
-        item = items["final_answer"][-1]
+        item = finals[-1]
         deltas = [
             event["delta"]
             for event in events
@@ -508,7 +525,33 @@ class Play:
         assert item["status"] == "completed"
         assert item["id"] == events[-1]["response"]["output"][0]["id"]
         assert "".join(deltas) == _text_of({"output": [item]}) == self.final_text
-        assert all(other["status"] == "incomplete" for other in items["final_answer"][:-1])
+        assert all(other["status"] == "incomplete" for other in finals[:-1])
+        assert self.draft_as == "message" or joined == self.final_text
+
+    def check_items(self, events: list[Any]) -> None:
+        """One item after the other, and the draft, as it was asked for, before the answer."""
+        opened: list[str] = []
+        told: list[str] = []
+        draft = ""
+        for event in events:
+            kind, item = event["type"], event.get("item", {})
+            if kind in ("response.output_item.added", "hybrid.draft.added"):
+                assert not opened
+                opened.append(item.get("id") or event["item_id"])
+                told.append(item.get("phase", "final_answer") if item.get("type") == "message" else kind)
+            elif kind in ("response.output_item.done", "hybrid.draft.done"):
+                assert opened.pop() == (item.get("id") or event["item_id"])
+                if item.get("type") == "reasoning":
+                    draft = item["summary"][0]["text"].partition("\n\n")[2]
+                elif item.get("phase") == "commentary":
+                    draft = _text_of({"output": [item]})
+                elif kind == "hybrid.draft.done":
+                    draft = event["text"]
+        assert not opened
+        ways = {"reasoning": "response.output_item.added", "message": "commentary", "events": "hybrid.draft.added"}
+        assert told in (["final_answer"] * n for n in range(3)) or told[0] == ways.get(self.draft_as)
+        assert told[1:] == ["final_answer"] * len(told[1:])
+        assert self.answer_of("draft").startswith(draft)
 
 
 def _text_of(response: Any) -> str:
@@ -518,9 +561,12 @@ def _text_of(response: Any) -> str:
 def check_stream(play: Play, response_id: str, call: Call) -> Any:
     if play.row.state == "failed" and not play.is_job:
         return check_refusal(play, call)
-    play.check_response(call.result())
+    result = call.result()
     play.check_events(call.events)
-    return call.result()["object"]["hybrid"]
+    if result is None:
+        return None
+    play.check_response(result)
+    return result["object"]["hybrid"]
 
 
 def check_poll(play: Play, response_id: str, call: Call) -> Any:
@@ -556,14 +602,17 @@ def check_chat(play: Play, response_id: str, call: Call) -> Any:
 def check_chat_stream(play: Play, response_id: str, call: Call) -> Any:
     if play.row.final is None:
         return check_refusal(play, call)
-    if play.strategy.last and play.happening.fails.get(play.strategy.last):
+    if play.is_broken:
         # What was sent cannot be taken back, so the final answer has to be read elsewhere.
         with pytest.raises(CallFailedError, match=f"read it as /v1/responses/{response_id}"):
             call.result()
         return None
     call.result()
-    deltas = [chunk["choices"][0]["delta"].get("content") or "" for chunk in call.events]
-    assert "".join(deltas) == play.final_text
+    deltas = [chunk["choices"][0]["delta"] for chunk in call.events]
+    assert "".join(delta.get("content") or "" for delta in deltas) == play.final_text
+    thoughts = "".join(delta.get("reasoning_content") or "" for delta in deltas).partition("\n\n")[2]
+    assert play.answer_of("draft").startswith(thoughts)
+    assert play.draft_as == "reasoning" or not thoughts
     last = call.events[-1]
     assert (last["choices"][0]["finish_reason"], last["hybrid"]["stage"]) == ("stop", "final")
     assert len({chunk["id"] for chunk in call.events}) == 1
@@ -615,6 +664,17 @@ def test_every_row_is_there_or_impossible_for_a_reason() -> None:
 
     assert len(set(listed)) == len(listed)
     assert sorted(listed) == sorted(possible)
+
+
+def test_every_way_to_carry_the_draft_meets_everything_else() -> None:
+    cells = [(row, view, draft_as_of(row, view)) for row, view in (cell.values for cell in CELLS)]  # type: ignore[misc]
+
+    for draft_as, view in itertools.product(DRAFTS, VIEWS):
+        assert any(cell[1:] == (view, draft_as) for cell in cells), (draft_as, view)
+    for draft_as, strategy in itertools.product(DRAFTS, STRATEGIES):
+        assert any(cell[0].strategy == strategy and cell[2] == draft_as for cell in cells), (draft_as, strategy)
+    for draft_as, happening in itertools.product(DRAFTS, HAPPENINGS):
+        assert any(cell[0].happening == happening and cell[2] == draft_as for cell in cells), (draft_as, happening)
 
 
 @pytest.mark.parametrize(("row", "view"), CELLS)

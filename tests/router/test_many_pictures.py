@@ -102,12 +102,13 @@ class Stage:
         turn = Message("user", (*PICTURES, TextPart(QUESTION)))
         branches = (DRAFT, *groups.to_branches(10, 4))
         spec = make_spec(
+            draft_as="message",
             **{
                 "messages": to_stored_messages((turn,)),
                 "branches": branches,
                 "sampling": SamplingParams(),
                 **changes,
-            }
+            },
         )
         await self.store.create(spec, PICTURES)
         return spec
@@ -154,7 +155,7 @@ def final_text(events: list[dict[str, Any]]) -> str:
     [*_, item] = [
         event["item"]["id"]
         for event in events
-        if event["type"] == "response.output_item.added" and event["item"]["phase"] == "final_answer"
+        if event["type"] == "response.output_item.added" and event["item"].get("phase") == "final_answer"
     ]
     deltas = [event for event in events if event["type"] == "response.output_text.delta"]
     return "".join(event["delta"] for event in deltas if event["item_id"] == item)

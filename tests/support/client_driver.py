@@ -48,7 +48,7 @@ async def stream(client: Any, tell: Tell, **args: Any) -> Any:
             tell(last.to_dict())
         if last.type == "response.completed":
             return shown(await events.get_final_response())
-    return shown(last.response)
+    return None if last.type == "error" else shown(last.response)
 
 
 async def replay(client: Any, tell: Tell, **args: Any) -> Any:
@@ -57,7 +57,7 @@ async def replay(client: Any, tell: Tell, **args: Any) -> Any:
     async with await client.responses.retrieve(stream=True, **args) as events:
         async for last in events:
             tell(last.to_dict())
-    return shown(last.response)
+    return None if last.type == "error" else shown(last.response)
 
 
 async def chat(client: Any, tell: Tell, **args: Any) -> Any:

@@ -55,7 +55,9 @@ def test_a_deep_stream_shows_the_draft_before_any_worker_has_moved(
     events = read_until(http, {**RESPONSE, **fields}, "response.output_item.done")
 
     item = events[-1]["item"]
-    assert (item["phase"], item["status"], item["content"][0]["text"]) == ("commentary", "completed", SAID)
+    title, _, text = item["summary"][0]["text"].partition("\n\n")
+    assert (item["type"], item["status"], text) == ("reasoning", "completed", SAID)
+    assert title == "**Draft by glm-4.6v-flash-echo**"
     job_id = events[0]["response"]["id"]
     units = units_of(http, job_id)
     assert {name: (unit["status"], unit["runs"]) for name, unit in units.items()} == {
@@ -67,7 +69,8 @@ def test_a_deep_stream_shows_the_draft_before_any_worker_has_moved(
     assert redis_client.llen("glowl:celery:glowl.glm") == 0
     # And a poll shows the same
     polled = http.get(f"/v1/responses/{job_id}").json()
-    assert (polled["status"], polled["output"]) == ("in_progress", [item])
+    (shown,) = polled["output"]
+    assert (polled["status"], shown["phase"], shown["content"][0]["text"]) == ("in_progress", "commentary", SAID)
     assert {"queue", "prefill", "decode"} <= set(polled["hybrid"]["timings"])
 
 
@@ -95,7 +98,7 @@ def test_the_draft_goes_on_when_its_caller_hangs_up(
     echoes["glm"].delta_delay_s = 0.03
     connection = send(api, "/v1/responses", {**RESPONSE, "stream": True})
     received = b""
-    while b"output_text.delta" not in received:
+    while b"summary_text.delta" not in received:
         received += connection.recv(65536)
     connection.close()
     job_id = "resp_" + received.partition(b'"resp_')[2][:32].decode()

@@ -123,7 +123,7 @@ def test_tail_prints_what_is_said_and_every_event_as_json(
     told = glowl("tail", job_id)
     events = [json.loads(line) for line in glowl("tail", job_id, "--json").stdout.splitlines()]
 
-    assert told.stdout == f"draft:\ndraft owl\nanswer:\ndeep owl\n{job_id}: completed\n"
+    assert told.stdout == f"**Draft by glm-4.6v-flash-echo**\n\ndraft owl\nanswer:\ndeep owl\n{job_id}: completed\n"
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 

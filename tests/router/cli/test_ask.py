@@ -153,7 +153,7 @@ async def test_pictures_travel_in_order_before_the_question(api, run, tmp_path):
     await run(str(tmp_path / "a.png"), "https://example.org/b.jpg", "Which?")
     assert api.body["stream"] is True
     assert api.body["model"] == "glowl"
-    assert "hybrid" not in api.body
+    assert api.body["hybrid"] == {"draft": "message"}
     (turn,) = api.body["input"]
     assert turn["content"] == [
         {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgpyZXN0"},
@@ -226,7 +226,7 @@ async def test_nothing_to_ask_is_refused_where_no_samples_are_installed(api, run
 async def test_route_model_and_key_are_passed_on(api, run):
     api.events = [created(), completed("ok")]
     await run("--route", "fast", "--model", "mplug-owl2", "--api-key", "secret", "Hello?")
-    assert api.body["hybrid"] == {"route": "fast"}
+    assert api.body["hybrid"] == {"route": "fast", "draft": "message"}
     assert api.body["model"] == "mplug-owl2"
     assert api.headers["Authorization"] == "Bearer secret"
 
