@@ -6,13 +6,16 @@ In: `Settings`. Out: what the api and the worker work with. Nothing here connect
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from redis.asyncio import BlockingConnectionPool, Redis
 
 from engines.balancer import RemoteEngine, connect
+from engines.base import Engine
 from policies.rules import Rules, RulesFile, load_preset
 from router import tasks
+from router.attend import AttendedEngine
 from router.batches.files import FileStore
 from router.batches.store import BatchStore
 from router.dispatch import Dispatcher
@@ -52,8 +55,12 @@ def build_services(settings: Settings) -> Services:
     monitor = EngineMonitor(engines, on_up=lambda engine: wake(store, queue, engine))
     webhooks, webhook_fetcher = make_webhook_store(settings, redis), make_webhook_fetcher(settings)
     ended = make_redis(settings)
+    # The monitor asks all the time; a call under way hears from it that its engine is gone.
+    asked: dict[str, Engine] = {
+        name: AttendedEngine(engine, partial(_is_up, monitor, name)) for name, engine in engines.items()
+    }
     context = tasks.Context(
-        store, queue, engines, make_deliverer(settings, webhooks, webhook_fetcher), cancels=CancelWatch(ended)
+        store, queue, asked, make_deliverer(settings, webhooks, webhook_fetcher), cancels=CancelWatch(ended)
     )
     fetcher = SafeFetcher(settings)
     return Services(
@@ -63,7 +70,7 @@ def build_services(settings: Settings) -> Services:
         hub=hub,
         monitor=monitor,
         dispatcher=Dispatcher(
-            engines=engines,
+            engines=asked,
             store=store,
             queue=queue,
             hub=hub,
@@ -104,12 +111,16 @@ def load_rules_source(preset: str) -> tuple[Callable[[], Rules], RulesFile | Non
     return lambda: rules, None
 
 
+async def _is_up(monitor: EngineMonitor, name: str) -> bool:
+    return monitor.is_up(name)
+
+
 async def make_context(settings: Settings) -> tasks.Context:
     """Build what a worker's tasks use, on the event loop that will run them."""
     return tasks.Context(
         store=make_store(settings, make_redis(settings)),
         queue=JobQueue(create_celery(settings)),
-        engines=make_engines(settings),
+        engines={name: AttendedEngine(engine, engine.is_ready) for name, engine in make_engines(settings).items()},
         deliverer=make_deliverer(
             settings, make_webhook_store(settings, make_redis(settings)), make_webhook_fetcher(settings)
         ),

@@ -31,6 +31,7 @@ from engines.base import (
     TokenLogprob,
     Usage,
 )
+from router.attend import attended
 from router.call import from_stored_messages, pictures_first, stored_image_hashes
 from router.early import EarlyStream
 from router.errors import QueueUnavailableError
@@ -508,8 +509,19 @@ async def _generate(
     request: GenerationRequest,
     *,
     is_told: bool = True,
+    silence_s: float | None = None,
 ) -> UnitResult:
     """Stream an engine's answer into the job's events, unless it is to be told only when it is whole.
+
+    Args:
+        context: what to work with.
+        job_id: whose.
+        unit: which of its units.
+        epoch: of the claim.
+        engine_name: who is asked.
+        request: what for.
+        is_told: while it is written.
+        silence_s: how long the engine may say nothing; None leaves that to its client.
 
     Raises:
         EngineError: as the engine raised it; `GenerationFailedError` if its answer ended without a finish reason.
@@ -518,7 +530,14 @@ async def _generate(
     engine = context.engines[engine_name]
     model = model_with((await engine.info()).model_id, request.adapter)
     tape = _Tape(context.store, job_id, unit, epoch) if is_told else None
-    return await _record(tape, engine.stream(request), model, time.monotonic())
+    deltas = engine.stream(request)
+    if silence_s is not None:
+        deltas = attended(deltas, _is_well, silence_s=silence_s)
+    return await _record(tape, deltas, model, time.monotonic())
+
+
+async def _is_well() -> bool:
+    return True  # whoever made the engine's client looks after that
 
 
 async def _record(tape: _Tape | None, stream: AsyncGenerator[Delta, None], model: str, started: float) -> UnitResult:
@@ -633,7 +652,9 @@ async def _compose(
         turn = Message("user", (*tail.images, TextPart(compose.prompt)))
         request = replace(request, messages=(*head, turn))
         request = with_instruction(request, job.spec.output_format, job.spec.language)
-        result = await _generate(context, job.id, MERGE, epoch, "glm", request)
+        # A finished answer does not wait for ever to be made a better one.
+        silence_s = context.store.merge_patience_s if compose.has_fallback else None
+        result = await _generate(context, job.id, MERGE, epoch, "glm", request, silence_s=silence_s)
     except (LeaseLostError, QueueUnavailableError):
         raise
     except Exception as error:  # both branches have answered: whatever goes wrong here, what is there is good enough

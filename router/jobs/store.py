@@ -123,6 +123,7 @@ class JobStore:
         self._blob_ttl_s = blob_ttl_s
         self._expires_s = expires_s
         self._max_unfinished = max_unfinished
+        self.merge_patience_s = merge_patience_s
         self.patience_s = to_patience(grace_s, merge_patience_s)
         self._engine_patience_s = engine_patience_s
         self._clock = clock

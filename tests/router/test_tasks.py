@@ -236,6 +236,25 @@ async def test_a_bug_while_composing_leaves_the_deep_answer(store: JobStore) -> 
     assert "could not be composed" in job.final.degraded[-1]
 
 
+async def test_a_finished_answer_does_not_wait_for_ever_to_be_composed(redis: Redis) -> None:
+    # Given both answers, and a GLM that is well and says nothing when it is to compose
+    store = JobStore(redis, merge_patience_s=0.01)
+    context, _ = await context_of(store, glm=EchoEngine("glm"), owl2=EchoEngine("owl2"))
+    spec = make_spec(strategy="compose")
+    await store.create(spec)
+    for unit in ("draft", "deep"):
+        await tasks.run_branch(context, spec.id, unit)
+    silent, _ = await context_of(store, glm=EchoEngine("glm", delta_delay_s=3600))
+
+    await tasks.join(silent, spec.id)
+
+    job = await store.get(spec.id)
+    assert job is not None
+    assert job.final is not None
+    assert job.final.text.startswith("[echo owl2]")
+    assert job.final.degraded == ("the answers could not be composed by glm: The engine said nothing for 0.01 s.",)
+
+
 class SlowToAnswer(JobStore):
     """Its answer to `finish` arrives long after the record was changed."""
 
