@@ -251,16 +251,16 @@ class _Example:
         self._num_left -= 1
         if depth > _MAX_JSON_DEPTH or self._num_left < 0:
             raise JsonSchemaError("The echo engine has no value for a JSON Schema that needs itself.")
+        if "const" in schema:
+            return schema["const"]
+        if "enum" in schema:
+            return schema["enum"][0]
         refused = sorted(_UNKNOWN & set(schema))
         if refused or schema.get("format") in FORMATS:
             keyword = refused[0] if refused else "format"
             raise JsonSchemaError(f"The echo engine has no value for the JSON Schema keyword '{keyword}'.")
         if "$ref" in schema:
             return self.of(resolve(self._root, schema["$ref"]), depth + 1)
-        if "const" in schema:
-            return schema["const"]
-        if "enum" in schema:
-            return schema["enum"][0]
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 *others, last = schema[keyword]

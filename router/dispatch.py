@@ -367,7 +367,7 @@ class Dispatcher:
 
     def _to_spec(self, call: Call, routed: Routed, branches: tuple[BranchPlan, ...]) -> JobSpec:
         language = routed.features.language
-        return JobSpec(
+        spec = JobSpec(
             id=call.response_id or new_job_id(),
             owner=call.owner,
             created_at=time.time(),
@@ -401,6 +401,8 @@ class Dispatcher:
             timings={"policy": round(routed.took_ms, 3)}
             | ({"fetch": round(call.fetch_ms, 3)} if call.fetch_ms is not None and call.images else {}),
         )
+        notes = call.output_format.degraded if call.output_format is not None else []
+        return with_degraded(spec, notes) if notes else spec
 
 
 def _to_request(call: Call, spec: JobSpec, plan: BranchPlan) -> GenerationRequest:

@@ -14,13 +14,15 @@ from typing import Any, Final, Literal
 import orjson
 
 from engines.base import GenerationRequest, Message, TextPart
-from engines.json_schema import resolve
+from engines.json_schema import FORMATS, resolve
 from router.templates import template_schema
 
 _MAX_FIELDS: Final = 80
 _MAX_CHARS: Final = 4000
 _MAX_LEVELS: Final = 6
 _MAX_VALUES: Final = 20
+_MAX_NOTES: Final = 10
+_MAX_PLACE: Final = 200
 # A schema of 80 fields takes some 500 steps; 20,000 take 40 ms.
 _MAX_STEPS: Final = 20_000
 
@@ -35,6 +37,7 @@ class OutputFormat:
         description: of the schema.
         strict: as the caller said it; an answer is held to the schema either way.
         template: name of the shipped template, if it was one.
+        dropped_patterns: places in the schema of patterns that are not kept, only the format beside each.
     """
 
     type: Literal["json_object", "json_schema"]
@@ -42,6 +45,18 @@ class OutputFormat:
     description: str | None = None
     strict: bool | None = None
     template: str | None = None
+    dropped_patterns: tuple[str, ...] = ()
+
+    @property
+    def degraded(self) -> list[tuple[str, str]]:
+        """What of the format is not kept: sentences in English and in Chinese."""
+        return [
+            (
+                f"the 'pattern' at {place[:_MAX_PLACE] or 'the top'} of the JSON Schema is not kept; its 'format' is",
+                f"无法保证 JSON Schema 中 {place[:_MAX_PLACE] or '顶层'} 的 'pattern'，只保证其 'format'",
+            )
+            for place in self.dropped_patterns[:_MAX_NOTES]
+        ]
 
     def to_wire(self, json_schema: str | None) -> dict[str, Any]:
         """Return ``text.format`` of a Responses object."""
@@ -140,7 +155,12 @@ class _Outline:
                 kinds |= dict.fromkeys(orjson.dumps(value).decode() for value in values)
             elif not any(part.get(keyword) for keyword in ("anyOf", "oneOf")):
                 types = part.get("type", "any")
-                kinds |= dict.fromkeys(types if isinstance(types, list) else [types])
+                # The engine keeps the formats that it knows; any other is a hint that only words can give.
+                hint = f", {part['format'][:_MAX_PLACE]}" if part.get("format", "date") not in FORMATS else ""
+                kinds |= dict.fromkeys(
+                    f"{kind}{hint if kind == 'string' else ''}"
+                    for kind in (types if isinstance(types, list) else [types])
+                )
             if len(kinds) >= _MAX_VALUES:
                 break
         return " | ".join(list(kinds)[:_MAX_VALUES]) or "any"

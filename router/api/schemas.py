@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from engines.base import SamplingParams
-from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
+from engines.json_schema import ANY_OBJECT, JsonSchemaError, check_schema, to_schema_text
 from engines.wire import MAX_TOP_LOGPROBS
 from router.call import DraftAs
 from router.errors import BadRequestError
@@ -348,10 +348,13 @@ def _to_format(
     if schema is None:
         return None, None
     try:
-        text = to_schema_text(schema.json_schema)
+        checked = check_schema(schema.json_schema)
     except JsonSchemaError as error:
         raise BadRequestError(error.message, code=error.code, param=param, message_zh=error.message_zh) from error
-    return OutputFormat("json_schema", schema.name, schema.description, schema.strict), text
+    dropped = checked.dropped_patterns
+    return OutputFormat(
+        "json_schema", schema.name, schema.description, schema.strict, dropped_patterns=dropped
+    ), checked.text
 
 
 def _missing(param: str) -> BadRequestError:

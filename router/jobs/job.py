@@ -163,7 +163,7 @@ class JobSpec:
                     **{**_known(SamplingParams, sampling), "stop": tuple(sampling.get("stop", ()))}
                 ),
                 "branches": tuple(_to_branch(branch) for branch in data["branches"]),
-                "output_format": OutputFormat(**_known(OutputFormat, output_format)) if output_format else None,
+                "output_format": _to_output_format(output_format) if output_format else None,
             }
         )
 
@@ -393,6 +393,11 @@ def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what a newer release has added: while machines are upgraded one by one, old ones read new records."""
     names = {each.name for each in fields(cls)}
     return {name: value for name, value in data.items() if name in names}
+
+
+def _to_output_format(data: Mapping[str, Any]) -> OutputFormat:
+    dropped = tuple(data.get("dropped_patterns", ()))
+    return OutputFormat(**{**_known(OutputFormat, data), "dropped_patterns": dropped})
 
 
 def _to_branch(data: Mapping[str, Any]) -> BranchPlan:

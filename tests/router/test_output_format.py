@@ -186,10 +186,36 @@ def test_the_words_go_under_the_question_and_only_where_there_is_a_schema() -> N
     assert told.messages[1].text == "q\n\nAnswer with one JSON object and nothing else."
 
 
+def test_a_format_that_no_engine_keeps_is_told_in_words() -> None:
+    schema = {
+        "properties": {"link": {"type": ["string", "null"], "format": "uri-reference"}, "day": {"format": "date"}}
+    }
+
+    words = instruction(OutputFormat("json_schema", "a"), json.dumps(schema), "en").splitlines()
+
+    assert words[2:4] == ["- link (string, uri-reference | null)", "- day (any)"]
+
+
+def test_a_pattern_that_cannot_be_kept_is_noted_in_both_languages() -> None:
+    mail = {"type": "string", "format": "email", "pattern": "^(?!x)"}
+    schema = {"type": "object", "properties": {"mail": mail}}
+
+    wanted, text = to_chat_format(
+        chat(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}})
+    )
+
+    assert wanted is not None
+    assert text is not None
+    assert "pattern" not in text
+    ((english, chinese),) = wanted.degraded
+    assert "/properties/mail" in english
+    assert "/properties/mail" in chinese
+
+
 def test_a_stored_job_keeps_the_format_and_the_schema() -> None:
     spec = make_spec(
         sampling=SamplingParams(json_schema=to_schema_text(SCHEMA)),
-        output_format=OutputFormat("json_schema", "bill", "a bill", True, None),
+        output_format=OutputFormat("json_schema", "bill", "a bill", True, None, ("/properties/a",)),
     )
 
     again = JobSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
