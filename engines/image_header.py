@@ -7,34 +7,37 @@ rather than Pillow's: opening a GIF or WebP there allocates the whole canvas bef
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
+
+from engines.image_layout import JPEG_END, JPEG_FRAMES, JPEG_SCAN, MAX_BLOCKS, count_jpeg_scans, read_jpeg_segments
 
 ACCEPTED_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 
-# A file of nothing but tiny blocks would keep a core busy for seconds, so it is given up on. Real files stay far below:
-# a GIF of 20 MB has 80,000 sub-blocks.
-_MAX_STEPS = 200_000
-
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
-_JPEG_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length: TEM, RSTn, SOI
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOFn; the three left out are tables and reserved
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """Type, size in pixels before any rotation, and whether there is more than one frame."""
+    """Type, size in pixels before any rotation, whether there is more than one frame, and how often it is gone over."""
 
     media_type: str
     width_px: int
     height_px: int
     is_animated: bool = False
+    num_scans: int = 1
+
+    @property
+    def num_pixels(self) -> int:
+        """Width times height."""
+        return self.width_px * self.height_px
 
 
 class _Steps:
     """A budget for walking through one file's blocks."""
 
     def __init__(self) -> None:
-        self._left = _MAX_STEPS
+        self._left = MAX_BLOCKS
 
     def take(self) -> None:
         if not self._left:
@@ -113,38 +116,29 @@ def _read_png(data: bytes) -> ImageHeader:
             break
         if name == b"IHDR":
             raise ValueError("a PNG has one IHDR chunk")  # decoders disagree on which of two counts
-        if name == b"acTL" and position + 12 <= len(data):
-            is_animated = is_animated or struct.unpack_from(">I", data, position + 8)[0] > 1
+        if name == b"acTL" and length == 8 and position + 20 <= len(data):
+            num_frames, _, checksum = struct.unpack_from(">III", data, position + 8)
+            # Damaged ancillary chunks count as absent.
+            is_whole = zlib.crc32(data[position + 4 : position + 16]) == checksum
+            is_animated = is_animated or (is_whole and num_frames > 1)
         position += 12 + length
     return ImageHeader("image/png", width, height, is_animated)
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:
-    """Walk the segments up to the first scan; the frame header before it has the size. Source: ITU-T T.81, B.2."""
+    """Read the frame header before the first scan, which has the size, and count the scans behind it."""
     size: tuple[int, int] | None = None
-    position = 2
-    steps = _Steps()
-    while (position := data.find(b"\xff", position)) >= 0:
-        steps.take()
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        position += 2
-        if marker == 0x00 or marker in _JPEG_STANDALONE:
-            continue
-        if marker in (0xDA, 0xD9):  # start of scan, end of image
+    for segment in read_jpeg_segments(data):
+        if segment.marker in (JPEG_SCAN, JPEG_END):
             break
-        if marker in _JPEG_FRAMES:
+        if segment.marker in JPEG_FRAMES:
             if size is not None:
                 raise ValueError("a JPEG has one frame header")
-            height, width = struct.unpack_from(">HH", data, position + 3)
+            height, width = struct.unpack_from(">HH", data, segment.start + 1)
             size = width, height
-        (length,) = struct.unpack_from(">H", data, position)
-        position += max(length, 2)
     if size is None:
         raise ValueError("a JPEG has a frame header before its first scan")
-    return ImageHeader("image/jpeg", *size)
+    return ImageHeader("image/jpeg", *size, num_scans=count_jpeg_scans(data))
 
 
 def _read_gif(data: bytes) -> ImageHeader:

@@ -17,6 +17,7 @@ import pybase64
 
 from engines.base import ImagePart
 from engines.image_header import ACCEPTED_TYPES, ImageHeader, read_header, sniff_media_type
+from engines.image_layout import has_too_many_scans
 from router.errors import ImageError, ImageFetchError
 from router.fetch import FetchedBody, FetchError, FetchTooLargeError, UrlRefusedError
 
@@ -262,13 +263,21 @@ class MediaIntake:
                 param=param,
                 message_zh=f"图片尺寸为 {size} 像素，至少应为 1 x 1。",
             )
-        if max(header.width_px, header.height_px) > MAX_SIDE_PX or header.width_px * header.height_px > max_pixels:
+        if max(header.width_px, header.height_px) > MAX_SIDE_PX or header.num_pixels > max_pixels:
             raise ImageError(
                 f"The picture has too many pixels ({size}). At most {max_pixels} in all and {MAX_SIDE_PX} a side "
                 "are accepted.",
                 code="image_too_large",
                 param=param,
                 message_zh=f"图片像素过多（{size}）。总像素上限为 {max_pixels}，单边上限为 {MAX_SIDE_PX}。",
+            )
+        if has_too_many_scans(header.num_scans, header.num_pixels):
+            raise ImageError(
+                f"The picture is a JPEG of {header.num_scans} scans ({size}), too many to decode. Save it again as an "
+                "ordinary JPEG.",
+                code="image_too_large",
+                param=param,
+                message_zh=f"图片是含 {header.num_scans} 次扫描的 JPEG（{size}），解码开销过大。请另存为普通 JPEG。",
             )
         if header.is_animated:
             raise ImageError(

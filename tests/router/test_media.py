@@ -123,6 +123,7 @@ async def test_every_accepted_type_passes_with_its_bytes_untouched(
         encoded("WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"),
         animated("MPO"),
         encoded("GIF", save_all=True),
+        png_of_size(5, 5, struct.pack(">I4sIII", 8, b"acTL", 3, 0, 0xBAD)),
     ],
     ids=[
         "progressive jpeg",
@@ -134,6 +135,7 @@ async def test_every_accepted_type_passes_with_its_bytes_untouched(
         "extended webp",
         "jpeg of two views",
         "gif with one frame",
+        "png that is animated by a damaged chunk only",
     ],
 )
 async def test_unusual_but_valid_files_pass(data: bytes) -> None:
@@ -260,6 +262,9 @@ BAD: dict[str, Bad] = {
     "jpeg cut before its size": Bad(b64(JPEG[:100]), "image_parse_error", "cut off"),
     "jpeg without a frame": Bad(b64(b"\xff\xd8\xff\xda\0\x08" + bytes(20)), "image_parse_error", "broken"),
     "jpeg with two frames": Bad(b64(b"\xff\xd8" + SOF + SOF + b"\xff\xda"), "image_parse_error", "broken"),
+    "jpeg of thousands of scans": Bad(
+        b64(JPEG[:-2] + (b"\xff\xda\0\x08" + bytes(6)) * 5000 + JPEG[-2:]), "image_too_large", "5001 scans"
+    ),
     "jpeg of padding": Bad(b64(b"\xff\xd8" + b"\xff" * 250_000), "image_parse_error", "broken"),
     "gif cut in its screen": Bad(b64(b"GIF89a\x01"), "image_parse_error", "cut off"),
     "gif of nothing": Bad(b64(b"GIF89a\x01\0\x01\0" + bytes(250_000)), "image_parse_error", "broken"),
