@@ -8,49 +8,125 @@ from __future__ import annotations
 
 import io
 import logging
-from typing import cast
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, cast
 
 from PIL import Image, ImageOps
 
 from engines.base import ImagePart, InvalidImageError
+from engines.image_header import ACCEPTED_TYPES, ImageHeader, read_header, sniff_media_type
+from engines.image_layout import JPEG_END, has_too_many_scans, lacks_jpeg_end, next_jpeg_restart, strip_jpeg, strip_png
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # Multi-picture JPEGs of phones ("MPO") carry a preview or a depth map behind the picture; they are no animation.
 _ONE_FRAME_IS_ENOUGH = frozenset({"JPEG", "MPO"})
-MAX_PIXELS = 80_000_000  # the door bounds pixels first; this guards engines that are called without it
+# The door bounds pixels first; these guard engines that are called without it.
+MAX_PIXELS = 80_000_000
+MAX_REQUEST_PIXELS = 4 * MAX_PIXELS
+# Processor time of one picture; 40 megapixels of noise take 0.5 s as JPEG, 1 s as PNG and 3 s as WebP.
+MAX_DECODE_S: Final = 15.0
+# Below this a picture is decoded whole, so that what the model sees of it does not depend on the decoder's arithmetic.
+_REDUCED_FROM_PIXELS: Final = 16_000_000
+_REDUCTIONS: Final = (8, 4, 2)
 _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 PARSE_ERROR = "image_parse_error"
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 _PNG_ORIENTATION = (b"eXIf", b"exif", b"tiff:Orientation")
+# From this ratio of the sides on, rounding the shorter one down would change the ratio by more than a hundredth.
+_NARROW_RATIO: Final = 20
+
+# Put behind a JPEG that breaks off: bytes that no encoder writes, the same in every process.
+_NOISE: Final = random.Random(0).randbytes(512).replace(b"\xff", b"\xfe")  # noqa: S311 - not for security
 
 log = logging.getLogger(__name__)
 
 
-def decode_image(part: ImagePart, *, max_side_px: int | None = None) -> Image.Image:
+class DecodeGoneError(Exception):
+    """Whoever asked for the picture has gone while it was decoded."""
+
+
+class _Source(io.BytesIO):
+    """An encoded file that stops being readable when its decoding has taken too long, or is wanted no more.
+
+    Decoders read a file in pieces of 64 KB, and ask here for each.
+    """
+
+    def __init__(self, part: ImagePart, data: bytes, is_wanted: Callable[[], bool], until: float) -> None:
+        super().__init__(data)
+        self._part = part
+        self._is_wanted = is_wanted
+        self._until = until
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if not self._is_wanted():
+            raise DecodeGoneError
+        if time.thread_time() > self._until:
+            raise _refusal(
+                self._part,
+                f"The picture takes over {MAX_DECODE_S:.0f} s to decode. Save it again as an ordinary PNG or JPEG.",
+                code="image_too_large",
+            )
+        return super().read(size)
+
+
+def decode_image(
+    part: ImagePart,
+    *,
+    max_side_px: int | None = None,
+    seen_pixels: int | None = None,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Image.Image:
     """Decode a picture fully, turn it upright and make it plain RGB.
 
     EXIF rotation is applied, transparency is laid on white, palettes, CMYK, grey and 16-bit samples become 8-bit RGB.
+    Texts and colour profiles are not read, so it does not matter if they are damaged or huge. A JPEG may lack its end
+    marker if all pixels are there.
 
     Args:
         part: the encoded picture.
         max_side_px: longer pictures are scaled down to this side; None keeps the size.
+        seen_pixels: the model scales pictures down to at most so many pixels. A JPEG of over 16 megapixels is then
+            decoded at 1/2, 1/4 or 1/8 of its size, as long as twice the sides that the model sees are left.
+        is_wanted: asked now and then; once it says no, decoding stops.
 
     Returns:
         An image of mode ``RGB`` that holds no reference to the encoded bytes.
 
     Raises:
         InvalidImageError: code ``image_parse_error`` if the bytes are no complete picture, ``image_too_large`` over
-            `MAX_PIXELS`, ``invalid_image`` if it is animated or of a mode that has no RGB meaning.
+            `MAX_PIXELS` or if decoding takes too long, ``invalid_image`` if it is animated or of a mode that has no RGB
+            meaning.
+        DecodeGoneError: if it is not wanted any more.
     """
-    image = _open(part)
-    try:
-        image.load()
-    except Exception as error:  # decoders fed hostile bytes raise nearly anything: OSError, struct.error, SyntaxError
-        raise _unreadable(part, error) from error
-    image = _to_rgb(_upright(image))
-    target = fit_size(*image.size, max_side_px)
+    target = picture_size(part, max_side_px=max_side_px)
+    image = _load(part, seen_pixels, is_wanted)
+    upright = _upright(image)
+    if upright.size != image.size:
+        target = target[1], target[0]
+    image = _to_rgb(part, upright)
     return image if target == image.size else image.resize(target, Image.Resampling.BICUBIC)
+
+
+def check_request(images: Sequence[ImagePart]) -> None:
+    """Refuse pictures that are too much work together, before any is decoded.
+
+    Raises:
+        InvalidImageError: as `picture_size`, or ``image_too_large`` if they have more than `MAX_REQUEST_PIXELS`.
+    """
+    num_pixels = 0
+    for part in images:
+        width, height = picture_size(part)
+        num_pixels += width * height
+        if num_pixels > MAX_REQUEST_PIXELS:
+            raise _refusal(
+                part,
+                f"The pictures of the request have more than {MAX_REQUEST_PIXELS:,} pixels together.",
+                code="image_too_large",
+            )
 
 
 def picture_size(part: ImagePart, *, max_side_px: int | None = None) -> tuple[int, int]:
@@ -75,7 +151,9 @@ def upright_size(part: ImagePart) -> tuple[int, int]:
     width, height = image.size
     # Pillow gives a TIFF's size upright already. A PNG may say it behind its pixels, where looking for it decodes
     # them all, so the bytes are searched first.
-    if image.format == "TIFF" or (image.format == "PNG" and not any(name in part.data for name in _PNG_ORIENTATION)):
+    if image.format == "TIFF":
+        return width, height
+    if image.format == "PNG" and not any(name in _to_decode(part.data) for name in _PNG_ORIENTATION):
         return width, height
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
@@ -90,36 +168,142 @@ def fit_size(width: int, height: int, max_side_px: int | None) -> tuple[int, int
     side = max(width, height)
     if max_side_px is None or side <= max_side_px:
         return width, height
-    return max(1, round(width * max_side_px / side)), max(1, round(height * max_side_px / side))
+    # Of a narrow picture, a shorter side that is rounded down would make it longer in proportion than what was sent.
+    rounded = math.ceil if side > _NARROW_RATIO * min(width, height) else round
+    return max(1, rounded(width * max_side_px / side)), max(1, rounded(height * max_side_px / side))
+
+
+def _refusal(part: ImagePart, message: str, code: str = "") -> InvalidImageError:
+    return InvalidImageError(message, code=code or None, param=part.param or None)
 
 
 def _unreadable(part: ImagePart, error: Exception) -> InvalidImageError:
     log.debug("picture %s does not decode: %r", part.sha256[:12], error)
-    return InvalidImageError(
+    return _refusal(
+        part,
         "The picture cannot be decoded: it is truncated or damaged, or not an image. Send a complete PNG, JPEG, WebP, "
         "GIF, BMP or TIFF file.",
         code=PARSE_ERROR,
     )
 
 
-def _open(part: ImagePart) -> Image.Image:
-    """Read the header only, and refuse what should not be decoded at all."""
+def _load(part: ImagePart, seen_pixels: int | None, is_wanted: Callable[[], bool]) -> Image.Image:
+    """Decode the pixels."""
+    until = time.thread_time() + MAX_DECODE_S
+
+    def load(data: bytes) -> Image.Image:
+        image = _open(part, _Source(part, data, is_wanted, until))
+        _reduce(image, seen_pixels)
+        image.load()
+        return image
+
     try:
-        image = Image.open(io.BytesIO(part.data), formats=_FORMATS)
-        is_animated = image.format not in _ONE_FRAME_IS_ENOUGH and getattr(image, "is_animated", False)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large() from error
-    except Exception as error:  # as in `decode_image`
-        raise _unreadable(part, error) from error
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large()
-    if is_animated:
-        raise InvalidImageError("Animated and multi-page pictures are not supported: send a single frame.")
+        return load(_to_decode(part.data))
+    except (DecodeGoneError, InvalidImageError):
+        raise
+    except Exception as error:  # decoders fed hostile bytes raise nearly anything: OSError, struct.error, SyntaxError
+        if sniff_media_type(part.data) != "image/jpeg":
+            raise _unreadable(part, error) from error
+        try:
+            return _load_without_end(_to_decode(part.data), load)
+        except (DecodeGoneError, InvalidImageError):
+            raise
+        except Exception:
+            raise _unreadable(part, error) from error
+
+
+def _load_without_end(data: bytes, load: Callable[[bytes], Image.Image]) -> Image.Image:
+    """Decode a JPEG whose end marker is missing, but none of its pixels.
+
+    The decoder does not say whether it made pixels up. So the file is decoded twice: with the end marker, before which
+    it makes up zeros, and with noise before that. What it had to make up differs then.
+
+    Raises:
+        ValueError: if pixels are missing, or it has its end marker.
+        Exception: what the decoder raises.
+    """
+    data = data.removesuffix(b"\xff")  # half of the marker
+    if not lacks_jpeg_end(data):
+        raise ValueError("not only the end marker is missing")
+    end = bytes((0xFF, JPEG_END))
+    # Where restart markers are due, the decoder takes noise for data only between them.
+    restart = next_jpeg_restart(data) - 0xD0
+    noise = b"".join(_NOISE + bytes((0xFF, 0xD0 + (restart + number) % 8)) for number in range(8))
+    image = load(data + end)
+    if image.tobytes() != load(data + noise + end).tobytes():
+        raise ValueError("pixels are missing")
     return image
 
 
-def _too_large() -> InvalidImageError:
-    return InvalidImageError(f"The picture has more than {MAX_PIXELS:,} pixels.", code="image_too_large")
+def _reduce(image: Image.Image, seen_pixels: int | None) -> None:
+    """Let a large JPEG be decoded at a part of its size; other formats cannot."""
+    num_pixels = image.width * image.height
+    if seen_pixels is None or num_pixels <= _REDUCED_FROM_PIXELS:
+        return
+    for scale in _REDUCTIONS:
+        if num_pixels >= 4 * seen_pixels * scale**2:
+            image.draft(None, (image.width // scale, image.height // scale))
+            return
+
+
+def _read_header(part: ImagePart) -> ImageHeader | None:
+    """Read the header of a type that the door takes; None for the others, which Pillow knows."""
+    if sniff_media_type(part.data) not in ACCEPTED_TYPES:
+        return None
+    try:
+        return read_header(part.data)
+    except ValueError as error:
+        raise _unreadable(part, error) from error
+
+
+def _open(part: ImagePart, source: io.BytesIO | None = None) -> Image.Image:
+    """Open a picture without decoding it, and refuse what should not be decoded at all.
+
+    Args:
+        part: the picture.
+        source: its bytes, if they are not to be taken from the part.
+    """
+    header = _read_header(part)  # first, as Pillow makes room for all pixels of a GIF or WebP when it opens the file
+    if header is not None:
+        if header.num_pixels > MAX_PIXELS:
+            raise _too_large(part)
+        if has_too_many_scans(header.num_scans, header.num_pixels):
+            raise _refusal(
+                part,
+                f"The picture is a JPEG of {header.num_scans} scans, too many to decode. Save it again as an ordinary "
+                "JPEG.",
+                code="image_too_large",
+            )
+        if header.is_animated:
+            raise _animated(part)
+    try:
+        image = Image.open(source or io.BytesIO(_to_decode(part.data)), formats=_FORMATS)
+        is_animated = image.format not in _ONE_FRAME_IS_ENOUGH and getattr(image, "is_animated", False)
+    except (DecodeGoneError, InvalidImageError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(part) from error
+    except Exception as error:  # as in `_load`
+        raise _unreadable(part, error) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(part)
+    if is_animated:
+        raise _animated(part)
+    return image
+
+
+def _to_decode(data: bytes) -> bytes:
+    """Leave out what the decoder need not see and might stumble over."""
+    strip = {"image/png": strip_png, "image/jpeg": strip_jpeg}.get(sniff_media_type(data))
+    return data if strip is None else strip(data)
+
+
+def _animated(part: ImagePart) -> InvalidImageError:
+    return _refusal(part, "Animated and multi-page pictures are not supported: send a single frame.")
+
+
+def _too_large(part: ImagePart) -> InvalidImageError:
+    return _refusal(part, f"The picture has more than {MAX_PIXELS:,} pixels.", code="image_too_large")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -131,7 +315,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(part: ImagePart, image: Image.Image) -> Image.Image:
     if image.mode in _DEEP_MODES:
         image = _to_eight_bits(image)
     elif image.has_transparency_data:
@@ -142,7 +326,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     try:
         return image.convert("RGB")
     except ValueError as error:
-        raise InvalidImageError(f"Pictures of colour mode {image.mode} are not supported: send RGB.") from error
+        raise _refusal(part, f"Pictures of colour mode {image.mode} are not supported: send RGB.") from error
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, JpegImagePlugin, PngImagePlugin
 
 from engines import images
 from engines.base import ImagePart, InvalidImageError
-from engines.images import decode_image, fit_size, picture_size, upright_size
+from engines.images import check_request, decode_image, fit_size, picture_size, upright_size
 
 
 def part(data: bytes) -> ImagePart:
@@ -210,3 +212,172 @@ def test_exif_that_cannot_be_read_does_not_swap_the_sides() -> None:
     turned = encode(two_halves(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
 
     assert upright_size(turned) == (40, 20)
+
+
+def photo(**options: object) -> bytes:
+    """A JPEG without plain areas, so that every block of it has something to lose."""
+    noise = Image.effect_noise((61, 43), 60).convert("RGB")
+    return encode(noise, "JPEG", **options).data
+
+
+JPEG_KINDS: dict[str, dict[str, object]] = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restart markers": {"restart_marker_blocks": 1},
+    "progressive with restart markers": {"progressive": True, "restart_marker_rows": 1},
+    "full chroma": {"subsampling": 0, "quality": 95},
+}
+
+
+@pytest.mark.parametrize("options", JPEG_KINDS.values(), ids=JPEG_KINDS.keys())
+@pytest.mark.parametrize("missing", [b"\xff\xd9", b"\xd9"], ids=["no marker", "half a marker"])
+def test_a_jpeg_without_its_end_marker_is_decoded_if_all_pixels_are_there(
+    options: dict[str, object], missing: bytes
+) -> None:
+    whole = photo(**options)
+    assert decode_image(part(whole.removesuffix(missing))).tobytes() == decode_image(part(whole)).tobytes()
+
+
+@pytest.mark.parametrize("options", JPEG_KINDS.values(), ids=JPEG_KINDS.keys())
+def test_a_jpeg_without_its_last_pixels_is_a_parse_error(options: dict[str, object]) -> None:
+    whole = photo(**options)
+    places = {len(whole) // 4, len(whole) // 2, len(whole) - 60, len(whole) - 20}
+    places |= {place for place in range(len(whole) // 2, len(whole) - 20) if whole[place] == 0xFF}  # between restarts
+    for place in places:
+        with pytest.raises(InvalidImageError) as refusal:
+            decode_image(part(whole[:place]))
+        assert refusal.value.code == "image_parse_error"
+
+
+def test_what_stands_beside_the_pixels_may_be_damaged_or_huge() -> None:
+    # Given a profile that is no profile, texts, and a comment, each over the megabyte at which Pillow gives up
+    text = PngImagePlugin.PngInfo()
+    text.add_text("note", "x" * 3_000_000, zip=True)
+    text.add_itxt("more", "y" * 3_000_000, zip=True)
+    expected = decode_image(encode(two_halves()))
+    for options in ({"pnginfo": text}, {"icc_profile": bytes(3_000_000)}):
+        assert decode_image(encode(two_halves(), **options)).tobytes() == expected.tobytes()
+    for image_format, options in (("JPEG", {"comment": b"z" * 60_000}), ("GIF", {"comment": b"z" * 3_000_000})):
+        assert decode_image(encode(two_halves(), image_format, icc_profile=bytes(90_000), **options)).size == (40, 20)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("place", ["exif", "xmp"])
+def test_a_picture_is_turned_by_what_is_kept_beside_the_pixels(image_format: str, place: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    packet = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    options: dict[str, object] = {"exif": exif}
+    if place == "xmp" and image_format == "JPEG":
+        options = {"xmp": packet}
+    elif place == "xmp":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", packet.decode(), zip=True)
+        options = {"pnginfo": text}
+    assert decode_image(encode(two_halves(), image_format, **options)).size == (20, 40)
+
+
+def scan_bomb(num_scans: int, size: tuple[int, int]) -> ImagePart:
+    """A progressive JPEG whose last scan comes again and again, 17 bytes each time."""
+    data = encode(Image.new("RGB", size, "teal"), "JPEG", progressive=True).data
+    last = data.rindex(b"\xff\xda")
+    header_bytes = 2 + int.from_bytes(data[last + 2 : last + 4], "big")
+    return part(data[:-2] + (data[last : last + header_bytes] + b"\0") * num_scans + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("read", [decode_image, picture_size, upright_size, lambda image: check_request([image])])
+def test_a_jpeg_of_thousands_of_scans_is_refused_unread(read: Callable[[ImagePart], object]) -> None:
+    for bomb in (scan_bomb(20_000, (64, 64)), part(scan_bomb(20_000, (64, 64)).data[:-2])):
+        with pytest.raises(InvalidImageError, match="scans") as refusal:
+            read(bomb)
+        assert refusal.value.code == "image_too_large"
+
+
+def test_a_jpeg_of_more_scans_than_usual_is_decoded() -> None:
+    assert decode_image(scan_bomb(200, (64, 64))).size == (64, 64)
+
+
+def test_decoding_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_DECODE_S", -1.0)
+    with pytest.raises(InvalidImageError, match="to decode") as refusal:
+        decode_image(encode(two_halves()))
+    assert refusal.value.code == "image_too_large"
+
+
+def test_decoding_stops_when_the_picture_is_wanted_no_more() -> None:
+    # Given a caller who leaves after the first piece of a picture of several
+    asked: list[bool] = []
+
+    def is_wanted() -> bool:
+        asked.append(True)
+        return len(asked) < 3
+
+    picture = encode(Image.effect_noise((700, 700), 90))
+    assert len(picture.data) > 3 * 65_536
+    with pytest.raises(images.DecodeGoneError):
+        decode_image(picture, is_wanted=is_wanted)
+    assert len(asked) == 3
+
+
+def test_the_pictures_of_a_request_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_REQUEST_PIXELS", 1600)
+    pictures = [encode(two_halves()), replace(encode(two_halves((40, 21))), param="messages[0].content[1]")]
+    check_request(pictures[:1] * 2)
+    with pytest.raises(InvalidImageError, match="together") as refusal:
+        check_request(pictures)
+    assert (refusal.value.code, refusal.value.param) == ("image_too_large", "messages[0].content[1]")
+
+
+@pytest.mark.parametrize("image_format", ["WEBP", "GIF"])
+def test_a_canvas_that_is_too_large_is_refused_before_pillow_makes_it(
+    image_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 799)
+    monkeypatch.setattr(Image, "open", lambda *_args, **_kwargs: pytest.fail("opened"))
+    with pytest.raises(InvalidImageError) as refusal:
+        decode_image(encode(two_halves(), image_format))
+    assert refusal.value.code == "image_too_large"
+
+
+def test_only_a_jpeg_much_larger_than_the_model_sees_is_decoded_at_a_part_of_its_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given what Pillow was asked to decode
+    scales: list[int] = []
+    draft = JpegImagePlugin.JpegImageFile.draft
+
+    def record(image: JpegImagePlugin.JpegImageFile, mode: None, size: tuple[int, int]) -> object:
+        scales.append(round(image.width / size[0]))
+        return draft(image, mode, size)
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", record)
+    monkeypatch.setattr(images, "_REDUCED_FROM_PIXELS", 100_000)
+    gradient = Image.radial_gradient("L").convert("RGB").resize((401, 301), Image.Resampling.BICUBIC)
+    jpeg, png = encode(gradient, "JPEG", quality=95), encode(gradient)
+    small = encode(gradient.resize((300, 300)), "JPEG")
+
+    for picture, seen_pixels in ((jpeg, None), (jpeg, 10_000), (jpeg, 1_000), (png, 1_000), (small, 1_000)):
+        reduced = decode_image(picture, max_side_px=100, seen_pixels=seen_pixels)
+        whole = decode_image(picture, max_side_px=100)
+        # Then the picture has the size that the header said, and looks the same
+        assert reduced.size == whole.size == picture_size(picture, max_side_px=100)
+        difference = ImageChops.difference(reduced, whole).getextrema()
+        assert max(high for _, high in difference) <= 12
+    assert scales == [4]
+    scales.clear()
+    decode_image(jpeg, max_side_px=100, seen_pixels=7_000)
+    assert scales == [2]
+
+
+@pytest.mark.parametrize("size", [(3900, 20), (40, 8000), (3000, 149), (16384, 82)])
+def test_scaling_down_makes_no_picture_longer_in_proportion(size: tuple[int, int]) -> None:
+    width, height = fit_size(*size, 2048)
+    assert max(width, height) == 2048
+    assert 2048 / min(width, height) <= max(size) / min(size)
+
+
+def test_an_error_names_the_field_the_picture_came_in() -> None:
+    cut = replace(part(encode(two_halves()).data[:60]), param="input[0].content[1].image_url")
+    with pytest.raises(InvalidImageError) as refusal:
+        decode_image(cut)
+    assert refusal.value.param == "input[0].content[1].image_url"
