@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "content_filter"]
@@ -266,6 +266,15 @@ class EngineOptions:
     cache_bytes: int | None = None
     pixel_budget: int | None = None
     adapters: tuple[tuple[str, str], ...] = ()
+
+
+@runtime_checkable
+class HasTrouble(Protocol):
+    """An engine that can say of itself that it does not get on, although it is loaded."""
+
+    def trouble(self) -> str:
+        """Say why the next request would not be served at normal speed; empty if it would."""
+        ...
 
 
 class Engine(Protocol):

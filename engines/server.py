@@ -49,6 +49,7 @@ from engines.base import (
     EngineUnavailableError,
     GenerationFailedError,
     GenerationRequest,
+    HasTrouble,
     generate,
 )
 
@@ -146,6 +147,8 @@ def _create_app(host: EngineHost) -> Starlette:
         return _json({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
+        if host.state == "ready" and isinstance(host.engine, HasTrouble) and (trouble := host.engine.trouble()):
+            return _json({"status": "stuck", "reason": trouble}, 503)
         status_code = {"ready": 200, "failed": 500}.get(host.state, 503)
         return _json({"status": host.state, "reason": host.reason}, status_code)
 

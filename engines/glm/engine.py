@@ -51,9 +51,10 @@ from engines.glm.processor import load_processor
 from engines.glm.prompts import to_conversation
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
 from engines.host_store import HostStore
-from engines.images import decode_image, picture_size, upright_size
+from engines.images import check_request, decode_image, fit_size, picture_size, upright_size
 from engines.json_schema import ANY_OBJECT
 from engines.kv_cache import memory_bytes
+from engines.picture_stage import PictureStage
 from engines.prefix_cache import CacheScope, PrefixCache
 
 MAX_IMAGES = 16
@@ -76,7 +77,7 @@ _PIXEL_SHARE = 1 / 16
 _WARM_UP_SIDES_PX = {"cpu": (112,), "cuda": (336, 672, 1008)}
 _WARM_UP_SECONDS = 30.0
 # Part of every cache key: to be raised with any change to prompts.py, processor.py or images.py that changes inputs.
-_PREPROCESS_VERSION = "1"
+_PREPROCESS_VERSION = "2"
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class GlmEngine:
         self._options = options
         self._info = replace(_describe(options.model), adapters=tuple(name for name, _ in options.adapters))
         self._pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="glm-prepare")
+        self._pictures = PictureStage("glm-pictures")
         # Encoding sanitised text toggles a flag on the tokenizer: two threads at once would corrupt each other's ids.
         self._tokenizer_lock = threading.Lock()
         self._scheduler: Scheduler[PreparedRequest, Row] | None = None
@@ -167,7 +169,12 @@ class GlmEngine:
         if self._scheduler is not None:
             await self._scheduler.aclose()
         self._pool.shutdown(wait=False)
+        self._pictures.close()
         self._model = self._runner = self._scheduler = None
+
+    def trouble(self) -> str:
+        """See `engines.base.HasTrouble`."""
+        return self._pictures.trouble()
 
     @property
     def health(self) -> dict[str, str]:
@@ -214,7 +221,7 @@ class GlmEngine:
         if request.images:
             num_bytes = plan.num_image_tokens * self.processor.bytes_per_image_token
             await held.enter_async_context(self._pixels.hold(num_bytes, request.caller))
-        pictures = await self._decode(request.images)
+        pictures = await self._pictures.run_all(request.images, self.patchify, request.caller)
         return await self._in_pool(lambda: self.assemble(plan, pictures, request))
 
     def assemble(self, plan: Plan, pictures: Sequence[Pixels], request: GenerationRequest) -> PreparedRequest:
@@ -246,6 +253,7 @@ class GlmEngine:
         check_adapter(request.adapter, self._info)
         if len(images) > MAX_IMAGES:
             raise TooManyImagesError(f"{len(images)} pictures were sent; this model accepts at most {MAX_IMAGES}.")
+        check_request(images)
         num_rows = [self._num_rows(image) for image in images]
         conversation = to_conversation(request.messages, enable_thinking=request.enable_thinking)
         input_ids = self.encode(conversation, num_rows, enable_thinking=request.enable_thinking)
@@ -290,28 +298,23 @@ class GlmEngine:
 
     def _num_rows(self, image: ImagePart) -> int:
         """Count a picture's placeholders from its header."""
-        width, height = picture_size(image, max_side_px=MAX_SIDE_PX)
-        try:
-            if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-                raise ValueError("too long")
-            return self.processor.num_image_tokens(width, height, self._image_size)
-        except ValueError as error:
+        width, height = picture_size(image)
+        if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
             raise InvalidImageError(
                 f"A picture of {width}x{height} pixels is too long: the longer side may be at most {MAX_ASPECT_RATIO} "
-                "times the shorter one."
-            ) from error
+                "times the shorter one.",
+                param=image.param or None,
+            )
+        return self.processor.num_image_tokens(*fit_size(width, height, MAX_SIDE_PX), self._image_size)
 
-    async def _decode(self, images: tuple[ImagePart, ...]) -> list[Pixels]:
-        """Decode, scale and patchify pictures, each on a pool thread of its own."""
-        return await asyncio.gather(*(self._in_pool(partial(self.patchify, image)) for image in images))
-
-    def patchify(self, image: ImagePart) -> Pixels:
+    def patchify(self, image: ImagePart, is_wanted: Callable[[], bool] = lambda: True) -> Pixels:
         """Turn one encoded picture into patches under the pixel budget.
 
         Raises:
             InvalidImageError: if it does not decode.
+            DecodeGoneError: if it is not wanted any more.
         """
-        picture = decode_image(image, max_side_px=MAX_SIDE_PX)
+        picture = decode_image(image, max_side_px=MAX_SIDE_PX, seen_pixels=PIXEL_BUDGET, is_wanted=is_wanted)
         batch = self.processor.image_processor(images=[picture], size=self._image_size, return_tensors="pt")
         return Pixels(batch["pixel_values"], batch["image_grid_thw"], self.processor.image_processor.merge_size)
 

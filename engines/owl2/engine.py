@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 
 import torch
@@ -45,6 +46,7 @@ from engines.owl2.processor import MPLUGOwl2Processor
 from engines.owl2.prompts import render
 from engines.owl2.runner import Owl2Runner, PreparedRequest, Row, kv_shape
 from engines.owl2.weights import CheckpointError, load_model, read_variant, resolve_folder
+from engines.picture_stage import PictureStage
 from engines.prefix_cache import CacheScope, PrefixCache
 
 DEFAULT_MAX_TOKENS = 512
@@ -55,6 +57,8 @@ _IMAGE_CONTEXT_SHARE = 4
 _NUM_PREPARE_THREADS = 4
 # Squaring a picture makes an array of its longer side squared, 300 MB at this bound; longer ones are scaled down first.
 _MAX_SIDE_PX = 10_000
+# The vision tower sees 448 px a side; of a picture that is not square, what is cut off or squeezed had more.
+_SEEN_PIXELS = 1_000_000
 
 # Rows of the running batch, and tokens of a prompt between two of its steps: enough to keep the hardware busy, few
 # enough that running streams need not wait. A GPU's decode step costs the same for many rows, a CPU's soon does not.
@@ -88,6 +92,21 @@ class LoadedCheckpoint:
     scope: CacheScope
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request that was found to fit, before any of its pictures is decoded.
+
+    Attributes:
+        ids: of the prompt, `IMAGE_TOKEN_ID` for a picture.
+        images: the pictures, in the order of their places.
+        max_tokens: how many may be generated.
+    """
+
+    ids: list[int]
+    images: tuple[ImagePart, ...]
+    max_tokens: int
+
+
 def max_images_for(config: MPLUGOwl2Config) -> int:
     """Most pictures one request may hold, by the context they take: 4 for the published checkpoint."""
     fitting = config.max_position_embeddings // _IMAGE_CONTEXT_SHARE // config.num_image_rows
@@ -107,6 +126,7 @@ class Owl2Engine:
         self._runner: Owl2Runner | None = None
         self._scheduler: Scheduler[PreparedRequest, Row] | None = None
         self._pool = ThreadPoolExecutor(_NUM_PREPARE_THREADS, thread_name_prefix="owl2-prepare")
+        self._pictures = PictureStage("owl2-pictures")
 
     async def info(self) -> EngineInfo:
         """Describe the engine.
@@ -141,10 +161,13 @@ class Owl2Engine:
         loaded = self._get_loaded()
         assert self._scheduler is not None  # set before anything was loaded
 
-        async def prepare_in_pool() -> PreparedRequest:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, prepare, loaded, request)
+        async def prepare() -> PreparedRequest:
+            loop = asyncio.get_running_loop()
+            plan = await loop.run_in_executor(self._pool, make_plan, loaded, request)
+            pixels = await self._pictures.run_all(plan.images, partial(to_pixels, loaded), request.caller)
+            return await loop.run_in_executor(self._pool, assemble, loaded, request, plan, pixels)
 
-        async with aclosing(self._scheduler.stream(prepare_in_pool, request.caller)) as deltas:
+        async with aclosing(self._scheduler.stream(prepare, request.caller)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -154,6 +177,11 @@ class Owl2Engine:
             await self._scheduler.aclose()
         self._loaded = self._runner = self._scheduler = None
         self._pool.shutdown(wait=False)
+        self._pictures.close()
+
+    def trouble(self) -> str:
+        """See `engines.base.HasTrouble`."""
+        return self._pictures.trouble()
 
     def _get_loaded(self) -> LoadedCheckpoint:
         if self._loaded is None:
@@ -216,14 +244,13 @@ def load(options: EngineOptions) -> Engine:
     return Owl2Engine(options)
 
 
-def prepare(loaded: LoadedCheckpoint, request: GenerationRequest) -> PreparedRequest:
-    """Check a request and turn it into model inputs; cheap checks come before any picture is decoded.
+def make_plan(loaded: LoadedCheckpoint, request: GenerationRequest) -> Plan:
+    """Check a request before any of its pictures is decoded.
 
     Raises:
         InvalidRequestError: if the last message is not the user's.
         TooManyImagesError: if there are more pictures than the engine accepts.
         ContextLengthError: if prompt and answer do not fit.
-        InvalidImageError: if a picture cannot be decoded.
     """
     if len(request.images) > loaded.info.max_images:
         raise TooManyImagesError(
@@ -242,10 +269,28 @@ def prepare(loaded: LoadedCheckpoint, request: GenerationRequest) -> PreparedReq
     num_image_rows = loaded.model.config.num_image_rows
     num_tokens = len(ids) + ids.count(IMAGE_TOKEN_ID) * (num_image_rows - 1)
     max_tokens = fit_max_tokens(num_tokens, request.sampling.max_tokens, DEFAULT_MAX_TOKENS, loaded.info.context_tokens)
-    images = [decode_image(image, max_side_px=_MAX_SIDE_PX) for image in prompt.images]
-    pixel_values = loaded.processor.pixel_values(images) if images else None
+    return Plan(ids, prompt.images, max_tokens)
+
+
+def to_pixels(loaded: LoadedCheckpoint, image: ImagePart, is_wanted: Callable[[], bool] = lambda: True) -> torch.Tensor:
+    """Turn one encoded picture into model inputs; (1, 3, S, S), float32.
+
+    Raises:
+        InvalidImageError: if it cannot be decoded.
+        DecodeGoneError: if it is not wanted any more.
+    """
+    decoded = decode_image(image, max_side_px=_MAX_SIDE_PX, seen_pixels=_SEEN_PIXELS, is_wanted=is_wanted)
+    return loaded.processor.pixel_values([decoded])
+
+
+def assemble(
+    loaded: LoadedCheckpoint, request: GenerationRequest, plan: Plan, pixels: Sequence[torch.Tensor]
+) -> PreparedRequest:
+    """Put what was prepared together."""
+    pixel_values = torch.cat(list(pixels)) if pixels else None
     scope = replace(loaded.scope, caller=request.caller)
-    return PreparedRequest.make(ids, pixel_values, num_image_rows, max_tokens, request.sampling, scope)
+    num_image_rows = loaded.model.config.num_image_rows
+    return PreparedRequest.make(plan.ids, pixel_values, num_image_rows, plan.max_tokens, request.sampling, scope)
 
 
 def _check_fit(config: MPLUGOwl2Config, processor: MPLUGOwl2Processor) -> None:

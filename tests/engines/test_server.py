@@ -136,6 +136,27 @@ async def test_a_failed_load_is_told_and_the_process_stays(open_http):
     assert "model.safetensors" in (await http.post(CHAT, json=body())).json()["error"]["message"]
 
 
+async def test_an_engine_that_does_not_get_on_is_not_ready_but_lives(open_http):
+    class Stuck(EchoEngine):
+        reason = ""
+
+        def trouble(self) -> str:
+            return self.reason
+
+    # Given an engine that is ready, then stuck, then ready again
+    engine = Stuck("glm")
+    http = await open_http(engine)
+    client = EngineClient(str(http.base_url), timeout_s=10.0)
+    assert await client.is_ready()
+    engine.reason = "decoding pictures is stuck"
+    assert await client.probe() == ("waiting", "decoding pictures is stuck")
+    assert (await http.get("/readyz")).status_code == 503
+    assert (await http.get("/healthz")).status_code == 200
+    engine.reason = ""
+    assert await client.is_ready()
+    await client.aclose()
+
+
 async def test_the_model_list_describes_the_engine(http):
     answer = (await http.get("/v1/models")).json()
 

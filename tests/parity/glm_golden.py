@@ -119,7 +119,7 @@ async def started_engine() -> AsyncIterator[GlmEngine]:
 async def prepare(engine: GlmEngine, case: Case) -> tuple[Plan, list[Pixels]]:
     """Prepare a case as the engine does; what is beyond the border starts at the template."""
     images = images_of(case)
-    pictures = await engine._decode(images)
+    pictures = await engine._pictures.run_all(images, engine.patchify)
     if not is_beyond_the_border(case):
         return engine.plan(to_request(case)), pictures
     rows = [engine._num_rows(image) for image in images]

@@ -501,11 +501,14 @@ async def test_more_pictures_than_the_limit_are_refused(engine: GlmEngine) -> No
 
 @pytest.mark.parametrize("size", [(10, 2001), (2001, 10), (1, 300), (6000, 20)])
 async def test_a_picture_over_200_times_longer_than_wide_is_refused(engine: GlmEngine, size: tuple[int, int]) -> None:
-    with pytest.raises(InvalidImageError, match="too long"):
-        await base.generate(engine, ask(picture(size=size), "hi"))
+    # Then it is told which picture, of which size as it was sent
+    image = replace(picture(size=size), param="messages[0].content[0].image_url")
+    with pytest.raises(InvalidImageError, match=f"{size[0]}x{size[1]} pixels is too long") as refusal:
+        await base.generate(engine, ask(image, "hi"))
+    assert refusal.value.param == image.param
 
 
-@pytest.mark.parametrize("size", [(1, 1), (10, 1999), (5000, 100)])
+@pytest.mark.parametrize("size", [(1, 1), (10, 1999), (5000, 100), (3900, 20), (20, 4000), (16000, 81)])
 async def test_odd_but_allowed_sizes_are_answered(engine: GlmEngine, size: tuple[int, int]) -> None:
     assert (await base.generate(engine, ask(picture(size=size), "hi"))).text
 
@@ -540,7 +543,7 @@ async def test_pictures_are_prepared_in_their_order(engine: GlmEngine) -> None:
         picture(colour, size) for colour, size in (("red", (500, 600)), ("blue", (30, 30)), ("red", (60, 90)))
     )
 
-    together = await engine._decode(images)
+    together = await engine._pictures.run_all(images, engine.patchify)
 
     for pixels, image in zip(together, images, strict=True):
         assert torch.equal(pixels.pixel_values, engine.patchify(image).pixel_values)
