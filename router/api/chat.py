@@ -43,6 +43,9 @@ from router.services import Services
 routes = APIRouter(tags=["chat"])
 
 PING_S = 5.0
+# Past the wait: how long a draft may be written, and the least that any caller waits for one to be begun.
+_DRAFT_S = 60.0
+_LEAST_WAIT_S = 15.0
 _MESSAGES_ZH = {
     "deadline_exceeded": "在 hybrid.deadline_ms 规定的时间内没有得到任何回答。",
     "job_expired": "任务在允许的时间内没有完成。",
@@ -150,7 +153,11 @@ def _shown(job: Job) -> FinalAnswer | UnitResult | None:
 
 
 async def _settle(services: Services, running: Running, wait_s: float) -> Job:
-    """Return the job at its end; or, past the wait, as soon as it has at least a draft."""
+    """Return the job at its end; or, past the wait, as soon as it has at least a draft.
+
+    Raises:
+        EngineFailedError: if it has none, and is not about to.
+    """
     wait = _Wait(wait_s)
     async with contextlib.aclosing(with_pings(running.events, PING_S, wait.until)) as events:
         async for event in events:
@@ -160,6 +167,7 @@ async def _settle(services: Services, running: Running, wait_s: float) -> Job:
                 job = await _load(services, running)
                 if job.draft is not None or job.is_terminal:
                     return job
+                wait.check(job)
     return running.finished() or await _load(services, running)
 
 
@@ -175,6 +183,8 @@ class _Wait:
 
     def __init__(self, wait_s: float) -> None:
         self.until = time.monotonic() + wait_s
+        self._wait_s = wait_s
+        self._began = time.monotonic()
         self._has_looked = False
 
     @property
@@ -189,6 +199,27 @@ class _Wait:
         is_news = event is None or event.kind == "finished" or not self._has_looked
         self._has_looked = True
         return is_news
+
+    def check(self, job: Job) -> None:
+        """Give up on a job, past the wait, that has no draft and is not about to have one.
+
+        Raises:
+            EngineFailedError: with the id under which its answer can be read when it is there.
+        """
+        waited_s = time.monotonic() - self._began
+        draft = job.units.get("draft")
+        # A draft that is being written is worth more time than one that waits for an engine that is full, or away.
+        is_running = draft is not None and draft.state == "in_progress"
+        most_s = self._wait_s + _DRAFT_S if is_running else max(self._wait_s + PING_S, _LEAST_WAIT_S)
+        if waited_s < most_s:
+            return
+        raise EngineFailedError(
+            f"No answer within {waited_s:.0f} s. The job goes on; its answer will be at /v1/responses/{job.id}.",
+            status=504,
+            code="answer_timeout",
+            param="hybrid.max_wait_s",
+            message_zh=f"{waited_s:.0f} 秒内没有得到回答。任务仍在进行，完成后可通过 /v1/responses/{job.id} 读取。",
+        )
 
 
 class _Draft:
@@ -277,6 +308,7 @@ async def _stream(
                     job = await _load(services, running)
                     if job.draft is not None or job.is_terminal:
                         break
+                    wait.check(job)
         job = running.finished() or await _load(services, running)
         said_last = _shown(job)
         if said_last is None:

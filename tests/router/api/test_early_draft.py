@@ -14,6 +14,7 @@ import redis
 from engines.base import EngineOverloadedError
 from engines.echo import EchoEngine
 from router import dispatch
+from router.api import chat
 from router.app import create_app
 from router.errors import QueueUnavailableError
 from router.settings import Settings
@@ -253,3 +254,32 @@ def test_a_streamed_chat_past_its_wait_ends_with_the_draft(
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
     assert chunks[-1]["hybrid"]["stage"] == "draft"
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("is_full", [False, True], ids=["silent", "full"])
+def test_a_chat_past_its_wait_without_a_draft_is_told_where_the_answer_will_be(
+    http: httpx.Client, echoes: dict[str, EchoEngine], monkeypatch: pytest.MonkeyPatch, is_full: bool, is_streamed: bool
+) -> None:
+    # Given a GLM that takes the question and says nothing, or is full, and an Owl2 that is not there
+    echoes["glm"].delta_delay_s = 3600
+    if is_full:
+        echoes["glm"].delta_delay_s = 0.0
+        echoes["glm"].fail_with = EngineOverloadedError("full")
+    for name, seconds in (("PING_S", 0.05), ("_DRAFT_S", 0.2), ("_LEAST_WAIT_S", 0.2)):
+        monkeypatch.setattr(chat, name, seconds)
+    body = {**CHAT, "stream": is_streamed, "hybrid": {"route": "deep", "max_wait_s": 0.1}}
+
+    answer = http.post("/v1/chat/completions", json=body, timeout=30)
+
+    if is_streamed:
+        lines = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+        error = next(line["error"] for line in lines if "error" in line)
+    else:
+        assert answer.status_code == 504
+        # The client's own retry would only make more work of it.
+        assert answer.headers["x-should-retry"] == "false"
+        error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("answer_timeout", "hybrid.max_wait_s")
+    job_id = error["message"].rpartition("/")[2].rstrip(".")
+    assert http.get(f"/v1/responses/{job_id}").json()["status"] in ("queued", "in_progress")
