@@ -12,6 +12,7 @@ Errors::
     ├── BodyTimeoutError             408; the request body did not arrive in time
     ├── ConflictError                409; the same request is still being worked on
     ├── BodyTooLargeError            413; the request body is over the limit
+    ├── EncodingUnsupportedError     415; the body is packed in a way that is not known here
     ├── HostRefusedError             421; the Host is no name of this service
     ├── IdempotencyReuseError        422; an Idempotency-Key that came with another body before
     ├── QueueFullError               429; the caller has too many unfinished jobs
@@ -88,6 +89,13 @@ class OriginRefusedError(RouterError):
     status_code: ClassVar[int] = 403
     type: ClassVar[str] = "permission_error"
     default_code: ClassVar[str] = "origin_not_allowed"
+
+
+class EncodingUnsupportedError(RouterError):
+    """The body is packed in a way that is not known here."""
+
+    status_code: ClassVar[int] = 415
+    default_code: ClassVar[str] = "unsupported_encoding"
 
 
 class HostRefusedError(RouterError):

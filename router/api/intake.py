@@ -6,12 +6,15 @@ In: a Starlette request. Out: validated models, owners, calls; and helpers that 
 from __future__ import annotations
 
 import asyncio
+import codecs
+import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
+from pydantic import ValidationError
 
 from engines.adapter_names import describe_unknown, find_adapter, model_with, split_model
 from policies.features import Hints
@@ -113,7 +116,29 @@ async def read_body(request: Request) -> bytes:
         counter.feed(chunk)
         await share.hold(size)
         chunks.append(chunk)
-    return b"".join(chunks)
+    return _to_utf8(b"".join(chunks))
+
+
+def _to_utf8(body: bytes) -> bytes:
+    """Drop a byte order mark, which editors and PowerShell put in front.
+
+    Raises:
+        BadRequestError: if the text is in another encoding than JSON's own.
+    """
+    encoding = json.detect_encoding(body[:4])
+    if encoding == "utf-8-sig":
+        return body.removeprefix(codecs.BOM_UTF8)
+    if encoding != "utf-8":
+        raise _not_utf8(encoding.upper())
+    return body
+
+
+def _not_utf8(what: str | None = None) -> BadRequestError:
+    return BadRequestError(
+        f"The request body is {what or 'not valid UTF-8'}; JSON is sent in UTF-8.",
+        code="invalid_encoding",
+        message_zh=f"请求体的编码{'为 ' + what if what else '不是有效的 UTF-8'}；JSON 须使用 UTF-8 编码。",
+    )
 
 
 async def parse(request: Request, model: type[Model]) -> Model:
@@ -125,7 +150,15 @@ async def parse(request: Request, model: type[Model]) -> Model:
         BadRequestError: if it has too many parts.
     """
     request.state.body = await read_body(request)  # compared, byte for byte, with what an Idempotency-Key came with
-    return model.model_validate_json(request.state.body)
+    try:
+        return model.model_validate_json(request.state.body)
+    except ValidationError as error:
+        if error.errors(include_input=False, include_url=False)[0]["type"] == "json_invalid":
+            try:
+                request.state.body.decode()
+            except UnicodeDecodeError:
+                raise _not_utf8() from None
+        raise
 
 
 def resolve_model(name: str, monitor: EngineMonitor) -> Target:
