@@ -18,9 +18,11 @@ from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.jobs.reaper import reap_forever
 from router.leftovers import end_tasks
+from router.middleware.encodings import Unpacked
 from router.middleware.hosts import Cors, HostsChecked
 from router.middleware.ids import BugsAnswered, RequestIds
 from router.middleware.limits import Bounded
+from router.middleware.paths import HeadAnswered, PathsTidied
 from router.services import Services
 from router.settings import Settings
 from router.webhooks.sweeper import sweep_forever
@@ -52,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         # OpenTelemetry calls cost a tenth and more of a small request even when nobody collects them.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -64,6 +67,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     serve_docs(app)
     # The last one added is the outermost.
     app.add_middleware(BugsAnswered, to_response=errors.answer_bug)
+    app.add_middleware(HeadAnswered)
+    app.add_middleware(PathsTidied)
+    app.add_middleware(Unpacked)
     app.add_middleware(Bounded, settings=services.settings)
     app.add_middleware(Cors, origins=services.settings.cors_origins)
     app.add_middleware(HostsChecked, settings=services.settings)

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from engines.base import EngineError
 from engines.json_text import dump_line
@@ -144,7 +145,19 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     code, message, message_zh = known.get(error.status_code, ("http_error", str(error.detail), str(error.detail)))
     response = respond(request, EngineFailedError(message, status=error.status_code, code=code, message_zh=message_zh))
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["allow"] = ", ".join(_methods_of(request))
     return response
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return every method of the path: Starlette names those of the first route with this path only."""
+    methods: set[str] = set()
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            methods.add(method)
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 async def _on_client_gone(_request: Request, _error: Exception) -> Response:
