@@ -10,6 +10,8 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -18,6 +20,7 @@ import pybase64
 from engines.base import ImagePart
 from engines.image_header import ACCEPTED_TYPES, ImageHeader, read_header, sniff_media_type
 from engines.image_layout import has_too_many_scans
+from engines.images import MAX_REQUEST_PIXELS
 from router.errors import ImageError, ImageFetchError
 from router.fetch import FetchedBody, FetchError, FetchTooLargeError, UrlRefusedError
 
@@ -72,6 +75,14 @@ def data_url(part: ImagePart) -> str:
     return f"data:{part.media_type};base64,{pybase64.b64encode_as_string(part.data)}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A picture that may pass, and how many pixels it has."""
+
+    part: ImagePart
+    num_pixels: int
+
+
 class MediaIntake:
     """Takes pictures in, in whatever form a caller sends them.
 
@@ -91,7 +102,8 @@ class MediaIntake:
             sources: pairs of source and request field, as for `load`.
 
         Raises:
-            ImageError: if one is refused, or there are more than ``max_images``.
+            ImageError: if one is refused, there are more than ``max_images``, or they have more pixels together than an
+                engine decodes for one request.
             ImageFetchError: if one cannot be fetched.
         """
         limit = self._settings.max_images
@@ -104,16 +116,26 @@ class MediaIntake:
             )
         slots = asyncio.Semaphore(FETCH_CONCURRENCY)
 
-        async def load_one(source: str, param: str) -> ImagePart:
+        async def load_one(source: str, param: str) -> _Accepted:
             async with slots:
-                return await self.load(source, param=param)
+                return await self._load(source, param)
 
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(load_one(source, param)) for source, param in sources]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return tuple(task.result() for task in tasks)
+        accepted = [task.result() for task in tasks]
+        for number, total in enumerate(accumulate(each.num_pixels for each in accepted)):
+            if total > MAX_REQUEST_PIXELS:
+                raise ImageError(
+                    f"The pictures of the request have more than {MAX_REQUEST_PIXELS} pixels together. Send fewer or "
+                    "smaller ones.",
+                    code="image_too_large",
+                    param=sources[number][1],
+                    message_zh=f"请求中的图片总像素超过 {MAX_REQUEST_PIXELS} 的上限，请减少图片数量或缩小图片。",
+                )
+        return tuple(each.part for each in accepted)
 
     async def load(self, source: str, *, param: str) -> ImagePart:
         """Load one picture.
@@ -126,6 +148,9 @@ class MediaIntake:
             ImageError: if it is no picture, or not one that is accepted.
             ImageFetchError: if its URL is not allowed or cannot be fetched.
         """
+        return (await self._load(source, param)).part
+
+    async def _load(self, source: str, param: str) -> _Accepted:
         head = source[:64].lstrip()
         scheme = _SCHEME.match(head)
         if scheme is None:
@@ -158,7 +183,7 @@ class MediaIntake:
                 message_zh=f"图片下载失败。{error.message_zh}",
             ) from error
 
-    def _from_data_url(self, source: str, param: str) -> ImagePart:
+    def _from_data_url(self, source: str, param: str) -> _Accepted:
         prefix = _DATA_URL.match(source, 0, 1024)
         # What is declared beside "base64" does not matter: clients mislabel pictures all the time; the bytes decide.
         if prefix is None or "base64" not in [part.strip().lower() for part in prefix.group(1).split(";")]:
@@ -170,10 +195,10 @@ class MediaIntake:
             )
         return self._from_base64(source[prefix.end() :], param)
 
-    def _from_base64(self, text: str, param: str) -> ImagePart:
+    def _from_base64(self, text: str, param: str) -> _Accepted:
         return self._accept(self._decode_base64(text, param), param)
 
-    def _from_body(self, body: FetchedBody, param: str) -> ImagePart:
+    def _from_body(self, body: FetchedBody, param: str) -> _Accepted:
         return self._accept(body.data, param, served_as=body.content_type)
 
     def _decode_base64(self, text: str, param: str) -> bytes:
@@ -212,7 +237,7 @@ class MediaIntake:
             raise self._too_many_bytes(param)
         return data
 
-    def _accept(self, data: bytes, param: str, *, served_as: str = "") -> ImagePart:
+    def _accept(self, data: bytes, param: str, *, served_as: str = "") -> _Accepted:
         """Judge the bytes, whichever way they came.
 
         Raises:
@@ -251,7 +276,8 @@ class MediaIntake:
                 message_zh=f"图片看似 {media_type}，但文件头损坏或不完整。请发送完整文件。",
             ) from None
         self._check_header(header, param)
-        return ImagePart(data=data, media_type=media_type, sha256=hashlib.sha256(data).hexdigest(), param=param)
+        part = ImagePart(data=data, media_type=media_type, sha256=hashlib.sha256(data).hexdigest(), param=param)
+        return _Accepted(part, header.num_pixels)
 
     def _check_header(self, header: ImageHeader, param: str) -> None:
         max_pixels = self._settings.max_image_pixels
@@ -310,6 +336,6 @@ def _unquote(text: bytes) -> bytes:
     return bytes(unquoted)
 
 
-async def _run(num_bytes: int, work: Callable[[], ImagePart]) -> ImagePart:
+async def _run(num_bytes: int, work: Callable[[], _Accepted]) -> _Accepted:
     """Small pictures at once, big ones in a thread: 20 MB take tens of milliseconds that the event loop lacks."""
     return work() if num_bytes <= _INLINE_BYTES else await asyncio.to_thread(work)

@@ -454,6 +454,18 @@ async def test_too_many_pictures_are_refused_before_any_is_loaded() -> None:
     assert gate.most == 0
 
 
+async def test_the_pixels_of_all_pictures_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given room for two pictures of 20 x 10
+    monkeypatch.setattr(media, "MAX_REQUEST_PIXELS", 400)
+    sources = [(b64(PNG), f"input[{number}]") for number in range(3)]
+    assert len(await intake().load_all(sources[:2])) == 2
+    # When a third comes, then it is the one that is refused
+    with pytest.raises(ImageError) as refusal:
+        await intake().load_all(sources)
+    assert (refusal.value.code, refusal.value.param) == ("image_too_large", "input[2]")
+    assert not refusal.value.message_zh.isascii()
+
+
 async def test_no_pictures_are_no_pictures() -> None:
     assert await intake().load_all([]) == ()
 
