@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from pydantic import ValidationError
 from router.settings import Settings
 from tests.router.middleware.conftest import MakeApp, client_of
 
-CASES = Path(__file__).parents[3].parent / "shared" / "cases"
 POST = ("POST", "/v1/route")
 GET = ("GET", "/v1/models")
 HELLO = {"model": "glowl", "messages": [{"role": "user", "content": "你好"}]}
