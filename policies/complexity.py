@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Final, Literal
 
 from policies.language import Language, strip_non_language
+from policies.request import find_request
 
 Scored = Literal["en", "zh"]
 
@@ -216,7 +217,7 @@ def find_cues(text: str, language: Scored) -> tuple[float, dict[str, list[str]]]
     Returns:
         The number of words (a name counts as one, courtesies as none, a Chinese word is 1.7 characters), and the cues.
     """
-    cleaned = strip_non_language(text).strip()[: _MAX_CHARS[language]]
+    cleaned = strip_non_language(find_request(text).text).strip()[: _MAX_CHARS[language]]
     if language == "en":
         num_words: float = len(_EN_WORD.findall(_EN_NAME.sub("x", cleaned)))
         searched = cleaned.lower()

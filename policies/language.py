@@ -16,6 +16,8 @@ from typing import Literal
 from langdetect.detector_factory import DetectorFactory
 from langdetect.lang_detect_exception import LangDetectException
 
+from policies.request import find_request
+
 Language = Literal["zh", "en", "other", "none"]
 LanguageSource = Literal["script", "langdetect", "short", "history", "none"]
 
@@ -168,7 +170,7 @@ def _strip(text: str) -> str:
 
 def _read(text: str) -> tuple[Detection, bool]:
     """Return a detection and whether it stands on its own feet; if not, history may overrule it."""
-    cleaned = strip_non_language(text)
+    cleaned = strip_non_language(find_request(text).spoken)
     unquoted = _QUOTED.sub(" ", cleaned)
     if _LETTER.search(unquoted):
         cleaned = unquoted

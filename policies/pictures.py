@@ -4,10 +4,10 @@ In: the text. Out: the words that say so, none if it doesn't. How many came is c
 """
 
 import re
-import unicodedata
 from typing import Final
 
-_MAX_SIDE_CHARS = 240
+from policies.request import find_request
+
 _MAX_SHOWN = 3
 
 _EN_NOUN = r"(?:images?|pictures?|photos?|photographs?|pics?|screenshots?|snapshots?|slides?|panels?|scans?|frames?)"
@@ -66,9 +66,7 @@ def find_several_pictures(text: str) -> tuple[str, ...]:
     Returns:
         Up to three distinct phrases in the order found. Empty: the wording does not tell.
     """
-    if len(text) > 2 * _MAX_SIDE_CHARS:
-        text = f"{text[:_MAX_SIDE_CHARS]}\n{text[-_MAX_SIDE_CHARS:]}"
-    folded = unicodedata.normalize("NFKC", text)
+    folded = find_request(text).text
     found: list[str] = []
     # Most questions hold no word for a picture; looking for one is ten times cheaper than the whole pattern.
     if _EN_ANY.search(folded):
