@@ -398,6 +398,7 @@ class Dispatcher:
             deadline_ms=call.hints.deadline_ms,
             batch_id=call.batch_id,
             draft_as=call.draft_as,
+            echo=dict(call.echo),
             timings={"policy": round(routed.took_ms, 3)}
             | ({"fetch": round(call.fetch_ms, 3)} if call.fetch_ms is not None and call.images else {}),
         )

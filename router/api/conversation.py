@@ -5,7 +5,7 @@ In: chat messages, Responses input or an older shape. Out: `engines.base.Message
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engines.base import ImagePart, Message, Part, Role, TextPart
@@ -14,7 +14,9 @@ from router.api.schemas import (
     ImagePartIn,
     InferenceRequest,
     InputImagePart,
-    InputMessage,
+    InputItem,
+    ItemReference,
+    ReasoningItem,
     unsupported,
 )
 from router.errors import BadRequestError
@@ -55,15 +57,20 @@ async def from_chat(messages: Sequence[ChatMessage], media: MediaIntake) -> tupl
 
 
 async def from_responses(
-    items: str | Sequence[InputMessage], instructions: str | None, earlier: tuple[Message, ...], media: MediaIntake
+    items: str | Sequence[InputItem],
+    instructions: str | None,
+    earlier: tuple[Message, ...],
+    media: MediaIntake,
+    answers: Mapping[str, str | None] | None = None,
 ) -> tuple[Message, ...]:
     """Read a Responses input.
 
     Args:
-        items: a text, or input messages.
+        items: a text, or input items; reasoning is left out.
         instructions: become a system turn before everything else.
         earlier: the conversation of ``previous_response_id``, its answer included.
         media: loads the pictures.
+        answers: by id, what the items that are only named said; None for one that is no part of the conversation.
 
     Raises:
         BadRequestError: for an item we cannot honour, or if the last turn is not a user's.
@@ -75,6 +82,12 @@ async def from_responses(
         turns.append(("user", [items]))
     else:
         for index, item in enumerate(items):
+            if isinstance(item, ReasoningItem):
+                continue
+            if isinstance(item, ItemReference):
+                if (said := (answers or {})[item.id]) is not None:
+                    turns.append(("assistant", [said]))
+                continue
             parts: list[str | tuple[str, str]] = []
             if isinstance(item.content, str):
                 parts.append(item.content)

@@ -6,7 +6,8 @@ In: Responses requests and ids. Out: Responses objects and event streams, all fo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -30,7 +31,14 @@ from router.api.intake import (
     with_pings,
 )
 from router.api.objects import to_poll_headers, to_response, to_route_headers
-from router.api.schemas import ResponsesRequest, check_metadata, to_responses_format, to_responses_sampling
+from router.api.schemas import (
+    InputItem,
+    ItemReference,
+    ResponsesRequest,
+    check_metadata,
+    to_responses_format,
+    to_responses_sampling,
+)
 from router.api.stream import SSE_HEADERS, SSE_PING, Json, find_items, sse, to_response_events
 from router.call import Call, from_stored_messages, stored_image_hashes
 from router.dispatch import Running
@@ -41,6 +49,7 @@ from router.services import Services
 
 routes = APIRouter(tags=["responses"])
 
+_ITEM_ID = re.compile(r"(msg|rs)_([0-9a-f]{32})_\d+")
 # Engines name fields as chat completions do.
 _FIELDS = {
     "messages": "input",
@@ -186,7 +195,8 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
     output_format, _ = to_responses_format(body)
     hints = to_hints(body.model, hybrid, body.service_tier, services.monitor)
     check_format(output_format, hints, hybrid, "text.format")
-    messages, fetch_ms = await timed(from_responses(body.input, body.instructions, earlier, services.media))
+    answers = await _answers_named(services, body.input, caller)
+    messages, fetch_ms = await timed(from_responses(body.input, body.instructions, earlier, services.media, answers))
     return Call(
         messages=messages,
         sampling=sampling,
@@ -208,12 +218,22 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
         is_watched=bool(body.stream or not (body.background or hybrid.async_ == "auto")),
         fetch_ms=fetch_ms,
         draft_as=body.hybrid.draft_as,
+        echo=body.echo,
     )
 
 
 async def _conversation_of(services: Services, response_id: str, caller: str) -> tuple[Message, ...]:
     """Return an earlier conversation and its answer, without its instructions, which do not carry over."""
-    job = await find(services, response_id, caller, param="previous_response_id")
+    try:
+        job = await find(services, response_id, caller)
+    except NotFoundError:
+        # A wrong field of this request, as OpenAI has it; a 404 would say that there is no such endpoint or model.
+        raise BadRequestError(
+            f"Previous response with id '{response_id}' not found; send the whole conversation as 'input' instead.",
+            code="previous_response_not_found",
+            param="previous_response_id",
+            message_zh=f"没有 id 为 '{response_id}' 的响应；请改为在 'input' 中发送整个对话。",
+        ) from None
     if job.final is None:
         raise BadRequestError(
             f"The response '{response_id}' has no answer to continue from (it is {job.state}).",
@@ -232,6 +252,40 @@ async def _conversation_of(services: Services, response_id: str, caller: str) ->
             param="previous_response_id",
             message_zh=f"响应 '{response_id}' 的图片已过期；请重新发送整个对话。",
         ) from error
+
+
+async def _answers_named(services: Services, items: str | Sequence[InputItem], caller: str) -> dict[str, str | None]:
+    """Look up the output items that an input only names.
+
+    Returns:
+        By id, the answer; None for a draft, which is no turn of the conversation.
+
+    Raises:
+        BadRequestError: if there is no such item of the caller's.
+    """
+    answers: dict[str, str | None] = {}
+    for index, item in enumerate([] if isinstance(items, str) else items):
+        if not isinstance(item, ItemReference) or item.id in answers:
+            continue
+        found = _ITEM_ID.fullmatch(item.id)
+        if found is not None and found[1] == "rs":
+            answers[item.id] = None
+            continue
+        job = await services.store.get(f"resp_{found[2]}") if found is not None else None
+        names = (
+            await find_items(job, lambda job_id=job.id: services.store.read_events(job_id))  # type: ignore[misc]
+            if job is not None and job.spec.owner == caller
+            else None
+        )
+        if job is None or names is None or (job.final is None and item.id == names.final):
+            raise BadRequestError(
+                f"Item with id '{item.id}' not found: it belongs to no stored response; send its text instead.",
+                code="item_not_found",
+                param=f"input[{index}].id",
+                message_zh=f"没有 id 为 '{item.id}' 的项：它不属于任何已保存的响应；请改为发送其文本。",
+            )
+        answers[item.id] = job.final.text if job.final is not None and item.id == names.final else None
+    return answers
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from engines.base import SamplingParams
 from engines.json_schema import ANY_OBJECT, JsonSchemaError, check_schema, to_schema_text
@@ -203,6 +203,38 @@ class InputMessage(WireModel):
     content: str | Items[ResponsesPart]
 
 
+class ItemReference(WireModel):
+    """An output item of an earlier response, named by its id: some clients send them instead of the text."""
+
+    type: Literal["item_reference"] | None = None
+    id: str = Field(max_length=MAX_NAME)
+
+
+class ReasoningItem(WireModel):
+    """Thinking of an earlier turn, sent back; it is no part of the conversation."""
+
+    type: Literal["reasoning"]
+
+
+def _kind_of_item(value: object) -> str:
+    kind, role, name = (
+        value.get(each) if isinstance(value, dict) else getattr(value, each, None) for each in ("type", "role", "id")
+    )
+    if kind == "reasoning":
+        return "reasoning-item"
+    is_bare = kind is None and role is None and name is not None
+    return "reference-item" if kind == "item_reference" or is_bare else "message-item"
+
+
+# Tags that are no names, so that no path to a field shows them.
+InputItem = Annotated[
+    Annotated[InputMessage, Tag("message-item")]
+    | Annotated[ItemReference, Tag("reference-item")]
+    | Annotated[ReasoningItem, Tag("reasoning-item")],
+    Discriminator(_kind_of_item),
+]
+
+
 class TextOptions(WireModel):
     """How the answer's text is formatted."""
 
@@ -213,7 +245,7 @@ class ResponsesRequest(Sampling):
     """``POST /v1/responses``."""
 
     model: str = Field(max_length=MAX_NAME)
-    input: str | Items[InputMessage]
+    input: str | Items[InputItem]
     instructions: str | None = None
     background: bool | None = False
     max_output_tokens: Tokens | None = None
@@ -221,6 +253,16 @@ class ResponsesRequest(Sampling):
     previous_response_id: str | None = Field(None, max_length=MAX_NAME)
     conversation: Any = None
     text: TextOptions | None = None
+    max_tool_calls: int | None = None
+    prompt_cache_key: str | None = Field(None, max_length=MAX_NAME)
+    safety_identifier: str | None = Field(None, max_length=MAX_NAME)
+    user: str | None = Field(None, max_length=MAX_NAME)
+
+    @property
+    def echo(self) -> dict[str, Any]:
+        """What the Response object repeats, beside what it has from elsewhere; only what was sent."""
+        names = ("max_tool_calls", "prompt_cache_key", "safety_identifier", "user", "service_tier")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class InferenceRequest(WireModel):

@@ -83,6 +83,7 @@ class JobSpec:
         batch_id: of the batch that it is a line of; empty for any other job.
         timings: milliseconds that the steps before the job took: ``fetch`` (its pictures), ``policy``.
         draft_as: what carries the draft in a stream: whoever reads it, it is the same stream.
+        echo: fields that the Response object repeats.
     """
 
     id: str
@@ -109,6 +110,7 @@ class JobSpec:
     batch_id: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
     draft_as: DraftAs = "reasoning"
+    echo: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def question(self) -> str:
@@ -184,6 +186,7 @@ class UnitResult:
         boxes: places in the pictures that the answer named.
         cuts: where an answer that has no event stream was cut when it was streamed: characters and log probabilities
             of each piece. The stream can be told again from it, event for event.
+        last_usage: of the run of the engine that wrote ``text``, where ``usage`` counts others before or after it too.
         json_state: of a branch that was asked for JSON by words alone: ``valid`` if ``text`` satisfies the schema,
             ``repaired`` if it does since the engine was told what was wrong with it; empty if it does not.
     """
@@ -199,6 +202,12 @@ class UnitResult:
     boxes: tuple[Box, ...] = ()
     cuts: tuple[tuple[int, int], ...] = ()
     json_state: Literal["", "valid", "repaired"] = ""
+    last_usage: Usage | None = None
+
+    @property
+    def written(self) -> Usage:
+        """The tokens of ``text`` alone."""
+        return self.usage if self.last_usage is None else self.last_usage
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -215,6 +224,7 @@ class UnitResult:
             **{
                 **_known(cls, data),
                 "usage": Usage(**_known(Usage, data.get("usage") or {})),
+                "last_usage": _to_usage(data.get("last_usage")),
                 "logprobs": from_logprobs(data.get("logprobs")),
                 "boxes": from_boxes(data.get("boxes")),
                 "cuts": tuple((chars, tokens) for chars, tokens in data.get("cuts", ())),
@@ -266,6 +276,7 @@ class FinalAnswer:
         boxes: places in the pictures that ``text`` names.
         degraded_zh: `degraded` in Chinese, sentence by sentence.
         conflicts: where draft and deep answer contradict each other, see `router.jobs.agreement.Conflict.to_dict`.
+        answer_usage: of the run of an engine that wrote ``text``; None if that was the only one.
         provenance: of a JSON answer that was merged field by field: by JSON pointer, where each field comes from, see
             `router.jobs.fields.Merged`.
     """
@@ -284,6 +295,12 @@ class FinalAnswer:
     degraded_zh: tuple[str, ...] = ()
     conflicts: tuple[dict[str, Any], ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
+    answer_usage: Usage | None = None
+
+    @property
+    def written(self) -> Usage:
+        """The tokens of ``text`` alone, as far as is known."""
+        return self.usage if self.answer_usage is None else self.answer_usage
 
     @property
     def is_cut(self) -> bool:
@@ -302,6 +319,7 @@ class FinalAnswer:
             **{
                 **_known(cls, data),
                 "usage": Usage(**_known(Usage, data.get("usage") or {})),
+                "answer_usage": _to_usage(data.get("answer_usage")),
                 "degraded": tuple(data.get("degraded", ())),
                 "degraded_zh": tuple(data.get("degraded_zh", ())),
                 "conflicts": tuple(data.get("conflicts", ())),
@@ -398,6 +416,10 @@ def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
 def _to_output_format(data: Mapping[str, Any]) -> OutputFormat:
     dropped = tuple(data.get("dropped_patterns", ()))
     return OutputFormat(**{**_known(OutputFormat, data), "dropped_patterns": dropped})
+
+
+def _to_usage(data: Mapping[str, Any] | None) -> Usage | None:
+    return None if data is None else Usage(**_known(Usage, data))
 
 
 def _to_branch(data: Mapping[str, Any]) -> BranchPlan:
