@@ -611,9 +611,10 @@ async def _generate_json(
             repair = replace(request, messages=turns)
             again = await _generate(context, job.id, plan.name, epoch, plan.engine, repair, is_told=False)
             duration_s = round(result.duration_s + again.duration_s, 4)
-            result = replace(result, usage=add_usage(result.usage, again.usage), duration_s=duration_s)
+            both = add_usage(result.usage, again.usage)
+            result = replace(result, usage=both, last_usage=result.usage, duration_s=duration_s)
             value = await asyncio.to_thread(read_json, again.text, schema)
-            return replace(result, text=dump_json(value), json_state="repaired", logprobs=())
+            return replace(result, text=dump_json(value), json_state="repaired", logprobs=(), last_usage=again.usage)
         return replace(result, text=dump_json(value), json_state="valid", logprobs=())
     except (EngineError, InvalidJsonError, UncheckableSchemaError) as error:
         log.info("%s of %s is no JSON that satisfies the schema: %s", plan.name, job.id, error)

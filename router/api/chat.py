@@ -321,7 +321,7 @@ async def _stream(
             yield chunk(delta={"content": rest.text}, logprobs=rest.logprobs)
         yield chunk(delta={}, finish_reason=said_last.finish_reason, hybrid=to_hybrid(job))
         if has_usage:
-            yield chunk(delta=None, usage=said_last.usage)
+            yield chunk(delta=None, usage=said_last.written)
     except Exception as error:  # the status is long sent: an event is the only way left to say it
         yield sse(envelope(to_refusal(error, f"the stream of {job.id}"), wants_chinese=is_chinese))
     yield SSE_DONE

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from engines.base import TokenLogprob, Usage
@@ -15,7 +15,7 @@ from engines.wire import to_boxes, to_choice_logprobs, to_logprobs
 from router.api.timings import to_server_timing, to_timings
 from router.call import DraftAs
 from router.jobs.groups import to_states
-from router.jobs.job import FinalAnswer, Job, UnitResult, add_usage
+from router.jobs.job import MERGE, FinalAnswer, Job, JobSpec, UnitResult, add_usage
 
 Json = dict[str, Any]
 
@@ -72,12 +72,18 @@ def to_response(job: Job, items: Items | None = None) -> Json:
         "incomplete_details": _incomplete_details(job),
         "instructions": spec.instructions,
         "max_output_tokens": spec.sampling.max_tokens,
+        "max_tool_calls": spec.echo.get("max_tool_calls"),
         "metadata": dict(spec.metadata),
         "model": job.final.model if job.final else spec.model,
         "output": output,
         "parallel_tool_calls": False,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
         "previous_response_id": spec.previous_response_id,
+        "prompt_cache_key": spec.echo.get("prompt_cache_key"),
         "reasoning": {"effort": None, "summary": None},
+        "safety_identifier": spec.echo.get("safety_identifier"),
+        "service_tier": _tier_of(spec),
         "store": spec.is_stored,
         "temperature": spec.sampling.temperature,
         "text": {
@@ -88,7 +94,8 @@ def to_response(job: Job, items: Items | None = None) -> Json:
         "top_logprobs": spec.sampling.top_logprobs or 0,
         "top_p": spec.sampling.top_p,
         "truncation": "disabled",
-        "usage": to_response_usage(_usage_of(job)) if job.is_terminal else None,
+        "usage": to_response_usage(job.final.written) if job.final is not None else None,
+        "user": spec.echo.get("user"),
         "hybrid": to_hybrid(job, items),
     }
 
@@ -108,7 +115,7 @@ def to_completion(job: Job, answer: FinalAnswer | UnitResult) -> Json:
                 "finish_reason": answer.finish_reason,
             }
         ],
-        "usage": to_chat_usage(answer.usage),
+        "usage": to_chat_usage(answer.written),
         "system_fingerprint": None,
         "hybrid": to_hybrid(job),
     }
@@ -187,6 +194,7 @@ def to_hybrid(job: Job, items: Items | None = None) -> Json:
             for branch in job.spec.branches
         ],
         "timings": to_timings(job),
+        "usage": _to_spent(job),
     }
     if grouped := to_states(job):
         hybrid["groups"] = grouped
@@ -309,7 +317,7 @@ def to_chat_usage(usage: Usage) -> Json:
 
 
 def to_response_usage(usage: Usage) -> Json:
-    """Return usage as Responses objects have it: of all engines together."""
+    """Return usage as Responses objects have it."""
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
@@ -359,7 +367,25 @@ def _response_error(job: Job) -> Json | None:
     }
 
 
-def _usage_of(job: Job) -> Usage:
-    if job.final is not None:
-        return job.final.usage
-    return add_usage(*(unit.result.usage for unit in job.units.values() if unit.result))
+def _tier_of(spec: JobSpec) -> str:
+    """Return the tier that a request was served in: what it asked for, if that means anything here."""
+    tier = spec.echo.get("service_tier")
+    return tier if tier in ("priority", "flex") else "default"
+
+
+def _to_spent(job: Job) -> Json:
+    """Return what each branch cost, what the merge did, and the sum: ``usage`` is of the answer alone."""
+    branches = {
+        branch.name: unit.result.usage for branch in job.spec.branches if (unit := job.units[branch.name]).result
+    }
+    total = add_usage(*branches.values()) if job.final is None else job.final.usage
+    spent = {name: to_response_usage(usage) for name, usage in branches.items()}
+    if merged := _difference(total, *branches.values()):
+        spent[MERGE] = to_response_usage(merged)
+    return {"total": to_response_usage(total), "branches": spent}
+
+
+def _difference(total: Usage, *parts: Usage) -> Usage | None:
+    known = add_usage(*parts)
+    left = {each.name: getattr(total, each.name) - getattr(known, each.name) for each in fields(Usage)}
+    return Usage(**left) if any(value > 0 for value in left.values()) else None

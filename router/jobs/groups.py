@@ -211,7 +211,7 @@ def reduced(folded: Job, engine: str, result: UnitResult) -> Job:
     """Put the one answer that an engine wrote in the place of what the groups found."""
     deep = folded.units[DEEP]
     found = deep.result or UnitResult()
-    answer = replace(result, usage=add_usage(found.usage, result.usage))
+    answer = replace(result, usage=add_usage(found.usage, result.usage), last_usage=result.usage)
     branches = tuple(replace(b, engine=engine) if b.name == DEEP else b for b in folded.spec.branches)
     return replace(
         folded,

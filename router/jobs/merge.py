@@ -114,6 +114,7 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
         degraded=tuple(job.spec.decision.get("degraded", ())),
         degraded_zh=tuple(job.spec.decision.get("degraded_zh", ())),
         usage=usage,
+        answer_usage=answer.written,
         logprobs=answer.logprobs,
         boxes=answer.boxes,
     )
@@ -176,6 +177,7 @@ def _by_field(
         model=by_glm.model,
         engine="glm",
         finish_reason=by_glm.finish_reason,
+        answer_usage=by_glm.written,
         logprobs=by_glm.logprobs,
         boxes=by_glm.boxes,
     )
@@ -212,6 +214,7 @@ def _into_form(
         engine="glm",
         strategy=_name_of(by_glm, results),
         finish_reason=by_glm.finish_reason,
+        answer_usage=by_glm.written,
         logprobs=by_glm.logprobs,
         boxes=by_glm.boxes,
     )
@@ -241,6 +244,7 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
         strategy="compose",
         finish_reason=result.finish_reason,
         usage=add_usage(request.fallback.usage, result.usage),
+        answer_usage=result.written,
         logprobs=result.logprobs,
         boxes=result.boxes,
     )

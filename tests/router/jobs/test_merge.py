@@ -36,7 +36,7 @@ def test_deep_takes_owl2s_answer_and_counts_both() -> None:
 
     assert isinstance(final, FinalAnswer)
     assert (final.text, final.engine, final.strategy, final.degraded) == ("a cat", "owl2", "deep", ())
-    assert final.usage == Usage(20, 4)
+    assert (final.usage, final.written) == (Usage(20, 4), Usage(10, 2))
 
 
 def test_a_failed_deep_branch_leaves_the_draft_and_says_so() -> None:
@@ -80,7 +80,7 @@ def test_a_composed_answer_is_glms_and_costs_all_three() -> None:
     final = merge.composed(request, UnitResult(text="一只猫", model="glm-x", usage=Usage(30, 3)))
 
     assert (final.text, final.engine, final.model, final.strategy) == ("一只猫", "glm", "glm-x", "compose")
-    assert final.usage == Usage(50, 7)
+    assert (final.usage, final.written) == (Usage(50, 7), Usage(30, 3))
 
 
 @pytest.mark.parametrize("result", [UnitResult(error=FAILED), UnitResult(text="  ")])
