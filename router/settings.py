@@ -18,8 +18,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engines.adapter_names import parse_adapters
 from engines.address import split_urls
+from router.redis_address import check_redis_url
 
 DEFAULT_PORT = 8000
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_GLM_PORT = 8101
 DEFAULT_OWL2_PORT = 8102
 MAX_WEBHOOK_DELAY_S = 72 * 3600.0
@@ -44,7 +46,7 @@ class Settings(BaseSettings):
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="port the api listens on")
     data_dir: Path = Field(default_factory=default_data_dir, description="models, redis files, logs")
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0",
+        DEFAULT_REDIS_URL,
         validation_alias="REDIS_URL",
         description="redis://host:port/db or unix:///path?db=0",
     )
@@ -187,6 +189,15 @@ class Settings(BaseSettings):
             return DEFAULT_WEBHOOK_DELAYS_S  # compose files pass variables that are not set as empty ones
         if not all(0 < delay_s <= MAX_WEBHOOK_DELAY_S for delay_s in value):
             raise ValueError(f"each wait is more than 0 and at most {MAX_WEBHOOK_DELAY_S:.0f} seconds")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: str) -> str:
+        value = value.strip()
+        if not value:
+            return DEFAULT_REDIS_URL  # compose files pass variables that are not set as empty ones
+        check_redis_url(value)
         return value
 
     @field_validator("glm_url", "owl2_url")

@@ -71,7 +71,7 @@ def load_settings() -> Settings:
         for problem in error.errors():
             field = ".".join(str(part) for part in problem["loc"]) or "?"
             variable = field if field.isupper() else f"GLOWL_{field.upper()}"
-            typer.echo(f"glowl: {variable}: {problem['msg']}", err=True)
+            typer.echo(f"glowl: {variable}: {problem['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from None
 
 

@@ -88,7 +88,7 @@ def to_broker_url(redis_url: str) -> str:
     if parts.scheme != "unix":
         return redis_url
     db = next((pair[3:] for pair in parts.query.split("&") if pair.startswith("db=")), "0")
-    return f"redis+socket://{parts.path}?virtual_host={db}"
+    return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={db}"
 
 
 def queue_name(short: str) -> str:
