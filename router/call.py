@@ -47,6 +47,7 @@ class Call:
         priority: which jobs go first when several wait.
         batch_id: of the batch that this is a line of; empty for any other request.
         is_watched: somebody waits for the first word: it is not to stand in line behind jobs that nobody waits for.
+        wants_thinking: GLM is to think before it answers, or not to; None leaves it to the policy.
         draft_as: what carries the draft in a stream.
         echo: fields of a Responses request that change nothing and are repeated in its object.
         fetch_ms: how long its pictures took to be there; None if it has none.
@@ -74,6 +75,7 @@ class Call:
     priority: Priority = "normal"
     batch_id: str = ""
     is_watched: bool = False
+    wants_thinking: bool | None = None
     draft_as: DraftAs = "reasoning"
     echo: Mapping[str, Any] = field(default_factory=dict)
     fetch_ms: float | None = None

@@ -59,7 +59,7 @@ class Router:
             previous=_previous(call, rules) if rules.is_sticky else None,
         )
         features = measure(to_question(call), call.hints)
-        decision = decide(features, rules, health, context)
+        decision = _with_thinking(decide(features, rules, health, context), call.wants_thinking)
         return Routed(features, decision, 1000 * (time.perf_counter() - began))
 
     def count(self, call: Call, decision: Decision) -> None:
@@ -75,6 +75,21 @@ class Router:
         total = max(len(taken), _LEAST_WINDOW)
         routes: tuple[Route, ...] = ("fast", "deep")
         return {route: sum(each == route for each in taken) / total for route in routes}
+
+
+def _with_thinking(decision: Decision, wish: bool | None) -> Decision:
+    """Let GLM think, or not, where it answers alone; Owl2 cannot, and a draft is there to be early."""
+    if wish is None:
+        return decision
+    if decision.engine == "glm":
+        return replace(decision, enable_thinking=wish)
+    if not wish:
+        return decision
+    return replace(
+        decision,
+        degraded=(*decision.degraded, "no engine thinks before it answers on this route, though that was asked for"),
+        degraded_zh=(*decision.degraded_zh, "该路径上没有引擎会先思考再回答，尽管请求了思考"),
+    )
 
 
 def to_question(call: Call) -> Question:

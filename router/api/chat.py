@@ -31,7 +31,7 @@ from router.api.intake import (
     with_pings,
 )
 from router.api.objects import to_chunk, to_completion, to_hybrid, to_route_headers
-from router.api.schemas import ChatRequest, check_metadata, to_chat_format, to_chat_sampling
+from router.api.schemas import ChatRequest, check_metadata, to_chat_format, to_chat_sampling, to_thinking
 from router.api.stream import DRAFT, SSE_DONE, SSE_HEADERS, SSE_PING, Said, answer_restarted, draft_title, sse
 from router.call import Call
 from router.dispatch import Running, as_accepted
@@ -98,6 +98,7 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
         dial=body.hybrid.dial,
         adapter=resolve_model(body.model, services.monitor).adapter,
         output_format=output_format,
+        wants_thinking=to_thinking(body, hints.engine),
         priority=to_priority(body.service_tier),
         is_watched=True,
         fetch_ms=fetch_ms,

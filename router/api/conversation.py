@@ -5,10 +5,13 @@ In: chat messages, Responses input or an older shape. Out: `engines.base.Message
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from engines.base import ImagePart, Message, Part, Role, TextPart
+from router.api.other_fields import unsupported
 from router.api.schemas import (
     ChatMessage,
     ImagePartIn,
@@ -17,7 +20,6 @@ from router.api.schemas import (
     InputItem,
     ItemReference,
     ReasoningItem,
-    unsupported,
 )
 from router.errors import BadRequestError
 from router.media import MediaIntake
@@ -34,19 +36,23 @@ async def from_chat(messages: Sequence[ChatMessage], media: MediaIntake) -> tupl
     """Read chat messages.
 
     Raises:
-        BadRequestError: for a role we cannot honour, or if the last turn is not a user's.
+        BadRequestError: for a role we cannot honour, or if there is nothing to answer.
         ImageError: for a picture that is refused.
         ImageFetchError: for a picture URL that cannot be fetched.
     """
     turns: list[tuple[Role, list[str | tuple[str, str]]]] = []
     for index, message in enumerate(messages):
-        if message.role not in _ROLES or message.tool_calls:
+        if message.role not in _ROLES or message.tool_calls or message.function_call:
             raise unsupported(
-                f"messages[{index}].role", "only system, developer, user and assistant turns are accepted"
+                f"messages[{index}].role",
+                "only system, developer, user and assistant turns are accepted, without tool calls",
+                "只接受 system、developer、user、assistant 消息，且不含工具调用",
             )
         parts: list[str | tuple[str, str]] = []
         if isinstance(message.content, str):
             parts.append(message.content)
+        elif not message.content and message.refusal:
+            parts.append(message.refusal)
         for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
             if isinstance(part, ImagePartIn):
                 parts.append((part.image_url.url, f"messages[{index}].content[{place}].image_url.url"))
@@ -73,7 +79,7 @@ async def from_responses(
         answers: by id, what the items that are only named said; None for one that is no part of the conversation.
 
     Raises:
-        BadRequestError: for an item we cannot honour, or if the last turn is not a user's.
+        BadRequestError: for an item we cannot honour, or if there is nothing to answer.
         ImageError: for a picture that is refused.
         ImageFetchError: for a picture URL that cannot be fetched.
     """
@@ -97,7 +103,11 @@ async def from_responses(
                     continue
                 param = f"input[{index}].content[{place}].image_url"
                 if part.image_url is None:
-                    raise unsupported(param, "send the picture as image_url: a data URL or an http(s) URL")
+                    raise unsupported(
+                        param,
+                        "send the picture as image_url: a data URL or an http(s) URL",
+                        "请以 image_url 发送图片：data URL 或 http(s) 地址",
+                    )
                 parts.append((part.image_url, param))
             turns.append((_ROLES[item.role], parts))
     loaded = await _load(turns, media, "input")
@@ -126,26 +136,43 @@ async def _load(
     for role, parts in turns:
         loaded: list[Part] = [TextPart(part) if isinstance(part, str) else next(images) for part in parts]
         messages.append(Message(role, tuple(loaded)))
-    _check_last(messages, param)
-    return tuple(messages)
+    return _ending_in_question(messages, param)
 
 
-def _check_last(messages: list[Message], param: str) -> None:
-    if not messages or messages[-1].role != "user":
+def _ending_in_question(messages: list[Message], param: str) -> tuple[Message, ...]:
+    """Let the conversation end with a user's turn, which is what an engine answers.
+
+    Instructions at its end are what is to be answered; an answer at its end is to be continued.
+    """
+    if len(messages) > 1 and messages[-1].role == "assistant" and not messages[-1].text.strip():
+        messages = messages[:-1]  # some clients put an empty turn where the answer is to be
+    if not messages:
         raise BadRequestError(
-            "The conversation must end with a user message.",
+            "The conversation is empty; send a message.",
             code="no_user_message",
             param=param,
-            message_zh="对话必须以用户消息结尾。",
+            message_zh="对话为空；请发送消息。",
         )
     last = messages[-1]
     if not last.text.strip() and not any(isinstance(part, ImagePart) for part in last.parts):
         raise BadRequestError(
-            "The last user message is empty; send a question, a picture, or both.",
+            "The last message is empty; send a question, a picture, or both.",
             code="empty_message",
             param=param,
-            message_zh="最后一条用户消息为空；请发送问题、图片或两者。",
+            message_zh="最后一条消息为空；请发送问题、图片或两者。",
         )
+    if last.role == "system":
+        return (*messages[:-1], replace(last, role="user"))
+    if last.role == "assistant":
+        return (*messages, Message("user", (TextPart(_CONTINUE["zh" if _HAN.search(last.text) else "en"]),)))
+    return tuple(messages)
+
+
+_HAN: Final = re.compile("[\u4e00-\u9fff]")
+_CONTINUE: Final = {
+    "en": "Continue your last answer exactly where it ends. Do not repeat any of it.",
+    "zh": "从你上一条回答结束的地方接着写，不要重复已有内容。",
+}
 
 
 def answer_turn(text: str) -> Message:

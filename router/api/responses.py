@@ -38,6 +38,7 @@ from router.api.schemas import (
     check_metadata,
     to_responses_format,
     to_responses_sampling,
+    to_thinking,
 )
 from router.api.stream import SSE_HEADERS, SSE_PING, Json, find_items, sse, to_response_events
 from router.call import Call, from_stored_messages, stored_image_hashes
@@ -214,6 +215,7 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
         previous_response_id=body.previous_response_id,
         adapter=resolve_model(body.model, services.monitor).adapter,
         output_format=output_format,
+        wants_thinking=to_thinking(body, hints.engine),
         priority=to_priority(body.service_tier),
         is_watched=bool(body.stream or not (body.background or hybrid.async_ == "auto")),
         fetch_ms=fetch_ms,
