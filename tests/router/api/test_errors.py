@@ -143,7 +143,7 @@ def test_a_body_that_is_no_json_object_is_a_400(http: httpx.Client, path: str, r
         ({"model": "glowl", "input": "x", "background": True, "store": False}, "unsupported_value", "store"),
         (
             {"model": "glowl", "input": "x", "previous_response_id": "resp_no"},
-            "response_not_found",
+            "previous_response_not_found",
             "previous_response_id",
         ),
         ({"model": "glowl", "input": "x", "previous_response_id": "r" * 257}, "invalid_value", "previous_response_id"),
