@@ -41,6 +41,7 @@ from router.jobs.job import MERGE, BranchPlan, FinalAnswer, Job, UnitResult, Why
 from router.jobs.json_answers import InvalidJsonError, UncheckableSchemaError, dump_json, read_json, repair_prompt
 from router.jobs.queue import WEBHOOKS, JobQueue
 from router.jobs.store import JobStore
+from router.jobs.usable import checked, is_blank
 from router.leftovers import Leftovers, end_tasks
 from router.output_format import with_instruction
 from router.webhooks.deliver import Deliverer
@@ -166,15 +167,15 @@ async def _run_claimed(context: Context, job_id: str, unit: str, epoch: int) -> 
         request = with_instruction(request, job.spec.output_format, job.spec.language)
         return await _generate(context, job_id, unit, epoch, plan.engine, request)
 
-    return job if await _run(context, job_id, unit, epoch, ask) else None
+    return job if await _run(context, job, unit, epoch, ask) else None
 
 
-async def _run(context: Context, job_id: str, unit: str, epoch: int, ask: Callable[[], Awaitable[UnitResult]]) -> bool:
+async def _run(context: Context, job: Job, unit: str, epoch: int, ask: Callable[[], Awaitable[UnitResult]]) -> bool:
     """Run a claimed branch under its lease and record how it ended; True if it was the last: the merge is due."""
-    store = context.store
+    store, job_id = context.store, job.id
     try:
         async with _lease(context, job_id, unit, epoch):
-            result = await ask()
+            result = checked(await ask(), job.spec)
     except LeaseLostError:
         log.info("%s of %s is no longer ours", unit, job_id)
         return False
@@ -241,7 +242,7 @@ async def run_begun(context: Context, job: Job, unit: str, epoch: int, stream: E
     tape = _Tape(context.store, job.id, unit, epoch)
     async with contextlib.aclosing(stream):
         read = stream.read
-        if await _run(context, job.id, unit, epoch, lambda: _record(tape, read(), stream.model, stream.started_at)):
+        if await _run(context, job, unit, epoch, lambda: _record(tape, read(), stream.model, stream.started_at)):
             await context.queue.send(job, MERGE)
 
 
@@ -276,6 +277,11 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
         if failed.error.retryable and await _release(store, job_id, MERGE, epoch, failed.error):
             return
         outcome = failed.outcome
+    except QueueUnavailableError:
+        raise  # nothing can be recorded now; the lease runs out and the merge is run again
+    except Exception:  # the edge of the process; whatever comparing and merging ran into, the answers are there
+        log.exception("the merge of %s failed", job_id)
+        outcome = merge.without_merging(job)
     final, error = (None, outcome.error) if isinstance(outcome, merge.NoAnswer) else (outcome, None)
     if await _patiently(lambda: store.complete(job_id, epoch, final=final, error=error)):
         await context.queue.send_tickets({WEBHOOKS: 1})  # at once, rather than when the sweeper comes by
@@ -339,7 +345,7 @@ async def _reduce(
             failure = _to_engine_error(error, f"the reduce of {job.id}")
             reason = failure.message
         else:
-            if result.text.strip():
+            if not is_blank(result.text):
                 return groups.reduced(folded, engine, result), None
             failure, reason = None, "it wrote nothing"
         folded = groups.not_reduced(folded, engine, reason, is_last=engine == writers[-1])
@@ -378,7 +384,7 @@ async def _lease(context: Context, job_id: str, unit: str, epoch: int) -> AsyncG
     body = asyncio.current_task()
     assert body is not None
     store = context.store
-    is_lost = False
+    is_lost = is_over = False
 
     async def renew(ended: asyncio.Event) -> None:
         nonlocal is_lost
@@ -399,7 +405,7 @@ async def _lease(context: Context, job_id: str, unit: str, epoch: int) -> AsyncG
                 continue
             is_lost = True
             break
-        while True:
+        while not is_over:
             # Once may not do: cancelled in the middle of a command, redis' client may return as if nothing had been.
             body.cancel()
             await asyncio.sleep(_CANCEL_AGAIN_S)
@@ -409,13 +415,17 @@ async def _lease(context: Context, job_id: str, unit: str, epoch: int) -> AsyncG
         context.wakers.add(ended)
         try:
             yield
-        except asyncio.CancelledError:
-            if not is_lost and not context.draining.is_set():
+            # It may be cancelled by now and not know it yet: it would, at its next await, far from here.
+            if body.cancelling() and (is_lost or context.draining.is_set()):
+                raise asyncio.CancelledError
+        except (asyncio.CancelledError, Exception):  # clients turn a cancellation into errors of their own
+            if not body.cancelling() or not (is_lost or context.draining.is_set()):
                 raise
             while body.uncancel():
                 pass
             raise (LeaseLostError if is_lost else HandedBackError) from None
         finally:
+            is_over = True
             context.wakers.discard(ended)
             _ending.add(end_tasks(beat))  # not awaited: it may be cancelling this very task
 
@@ -557,7 +567,8 @@ async def _record(tape: _Tape | None, stream: AsyncGenerator[Delta, None], model
     text: list[str] = []
     logprobs: list[TokenLogprob] = []
     boxes: list[Box] = []
-    num_sent = 0
+    waiting: list[str] = []
+    has_words, num_sent = False, 0
     last = Delta()
     async with contextlib.aclosing(stream) as deltas:
         async for last in deltas:
@@ -568,9 +579,12 @@ async def _record(tape: _Tape | None, stream: AsyncGenerator[Delta, None], model
             if ttft_s is None:
                 ttft_s = time.monotonic() - started
             text.append(last.text)
-            if tape is not None:
-                await tape.write(last.text, tuple(logprobs[num_sent:]))
-            num_sent = len(logprobs)
+            waiting.append(last.text)
+            # What may turn out to be no answer at all is not told: a reader could not take it back.
+            if tape is not None and (has_words := has_words or not is_blank("".join(text))):
+                await tape.write("".join(waiting), tuple(logprobs[num_sent:]))
+                num_sent = len(logprobs)
+                waiting.clear()
     if last.finish_reason is None:
         raise GenerationFailedError("The engine ended its answer without saying why.")
     if tape is not None:
@@ -694,6 +708,12 @@ async def _build_request(
     )
 
 
+class _BugError(EngineError):
+    """Our own code is wrong: it would be so the next time, whichever engine is asked."""
+
+    default_code = "internal_error"
+
+
 class _ImageExpiredError(EngineError):
     """A picture outlived its time in the store while its job waited."""
 
@@ -720,8 +740,10 @@ async def _release(store: JobStore, job_id: str, unit: str, epoch: int, error: E
 
 
 def _to_engine_error(error: Exception, what: str) -> EngineError:
-    """Return what an engine raised on purpose as it is; anything else is a bug, which the log shows and nobody else."""
+    """Return what an engine raised on purpose as it is; of anything else the log shows more than a caller may see."""
     if isinstance(error, EngineError):
         return error
     log.error("%s failed", what, exc_info=error)
-    return GenerationFailedError(f"The worker failed: {type(error).__name__}.")
+    if isinstance(error, OSError | MemoryError):  # they pass; TimeoutError is one of them
+        return GenerationFailedError(f"The worker failed: {type(error).__name__}.")
+    return _BugError(f"The worker failed: {type(error).__name__}.")

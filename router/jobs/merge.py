@@ -15,6 +15,7 @@ from router.jobs.agreement import Agreement, combine, compare, script_of
 from router.jobs.fields import merge_fields
 from router.jobs.job import FinalAnswer, Job, UnitResult, add_usage
 from router.jobs.json_answers import UncheckableSchemaError, dump_json, parse, to_check
+from router.jobs.usable import is_blank
 
 _COMPOSE_ZH: Final = (
     "下面是针对同一个问题和图片的两份回答。请结合图片核对，写出一份最终回答：用中文，直接回答问题，"
@@ -126,7 +127,13 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
             final = _noted(
                 final,
                 f"{branch.engine} gave no answer ({code}): {message}",
-                f"{branch.engine} 没有给出回答（{code}）：{message}",
+                f"{branch.engine} 没有给出回答（{code}）：{error.get('message_zh', message)}",
+            )
+        elif answers[branch.name].finish_reason != "stop" and any(a.finish_reason == "stop" for a in answers.values()):
+            final = _noted(
+                final,
+                f"{branch.engine}'s answer was cut ({answers[branch.name].finish_reason}), another one is complete",
+                f"{branch.engine} 的回答被截断（{answers[branch.name].finish_reason}），另一份回答是完整的",
             )
     if has_schema and engine == "owl2":
         if answer.json_state:
@@ -161,7 +168,7 @@ def _by_field(
     if by_glm is None:
         refused = next((each.error for each in results.values() if (each.error or {}).get("code") == _BAD_SCHEMA), None)
         return NoAnswer(refused) if refused else alone  # as on the fast route, whatever Owl2 makes of that schema
-    if by_glm.finish_reason != "stop":
+    if by_glm.finish_reason != "stop":  # half an object is none
         return _noted(alone, "glm's JSON was cut: owl2's stands alone", "glm 的 JSON 被截断：仅采用 owl2 的结果")
     try:
         value = parse(by_glm.text)
@@ -224,9 +231,14 @@ def _into_form(
 
 
 def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAnswer:
-    """Turn what GLM wrote into the final answer; if it failed, fall back to another answer and say so."""
-    if result.error or not result.text.strip():
-        reason = (result.error or {}).get("message", "it wrote nothing")
+    """Turn what GLM wrote into the final answer; if it failed, fall back to another answer and say so.
+
+    A composed answer that was cut is no better than a complete one, and half a JSON object is none at all.
+    """
+    fallback = request.fallback
+    is_worse = result.finish_reason != "stop" and request.has_fallback and fallback.finish_reason == "stop"
+    if result.error or is_blank(result.text) or (is_worse and request.is_json):
+        reason, reason_zh = _why_not(result)
         if not request.has_fallback:
             message = f"Only GLM can write the answer in the form that was asked for, and it failed: {reason}"
             error = {"code": "server_error", "param": None, "status": 500, "retryable": True, **(result.error or {})}
@@ -234,10 +246,16 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
         return _noted(
             request.fallback,
             f"the answers could not be composed by glm: {reason}",
-            f"glm 未能写出最终回答：{reason}",
+            f"glm 未能写出最终回答：{reason_zh}",
+        )
+    if is_worse:
+        fallback = _noted(
+            fallback,
+            f"glm's composed answer was cut ({result.finish_reason}), {fallback.engine}'s own one is complete",
+            f"glm 整合的回答被截断（{result.finish_reason}），{fallback.engine} 自己的回答是完整的",
         )
     final = replace(
-        request.fallback,
+        fallback,
         text=result.text,
         model=result.model,
         engine="glm",
@@ -257,6 +275,34 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
     return _with_agreement(final, combine(request.agreement, later))
 
 
+def without_merging(job: Job) -> FinalAnswer | NoAnswer:
+    """Take one of the answers as it is, the one that was to be final first: merging them is what went wrong."""
+    has_schema = job.spec.sampling.json_schema is not None
+    units = [(branch, job.units[branch.name].answer) for branch in reversed(job.spec.branches) if not branch.pictures]
+    for branch, answer in units:
+        if answer is None or (has_schema and branch.engine == "owl2" and not answer.json_state):
+            continue
+        final = FinalAnswer(
+            text=answer.text,
+            model=answer.model,
+            engine=branch.engine,
+            strategy="single" if len(job.spec.branches) == 1 else branch.name,
+            finish_reason=answer.finish_reason,
+            degraded=tuple(job.spec.decision.get("degraded", ())),
+            degraded_zh=tuple(job.spec.decision.get("degraded_zh", ())),
+            usage=add_usage(*(unit.result.usage for unit in job.units.values() if unit.result)),
+            logprobs=answer.logprobs,
+            boxes=answer.boxes,
+        )
+        return _noted(
+            final,
+            "the answers could not be merged, because of an error of this service: one of them stands alone",
+            "由于本服务的错误，未能合并各份回答：仅采用其中一份",
+        )
+    message = "The answers could not be merged, because of an error of this service."
+    return NoAnswer({"code": "internal_error", "message": message, "param": None, "status": 500, "retryable": False})
+
+
 def compose_prompt(question: str, draft: str, deep: str, language: str) -> str:
     """Write the instruction under which GLM composes the final answer, in the language of the question."""
     if language == "zh":
@@ -272,6 +318,16 @@ def _compare_json(first: str, second: str) -> Agreement:
     except (ValueError, RecursionError):
         return Agreement()
     return Agreement(merged.score, ("fields",) if merged.score is not None else (), merged.conflicts)
+
+
+def _why_not(result: UnitResult) -> tuple[str, str]:
+    """Say, in English and in Chinese, why there is no answer in what GLM wrote."""
+    if result.error:
+        message = result.error.get("message", "unknown error")
+        return message, result.error.get("message_zh", message)
+    if is_blank(result.text):
+        return "it wrote nothing", "没有写出任何内容"
+    return f"its JSON was cut ({result.finish_reason})", f"其 JSON 被截断（{result.finish_reason}）"
 
 
 def _with_agreement(final: FinalAnswer, agreement: Agreement) -> FinalAnswer:

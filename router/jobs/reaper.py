@@ -56,7 +56,11 @@ async def end_overdue(store: JobStore, job_id: str, cause: Cause) -> None:
     job = await store.get(job_id)
     if job is None or job.is_terminal:
         return
-    outcome = settle(job, cause)
+    try:
+        outcome = settle(job, cause)
+    except Exception:  # it would fail at every round, and the job would never end
+        log.exception("could not merge what there is of %s", job_id)
+        outcome = merge.without_merging(job)
     final, error = (None, outcome.error) if isinstance(outcome, merge.NoAnswer) else (outcome, None)
     if await store.end(job, final=final, error=error):
         log.info("ended %s: %s", job_id, cause)

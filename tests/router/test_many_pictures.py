@@ -16,6 +16,7 @@ from engines.base import (
     Delta,
     EngineError,
     EngineUnavailableError,
+    GenerationFailedError,
     GenerationRequest,
     ImagePart,
     InvalidImageError,
@@ -271,7 +272,7 @@ async def test_an_engine_that_is_gone_for_a_moment_is_asked_again_and_no_group_i
     redis = Redis.from_url(redis_url)
     stage = Stage(JobStore(redis, max_failures=2))
     spec = await stage.begin()
-    engine = owl(fails=reduces(EngineUnavailableError("gone")))
+    engine = owl(fails=reduces(GenerationFailedError("gone")))
 
     first = await stage.run(spec, Recorder("glm"), engine)
     engine.fails = lambda _: None

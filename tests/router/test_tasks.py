@@ -38,7 +38,7 @@ from router.call import to_stored_messages
 from router.jobs.job import BranchPlan, Job, JobSpec, UnitResult
 from router.jobs.store import PREFIX, JobStore
 from router.output_format import OutputFormat
-from tests.router.jobs.test_store import make_spec
+from tests.router.jobs.test_store import PAIR, make_spec
 
 DEEP_ALONE = (BranchPlan("deep", "owl2"),)
 
@@ -155,7 +155,7 @@ async def test_an_engine_that_breaks_in_no_foreseen_way_fails_its_branch_at_once
     result = job.units["deep"].result
     assert result is not None
     assert result.error is not None
-    assert result.error["code"] == "generation_failed"
+    assert result.error["code"] == ("generation_failed" if error is None else "internal_error")
     assert "secret" not in result.error["message"]
     assert ("a secret" in caplog.text) == (error is not None)
     assert queue.sent == [(spec.id, "merge")]
@@ -217,6 +217,100 @@ async def test_a_full_engine_is_asked_again_when_it_says_and_else_less_and_less_
         waits.append(round(due_at - (job.units["deep"].began_at or 0)))
 
     assert waits == [20, 60, 8, 16]
+
+
+@pytest.mark.parametrize(
+    "bug", [TypeError("x"), KeyError("x"), RecursionError("x"), UnicodeEncodeError("utf-8", "\ud800", 0, 1, "x")]
+)
+async def test_a_bug_is_not_retried_as_if_an_engine_were_away(redis: Redis, bug: Exception) -> None:
+    store = JobStore(redis, max_failures=3)
+    context, _ = await context_of(store, glm=EchoEngine("glm"), owl2=Broken(bug))
+
+    job = await run_all(context, make_spec())
+
+    assert (job.units["deep"].state, job.units["deep"].epoch) == ("failed", 1)
+    assert job.final is not None
+    note = f"owl2 gave no answer (internal_error): The worker failed: {type(bug).__name__}."
+    assert (job.final.engine, job.final.degraded) == ("glm", (note,))
+
+
+@pytest.mark.parametrize("trouble", [OSError("no file descriptors"), TimeoutError(), MemoryError()])
+async def test_what_the_machine_lacks_for_a_moment_is_retried(redis: Redis, trouble: Exception) -> None:
+    store = JobStore(redis, max_failures=3)
+    context, _ = await context_of(store, owl2=Broken(trouble))
+    spec = make_spec(branches=DEEP_ALONE, strategy="single")
+    await store.create(spec)
+
+    await tasks.run_branch(context, spec.id, "deep")
+
+    job = await store.get(spec.id)
+    assert job is not None
+    assert (job.units["deep"].state, job.units["deep"].failures) == ("queued", 1)
+
+
+@pytest.mark.parametrize("branches", [PAIR, DEEP_ALONE])
+async def test_a_bug_in_the_merge_costs_no_answer(
+    store: JobStore, branches: tuple[BranchPlan, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(*_: Any) -> Any:
+        raise TypeError("a bug")
+
+    context, _ = await context_of(store, glm=EchoEngine("glm"), owl2=EchoEngine("owl2"))
+    monkeypatch.setattr(tasks.merge, "resolve", resolve)
+
+    job = await run_all(context, make_spec(branches=branches, sampling=SamplingParams()))
+
+    assert job.final is not None
+    assert (job.final.engine, job.state) == ("owl2", "completed")
+    assert "could not be merged" in job.final.degraded[0]
+
+
+async def test_an_empty_answer_of_owl2_leaves_the_draft_and_is_not_told(store: JobStore) -> None:
+    # Given an Owl2 that writes a line break and a mark, and is done
+    context, _ = await context_of(store, glm=EchoEngine("glm"), owl2=Saying("owl2", "\n </s>"))
+
+    job = await run_all(context, make_spec())
+
+    assert job.final is not None
+    assert job.final.text.startswith("[echo glm]")
+    assert job.final.degraded == ("owl2 gave no answer (empty_answer): it wrote nothing",)
+    assert job.final.degraded_zh == ("owl2 没有给出回答（empty_answer）：没有写出任何内容",)
+    assert (job.units["deep"].state, job.units["deep"].epoch) == ("failed", 1)
+    # What a reader of the stream cannot take back was never sent.
+    assert [event for event in await store.read_events(job.id) if event.kind == "delta" and event.unit == "deep"] == []
+
+
+async def test_an_empty_draft_is_none(store: JobStore) -> None:
+    context, _ = await context_of(store, glm=Saying("glm", "..."), owl2=EchoEngine("owl2"))
+
+    job = await run_all(context, make_spec(strategy="compose"))
+
+    assert job.draft is None
+    assert job.final is not None
+    assert (job.final.engine, job.final.agreement) == ("owl2", None)
+    assert job.final.degraded == ("glm gave no answer (empty_answer): it wrote nothing",)
+
+
+async def test_when_both_write_nothing_there_is_no_answer(store: JobStore) -> None:
+    context, _ = await context_of(store, glm=Saying("glm", " "), owl2=Saying("owl2", ""))
+
+    job = await run_all(context, make_spec())
+
+    assert job.error is not None
+    assert (job.state, job.error["code"]) == ("failed", "empty_answer")
+
+
+async def test_words_after_white_space_are_told_whole(store: JobStore) -> None:
+    context, _ = await context_of(store, owl2=Saying("owl2", "\n \n- a cat"))
+
+    job = await run_all(
+        context, make_spec(branches=DEEP_ALONE, strategy="single", sampling=SamplingParams(top_logprobs=0))
+    )
+
+    deltas = [event for event in await store.read_events(job.id) if event.kind == "delta"]
+    assert job.final is not None
+    assert "".join(event.text for event in deltas) == job.final.text == "\n \n- a cat"
+    assert [token for event in deltas for token in event.logprobs] == list(job.final.logprobs)
 
 
 async def test_a_bug_while_composing_leaves_the_deep_answer(store: JobStore) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from engines.base import Delta, GenerationRequest
+from engines.base import Delta, EngineUnavailableError, GenerationRequest
 from engines.client import EngineClient
 from engines.echo import EchoEngine
 from engines.server import create_app as create_engine_app
@@ -131,6 +131,62 @@ async def test_a_run_that_says_nothing_is_cancelled_without_a_further_step(
     assert (engine.num_steps, engine.num_running) == (2, 0)
     await watch.aclose()
     await watch._redis.aclose()
+
+
+async def test_a_renewal_that_ends_after_the_run_cancels_nothing_more(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a client that is in the middle of a renewal when the run ends, and swallows its own cancellation
+    renewing, ended = asyncio.Event(), asyncio.Event()
+
+    class Swallowing(JobStore):
+        async def renew(self, job_id: str, unit: str, epoch: int) -> bool:
+            renewing.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                ended.set()
+            return False
+
+    context = tasks.Context(Swallowing(redis, lease_s=0.003), cast("Any", Queue()), {}, cast("Any", None))
+
+    async def run() -> str:
+        async with tasks._lease(context, "job", "deep", 1):
+            await renewing.wait()
+        await ended.wait()
+        await asyncio.sleep(0.01)  # time for a cancellation that must not come
+        return "finished"
+
+    assert await asyncio.create_task(run()) == "finished"
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("turned_into", [None, RuntimeError("no connection"), EngineUnavailableError("closed")])
+async def test_a_lost_lease_is_a_lost_lease_whatever_a_client_makes_of_its_cancellation(
+    store: JobStore, turned_into: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given an engine's client that swallows a cancellation, or turns it into an error of its own
+    class Rude(EchoEngine):
+        async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+            yield Delta(text="half")
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if turned_into is not None:
+                    raise turned_into from None
+            yield Delta(finish_reason="stop")
+
+    begun = asyncio.Event()
+    store.lease_s = 0.03
+    _, spec, run, queue = await begin(store, Rude("owl2"))
+    await begun.wait()
+    await store.cancel(spec.id)
+
+    await run
+
+    assert queue.sent == []
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 
 async def test_between_cancel_and_finish_there_is_one_winner(store: JobStore) -> None:

@@ -94,6 +94,97 @@ def test_if_glm_cannot_compose_the_deep_answer_stands_and_says_so(result: UnitRe
     assert "could not be composed" in final.degraded[-1]
 
 
+@pytest.mark.parametrize("text", ["</s>", "```\n```", "\u200b"])
+def test_marks_alone_are_no_composed_answer(text: str) -> None:
+    request = merge.resolve(job(strategy="compose"), "q")
+    assert isinstance(request, merge.ComposeRequest)
+
+    final = merge.composed(request, UnitResult(text=text))
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.text, final.degraded[-1]) == ("a cat", "the answers could not be composed by glm: it wrote nothing")
+    assert final.degraded_zh[-1] == "glm 未能写出最终回答：没有写出任何内容"
+
+
+def cut(found: Job, unit: str, finish_reason: str = "length") -> Job:
+    """The same job with one answer cut."""
+    result = found.units[unit].result
+    assert result is not None
+    unit_cut = replace(found.units[unit], result=replace(result, finish_reason=finish_reason))
+    return replace(found, units={**found.units, unit: unit_cut})
+
+
+@pytest.mark.parametrize("finish_reason", ["length", "content_filter"])
+def test_a_cut_answer_beside_a_complete_one_says_so(finish_reason: str) -> None:
+    deep = merge.resolve(cut(job(), "deep", finish_reason), "q")
+    draft = merge.resolve(cut(job(), "draft", finish_reason), "q")
+    both = merge.resolve(cut(cut(job(), "draft"), "deep"), "q")
+    alone = merge.resolve(cut(job(draft=None), "deep"), "q")
+
+    assert isinstance(deep, FinalAnswer)
+    assert isinstance(draft, FinalAnswer)
+    assert isinstance(both, FinalAnswer)
+    assert isinstance(alone, FinalAnswer)
+    assert (deep.text, deep.finish_reason) == ("a cat", finish_reason)
+    assert deep.degraded == (f"owl2's answer was cut ({finish_reason}), another one is complete",)
+    assert draft.degraded == (f"glm's answer was cut ({finish_reason}), another one is complete",)
+    assert both.degraded == ()
+    assert len(alone.degraded) == 1
+
+
+def test_a_composed_answer_that_was_cut_says_that_a_complete_one_is_there() -> None:
+    request = merge.resolve(job(strategy="compose"), "q")
+    assert isinstance(request, merge.ComposeRequest)
+
+    final = merge.composed(request, UnitResult(text="一只", model="glm-x", finish_reason="length"))
+
+    assert isinstance(final, FinalAnswer)
+    assert (final.text, final.finish_reason) == ("一只", "length")
+    assert final.degraded == ("glm's composed answer was cut (length), owl2's own one is complete",)
+
+
+IN_FORM: dict[str, Any] = {"sampling": SamplingParams(json_schema='{"type":"object"}'), "strategy": "compose"}
+
+
+def test_json_that_was_cut_is_no_fallback() -> None:
+    whole = merge.resolve(job(draft='{"a":1}', **IN_FORM), "q")
+    half = merge.resolve(cut(job(draft='{"a":', **IN_FORM), "draft"), "q")
+    assert isinstance(whole, merge.ComposeRequest)
+    assert isinstance(half, merge.ComposeRequest)
+    failed = UnitResult(error=FAILED)
+
+    stands, none = merge.composed(whole, failed), merge.composed(half, failed)
+
+    assert isinstance(stands, FinalAnswer)
+    assert stands.text == '{"a":1}'
+    assert isinstance(none, merge.NoAnswer)
+    assert "Only GLM" in none.error["message"]
+
+
+def test_json_that_was_cut_while_composing_does_not_replace_a_whole_one() -> None:
+    request = merge.resolve(job(draft='{"a":1}', **IN_FORM), "q")
+    assert isinstance(request, merge.ComposeRequest)
+
+    final = merge.composed(request, UnitResult(text='{"a": 2, "b', finish_reason="length"))
+
+    assert isinstance(final, FinalAnswer)
+    assert final.text == '{"a":1}'
+    assert final.degraded[-1] == "the answers could not be composed by glm: its JSON was cut (length)"
+
+
+def test_without_merging_the_answer_that_was_to_be_final_stands_if_it_has_the_form() -> None:
+    deep, draft, form, none = (
+        merge.without_merging(each) for each in (job(), job(deep=None), job(**IN_FORM), job(draft=None, **IN_FORM))
+    )
+
+    assert isinstance(deep, FinalAnswer)
+    assert isinstance(draft, FinalAnswer)
+    assert isinstance(form, FinalAnswer)
+    assert isinstance(none, merge.NoAnswer)
+    assert [each.engine for each in (deep, draft, form)] == ["owl2", "glm", "glm"]
+    assert none.error["code"] == "internal_error"
+
+
 def test_compose_with_one_answer_left_needs_no_composing() -> None:
     assert isinstance(merge.resolve(job(deep=None, strategy="compose"), "q"), FinalAnswer)
 

@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from router.errors import QueueUnavailableError
+from router.jobs import merge
 from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
 from router.jobs.merge import NoAnswer
 from router.jobs.overdue import settle
@@ -175,6 +176,22 @@ async def test_a_job_with_its_answer_does_not_wait_for_an_engine_that_is_down(st
     await reap_once(store, cast("JobQueue", queue), lambda: frozenset({"glm"}))
 
     assert queue.sent == {spec.merge_queue: 1}
+
+
+async def test_a_bug_in_the_merge_does_not_keep_a_job_from_ending(
+    store: JobStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(*_: Any) -> Any:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(merge, "resolve", resolve)
+    await store.create(make_spec(id="late", deadline_ms=2500))
+    await finish(store, "late", "draft", text="a cat", model="m")
+
+    job = await overdue(store, clock)
+
+    assert job.final is not None
+    assert job.final.text == "a cat"
 
 
 async def test_one_bad_record_keeps_no_other_from_being_ended(
