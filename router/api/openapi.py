@@ -7,6 +7,8 @@ these shapes.
 
 from __future__ import annotations
 
+import base64
+import json
 from importlib import resources
 from typing import Any
 
@@ -19,6 +21,7 @@ from pydantic import BaseModel
 from router.api.batches import BatchCreate
 from router.api.files import MAX_TTL_S, MIN_TTL_S
 from router.api.intake import MAX_KEY
+from router.api.openapi_objects import ANSWERS, OBJECTS, STREAMS, ref
 from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, VisionRequest
 from router.api.timings import STEPS
 from router.api.webhooks import EndpointCreate, EndpointTest, EndpointUpdate, SecretRotate
@@ -59,72 +62,98 @@ _HYBRID_EXAMPLE = {
 }
 # The routes that take an Idempotency-Key.
 KEYED = ("/v1/chat/completions", "/v1/responses", "/api/v1/inference", "/v1/vision/completion")
-_PICTURE = "data:image/png;base64,iVBORw0KGgo..."
-_CHAT_ZH = {
-    "model": "glowl",
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {"type": "image_url", "image_url": {"url": _PICTURE}},
-                {"type": "text", "text": "图里有什么？"},
-            ],
-        }
-    ],
-}
-_RESPONSES_EN = {
-    "model": "glowl",
-    "background": True,
-    "input": [
-        {
-            "role": "user",
-            "content": [
-                {"type": "input_image", "image_url": _PICTURE},
-                {"type": "input_image", "image_url": _PICTURE},
-                {"type": "input_text", "text": "Which picture has more red circles?"},
-            ],
-        }
-    ],
-}
-# What `hybrid` is good for, by route; shown beside the plain example.
-_HYBRID_EXAMPLES: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {
-        "deep, or the draft after 30 s": {**_CHAT_ZH, "hybrid": {"route": "deep", "max_wait_s": 30}},
-        "composed by GLM from both answers": {**_CHAT_ZH, "hybrid": {"route": "deep", "merge": "compose"}},
-        "JSON of a shipped schema": {**_CHAT_ZH, "hybrid": {"template": "receipt"}},
-    },
-    "/v1/responses": {
-        "draft now, refined later, in one stream": {**_RESPONSES_EN, "background": False, "stream": True},
-        "an answer within 20 s or what there is by then": {**_RESPONSES_EN, "hybrid": {"deadline_ms": 20_000}},
-        "a queued object only if the route is deep": {
-            **_RESPONSES_EN,
-            "background": False,
-            "hybrid": {"async": "auto", "dial": 0.3},
-        },
-    },
-}
-_BODIES: dict[str, tuple[type[BaseModel], Any]] = {
-    "/v1/chat/completions": (ChatRequest, _CHAT_ZH),
-    "/v1/route": (ChatRequest, _CHAT_ZH),
-    "/v1/responses": (ResponsesRequest, _RESPONSES_EN),
-    "/api/v1/inference": (InferenceRequest, {"image": "iVBORw0KGgo...", "prompt": "图里有什么？"}),
-    "/v1/vision/completion": (
-        VisionRequest,
-        {"image": "https://example.com/cat.jpg", "prompt": "图里有什么？", "max_tokens": 256, "temperature": 0.7},
-    ),
-    "/v1/batches": (
-        BatchCreate,
-        {"input_file_id": "file-...", "endpoint": "/v1/chat/completions", "completion_window": "24h"},
-    ),
-    "/v1/webhook_endpoints": (
-        EndpointCreate,
-        {"name": "production", "url": "https://example.com/hooks", "event_types": ["response.completed"]},
-    ),
-    "/v1/webhook_endpoints/{endpoint_id}": (EndpointUpdate, {"status": "enabled"}),
-    "/v1/webhook_endpoints/{endpoint_id}/rotate_secret": (SecretRotate, {"keep_old_secret_active_for_24_hours": True}),
-    "/v1/webhook_endpoints/{endpoint_id}/test": (EndpointTest, {"event_type": "response.completed"}),
-    "/v1/webhook_secret/rotate": (SecretRotate, {"keep_old_secret_active_for_24_hours": True}),
-}
+_SAMPLES = resources.files("engines").joinpath("pocket", "samples")
+
+
+def _sample(name: str) -> str:
+    """Return a picture that comes with the package, in base64: examples work as they stand."""
+    return base64.b64encode(_SAMPLES.joinpath(name).read_bytes()).decode()
+
+
+def _chat(picture: str, question: str, **hybrid: Any) -> dict[str, Any]:
+    content = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_sample(picture)}"}},
+        {"type": "text", "text": question},
+    ]
+    body: dict[str, Any] = {"model": "glowl", "messages": [{"role": "user", "content": content}]}
+    return {**body, "hybrid": hybrid} if hybrid else body
+
+
+def _responses(**fields: Any) -> dict[str, Any]:
+    pictures = [
+        {"type": "input_image", "image_url": f"data:image/png;base64,{_sample(name)}"}
+        for name in ("more-1.png", "more-2.png")
+    ]
+    question = {"type": "input_text", "text": "Which of the two pictures shows more blue shapes?"}
+    return {"model": "glowl", "input": [{"role": "user", "content": [*pictures, question]}], **fields}
+
+
+def _upload(body: dict[str, Any]) -> str:
+    return json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body})
+
+
+def _bodies() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
+    """Return the shape and the examples of every JSON body, by path."""
+    count = "一共有多少个图形？"
+    chat = _chat("count.png", count)
+    keep = {"keep_old_secret_active_for_24_hours": True}
+    return {
+        "/v1/chat/completions": (
+            ChatRequest,
+            {
+                "plain": chat,
+                "deep, or the draft after 30 s": _chat("count.png", count, route="deep", max_wait_s=30),
+                "composed by GLM from both answers": _chat("count.png", count, route="deep", merge="compose"),
+                "JSON of a shipped schema": _chat("price.png", "读出价格。", template="price_tag"),
+            },
+        ),
+        "/v1/route": (ChatRequest, {"plain": chat}),
+        "/v1/responses": (
+            ResponsesRequest,
+            {
+                "plain": _responses(background=True),
+                "draft now, refined later, in one stream": _responses(stream=True),
+                "an answer within 20 s or what there is by then": _responses(hybrid={"deadline_ms": 20_000}),
+                "a queued object only if the route is deep": _responses(hybrid={"async": "auto", "dial": 0.3}),
+            },
+        ),
+        "/api/v1/inference": (InferenceRequest, {"plain": {"image": _sample("count.png"), "prompt": count}}),
+        "/v1/vision/completion": (
+            VisionRequest,
+            {
+                "plain": {
+                    "image": f"data:image/png;base64,{_sample('count.png')}",
+                    "prompt": count,
+                    "max_tokens": 256,
+                    "temperature": 0.7,
+                }
+            },
+        ),
+        "/v1/batches": (
+            BatchCreate,
+            {
+                "with the id of a file": {
+                    "input_file_id": "file-...",
+                    "endpoint": "/v1/chat/completions",
+                    "completion_window": "24h",
+                }
+            },
+        ),
+        "/v1/webhook_endpoints": (
+            EndpointCreate,
+            {
+                "plain": {
+                    "name": "production",
+                    "url": "https://example.com/hooks",
+                    "event_types": ["response.completed"],
+                }
+            },
+        ),
+        "/v1/webhook_endpoints/{endpoint_id}": (EndpointUpdate, {"plain": {"status": "enabled"}}),
+        "/v1/webhook_endpoints/{endpoint_id}/rotate_secret": (SecretRotate, {"plain": keep}),
+        "/v1/webhook_endpoints/{endpoint_id}/test": (EndpointTest, {"plain": {"event_type": "response.completed"}}),
+        "/v1/webhook_secret/rotate": (SecretRotate, {"plain": keep}),
+    }
 
 
 def serve_docs(app: FastAPI) -> None:
@@ -139,6 +168,7 @@ def serve_docs(app: FastAPI) -> None:
             swagger_js_url="/docs/assets/swagger-ui-bundle.js",
             swagger_css_url="/docs/assets/swagger-ui.css",
             swagger_favicon_url="/docs/assets/favicon.png",
+            swagger_ui_parameters={"persistAuthorization": True},
         )
 
     for path in ("/docs", "/api/docs"):
@@ -154,11 +184,10 @@ def describe(app: FastAPI) -> None:
             return app.openapi_schema
         page = derive()
         schemas = page.setdefault("components", {}).setdefault("schemas", {})
-        for path, (model, example) in _BODIES.items():
+        for path, (model, examples) in _bodies().items():
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
-            examples = {"plain": example, **_HYBRID_EXAMPLES.get(path, {})}
             page["paths"][path]["post"]["requestBody"] = {
                 "required": True,
                 "content": {
@@ -168,10 +197,11 @@ def describe(app: FastAPI) -> None:
                     }
                 },
             }
-        _describe_upload(page)
         _describe_answers(page)
+        _describe_upload(page)
         _describe_keys(page)
         _describe_errors(page)
+        _describe_security(page, is_needed=bool(app.state.services.settings.api_keys))
         app.openapi_schema = page
         return page
 
@@ -186,7 +216,12 @@ def _describe_upload(page: dict[str, Any]) -> None:
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
         "expires_after[seconds]": {"type": "integer", "minimum": MIN_TTL_S, "maximum": MAX_TTL_S},
     }
-    schema = {"type": "object", "required": ["file", "purpose"], "properties": properties}
+    schema = {
+        "type": "object",
+        "required": ["file", "purpose"],
+        "properties": properties,
+        "example": {"file": _upload(_chat("count.png", "一共有多少个图形？")), "purpose": "batch"},
+    }
     page["paths"]["/v1/files"]["post"]["requestBody"] = {
         "required": True,
         "content": {"multipart/form-data": {"schema": schema}},
@@ -248,7 +283,7 @@ def _describe_answers(page: dict[str, Any]) -> None:
         "properties": _hybrid_properties(),
         "example": _HYBRID_EXAMPLE,
     }
-    answer = {"type": "object", "properties": {"hybrid": {"$ref": "#/components/schemas/HybridAnswer"}}}
+    page["components"]["schemas"].update(OBJECTS)
     header = {
         "description": "The times of `hybrid.timings` (W3C Server Timing, `dur` in milliseconds). The header of a "
         "stream comes before its answer, so it has what is known at the start; the object in its last event has all.",
@@ -257,13 +292,15 @@ def _describe_answers(page: dict[str, Any]) -> None:
             "example": "policy;dur=0.21, prefill;dur=180.4, decode;dur=412.9, total;dur=598.1",
         },
     }
-    chat, create, get = "/v1/chat/completions", "/v1/responses", "/v1/responses/{response_id}"
-    for path, method in ((chat, "post"), (create, "post"), (get, "get")):
-        page["paths"][path][method]["responses"]["200"] = {
-            "description": "OpenAI's object, with `hybrid`: the route and why, the draft, how far the models agree",
-            "headers": {"Server-Timing": header},
-            "content": {"application/json": {"schema": answer}},
+    for (path, method), name in ANSWERS.items():
+        answer: dict[str, Any] = {
+            "description": OBJECTS[name].get("description", "The answer"),
+            "content": {"application/json": {"schema": ref(name)}},
         }
+        if (path, method) in STREAMS:
+            answer["headers"] = {"Server-Timing": header}
+            answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        page["paths"][path][method]["responses"]["200"] = answer
     _describe_preference(page)
 
 
@@ -343,12 +380,24 @@ def _describe_preference(page: dict[str, Any]) -> None:
             "Location": {**text, "description": "`/v1/jobs/{job_id}`"},
             "Preference-Applied": {**text, "description": "`respond-async`"},
         },
-        "content": {"application/json": {"schema": {"type": "object"}}},
+        "content": {"application/json": {"schema": ref("Job")}},
     }
     for path in ("/api/v1/inference", "/v1/vision/completion"):
         operation = page["paths"][path]["post"]
         operation.setdefault("parameters", []).append(prefer)
         operation["responses"]["202"] = accepted
+
+
+def _describe_security(page: dict[str, Any], *, is_needed: bool) -> None:
+    """Declare how keys are sent; Swagger shows its Authorize button by this."""
+    schemes = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "OpenAI's way: `Authorization: Bearer KEY`"},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "api-key", "description": "Azure's way"},
+        "xApiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "many gateways' way"},
+    }
+    page["components"]["securitySchemes"] = schemes
+    # An empty requirement means that none is needed: no key is configured here, and any is accepted.
+    page["security"] = [{name: []} for name in schemes] if is_needed else [{}, {"bearer": []}]
 
 
 def _describe_errors(page: dict[str, Any]) -> None:

@@ -71,6 +71,7 @@ def test_boxes_are_on_the_page_that_describes_the_api(http: httpx.Client) -> Non
     assert set(page["components"]["schemas"]["Box"]["required"]) == {"image", "x1", "y1", "x2", "y2"}
     for path in ("/v1/chat/completions", "/v1/responses"):
         answer = page["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+        answer = page["components"]["schemas"][answer["$ref"].rpartition("/")[2]]
         assert answer["properties"]["hybrid"] == {"$ref": "#/components/schemas/HybridAnswer"}
     boxes = page["components"]["schemas"]["HybridAnswer"]["properties"]["boxes"]
     assert boxes["items"] == {"$ref": "#/components/schemas/Box"}
