@@ -48,6 +48,7 @@ class Call:
         batch_id: of the batch that this is a line of; empty for any other request.
         is_watched: somebody waits for the first word: it is not to stand in line behind jobs that nobody waits for.
         wants_thinking: GLM is to think before it answers, or not to; None leaves it to the policy.
+        is_streamed: the caller reads the answer while it is written; otherwise only a whole one is shown.
         draft_as: what carries the draft in a stream.
         echo: fields of a Responses request that change nothing and are repeated in its object.
         fetch_ms: how long its pictures took to be there; None if it has none.
@@ -76,6 +77,7 @@ class Call:
     batch_id: str = ""
     is_watched: bool = False
     wants_thinking: bool | None = None
+    is_streamed: bool = False
     draft_as: DraftAs = "reasoning"
     echo: Mapping[str, Any] = field(default_factory=dict)
     fetch_ms: float | None = None

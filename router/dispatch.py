@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from engines.base import (
     Delta,
     Engine,
     EngineError,
+    EngineTimeoutError,
     EngineUnavailableError,
     GenerationFailedError,
     GenerationRequest,
@@ -28,6 +29,7 @@ from engines.base import (
     TokenLogprob,
     Usage,
 )
+from policies.decision import EngineHealth, Health
 from router.call import Call, pictures_first, to_stored_messages
 from router.early import EarlyStream, UnitRunner
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
@@ -137,8 +139,9 @@ class Dispatcher:
     async def start(self, call: Call) -> Running:
         """Decide and begin.
 
-        A fast call returns when its first token is there, so that what is wrong with it is still a proper error. If GLM
-        turns out to be gone, the call is decided again with that knowledge.
+        A streamed fast call returns when its first token is there, any other when its answer is, so that what is wrong
+        with it is still a proper error. If GLM turns out to be gone, stops answering or answers with rubbish, the call
+        is decided again with that knowledge.
 
         Raises:
             EngineFailedError: if no engine can take it.
@@ -151,11 +154,15 @@ class Dispatcher:
             return await self._enqueue(call, routed)
         try:
             return await self._run_now(call, routed)
-        except EngineUnavailableError as error:
-            self._monitor.mark_down("glm")
-            routed = self.route(call)
-            if routed.decision.route == "deep":
-                return await self._enqueue(call, routed)
+        except (EngineUnavailableError, EngineTimeoutError, GenerationFailedError) as error:
+            log.warning("glm failed at a direct answer: %s", error.for_operators)
+            if isinstance(error, EngineUnavailableError):
+                self._monitor.mark_down("glm")
+            health = _without(self._monitor.health(), "glm")
+            routed = self._router.route(call, health)
+            # Owl2 cannot be held to a schema: then GLM's own failure says more than that.
+            if routed.decision.route == "deep" and call.sampling.json_schema is None:
+                return await self._enqueue(call, routed, health)
             raise to_router_error(error) from error
         except EngineError as error:
             raise to_router_error(error) from error
@@ -198,8 +205,8 @@ class Dispatcher:
                 message_zh=f"对话共有 {len(call.images)} 张图片，最多支持 {self._max_images} 张。",
             )
 
-    async def _enqueue(self, call: Call, routed: Routed) -> Running:
-        health = self._monitor.health()
+    async def _enqueue(self, call: Call, routed: Routed, health: Health | None = None) -> Running:
+        health = health or self._monitor.health()
         infos = {name: self._monitor.info(name) for name in self._engines}
         limits = {name: info.max_images if info else None for name, info in infos.items()}
         branches = tuple(
@@ -272,12 +279,17 @@ class Dispatcher:
         is_kept = call.is_stored or call.keep_s > 0
         deltas = engine.stream(request)
         try:
-            first = await anext(deltas)
+            async with self._monitor.while_up("glm"):
+                said = [await anext(deltas)]
+                ttft_s = round(time.monotonic() - started, 4)
+                if not call.is_streamed:  # nothing of it has been shown if it fails
+                    said += [delta async for delta in deltas]
+            if said[-1].finish_reason is not None:
+                _check_usable(said, call)
         except BaseException:
             await deltas.aclose()
             raise
         self._router.count(call, routed.decision)
-        ttft_s = round(time.monotonic() - started, 4)
         job = as_accepted(Job(spec, "in_progress", {}))
         finished: list[Job] = []
 
@@ -308,7 +320,7 @@ class Dispatcher:
             error: dict[str, Any] | None = None
             async with contextlib.aclosing(deltas):
                 try:
-                    async for last in _chain(first, deltas):
+                    async for last in _chain(said, deltas):
                         logprobs.extend(last.logprobs)
                         boxes.extend(last.boxes)
                         if last.text:
@@ -419,10 +431,27 @@ def _to_request(call: Call, spec: JobSpec, plan: BranchPlan) -> GenerationReques
     return with_instruction(request, call.output_format, spec.language)
 
 
-async def _chain(first: Delta, rest: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-    yield first
+async def _chain(first: Sequence[Delta], rest: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    for delta in first:
+        yield delta
     async for delta in rest:
         yield delta
+
+
+def _check_usable(said: Sequence[Delta], call: Call) -> None:
+    """Refuse a whole answer that says nothing, unless a stop string may have cut it to that.
+
+    Raises:
+        GenerationFailedError: if there is no text.
+    """
+    is_empty = not any(delta.text.strip() for delta in said)
+    if is_empty and said[-1].finish_reason == "stop" and not call.sampling.stop:
+        raise GenerationFailedError("The engine answered nothing.")
+
+
+def _without(health: Health, engine: str) -> Health:
+    """Return what is known of the engines, with one of them down."""
+    return replace(health, engines={**health.engines, engine: EngineHealth(is_up=False)})
 
 
 def _finish_fast(job: Job, result: UnitResult) -> Job:

@@ -101,6 +101,7 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
         wants_thinking=to_thinking(body, hints.engine),
         priority=to_priority(body.service_tier),
         is_watched=True,
+        is_streamed=bool(body.stream),
         fetch_ms=fetch_ms,
         draft_as=body.hybrid.draft_as,
     )

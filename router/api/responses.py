@@ -217,6 +217,7 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
         output_format=output_format,
         wants_thinking=to_thinking(body, hints.engine),
         priority=to_priority(body.service_tier),
+        is_streamed=bool(body.stream),
         is_watched=bool(body.stream or not (body.background or hybrid.async_ == "auto")),
         fetch_ms=fetch_ms,
         draft_as=body.hybrid.draft_as,

@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from engines.base import GenerationFailedError
+from engines.base import EngineOverloadedError
 from engines.echo import EchoEngine
 from router.errors import QueueUnavailableError
 from tests.support.servers import AppServer, wait_until
@@ -116,12 +116,12 @@ def test_a_fast_answer_that_cannot_be_stored_is_given_and_says_so(
 def test_an_engine_that_fails_in_mid_answer_fails_the_request_with_all_it_said(
     client: openai.OpenAI, echoes: dict[str, EchoEngine], http: httpx.Client
 ) -> None:
-    echoes["glm"].fail_with = GenerationFailedError("out of memory", param="messages")
+    echoes["glm"].fail_with = EngineOverloadedError("no room", param="messages")
     echoes["glm"].fail_after_deltas = 2
 
     refused = http.post("/v1/responses", json=RESPONSE)
     *_, last = client.responses.create(**RESPONSE, stream=True)  # type: ignore[call-overload]
 
-    assert (refused.status_code, refused.headers["retry-after"]) == (500, "1")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     assert refused.json()["error"]["param"] == "input"
-    assert (last.type, last.response.error.message) == ("response.failed", "out of memory")
+    assert (last.type, last.response.error.message) == ("response.failed", "no room")

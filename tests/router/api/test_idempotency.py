@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from engines.base import GenerationFailedError
+from engines.base import EngineOverloadedError
 from engines.echo import EchoEngine
 from router import dispatch
 from router.idempotency import KEEP_S
@@ -158,9 +158,9 @@ def test_a_request_that_was_refused_may_be_sent_again_mended(http: httpx.Client,
 def test_an_answer_that_failed_is_made_again(
     http: httpx.Client, key: dict[str, str], echoes: dict[str, EchoEngine], num_deltas: int
 ) -> None:
-    echoes["glm"].fail_with = GenerationFailedError("out of memory")
+    echoes["glm"].fail_with = EngineOverloadedError("no room")
     echoes["glm"].fail_after_deltas = num_deltas
-    assert http.post("/v1/responses", json=FAST, headers=key).status_code == 500
+    assert http.post("/v1/responses", json=FAST, headers=key).status_code == 429
     echoes["glm"].fail_with = None
 
     again = http.post("/v1/responses", json=FAST, headers=key)

@@ -189,7 +189,7 @@ def test_a_fast_answer_that_failed_can_be_begun_again_as_a_job(
 ) -> None:
     echoes["glm"].fail_with = GenerationFailedError("out of memory")
     echoes["glm"].fail_after_deltas = 1
-    http.post("/v1/responses", json={"model": "glowl", "input": "你好"})
+    http.post("/v1/responses", json={"model": "glowl", "input": "你好", "stream": True})
     (failed,) = http.get("/v1/jobs", params={"state": "failed"}).json()["data"]
 
     retried = http.post(f"/v1/jobs/{failed['id']}/retry").json()

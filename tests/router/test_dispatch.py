@@ -1,0 +1,197 @@
+"""A direct answer that GLM's server spoils: whose failure it is, who answers instead, and what the caller reads."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from engines.echo import EchoEngine
+from engines.server import create_app as create_engine_app
+from router.app import create_app
+from router.settings import Settings
+from tests.support.servers import AppServer, RedisProcess, wait_until
+
+MODEL = "Org/GLM-4.6V-Flash-AWQ"
+
+
+class ScriptedServer:
+    """Speaks the OpenAI wire, and says to every question what it was told to say.
+
+    Attributes:
+        body: of every answer.
+        status: of every answer.
+    """
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.status = 200
+
+    @property
+    def app(self) -> Starlette:
+        async def chat(_request: Request) -> Response:
+            return Response(self.body, self.status, media_type="text/event-stream")
+
+        async def models(_request: Request) -> Response:
+            return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
+        async def health(_request: Request) -> Response:
+            return Response()
+
+        return Starlette(
+            routes=[
+                Route("/v1/chat/completions", chat, methods=["POST"]),
+                Route("/v1/models", models),
+                Route("/health", health),
+            ]
+        )
+
+
+def event(text: str | None = None, finish_reason: Any = None, **more: Any) -> bytes:
+    chunk = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}], **more}
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+@pytest.fixture(scope="module")
+def glm() -> ScriptedServer:
+    return ScriptedServer()
+
+
+@pytest.fixture(scope="module")
+def api(redis_process: RedisProcess, glm: ScriptedServer) -> Iterator[AppServer]:
+    folder = Path(tempfile.mkdtemp(prefix="glowl-d"))
+    servers = [
+        AppServer(glm.app, uds=str(folder / "glm")),
+        AppServer(create_engine_app(EchoEngine("owl2")), uds=str(folder / "owl2")),
+    ]
+    settings = Settings(REDIS_URL=redis_process.url, glm_url=servers[0].url, owl2_url=servers[1].url)
+    servers.insert(0, AppServer(create_app(settings)))
+    yield servers[0]
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def http(api: AppServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=api.url, timeout=30, trust_env=False) as client:
+        yield client
+
+
+# Each spoils the answer before its first word, or at its end: with a bad word, a bad number, or none at all.
+BEFORE = {
+    "no events": b"once upon a time",
+    "no json": b"data: {oops\n\n",
+    "a list": b"data: []\n\n",
+    "content is a number": b'data: {"choices": [{"delta": {"content": 5}}]}\n\n',
+    "a lone surrogate": b'data: {"choices": [{"delta": {"content": "\\ud83d"}}]}\n\n',
+    "ten megabytes": event("x" * 10_000_000) + event("", "stop"),
+    "an error": b'data: {"error": {"message": "CUDA died at 10.0.0.7:8000", "code": 500}}\n\n',
+    "nothing at all": event("", "stop") + b"data: [DONE]\n\n",
+    "only spaces": event(" \n ") + event("", "stop") + b"data: [DONE]\n\n",
+}
+AFTER = {
+    "network_error": event("你好") + event("", "network_error") + b"data: [DONE]\n\n",
+    "an unknown end": event("你好") + event("", "tired") + b"data: [DONE]\n\n",
+    "no end": event("你好", "") + event("", ""),
+    "many tokens": event("你好") + event("", "stop", usage={"prompt_tokens": 1, "completion_tokens": "many"}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _glm_is_up(http: httpx.Client) -> None:
+    """The test before may have spoilt what is thought of it."""
+    wait_until(lambda: http.get("/readyz").json()["engines"]["glm"] == "up", "glm to be up")
+
+
+def ask(http: httpx.Client, **fields: Any) -> httpx.Response:
+    return http.post("/v1/responses", json={"model": "glowl", "input": "你好", "hybrid": {"async": "auto"}, **fields})
+
+
+@pytest.mark.parametrize("body", [*BEFORE.values(), *AFTER.values()], ids=[*BEFORE, *AFTER])
+def test_an_answer_that_is_none_is_handed_to_owl2_which_the_answer_says(
+    http: httpx.Client, glm: ScriptedServer, body: bytes
+) -> None:
+    glm.body, glm.status = body, 200
+
+    response = ask(http)
+
+    assert response.status_code == 200
+    found = response.json()
+    assert (found["status"], found["hybrid"]["route"], found["hybrid"]["engine"]) == ("queued", "deep", "owl2")
+    assert any("glm" in sentence for sentence in found["hybrid"]["degraded"])
+    assert "10.0.0.7" not in response.text
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 401, 404])
+def test_a_server_that_fails_before_the_first_word_is_replaced_by_owl2(
+    http: httpx.Client, glm: ScriptedServer, status: int
+) -> None:
+    glm.body, glm.status = b'{"error": {"message": "no"}}', status
+
+    assert ask(http).json()["hybrid"]["engine"] == "owl2"
+
+
+@pytest.mark.parametrize("body", AFTER.values(), ids=AFTER)
+def test_a_stream_spoilt_after_its_first_word_ends_as_failed_and_says_no_address(
+    http: httpx.Client, glm: ScriptedServer, body: bytes
+) -> None:
+    glm.body, glm.status = body, 200
+
+    with http.stream("POST", "/v1/responses", json={"model": "glowl", "input": "你好", "stream": True}) as stream:
+        events = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
+
+    assert events[-1]["type"] == "response.failed"
+    assert ".sock" not in json.dumps(events)
+    assert str(tempfile.gettempdir()) not in json.dumps(events)
+
+
+def test_a_refusal_of_the_request_is_no_failure_of_the_server(http: httpx.Client, glm: ScriptedServer) -> None:
+    glm.body, glm.status = b'{"error": {"message": "temperature is odd", "param": "temperature"}}', 400
+
+    refused = ask(http)
+
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "temperature")
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "ours", "status", "reason"),
+    [
+        ("stop", "stop", "completed", None),
+        ("length", "length", "incomplete", "max_output_tokens"),
+        ("model_context_window_exceeded", "length", "incomplete", "max_output_tokens"),
+        ("sensitive", "content_filter", "incomplete", "content_filter"),
+    ],
+)
+def test_why_an_answer_ended_is_told_in_both_shapes(
+    http: httpx.Client, glm: ScriptedServer, finish_reason: str, ours: str, status: str, reason: str | None
+) -> None:
+    glm.body, glm.status = event("你好") + event("", finish_reason) + b"data: [DONE]\n\n", 200
+
+    chat = http.post(
+        "/v1/chat/completions", json={"model": "glowl", "messages": [{"role": "user", "content": "你好"}]}
+    ).json()
+    response = ask(http).json()
+
+    assert chat["choices"][0]["finish_reason"] == ours
+    assert response["status"] == status
+    assert (response["incomplete_details"] or {}).get("reason") == reason
+    assert response["output"][0]["status"] == status
+
+
+def test_a_stop_string_may_leave_nothing_of_an_answer(http: httpx.Client, glm: ScriptedServer) -> None:
+    glm.body, glm.status = event("", "stop") + b"data: [DONE]\n\n", 200
+
+    chat = http.post(
+        "/v1/chat/completions", json={"model": "glowl", "messages": [{"role": "user", "content": "你好"}], "stop": "你"}
+    )
+
+    assert chat.json()["choices"][0]["message"]["content"] == ""
