@@ -389,11 +389,11 @@ def param_of_caller(param: str, messages: Sequence[Message]) -> str | None:
         messages: what that was made from.
 
     Returns:
-        None if the field is no picture's, or the picture does not say where it came from.
+        The field as it is if it is no picture's; None if the picture does not say where it came from.
     """
     place = _CONTENT_PART.match(param)
     if place is None:
-        return None
+        return param
     index, number = int(place[1]), int(place[2])
     parts = messages[index].parts if index < len(messages) else ()
     part = parts[number] if number < len(parts) else None

@@ -213,8 +213,9 @@ def test_a_refused_picture_is_named_by_the_field_the_caller_sent_it_in():
     messages = (Message("system", (TextPart("?"),)), Message("user", (TextPart("?"), known, unknown)))
 
     assert wire.param_of_caller("messages[1].content[1].image_url", messages) == "input[0].content[1]"
-    for param in ("messages[1].content[2].image_url", "messages[1].content[0]", "messages[9].content[1]", "messages"):
+    for param in ("messages[1].content[2].image_url", "messages[1].content[0]", "messages[9].content[1]"):
         assert wire.param_of_caller(param, messages) is None
+    assert wire.param_of_caller("messages[1]", messages) == "messages[1]"
 
 
 def test_text_that_is_no_unicode_is_refused_before_it_is_sent():
