@@ -26,6 +26,7 @@ from router.jobs.cancels import CancelWatch
 from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue, create_celery
 from router.jobs.reaper import wake
+from router.jobs.room import Room
 from router.jobs.store import JobStore
 from router.media import MediaIntake
 from router.routing import Router
@@ -89,6 +90,7 @@ def build_services(settings: Settings) -> Services:
             max_file_bytes=settings.max_file_bytes,
             max_total_bytes=settings.max_stored_bytes,
             ttl_s=settings.file_ttl_s,
+            room=make_room(settings, redis),
         ),
         batches=BatchStore(redis, lease_s=settings.lease_s, ttl_s=settings.job_ttl_s),
         rules_file=rules_file,
@@ -152,7 +154,14 @@ def make_store(settings: Settings, redis: Redis) -> JobStore:
         max_unfinished=settings.max_unfinished_jobs,
         merge_patience_s=settings.merge_patience_s,
         engine_patience_s=settings.engine_patience_s,
+        room=make_room(settings, redis),
     )
+
+
+def make_room(settings: Settings, redis: Redis) -> Room:
+    """Return what says whether redis has room; its disk is looked at if it is the redis that `glowl up` starts."""
+    is_near = settings.redis_url.startswith(("unix://", "redis://127.0.0.1"))
+    return Room(redis, disk=settings.data_dir / "redis" if is_near else None)
 
 
 def make_webhook_store(settings: Settings, redis: Redis) -> WebhookStore:

@@ -19,6 +19,7 @@ Errors::
     ├── TooManyInFlightError         429; the caller has too many requests, or too much of them, open
     ├── OverloadedError              503; all callers together have
     ├── QueueUnavailableError        503; redis does not answer
+    │   └── StorageFullError         503; redis has no room for anything new
     └── EngineFailedError            the status of the engine's own error, after every fallback failed
 """
 
@@ -170,6 +171,12 @@ class QueueUnavailableError(RouterError):
     status_code: ClassVar[int] = 503
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str] = "queue_unavailable"
+
+
+class StorageFullError(QueueUnavailableError):
+    """Redis answers, but its memory or its disk has no room for anything new."""
+
+    default_code: ClassVar[str] = "storage_full"
 
 
 class EngineFailedError(RouterError):

@@ -33,7 +33,7 @@ _MAX_FILENAME = 255
 async def create_file(request: Request) -> Response:
     """Store a file."""
     services, caller = services_of(request), owner(request)
-    upload = services.files.begin()
+    upload = services.files.begin(caller)
     try:
         form = await read_form(
             request.headers.get("content-type", ""), request.stream(), file_field="file", write=upload.write
@@ -48,7 +48,7 @@ async def create_file(request: Request) -> Response:
         _check_purpose(form.fields.get("purpose"))
         ttl_s = _read_ttl(form.fields)
         filename = form.filename.replace("\\", "/").rpartition("/")[2][:_MAX_FILENAME] or "file"
-        stored = await upload.commit(caller, filename, purpose="batch", ttl_s=ttl_s)
+        stored = await upload.commit(filename, purpose="batch", ttl_s=ttl_s)
     except BaseException:
         await upload.abort()
         raise

@@ -15,10 +15,11 @@ from router.batches import scripts
 from router.batches.records import MAX_FILES, StoredFile, new_id
 from router.batches.scripts import CHUNK_BYTES
 from router.errors import BadRequestError, BodyTooLargeError
+from router.jobs.room import Room
 from router.jobs.store import PREFIX, Clock, guard
 
-# Chunks of an upload that breaks off are gone after this.
-_UPLOAD_TTL_S = 3600
+# An upload that is silent for so long has broken off: it counts no more, and its chunks go.
+_UPLOAD_TTL_S = 120
 
 
 class FileGoneError(Exception):
@@ -31,28 +32,40 @@ class FileStore:
     Args:
         redis: an asyncio client that returns bytes.
         max_file_bytes: the largest single upload.
-        max_total_bytes: the most that one owner's files may have together; outputs count, but are always kept.
+        max_total_bytes: the most that one owner's files may have together, uploads under way included; outputs count,
+            but are always kept.
         ttl_s: how long an upload is kept if its owner names no time.
         clock: unix seconds; None uses the Redis server's own clock.
+        room: says whether anything new may be stored; None lets in whatever redis takes.
 
     Raises:
         QueueUnavailableError: by every method, when Redis does not answer.
     """
 
     def __init__(
-        self, redis: Redis, *, max_file_bytes: int, max_total_bytes: int, ttl_s: int, clock: Clock | None = None
+        self,
+        redis: Redis,
+        *,
+        max_file_bytes: int,
+        max_total_bytes: int,
+        ttl_s: int,
+        clock: Clock | None = None,
+        room: Room | None = None,
     ) -> None:
         self.redis = redis
+        self._room = room
         self.max_file_bytes = max_file_bytes
         self.ttl_s = ttl_s
         self._max_total_bytes = max_total_bytes
         self._clock = clock
+        self._add_chunk = redis.register_script(scripts.ADD_CHUNK)
+        self._abort = redis.register_script(scripts.ABORT_UPLOAD)
         self._commit = redis.register_script(scripts.COMMIT_FILE)
         self._delete = redis.register_script(scripts.DELETE_FILE)
 
-    def begin(self) -> Upload:
+    def begin(self, owner: str) -> Upload:
         """Begin to store a file."""
-        return Upload(self)
+        return Upload(self, owner)
 
     async def get(self, owner: str, file_id: str) -> StoredFile | None:
         """Describe a file of the owner's; None if there is none."""
@@ -112,9 +125,22 @@ class FileStore:
             yield await self.read(file_id, offset, size)
             offset += size
 
-    async def commit(self, upload: Upload, owner: str, filename: str, purpose: str, ttl_s: int | None) -> StoredFile:
+    async def add_chunk(self, upload: Upload, number: int, piece: bytes, size: int) -> None:
+        """Store a piece of an upload; see `Upload.write`."""
+        if self._room is not None:
+            await guard(self._room.check(len(piece)))
+        args: list[str | bytes | int] = [self._now(), upload.id, upload.owner, number, piece, size]
+        args += [_UPLOAD_TTL_S, self._max_total_bytes]
+        if await guard(self._add_chunk(keys=[PREFIX], args=args)) == -2:
+            raise self._too_many_bytes()
+
+    async def abort(self, upload: Upload) -> None:
+        """Drop an upload; see `Upload.abort`."""
+        await guard(self._abort(keys=[PREFIX], args=[upload.id, upload.owner]))
+
+    async def commit(self, upload: Upload, filename: str, purpose: str, ttl_s: int | None) -> StoredFile:
         """Make an upload a file; see `Upload.commit`."""
-        now = "" if self._clock is None else repr(self._clock())
+        now, owner = self._now(), upload.owner
         ttl = self.ttl_s if ttl_s is None else ttl_s
         limits = (MAX_FILES, self._max_total_bytes)
         code = await guard(
@@ -128,15 +154,21 @@ class FileStore:
                 message_zh=f"已有 {MAX_FILES} 个文件；请先删除一些。",
             )
         if code == -2:
-            raise BadRequestError(
-                f"All files together would have more than {self._max_total_bytes} bytes; delete some first.",
-                code="storage_full",
-                param="file",
-                message_zh=f"全部文件将超过 {self._max_total_bytes} 字节的上限；请先删除一些。",
-            )
+            raise self._too_many_bytes()
         found = await self.get(owner, upload.id)
         assert found is not None
         return found
+
+    def _too_many_bytes(self) -> BadRequestError:
+        return BadRequestError(
+            f"All files together would have more than {self._max_total_bytes} bytes; delete some first.",
+            code="storage_full",
+            param="file",
+            message_zh=f"全部文件将超过 {self._max_total_bytes} 字节的上限；请先删除一些。",
+        )
+
+    def _now(self) -> str:
+        return "" if self._clock is None else repr(self._clock())
 
     async def _read_all(self, ids: Sequence[str]) -> list[StoredFile]:
         pipeline = self.redis.pipeline(transaction=False)
@@ -151,14 +183,17 @@ class Upload:
 
     Attributes:
         id: that it will have.
+        owner: whose it will be.
         size: bytes so far.
     """
 
-    def __init__(self, files: FileStore) -> None:
+    def __init__(self, files: FileStore, owner: str) -> None:
         self._files = files
+        self.owner = owner
         self.id = new_id("file-")
         self.size = 0
         self._num_chunks = 0
+        self._num_stored = 0
         self._pending = bytearray()
 
     async def write(self, data: bytes) -> None:
@@ -166,6 +201,8 @@ class Upload:
 
         Raises:
             BodyTooLargeError: if the file is over the limit.
+            BadRequestError: if its owner's files and uploads are, together.
+            StorageFullError: if redis has no room for it.
         """
         limit = self._files.max_file_bytes
         self.size += len(data)
@@ -177,7 +214,7 @@ class Upload:
         while len(self._pending) >= CHUNK_BYTES:
             await self._flush()
 
-    async def commit(self, owner: str, filename: str, *, purpose: str, ttl_s: int | None = None) -> StoredFile:
+    async def commit(self, filename: str, *, purpose: str, ttl_s: int | None = None) -> StoredFile:
         """Make it a file of the owner's.
 
         Raises:
@@ -185,20 +222,19 @@ class Upload:
         """
         if self._pending:
             await self._flush()
-        return await self._files.commit(self, owner, filename, purpose, ttl_s)
+        return await self._files.commit(self, filename, purpose, ttl_s)
 
     async def abort(self) -> None:
         """Drop what was written."""
-        keys = [_data_key(self.id, number) for number in range(self._num_chunks)]
-        if keys:
-            await guard(self._files.redis.unlink(*keys))
+        if self._num_chunks:
+            await self._files.abort(self)
 
     async def _flush(self) -> None:
         piece = bytes(self._pending[:CHUNK_BYTES])
         del self._pending[:CHUNK_BYTES]
-        key = _data_key(self.id, self._num_chunks)
-        self._num_chunks += 1
-        await guard(self._files.redis.set(key, piece, ex=_UPLOAD_TTL_S))
+        number, self._num_chunks = self._num_chunks, self._num_chunks + 1
+        self._num_stored += len(piece)
+        await self._files.add_chunk(self, number, piece, self._num_stored)
 
 
 def _data_key(file_id: str, number: int) -> str:

@@ -4,7 +4,8 @@ In: keys' prefix, a clock reading ('' means the server's own clock) and argument
 runner writes carries the epoch it was given at `CLAIM`; with another epoch it is refused, so an api process that was
 thought dead cannot write a line into the output a second time.
 
-Keys: ``file:ID`` hash, ``file_data:ID:N`` chunk N, ``files:OWNER`` sorted set of ids; ``batch:ID`` hash,
+Keys: ``file:ID`` hash, ``file_data:ID:N`` chunk N, ``files:OWNER`` sorted set of ids, ``uploads:OWNER`` hash of what is
+on its way in, ``BYTES|UNTIL`` by id; ``batch:ID`` hash,
 ``batch_lines:ID`` hash of the lines in flight, ``batch_custom_ids:ID`` hash of the names given to lines so far,
 ``batches:OWNER`` sorted set of ids, ``batches_open:OWNER`` set, ``batches_due`` sorted set of ids by when somebody
 must take them up.
@@ -44,8 +45,65 @@ local function commit_file(id, owner, filename, purpose, size, now, ttl)
   for number = 0, num_chunks(size) - 1 do redis.call('EXPIRE', data_key(id, number), ttl) end
   redis.call('ZADD', files_key(owner), 0, id)
 end
+
+local function uploads_key(owner) return prefix .. 'uploads:' .. owner end
+
+-- How many files an owner has, and how many bytes they have together.
+local function sum_files(owner)
+  local count, total = 0, 0
+  for _, id in ipairs(redis.call('ZRANGE', files_key(owner), 0, -1)) do
+    local size = redis.call('HGET', file_key(id), 'bytes')
+    if size then
+      count, total = count + 1, total + tonumber(size)
+    else
+      redis.call('ZREM', files_key(owner), id)
+    end
+  end
+  return count, total
+end
+
+local function drop_upload(owner, id)
+  local found = redis.call('HGET', uploads_key(owner), id)
+  if not found then return end
+  local size = tonumber(string.match(found, '^(%d+)|'))
+  for number = 0, num_chunks(size) - 1 do redis.call('UNLINK', data_key(id, number)) end
+  redis.call('HDEL', uploads_key(owner), id)
+end
+
+-- How many bytes of an owner are on their way in, but for one upload; those that broke off are dropped.
+local function sum_uploads(owner, but, now)
+  local total, found = 0, redis.call('HGETALL', uploads_key(owner))
+  for i = 1, #found, 2 do
+    local size, ends = string.match(found[i + 1], '^(%d+)|(.*)$')
+    if found[i] ~= but then
+      if tonumber(ends) <= now then drop_upload(owner, found[i]) else total = total + tonumber(size) end
+    end
+  end
+  return total
+end
 """
 )
+
+# clock, id, owner, number of the chunk, its bytes, bytes of the upload with it, seconds until it counts as broken off,
+# most bytes in all -> 1 | -2 (too many bytes in all)
+ADD_CHUNK: Final = (
+    _CLOCK
+    + _FILES
+    + """
+local now, id, owner, size, keep = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[6]), tonumber(ARGV[7])
+local _, stored = sum_files(owner)
+if stored + sum_uploads(owner, id, now) + size > tonumber(ARGV[8]) then return -2 end
+-- Redis forgets it by itself a little later, should its owner never upload anything again.
+for number = 0, tonumber(ARGV[4]) - 1 do redis.call('EXPIRE', data_key(id, number), 2 * keep) end
+redis.call('SET', data_key(id, ARGV[4]), ARGV[5], 'EX', 2 * keep)
+redis.call('HSET', uploads_key(owner), id, string.format('%d|%.6f', size, now + keep))
+redis.call('EXPIRE', uploads_key(owner), 2 * keep)
+return 1
+"""
+)
+
+# id, owner -> 1
+ABORT_UPLOAD: Final = _CLOCK + _FILES + "drop_upload(ARGV[2], ARGV[1])\nreturn 1\n"
 
 # clock, id, owner, filename, purpose, bytes, ttl, most files, most bytes in all
 # -> 1 | -1 (too many files) | -2 (too many bytes in all)
@@ -54,18 +112,12 @@ COMMIT_FILE: Final = (
     + _FILES
     + """
 local now, id, owner = clock(ARGV[1]), ARGV[2], ARGV[3]
-local count, total = 1, tonumber(ARGV[6])
-for _, other in ipairs(redis.call('ZRANGE', files_key(owner), 0, -1)) do
-  local size = redis.call('HGET', file_key(other), 'bytes')
-  if size then
-    count, total = count + 1, total + tonumber(size)
-  else
-    redis.call('ZREM', files_key(owner), other)
-  end
-end
+local count, total = sum_files(owner)
+count, total = count + 1, total + tonumber(ARGV[6])
 if count > tonumber(ARGV[8]) then return -1 end
 if total > tonumber(ARGV[9]) then return -2 end
 commit_file(id, owner, ARGV[4], ARGV[5], tonumber(ARGV[6]), now, tonumber(ARGV[7]))
+redis.call('HDEL', uploads_key(owner), id)
 return 1
 """
 )

@@ -24,10 +24,11 @@ from redis.exceptions import RedisError
 from engines.base import ImagePart, TokenLogprob
 from engines.wire import from_logprobs, to_logprobs
 from router.call import stored_image_hashes
-from router.errors import QueueFullError, QueueUnavailableError
+from router.errors import QueueFullError, QueueUnavailableError, StorageFullError
 from router.jobs import scripts
 from router.jobs.eta import Pace, Standing, estimate
 from router.jobs.job import MERGE, Claim, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, Why, end_state
+from router.jobs.room import Room, is_full, storage_full
 from router.jobs.schedule import queue_of, to_class
 
 PREFIX = "glowl:"
@@ -96,6 +97,7 @@ class JobStore:
         merge_patience_s: likewise, for a branch whose word is part of the answer; `grace_s` if its engine is down.
         engine_patience_s: how long a unit waits for an engine that is loading or away; that is no failure of it.
         clock: unix seconds; None uses the Redis server's own clock, so that machines need not agree on the time.
+        room: says whether anything new may be stored; None lets in whatever redis takes.
 
     Raises:
         QueueUnavailableError: by every method, when Redis does not answer.
@@ -115,8 +117,10 @@ class JobStore:
         merge_patience_s: float = 30.0,
         engine_patience_s: float = 600.0,
         clock: Clock | None = None,
+        room: Room | None = None,
     ) -> None:
         self.redis = redis
+        self._room = room
         self.lease_s = lease_s
         self.max_failures = max_failures
         self._job_ttl_s = job_ttl_s
@@ -167,7 +171,10 @@ class JobStore:
 
         Raises:
             QueueFullError: if its owner has too many unfinished jobs.
+            StorageFullError: if redis has no room for it.
         """
+        images = tuple(images)
+        await self._check_room(images)
         code = await self._hold(
             images, lambda is_strict: self._run("CREATE", *self._to_arguments(spec, is_strict=is_strict))
         )
@@ -182,8 +189,13 @@ class JobStore:
 
         Args:
             job: ended.
-            images: as `create` has them.
+            images: as `create` has them. Without room for them the answer is recorded alone.
         """
+        images = tuple(images)
+        try:
+            await self._check_room(images)
+        except StorageFullError:
+            images = ()
         fields: dict[str, str | bytes | float] = {
             "spec": orjson.dumps(job.spec.to_dict()),
             "state": job.state,
@@ -433,6 +445,10 @@ class JobStore:
             return [_QUEUED, *events]
         return []
 
+    async def _check_room(self, images: Iterable[ImagePart]) -> None:
+        if self._room is not None:
+            await guard(self._room.check(sum(len(image.data) for image in images)))
+
     async def _hold(self, images: Iterable[ImagePart], put: Callable[[bool], Awaitable[Any]]) -> int:
         """Run a script that records a job and holds its pictures, and put them again if they have gone meanwhile."""
         images = tuple(images)
@@ -540,11 +556,12 @@ async def guard(awaitable: Awaitable[Any]) -> Any:
 
     Raises:
         QueueUnavailableError: if Redis cannot be reached or refuses to work.
+        StorageFullError: if it has no room left.
     """
     try:
         return await awaitable
     except (RedisError, OSError) as error:
-        raise queue_unavailable() from error
+        raise (storage_full() if is_full(error) else queue_unavailable()) from error
     except RuntimeError as error:
         # How uvloop says that the other side hung up before something was written, where asyncio's own loop does not.
         if "handler is closed" not in str(error):

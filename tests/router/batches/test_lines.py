@@ -24,10 +24,10 @@ async def files(redis_url: str) -> AsyncIterator[FileStore]:
 
 
 async def store(files: FileStore, data: bytes) -> str:
-    upload = files.begin()
+    upload = files.begin("local")
     for at in range(0, len(data), 100_003):
         await upload.write(data[at : at + 100_003])
-    return (await upload.commit("local", "f", purpose="batch")).id
+    return (await upload.commit("f", purpose="batch")).id
 
 
 async def lines_of(files: FileStore, data: bytes, offset: int = 0, number: int = 0) -> list[Line]:

@@ -127,9 +127,9 @@ class Bench:
         return await self.begin_bytes(data, language)
 
     async def begin_bytes(self, data: bytes, language: Any = "en") -> BatchSpec:
-        upload = self.files.begin()
+        upload = self.files.begin("local")
         await upload.write(data)
-        file = await upload.commit("local", "in.jsonl", purpose="batch")
+        file = await upload.commit("in.jsonl", purpose="batch")
         spec = BatchSpec(new_id("batch_"), "local", CHAT, file.id, output_ttl_s=3600, language=language)
         await self.batches.create(spec)
         return spec
