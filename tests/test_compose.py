@@ -110,6 +110,7 @@ def test_redis_keeps_what_it_acknowledged_just_as_the_one_that_glowl_starts() ->
 
     assert binary == "redis-server"
     kept = dict(zip(options[::2], options[1::2], strict=True))
+    assert re.fullmatch(r"\d+gb", kept.pop("--maxmemory"))  # `glowl up` takes a part of the machine's
     assert kept.items() <= dict(zip(ours[1::2], ours[2::2], strict=True)).items()
     assert {"--appendonly", "--appendfsync", "--maxmemory-policy", "--stream-node-max-bytes"} <= set(kept)
 

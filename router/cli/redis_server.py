@@ -6,6 +6,7 @@ Order: `REDIS_URL`; a redis-server or valkey-server on the PATH, new enough; the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -20,6 +21,10 @@ from router.cli.net import Address
 MIN_VERSION = (6, 2)
 # XAUTOCLAIM, GETDEL and BLMOVE came with 6.2.
 SERVER_NAMES = ("redis-server", "valkey-server")
+
+
+# Less would refuse ordinary work: a job with its pictures takes up to 64 MB.
+MIN_MEMORY_BYTES = 512 * 1024**2
 
 
 class RedisMissingError(Exception):
@@ -118,6 +123,14 @@ def redis_url(address: Address) -> str:
     return f"unix://{address.uds}?db=0" if address.uds is not None else f"redis://127.0.0.1:{address.port}/0"
 
 
+def memory_limit_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """A quarter of the memory that the machine, or the container, has; the models need the rest."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no such group, or its limit is "max"
+        total = min(total, int((cgroup / "memory.max").read_text()))
+    return max(total // 4, MIN_MEMORY_BYTES)
+
+
 def redis_argv(binary: Path, address: Address, state_dir: Path) -> tuple[str, ...]:
     """The command of a server that keeps what it acknowledged over its own death."""
     listen: tuple[str, ...]
@@ -131,8 +144,8 @@ def redis_argv(binary: Path, address: Address, state_dir: Path) -> tuple[str, ..
         *("--dir", str(state_dir)),
         # Not every second: while a sync is under way, writes are acknowledged that a kill would lose.
         *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
-        # Job records must never be evicted to make room.
-        *("--maxmemory-policy", "noeviction"),
+        # Job records must never be evicted to make room; before it is full, nothing new is accepted.
+        *("--maxmemory", str(memory_limit_bytes()), "--maxmemory-policy", "noeviction"),
         # A stream takes a whole node from its first entry on; most jobs' streams are a few short entries.
         *("--stream-node-max-bytes", "1024"),
         *("--daemonize", "no"),

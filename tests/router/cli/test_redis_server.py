@@ -1,6 +1,7 @@
 """Which redis is taken, and that the one we start keeps what it acknowledged."""
 
 import asyncio
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -10,9 +11,11 @@ import redis
 
 from router.cli.net import Address
 from router.cli.redis_server import (
+    MIN_MEMORY_BYTES,
     RedisMissingError,
     find_redis,
     find_wheel_binary,
+    memory_limit_bytes,
     parse_version,
     ping,
     read_version,
@@ -89,6 +92,16 @@ def test_our_server_persists_never_evicts_and_listens_nowhere_else():
     assert argv[argv.index("--maxmemory-policy") :][:2] == ("--maxmemory-policy", "noeviction")
     over_tcp = redis_argv(Path("/bin/redis-server"), Address(port=7001), Path("/d"))
     assert over_tcp[1:5] == ("--bind", "127.0.0.1", "--port", "7001")
+
+
+def test_our_servers_memory_is_bounded_by_the_machines_or_the_containers(tmp_path):
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert memory_limit_bytes(tmp_path) == max(total // 4, MIN_MEMORY_BYTES)
+    for written, expected in (("max", max(total // 4, MIN_MEMORY_BYTES)), ("1000", MIN_MEMORY_BYTES)):
+        (tmp_path / "memory.max").write_text(written + "\n")
+        assert memory_limit_bytes(tmp_path) == expected
+    argv = redis_argv(Path("/bin/redis-server"), Address(port=7001), Path("/d"))
+    assert int(argv[argv.index("--maxmemory") + 1]) == memory_limit_bytes()
 
 
 async def test_nothing_there_is_no_answer(tmp_path):
