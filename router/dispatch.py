@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -126,6 +127,7 @@ class Dispatcher:
         self._max_text_chars = max_text_chars
         self._runner = runner
         self._leftovers = Leftovers()
+        self._closing = asyncio.Event()
 
     def route(self, call: Call) -> Routed:
         """Decide only.
@@ -238,7 +240,9 @@ class Dispatcher:
             job = await self._store.create(spec, call.images)
             if draft is not None:
                 epoch = await self._store.claim(job.id, DRAFT_UNIT)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self.abandon(spec)  # the caller hung up; it may be on record all the same
             if draft is not None:
                 await asyncio.shield(self._leftovers.add(draft.aclose()))
             raise
@@ -360,6 +364,25 @@ class Dispatcher:
 
         return Running(job, events(), is_queued=False, _finished=finished)
 
+    def abandon(self, spec: JobSpec, *, grace_s: float = 0.0) -> None:
+        """End a job whose caller has hung up, if nobody else would miss it: clients retry, and work must not multiply.
+
+        Args:
+            spec: of the job.
+            grace_s: how long its stream may be resumed before.
+        """
+        if spec.is_only_for_its_caller:
+            self._leftovers.add(self._abandon(spec.id, grace_s))
+
+    async def _abandon(self, job_id: str, grace_s: float) -> None:
+        reader = secrets.token_hex(8) if grace_s else ""
+        if grace_s:
+            if not await self._store.tell(job_id, left_by=reader):
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), grace_s)
+        await self._store.cancel(job_id, left_by=reader)
+
     async def _keep(self, call: Call, job: Job) -> None:
         deadline = time.monotonic() + _KEEP_PATIENCE_S
         while True:
@@ -373,6 +396,7 @@ class Dispatcher:
 
     async def aclose(self) -> None:
         """Finish storing what was answered last, and give back the drafts that are not done."""
+        self._closing.set()
         if self._runner is not None:
             await self._runner.aclose()
         await self._leftovers.aclose()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -19,8 +20,8 @@ from router.api.conversation import from_chat
 from router.api.errors import envelope, json_response, to_refusal, wants_chinese
 from router.api.intake import (
     begin,
-    cancel_on_disconnect,
     check_format,
+    hold,
     owner,
     parse,
     resolve_model,
@@ -117,12 +118,12 @@ async def answer(request: Request, running: Running, wait_s: float, extra: Any =
         extra: called with the completion, returns fields to add to it.
     """
     services = services_of(request)
-    job = await cancel_on_disconnect(request, _settle(services, running, wait_s))
+    job = await hold(request, running, _settle(services, running, wait_s))
     said = _shown(job)
     if said is None:
         raise to_failure(job)
     if not job.is_terminal:
-        job = await services.store.locate(job)
+        job = await services.store.locate(await _announce(services, job))
     completion = to_completion(job, said)
     if extra is not None:
         completion.update(extra(completion))
@@ -152,6 +153,13 @@ def to_failure(job: Job) -> RouterError:
 def _shown(job: Job) -> FinalAnswer | UnitResult | None:
     """Return the final answer, or the draft while that is still to come: without one, a draft would pass for it."""
     return job.final or (None if job.is_terminal else job.draft)
+
+
+async def _announce(services: Services, job: Job) -> Job:
+    """Let a job be read under its id by a caller who gets the draft, and not yet the answer."""
+    if job.is_announced:
+        return job
+    return replace(job, is_told=await services.store.tell(job.id))
 
 
 async def _settle(services: Services, running: Running, wait_s: float) -> Job:
@@ -287,8 +295,9 @@ async def _stream(
     def chunk(**fields: Any) -> bytes:
         return sse(to_chunk(job, model, has_usage=has_usage, **fields))
 
-    yield chunk(delta={"role": "assistant", "content": ""}, hybrid=to_hybrid(job))
+    is_left = True
     try:
+        yield chunk(delta={"role": "assistant", "content": ""}, hybrid=to_hybrid(job))
         async with contextlib.aclosing(with_pings(running.events, PING_S, wait.until)) as events:
             async for event in events:
                 if event is None:
@@ -315,6 +324,8 @@ async def _stream(
         said_last = _shown(job)
         if said_last is None:
             raise to_failure(job)
+        if not job.is_terminal:
+            job = await _announce(services, job)
         if not said_last.text.startswith(sent.text):
             raise answer_restarted(job.id)
         model = said_last.model
@@ -324,6 +335,11 @@ async def _stream(
         yield chunk(delta={}, finish_reason=said_last.finish_reason, hybrid=to_hybrid(job))
         if has_usage:
             yield chunk(delta=None, usage=said_last.written)
+        is_left = False
     except Exception as error:  # the status is long sent: an event is the only way left to say it
         yield sse(envelope(to_refusal(error, f"the stream of {job.id}"), wants_chinese=is_chinese))
+        is_left = False
+    finally:
+        if is_left and running.is_queued and not running.is_replayed:
+            services.dispatcher.abandon(running.job.spec)  # a chat stream cannot be resumed
     yield SSE_DONE

@@ -356,6 +356,20 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
+async def hold(request: Request, running: Running, work: Coroutine[Any, Any, Result]) -> Result:
+    """Wait for an answer like `cancel_on_disconnect`; a job that only its caller waited for ends with the connection.
+
+    Raises:
+        ClientGoneError: if the caller hung up first.
+    """
+    try:
+        return await cancel_on_disconnect(request, work)
+    except (ClientGoneError, asyncio.CancelledError):
+        if running.is_queued and not running.is_replayed:
+            services_of(request).dispatcher.abandon(running.job.spec)
+        raise
+
+
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """Run ``work`` for a caller who may hang up; then it is cancelled, and with it the generation behind it.
 

@@ -58,7 +58,8 @@ def to_response(job: Job, items: Items | None = None) -> Json:
     if job.final is not None:
         output = [_message(items.final, job.final, "final_answer")]
     elif job.draft is not None and not job.is_terminal:
-        output = [_message(item_id(job.id, 0), job.draft, "commentary")]
+        # Whatever it is in the stream, a poll shows it as a message.
+        output = [_message(f"msg_{items.draft.partition('_')[2]}", job.draft, "commentary")]
     else:
         output = []
     return {
@@ -178,7 +179,7 @@ def to_hybrid(job: Job, items: Items | None = None) -> Json:
         "reasons": decision["reasons"],
         "preset": decision["preset"],
         "stage": "final" if job.final else "draft" if job.draft and not job.is_terminal else None,
-        "response_id": job.id,
+        "response_id": job.id if job.is_announced else None,
         "merge": job.spec.strategy,
         "degraded": degraded_zh if is_translated else degraded,
         "branches": [
@@ -267,14 +268,18 @@ def to_job_summary(job: Job) -> Json:
 
 
 def to_route_headers(job: Job) -> dict[str, str]:
-    """Return the headers that show the decision on every answer, and where the time went, as far as is known."""
+    """Return the headers that show the decision on every answer, and where the time went, as far as is known.
+
+    The id is among them if it leads somewhere.
+    """
     decision = job.spec.decision
     headers = {
         "x-glowl-route": str(decision["route"]),
         "x-glowl-engine": job.final.engine if job.final else str(decision["engine"]),
         "x-glowl-rule": str(decision["rule"]),
-        "x-glowl-response-id": job.id,
     }
+    if job.is_announced:
+        headers["x-glowl-response-id"] = job.id
     if timings := to_timings(job):
         headers["server-timing"] = to_server_timing(timings)
     return headers

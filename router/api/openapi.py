@@ -321,7 +321,11 @@ def _hybrid_properties() -> dict[str, Any]:
             "anyOf": [{**text, "enum": ["draft", "final"]}, {"type": "null"}],
             "description": "what the text is; null while there is none, or at the end of a job without an answer",
         },
-        "response_id": {**text, "description": "under which the response is read: `/v1/responses/{response_id}`"},
+        "response_id": {
+            "anyOf": [text, {"type": "null"}],
+            "description": "under which the response is read: `/v1/responses/{response_id}`; null if it leads nowhere, "
+            "as of an answer that was not to be stored",
+        },
         "merge": {**text, "description": "how the branches' answers became one: the strategy really used"},
         "draft": {
             "type": "object",
@@ -343,6 +347,11 @@ def _hybrid_properties() -> dict[str, Any]:
         },
         "degraded": {"type": "array", "items": text, "description": "what is missing and why; empty when all is well"},
         "queue": {"$ref": "#/components/schemas/QueuePlace"},
+        "usage": {
+            "type": "object",
+            "description": "tokens of all engines: `total`, and `branches` by name, the merge among them; the answer's "
+            "own are in the object's `usage`",
+        },
         "timings": {
             "type": "object",
             "description": "milliseconds by step; steps that did not happen or are not known yet are left out. "

@@ -19,8 +19,8 @@ from router.api.conversation import answer_turn, from_responses, to_wire_input
 from router.api.errors import json_response, to_refusal, wants_chinese
 from router.api.intake import (
     begin,
-    cancel_on_disconnect,
     check_format,
+    hold,
     owner,
     parse,
     resolve_model,
@@ -50,6 +50,8 @@ from router.services import Services
 
 routes = APIRouter(tags=["responses"])
 
+# A stream whose connection broke may be read on for so long; then a job that nobody else would miss ends.
+RESUME_GRACE_S = 30.0
 _ITEM_ID = re.compile(r"(msg|rs)_([0-9a-f]{32})_\d+")
 # Engines name fields as chat completions do.
 _FIELDS = {
@@ -73,8 +75,10 @@ async def create_response(request: Request) -> Response:
         return _stream(request, running)
     if running.is_queued and (body.background or body.hybrid.async_ == "auto"):
         await running.events.aclose()
+        if not running.job.is_announced:
+            await services.store.tell(running.job.id)
         return await _show(services, running.job)
-    job = await cancel_on_disconnect(request, _wait(services, running))
+    job = await hold(request, running, _wait(services, running))
     if job.state == "failed":
         # Whoever waits for the answer gets a refusal as such; whoever polls finds it in the object.
         with fields_named():
@@ -91,6 +95,8 @@ async def get_response(
     job = await find(services, response_id, owner(request))
     if not stream:
         return await _show(services, job)
+    if job.spec.is_only_for_its_caller:
+        await services.store.rejoin(job.id)
     running = Running(job, services.hub.follow(job.id), is_queued=True)
     return _stream(request, running, after=-1 if starting_after is None else starting_after)
 
@@ -168,10 +174,10 @@ async def find(services: Services, response_id: str, caller: str, *, param: str 
     """Return a record of the caller's.
 
     Raises:
-        NotFoundError: if there is none, or it belongs to somebody else.
+        NotFoundError: if there is none, it belongs to somebody else, or it was not to be stored and has been answered.
     """
     job = await services.store.get(response_id)
-    if job is None or job.spec.owner != caller:
+    if job is None or job.spec.owner != caller or (job.is_terminal and not job.is_announced):
         raise NotFoundError(
             f"No response with id '{response_id}'.",
             code="response_not_found",
@@ -329,6 +335,7 @@ def _stream(request: Request, running: Running, after: int = -1) -> StreamingRes
         events = with_pings(to_response_events(running.job, source, load), PING_S)
         last, has_sent = -1, False
         event: Json | None = None
+        is_left = True
         try:
             async with contextlib.aclosing(running.events), contextlib.aclosing(source), contextlib.aclosing(events):
                 async for event in events:
@@ -342,11 +349,15 @@ def _stream(request: Request, running: Running, after: int = -1) -> StreamingRes
             if event is not None and is_summary and not has_sent:
                 # Told in fewer events than the stream that was cut: how it ended must not get lost with the numbers.
                 yield sse({**event, "sequence_number": after + 1}, name=event["type"])
+            is_left = False
         except Exception as error:  # the status is long sent: an event is the only way left to say it
             refusal = to_refusal(error, f"the stream of {running.job.id}")
             message = refusal.message_zh if is_chinese else refusal.message
             broken = {"type": "error", "code": refusal.code, "message": message, "param": refusal.param}
             yield sse({**broken, "sequence_number": max(last, after) + 1}, name="error")
+        finally:
+            if is_left and running.is_queued:
+                services.dispatcher.abandon(running.job.spec, grace_s=RESUME_GRACE_S)
 
     return StreamingResponse(
         body(),

@@ -113,6 +113,12 @@ class JobSpec:
     echo: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def is_only_for_its_caller(self) -> bool:
+        """Nobody would miss the job if its caller hung up: it is not stored, and nobody else is told of its end."""
+        is_kept = self.is_stored or self.is_background or self.keep_s > 0
+        return not (is_kept or self.webhook_url or self.batch_id)
+
+    @property
     def question(self) -> str:
         """The text of the last user turn."""
         return "".join(part["text"] for part in self.messages[-1]["parts"] if part["type"] == "text")
@@ -353,6 +359,7 @@ class Job:
         error: why there is none.
         place: how far it is, where somebody looked that up.
         accepted_at: unix seconds, by the same clock as the units' times; None for an answer made without the queue.
+        is_told: its caller was given the id and less than the answer, and may come back for the rest.
     """
 
     spec: JobSpec
@@ -364,6 +371,7 @@ class Job:
     error: dict[str, Any] | None = None
     place: QueuePlace | None = None
     accepted_at: float | None = None
+    is_told: bool = False
 
     @property
     def id(self) -> str:
@@ -374,6 +382,11 @@ class Job:
     def is_terminal(self) -> bool:
         """Nothing about the answer will change any more."""
         return self.state in TERMINAL
+
+    @property
+    def is_announced(self) -> bool:
+        """Its id is known to somebody who may read it after its end."""
+        return self.spec.is_stored or self.is_told or self.spec.webhook_url is not None or bool(self.spec.batch_id)
 
     @property
     def draft(self) -> UnitResult | None:

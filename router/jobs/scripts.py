@@ -224,7 +224,7 @@ local function stop_units(id)
   if has_running then redis.call('PUBLISH', prefix .. 'ended', id) end
 end
 
--- The list that a job stands in: its owner's, or its batch's.
+-- The list that a job stands in: its owner's, or its batch's; '' if it is in none.
 local function list_of(id)
   local found = redis.call('HMGET', job_key(id), 'list', 'owner')
   return found[1] or found[2]
@@ -238,7 +238,9 @@ local function finish_job(id, state, now)
   local has_deliveries = announce(id, state, now)
   event(id, 'end', '', 0, '', state)
   retain(id, now)
-  list_job(list_of(id), id, now, tonumber(redis.call('HGET', job_key(id), 'ttl')))
+  if list_of(id) ~= '' then
+    list_job(list_of(id), id, now, tonumber(redis.call('HGET', job_key(id), 'ttl')))
+  end
   return has_deliveries
 end
 
@@ -250,7 +252,7 @@ local function forget(id)
     stop_units(id)
     count(id, -1)
   end
-  redis.call('ZREM', jobs_key(list_of(id)), id)
+  if list_of(id) ~= '' then redis.call('ZREM', jobs_key(list_of(id)), id) end
   release_blobs(id)
   redis.call('ZREM', AGENDA, id)
   redis.call('DEL', events_key(id))
@@ -362,7 +364,7 @@ local function accept()
   end
   redis.call('EXPIRE', key, keep)
   if ARGV[14] ~= owner then redis.call('HSET', key, 'list', ARGV[14]) end
-  list_job(ARGV[14], id, now, math.ceil(expires + ttl))
+  if ARGV[14] ~= '' then list_job(ARGV[14], id, now, math.ceil(expires + ttl)) end
 end
 """
 )
@@ -404,21 +406,22 @@ return state
 """
 )
 
-# id, clock, owner, created at, ttl, blob ttl, hashes of the pictures, 1 if all of them must be there, then the record's
-# fields -> {1} | {-2, hashes that are missing}
+# id, clock, owner, created at, ttl, blob ttl, hashes of the pictures, 1 if all of them must be there, its list or '',
+# then the record's fields -> {1} | {-2, hashes that are missing}
 PUT_FINISHED: Final = (
     _PRELUDE
     + """
 local id, now, owner, ttl, blobs = ARGV[1], clock(ARGV[2]), ARGV[3], tonumber(ARGV[5]), ARGV[7]
 local missing = ARGV[8] == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {-2, unpack(missing)} end
-redis.call('HSET', job_key(id), 'owner', owner, 'ttl', ttl, unpack(ARGV, 9))
+redis.call('HSET', job_key(id), 'owner', owner, 'ttl', ttl, unpack(ARGV, 10))
 if blobs ~= '' then
   redis.call('HSET', job_key(id), 'blobs', blobs, 'blob_ttl', ARGV[6])
   hold_blobs(id, blobs, ttl + NET)
 end
 retain(id, now)
-list_job(owner, id, tonumber(ARGV[4]), ttl)
+if ARGV[9] ~= owner then redis.call('HSET', job_key(id), 'list', ARGV[9]) end
+if ARGV[9] ~= '' then list_job(ARGV[9], id, tonumber(ARGV[4]), ttl) end
 return {1}
 """
 )
@@ -588,15 +591,27 @@ return 1
 """
 )
 
-# id, clock -> '' (no such job) | the state it has now
+# id, clock, '' or who left it: then only if nobody has come back -> '' (no such job) | the state it has now
 CANCEL: Final = (
     _PRELUDE
     + """
 local state = redis.call('HGET', job_key(ARGV[1]), 'state')
 if not state then return '' end
 if is_terminal(state) then return state end
+if ARGV[3] ~= '' and redis.call('HGET', job_key(ARGV[1]), 'left') ~= ARGV[3] then return state end
 finish_job(ARGV[1], 'cancelled', clock(ARGV[2]))
 return 'cancelled'
+"""
+)
+
+# id, who leaves it or '' -> 0 (no such job) | 1
+TELL: Final = (
+    _CORE
+    + """
+if redis.call('EXISTS', job_key(ARGV[1])) == 0 then return 0 end
+redis.call('HSET', job_key(ARGV[1]), 'told', '1')
+if ARGV[2] ~= '' then redis.call('HSET', job_key(ARGV[1]), 'left', ARGV[2]) end
+return 1
 """
 )
 

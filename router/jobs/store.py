@@ -134,7 +134,7 @@ class JobStore:
         names = ("TOUCH", "CREATE", "PUT_FINISHED", "NEXT", "CLAIM", "RENEW", "APPEND", "FINISH", "RELEASE", "COMPLETE")
         self._scripts = {
             name: redis.register_script(getattr(scripts, name))
-            for name in (*names, "END", "CANCEL", "DELETE", "PLACE", "REAP", "LIST", "RETRY", "WAKE")
+            for name in (*names, "END", "CANCEL", "DELETE", "PLACE", "REAP", "LIST", "RETRY", "WAKE", "TELL")
         }
 
     async def ping(self) -> None:
@@ -218,7 +218,7 @@ class JobStore:
             images,
             lambda is_strict: self._run(
                 *("PUT_FINISHED", job.id, self._now(), job.spec.owner, job.spec.created_at),
-                *(ttl_s, self._blob_ttl_s, hashes, int(is_strict), *words),
+                *(ttl_s, self._blob_ttl_s, hashes, int(is_strict), list_of(job.spec), *words),
             ),
         )
 
@@ -363,10 +363,31 @@ class JobStore:
         )
         return bool(code)
 
-    async def cancel(self, job_id: str) -> Job | None:
-        """End a job now unless it has ended already; returns what it is then."""
-        await self._run("CANCEL", job_id, self._now())
+    async def cancel(self, job_id: str, *, left_by: str = "") -> Job | None:
+        """End a job now unless it has ended already; returns what it is then.
+
+        Args:
+            job_id: which.
+            left_by: only if whoever is called this in `tell` was the last to leave.
+        """
+        await self._run("CANCEL", job_id, self._now(), left_by)
         return await self.get(job_id)
+
+    async def tell(self, job_id: str, *, left_by: str = "") -> bool:
+        """Let a job that is not stored be read under its id: its caller was given that, and less than the answer.
+
+        Args:
+            job_id: which.
+            left_by: a name for the reader of its stream who has gone, for `cancel`; empty if none has.
+
+        Returns:
+            False if there is no such job.
+        """
+        return bool(await self._run("TELL", job_id, left_by))
+
+    async def rejoin(self, job_id: str) -> None:
+        """Note that somebody reads a job's stream again, so that it is not ended for want of a reader."""
+        await guard(cast("Awaitable[Any]", self.redis.hdel(f"{PREFIX}job:{job_id}", "left")))
 
     async def delete(self, job_id: str) -> bool:
         """Forget a job, its events, pictures that were only its own, and whatever was still to be done for it."""
@@ -480,7 +501,7 @@ class JobStore:
             self._max_unfinished,
             hashes,
             int(is_strict),
-            list_name(spec.owner, spec.batch_id),
+            list_of(spec),
             self.patience_s["a moment"],
             spec.merge_queue,
             *branches,
@@ -526,6 +547,11 @@ def lost_result(max_failures: int) -> UnitResult:
 def to_patience(grace_s: float, merge_patience_s: float) -> dict[Patience, float | str]:
     """Return the seconds that a merge waits for a branch; empty for one that it always waits for."""
     return {"always": "", "a while": max(merge_patience_s, grace_s), "a moment": grace_s}
+
+
+def list_of(spec: JobSpec) -> str:
+    """Return the list in which a job stands; empty for one that is not to be stored, which is in none."""
+    return list_name(spec.owner, spec.batch_id) if spec.is_stored or spec.batch_id else ""
 
 
 def list_name(owner: str, batch_id: str) -> str:
@@ -607,4 +633,5 @@ def _to_job(raw: dict[str, bytes]) -> Job:
         final=FinalAnswer.from_dict(orjson.loads(raw["final"])) if "final" in raw else None,
         error=orjson.loads(raw["error"]) if "error" in raw else None,
         accepted_at=number("accepted_at"),
+        is_told="told" in raw,
     )

@@ -270,7 +270,8 @@ def test_an_answer_under_a_key_lives_a_day_even_if_it_is_not_stored(
     )
     http.post(f"/v1/responses/{deep.json()['id']}/cancel")
 
-    for job_id in (chat["hybrid"]["response_id"], deep.json()["id"]):
+    assert chat["hybrid"]["response_id"] is None
+    for job_id in (chat["id"].replace("chatcmpl-", "resp_"), deep.json()["id"]):
         assert KEEP_S - 60 < redis_client.ttl(f"{PREFIX}job:{job_id}") <= KEEP_S + NET_S
 
 
