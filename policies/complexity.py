@@ -18,7 +18,8 @@ from policies.request import find_request
 Scored = Literal["en", "zh"]
 
 _CHARS_PER_ZH_WORD = 1.7
-_MAX_WORDS = 60
+# Length stops counting here: a long sentence alone is no chain.
+MAX_WORDS: Final[dict[Scored, int]] = {"en": 60, "zh": 10}
 # Length alone is past every threshold long before this; more text would only cost time. The head only: with a window at
 # the end, a further cue could push another one out of sight.
 _MAX_CHARS: Final[dict[Scored, int]] = {"en": 480, "zh": 160}
@@ -46,20 +47,24 @@ _EN_CUES: Final[dict[str, re.Pattern[str]]] = {
     ),
     "participle": re.compile(
         r"(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bwere )"
-        r"\b(?:(?!thing|something|anything|nothing|everything|building|ceiling|morning|evening|during|painting|clothing|king"
+        r"\b(?:(?!thing|something|anything|nothing|everything|building|ceiling|morning|evening|during|painting"
+        r"|clothing|king"
         r"|string|spring|wing|ring)[a-z]{3,}ing|made of|[a-z]{3,}ed by|located in|born in|based on)\b"
     ),
     "comparison": re.compile(
-        r"\b(?:than|more|less|fewer|most|least|same|differ(?:ent|ence|ences|s)?|similar(?:ity|ities)?|common|compared?|versus|vs"
+        r"\b(?:than|more|less|fewer|most|least|same|differ(?:ent|ence|ences|s)?|similar(?:ity|ities)?|common"
+        r"|compared?|versus|vs"
         r"|equal|as \w+ as|older|younger|taller|shorter|bigger|smaller|larger|longer|higher|lower|earlier|later"
-        r"|(?!west\b|forest|test\b|rest\b|guest|request|interest|chest|nest\b|honest|harvest|contest|protest|quest|vest\b)[a-z]{3,}est)\b"
+        r"|(?!west\b|forest|test\b|rest\b|guest|request|interest|chest|nest\b|honest|harvest|contest|protest|quest"
+        r"|vest\b)[a-z]{3,}est)\b"
     ),
     "conjunction": re.compile(r"\b(?:and|or|both|either|neither|nor|not|also|but|except|besides|other|another|any)\b"),
     "sequence": re.compile(
         r"\b(?:then|before|after|first|last|second|third|finally|followed by|next step|until|once|since)\b"
     ),
     "quantity": re.compile(
-        r"\b(?:total|sum|altogether|combined|average|mean of|ratio|percent(?:age)?|number of|amount of|at least|at most"
+        r"\b(?:total|sum|altogether|combined|average|mean of|ratio|percent(?:age)?|number of|amount of|at least"
+        r"|at most"
         r"|each|every|all|per|twice|half|double|exactly|over \d|under \d"
         r"|(?<=how many )\w+ (?:are|were|did|do|does|have|had) \w+ \w+)\b|[%+*/=<>]"
     ),
@@ -71,6 +76,12 @@ _EN_CUES: Final[dict[str, re.Pattern[str]]] = {
     "further_question": re.compile(r"[?;](?=\W{0,20}\w)|[.!] (?=\w{2})"),
 }
 
+_MATH = (
+    r"\ufffc|[a-z\d)]\s?[=+*/^<>≤≥×÷±]\s?[a-z\d(\-√]|[a-z\d]\s?-\s?[a-z\d(]|[△∠⊥∥√∫∑π]|三角形|四边形|矩形|正方形"
+    r"|平行四边|梯形|阴影"
+    r"|方程|函数|导数|向量|概率|面积|体积|周长|中线|垂直|平行|半径|直径|弧长|电阻|电流|电压|加速度|摩尔|整除|正整数"
+    r"|定理|公式|不等式|恒等|最大值|最小值"
+)
 _ZH_ASKS = r"谁|誰|什么|什麼|甚么|哪|多少|几|幾|吗|嗎|呢|怎|何|[？?]|$"
 _ZH_PLACE = (
     r"(?:[左右前后後上下旁](?:边|邊|面|侧|側|方)|中间|中間|之间|之間|对面|對面|附近|周围|周圍"
@@ -78,16 +89,26 @@ _ZH_PLACE = (
 )
 # Who or what one names by its tie to something else: asking on from there is a second step.
 _ZH_TIE = (
-    r"(?:作者|作家|导演|編劇|编剧|主演|演员|主角|歌手|创始人|创办人|创立者|发明人|发明者|建造者|设计者|设计师|发现者|提出者"
-    r"|老板|董事长|总裁|校长|总统|首相|国王|皇帝|市长|父亲|母亲|父母|爸爸|妈妈|爷爷|祖父|儿子|女儿|儿女|子女|孩子|妻子|丈夫|老婆|老公"
-    r"|哥哥|弟弟|姐姐|妹妹|兄弟|姐妹|情人|女友|男友|队友|同行|对手|老师|学生|家族|母公司|子公司|公司|出版社|母校|学校|大学"
-    r"|国家|国籍|首都|城市|省份|地区|家乡|故乡|出生地|代表作品?|作品|专辑|乐队|球队|那个人|的人(?![数數物员員口生类類])|之父|之母)"
+    r"(?:作者|作家|导演|編劇|编剧|主演|演员|主角|歌手|创始人|创办人|创立者|发明人|发明者|建造者|设计者|设计师"
+    r"|发现者|提出者"
+    r"|董事长|总裁|校长|总统|首相|国王|皇帝|市长|祖父|儿女|子女|情人|女友|男友|队友|母公司|子公司|出版社|母校|国籍"
+    r"|首都|省份"
+    r"|故乡|出生地|代表作品?|专辑|乐队|球队|教练|原唱|运动员|那个人|(?<![中里上片面])的人(?![数數物员員口生类類])"
+    r"|之父|之母"
+    # Everyday words are a tie only behind a 的: 导演的妻子, not 我妈妈 or 公司门口.
+    r"|(?<=的)(?:父亲|母亲|父母|爸爸|妈妈|爷爷|儿子|女儿|孩子|妻子|丈夫|老婆|老公|哥哥|弟弟|姐姐|妹妹|兄弟|姐妹"
+    r"|老板|同行|对手|老师"
+    r"|学生|家族|公司|学校|大学|国家|城市|地区|家乡|作品))"
 )
+# Counted in one clause at a time: facts are chained inside a clause, not over a list of remarks.
+_ZH_CHAIN_CUES: Final = ("reference_chain", "bridge", "relation", "relative_clause")
 _ZH_CUES: Final[dict[str, re.Pattern[str]]] = {
     # The second and later 的 that ties two things; none that closes the sentence ("是红色的吗"), that a copula and the
     # question word follow, or that ends an adjective.
     "reference_chain": re.compile(
-        r"(?<=(?<![色大小高矮长短新旧白黑红蓝绿黄灰做制])的)(?![吗嗎呢吧？?，,。、]|[是有](?:" + _ZH_ASKS + r")|$)"
+        r"(?<=(?<![色大小高矮长短新旧白黑红蓝绿黄灰做制我你您])的)(?![吗嗎呢吧？?，,。、]|话|时候|[是有]?(?:"
+        + _ZH_ASKS
+        + r")|$)"
         r"|(?<=之)(?=[父母子女妻夫首都一])"
     ),
     # ... with more behind it than "是谁": 书的作者 | 出生在哪里
@@ -99,48 +120,100 @@ _ZH_CUES: Final[dict[str, re.Pattern[str]]] = {
         + _ZH_ASKS
         + r"))(?=[^，,。？?]{2})"
     ),
-    # A place that narrows something down ("左边的人"), not a place that is asked about ("在左边吗", "左边还是右边").
+    # A place that narrows something down ("左边的人"), not a place that is asked about ("在左边吗", "左边还是右边"), a
+    # place in a text ("下面这段话"), or what is written on something ("发票上的日期").
     "relation": re.compile(
-        _ZH_PLACE + r"(?!的?(?:吗|嗎|呢|还是|還是|或|[？?，,。]|$))(?<!还是在.{3})(?<!还是.{2})"
-        r"|(?<=[^在以之从图圖片面像照])[前后上下里旁](?=[有是站坐躺的](?!什么|谁|哪|吗))"
+        _ZH_PLACE
+        + r"(?!的?(?:吗|嗎|呢|还是|還是|或|[？?，,。]|$))(?!的?(?:这|那|一)*(?:段|句|行|篇|字|文|内容|问题|小字|表))"
+        r"(?<!还是在.{3})(?<!还是.{2})"
+        r"|(?<=[^在以之从图圖片面像照哪这那票单证书表告盒幕牌页纸板键信卡网条签标头瓶袋册本历])[前后上下里旁](?=[有是站坐躺的](?!什么"
+        r"|谁|哪|吗))"
+        r"|(?:离|靠近|挨着|紧挨).{1,8}(?:最近|的)"
     ),
     "relative_clause": re.compile(
-        r"(?:[穿戴拿坐站骑騎牵牽抱背看玩吃喝拥擁含属屬由被在有是用做念建带帶位处写寫演開开靠](?:着|著|于|在|有)?[^的，,。？?什么麼几幾多谁誰哪]{0,12})"
-        r"的(?=[^\W\d_])(?![吗嗎呢吧])|[念写演建住开]的那|所[^\W有以属在示]{1,3}的?"
+        r"(?:[穿戴拿坐站骑騎牵牽抱背玩吃喝拥擁含属屬由被念建帶位处演開靠]|(?<![没不])[看在是用做带写开](?!一下|什么"
+        r"|了|不)|(?<![没不])有(?!的))"
+        r"(?:着|著|于|在|有)?(?:[^的，,。？?什么麼几幾多谁誰哪]{1,12}|(?<=[穿戴拿坐站骑牵抱背念建演]))"
+        r"的(?=[^\W\d_])(?![吗嗎呢吧是有]|什么|啥|话|时候)|[念演建住开]的那|写的(?=[书歌诗小文剧那])"
+        r"|所[^\W有以属在示]{1,3}的?"
     ),
     "comparison": re.compile(
-        r"[比较較][^赛賽例如重]|更|最|相同|一样|一樣|同样|同樣|不同|差异|差異|差别|差別|区别|區別|相似|多于|多於|少于|超过|超過"
-        r"|高于|低于|大于|小于|以上|以下|不少于|哪一?[个個只张張](?:更|比较)|共同|同一"
+        r"比(?![赛賽例如重方喻特基亚萨分率]|较)|相比|较(?![好大])|(?<![得要])更(?![新改换衣正])"
+        r"|最(?![近后後初终終新早迟多少上下左右前底顶中]|好(?:能|是|不|别|的)?$)|最[多少早新](?=的)|最近的"
+        r"|比较(?=[^,]{0,8}(?:[和与跟]|这|那|两|几|各|左|图|一下|不同|它))|比較|对比|對比"
+        r"|相同|是否一样|一[样樣](?![的])|同[样樣]|不同|差异|差異|差别|差別|区别|區別|相似|多于|多於|少于|[^不]超过"
+        r"|超過"
+        r"|高于|低于|大于|小于|(?<=[\d一二三四五六七八九十百千万年月岁分元个])[以]?[上下](?=的)|不少于"
+        r"|哪一?[个個只张張](?:更|比较)|共同|同一|矛盾|冲突|划算|够不够|来得及"
     ),
-    # "A还是B" is no part of it: choosing between two values is one look.
+    # A还是B is no part of it: choosing between two values is one look. Nor is a list of things to read off.
     "conjunction": re.compile(
-        r"[和与與及或且并並]|以及|同时|同時|既|又|都|也|、|，|,|除了|除|(?<!然)而|但|分别|分別|另"
-        r"|不(?=[是在]?[^\W]{1,6}的)|非(?!常|洲)"
+        r"[和与與及或且並](?![^,和与的]{1,8}(?:各自?|分别|都)*(?:是|为|叫|有)(?:多少|什么|谁|几|啥))|(?<=的)、"
+        r"|[,、](?=(?:是|又|也|很)?[^,、什谁哪真对行可好]{1,5}的吗?$)|并(?!不|非|没)|以及|同时(?!间)|同時|既|又"
+        r"|都(?=[是有在不能会]|没)|也(?=[是有在不能会]|没)|除了|除(?=以)|(?<![然反从进])而(?!且)|但|分[别別](?!代表"
+        r"|是|叫|表示|指|有|在|写)"
+        r"|另(?=一|外一)|不(?=[是在]?[^\W要会能知]{1,6}的)|非(?!常|洲)"
     ),
     "sequence": re.compile(
-        r"先|然后|然後|接着|接著|再|之后|之後|之前|以后|以前|依次|首先|其次|最后|最後|第[一二三四五六七八九十\d]"
+        r"先(?!生|前|进)|然后|然後|接着|接著|再(?!见|次)|之后(?!每|的)|之後|之前|以前|依次|首先|其次|最后(?=[^一]"
+        r"|一步)|最後|第[一二三四五六七八九\d](?!名|排)"
     ),
     "quantity": re.compile(
-        r"总共|總共|合计|合計|总和|總和|平均|百分|比例|占比|比率|相差|差多少|倍|[之到多]少[^？?]{4,}|几[^？?]{8,}|[每各]|所有|全部|至少|至多"
-        r"|(?<![a-z\d.-])\d+(?![a-z\d年月日号號-])|[%+*/=<>×÷]"
+        r"总共|總共|总和|總和|平均|百分|比例|占比|比率|相差|差多少|差了|倍|打折|[一二三四五六七八九\d]折|平摊"
+        r"|加起来|一共(?=.{0,6}[要得多])|大几|高多少|贵多少|[每各](?!.{0,4}(?:多少|几)|位|项|式|自)"
+        r"|所有(?!的?(?:文字|字|内容|信息|题))"
+        r"|至少|至多|最[多少]要|最短|预算|(?<![a-z\d.-])\d+(?![a-z\d年月日号號-]|字)|[%+*/=<>×÷]"
     ),
     "reasoning": re.compile(
-        r"为什么|為什麼|为何|為何|原因|解释|解釋|推断|推斷|推理|推测|推測|推导|计算|計算|求|解题|解答|解决|解決|证明|證明|步骤|步驟"
-        r"|过程|過程|思路|方法|分析|预测|預測|如果|假如|假设|根据|根據|判断|判斷|正确答案|答案|这道题|該题|该题|题目|排名|策划|创作|創作|撰写"
-        r"|编写|设计|写一|寫一|创建|生成|建议|评价|影响|趋势|关系|關係|逻辑|对比|應該|应该怎"
+        r"为什么|為什麼|为啥|为何|為何|原因|理由|原理|解释(?!一?下?(?:这|该|成语|词|[\ufffcx])|$)|解釋|推断|推斷"
+        r"|推理|推测|推測|推导|推算|计算|計算|算一?[下算出]|求(?!助|救|购|职|教|推荐|问|帮|答|大神)|解题|解答|解决"
+        r"|解決|证明|證明|验算"
+        r"|步骤|步驟|过程|過程|思路|(?<!使用)(?<!食用)(?<!服用)方法|分析|预测|預測|如果(?!有的话)|假如|假设|若"
+        r"|根据(?!.{0,4}(?:图片|照片|图像|截图|图中))|根據|依据|按照?(?=.{0,10}(?:表|图|价|步骤|规律|顺序))|判断"
+        r"|判斷|正确答案|的答案|答案[是为选]"
+        r"|[这本该此]一?道?题|題|题目(?!是什么|内容)|选项|选[啥谁哪几项]|选什么|怎么[解做走算]|咋[做解]|规律"
+        r"|排[名序列]|策划|创作|創作|撰写|编写|设计|规划|写一?[篇份部则]|广告|演讲|推广|文章|故事|方案|创建|评价"
+        r"|影响|趋势|关系|關係|逻辑|應該|应该(?!点|按|念|读)|优化|改进|能否推|结论|说明.{0,6}(?:原因|理由|过程"
+        r"|影响)|列方程|方程"
     ),
-    "further_question": re.compile(r"[？?；;。](?=[^？?。；;]{0,20}[\u4e00-\u9fff])"),
+    "further_question": re.compile(r"\n(?=.{0,40}[\u4e00-\u9fff])"),
 }
-# Courtesy makes a question longer, not harder.
+# Working something out beside a formula or a figure is more than reading it.
+_ZH_PROBLEM = re.compile(
+    r"(求|证明|计算|算出?|解|化简|推导|验算|展开|因式分解|积分|求导)(?=.{0,80}(?:" + _MATH + r"))"
+    r"|(?:" + _MATH + r").{0,80}?(求|证明|计算|化简|推导)",
+    re.DOTALL,
+)
+# Courtesy makes a question longer, not harder; so do the small words of the language.
 _ZH_COURTESY = re.compile(
     r"请问|請問|麻烦你?|你知道|谁能告诉我|谁知道|我想知道|能不能|可以|请你?帮我|帮我|一下|呀|来着|吗|呢|啊|请"
 )
+# One piece of work, however long the sentence that asks for it: read out, extract, translate, polish, describe, title.
+_ZH_WORK = re.compile(
+    r"(?:再|然后|先|全部|详细|完整|逐字|准确|简[要单])*(?:"
+    r"(?:(?:把|将|给|为|用|按|从|对|在|以|就|请)[^,]{0,40}?)?(?:翻译|翻成|译[成为]|总结|概括|归纳|摘要|润色|改写"
+    r"|改[成为得]|转[成为换写]|提取|抽取|识别|读出|读一[读遍]|念[出一]|认一?下|认出|描述"
+    r"|列[出举]|写出来|打成|抄[写下]|整理成|检查|校对|纠正|纠错|续写|缩写|扩写|仿写|造个?句|朗读|简述|概述|标[出注]"
+    r"|输出|返回|变成|换成|找出|圈出|配[上一个句]|取[个一]|起[个一])"
+    r"|写(?:一?[个句段首封条])|数一?[数下]|介绍|讲[讲述一])"
+)
+_ZH_NO_WORK = re.compile(
+    r"比较|对比|区别|不同|差异|为什么|为何|原因|理由|计算|分析|推断|推理|预测|证明|先.{1,20}[再然]"
+    r"|并(?=[^且,]{1,10})|矛盾|高于|低于|超过|最|排[序列]|占"
+)
+_ZH_CLAUSE = re.compile(r"[,;:。?!\n]+")
+# A、B、C和D: one list.
+_ZH_LIST = re.compile(
+    r"[^\s,。?:、的是有把和与]{1,10}(?:、[^\s,。?、的是有和与]{1,12})+(?:(?:和|与|及|以及|或"
+    r"|还有)[^\s,。?、的]{1,10})?"
+)
+_ZH_LIST_BORDER = re.compile(r"、|和|与|及|或|还有")
+_ZH_ENDS = re.compile(r"[?。.!;,\s]+(?=\n|$)")
 # A name is one reference, however long: titles and quotes in Chinese, runs of capitalised words in English.
 _ZH_NAME = re.compile(r"《[^《》]{1,60}》|“[^“”]{1,60}”|\"[^\"]{1,60}\"|「[^「」]{1,60}」|[（(][^（）()]{1,60}[）)]")
 _EN_NAME = re.compile(
     r"(?<=[^.?!\s] )(?:[A-Z][\w.'\u2019-]{0,30})(?: (?:(?:of|the|de|von|and|&) )?[A-Z0-9][\w.'\u2019-]{0,30}){1,8}"
 )
-_CUES: Final[dict[Scored, dict[str, re.Pattern[str]]]] = {"en": _EN_CUES, "zh": _ZH_CUES}
 _NAMES_ZH: Final = {
     "reference_chain": "层层指代",
     "bridge": "中间环节",
@@ -152,6 +225,7 @@ _NAMES_ZH: Final = {
     "sequence": "先后顺序",
     "quantity": "数量",
     "reasoning": "推理",
+    "problem": "解题",
     "further_question": "追加提问",
 }
 
@@ -201,7 +275,7 @@ def examine(text: str, language: Language) -> Complexity:
     num_words, cues = find_cues(text, scored)
     if not num_words:
         return Complexity(0.0, ())
-    total = weights.bias + weights.length * math.log(min(num_words, _MAX_WORDS))
+    total = weights.bias + weights.length * math.log(min(num_words, MAX_WORDS[scored]))
     total += sum(weights.cues[name][0] * min(len(found), weights.cues[name][1]) for name, found in cues.items())
     shown = tuple(_show(name, found) for name, found in cues.items() if found)
     return Complexity(round(1 / (1 + math.exp(-total)), 4), shown[:_MAX_CUES_SHOWN])
@@ -217,21 +291,54 @@ def find_cues(text: str, language: Scored) -> tuple[float, dict[str, list[str]]]
     Returns:
         The number of words (a name counts as one, courtesies as none, a Chinese word is 1.7 characters), and the cues.
     """
-    cleaned = strip_non_language(find_request(text).text).strip()[: _MAX_CHARS[language]]
-    if language == "en":
-        num_words: float = len(_EN_WORD.findall(_EN_NAME.sub("x", cleaned)))
-        searched = cleaned.lower()
-    else:
-        searched = _ZH_NAME.sub("x", cleaned).lower()
-        num_words = len(_EN_WORD.findall(searched))
-        num_words += len(_HAN.findall(_ZH_COURTESY.sub("", searched))) / _CHARS_PER_ZH_WORD
-    found = {
-        name: [match.group().strip() for match in pattern.finditer(searched)]
-        for name, pattern in _CUES[language].items()
-    }
+    request = find_request(text).text
+    cleaned = strip_non_language(request).strip()[: _MAX_CHARS[language]]
     if language == "zh":
-        found["reference_chain"] = found["reference_chain"][1:]
-    return num_words, found
+        return _find_zh(cleaned, request[: _MAX_CHARS["zh"]].lower())
+    return float(len(_EN_WORD.findall(_EN_NAME.sub("x", cleaned)))), _find(_EN_CUES, cleaned.lower())
+
+
+def _find_zh(cleaned: str, request: str) -> tuple[float, dict[str, list[str]]]:
+    """Length and chains are those of the clause that has most of them; steps add up over the request."""
+    searched = _ZH_ENDS.sub("", _ZH_NAME.sub("x", cleaned).lower())
+    told, steps, start = [], [], 0
+    for border in (*_ZH_CLAUSE.finditer(searched), None):
+        end = border.start() if border else len(searched)
+        clause = searched[start:end]
+        if _ZH_WORK.match(clause) and not _ZH_NO_WORK.search(clause):
+            # The one piece of work: what it lists and where it is found are no steps.
+            steps.append("x")
+        else:
+            # A list outside of such work is one joint condition, however long.
+            clause = _ZH_LIST.sub(lambda found: _to_condition(found.group(), clause), clause)  # noqa: B023
+            told.append(clause)
+            steps.append(clause)
+        if border:
+            steps.append(border.group())
+            start = border.end()
+    found = _find(_ZH_CUES, "".join(steps))
+    found["problem"] = [match.group(1) or match.group(2) for match in _ZH_PROBLEM.finditer(request)][:1]
+    for name in _ZH_CHAIN_CUES:
+        each = [[match.group().strip() for match in _ZH_CUES[name].finditer(clause)] for clause in told]
+        if name == "reference_chain":
+            each = [chain[1:] for chain in each]
+        found[name] = max(each, key=len, default=[])
+    num_words = max(map(_count_zh_words, told), default=0.0)
+    return num_words or float(bool(searched)), found
+
+
+def _to_condition(listed: str, clause: str) -> str:
+    """Write a list as what it asks: "which ... A, B and C" has to hold for each of them."""
+    is_joint = "哪" in clause and len(_ZH_LIST_BORDER.findall(listed)) > 1
+    return "x和x和x" if is_joint else "x和x"
+
+
+def _count_zh_words(clause: str) -> float:
+    return len(_EN_WORD.findall(clause)) + len(_HAN.findall(_ZH_COURTESY.sub("", clause))) / _CHARS_PER_ZH_WORD
+
+
+def _find(cues: dict[str, re.Pattern[str]], text: str) -> dict[str, list[str]]:
+    return {name: [match.group().strip() for match in pattern.finditer(text)] for name, pattern in cues.items()}
 
 
 def _show(name: str, found: list[str]) -> str:

@@ -91,7 +91,8 @@ class _Sentence:
             self.asks = words.asks_in_latin(self.text)
             self.points = self.asks and words.EN_POINTS.search(self.text) is not None
         if self.asks and self.text.endswith(":"):
-            self.points = True
+            # What is to be proved or worked out is the request itself; what is to be translated is not.
+            self.points = words.WORKS_OUT.match(self.text) is None
 
 
 @lru_cache(maxsize=16)
@@ -306,8 +307,10 @@ def _strip_courtesy(sentence: str) -> tuple[str, bool, bool]:
     if not words.HAN.search(stripped) and not words.LATIN_WORD.search(stripped):
         return "", True, was_form
     was_polite |= stripped != text
-    # What the sentence asked with still ends it.
-    return stripped.lstrip(",、:;) ").rstrip(",、;( "), was_polite, was_form
+    stripped = stripped.lstrip(",、:;) ").rstrip(",、;( ")
+    # What hands something over still does.
+    handed = ":" if sentence.endswith(":") and not stripped.endswith(":") else ""
+    return stripped + handed, was_polite, was_form
 
 
 def _strip_latin(sentence: str, bare: str) -> tuple[str, bool, bool]:

@@ -176,6 +176,10 @@ EN_POINTS: Final = re.compile(
     r"|e-?mail) (?:above|below)\b",
     _I,
 )
+WORKS_OUT: Final = re.compile(
+    r"(?:先|再|请|帮我)*(?:试?证明?|求|计算|解(?!释)|化简|推导|已知|prove|solve|calculate|compute|find|evaluate|simplify)",
+    _I,
+)
 # Before a colon: words after which something is handed over, or a label.
 INTRODUCES: Final = re.compile(
     rf"^{_ZH_IMPERATIVE}|{_ZH_WORK_ON_TEXT}|回答|问题|提问|要求|格式|请问|下面|以下|如下|下列|已知|题目"

@@ -1,9 +1,12 @@
 """The multi-hop score: plain questions stay simple, chained ones don't, cues are named, more cues never lower it."""
 
+from pathlib import Path
+
 import pytest
 
 from policies.complexity import Scored, examine, find_cues, score, to_chinese
 from policies.rules import load_preset
+from policies.table import load_table, run_table
 
 SIMPLE = [
     ("What colour is the circle?", "en"),
@@ -145,3 +148,61 @@ def test_every_cue_has_a_name_in_chinese(language: Scored) -> None:
             assert not shown[0].isascii()
             assert shown.endswith(cue.removeprefix(label))
             assert label not in shown
+
+
+@pytest.mark.parametrize(("table", "route", "least"), [("one_step", "fast", 0.9), ("multi_step", "deep", 0.7)])
+def test_everyday_requests_in_chinese_go_where_their_steps_send_them(table, route, least):
+    table = load_table(Path(__file__).parent / f"everyday_{table}.yaml")
+    outcomes = run_table(table, load_preset("seed"))
+    right = [outcome for outcome in outcomes if outcome.decision.route == route]
+
+    assert len(outcomes) == 60
+    assert {case.route for case in table.cases} == {route}
+    assert len(right) / len(outcomes) >= least
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "我昨天下午放学回家路过小区花园看见一只胖橘猫趴着晒太阳打呼噜睡得很香没有人打扰它",
+        "请" + "，".join(["我今天去了超市", "天气很好", "路上人很少", "我买了牛奶", "这是什么牌子"] * 3),
+        "帮我提取" + "、".join(["姓名", "性别", "民族", "住址", "电话", "单位", "职务", "邮箱"]),
+        "图中的苹果、香蕉、橘子、葡萄、西瓜是什么颜色",
+    ],
+)
+def test_neither_length_nor_commas_nor_a_list_alone_is_a_chain(text):
+    assert score(text, "zh") < _threshold()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "最近的照片在哪里",
+        "不超过十个字",
+        "公司的名字是什么",
+        "老师写的是什么",
+        "图上写的字是什么",
+        "答案写在哪里",
+        "今天的最后一页",
+        "发票上的日期是哪天",
+        "每小时多少公里",
+        "姓名和电话分别是什么",
+    ],
+)
+def test_everyday_words_are_cues_only_in_their_context(text):
+    assert score(text, "zh") < _threshold()
+
+
+@pytest.mark.parametrize(
+    ("plain", "harder"),
+    [
+        ("这个公式 $a^2+b^2=c^2$ 叫什么", "证明这个公式 $a^2+b^2=c^2$"),
+        ("x+y=10是什么", "x+y=10，求x"),
+        ("图里的三角形ABC是什么颜色", "求图里的三角形ABC的面积"),
+        ("3+5写成英文", "计算3+5"),
+    ],
+)
+def test_working_something_out_beside_a_formula_raises_the_score(plain, harder):
+    assert examine(harder, "zh").score > examine(plain, "zh").score
+    assert any(cue.startswith("problem") for cue in examine(harder, "zh").cues)
+    assert not any(cue.startswith("problem") for cue in examine(plain, "zh").cues)
