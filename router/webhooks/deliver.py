@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from router.errors import QueueUnavailableError
 from router.fetch import FetchError, SafeFetcher, UrlRefusedError
-from router.shares import PART, Shares
+from router.shares import Shares
 from router.webhooks.backoff import Backoff, parse_retry_after
 from router.webhooks.records import Attempt, Claim, Full
 from router.webhooks.signing import to_headers
@@ -27,8 +27,9 @@ from router.webhooks.store import WebhookStore
 log = logging.getLogger(__name__)
 
 # An attempt under way costs a connection and its body: many may wait for receivers that say nothing.
+# Owners share them, and an owner's hosts share the owner's, so that a host that says nothing holds nobody else up.
 MAX_AT_ONCE: Final = 256
-# No host is posted to more often at a time, by one owner and by all together.
+# No host is posted to more often at a time, for one owner and for all together.
 MAX_PER_LINE: Final = 4
 MAX_PER_HOST: Final = 16
 # A lease outlives the longest attempt by this much.
@@ -37,52 +38,16 @@ _GONE: Final = 410
 _BUSY: Final = frozenset({429, 503})
 
 
-class Places:
-    """Who has how many attempts under way, and who may have no more.
-
-    An owner has a share of the places (`router.shares`), and each host a share of its owner's, so that a host that says
-    nothing holds neither others nor the same owner's other receivers up.
-    """
-
-    def __init__(self) -> None:
-        self._owners = Shares(MAX_AT_ONCE)
-        self._lines: Counter[tuple[str, str]] = Counter()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nobody may begin another one."""
-        return self._owners.free <= 0
-
-    def take(self, owner: str, host: str) -> None:
-        """Count an attempt that begins."""
-        self._owners.take(owner)
-        self._lines[owner, host] += 1
-
-    def give_back(self, owner: str, host: str) -> None:
-        """Count no more an attempt that has ended."""
-        self._owners.give_back(owner)
-        self._lines[owner, host] -= 1
-        if not self._lines[owner, host]:
-            del self._lines[owner, host]
-
-    def full(self) -> Full:
-        """Return who must wait until one of theirs has ended."""
-        taken: Counter[str] = Counter()
-        at_hosts: Counter[str] = Counter()
-        for (owner, host), number in self._lines.items():
-            taken[owner] += number
-            at_hosts[host] += number
-
-        def is_full_line(owner: str, number: int) -> bool:
-            # What its owner may still take before it has a part of what is left.
-            rest = (taken[owner] + self._owners.free) // (PART + 1) - taken[owner]
-            return number >= min(MAX_PER_LINE, max(rest // PART, 1))
-
-        return Full(
-            owners=tuple(owner for owner in taken if not self._owners.has_room(owner)),
-            hosts=tuple(host for host, number in at_hosts.items() if number >= MAX_PER_HOST),
-            lines=tuple(f"{owner}|{host}" for (owner, host), n in self._lines.items() if is_full_line(owner, n)),
-        )
+def full_places(places: Shares) -> Full:
+    """Return who must wait until an attempt of theirs has ended."""
+    taken, at_hosts = places.taken, Counter[str]()
+    for (_, host), number in taken.items():
+        at_hosts[host] += number
+    return Full(
+        owners=tuple(owner for owner in {owner for owner, _ in taken} if places.is_full_owner(owner)),
+        hosts=tuple(host for host, number in at_hosts.items() if number >= MAX_PER_HOST),
+        lines=tuple(f"{owner}|{host}" for owner, host in taken if places.is_full_line(owner, host)),
+    )
 
 
 class Deliverer:
@@ -110,7 +75,7 @@ class Deliverer:
         self._backoff = backoff
         self._lease_s = timeout_s + _LEASE_MARGIN_S
         self._clock = clock
-        self._places = Places()
+        self._places = Shares(MAX_AT_ONCE, most_per_line=MAX_PER_LINE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking: asyncio.Task[None] | None = None
         self._has_news = False
@@ -138,7 +103,7 @@ class Deliverer:
             while self._has_news and not self._is_draining:
                 self._has_news = False
                 while not self._places.is_full and not self._is_draining:
-                    claim = await self.store.take_next(lease_s=self._lease_s, full=self._places.full())
+                    claim = await self.store.take_next(lease_s=self._lease_s, full=full_places(self._places))
                     if claim is None:
                         break
                     self._begin(claim)
