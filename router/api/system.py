@@ -5,6 +5,7 @@ In: nothing much. Out: ``/v1/models``, ``/v1/route``, ``/healthz``, ``/readyz``.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -15,7 +16,7 @@ from router.api.chat import to_call
 from router.api.errors import json_response, wants_chinese
 from router.api.intake import AUTO_MODEL, owner, parse, resolve_model, services_of
 from router.api.schemas import ChatRequest
-from router.errors import QueueUnavailableError
+from router.jobs.store import RedisState
 from router.services import Services
 from router.templates import NAMES, template_schema
 
@@ -23,6 +24,7 @@ routes = APIRouter(tags=["system"])
 
 _NAMES = {"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"}
 _CREATED = 1764547200
+_REDIS_PROBE_S = 0.7
 
 
 @routes.get("/v1/models")
@@ -79,14 +81,12 @@ async def readyz(request: Request) -> Response:
     """Say whether questions can be answered: at least one engine is up. What is missing is named either way."""
     services = services_of(request)
     engines = {name: services.monitor.is_up(name) for name in services.engines}
-    try:
-        await services.store.ping()
-        has_redis = True
-    except QueueUnavailableError:
-        has_redis = False
+    redis = await _ask_redis(services)
+    has_redis = redis == "up"
     body: dict[str, Any] = {
         "engines": {name: "up" if up else "down" for name, up in engines.items()},
         "redis": has_redis,
+        "redis_state": redis,
     }
     backends = services.monitor.backends()
     if backends:  # a dead server among several costs speed, not answers
@@ -104,6 +104,17 @@ async def readyz(request: Request) -> Response:
     if services.draining.is_set():
         return json_response({"status": "draining", **body}, 503)
     return json_response({"status": "ready" if is_ready else "not ready", **body}, 200 if is_ready else 503)
+
+
+async def _ask_redis(services: Services) -> RedisState:
+    """Ask for so long as whoever probes this service waits; a redis that hangs is as good as none."""
+    probe = asyncio.ensure_future(services.store.probe())
+    # Not `wait_for`: redis' client may swallow a cancellation, or take its time over it.
+    await asyncio.wait({probe}, timeout=_REDIS_PROBE_S)
+    if probe.done():
+        return probe.result()
+    probe.cancel()
+    return "away"
 
 
 def _template(name: str, language: Literal["en", "zh"]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, cast
 
 import orjson
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError
 
 from engines.base import ImagePart, TokenLogprob
 from engines.wire import from_logprobs, to_logprobs
@@ -44,6 +44,7 @@ _QUEUED: Final = Event("queued", state="queued", id="0-0")
 
 Clock = Callable[[], float]
 Cause = Literal["deadline", "expired"]
+RedisState = Literal["up", "full", "loading", "read only", "away"]
 
 # A page of a rare state ends after so many jobs were looked at; the next one goes on from there.
 _MOST_LISTED = 2000
@@ -137,9 +138,17 @@ class JobStore:
             for name in (*names, "END", "CANCEL", "DELETE", "PLACE", "REAP", "LIST", "RETRY", "WAKE", "TELL")
         }
 
-    async def ping(self) -> None:
-        """Return if Redis answers."""
-        await guard(cast("Awaitable[Any]", self.redis.ping()))
+    async def probe(self) -> RedisState:
+        """Say whether Redis would take a job now, without writing anything."""
+        try:
+            # A write as far as Redis' checks of memory and disk go; of nothing, at the end of a key that is not there.
+            await guard(cast("Awaitable[Any]", self.redis.setrange(f"{PREFIX}probe", 0, "")))
+            await self._check_room(())
+        except StorageFullError:
+            return "full"
+        except QueueUnavailableError as error:
+            return "away" if error.__cause__ is None else state_of(error.__cause__)
+        return "up"
 
     async def put_images(self, images: Iterable[ImagePart]) -> None:
         """Keep pictures under their hash until a job holds them, for `BLOB_GRACE_S` at most."""
@@ -566,6 +575,15 @@ def queue_full(limit: int) -> QueueFullError:
         message_zh=f"您已有 {limit} 个未完成的任务，请等待其中一些结束后再试。",
         retry_after_s=5,
     )
+
+
+def state_of(error: BaseException) -> RedisState:
+    """Say what an error of a Redis call means for whoever wanted to write."""
+    if isinstance(error, BusyLoadingError):
+        return "loading"
+    if isinstance(error, ReadOnlyError):
+        return "read only"
+    return "full" if isinstance(error, Exception) and is_full(error) else "away"
 
 
 def queue_unavailable() -> QueueUnavailableError:

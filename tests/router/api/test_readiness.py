@@ -1,0 +1,71 @@
+"""``/readyz``: what is missing is named, soon, whatever hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from router.jobs.store import state_of
+from tests.support.servers import RedisProcess
+
+GUARD_S = 5.0  # half of what a command waits for redis
+
+
+@contextlib.contextmanager
+def no_room(client: redis.Redis) -> Iterator[None]:
+    client.config_set("maxmemory", "1")
+    yield
+    client.config_set("maxmemory", "0")
+
+
+@contextlib.contextmanager
+def hanging(process: RedisProcess) -> Iterator[None]:
+    os.kill(process.child.pid, signal.SIGSTOP)
+    yield
+    os.kill(process.child.pid, signal.SIGCONT)
+
+
+def look(http: httpx.Client) -> tuple[int, Any]:
+    answer = http.get("/readyz", timeout=GUARD_S)
+    return answer.status_code, answer.json()
+
+
+def test_a_redis_that_hangs_is_away_and_is_not_waited_for(http: httpx.Client, redis_process: RedisProcess) -> None:
+    with hanging(redis_process):
+        status, body = look(http)
+
+    assert (status, body["status"], body["redis"], body["redis_state"]) == (200, "ready", False, "away")
+    assert look(http)[1]["redis_state"] == "up"
+
+
+def test_a_full_redis_is_told_from_one_that_is_away(http: httpx.Client, redis_client: redis.Redis) -> None:
+    before = set(redis_client.keys())
+    with no_room(redis_client):
+        status, body = look(http)
+    assert (status, body["redis"], body["redis_state"]) == (200, False, "full")
+    # Asking writes nothing.
+    assert look(http)[1] == {**body, "redis": True, "redis_state": "up"}
+    assert set(redis_client.keys()) <= before | {b"glowl:activity"}
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), "full"),
+        (redis.ResponseError("-OOM command not allowed when used memory > 'maxmemory'."), "full"),
+        (redis.ResponseError("MISCONF Redis is configured to save RDB snapshots, but it's unable to"), "full"),
+        (redis.BusyLoadingError("Redis is loading the dataset in memory"), "loading"),
+        (redis.ReadOnlyError("You can't write against a read only replica."), "read only"),
+        (redis.ConnectionError("refused"), "away"),
+        (redis.TimeoutError("Timeout reading from socket"), "away"),
+    ],
+)
+def test_each_way_of_not_taking_a_job_has_a_name(error: redis.RedisError, state: str) -> None:
+    assert state_of(error) == state
