@@ -106,22 +106,25 @@ def _pictures_first(message: Message) -> Message:
 
 
 def to_stored_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
-    """Write a conversation as JSON; pictures become hash and media type."""
+    """Write a conversation as JSON; pictures become hash, media type, and the field they came in."""
     return [{"role": message.role, "parts": [_to_stored_part(part) for part in message.parts]} for message in messages]
 
 
-def from_stored_messages(stored: list[dict[str, Any]], blobs: Mapping[str, bytes]) -> tuple[Message, ...]:
+def from_stored_messages(
+    stored: list[dict[str, Any]], blobs: Mapping[str, bytes], *, param: str | None = None
+) -> tuple[Message, ...]:
     """Read a conversation back.
 
     Args:
         stored: what `to_stored_messages` wrote.
         blobs: picture bytes by hash.
+        param: the field of a new request that brings the conversation in; None if it is still the request's own.
 
     Raises:
         KeyError: if a picture is not among ``blobs``; the key is its hash.
     """
     return tuple(
-        Message(message["role"], tuple(_from_stored_part(part, blobs) for part in message["parts"]))
+        Message(message["role"], tuple(_from_stored_part(part, blobs, param) for part in message["parts"]))
         for message in stored
     )
 
@@ -134,10 +137,11 @@ def stored_image_hashes(stored: list[dict[str, Any]]) -> list[str]:
 def _to_stored_part(part: Part) -> dict[str, str]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
-    return {"type": "image", "sha256": part.sha256, "media_type": part.media_type}
+    return {"type": "image", "sha256": part.sha256, "media_type": part.media_type, "param": part.param}
 
 
-def _from_stored_part(part: dict[str, str], blobs: Mapping[str, bytes]) -> Part:
+def _from_stored_part(part: dict[str, str], blobs: Mapping[str, bytes], param: str | None) -> Part:
     if part["type"] == "text":
         return TextPart(part["text"])
-    return ImagePart(data=blobs[part["sha256"]], media_type=part["media_type"], sha256=part["sha256"])
+    came_in = part.get("param", "") if param is None else param  # not written by earlier releases
+    return ImagePart(blobs[part["sha256"]], part["media_type"], part["sha256"], param=came_in)

@@ -253,7 +253,8 @@ async def _conversation_of(services: Services, response_id: str, caller: str) ->
     stored = job.spec.messages[1:] if job.spec.instructions else job.spec.messages
     blobs = await services.store.get_images(stored_image_hashes(stored))
     try:
-        return (*from_stored_messages(stored, blobs), answer_turn(job.final.text))
+        earlier = from_stored_messages(stored, blobs, param="previous_response_id")
+        return (*earlier, answer_turn(job.final.text))
     except KeyError as error:
         raise BadRequestError(
             f"The pictures of the response '{response_id}' are no longer stored; send the conversation again.",
