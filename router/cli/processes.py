@@ -19,6 +19,7 @@ from uuid import uuid4
 import typer
 
 from router.cli.common import fail, load_settings, write_atomically
+from router.cli.secrets import is_for_engine, keep
 
 ENGINE_NAMES = ("glm", "owl2")
 ENGINES_MISSING = (
@@ -198,4 +199,4 @@ def engine(
         adapter=adapter,
     )
     # A new process image, because torch must never be loaded into the command line's own.
-    os.execv(argv[0], argv)  # noqa: S606
+    os.execve(argv[0], argv, keep(os.environ, is_for_engine))  # noqa: S606

@@ -53,6 +53,7 @@ class ProcessSpec:
         is_alive: asked again and again once the child is ready; it may fail for a while, see `LivenessPolicy`; must not
             raise. None: only the end of the process counts.
         env: variables added to the supervisor's own.
+        inherits: whether a variable of the supervisor's own is passed on, by its name.
         layer: 0 must be ready before all others start; stopping goes from the highest layer down.
         stop_timeout_s: time between SIGTERM and SIGKILL.
         death_signal: what the kernel sends the child if the supervisor is killed (Linux).
@@ -63,6 +64,7 @@ class ProcessSpec:
     is_ready: Callable[[int], Awaitable[bool]]
     is_alive: Callable[[int], Awaitable[bool]] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    inherits: Callable[[str], bool] = lambda _name: True
     layer: int = 1
     stop_timeout_s: float = 8.0
     death_signal: signal.Signals = signal.SIGKILL
@@ -383,7 +385,11 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **child.spec.env},
+                env={
+                    **{name: value for name, value in os.environ.items() if child.spec.inherits(name)},
+                    "PYTHONUNBUFFERED": "1",
+                    **child.spec.env,
+                },
                 # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops in order.
                 start_new_session=True,
             )

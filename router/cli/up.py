@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from router.cli import models
+from router.cli import models, secrets
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language, write_atomically
 from router.cli.net import (
     PortInUseError,
@@ -245,7 +245,13 @@ def _make_random(layout: Layout, language: Language) -> None:
     log = layout.log_dir / "random_tiny.log"
     argv = [sys.executable, "-P", "-m", "engines.pocket.random_tiny", str(unfinished)]
     with log.open("wb") as output:
-        made = subprocess.run(guarded_argv(argv, signal.SIGKILL), stdout=output, stderr=output, check=False)  # noqa: S603
+        made = subprocess.run(  # noqa: S603
+            guarded_argv(argv, signal.SIGKILL),
+            stdout=output,
+            stderr=output,
+            env=secrets.keep(os.environ, secrets.is_for_other),
+            check=False,
+        )
     if made.returncode != 0 or not models.has_checkpoints(unfinished):
         fail(say("up.random.failed", language, log=log))
     shutil.rmtree(directory, ignore_errors=True)
@@ -319,6 +325,7 @@ def build_specs(
                 argv=redis_argv(redis.binary, redis_address, layout.redis_dir),
                 is_ready=_answers_ping(used_redis_url),
                 is_alive=_replies(used_redis_url),
+                inherits=secrets.is_for_other,
                 layer=0,
                 # It writes its file out on SIGTERM; nothing else may cut that short.
                 death_signal=signal.SIGTERM,
@@ -361,7 +368,7 @@ def build_specs(
                 tuple(argv),
                 is_ready=_answers_ok(address.url, "/readyz"),
                 is_alive=_answers(address.url, "/healthz"),
-                env=env,
+                inherits=secrets.is_for_engine,
             )
         )
     glowl = (sys.executable, "-P", "-m", "router.cli")
@@ -375,6 +382,7 @@ def build_specs(
                 is_ready=_file_names_pid(ready),
                 is_alive=_is_touched(ready),
                 env=env,
+                inherits=secrets.is_for_worker,
                 layer=2,
                 stop_timeout_s=stop_timeout_s,
             )
@@ -387,12 +395,13 @@ def build_specs(
             is_ready=_answers_ok(api_url, "/healthz"),
             is_alive=_answers(api_url, "/healthz"),
             env=env,
+            inherits=secrets.is_for_api,
             layer=3,
             stop_timeout_s=stop_timeout_s,
         )
     )
     if wants_ui and has_ui():
-        specs.append(_ui_spec(env, api_url))
+        specs.append(_ui_spec(api_url))
     return specs
 
 
@@ -401,14 +410,13 @@ def has_ui() -> bool:
     return find_spec("gradio") is not None and find_spec("router.ui") is not None
 
 
-def _ui_spec(env: dict[str, str], api_url: str) -> ProcessSpec:
+def _ui_spec(api_url: str) -> ProcessSpec:
     try:
         check_port("127.0.0.1", UI_PORT)
         port = UI_PORT
     except PortInUseError:
         port = free_port("127.0.0.1")
     ui_env = {
-        **env,
         "GLOWL_URL": api_url,
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
@@ -416,7 +424,15 @@ def _ui_spec(env: dict[str, str], api_url: str) -> ProcessSpec:
     }
     argv = (sys.executable, "-P", "-m", "router.ui")
     url = base_url("127.0.0.1", port)
-    return ProcessSpec("ui", argv, is_ready=_answers_ok(url, "/"), is_alive=_answers(url, "/"), env=ui_env, layer=3)
+    return ProcessSpec(
+        "ui",
+        argv,
+        is_ready=_answers_ok(url, "/"),
+        is_alive=_answers(url, "/"),
+        env=ui_env,
+        inherits=secrets.is_for_other,
+        layer=3,
+    )
 
 
 Probe = Callable[[int], Awaitable[bool]]

@@ -69,7 +69,14 @@ def test_a_wrong_preset_stops_the_api_in_one_line(monkeypatch):
 @pytest.fixture
 def executed(monkeypatch) -> list[list[str]]:
     calls: list[list[str]] = []
-    monkeypatch.setattr("os.execv", lambda _program, argv: calls.append(argv))
+    monkeypatch.setenv("GLOWL_API_KEYS", "geheim")
+
+    def execve(_program: str, argv: list[str], env: dict[str, str]) -> None:
+        assert "PATH" in env
+        assert "GLOWL_API_KEYS" not in env
+        calls.append(argv)
+
+    monkeypatch.setattr("os.execve", execve)
     return calls
 
 

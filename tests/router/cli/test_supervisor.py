@@ -143,6 +143,19 @@ async def test_layer_zero_is_ready_before_the_others_start_and_stops_last(tmp_pa
     assert journal[4:] == ["api", "worker", "glm", "redis"]
 
 
+async def test_a_child_gets_no_variable_that_is_withheld(tmp_path, watched, supervise, monkeypatch):
+    monkeypatch.setenv("KEY_OF_OTHERS", "geheim")
+    monkeypatch.setenv("OF_ALL", "yes")
+    says = "import os;print(sorted({'KEY_OF_OTHERS','OF_ALL','OWN'} & set(os.environ)),flush=True);" + STEADY
+    spec = child(tmp_path, "glm", says, inherits=lambda name: name != "KEY_OF_OTHERS", env={"OWN": "1"})
+    supervisor = supervise(spec)
+    run = asyncio.create_task(supervisor.run())
+    await watched.until("all_ready")
+    assert (tmp_path / "glm.log").read_text() == "['OF_ALL', 'OWN']\n"
+    supervisor.request_stop()
+    assert await run == 0
+
+
 async def test_a_child_that_dies_is_started_again(tmp_path, watched, supervise):
     # Given a running child
     supervisor = supervise(child(tmp_path, "glm", STEADY))

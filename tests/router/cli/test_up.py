@@ -218,7 +218,7 @@ def test_adapters_are_a_list_of_names_and_places_in_the_environment(monkeypatch)
 def test_every_child_is_told_where_the_others_are():
     specs = specs_for(Path("/data"), port=8123)
     assert list(specs) == ["redis", "glm", "owl2", "worker", "worker-owl2", "worker-light", "api"]
-    for name in ("glm", "owl2", "worker", "api"):
+    for name in ("worker", "worker-owl2", "api"):
         assert specs[name].env == {
             "REDIS_URL": "unix:///data/run/redis.sock?db=0",
             "GLOWL_GLM_URL": "unix:///data/run/glm.sock",
@@ -229,6 +229,7 @@ def test_every_child_is_told_where_the_others_are():
             "GLOWL_DRAIN_S": "2",
             "GLOWL_DRAIN_NOTICE_S": "0",
         }
+    assert all(specs[name].env == {} for name in ("redis", "glm", "owl2"))
     assert all(specs[name].stop_timeout_s > 2 for name in ("worker", "worker-owl2", "worker-light", "api"))
     assert specs["glm"].argv[1:] == (
         *("-P", "-m", "engines.server", "glm"),
@@ -243,6 +244,30 @@ def test_every_child_is_told_where_the_others_are():
 def test_every_child_is_looked_at_while_it_runs(monkeypatch):
     monkeypatch.setattr(up, "has_ui", lambda: True)
     assert all(spec.is_alive is not None for spec in specs_for(Path("/data")).values())
+
+
+OWN_SECRETS = ("GLOWL_API_KEYS", "GLOWL_GLM_API_KEY", "GLOWL_WEBHOOK_SECRET", "GLOWL_ANYTHING_NEW", "REDIS_URL")
+
+
+@pytest.mark.usefixtures("own_redis")
+@pytest.mark.parametrize(
+    ("name", "gets"),
+    [
+        ("redis", set()),
+        ("glm", {"HF_TOKEN"}),
+        ("owl2", {"HF_TOKEN"}),
+        ("worker", {*OWN_SECRETS} - {"GLOWL_API_KEYS"}),
+        ("worker-owl2", {*OWN_SECRETS} - {"GLOWL_API_KEYS"}),
+        ("api", {*OWN_SECRETS}),
+        ("ui", set()),
+    ],
+)
+def test_no_process_gets_a_secret_that_it_has_no_use_for(monkeypatch, name, gets):
+    monkeypatch.setattr(up, "has_ui", lambda: True)
+    spec = specs_for(Path("/data"))[name]
+    assert {each for each in (*OWN_SECRETS, "HF_TOKEN") if spec.inherits(each)} == gets
+    # And what is no secret stays
+    assert all(spec.inherits(each) for each in ("PATH", "HOME", "HTTPS_PROXY", "HF_ENDPOINT", "CUDA_VISIBLE_DEVICES"))
 
 
 async def test_a_server_that_takes_connections_and_says_nothing_is_not_alive(monkeypatch):
