@@ -5,6 +5,8 @@ In: any request. Out: the request with its `router.in_flight.Share` in ``state``
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -13,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api.errors import respond
 from router.auth import owner_of
-from router.errors import AuthenticationError, OverloadedError, TooManyInFlightError
+from router.errors import AuthenticationError, BodyTimeoutError, OverloadedError, TooManyInFlightError
 from router.in_flight import InFlight, Share
 from router.settings import Settings
 
@@ -21,6 +23,8 @@ from router.settings import Settings
 _ALWAYS: Final = frozenset({"/healthz", "/readyz"})
 # Callers without a right key share one place: they get as far as a 401.
 _NOBODY: Final = ""
+_LINGER_S: Final = 30.0
+_TIMEOUT_STATUS: Final = 408
 
 
 class Bounded:
@@ -49,7 +53,8 @@ class Bounded:
         try:
             with self._in_flight.request(self._owner(scope)) as share:
                 scope.setdefault("state", {})["share"] = share
-                await self._app(scope, _timed(receive, share), send)
+                body = _Body(receive, share)
+                await self._app(scope, body.receive, _lingering(send, body) if _ends_after(scope) else send)
         except (TooManyInFlightError, OverloadedError) as error:
             # Raised before anything was begun; what is raised further in is answered there.
             await respond(Request(scope), error)(scope, receive, send)
@@ -61,18 +66,55 @@ class Bounded:
             return _NOBODY
 
 
-def _timed(receive: Receive, share: Share) -> Receive:
-    is_whole = False
+class _Body:
+    """The ASGI ``receive`` of a body that has to arrive in time."""
 
-    async def receive_in_time() -> Message:
-        nonlocal is_whole
-        if is_whole:  # what comes now is the end of the connection, and may take as long as the answer
-            return await receive()
-        with share.awaiting_body() as timeout:
+    def __init__(self, receive: Receive, share: Share) -> None:
+        self._receive = receive
+        self._share = share
+        self._is_whole = False
+
+    async def receive(self) -> Message:
+        """Return the next piece.
+
+        Raises:
+            BodyTimeoutError: if it does not arrive in time.
+        """
+        if self._is_whole:  # what comes now is the end of the connection, and may take as long as the answer
+            return await self._receive()
+        with self._share.awaiting_body() as timeout:
             async with timeout:
-                message = await receive()
-        share.received(len(message.get("body", b"")))
-        is_whole = not message.get("more_body", False)
+                message = await self._receive()
+        self._share.received(len(message.get("body", b"")))
+        self._is_whole = not message.get("more_body", False)
         return message
 
-    return receive_in_time
+    async def drop_rest(self) -> None:
+        """Read what still comes of a body that was refused halfway, as long as it comes in time."""
+        self._share.release_bytes()
+        with contextlib.suppress(BodyTimeoutError, TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while not self._is_whole:
+                    await self.receive()
+
+
+def _ends_after(scope: Scope) -> bool:
+    """Whether the server closes the connection after the answer."""
+    return scope.get("http_version") == "1.0" or "close" in Headers(scope=scope).get("connection", "").lower()
+
+
+def _lingering(send: Send, body: _Body) -> Send:
+    """Read the rest of the body before the answer ends: a connection that closes on unread bytes loses the answer."""
+    is_timeout = False
+
+    async def send_and_linger(message: Message) -> None:
+        nonlocal is_timeout
+        if message["type"] == "http.response.start":
+            is_timeout = message["status"] == _TIMEOUT_STATUS
+        if message["type"] == "http.response.body" and not message.get("more_body", False) and not is_timeout:
+            await send({**message, "more_body": True})
+            await body.drop_rest()
+            message = {**message, "body": b""}
+        await send(message)
+
+    return send_and_linger

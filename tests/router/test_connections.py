@@ -146,6 +146,16 @@ def test_http_1_0_gets_no_chunks_and_ends_with_the_connection(serve: Serve, keep
         assert b"connection: close" in head
 
 
+@pytest.mark.parametrize(("version", "more"), [(b"1.1", b"Connection: close\r\n"), (b"1.0", b"")])
+def test_a_refusal_is_not_lost_where_the_connection_ends(serve: Serve, version: bytes, more: bytes) -> None:
+    body = b" " * 20_000_000
+    head = b"POST /v1/route HTTP/%s\r\nHost: localhost\r\n%sContent-Length: %d\r\n\r\n"
+    with connect(serve(max_body_bytes=1000)) as sock:
+        sock.sendall(head % (version, more, len(body)) + body)
+        answer = read_all(sock)
+    assert (status_of(answer), error_of(answer)["code"]) == (413, "request_too_large")
+
+
 def test_the_rest_of_a_refused_body_is_dropped_and_the_connection_goes_on(serve: Serve) -> None:
     body = b" " * 500_000
     with connect(serve(max_body_bytes=1000)) as sock:
