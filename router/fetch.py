@@ -15,20 +15,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import ipaddress
 import re
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-MAX_REDIRECTS = 3
+from router.lookup import OWNER, Lookups, LookupTimeoutError
+from router.shares import Shares
+
+MAX_REDIRECTS = 10
 MAX_URL_CHARS = 8192
+# A body under way is held in memory. Owners share them, and each owner's hosts share the owner's.
+MAX_AT_ONCE: Final = 128
+# Browsers escape the rest of a path or query: blanks, quotes, angle brackets, all that is not ASCII. Never a "%":
+# signed URLs come escaped.
+_UNESCAPED: Final = "%!#$&'()*+,-./:;=?@[]_~|^"
+_AUTHORITY: Final = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//[^/?#]*", re.IGNORECASE)
 _CHUNK_BYTES = 64 * 1024
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
@@ -97,6 +108,11 @@ class FetchSettings(Protocol):
         """Largest body a GET reads."""
         ...
 
+    @property
+    def contact(self) -> str:
+        """Where operators of the servers that are asked find who asks."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FetchedBody:
@@ -124,6 +140,16 @@ class PostAnswer:
 
     status: int
     retry_after: str | None = None
+
+
+@contextlib.contextmanager
+def fetching_for(owner: str) -> Generator[None]:
+    """Count what is fetched within, and in tasks begun within, among what this owner has under way."""
+    token = OWNER.set(owner)
+    try:
+        yield
+    finally:
+        OWNER.reset(token)
 
 
 def is_public_address(address: IPAddress) -> bool:
@@ -171,7 +197,7 @@ def parse_url(url: str, *, allow_private: bool = False) -> URL:
         )
     # One parser for the check and for the connection. Already encoded URLs stay as they are: signed ones would break.
     try:
-        parsed = URL(url, encoded=url.isascii())
+        parsed = _escape(url)
         host, port = (parsed.raw_host or "").lower().rstrip("."), parsed.port
         has_userinfo = parsed.user is not None or parsed.password is not None
     except ValueError:
@@ -181,7 +207,8 @@ def parse_url(url: str, *, allow_private: bool = False) -> URL:
             "Only http:// and https:// URLs are fetched. Send one of those, or the picture as a data URL.",
             "仅支持 http:// 与 https:// 地址。请改用此类地址，或以 data URL 发送图片。",
         )
-    if not host or not port or re.search(r"[\x00-\x20\x7f\\]", url):
+    authority = _AUTHORITY.match(url)
+    if not host or not port or re.search(r"[\x00-\x1f\x7f\\]", url) or (authority and " " in authority[0]):
         raise _malformed()
     if has_userinfo:
         raise UrlRefusedError(
@@ -210,7 +237,8 @@ class SafeFetcher:
 
     def __init__(self, settings: FetchSettings, *, resolve: Resolve | None = None) -> None:
         self._settings = settings
-        self._resolve = resolve or _system_resolve
+        self._resolve = resolve or Lookups()
+        self._places = Shares(MAX_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -235,13 +263,13 @@ class SafeFetcher:
             FetchTooLargeError: if the body is longer than the limit.
             FetchFailedError: if it cannot be had in ``fetch_timeout_s``, or the status is not 200.
         """
-        async with self._guard():
-            current = self._parse(url)
+        current = self._parse(url)
+        async with self._place(current), self._guard():
             for _ in range(MAX_REDIRECTS + 1):
                 async with self._open_session().get(current, allow_redirects=False) as response:
                     location = response.headers.get("Location")
                     if response.status in _REDIRECT_STATUSES and location:
-                        current = self._parse(str(current.join(URL(location, encoded=location.isascii()))))
+                        current = self._parse(str(current.join(_escape(location.strip()))))
                         continue
                     return await self._read_body(response)
             raise FetchFailedError(
@@ -264,10 +292,11 @@ class SafeFetcher:
             UrlRefusedError: if the URL is not allowed.
             FetchFailedError: if no status came back in ``fetch_timeout_s``.
         """
-        async with self._guard():
+        target = self._parse(url)
+        async with self._place(target), self._guard():
             request_headers = {"Content-Type": "application/json", **(headers or {})}
             async with self._open_session().post(
-                self._parse(url), data=body, headers=request_headers, allow_redirects=False
+                target, data=body, headers=request_headers, allow_redirects=False
             ) as response:
                 response.close()
                 return PostAnswer(response.status, response.headers.get("Retry-After"))
@@ -288,7 +317,8 @@ class SafeFetcher:
                 timeout=aiohttp.ClientTimeout(total=None),  # `_guard` bounds DNS, redirects and body together
                 trust_env=False,  # a proxy would connect for us, past the address check
                 auto_decompress=False,
-                headers={"User-Agent": "glowl", "Accept-Encoding": "identity"},
+                # Some sites refuse programs that do not say whom to turn to.
+                headers={"User-Agent": user_agent(self._settings.contact), "Accept-Encoding": "identity"},
             )
         return self._session
 
@@ -314,6 +344,28 @@ class SafeFetcher:
                 raise _too_large(limit)
         content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         return FetchedBody(data=bytes(body), content_type=content_type, final_url=str(response.url))
+
+    @contextlib.asynccontextmanager
+    async def _place(self, url: URL) -> AsyncGenerator[None]:
+        """Hold a place among what its owner has under way.
+
+        Raises:
+            FetchFailedError: if there is none for as long as a fetch may take.
+        """
+        owner, host = OWNER.get(), url.raw_host or ""
+        try:
+            async with asyncio.timeout(self._settings.fetch_timeout_s):
+                await self._places.wait(owner, host)
+        except TimeoutError:
+            raise FetchFailedError(
+                "Too many slow downloads from this host, or of this key, are under way. Try again later, or send the "
+                "file itself.",
+                "该主机或该密钥正在进行的慢速下载过多。请稍后重试，或直接发送文件。",
+            ) from None
+        try:
+            yield
+        finally:
+            self._places.give_back(owner, host)
 
     @contextlib.asynccontextmanager
     async def _guard(self) -> AsyncGenerator[None]:
@@ -363,7 +415,11 @@ class _VettingResolver(AbstractResolver):
         """
         try:
             addresses = [ipaddress.ip_address(text) for text in await self._resolve(host, port)]
-        except OSError:
+        except LookupTimeoutError:
+            raise FetchFailedError(
+                "The URL's host name could not be looked up in time.", "未能及时解析该 URL 的主机名。"
+            ) from None
+        except (OSError, ValueError):
             addresses = []
         if not addresses:
             raise FetchFailedError("The URL's host name was not found.", "找不到该 URL 的主机名。")
@@ -385,9 +441,24 @@ class _VettingResolver(AbstractResolver):
         """Nothing is held."""
 
 
-async def _system_resolve(host: str, port: int) -> list[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(sockaddr[0]) for *_, sockaddr in found]
+def user_agent(contact: str) -> str:
+    """Return how we name ourselves to the servers of others."""
+    return f"Glowl/{importlib.metadata.version('glowl')} (+{contact})"
+
+
+def _escape(url: str) -> URL:
+    """Parse a URL, or the relative one of a redirect, and escape what browsers do of its path and query.
+
+    Raises:
+        ValueError: if it is no URL.
+    """
+    authority = _AUTHORITY.match(url)
+    head = authority[0] if authority else ""
+    tail = quote(url[len(head) :], safe=_UNESCAPED)
+    if not head.isascii():
+        parsed = URL(head)
+        head = f"{parsed.scheme}://{parsed.raw_authority}" if parsed.scheme else f"//{parsed.raw_authority}"
+    return URL(head + tail, encoded=True)
 
 
 def _literal_address(host: str) -> IPAddress | None:

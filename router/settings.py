@@ -20,6 +20,7 @@ from engines.adapter_names import parse_adapters
 from engines.address import split_urls
 from router.redis_address import check_redis_url
 
+PRODUCT_URL = "https://github.com/glowl/glowl"
 DEFAULT_PORT = 8000
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_GLM_PORT = 8101
@@ -97,6 +98,11 @@ class Settings(BaseSettings):
         False, description="let picture URLs and webhooks point to private and loopback addresses"
     )
     fetch_timeout_s: float = Field(15.0, gt=0, description="time to download one picture")
+    contact: str = Field(
+        PRODUCT_URL,
+        pattern=r"^[!-~]{1,200}$",
+        description="mail address or URL in the User-Agent of what is fetched and posted; many sites ask for one",
+    )
     webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
         description="signs webhooks to URLs named in requests; several separated by commas all sign; "

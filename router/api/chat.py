@@ -84,7 +84,7 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
     output_format, _ = to_chat_format(body)
     hints = to_hints(body.model, body.hybrid, body.service_tier, services.monitor)
     check_format(output_format, hints, body.hybrid, "response_format")
-    messages, fetch_ms = await timed(from_chat(body.messages, services.media))
+    messages, fetch_ms = await timed(from_chat(body.messages, services.media), caller)
     return Call(
         messages=messages,
         sampling=sampling,

@@ -51,7 +51,7 @@ async def _answer(
     is_async = prefers_async(request)
 
     async def to_call() -> Call:
-        messages, fetch_ms = await timed(from_older_shape(body, services.media))
+        messages, fetch_ms = await timed(from_older_shape(body, services.media), caller)
         return Call(
             messages=messages,
             sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature or 0.0),

@@ -23,7 +23,7 @@ from router.auth import owner_of
 from router.call import Call
 from router.dispatch import Running
 from router.errors import BadRequestError, BodyTooLargeError, NotFoundError
-from router.fetch import UrlRefusedError, parse_url
+from router.fetch import UrlRefusedError, fetching_for, parse_url
 from router.health import EngineMonitor
 from router.idempotency import KEEP_S
 from router.in_flight import Share
@@ -214,10 +214,11 @@ def to_hints(model: str, hybrid: Hybrid, service_tier: str | None, monitor: Engi
     )
 
 
-async def timed(work: Awaitable[Result]) -> tuple[Result, float]:
-    """Return what was awaited, and how many milliseconds that took."""
+async def timed(work: Awaitable[Result], caller: str) -> tuple[Result, float]:
+    """Return what was awaited, and how many milliseconds that took; what it fetches is the caller's."""
     began = time.perf_counter()
-    result = await work
+    with fetching_for(caller):
+        result = await work
     return result, 1000 * (time.perf_counter() - began)
 
 

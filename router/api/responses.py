@@ -203,7 +203,8 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
     hints = to_hints(body.model, hybrid, body.service_tier, services.monitor)
     check_format(output_format, hints, hybrid, "text.format")
     answers = await _answers_named(services, body.input, caller)
-    messages, fetch_ms = await timed(from_responses(body.input, body.instructions, earlier, services.media, answers))
+    loading = from_responses(body.input, body.instructions, earlier, services.media, answers)
+    messages, fetch_ms = await timed(loading, caller)
     return Call(
         messages=messages,
         sampling=sampling,

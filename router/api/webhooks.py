@@ -19,7 +19,7 @@ from router.api.errors import json_response, wants_chinese
 from router.api.intake import check_webhook_url, owner, parse, read_body, services_of
 from router.api.schemas import Items, WireModel
 from router.errors import BadRequestError, NotFoundError
-from router.fetch import FetchError, UrlRefusedError
+from router.fetch import FetchError, UrlRefusedError, fetching_for
 from router.jobs.queue import WEBHOOKS
 from router.services import Services
 from router.webhooks.records import EVENT_TYPES, MAX_ENDPOINTS, Attempt, Delivery, Endpoint
@@ -162,7 +162,8 @@ async def test_endpoint(request: Request, endpoint_id: str) -> Response:
     payload = dump_line(event)
     headers = to_headers(event["id"], int(now), payload, endpoint.signing_secrets(now))
     try:
-        answer = await services.webhook_fetcher.post_json(endpoint.url, payload, headers)
+        with fetching_for(caller):
+            answer = await services.webhook_fetcher.post_json(endpoint.url, payload, headers)
     except FetchError as error:
         is_refused = isinstance(error, UrlRefusedError)
         why = "the URL leads to an address that is not posted to" if is_refused else error.message

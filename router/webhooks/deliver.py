@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from router.errors import QueueUnavailableError
-from router.fetch import FetchError, SafeFetcher, UrlRefusedError
+from router.fetch import FetchError, SafeFetcher, UrlRefusedError, fetching_for
 from router.shares import Shares
 from router.webhooks.backoff import Backoff, parse_retry_after
 from router.webhooks.records import Attempt, Claim, Full
@@ -162,7 +162,8 @@ class Deliverer:
         headers = to_headers(claim.event_id, int(started_at), claim.body, secrets)
         status, retry_after_s, error, error_zh = None, None, None, None
         try:
-            answer = await self._fetcher.post_json(claim.url, claim.body, headers)
+            with fetching_for(claim.owner):
+                answer = await self._fetcher.post_json(claim.url, claim.body, headers)
         except UrlRefusedError:
             error = "the URL leads to an address that is not posted to"
             error_zh = "该 URL 指向不允许投递的地址"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -11,12 +12,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from router.fetch import (
+    MAX_AT_ONCE,
     MAX_REDIRECTS,
     FetchFailedError,
     FetchTooLargeError,
     PostAnswer,
     SafeFetcher,
     UrlRefusedError,
+    fetching_for,
     is_public_address,
     parse_url,
 )
@@ -159,6 +162,32 @@ def test_public_urls_pass(url: str) -> None:
 
 def test_an_encoded_url_stays_as_it_was_signed() -> None:
     assert str(parse_url("https://example.com/a%7Eb?sig=a%2Fb%20c")) == "https://example.com/a%7Eb?sig=a%2Fb%20c"
+
+
+@pytest.mark.parametrize(
+    ("url", "escaped"),
+    [
+        ("https://example.com/my cat.png", "https://example.com/my%20cat.png"),
+        ("  https://example.com/a  b.png?q=a b#c d\n", "https://example.com/a%20%20b.png?q=a%20b#c%20d"),
+        ("https://example.com/我的 猫.png", "https://example.com/%E6%88%91%E7%9A%84%20%E7%8C%AB.png"),
+        ("https://example.com/é%20é?sig=a%2Fb+c", "https://example.com/%C3%A9%20%C3%A9?sig=a%2Fb+c"),
+        ("https://例子.测试/图 1.png", "https://xn--fsqu00a.xn--0zwm56d/%E5%9B%BE%201.png"),
+        ('https://example.com:8443/a<b>"c"`{d}', "https://example.com:8443/a%3Cb%3E%22c%22%60%7Bd%7D"),
+        ("https://example.com/100%/a b", "https://example.com/100%/a%20b"),
+        ("https://example.com/a;v=1,2/(b)[c]'d'!*~|^@", "https://example.com/a;v=1,2/(b)[c]'d'!*~|^@"),
+        ("https://example.com?q=a b", "https://example.com/?q=a%20b"),
+    ],
+)
+def test_what_browsers_escape_is_escaped_and_nothing_else(url: str, escaped: str) -> None:
+    assert str(parse_url(url)) == escaped
+
+
+@pytest.mark.parametrize(
+    "url", ["http://exam ple.com/", "http:// example.com/", "http://example.com :80/", "http ://a/"]
+)
+def test_blanks_in_the_host_are_refused(url: str) -> None:
+    with pytest.raises(UrlRefusedError):
+        parse_url(url)
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -306,17 +335,96 @@ async def test_a_closed_port_is_a_failure(fetcher: SafeFetcher, unused_tcp_port:
 async def test_redirects_are_followed_to_the_end(site: Site, fetcher: SafeFetcher) -> None:
     # Given as many redirects as are allowed, relative and absolute
     end = site.on("/end", answering(b"end"))
-    site.on("/2", redirecting(end))
-    site.on("/1", redirecting("2"))
+    site.on(f"/{MAX_REDIRECTS - 1}", redirecting(end))
+    for number in range(1, MAX_REDIRECTS - 1):
+        site.on(f"/{number}", redirecting(f"{number + 1}" if number % 2 else f"/{number + 1}"))
     start = site.on("/0", redirecting("/1"))
-    assert MAX_REDIRECTS == 3
     # When the first is fetched, then the last is found
     body = await fetcher.get(start)
     assert (body.data, body.final_url) == (b"end", end)
+    assert len(site.seen) == MAX_REDIRECTS + 1 == 11
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [("/my cat.png", "/my cat.png"), ("猫 1.png?a=b c", "/猫 1.png"), ("//HOST/a b", "/a b"), ("?a b", "/start")],
+)
+async def test_where_a_redirect_leads_is_escaped_too(
+    site: Site, fetcher: SafeFetcher, location: str, path: str
+) -> None:
+    site.on(path, answering(b"found"))
+    at_host = f"{site.server.host}:{site.server.port}"
+    visits = []
+
+    async def once(request: web.Request) -> web.Response:
+        visits.append(request.path_qs)
+        if len(visits) > 1:
+            return web.Response(body=b"found")
+        return web.Response(status=302, headers={"Location": location.replace("HOST", at_host)})
+
+    start = site.on("/start", once)
+    assert (await fetcher.get(start)).data == b"found"
+
+
+async def test_sites_are_told_who_asks(site: Site) -> None:
+    url = site.on("/", answering())
+    for settings in (Settings(allow_private_urls=True), Settings(allow_private_urls=True, contact="ops@shop.example")):
+        async with SafeFetcher(settings) as fetcher:
+            await fetcher.get(url)
+            await fetcher.post_json(url, b"{}")
+    agents = [request.headers["User-Agent"] for request in site.seen]
+    assert agents[0] == agents[1]
+    assert re.fullmatch(r"Glowl/\S+ \(\+https://\S+\)", agents[0])
+    assert agents[2] == agents[3] == agents[0].replace(agents[0][agents[0].index("+") :], "+ops@shop.example)")
+
+
+@pytest.mark.parametrize("contact", ["", "a b", "a\r\nHost: b", "联系", "x" * 201])
+def test_a_contact_that_is_no_header_stops_the_start(contact: str) -> None:
+    with pytest.raises(ValueError, match="contact"):
+        Settings(contact=contact)
+
+
+async def test_a_host_that_hangs_holds_up_neither_its_owners_other_downloads_nor_anybody_elses(
+    site: Site, fetcher: SafeFetcher
+) -> None:
+    # Given a site that says nothing, and far more downloads from it than there are places
+    async def hang(_: web.Request) -> web.StreamResponse:
+        await site.released.wait()
+        return web.Response()
+
+    silent = site.on("/silent", hang)
+    with fetching_for("ann"):
+        flood = [asyncio.create_task(fetcher.get(silent)) for _ in range(3 * MAX_AT_ONCE)]
+    await asyncio.sleep(0)
+
+    # Then another host (as the fetcher sees it) and another owner are served at once
+    prompt = Site()
+    async with prompt.server:
+        url = prompt.on("/a.png", answering(b"prompt"))
+        for owner, where in (("ann", url.replace("127.0.0.1", "localhost")), ("bob", url)):
+            with fetching_for(owner):
+                assert (await fetcher.get(where)).data == b"prompt"
+    assert len(site.seen) <= MAX_AT_ONCE / 4
+    for task in flood:
+        task.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_who_waits_for_a_place_in_vain_is_told_so(site: Site) -> None:
+    async def hang(_: web.Request) -> web.StreamResponse:
+        await site.released.wait()
+        return web.Response()
+
+    url = site.on("/silent", hang)
+    async with SafeFetcher(Settings(allow_private_urls=True, fetch_timeout_s=0.3)) as fetcher:
+        failures = await asyncio.gather(*[fetcher.get(url) for _ in range(MAX_AT_ONCE)], return_exceptions=True)
+    said = {str(each) for each in failures}
+    assert any("did not finish" in each for each in said)
+    assert any("Too many slow downloads" in each for each in said)
 
 
 async def test_one_redirect_too_many_is_a_failure(site: Site, fetcher: SafeFetcher) -> None:
-    with pytest.raises(FetchFailedError, match="redirects more than 3"):
+    with pytest.raises(FetchFailedError, match="redirects more than 10"):
         await fetcher.get(site.on("/loop", redirecting("/loop")))
     assert len(site.seen) == MAX_REDIRECTS + 1
 
