@@ -63,6 +63,8 @@ def list_jobs(
         page = api.call("GET", "jobs", after=after, limit=min(limit - len(jobs), 100), **query)
         jobs += page["data"]
         has_more, after = page["has_more"], page["last_id"] or after
+    if batch and not jobs:
+        api.call("GET", _path("batches", batch))  # ends here if there is no such batch: it has no lines either
     if is_json:
         for job in jobs:
             _print_json(job)

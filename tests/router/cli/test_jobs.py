@@ -1,0 +1,34 @@
+"""`glowl jobs` without a service: what it makes of the answers it gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from router.cli.common import fail
+from router.cli.main import app
+from router.cli.webhooks import Api
+
+EMPTY = {"data": [], "has_more": False, "last_id": None}
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_the_lines_of_a_batch_that_is_not_there_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    def call(_api: Api, _method: str, path: str, **_query: Any) -> Any:
+        if path == "batches/batch_9%2F":
+            fail("the service answered 404: no batch")
+        if path == "batches/batch_1":
+            return {"id": "batch_1"}
+        return EMPTY
+
+    monkeypatch.setattr(Api, "call", call)
+    missing = CliRunner().invoke(app, ["jobs", "list", "--batch", "batch_9/", *options])
+    assert missing.exit_code == 1
+    assert "404" in missing.stderr
+    # And one that has no lines left is no error
+    assert CliRunner().invoke(app, ["jobs", "list", "--batch", "batch_1", *options]).exit_code == 0
+    assert CliRunner().invoke(app, ["jobs", "list", *options]).exit_code == 0
