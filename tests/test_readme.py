@@ -138,3 +138,12 @@ def test_every_file_named_exists(text: str) -> None:
     assert len(named) >= 8
     assert [name for name in named if not (ROOT / name).exists()] == []
     assert all((ROOT / link).is_file() for link in re.findall(r"\]\(([\w.]+)\)", text))
+
+
+@BOTH
+def test_every_file_that_an_example_reads_exists_or_is_written_by_it(text: str) -> None:
+    code = "\n".join(code for _, code in code_blocks(text)).replace("-{1,2}.png", "-1.png").replace("{number}", "1")
+    written = {name for pair in re.findall(r'cat > (\S+)|Path\("(\S+?)"\)\.write_text', code) for name in pair}
+    names = set(re.findall(r"[\w./-]+\.(?:png|jpe?g|jsonl|csv)\b", code))
+    assert len(names) >= 4
+    assert {name for name in names if not (ROOT / name).is_file()} - written == set()
