@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from router.cli.common import Language, LanguageOption, fail, parse_language
+from router.cli.common import Language, LanguageOption, command_name, fail, parse_language
 from router.cli.questions import CHAT, ENDPOINTS, RESPONSES, RowError, open_lines
 from router.cli.text_files import STDIN
 from router.cli.texts import say
@@ -79,7 +79,7 @@ def batch(
         fail(str(error), code=2)
     except KeyboardInterrupt:
         if session.batch_id:
-            typer.echo("\n" + say("batch.left", language, id=session.batch_id, out=out), err=True)
+            typer.echo("\n" + say("batch.left", language, glowl=command_name(), id=session.batch_id, out=out), err=True)
         raise typer.Exit(130) from None
     if not is_good:
         raise typer.Exit(1)

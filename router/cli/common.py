@@ -6,6 +6,9 @@ In: the environment. Out: plain values, or an end of the command with one clear 
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -73,6 +76,15 @@ def load_settings() -> Settings:
             variable = field if field.isupper() else f"GLOWL_{field.upper()}"
             typer.echo(f"glowl: {variable}: {problem['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from None
+
+
+def command_name() -> str:
+    """How this command line is called from another terminal: there no virtual environment need be active."""
+    own = Path(sys.executable).with_name("glowl")
+    on_path = shutil.which("glowl")
+    if on_path is not None and "VIRTUAL_ENV" not in os.environ and own.exists() and own.samefile(on_path):
+        return "glowl"
+    return shlex.quote(str(own)) if own.exists() else f"{shlex.quote(sys.executable)} -P -m router.cli"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -210,7 +210,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "up.banner.try": ("Try, in another terminal:", "请在另一个终端中试试:"),
     "up.banner.question": ("Which shape is larger, and why?", "用一句话介绍你自己。"),
     "up.banner.question.pocket": ("What can you do?", "你能做什么？"),
-    "up.banner.ask": ('glowl ask PICTURE.png "What is in this picture?"', 'glowl ask 图片.png "图里有什么?"'),
     # ask
     "ask.question.missing": (
         "the last argument is the question, but {value} is a file; "
@@ -266,8 +265,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "batch.file.missing": ("no such file: {path}", "找不到文件:{path}"),
     "batch.created": ("the batch is {id}", "批次为 {id}"),
     "batch.left": (
-        "the batch goes on without you; come back with: glowl batch --resume {id} --out {out}",
-        "批次会继续运行;稍后可用以下命令查看:glowl batch --resume {id} --out {out}",
+        "the batch goes on without you; come back with: {glowl} batch --resume {id} --out {out}",
+        "批次会继续运行;稍后可用以下命令查看:{glowl} batch --resume {id} --out {out}",
     ),
     "batch.away": ("waiting for the service", "等待服务恢复"),
     "batch.failed": ("{count} failed", "失败 {count}"),

@@ -25,7 +25,15 @@ from typing import IO, TYPE_CHECKING, Annotated, Literal
 import typer
 
 from router.cli import models, secrets
-from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language, write_atomically
+from router.cli.common import (
+    Language,
+    LanguageOption,
+    command_name,
+    fail,
+    load_settings,
+    parse_language,
+    write_atomically,
+)
 from router.cli.net import (
     PortInUseError,
     base_url,
@@ -556,10 +564,12 @@ def banner(
     body = f'{{"model":"glowl","messages":[{{"role":"user","content":"{question}"}}]}}'
     key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
     curl = f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
-    sample = default_sample(language) if is_pocket else None
-    ask = f"glowl ask --sample {sample.name}" if sample else say("up.banner.ask", language)
+    sample = default_sample(language)
+    ask = f"{command_name()} ask " + (f"--sample {sample.name}" if sample else shlex.quote(question))
     if url != base_url("127.0.0.1", 8000):
         ask += f" --url {url}"
+    if needs_key:
+        ask += " --api-key YOUR_KEY"
     lines = ["", say("up.banner", language, url=url, models=choice, data_dir=data_dir)]
     if ui_url is not None:
         lines.append(f"{say('up.banner.ui', language)} {ui_url}")

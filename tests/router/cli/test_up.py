@@ -24,6 +24,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from router.cli import models, up
+from router.cli.common import command_name
 from router.cli.main import app
 from router.cli.net import free_port
 from router.cli.redis_check import RedisFound
@@ -358,30 +359,47 @@ def test_the_browser_interface_is_started_where_it_is_installed_and_moves_off_a_
     assert ui.env["GLOWL_URL"] == "http://127.0.0.1:8123"
 
 
-def test_the_banners_examples_can_be_copied(tmp_path):
+def test_the_banners_examples_can_be_copied(tmp_path, monkeypatch):
+    # Given a terminal that was opened anew, where no virtual environment is active
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
     for language in ("en", "zh"):
         lines = up.banner("http://127.0.0.1:8123", None, "full", tmp_path, language, needs_key=True)
         (curl,) = (shlex.split(line) for line in lines if "curl" in line)
         assert curl[1] == "http://127.0.0.1:8123/v1/chat/completions"
         assert "Authorization: Bearer YOUR_KEY" in curl
         assert json.loads(curl[-1])["model"] == "glowl"
-        (ask,) = (shlex.split(line) for line in lines if "glowl ask" in line)
-        assert ask[-2:] == ["--url", "http://127.0.0.1:8123"]
+        (ask,) = (shlex.split(line) for line in lines if " ask " in line)
+        assert ask[-4:] == ["--url", "http://127.0.0.1:8123", "--api-key", "YOUR_KEY"]
+        # Then the program is found, and does what the command says
+        done = subprocess.run([*ask[: ask.index("ask")], "ask", "--help"], capture_output=True, text=True, cwd="/")
+        assert (done.returncode, done.stderr) == (0, "")
     default = up.banner("http://127.0.0.1:8000", "http://127.0.0.1:7860", "pocket", tmp_path, "en")
     assert not any("--url" in line or "Bearer" in line for line in default)
     assert any("http://127.0.0.1:7860" in line for line in default)
 
 
+@pytest.mark.parametrize("choice", models.MODEL_CHOICES)
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_banner_offers_pocket_models_only_what_they_have_learnt(tmp_path, language):
-    lines = up.banner("http://127.0.0.1:8000", None, "pocket", tmp_path, language)
-    (ask,) = (shlex.split(line) for line in lines if "glowl ask" in line)
+def test_the_banner_asks_about_pictures_that_are_there(tmp_path, language, choice):
+    lines = up.banner("http://127.0.0.1:8000", None, choice, tmp_path, language)
+    (ask,) = (shlex.split(line) for line in lines if " ask " in line)
     sample = default_sample(language)
     assert sample is not None
-    assert ask == ["glowl", "ask", "--sample", sample.name]
-    # And other models the reader's own picture
-    (own,) = (line for line in up.banner("http://127.0.0.1:8000", None, "echo", tmp_path, language) if " ask " in line)
-    assert ".png" in own
+    assert ask[-3:] == ["ask", "--sample", sample.name]
+
+
+def test_a_command_on_the_path_is_named_by_its_name_alone(tmp_path, monkeypatch):
+    (tmp_path / "glowl").touch()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(shutil, "which", lambda _name: str(tmp_path / "glowl"))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    assert command_name() == "glowl"
+    # But an active virtual environment is not active in another terminal
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path))
+    assert command_name() == str(tmp_path / "glowl")
+    # And without the script there is always the module
+    (tmp_path / "glowl").unlink()
+    assert command_name() == f"{tmp_path}/python -P -m router.cli"
 
 
 def test_the_screen_draws_plain_lines_that_are_never_wrapped_or_read_as_markup():
@@ -437,7 +455,7 @@ def running(tmp_path) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
         for line in process.stdout:
             said += line
             # The blank line after the examples: the banner is whole.
-            if "glowl ask" in line:
+            if " ask --sample" in line:
                 break
         assert process.poll() is None, said
         yield process, _until_written(ready), tmp_path
