@@ -51,11 +51,6 @@ class Server(Protocol):
         """Its address, as shown."""
         ...
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether the last probe got no answer."""
-        ...
-
     async def info(self) -> EngineInfo:
         """Describe the engine."""
         ...
@@ -269,11 +264,6 @@ class BalancedClient:
             except EngineUnavailableError as error:
                 backend.failed(error)
         raise self._unavailable()
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether the last probes of all servers got no answer."""
-        return all(backend.client.is_silent for backend in self._backends)
 
     async def is_ready(self) -> bool:
         """Whether any server would serve the next request; asks every one, and waits for the first that would."""

@@ -84,7 +84,6 @@ class EngineClient:
 
     Attributes:
         url: the address as it was given.
-        is_silent: the last probe got no answer at all, neither good nor bad.
 
     Raises:
         ValueError: if the URL is of another kind.
@@ -115,7 +114,6 @@ class EngineClient:
         self._listed: tuple[float, Readiness, str] | None = None
         self._session: aiohttp.ClientSession | None = None
         self._is_closed = False
-        self.is_silent = False
 
     async def info(self) -> EngineInfo:
         """Ask the server what it is.
@@ -149,7 +147,6 @@ class EngineClient:
         if self._listed is not None and time.monotonic() < self._listed[0]:
             return self._listed[1:]
         self._listed = None
-        self.is_silent = False
         status, body = 404, b""
         try:
             for path in (self._probe_path,) if self._probe_path else _PROBE_PATHS:
@@ -161,7 +158,6 @@ class EngineClient:
                 self._probe_path = None
                 return await self._probe_by_list()
         except EngineUnavailableError as error:
-            self.is_silent = True
             return "waiting", error.for_operators
         if status == 200:
             return "ready", ""

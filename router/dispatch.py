@@ -51,6 +51,7 @@ from router.jobs.job import (
 )
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
+from router.jobs.usable import is_blank
 from router.leftovers import Leftovers
 from router.output_format import with_instruction
 from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm
@@ -283,11 +284,10 @@ class Dispatcher:
         is_kept = call.is_stored or call.keep_s > 0
         deltas = engine.stream(request)
         try:
-            async with self._monitor.while_up("glm"):
-                said = [await anext(deltas)]
-                ttft_s = round(time.monotonic() - started, 4)
-                if not call.is_streamed:  # nothing of it has been shown if it fails
-                    said += [delta async for delta in deltas]
+            said = [await anext(deltas)]
+            ttft_s = round(time.monotonic() - started, 4)
+            if not call.is_streamed:  # nothing of it has been shown if it fails
+                said += [delta async for delta in deltas]
             if said[-1].finish_reason is not None:
                 _check_usable(said, call)
         except BaseException:
@@ -468,8 +468,7 @@ def _check_usable(said: Sequence[Delta], call: Call) -> None:
     Raises:
         GenerationFailedError: if there is no text.
     """
-    is_empty = not any(delta.text.strip() for delta in said)
-    if is_empty and said[-1].finish_reason == "stop" and not call.sampling.stop:
+    if is_blank("".join(delta.text for delta in said)) and said[-1].finish_reason == "stop" and not call.sampling.stop:
         raise GenerationFailedError("The engine answered nothing.")
 
 

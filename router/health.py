@@ -6,18 +6,14 @@ In: engine clients. Out: a `policies.decision.Health` that the next decision use
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from engines.balancer import BackendStatus, BalancedClient, RemoteEngine
-from engines.base import EngineError, EngineInfo, EngineUnavailableError
+from engines.base import EngineError, EngineInfo
 from policies.decision import EngineHealth, Health
 from router.leftovers import Leftovers, end_tasks
-
-# One look may fail because the machine is busy.
-_SILENT_LOOKS = 2
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +40,6 @@ class EngineMonitor:
         self._telling = Leftovers()
         self._is_up: dict[str, bool] = {}
         self._infos: dict[str, EngineInfo] = {}
-        self._num_silent: dict[str, int] = {}
-        self._waits: dict[str, set[asyncio.Timeout]] = {}
         self._watches: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -99,29 +93,6 @@ class EngineMonitor:
         if not any(server.is_up for server in self.backends().get(name, ())):
             self._set(name, False)
 
-    @contextlib.asynccontextmanager
-    async def while_up(self, name: str) -> AsyncIterator[None]:
-        """Wait for an engine no longer than until looks find that it does not answer any more.
-
-        An engine that answers the look, and be it that it is stopping, may still end what it has begun.
-
-        Raises:
-            EngineUnavailableError: out of the block, when the engine falls silent.
-        """
-        waits = self._waits.setdefault(name, set())
-        limit = asyncio.timeout(None)
-        try:
-            async with limit:
-                waits.add(limit)
-                try:
-                    yield
-                finally:
-                    waits.discard(limit)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise EngineUnavailableError("The engine has stopped answering.") from error
-
     async def _look_forever(self, name: str, engine: RemoteEngine) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
@@ -139,10 +110,6 @@ class EngineMonitor:
         except EngineError:
             is_up = False
         self._set(name, is_up)
-        self._num_silent[name] = self._num_silent.get(name, 0) + 1 if engine.is_silent else 0
-        if self._num_silent[name] >= _SILENT_LOOKS:
-            for limit in tuple(self._waits.get(name, ())):
-                limit.reschedule(asyncio.get_running_loop().time())
 
     def _set(self, name: str, is_up: bool) -> None:
         if self._is_up.get(name) != is_up:

@@ -43,7 +43,6 @@ class FakeServer:
         self.num_probes = 0
         self.is_closed = False
         self.is_hanging = False
-        self.is_silent = False
 
     async def info(self) -> EngineInfo:
         if self.readiness[0] != "ready":

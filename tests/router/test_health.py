@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engines.balancer import BalancedClient
-from engines.base import EngineInfo, EngineUnavailableError
+from engines.base import EngineInfo
 from engines.client import EngineClient
 from engines.echo import EchoEngine
 from engines.server import create_app as create_engine_app
@@ -60,7 +60,6 @@ def plain_server() -> Starlette:
 async def test_whoever_wants_to_know_hears_once_that_an_engine_is_up_again() -> None:
     class Server:
         is_well = False
-        is_silent = False
 
         async def is_ready(self) -> bool:
             return self.is_well
@@ -176,7 +175,6 @@ async def test_a_look_that_fails_in_no_foreseen_way_is_not_the_last(caplog: pyte
     # Given an engine client with a bug that shows once
     class Client:
         looks = 0
-        is_silent = False
 
         async def is_ready(self) -> bool:
             self.looks += 1
@@ -200,8 +198,6 @@ async def test_a_look_that_fails_in_no_foreseen_way_is_not_the_last(caplog: pyte
 async def test_an_engine_that_hangs_does_not_keep_others_from_being_seen() -> None:
     # Given an engine whose machine is gone: nothing answers, and nothing refuses
     class Hanging:
-        is_silent = False
-
         async def is_ready(self) -> bool:
             if hung:
                 await asyncio.Event().wait()
@@ -210,7 +206,6 @@ async def test_an_engine_that_hangs_does_not_keep_others_from_being_seen() -> No
 
     class Returning:
         looks = 0
-        is_silent = False
 
         async def is_ready(self) -> bool:
             self.looks += 1
@@ -233,42 +228,3 @@ async def test_an_engine_that_hangs_does_not_keep_others_from_being_seen() -> No
         await seen.wait()
     await monitor.aclose()
     assert monitor.is_up("glm")
-
-
-async def test_who_waits_for_an_engine_that_falls_silent_waits_no_longer() -> None:
-    # Given an engine that accepts a request and then nothing more
-    engine = EngineClient("http://127.0.0.1:1", timeout_s=1.0)
-    monitor = EngineMonitor({"glm": engine}, interval_s=0.0)
-
-    async def wait() -> None:
-        async with monitor.while_up("glm"):
-            await asyncio.Event().wait()
-
-    waiting = asyncio.create_task(wait())
-    await asyncio.sleep(0)
-
-    # When looks at it get no answer
-    await monitor.start()
-
-    # Then the wait is over, and a later one begins anew
-    with pytest.raises(EngineUnavailableError, match="stopped answering"):
-        await waiting
-    await monitor.aclose()
-    async with monitor.while_up("glm"):
-        pass
-    await engine.aclose()
-
-
-async def test_an_engine_that_says_that_it_is_busy_is_waited_for() -> None:
-    class Stopping:
-        is_silent = False
-
-        async def is_ready(self) -> bool:
-            return False
-
-    stopping = cast("EngineClient", Stopping())
-    monitor = EngineMonitor({"glm": stopping})
-
-    async with monitor.while_up("glm"):
-        for _ in range(4):
-            await monitor._look_at("glm", stopping)
