@@ -226,6 +226,13 @@ class Settings(BaseSettings):
             value = value.strip() or None  # compose files pass variables that are not set as empty ones
         return value
 
+    @classmethod
+    def variables(cls) -> frozenset[str]:
+        """Return the names of all environment variables that are read."""
+        return frozenset(
+            str(field.validation_alias or f"GLOWL_{name.upper()}") for name, field in cls.model_fields.items()
+        )
+
     @property
     def engine_urls(self) -> dict[str, tuple[str, ...]]:
         """Engine name to base URLs."""

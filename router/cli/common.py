@@ -5,11 +5,13 @@ In: the environment. Out: plain values, or an end of the command with one clear 
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     from router.settings import Settings
 
 Language = Literal["en", "zh"]
+
+# Read by the commands that ask a service.
+_OF_CLIENTS = frozenset({"GLOWL_URL", "GLOWL_API_KEY"})
+# What Kubernetes puts into every container beside a service named glowl.
+_OF_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP)(_|$)")
 
 
 def detect_language(environ: Mapping[str, str] | None = None) -> Language:
@@ -59,7 +66,7 @@ def fail(message: str, *, code: int = 1) -> NoReturn:
 
 
 def load_settings() -> Settings:
-    """Read the environment.
+    """Read the environment; a variable that looks like ours and is none is said on stderr.
 
     Raises:
         typer.Exit: after one line per wrong variable, naming it.
@@ -68,6 +75,8 @@ def load_settings() -> Settings:
 
     from router.settings import Settings
 
+    for name in unknown_variables(os.environ, Settings.variables()):
+        typer.echo(f"glowl: {_about_unknown(name, Settings.variables())}", err=True)
     try:
         return Settings()
     except ValidationError as error:
@@ -76,6 +85,21 @@ def load_settings() -> Settings:
             variable = field if field.isupper() else f"GLOWL_{field.upper()}"
             typer.echo(f"glowl: {variable}: {problem['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from None
+
+
+def unknown_variables(environ: Mapping[str, str], known: Collection[str]) -> list[str]:
+    """Return the names that begin like ours and are read by nothing: most likely a setting with a typing error."""
+    names = {*known, *_OF_CLIENTS}
+    ours = (name for name in environ if name.upper().startswith("GLOWL_"))
+    return sorted(name for name in ours if name.upper() not in names and not _OF_KUBERNETES.search(name))
+
+
+def _about_unknown(name: str, known: Collection[str]) -> str:
+    from router.cli.texts import say
+
+    near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
+    key = "settings.unknown.near" if near else "settings.unknown"
+    return say(key, detect_language(), name=name, near="".join(near))
 
 
 def command_name() -> str:

@@ -13,6 +13,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "argument {number} is not valid UTF-8: {value}; set the terminal to UTF-8",
         "第 {number} 个参数不是有效的 UTF-8:{value};请将终端设为 UTF-8 编码",
     ),
+    "settings.unknown": (
+        "warning: {name} is no setting and is ignored; the README lists them all",
+        "警告:{name} 不是任何设置项,已忽略;全部设置见 README",
+    ),
+    "settings.unknown.near": (
+        "warning: {name} is no setting and is ignored; {near} is one",
+        "警告:{name} 不是任何设置项,已忽略;有一个设置项名为 {near}",
+    ),
     # up: before anything starts
     "up.locked": (
         "another `glowl up` ({holder}) already runs on {data_dir}; stop it, or give this one its own --data-dir",

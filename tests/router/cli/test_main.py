@@ -58,6 +58,20 @@ def test_a_wrong_variable_is_named_in_one_line(monkeypatch):
     assert result.stderr.count("\n") == 1
 
 
+def test_a_variable_that_is_no_setting_is_said_and_the_command_goes_on(monkeypatch, tmp_path):
+    for name, value in (("GLOWL_MAX_IMAGE", "3"), ("GLOWL_COLOUR", "red"), ("GLOWL_URL", "http://x"), ("OTHER", "1")):
+        monkeypatch.setenv(name, value)
+    # And what Kubernetes sets by itself is nobody's typing error
+    monkeypatch.setenv("GLOWL_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("GLOWL_PORT_8000_TCP_ADDR", "10.0.0.1")
+    result = runner.invoke(app, ["explain", "What is it?", "--lang", "en"])
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "glowl: warning: GLOWL_COLOUR is no setting and is ignored; the README lists them all",
+        "glowl: warning: GLOWL_MAX_IMAGE is no setting and is ignored; GLOWL_MAX_IMAGES is one",
+    ]
+
+
 def test_a_wrong_preset_stops_the_api_in_one_line(monkeypatch):
     monkeypatch.setenv("GLOWL_PRESET", "nonesuch")
     result = runner.invoke(app, ["api", "--port", "0"])
