@@ -14,9 +14,22 @@ HAS_DEV := $(VENV)/.has-dev
 # A whole installation prints hundreds of lines: the steps are shown, the rest is in the log.
 define install
 @echo "installing $(1) into $(VENV) (the first time takes minutes; everything it says: $(VENV)/install.log)"
-@$(BIN)/pip install --disable-pip-version-check -e '$(1)' 2>&1 | tee $(VENV)/install.log \
-	| awk '/^Collecting/ {printf "  %s\n", $$2} /Downloading .* MB\)|^Installing coll|^ERROR|^error/ {print "  " substr($$0, 1, 150)} {fflush()}'
+@bar="$$($(BIN)/pip install --help | grep -q 'raw' && echo raw || echo on)"; \
+	$(BIN)/pip install --disable-pip-version-check --progress-bar "$$bar" -e '$(1)' 2>&1 | tee $(VENV)/install.log \
+	| awk "$$SHOW_STEPS"
 endef
+
+# torch alone takes minutes: of each large file every tenth that has come is a line.
+define SHOW_STEPS
+/^Collecting/ { printf "  %s\n", $$2 }
+/Downloading .* MB\)|^Installing coll|^ERROR|^error/ { print "  " substr($$0, 1, 150); tenth = 0 }
+/^Progress [0-9]+ of [0-9]+/ && $$4 > 20e6 && int(10 * $$2 / $$4) > tenth {
+	tenth = int(10 * $$2 / $$4)
+	printf "    %d %% of %d MB\n", 10 * tenth, $$4 / 1e6
+}
+{ fflush() }
+endef
+export SHOW_STEPS
 
 .PHONY: help up test check openai-majors clean
 
@@ -55,6 +68,9 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV)
+	@# Only a newer pip than Python 3.11 brings tells how far a download is; an older one does the rest as well.
+	@$(BIN)/pip install --help | grep -q 'raw' \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip || true
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
