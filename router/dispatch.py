@@ -241,9 +241,8 @@ class Dispatcher:
             job = await self._store.create(spec, call.images)
             if draft is not None:
                 epoch = await self._store.claim(job.id, DRAFT_UNIT)
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                self.abandon(spec)  # the caller hung up; it may be on record all the same
+        except BaseException:
+            self.abandon(spec)  # hung up, or refused: it may be on record all the same
             if draft is not None:
                 await asyncio.shield(self._leftovers.add(draft.aclose()))
             raise

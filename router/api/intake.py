@@ -28,6 +28,7 @@ from router.health import EngineMonitor
 from router.idempotency import KEEP_S
 from router.in_flight import Share
 from router.json_count import JsonCounter
+from router.leftovers import end_tasks
 from router.output_format import OutputFormat
 from router.services import Services
 from router.settings import Settings
@@ -297,8 +298,24 @@ async def start(request: Request, call: Call) -> Running:
         ClientGoneError: if the caller hung up first.
         RouterError: as `Dispatcher.start` does.
     """
-    beginning = services_of(request).dispatcher.start(call)
-    return await (beginning if call.is_background else cancel_on_disconnect(request, beginning))
+    dispatcher = services_of(request).dispatcher
+    if call.is_background:
+        return await dispatcher.start(call)
+    begun: list[Running] = []
+
+    async def beginning() -> Running:
+        begun.append(await dispatcher.start(call))
+        return begun[0]
+
+    try:
+        return await cancel_on_disconnect(request, beginning())
+    except (ClientGoneError, asyncio.CancelledError):
+        # redis-py can swallow a cancellation: then it has begun all the same.
+        for running in begun:
+            await running.events.aclose()
+            if running.is_queued:
+                dispatcher.abandon(running.job.spec)
+        raise
 
 
 async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable[Call]]) -> Running:
@@ -385,9 +402,7 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Resul
             raise ClientGoneError
         return task.result()
     finally:
-        for each in (task, watch):
-            each.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
+        await end_tasks(task, watch)
 
 
 async def with_pings(
