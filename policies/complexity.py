@@ -278,7 +278,8 @@ def examine(text: str, language: Language) -> Complexity:
     total = weights.bias + weights.length * math.log(min(num_words, MAX_WORDS[scored]))
     total += sum(weights.cues[name][0] * min(len(found), weights.cues[name][1]) for name, found in cues.items())
     shown = tuple(_show(name, found) for name, found in cues.items() if found)
-    return Complexity(round(1 / (1 + math.exp(-total)), 4), shown[:_MAX_CUES_SHOWN])
+    # Never quite 1: at the latency end of the dial, where the threshold is 1, no wording is a job.
+    return Complexity(min(0.9999, round(1 / (1 + math.exp(-total)), 4)), shown[:_MAX_CUES_SHOWN])
 
 
 def find_cues(text: str, language: Scored) -> tuple[float, dict[str, list[str]]]:

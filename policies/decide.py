@@ -319,6 +319,7 @@ def _values(features: Features, estimate_ms: int) -> dict[str, Scalar | None]:
         "requested_route": features.requested_route,
         "requested_engine": features.requested_engine,
         "mentions_several_images": features.mentions_several_images,
+        "is_courtesy": features.is_courtesy,
         "is_interactive": features.is_interactive,
         "num_images": features.num_images,
         "num_new_images": features.num_new_images,
@@ -444,6 +445,10 @@ def _sentences(feature: str, value: Scalar, threshold: Scalar, features: Feature
         if value:
             return f"the wording speaks of several pictures ({cues})", f"措辞提到多张图片（{cues}）"
         return "the wording does not speak of several pictures", "措辞没有提到多张图片"
+    if feature == "is_courtesy":
+        if value:
+            return "the turn is courtesy and asks nothing", "本轮只是客套话，没有提问"
+        return "the turn asks something", "本轮提出了问题"
     if feature == "is_interactive":
         if value:
             return (

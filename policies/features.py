@@ -8,7 +8,8 @@ from typing import Literal
 
 from policies.complexity import examine
 from policies.language import Language, LanguageSource, identify
-from policies.pictures import find_several_pictures
+from policies.pictures import find_references_back, find_several_pictures
+from policies.request import find_answer_language, find_request
 
 RequestedRoute = Literal["auto", "fast", "deep"]
 
@@ -19,10 +20,11 @@ class Question:
 
     Attributes:
         text: the user's new question: the text of the last user turn.
-        history: earlier user texts, oldest first. They break a tie about the language, nothing else.
+        history: earlier user texts, oldest first. They break a tie about the language, and make a "thanks" an answer to
+            something.
         image_keys: content hashes of the pictures in the new turn; the same picture twice is one.
         history_image_keys: content hashes of the pictures in earlier turns.
-        system_text: the system prompt. It is the developer's, not the user's, and is not measured.
+        system_text: the system prompt. It is the developer's, not the user's: read for the language to answer in only.
     """
 
     text: str
@@ -58,7 +60,8 @@ class Features:
         language_source: what decided the language; see `policies.language.Detection`.
         num_images: distinct pictures in the whole conversation.
         num_new_images: distinct pictures in the new turn.
-        mentions_several_images: the wording speaks of several pictures, however many came.
+        mentions_several_images: the wording speaks of several pictures, however many came; where the conversation holds
+            several, also one that refers back or compares.
         multi_hop: 0 to 1, how much the question looks like several in one; see `policies.complexity`.
         multi_hop_cues: the words that raised it.
         is_interactive: the caller said that somebody waits. Deadlines are judged in `decide`.
@@ -68,6 +71,8 @@ class Features:
         requested_engine: the engine that `model` names.
         deadline_ms: `hybrid.deadline_ms`.
         several_images_cues: the words behind `mentions_several_images`.
+        is_courtesy: the turn follows another, brings no picture, and only thanks, greets or agrees.
+        answer_language: in which the turn, or else the system prompt, asks to be answered; None if neither does.
     """
 
     language: Language
@@ -84,6 +89,8 @@ class Features:
     requested_engine: str | None
     deadline_ms: int | None = None
     several_images_cues: tuple[str, ...] = ()
+    is_courtesy: bool = False
+    answer_language: Literal["en", "zh"] | None = None
 
 
 def measure(question: Question, hints: Hints = Hints()) -> Features:
@@ -95,12 +102,14 @@ def measure(question: Question, hints: Hints = Hints()) -> Features:
     """
     detection = identify(question.text, question.history)
     complexity = examine(question.text, detection.language)
-    several = find_several_pictures(question.text)
+    num_images = len({*question.image_keys, *question.history_image_keys})
+    several = find_references_back(question.text) if num_images > 1 else find_several_pictures(question.text)
+    request = find_request(question.text)
     interactive_reason = _interactive_reason(hints)
     return Features(
         language=detection.language,
         language_source=detection.source,
-        num_images=len({*question.image_keys, *question.history_image_keys}),
+        num_images=num_images,
         num_new_images=len(set(question.image_keys)),
         mentions_several_images=bool(several),
         multi_hop=complexity.score,
@@ -112,6 +121,8 @@ def measure(question: Question, hints: Hints = Hints()) -> Features:
         requested_engine=hints.engine,
         deadline_ms=hints.deadline_ms,
         several_images_cues=several,
+        is_courtesy=request.is_courtesy and bool(question.history) and not question.image_keys,
+        answer_language=request.answer_language or find_answer_language(question.system_text),
     )
 
 

@@ -11,13 +11,14 @@ from policies.decision import Flip, Route, Scalar
 from policies.rules import FEATURE_FLAGS, FEATURE_LABELS, Rules
 
 # How much each change asks of a person, in steps: a graded value costs its distance (below 1), a picture one step,
-# other words two, another language three, saying that one waits four, a request field five or six.
+# other words two, another language three, saying that one waits four, a request field five or six, courtesy seven.
 _COST: Final = {
     "mentions_several_images": 2.0,
     "language": 3.0,
     "is_interactive": 4.0,
     "requested_route": 5.0,
     "requested_engine": 6.0,
+    "is_courtesy": 7.0,
 }
 _DEADLINE_FROM_NONE: Final = 4.5
 _GRADED: Final = 4  # decimals of a score
@@ -116,6 +117,9 @@ def _describe(
     elif feature == "mentions_several_images":
         text = f"wording that speaks of {'several pictures' if wanted else 'one picture only'}"
         text_zh = "措辞提到多张图片时" if wanted else "措辞不再提到多张图片时"
+    elif feature == "is_courtesy":
+        text = f"a turn that {'is courtesy alone' if wanted else 'asks something'}"
+        text_zh = "仅为客套话时" if wanted else "提出问题时"
     elif feature == "is_interactive":
         text = f"{'somebody waiting (service_tier: priority)' if wanted else 'nobody waiting'}"
         text_zh = "有人在等待（service_tier: priority）时" if wanted else "没有人等待时"

@@ -23,7 +23,7 @@ FEATURE_LABELS: Final[dict[str, tuple[str, ...]]] = {
     "requested_route": ("auto", "fast", "deep"),
     "requested_engine": ("glm", "owl2"),
 }
-FEATURE_FLAGS: Final = ("mentions_several_images", "is_interactive")
+FEATURE_FLAGS: Final = ("mentions_several_images", "is_courtesy", "is_interactive")
 FEATURE_NUMBERS: Final = ("num_images", "num_new_images", "multi_hop", "num_chars", "deadline_slack_ms")
 FEATURE_NAMES: Final = (*FEATURE_LABELS, *FEATURE_FLAGS, *FEATURE_NUMBERS)
 

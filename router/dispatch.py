@@ -401,7 +401,7 @@ class Dispatcher:
         await self._leftovers.aclose()
 
     def _to_spec(self, call: Call, routed: Routed, branches: tuple[BranchPlan, ...]) -> JobSpec:
-        language = routed.features.language
+        language = routed.features.answer_language or routed.features.language
         spec = JobSpec(
             id=call.response_id or new_job_id(),
             owner=call.owner,
@@ -415,7 +415,7 @@ class Dispatcher:
             strategy=plan_merge(
                 branches,
                 call.strategy,
-                language,
+                "zh" if routed.features.language == "zh" else language,
                 has_schema=call.sampling.json_schema is not None,
                 has_fields=has_fields(call),
                 is_alone=call.hints.engine == "owl2",

@@ -158,10 +158,10 @@ def plan_merge(
 ) -> str:
     """Say how the branches' answers become one.
 
-    Owl2's Chinese is weak, so a Chinese question gets an answer that GLM composes from both. GLM's own second thoughts
-    need no composing. JSON that follows a schema with fields is merged field by field; any other JSON is GLM's, from
-    both answers, since Owl2 has no constrained decoding. The groups of a request for Owl2 alone (``is_alone``) are put
-    together by Owl2.
+    Owl2's Chinese is weak, so a question in Chinese, or one to be answered in Chinese (``language``), gets an answer
+    that GLM composes from both. GLM's own second thoughts need no composing. JSON that follows a schema with fields is
+    merged field by field; any other JSON is GLM's, from both answers, since Owl2 has no constrained decoding. The
+    groups of a request for Owl2 alone (``is_alone``) are put together by Owl2.
     """
     if len(branches) == 1:
         return "single"

@@ -32,11 +32,11 @@ _HYBRID_EXAMPLE = {
     "rule": "several-pictures",
     "reasons": [
         {
-            "feature": "num_images",
+            "feature": "num_new_images",
             "value": 2,
             "threshold": 2,
-            "text": "distinct pictures in the conversation: 2 against 2",
-            "text_zh": "对话中不同的图片数：2，阈值 2",
+            "text": "distinct pictures in this turn: 2 against 2",
+            "text_zh": "本轮不同的图片数：2，阈值 2",
         }
     ],
     "preset": "seed",

@@ -272,3 +272,15 @@ def test_a_deleted_response_is_gone(stack: Stack) -> None:
 
     with pytest.raises(openai.NotFoundError):
         stack.client.responses.retrieve(response.id)
+
+
+def test_an_english_question_to_be_answered_in_chinese_is_composed_by_glm(stack: Stack) -> None:
+    asked = stack.client.responses.create(model="glowl", input="What colour is the owl? Answer in Chinese.")
+    told = stack.client.responses.create(
+        model="glowl", instructions="Always reply in Chinese.", input="What colour is the owl?"
+    )
+
+    for response in (asked, told):
+        assert hybrid(response)["rule"] == "english"
+        assert hybrid(response)["merge"] == "compose"
+        assert hybrid(response)["engine"] == "glm"

@@ -32,8 +32,10 @@ SEED_TABLE = [
     ({"language": "en", "deadline_ms": 30_000}, "deep", "english"),
     ({"language": "en", "deadline_ms": 0}, "fast", "deadline-too-short-for-a-job"),
     # Several pictures, in fact or in words.
-    ({"num_images": 2}, "deep", "several-pictures"),
-    ({"num_images": 2, "num_new_images": 0}, "deep", "several-pictures"),
+    ({"num_images": 2, "num_new_images": 2}, "deep", "several-pictures"),
+    ({"num_images": 3, "num_new_images": 1}, "fast", "chinese"),
+    ({"num_images": 2, "num_new_images": 0}, "fast", "chinese"),
+    ({"num_images": 2, "num_new_images": 0, "mentions_several_images": True}, "deep", "several-pictures-in-words"),
     ({"num_images": 1}, "fast", "chinese"),
     ({"num_images": 1, "mentions_several_images": True}, "deep", "several-pictures-in-words"),
     ({"num_images": 0, "mentions_several_images": True}, "fast", "chinese"),
@@ -46,7 +48,10 @@ SEED_TABLE = [
     ({"language": "zh", "num_images": 0}, "fast", "chinese"),
     ({"language": "other"}, "fast", "otherwise"),
     ({"language": "none"}, "fast", "otherwise"),
-    ({"language": "other", "num_images": 2}, "deep", "several-pictures"),
+    ({"language": "other", "num_images": 2, "num_new_images": 2}, "deep", "several-pictures"),
+    # Thanks for an answer.
+    ({"language": "en", "is_courtesy": True}, "fast", "courtesy"),
+    ({"is_courtesy": True, "num_images": 3, "num_new_images": 0}, "fast", "courtesy"),
 ]
 
 
@@ -192,6 +197,7 @@ def _every_case(features):
             features(
                 language=language,
                 num_images=num_images,
+                num_new_images=num_images,
                 mentions_several_images=mentions,
                 multi_hop=multi_hop,
                 is_interactive=interactive,
@@ -237,7 +243,7 @@ def test_a_further_picture_or_a_higher_score_never_makes_the_wish_less_deep(seed
         if health.engines["glm"] != EngineHealth() or health.engines["owl2"] != EngineHealth():
             continue
         deeper = (
-            replace(measured, num_images=measured.num_images + 1),
+            replace(measured, num_images=measured.num_images + 1, num_new_images=measured.num_new_images + 1),
             replace(measured, multi_hop=min(1.0, measured.multi_hop + 0.3)),
         )
         if decide(measured, seed).route == "deep":

@@ -2,6 +2,7 @@
 
 import pytest
 
+from policies.decide import decide
 from policies.features import Hints, Question, measure
 
 
@@ -71,3 +72,42 @@ def test_nothing_at_all_can_be_measured():
     features = measure(Question(""))
 
     assert (features.language, features.multi_hop, features.num_images) == ("none", 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "route"),
+    [
+        ("谢谢，辛苦了！", "fast"),
+        ("Thank you so much!", "fast"),
+        ("ok", "fast"),
+        ("图里有几只猫？", "fast"),
+        ("第二张里有几只猫？", "deep"),
+        ("哪张更亮？", "deep"),
+        ("两张有什么区别？", "deep"),
+    ],
+)
+def test_pictures_of_earlier_turns_count_only_for_words_that_speak_of_them(text, route, seed):
+    question = Question(text, history=("Compare these pictures.",), history_image_keys=("a", "b"))
+
+    assert decide(measure(question), seed).route == route
+
+
+def test_one_more_picture_after_others_is_one_picture(seed):
+    after_others = Question("图里有几只猫？", ("图里有什么？",), image_keys=("c",), history_image_keys=("a", "b"))
+    compared = Question("和之前的图比有什么变化？", ("图里有什么？",), image_keys=("c",), history_image_keys=("a",))
+
+    assert decide(measure(after_others), seed).route == "fast"
+    assert decide(measure(compared), seed).rule == "several-pictures-in-words"
+
+
+def test_a_greeting_that_opens_a_conversation_or_brings_a_picture_is_no_courtesy():
+    assert not measure(Question("Hello!")).is_courtesy
+    assert not measure(Question("谢谢", history=("你好",), image_keys=("a",))).is_courtesy
+    assert measure(Question("谢谢", history=("你好",))).is_courtesy
+
+
+def test_the_language_to_answer_in_comes_from_the_turn_or_else_from_the_system_prompt():
+    assert measure(Question("What is this? Answer in Chinese.")).answer_language == "zh"
+    assert measure(Question("What is this?", system_text="Always reply in Chinese.")).answer_language == "zh"
+    assert measure(Question("What is this? 请用英文回答", system_text="请用中文回答")).answer_language == "en"
+    assert measure(Question("What is this?")).answer_language is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from policies.pictures import find_several_pictures
+from policies.pictures import find_references_back, find_several_pictures
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,15 @@ def test_wording_of_several_pictures_is_found(text):
         "图片里共有几个图形？",
         "两个图案有什么不同",
         "左边的图标是什么颜色",
+        # One picture that shows several.
+        "这张照片里有两张照片，分别拍的是什么？",
+        "墙上的两张照片是谁的",
+        "这张图里有两幅画，哪一幅更大？",
+        "画面里显示了三张图片",
+        "The photo shows two paintings. Which is older?",
+        "Are there two pictures on the wall?",
+        "What is on the three photos hanging on the wall?",
+        "The wall has several pictures in the room",
     ],
 )
 def test_wording_of_one_picture_is_left_alone(text):
@@ -80,3 +89,43 @@ def test_the_words_are_reported_once_each_and_at_most_three():
 @pytest.mark.parametrize("unit", ["a", "图", "two ", "image ", "both of the ", "一张", "\ud800"])
 def test_any_text_however_long_is_read(unit):
     assert isinstance(find_several_pictures(unit * 250_000), tuple)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "和上一张比有什么变化？",
+        "刚才那张图里的人也在吗",
+        "这张比刚才的亮吗",
+        "第一张里的狗是什么颜色",
+        "哪一个更大？",
+        "两者有什么区别",
+        "是同一个人吗，和之前的一样吗",
+        "Is it the same as before?",
+        "What changed?",
+        "Which one is brighter?",
+        "And in the first picture?",
+        "Compare them.",
+        "Are both open?",
+    ],
+)
+def test_wording_that_refers_back_or_compares_is_found(text):
+    assert find_references_back(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "谢谢",
+        "图里有几只猫？",
+        "这是什么颜色的？",
+        "他在做什么",
+        "再说一遍",
+        "What is this?",
+        "How many cats?",
+        "Thanks!",
+        "",
+    ],
+)
+def test_wording_of_its_own_turn_refers_to_nothing_else(text):
+    assert find_references_back(text) == ()
