@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from router.errors import ConflictError, IdempotencyReuseError, NotFoundError
 from router.idempotency import HOLD_S, KEEP_S, Idempotency
-from router.jobs.job import Job, JobState
+from router.jobs.job import Event, Job, JobState
 from router.jobs.store import JobStore
 from tests.router.jobs.test_store import Clock, make_spec
 
@@ -146,6 +146,40 @@ async def test_what_was_deleted_is_not_done_again(keys: Idempotency, redis: Redi
 
     with pytest.raises(NotFoundError):
         await keys.claim(*WHO, b"body")
+
+
+async def test_what_was_deleted_after_its_key_was_sent_again_is_not_done_again(
+    keys: Idempotency, redis: Redis, clock: Clock
+) -> None:
+    # Given a process that died before it could note that the job exists; a second request found it
+    store = JobStore(redis)
+    claim = await keys.claim(*WHO, b"body")
+    await store.create(make_spec(id=claim.response_id))
+    assert not (await keys.claim(*WHO, b"body")).is_new
+    await store.delete(claim.response_id)
+    clock.now += HOLD_S + 1
+
+    with pytest.raises(NotFoundError):
+        await keys.claim(*WHO, b"body")
+
+
+@pytest.mark.parametrize("state", ["completed", "incomplete", "failed", "cancelled", None])
+async def test_a_direct_answer_keeps_its_key_if_it_is_one(
+    keys: Idempotency, redis: Redis, state: JobState | None
+) -> None:
+    claim = await keys.claim(*WHO, b"body")
+    job = None if state is None else Job(make_spec(id=claim.response_id), state, {})
+
+    async def answer() -> AsyncGenerator[Event, None]:
+        yield Event("started")
+        if job is not None:
+            await JobStore(redis).put_finished(job)
+
+    events = [event.kind async for event in keys.follow(claim, answer(), lambda: job)]
+
+    again = await keys.claim(*WHO, b"body")
+    assert events == ["started"]
+    assert again.is_new == (state not in ("completed", "incomplete"))
 
 
 async def test_a_key_is_forgotten_after_a_day(keys: Idempotency, redis: Redis) -> None:

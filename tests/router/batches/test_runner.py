@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from router.batches import runner
 from router.batches.files import FileStore
 from router.batches.lines import LineLimits
 from router.batches.records import CHAT, MAX_LINES, WINDOW_S, Admitted, Batch, BatchSpec, line_job_id, new_id
@@ -459,3 +460,15 @@ async def test_one_broken_line_is_its_own_error(bench: Bench, data: bytes) -> No
     async with bench.running():
         done = await bench.wait(spec)
     assert (done.status, done.completed, done.failed) == ("completed", 1, done.total - 1)
+
+
+async def test_the_wait_before_another_attempt_doubles_up_to_a_minute() -> None:
+    run = runner._Run.__new__(runner._Run)
+    run._closing = asyncio.Event()
+    run._closing.set()  # so that nothing is waited for
+
+    waits = [0.5]
+    for _ in range(9):
+        waits.append(await run._pause(waits[-1]))
+
+    assert waits == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]

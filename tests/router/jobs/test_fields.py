@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.jobs import fields
 from router.jobs.agreement import Conflict
 from router.jobs.fields import merge_fields, same
 
@@ -181,3 +182,11 @@ def test_a_value_merged_with_itself_stays_as_it_is(value: Any) -> None:
     assert set(merged.provenance.values()) <= {"agree"}
     assert merged.score in (None, 1.0)
     assert merged.conflicts == ()
+
+
+def test_of_equal_matches_the_earliest_counts() -> None:
+    row = {"item": "tea", "price": 3}
+
+    assert fields._align([row], [row, row]) == {0: 0}
+    assert fields._align([row], [{"item": "milk"}, row, row]) == {1: 0}
+    assert fields._align([row, row], [row, row, row]) == {0: 0, 1: 1}

@@ -920,3 +920,12 @@ async def test_whoever_waits_for_an_engine_that_is_back_is_in_line_at_once(store
     assert await store.depths() == {**before, "owl2": before.get("owl2", 0) + 1}
     assert await store.claim(away.id, "deep") == 2
     assert await store.wake("owl2") == 0
+
+
+async def test_a_deadline_never_outlives_the_time_that_any_job_has(store: Record, clock: Clock) -> None:
+    spec = make_spec(deadline_ms=48 * 3600 * 1000)
+    await store.create(spec)
+
+    clock.now += 24 * 3600 + 1
+
+    assert (await store.reap()).overdue == [(spec.id, "expired")]
