@@ -11,6 +11,7 @@ import secrets
 from collections import Counter
 from typing import Any, Final
 
+import httptools
 import orjson
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.config import Config
@@ -22,6 +23,7 @@ from router.errors import EngineFailedError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 _CHECK_S: Final = 1.0
+_FRAMING: Final = (b"content-length", b"transfer-encoding")
 # The rest of a body that was refused halfway is read and dropped, so that its client sees the refusal.
 _DRAIN_S: Final = 30.0
 
@@ -112,6 +114,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_head = True
         self._head_bytes = 0
         self._unread_since: float | None = None
+        self._is_told_again = False
         self.idle_since: float | None = self.loop.time()
 
     @property
@@ -136,12 +139,52 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._is_in_head:
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(431, "headers_too_large", f"The headers have more than {MAX_HEAD_BYTES} bytes.")
 
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade()
+            if rest := data[upgrade.args[0] :]:
+                self._parse(rest)
+        except httptools.HttpParserError:
+            self.send_400_response("This is not HTTP, or HTTP that is not valid.")
+
+    def _go_on_without_upgrade(self) -> None:
+        """Read the body of a request that offered another protocol, which nobody has to accept (RFC 9110, 7.8).
+
+        Java's client offers HTTP/2 with every first request. The parser stops there, without the body: a new one, told
+        how long the body is, reads on.
+        """
+        framing = [b"%s: %s\r\n" % each for each in self.headers if each[0] in _FRAMING]
+        self.parser = httptools.HttpRequestParser(self)
+        self._is_told_again = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(framing))
+        self._is_told_again = False
+
+    def on_message_begin(self) -> None:
+        """Expect a request."""
+        if not self._is_told_again:
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the path."""
+        if not self._is_told_again:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        if not self._is_told_again:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Begin the request."""
+        if self._is_told_again:
+            return
         self._is_in_head = False
         self._head_bytes = 0
         self.idle_since = None
@@ -149,6 +192,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Expect the next request's headers."""
+        if self.parser.should_upgrade():  # the body is still to come
+            return
         self._is_in_head = True
         super().on_message_complete()
 

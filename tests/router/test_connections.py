@@ -181,3 +181,29 @@ def test_a_client_that_reads_nothing_is_let_go(serve: Serve, monkeypatch: Any) -
     with connect(server) as sock:
         sock.sendall(GET.replace(b"/healthz", b"/flood"))
         assert ended.wait(60)
+
+
+HELLO = b'{"model": "glowl", "messages": [{"role": "user", "content": "Hello."}]}'
+CHUNKED = b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (9, HELLO[:9], len(HELLO) - 9, HELLO[9:])
+
+
+@pytest.mark.parametrize("offer", [b"h2c", b"websocket", b"TLS/1.0, HTTP/2.0"])
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [(b"Content-Length: %d" % len(HELLO), HELLO), (b"Transfer-Encoding: chunked", CHUNKED)],
+    ids=["length", "chunks"],
+)
+def test_an_offer_of_another_protocol_changes_nothing(serve: Serve, offer: bytes, framing: bytes, body: bytes) -> None:
+    head = [b"POST /v1/route HTTP/1.1", b"Host: localhost", b"Connection: Upgrade, HTTP2-Settings", framing]
+    sent = b"\r\n".join([*head, b"Upgrade: " + offer, b"", b""]) + body
+    last = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    server = serve()
+    for cut in (1, len(sent) - len(body), len(sent) - 5, len(sent)):
+        with connect(server) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.sendall(sent[:cut])
+            sock.sendall(sent[cut:] + sent)
+            sock.sendall(GET + last)
+            answer = read_all(sock)
+        assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [200, 200, 200, 200], answer
+        assert answer.count(b'"object":"route"') == 2
