@@ -1,6 +1,6 @@
 """An echo engine as a process that takes its time.
 
-    python -m tests.support.echo_server NAME SOCKET WORD_S [PREFILL_S]
+    python -m tests.support.echo_server NAME SOCKET WORD_S [PREFILL_S [LOAD_S]]
 
 The product's own ``--model echo`` answers at once; chaos and benchmarks need answers that take as long as asked for.
 """
@@ -25,11 +25,18 @@ class SlowEcho(EchoEngine):
         name: role in the pair.
         word_s: pause before every word.
         prefill_s: pause before the first one.
+        load_s: time until it is ready at all, as if it loaded weights.
     """
 
-    def __init__(self, name: str, word_s: float, prefill_s: float) -> None:
+    def __init__(self, name: str, word_s: float, prefill_s: float, load_s: float) -> None:
         super().__init__(name, delta_delay_s=word_s)
         self._prefill_s = prefill_s
+        self._load_s = load_s
+
+    async def start(self) -> None:
+        """Be ready after a while."""
+        await asyncio.sleep(self._load_s)
+        await super().start()
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Say the request back after a while."""
@@ -39,11 +46,11 @@ class SlowEcho(EchoEngine):
                 yield delta
 
 
-async def serve(name: str, socket: str, word_s: float, prefill_s: float = 0.0) -> None:
+async def serve(name: str, socket: str, word_s: float, prefill_s: float = 0.0, load_s: float = 0.0) -> None:
     """Listen until SIGTERM."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    async with listening(SlowEcho(name, word_s, prefill_s), uds=socket):
+    async with listening(SlowEcho(name, word_s, prefill_s, load_s), uds=socket):
         await stopping.wait()
 
 

@@ -155,8 +155,18 @@ class ProcessStack:
         fields = Path(f"/proc/{self.processes[name].child.pid}/statm").read_text().split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def load_for(self, seconds: float) -> None:
+        """Let echo engines that are started from now on take so long until they are ready, and then answer at once."""
+        for name in ("glm", "owl2"):
+            self._argv[name] = [*self._argv[name][:5], "0", "0", str(seconds)]
+
     def stop(self) -> None:
         """End everything, redis last, and forget its files."""
+        self.end()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def end(self) -> None:
+        """End everything, redis last, and keep its files: `start` goes on with them."""
         names = sorted(self.processes, key=lambda name: name == "redis")
         for name in names:
             if name != "redis":
@@ -164,4 +174,3 @@ class ProcessStack:
         deadline = time.monotonic() + 10
         for name in names:
             self.processes.pop(name).stop(max(deadline - time.monotonic(), 0.1))
-        shutil.rmtree(self.dir, ignore_errors=True)
