@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(40_000_000, gt=0, description="largest single picture, decoded")
     max_body_bytes: int = Field(64 * 1024 * 1024, gt=0, description="largest request body")
     max_json_items: int = Field(
-        16_384, gt=0, description="most objects and lists in one request, and an eighth of the most values"
+        8192, gt=0, description="most objects and lists in one request, and an eighth of the most values"
     )
     max_text_chars: int = Field(2_000_000, gt=0, description="longest conversation, its pictures not counted")
     max_connections: int = Field(

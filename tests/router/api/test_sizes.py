@@ -56,13 +56,13 @@ def test_more_text_than_any_model_reads_is_refused_however_it_is_split(keyless_t
 
 
 def test_a_long_conversation_with_a_large_schema_is_no_bomb(keyless_twin: AppServer) -> None:
-    turns = [{"role": role, "content": [PART]} for role in ("user", "assistant")] * 1000
+    turns = [{"role": role, "content": [PART]} for role in ("user", "assistant")] * 600
     texts = {"role": "user", "content": "{[,]}" * 20_000}
     with httpx.Client(base_url=keyless_twin.url, trust_env=False, timeout=60) as http:
         body = {
             "model": "glowl",
             "messages": [*turns, texts],
-            "x": {str(key): {"type": "string"} for key in range(5000)},
+            "x": {str(key): {"type": "string"} for key in range(4000)},
         }
         answer = http.post("/v1/route", content=orjson.dumps(body))
     assert answer.status_code == 200, answer.text
