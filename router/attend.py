@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from engines.base import (
@@ -34,11 +35,17 @@ class AttendedEngine:
     Args:
         engine: the one that answers.
         is_well: as `attended` has it.
+        on_silence: told when a call's whole allowed time of silence is over, in which no other call has heard of the
+            engine either: whatever it says of itself, it answers nobody.
     """
 
-    def __init__(self, engine: Engine, is_well: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self, engine: Engine, is_well: Callable[[], Awaitable[bool]], on_silence: Callable[[], None] | None = None
+    ) -> None:
         self._engine = engine
         self._is_well = is_well
+        self._on_silence = on_silence
+        self._heard_at = 0.0
 
     async def info(self) -> EngineInfo:
         """Describe the engine.
@@ -56,13 +63,22 @@ class AttendedEngine:
         """
         await self._engine.start()
 
-    def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Generate an answer.
 
         Raises:
             EngineError: as the engine raised it; `EngineUnavailableError` if it is silent and not well.
         """
-        return attended(self._engine.stream(request), self._is_well)
+        heard_at = time.monotonic()
+        try:
+            async with contextlib.aclosing(attended(self._engine.stream(request), self._is_well)) as deltas:
+                async for delta in deltas:
+                    self._heard_at = heard_at = time.monotonic()
+                    yield delta
+        except EngineTimeoutError:
+            if self._on_silence is not None and self._heard_at <= heard_at:
+                self._on_silence()
+            raise
 
     async def aclose(self) -> None:
         """Release the engine."""

@@ -58,7 +58,8 @@ def build_services(settings: Settings) -> Services:
     ended = make_redis(settings)
     # The monitor asks all the time; a call under way hears from it that its engine is gone.
     asked: dict[str, Engine] = {
-        name: AttendedEngine(engine, partial(_is_up, monitor, name)) for name, engine in engines.items()
+        name: AttendedEngine(engine, partial(_is_up, monitor, name), partial(monitor.mark_silent, name))
+        for name, engine in engines.items()
     }
     context = tasks.Context(
         store, queue, asked, make_deliverer(settings, webhooks, webhook_fetcher), cancels=CancelWatch(ended)

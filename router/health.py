@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 
 from engines.balancer import BackendStatus, BalancedClient, RemoteEngine
 from engines.base import EngineError, EngineInfo
@@ -16,6 +17,8 @@ from policies.decision import EngineHealth, Health
 from router.leftovers import Leftovers, end_tasks
 
 log = logging.getLogger(__name__)
+
+_SILENT_S: Final = 30.0
 
 
 class EngineMonitor:
@@ -25,6 +28,7 @@ class EngineMonitor:
         engines: by name.
         interval_s: time between two looks.
         on_up: told the name of an engine that is up and was not, or was not known to be; what it raises is logged.
+        clock: seconds that never go back.
     """
 
     def __init__(
@@ -33,11 +37,14 @@ class EngineMonitor:
         *,
         interval_s: float = 1.0,
         on_up: Callable[[str], Coroutine[Any, Any, None]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engines = engines
         self._interval_s = interval_s
         self._on_up = on_up
+        self._clock = clock
         self._telling = Leftovers()
+        self._silent_until: dict[str, float] = {}
         self._is_up: dict[str, bool] = {}
         self._infos: dict[str, EngineInfo] = {}
         self._watches: list[asyncio.Task[None]] = []
@@ -93,6 +100,16 @@ class EngineMonitor:
         if not any(server.is_up for server in self.backends().get(name, ())):
             self._set(name, False)
 
+    def mark_silent(self, name: str) -> None:
+        """Learn that an engine answers nobody, though it may say that it is ready: it is down for `_SILENT_S`.
+
+        Then the next call shows whether it has come to itself.
+        """
+        if not any(server.is_up for server in self.backends().get(name, ())):
+            log.warning("engine %s is ready, as it says, and answers nobody", name)
+            self._silent_until[name] = self._clock() + _SILENT_S
+            self._set(name, False)
+
     async def _look_forever(self, name: str, engine: RemoteEngine) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
@@ -104,7 +121,7 @@ class EngineMonitor:
     async def _look_at(self, name: str, engine: RemoteEngine) -> None:
         was_up = self._is_up.get(name, False)
         try:
-            is_up = await engine.is_ready()
+            is_up = await engine.is_ready() and self._clock() >= self._silent_until.get(name, 0.0)
             if is_up and (not was_up or name not in self._infos):
                 self._infos[name] = await engine.info()
         except EngineError:

@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
-from engines.base import Delta, EngineTimeoutError, EngineUnavailableError, GenerationFailedError
-from router.attend import attended
+from engines.base import (
+    Delta,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    GenerationFailedError,
+    GenerationRequest,
+    Message,
+    TextPart,
+)
+from engines.echo import EchoEngine
+from router.attend import AttendedEngine, attended
 
 QUICK: dict[str, Any] = {"calm_s": 0.0, "look_s": 0.001}
 GUARD_S = 30.0
@@ -132,3 +141,46 @@ async def test_what_the_engine_raises_and_what_the_reader_does_comes_through() -
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert engine.is_closed
+
+
+class Timing(EchoEngine):
+    """Runs into its client's timeout, before its first word or after it, whenever it is let."""
+
+    def __init__(self, *words: str) -> None:
+        super().__init__("glm")
+        self._words = words
+        self.go_on = asyncio.Event()
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        if request.request_id == "well":
+            yield Delta(text="a", finish_reason="stop")
+            return
+        for word in self._words:
+            yield Delta(text=word)
+        await self.go_on.wait()
+        raise EngineTimeoutError("sent nothing")
+
+
+@pytest.mark.parametrize("words", [(), ("a",)])
+@pytest.mark.parametrize("others_hear", [False, True])
+async def test_an_engine_that_answers_nobody_is_told_of_once_a_call_has_waited_in_vain(
+    words: tuple[str, ...], others_hear: bool
+) -> None:
+    silent: list[str] = []
+    engine = Timing(*words)
+    attended_engine = AttendedEngine(engine, Engine().ask, lambda: silent.append("glm"))
+
+    async def ask(request_id: str) -> list[str]:
+        request = GenerationRequest((Message("user", (TextPart("?"),)),), request_id=request_id)
+        return [delta.text async for delta in attended_engine.stream(request)]
+
+    await ask("well")
+    waiting = asyncio.create_task(ask("in vain"))
+    await asyncio.sleep(0.01)
+    if others_hear:
+        await ask("well")
+    engine.go_on.set()
+    with pytest.raises(EngineTimeoutError):
+        await waiting
+
+    assert silent == ([] if others_hear else ["glm"])

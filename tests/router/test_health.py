@@ -82,6 +82,28 @@ async def test_whoever_wants_to_know_hears_once_that_an_engine_is_up_again() -> 
     assert told == ["owl2", "owl2"]
 
 
+async def test_an_engine_that_answers_nobody_is_down_for_a_while_whatever_it_says() -> None:
+    class Server:
+        async def is_ready(self) -> bool:
+            return True
+
+        async def info(self) -> EngineInfo:
+            return EngineInfo("glm", "m", "echo", 9, 9)
+
+    server = cast("Any", Server())
+    now = 1000.0
+    monitor = EngineMonitor({"glm": server}, clock=lambda: now)
+    await monitor._look_at("glm", server)
+
+    monitor.mark_silent("glm")
+    now += 29
+    await monitor._look_at("glm", server)
+    assert not monitor.is_up("glm")
+    now += 2
+    await monitor._look_at("glm", server)
+    assert monitor.is_up("glm")
+
+
 @pytest.fixture(scope="module")
 def api(redis_process: RedisProcess) -> Iterator[AppServer]:
     folder = Path(tempfile.mkdtemp(prefix="glowl-h"))
