@@ -153,6 +153,7 @@ def make_store(settings: Settings, redis: Redis) -> JobStore:
         blob_ttl_s=settings.blob_ttl_s,
         expires_s=settings.job_expires_s,
         max_unfinished=settings.max_unfinished_jobs,
+        max_picture_bytes=settings.max_picture_bytes,
         merge_patience_s=settings.merge_patience_s,
         engine_patience_s=settings.engine_patience_s,
         room=make_room(settings, redis),

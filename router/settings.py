@@ -135,6 +135,11 @@ class Settings(BaseSettings):
     )
     job_ttl_s: int = Field(7 * 24 * 3600, gt=0, description="how long a finished job can be read")
     blob_ttl_s: int = Field(24 * 3600, gt=0, description="how long a picture is kept after its last job ended")
+    max_picture_bytes: int = Field(
+        1024 * 1024 * 1024,
+        gt=0,
+        description="most bytes in the pictures of one key's jobs together; those of ended jobs go first",
+    )
     max_file_bytes: int = Field(200 * 1024 * 1024, gt=0, description="largest uploaded file")
     max_stored_bytes: int = Field(1024 * 1024 * 1024, gt=0, description="most bytes in the files of one key together")
     file_ttl_s: int = Field(

@@ -40,6 +40,7 @@ from router.jobs.store import (
     Cause,
     Reaped,
     lost_result,
+    pictures_full,
     queue_full,
     to_patience,
 )
@@ -130,6 +131,7 @@ class MemoryJobStore:
         blob_ttl_s: int = 24 * 3600,
         expires_s: int = 24 * 3600,
         max_unfinished: int = 1000,
+        max_picture_bytes: int = 2**30,
         grace_s: float = GRACE_S,
         merge_patience_s: float = 30.0,
         engine_patience_s: float = 600.0,
@@ -141,6 +143,7 @@ class MemoryJobStore:
         self._blob_ttl_s = blob_ttl_s
         self._expires_s = expires_s
         self._max_unfinished = max_unfinished
+        self._max_picture_bytes = max_picture_bytes
         self._grace_s = grace_s
         self._patience_s = to_patience(grace_s, merge_patience_s)
         self._engine_patience_s = engine_patience_s
@@ -166,7 +169,6 @@ class MemoryJobStore:
         """Accept a job."""
         job = Job(spec, "queued", {branch.name: Unit(branch.name, "queued") for branch in spec.branches})
         if spec.id in self._jobs:
-            await self.put_images(images)
             return job
         is_batch = spec.priority == "batch"
         unfinished = [
@@ -176,9 +178,12 @@ class MemoryJobStore:
             and record.spec.owner == spec.owner
             and (record.spec.priority == "batch") == is_batch
         ]
-        await self.put_images(images)
+        images = tuple(images)
         if len(unfinished) >= self._max_unfinished:
             raise queue_full(self._max_unfinished)
+        if not self._make_room(spec, images):
+            raise pictures_full(self._max_picture_bytes)
+        await self.put_images(images)
         record = _Record(spec, accepted_at=self._clock(), ttl_s=self._ttl_s(spec))
         record.units = {
             branch.name: _Unit(queue_of(branch.engine), patience_s=self._patience_s[spec.awaits(branch)])
@@ -206,7 +211,10 @@ class MemoryJobStore:
 
     async def put_finished(self, job: Job, images: Iterable[ImagePart] = ()) -> None:
         """Record a job that was answered without the queue."""
-        await self.put_images(images)
+        images = tuple(images)
+        has_room = self._make_room(job.spec, images)
+        if has_room:
+            await self.put_images(images)
         record = _Record(job.spec, accepted_at=job.spec.created_at, state=job.state, ttl_s=self._ttl_s(job.spec))
         record.units = {unit.name: _Unit("glm", unit.state, unit.epoch, 0, unit.result) for unit in job.units.values()}
         record.was_queued = False
@@ -214,7 +222,8 @@ class MemoryJobStore:
         record.completed_at = job.completed_at or job.spec.created_at
         record.final, record.error = job.final, job.error
         self._jobs[job.id] = record
-        self._hold(record)
+        if has_room:
+            self._hold(record)
         self._retain(record)
 
     async def get(self, job_id: str) -> Job | None:
@@ -545,6 +554,29 @@ class MemoryJobStore:
             del self._blobs[sha256]
             return None
         return blob
+
+    def _make_room(self, spec: JobSpec, images: tuple[ImagePart, ...]) -> bool:
+        """Let go of the pictures of ended jobs until these fit; False if they do not."""
+        sizes = {image.sha256: len(image.data) for image in images}
+        wanted = dict.fromkeys(stored_image_hashes(spec.messages))
+        sizes |= {sha256: len(blob.data) for sha256 in wanted if (blob := self._blob(sha256)) is not None}
+        while True:
+            mine = [record for record in self._jobs.values() if record.spec.owner == spec.owner and record.blobs]
+            held = {
+                sha256: len(blob.data)
+                for record in mine
+                for sha256 in record.blobs
+                if (blob := self._blobs.get(sha256)) is not None and record.spec.id in blob.holders
+            }
+            held |= {sha256: sizes[sha256] for sha256 in wanted if sha256 in sizes}
+            if not wanted or sum(held.values()) <= self._max_picture_bytes:
+                return True
+            ended = [record for record in mine if record.state in TERMINAL]
+            if not ended:
+                return False
+            oldest = min(ended, key=lambda record: (record.completed_at or 0, record.spec.id))
+            self._let_go(oldest)
+            self._agenda[oldest.spec.id] = (oldest.completed_at or 0) + oldest.ttl_s
 
     def _hold(self, record: _Record) -> None:
         record.blobs = tuple(dict.fromkeys(stored_image_hashes(record.spec.messages)))

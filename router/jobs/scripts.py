@@ -161,29 +161,75 @@ local function missing_blobs(blobs)
   return missing
 end
 
-local function hold_blobs(id, blobs, seconds)
+-- What an owner's jobs hold together: per picture how many jobs do, and under 'bytes' the sum of all pictures.
+local function pictures_key(owner) return prefix .. 'pictures:' .. owner end
+-- An owner's ended jobs that still hold pictures, by when they ended: those go first if there must be room.
+local function ended_key(owner) return prefix .. 'ended_pictures:' .. owner end
+
+local function hold_blobs(id, owner, blobs, seconds)
+  local key = pictures_key(owner)
   for sha in string.gmatch(blobs, '%S+') do
     if redis.call('EXISTS', blob_key(sha)) == 1 then
-      redis.call('SADD', holders_key(sha), id)
+      if redis.call('SADD', holders_key(sha), id) == 1 and redis.call('HINCRBY', key, sha, 1) == 1 then
+        redis.call('HINCRBY', key, 'bytes', redis.call('STRLEN', blob_key(sha)))
+      end
       outlive(holders_key(sha), seconds)
       outlive(blob_key(sha), seconds)
+      outlive(key, seconds)
     end
   end
 end
 
 local function release_blobs(id)
-  for sha in string.gmatch(redis.call('HGET', job_key(id), 'blobs') or '', '%S+') do
-    if redis.call('SREM', holders_key(sha), id) == 1 and redis.call('EXISTS', holders_key(sha)) == 0 then
-      redis.call('DEL', blob_key(sha))
+  local found = redis.call('HMGET', job_key(id), 'blobs', 'owner')
+  local key = pictures_key(found[2])
+  for sha in string.gmatch(found[1] or '', '%S+') do
+    if redis.call('SREM', holders_key(sha), id) == 1 then
+      -- Of a job that an earlier release began there is no count.
+      if redis.call('HEXISTS', key, sha) == 1 and redis.call('HINCRBY', key, sha, -1) <= 0 then
+        redis.call('HDEL', key, sha)
+        redis.call('HINCRBY', key, 'bytes', -redis.call('STRLEN', blob_key(sha)))
+        if redis.call('HLEN', key) == 1 then redis.call('DEL', key) end
+      end
+      if redis.call('EXISTS', holders_key(sha)) == 0 then redis.call('DEL', blob_key(sha)) end
     end
   end
   redis.call('HDEL', job_key(id), 'blobs')
+  redis.call('ZREM', ended_key(found[2]), id)
+end
+
+-- Says whether an owner may hold pictures of these sizes too; lets go of those of ended jobs for it, the oldest first.
+local function make_room(owner, blobs, sizes, most)
+  local next_size, fresh = string.gmatch(sizes, '%S+'), {}
+  for sha in string.gmatch(blobs, '%S+') do
+    fresh[sha] = tonumber(next_size() or redis.call('STRLEN', blob_key(sha)))
+  end
+  while true do
+    local total = tonumber(redis.call('HGET', pictures_key(owner), 'bytes') or 0)
+    for sha, size in pairs(fresh) do
+      if redis.call('HEXISTS', pictures_key(owner), sha) == 0 then total = total + size end
+    end
+    if total <= most then return true end
+    local oldest = redis.call('ZRANGE', ended_key(owner), 0, 0)[1]
+    if not oldest then return false end
+    local found = redis.call('HMGET', job_key(oldest), 'completed_at', 'ttl')
+    if found[1] then
+      release_blobs(oldest)
+      redis.call('ZADD', AGENDA, tonumber(found[1]) + tonumber(found[2]), oldest)
+    else
+      redis.call('ZREM', ended_key(owner), oldest)
+    end
+  end
 end
 
 -- Decides when an ended record is looked at next: first its pictures go, then all of it.
 local function retain(id, now)
-  local found = redis.call('HMGET', job_key(id), 'ttl', 'blobs', 'blob_ttl')
+  local found = redis.call('HMGET', job_key(id), 'ttl', 'blobs', 'blob_ttl', 'owner', 'completed_at')
   local ttl = tonumber(found[1])
+  if found[2] then
+    redis.call('ZADD', ended_key(found[4]), found[5], id)
+    outlive(ended_key(found[4]), ttl + NET)
+  end
   local first = found[2] and math.min(tonumber(found[3]), ttl) or ttl
   redis.call('ZADD', AGENDA, now + first, id)
   redis.call('EXPIRE', job_key(id), ttl + NET)
@@ -330,8 +376,8 @@ return missing
 
 # id, clock, spec, owner, class, ttl, blob ttl, webhook URL or '', seconds until the job expires, deadline in ms or '',
 # most unfinished jobs of the owner, hashes of the pictures, 1 if all of them must be there, the list it stands in, the
-# grace in seconds, queue of its merge, then units, their queues and their patience in seconds, '' for those that are
-# always waited for
+# grace in seconds, queue of its merge, the pictures' sizes or '', most bytes in the owner's pictures, then units, their
+# queues and their patience in seconds, '' for those that are always waited for
 _ACCEPT: Final = (
     _PRELUDE
     + """
@@ -346,7 +392,7 @@ local function accept()
   if ARGV[8] ~= '' then redis.call('HSET', key, 'webhook_url', ARGV[8]) end
   if blobs ~= '' then
     redis.call('HSET', key, 'blobs', blobs, 'blob_ttl', ARGV[7])
-    hold_blobs(id, blobs, keep)
+    hold_blobs(id, owner, blobs, keep)
   end
   local due = now + expires
   if ARGV[10] ~= '' then
@@ -356,9 +402,10 @@ local function accept()
   end
   redis.call('HSET', key, 'due_at', written(due), 'grace', ARGV[15])
   redis.call('ZADD', AGENDA, due, id)
+  redis.call('ZREM', ended_key(owner), id)
   count(id, 1)
   redis.call('HSET', key, 'merge.queue', ARGV[16])
-  for i = 17, #ARGV, 3 do
+  for i = 19, #ARGV, 3 do
     redis.call('HSET', key, ARGV[i] .. '.queue', ARGV[i + 1], ARGV[i] .. '.patience', ARGV[i + 2])
     line_up(id, ARGV[i])
   end
@@ -369,17 +416,19 @@ end
 """
 )
 
-# as _ACCEPT -> {1} | {0} (exists) | {-1} (the owner has too many) | {-2, hashes that are missing}
+# as _ACCEPT -> {1} | {0} (exists) | {-1} (the owner has too many) | {-2, hashes that are missing} | {-3} (the owner's
+# pictures have too many bytes)
 CREATE: Final = (
     _ACCEPT
     + """
 if redis.call('EXISTS', key) == 1 then return {0} end
 local counted = redis.call('HGET', UNFINISHED, owner .. (class == '3' and '|batch' or ''))
 if tonumber(counted or 0) >= tonumber(ARGV[11]) then return {-1} end
+if blobs ~= '' and not make_room(owner, blobs, ARGV[17], tonumber(ARGV[18])) then return {-3} end
 local missing = ARGV[13] == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {-2, unpack(missing)} end
 local units = {}
-for i = 17, #ARGV, 3 do units[#units + 1] = ARGV[i] end
+for i = 19, #ARGV, 3 do units[#units + 1] = ARGV[i] end
 redis.call('HSET', key, 'spec', ARGV[3], 'units', table.concat(units, ','))
 accept()
 return {1}
@@ -407,17 +456,19 @@ return state
 )
 
 # id, clock, owner, created at, ttl, blob ttl, hashes of the pictures, 1 if all of them must be there, its list or '',
-# then the record's fields -> {1} | {-2, hashes that are missing}
+# the pictures' sizes or '', most bytes in the owner's pictures, then the record's fields
+# -> {1} | {-2, hashes that are missing}; without room for its pictures they are not held
 PUT_FINISHED: Final = (
     _PRELUDE
     + """
 local id, now, owner, ttl, blobs = ARGV[1], clock(ARGV[2]), ARGV[3], tonumber(ARGV[5]), ARGV[7]
+if blobs ~= '' and not make_room(owner, blobs, ARGV[10], tonumber(ARGV[11])) then blobs = '' end
 local missing = ARGV[8] == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {-2, unpack(missing)} end
-redis.call('HSET', job_key(id), 'owner', owner, 'ttl', ttl, unpack(ARGV, 10))
+redis.call('HSET', job_key(id), 'owner', owner, 'ttl', ttl, unpack(ARGV, 12))
 if blobs ~= '' then
   redis.call('HSET', job_key(id), 'blobs', blobs, 'blob_ttl', ARGV[6])
-  hold_blobs(id, blobs, ttl + NET)
+  hold_blobs(id, owner, blobs, ttl + NET)
 end
 retain(id, now)
 if ARGV[9] ~= owner then redis.call('HSET', job_key(id), 'list', ARGV[9]) end

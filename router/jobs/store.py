@@ -7,7 +7,9 @@ Keys, all under one prefix: ``job:ID`` hash and ``events:ID`` stream; ``turns:QU
 and ``line:QUEUE:CLASS:OWNER`` sorted set of ``ID|UNIT`` by age, from which workers take what is next; ``delayed`` and
 ``leases`` sorted sets of ``ID|UNIT`` by when they may run again, or are taken for lost; ``agenda`` sorted set of ids by
 when a job is over its time, or its record is to go; ``queues`` and ``unfinished`` hashes of counts and paces;
-``blob:SHA256`` picture bytes and ``holders:SHA256`` the jobs that need them; ``activity`` stream of job ids with news;
+``blob:SHA256`` picture bytes and ``holders:SHA256`` the jobs that need them; ``pictures:OWNER`` hash of what an owner
+holds, in bytes, and ``ended_pictures:OWNER`` sorted set of its ended jobs that still hold some; ``activity`` stream of
+job ids with news;
 ``jobs:OWNER`` and ``jobs:OWNER|BATCH`` sorted sets of ids (`router.jobs.listing`).
 """
 
@@ -36,7 +38,7 @@ _REAP_BATCH = 200
 # A picture that no job holds yet: the job comes within seconds, or never.
 BLOB_GRACE_S: Final = 600
 # A picture may go with its last job between being put and being held; more often than this it does not.
-_MOST_PUTS = 5
+_MOST_PUTS = 6
 # Whoever asked for nothing to be kept may still have been given a draft, and comes back for the final answer.
 UNSTORED_TTL_S = 600
 
@@ -98,6 +100,7 @@ class JobStore:
         merge_patience_s: likewise, for a branch whose word is part of the answer; `grace_s` if its engine is down.
         engine_patience_s: how long a unit waits for an engine that is loading or away; that is no failure of it.
         clock: unix seconds; None uses the Redis server's own clock, so that machines need not agree on the time.
+        max_picture_bytes: most bytes in the pictures that an owner's jobs hold together; those of ended jobs go first.
         room: says whether anything new may be stored; None lets in whatever redis takes.
 
     Raises:
@@ -118,6 +121,7 @@ class JobStore:
         merge_patience_s: float = 30.0,
         engine_patience_s: float = 600.0,
         clock: Clock | None = None,
+        max_picture_bytes: int = 2**30,
         room: Room | None = None,
     ) -> None:
         self.redis = redis
@@ -128,6 +132,7 @@ class JobStore:
         self._blob_ttl_s = blob_ttl_s
         self._expires_s = expires_s
         self._max_unfinished = max_unfinished
+        self._max_picture_bytes = max_picture_bytes
         self.merge_patience_s = merge_patience_s
         self.patience_s = to_patience(grace_s, merge_patience_s)
         self._engine_patience_s = engine_patience_s
@@ -179,16 +184,19 @@ class JobStore:
             images: the pictures its messages name by hash. Without them, those that are still there are held.
 
         Raises:
-            QueueFullError: if its owner has too many unfinished jobs.
+            QueueFullError: if its owner has too many unfinished jobs, or too many bytes in their pictures. Then nothing
+                of it is stored.
             StorageFullError: if redis has no room for it.
         """
         images = tuple(images)
         await self._check_room(images)
         code = await self._hold(
-            images, lambda is_strict: self._run("CREATE", *self._to_arguments(spec, is_strict=is_strict))
+            images, lambda is_strict: self._run("CREATE", *self._to_arguments(spec, images, is_strict=is_strict))
         )
         if code == -1:
             raise queue_full(self._max_unfinished)
+        if code == -3:
+            raise pictures_full(self._max_picture_bytes)
         return Job(
             spec=spec, state="queued", units={branch.name: Unit(branch.name, "queued") for branch in spec.branches}
         )
@@ -227,7 +235,8 @@ class JobStore:
             images,
             lambda is_strict: self._run(
                 *("PUT_FINISHED", job.id, self._now(), job.spec.owner, job.spec.created_at),
-                *(ttl_s, self._blob_ttl_s, hashes, int(is_strict), list_of(job.spec), *words),
+                *(ttl_s, self._blob_ttl_s, hashes, int(is_strict), list_of(job.spec)),
+                *(sizes_of(hashes, images), self._max_picture_bytes, *words),
             ),
         )
 
@@ -412,7 +421,7 @@ class JobStore:
             The state the job was in: ``failed`` if it is queued now, any other if it was left alone, empty if there is
             none.
         """
-        state = await self._run("RETRY", *self._to_arguments(job.spec, is_strict=False))
+        state = await self._run("RETRY", *self._to_arguments(job.spec, (), is_strict=False))
         return bytes(state).decode()
 
     async def list_jobs(
@@ -479,17 +488,23 @@ class JobStore:
         if self._room is not None:
             await guard(self._room.check(sum(len(image.data) for image in images)))
 
-    async def _hold(self, images: Iterable[ImagePart], put: Callable[[bool], Awaitable[Any]]) -> int:
-        """Run a script that records a job and holds its pictures, and put them again if they have gone meanwhile."""
-        images = tuple(images)
+    async def _hold(self, images: tuple[ImagePart, ...], put: Callable[[bool], Awaitable[Any]]) -> int:
+        """Run a script that records a job and holds its pictures, and put those that are not there.
+
+        They are put after the script has missed them: what it refuses for another reason leaves nothing. They may go
+        meanwhile, with another job, so it is done more than once.
+        """
+        by_hash = {image.sha256.encode(): image for image in images}
         for is_last in (*[False] * (_MOST_PUTS - 1), True):
-            await self.put_images(images)
-            code, *_missing = await put(bool(images) and not is_last)
+            code, *missing = await put(bool(images) and not is_last)
             if code != -2:
                 break
+            await self.put_images(by_hash[sha256] for sha256 in missing if sha256 in by_hash)
         return int(code)
 
-    def _to_arguments(self, spec: JobSpec, *, is_strict: bool) -> list[str | bytes | float]:
+    def _to_arguments(
+        self, spec: JobSpec, images: tuple[ImagePart, ...], *, is_strict: bool
+    ) -> list[str | bytes | float]:
         hashes = " ".join(dict.fromkeys(stored_image_hashes(spec.messages)))
         branches = [
             word
@@ -513,6 +528,8 @@ class JobStore:
             list_of(spec),
             self.patience_s["a moment"],
             spec.merge_queue,
+            sizes_of(hashes, images),
+            self._max_picture_bytes,
             *branches,
         ]
 
@@ -584,6 +601,23 @@ def state_of(error: BaseException) -> RedisState:
     if isinstance(error, ReadOnlyError):
         return "read only"
     return "full" if isinstance(error, Exception) and is_full(error) else "away"
+
+
+def pictures_full(limit: int) -> QueueFullError:
+    """Make the refusal of a job whose pictures are too much beside those that its owner's unfinished jobs hold."""
+    return QueueFullError(
+        f"The pictures of your unfinished jobs would have more than {limit} bytes; wait until some of them have ended.",
+        code="too_many_picture_bytes",
+        message_zh=f"您未完成任务的图片合计将超过 {limit} 字节，请等待其中一些结束后再试。",
+        retry_after_s=5,
+    )
+
+
+def sizes_of(hashes: str, images: Iterable[ImagePart]) -> str:
+    """Return the pictures' sizes in the order of their hashes; empty if they are not all known."""
+    by_hash = {image.sha256: str(len(image.data)) for image in images}
+    wanted = hashes.split()
+    return " ".join(by_hash[sha256] for sha256 in wanted) if by_hash.keys() >= set(wanted) else ""
 
 
 def queue_unavailable() -> QueueUnavailableError:

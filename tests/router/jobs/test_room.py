@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -15,7 +17,7 @@ from engines.base import ImagePart
 from router.batches.files import FileStore
 from router.batches.scripts import CHUNK_BYTES
 from router.errors import QueueUnavailableError, StorageFullError
-from router.jobs.job import UnitResult
+from router.jobs.job import JobSpec, UnitResult
 from router.jobs.room import MIN_FREE_DISK_BYTES, Room
 from router.jobs.store import PREFIX, JobStore
 from tests.router.jobs.test_store import make_spec
@@ -38,6 +40,11 @@ def picture(num_bytes: int, fill: bytes = b"p") -> ImagePart:
     return ImagePart(data, "image/png", hashlib.sha256(data).hexdigest())
 
 
+def about(image: ImagePart, **changes: Any) -> JobSpec:
+    part = {"type": "image", "sha256": image.sha256, "media_type": image.media_type}
+    return make_spec(messages=[{"role": "user", "parts": [part, {"type": "text", "text": "?"}]}], **changes)
+
+
 async def num_blobs(redis: Redis) -> int:
     return len([key async for key in redis.scan_iter(f"{PREFIX}blob:*")])
 
@@ -45,7 +52,8 @@ async def num_blobs(redis: Redis) -> int:
 async def test_a_job_without_room_is_refused_with_nothing_stored_and_those_under_way_end(limited: Redis) -> None:
     # Given a job under way, and then a redis that is nearly full
     store = JobStore(limited, room=Room(limited))
-    job = await store.create(make_spec(), [picture(MB)])
+    small, large = picture(MB), picture(2 * MB, b"q")
+    job = await store.create(about(small), [small])
     epoch = await store.claim(job.id, "deep")
     assert epoch is not None
     limit = (await limited.config_get("maxmemory"))["maxmemory"]
@@ -54,7 +62,7 @@ async def test_a_job_without_room_is_refused_with_nothing_stored_and_those_under
     full = JobStore(limited, room=Room(limited))
     # When another comes with more than there is room for, then it is refused and leaves nothing
     with pytest.raises(StorageFullError) as refusal:
-        await full.create(make_spec(id="resp_other"), [picture(2 * MB, b"q")])
+        await full.create(about(large, id="resp_other"), [large])
     assert (refusal.value.status_code, refusal.value.code) == (503, "storage_full")
     assert refusal.value.retry_after_s
     assert await num_blobs(limited) == 1
@@ -62,7 +70,8 @@ async def test_a_job_without_room_is_refused_with_nothing_stored_and_those_under
     # Then what was accepted can end, and an answer that is there already is recorded without its picture
     assert await full.append(job.id, "deep", epoch, "text")
     await full.finish(job.id, "deep", epoch, UnitResult(text="text"))
-    await full.put_finished(job, [picture(2 * MB, b"q")])
+    await full.put_finished(replace(job, spec=about(large, id="resp_third")), [large])
+    assert await full.get("resp_third") is not None
     assert await num_blobs(limited) == 1
     await limited.config_set("maxmemory", limit)
 

@@ -45,6 +45,7 @@ LIMITS: dict[str, Any] = {
     "max_failures": 2,
     "job_ttl_s": 1000,
     "blob_ttl_s": 300,
+    "max_picture_bytes": 2 * 9,  # of three pictures of 9 bytes
     "expires_s": 700,
     "max_unfinished": 2,
     "merge_patience_s": 12.0,
@@ -121,7 +122,7 @@ class Drive(RuleBasedStateMachine):
         messages = [{"role": "user", "parts": parts}]
         spec = make_spec(id=job_id, messages=messages, webhook_url="https://example.com/hook", **fields)
         images = [PICTURES[i] for i in sorted(pictures)]
-        if self.both(lambda store: store.create(spec, images)) == "queue_full":
+        if self.both(lambda store: store.create(spec, images)) in ("queue_full", "too_many_picture_bytes"):
             return
         self.ids.append(job_id)
         self.merge_queues[job_id] = spec.merge_queue
