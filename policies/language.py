@@ -56,6 +56,13 @@ _QUOTED = re.compile(
     r"|\u300e[^\u300f\n]{1,400}\u300f|\u300a[^\u300b\n]{1,400}\u300b|(?<!\w)'[^'\n]{1,400}'(?!\w)|\u2018[^\u2019\n]{1,400}\u2019"
 )
 
+_ANYBODYS = frozenset({"ok", "okay", "okey"})
+_CAPITAL = r"[A-Z\u00c0-\u00d6\u00d8-\u00de]"
+_NAME = re.compile(
+    rf"(?<=[\w,;:)(] )(?!I\b){_CAPITAL}[\w.'\u2019-]{{0,30}}"
+    rf"(?: (?:(?:of|the|and|in|on|to|for|a|de|la|le|du|von|van|&) ){{0,2}}{_CAPITAL}[\w.'\u2019-]{{0,30}}){{0,8}}"
+)
+
 # Particles, pronouns and verbs that a Chinese sentence hardly does without.
 _ZH_FUNCTION = re.compile(r"[的了是在有不我你您他她它们們这這那和与與把被给給对對就也都还還吗嗎呢吧啊]")
 _ZH_REQUEST = re.compile(
@@ -170,7 +177,8 @@ def _strip(text: str) -> str:
 
 def _read(text: str) -> tuple[Detection, bool]:
     """Return a detection and whether it stands on its own feet; if not, history may overrule it."""
-    cleaned = strip_non_language(find_request(text).spoken)
+    request = find_request(text)
+    cleaned = strip_non_language(request.spoken)
     unquoted = _QUOTED.sub(" ", cleaned)
     if _LETTER.search(unquoted):
         cleaned = unquoted
@@ -180,14 +188,29 @@ def _read(text: str) -> tuple[Detection, bool]:
     num_han = len(_HAN.findall(cleaned))
     num_latin = len(_LATIN_LETTER.findall(cleaned))
     num_rest = num_letters - num_han - num_latin
-    words = [word.lower().replace("\u2019", "'") for word in _LATIN_WORD.findall(cleaned)]
+    spelled = _LATIN_WORD.findall(cleaned)
+    if num_han:
+        # Points and segments of a figure ("BE", "ON", "AM") are no English grammar.
+        spelled = [word for word in spelled if not (len(word) <= 3 and word.isupper() and word != "I")]
+    words = [word.lower().replace("\u2019", "'") for word in spelled]
     if num_rest > 0 and _is_foreign(cleaned, num_han, num_latin, num_rest, words):
         return Detection("other", "script"), True
     if num_han:
         matrix = _matrix_language(cleaned, num_han, words)
         if matrix != "latin":
             return Detection(matrix, "script"), True
-    return _read_latin(cleaned, words)
+    detection, is_sure = _read_latin(cleaned, _without_names(cleaned, words))
+    if request.is_courtesy:
+        # "ok", "lol" and "thx" are typed in every language: what went before decides.
+        is_english = all(_is_common(word) and word not in _ANYBODYS for word in words)
+        return (detection if is_english else _NONE), False
+    return detection, is_sure
+
+
+def _without_names(text: str, words: list[str]) -> list[str]:
+    """Leave out runs of capitalised words inside a sentence: a name does not show the language it is named in."""
+    rest = [word.lower().replace("\u2019", "'") for word in _LATIN_WORD.findall(_NAME.sub(" ", text))]
+    return rest if len(rest) >= 2 else words
 
 
 def _is_foreign(text: str, num_han: int, num_latin: int, num_rest: int, words: list[str]) -> bool:

@@ -74,18 +74,20 @@ def find_answer_language(text: str) -> Literal["en", "zh"] | None:
 
 @dataclass(slots=True)
 class _Sentence:
-    """One sentence of prose and what the choice between request and paste looks at."""
+    """One sentence of prose, its courtesy taken out, and what the choice between request and paste looks at."""
 
     text: str
     line: int
     is_han: bool
     size: float
+    whole: str
     asks: bool = field(init=False)
     points: bool = field(init=False)
 
     def __post_init__(self) -> None:
         if self.is_han:
-            self.asks = words.asks_in_chinese(self.text)
+            # "帮我看看" asks, and is courtesy.
+            self.asks = words.asks_in_chinese(self.text) or words.asks_in_chinese(self.whole)
             self.points = self.asks and words.ZH_POINTS.search(self.text) is not None
         else:
             self.asks = words.asks_in_latin(self.text)
@@ -115,7 +117,7 @@ def _find(text: str) -> Request:
             if kept.strip(_MARKS):
                 han = len(words.HAN.findall(kept))
                 latin = len(words.LATIN_WORD.findall(kept))
-                sentences.append(_Sentence(kept, number, han > 0, han / 1.7 + latin))
+                sentences.append(_Sentence(kept, number, han > 0, han / 1.7 + latin, sentence))
     chosen = _choose(sentences)
     if len(chosen) < len(sentences):
         brought.add("text")

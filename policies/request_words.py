@@ -177,7 +177,8 @@ EN_POINTS: Final = re.compile(
     _I,
 )
 WORKS_OUT: Final = re.compile(
-    r"(?:先|再|请|帮我)*(?:试?证明?|求|计算|解(?!释)|化简|推导|已知|prove|solve|calculate|compute|find|evaluate|simplify)",
+    r"(?:先|再|请|帮我)*(?:试?证明?|求|计算|解(?!释)|化简|推导|已知|prove|solve|calculate|compute|find|evaluate"
+    r"|simplify)",
     _I,
 )
 # Before a colon: words after which something is handed over, or a label.
@@ -330,6 +331,16 @@ _EN_WHO: Final = (
     r"(?: (?:there|all|everyone|everybody|team|guys|folks|sir|madam|friend|buddy|assistant|ai|bot|doctor|professor"
     r"|teacher|again|you|glowl|glm))*"
 )
+# Words of agreement and of chat that people of every language type.
+_EN_ACK: Final = (
+    r"(?:ok(?:ay|ey)?|kk?|great|good|cool|nice|perfect|awesome|excellent|wow+|got it|gotcha|i see|understood|sure"
+    r"|yes|yep"
+    r"|yeah|yup|yay|no|nope|nah|no (?:problem|way|worries)|well done|good job|nice one|never mind|sounds good|lol+"
+    r"|lmao|rofl"
+    r"|haha(?:ha)*|hehe(?:he)*|omg|brb|btw|bye(?: bye)?|goodbye|see you(?: later)?|idk|ikr|np|tbh|imo|fyi|sup|gg"
+    r"|gr8|u|wtf|nvm"
+    r"|dunno|meh|yo|xd|smh|fr|asap|thx|ty|pls|plz|hm+|um+|uh+|ah+|oh+|right|true|exactly|indeed|agreed|fine)"
+)
 EN_COURTESY: Final = re.compile(
     rf"(?:(?:hi+|hello+|hey+|yo|greetings|howdy|good (?:morning|afternoon|evening|day)){_EN_WHO}"
     rf"|dear(?: \w+){{1,3}}|how are you(?: doing)?(?: today)?|nice to meet you"
@@ -345,10 +356,8 @@ EN_COURTESY: Final = re.compile(
     r"|(?:i )?hope (?:you|this).{1,40}"
     r"|(?:it'?s |this is |very |really )*urgent(?:ly)?|asap|hurry(?: up)?|(?:waiting|awaiting) .{1,20}"
     r"|best(?: regards| wishes)?|(?:kind |warm )?regards|sincerely|have a (?:nice|good|great) \w+"
-    r"|ok(?:ay)?|okey|k|great|good|cool|nice|perfect|awesome|excellent|wow|got it|i see|understood|sure|yes|yep"
-    r"|yeah|yup|no|nope|no problem|well done|good job|nice one|never mind|lol+|lmao|rofl|haha+|hehe+|omg|brb|btw"
-    r"|bye(?: bye)?|goodbye|see you(?: later)?|that(?:'s| is) (?:great|good|fine|all|perfect|helpful|nice|it)"
-    r"|you(?:'re| are) (?:great|awesome|the best|welcome)|welcome|idk|np|tbh|imo|fyi|sup|gg|wtf|nvm|hmm+|um+|uh+)",
+    rf"|{_EN_ACK}(?:[ ,]+{_EN_ACK}){{0,4}}|that(?:'s| is) (?:great|good|fine|all|perfect|helpful|nice|it)"
+    r"|you(?:'re| are) (?:great|awesome|the best|welcome)|welcome)",
     _I,
 )
 _EN_FORM_NOUN: Final = (
