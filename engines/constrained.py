@@ -9,11 +9,14 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import math
 import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -23,10 +26,12 @@ from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
 from engines.base import GenerationFailedError
-from engines.json_schema import ACCEPTED, JsonSchemaError, from_schema_text, unsupported
-from engines.schema_grammar import to_compilable, with_bounded_numbers
+from engines.json_budget import JsonBudget, Wish
+from engines.json_schema import ACCEPTED, JsonSchemaError, from_schema_text, shortest_answer, unsupported
+from engines.schema_grammar import num_free_texts, to_compilable, with_bounded_numbers
 
 _MAX_CACHED: Final = 64
+_MAX_SAMPLED: Final = 4_000
 # Over the schema's own options, which its caller could set in "x-guidance". White space between tokens is forbidden:
 # a model that may write it can write newlines until the limit.
 _OPTIONS: Final[dict[str, Any]] = {
@@ -66,6 +71,11 @@ class GrammarCompiler:
         for token_id in stop_ids:
             _set_bit(asleep, token_id, value=False)
         self._asleep_mask = asleep
+        self._texts = tuple(self._tokenizer.decode_bytes([id_]) for id_ in range(self._tokenizer.vocab_size))
+        self._starts: dict[Wish, Tensor] = {
+            "quote": self._starting_with(b'"'),
+            "bracket": self._starting_with(b"}]"),
+        }
         self._cache: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -79,12 +89,39 @@ class GrammarCompiler:
             if (grammar := self._cache.get(json_schema)) is not None:
                 self._cache.move_to_end(json_schema)
                 return grammar
-        grammar = Grammar(self._match(json_schema), self._asleep_mask, self._newline_id, self._stop_ids)
+        matcher = self._match(json_schema)
+        grammar = Grammar(
+            matcher,
+            self._asleep_mask,
+            self._newline_id,
+            self._stop_ids,
+            partial(self._budget, from_schema_text(json_schema)),
+        )
         with self._lock:
             self._cache[json_schema] = grammar
             while len(self._cache) > _MAX_CACHED:
                 self._cache.popitem(last=False)
         return grammar
+
+    def _starting_with(self, first: bytes) -> Tensor:
+        """Return (W,): the tokens that begin with one of some bytes."""
+        mask = torch.zeros_like(self._asleep_mask)
+        for token_id, text in enumerate(self._texts):
+            if text[:1] and text[0] in first and token_id not in self._stop_ids:
+                _set_bit(mask, token_id, value=True)
+        return mask
+
+    def _budget(self, schema: dict[str, Any], max_tokens: int) -> Steering:
+        """Return what steers an answer of at most so many tokens to its end."""
+        # As many bytes a token as the names of the schema have with this tokenizer.
+        sample = orjson.dumps(schema)[:_MAX_SAMPLED]
+        tokens_per_byte = len(self._tokenizer.tokenize_bytes(sample)) / len(sample)
+        fixed, repeated = shortest_answer(schema), shortest_answer(schema, items=1)
+        is_nested = repeated < fixed  # with an element in each list, it has no end
+        num_fixed = math.ceil(fixed * tokens_per_byte)
+        num_repeated = num_fixed if is_nested else math.ceil((repeated - fixed) * tokens_per_byte)
+        budget = JsonBudget(max_tokens, num_free_texts(schema), num_fixed, num_repeated, is_nested=is_nested)
+        return Steering(budget, self._texts, self._starts)
 
     def _match(self, json_schema: str) -> LLMatcher:
         schema = to_compilable(from_schema_text(json_schema))
@@ -114,15 +151,23 @@ class Grammar:
     """A compiled schema, shared by all requests that ask for it."""
 
     def __init__(
-        self, matcher: LLMatcher, asleep_mask: Tensor, newline_id: int | None, stop_ids: frozenset[int]
+        self,
+        matcher: LLMatcher,
+        asleep_mask: Tensor,
+        newline_id: int | None,
+        stop_ids: frozenset[int],
+        steer: Callable[[int], Steering],
     ) -> None:
         self._matcher = matcher
+        self._steer = steer
         self._asleep_mask = asleep_mask
         self._newline_id = newline_id
         self._stop_ids = stop_ids
         self._lock = threading.Lock()
 
-    def start(self, *, asleep_until: int | None, asleep_from: int | None = None) -> Constraint:
+    def start(
+        self, *, asleep_until: int | None, asleep_from: int | None = None, max_tokens: int | None = None
+    ) -> Constraint:
         """Begin an answer.
 
         Args:
@@ -130,10 +175,40 @@ class Grammar:
                 answer. None holds the answer to the schema from its first token.
             asleep_from: the id that begins the thinking, for a model that may also answer at once: then the first token
                 is either this, or one that the schema allows. None takes it that the thinking has begun.
+            max_tokens: of the answer: it is steered to an end within them where the schema allows one. None is free.
         """
         with self._lock:
             matcher = self._matcher.deep_copy()
-        return Constraint(matcher, self._asleep_mask, self._newline_id, self._stop_ids, asleep_until, asleep_from)
+        steering = None if max_tokens is None else self._steer(max_tokens)
+        return Constraint(
+            matcher, self._asleep_mask, self._newline_id, self._stop_ids, asleep_until, asleep_from, steering
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """One answer's budget, and what it takes to keep it.
+
+    Attributes:
+        budget: follows the answer.
+        texts: bytes of each token.
+        starts: (W,) per wish of the budget: the tokens that fulfil it.
+    """
+
+    budget: JsonBudget
+    texts: Sequence[bytes]
+    starts: Mapping[Wish, Tensor]
+
+    def push(self, token_id: int) -> None:
+        """Take the next token of the JSON."""
+        self.budget.push(token_id, self.texts[token_id] if token_id < len(self.texts) else b"")
+
+    def narrow(self, mask: Tensor) -> Tensor:
+        """Leave of the allowed tokens (W,) those that fulfil the budget's wish; all of them, if none does."""
+        if not (wish := self.budget.wish):
+            return mask
+        narrowed = mask & self.starts[wish]
+        return narrowed if bool(narrowed.any()) else mask
 
 
 class Constraint:
@@ -151,8 +226,10 @@ class Constraint:
         stop_ids: frozenset[int],
         asleep_until: int | None,
         asleep_from: int | None,
+        steering: Steering | None = None,
     ) -> None:
         self.is_complete = False
+        self._steering = steering
         self._matcher = matcher
         self._asleep_mask = asleep_mask
         self._newline_id = newline_id
@@ -170,20 +247,28 @@ class Constraint:
             GenerationFailedError: if it is one that the schema forbids, or following it grew too complex.
         """
         self._mask = None
+        extra_id = None
         if self._is_asleep:
             if token_id == self._asleep_until:
                 self._is_asleep = False
                 self._extra_id = self._newline_id  # the layout of this model's answers; callers never see it
-            return
-        extra_id, self._extra_id = self._extra_id, None
-        if token_id == extra_id:
+        else:
+            extra_id, self._extra_id = self._extra_id, None
+            if token_id != extra_id:
+                self._follow(token_id)
+                return
             self._is_asleep = token_id != self._newline_id
-            return
+        if self._steering is not None:
+            self._steering.budget.skip()
+
+    def _follow(self, token_id: int) -> None:
         if not self._matcher.consume_token(token_id):
             error = self._matcher.get_error()
             if _is_too_complex(error):
                 raise _explain(error)
             raise GenerationFailedError(f"The model wrote a token that the JSON Schema forbids ({token_id}).")
+        if self._steering is not None:
+            self._steering.push(token_id)
         self.is_complete = token_id in self._stop_ids or self._matcher.is_stopped()
 
     def check(self) -> None:
@@ -200,6 +285,8 @@ class Constraint:
 
     def _keep(self, mask: Tensor) -> Tensor:
         """Keep this step's mask (W,), so that the step can be done again."""
+        if self._steering is not None:
+            mask = self._steering.narrow(mask)
         if self._extra_id is not None:
             _set_bit(mask, self._extra_id, value=True)
         self._mask = mask

@@ -286,7 +286,8 @@ def shortest_answer(schema: dict[str, Any], *, items: int = 0) -> int:
 
     Args:
         schema: checked.
-        items: how many elements an array has at least, even where the schema asks for fewer.
+        items: how many elements an array has at least, and a map one, even where the schema asks for fewer. A schema
+            that is part of its own elements then has no shortest answer.
     """
     size = _Sizes(schema, items).of(schema, 0)
     return 1 if math.isinf(size) else int(size)
@@ -345,6 +346,8 @@ class _Sizes:
         if kind == "object":
             properties, others = node.get("properties", {}), node.get("additionalProperties", True)
             names = dict.fromkeys(node.get("required", ()))
+            if self._items and isinstance(others, dict):
+                names |= {"": None}  # an element too, under some name
             parts: list[float] = [
                 len(name.encode()) + 3 + self.of(properties.get(name, others), level) for name in names
             ]

@@ -19,6 +19,8 @@ _NUMBER_STEP: Final = 1e-6
 # Each pair of options is compared: 100 of them take 10 ms.
 _MAX_OPTIONS: Final = 100
 _MAX_REFS: Final = 8
+_BOUNDING: Final = frozenset({"const", "enum", "$ref", "anyOf", "oneOf", "allOf"})
+_BOUNDING_TEXT: Final = frozenset({"maxLength", "pattern", "format"})
 _ALL_KINDS: Final = frozenset({"string", "number", "boolean", "array", "object", "null"})
 
 
@@ -46,6 +48,18 @@ def with_bounded_numbers(schema: dict[str, Any]) -> dict[str, Any]:
         if "number" in kinds and not is_combined:
             node["multipleOf"] = _NUMBER_STEP
     return schema
+
+
+def num_free_texts(schema: dict[str, Any]) -> int:
+    """Count the places of a schema where a text, or the name of a property, may stand that the schema lets be long."""
+    num = 0
+    for node, _ in nodes(schema):
+        if _BOUNDING & node.keys():
+            continue
+        kinds = node.get("type", ("string", "object"))
+        num += "string" in kinds and not _BOUNDING_TEXT & node.keys()
+        num += "object" in kinds and node.get("additionalProperties", True) is not False
+    return num
 
 
 def are_exclusive(options: list[Any], root: dict[str, Any]) -> bool:

@@ -491,6 +491,83 @@ def test_one_answer_does_not_move_another_of_the_same_schema():
     assert allowed(second) == {TOKENIZER.token_to_id("{")}
 
 
+# --- the budget -----------------------------------------------------------------------------------------------------
+
+ENDLESS = [
+    record_of_texts := {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "place": {"type": "string"}, "note": {"type": "string"}},
+        "required": ["name", "place", "note"],
+        "additionalProperties": False,
+    },
+    {"type": "object", "properties": {"lines": {"type": "array", "items": {"type": "string"}}}, "required": ["lines"]},
+    {"type": "object", "properties": {"rows": {"type": "array", "items": record_of_texts}}, "required": ["rows"]},
+    {"type": "object", "additionalProperties": {"type": "string"}},
+    {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
+    {"type": "object"},
+    {"$ref": "#/$defs/N", "$defs": {"N": {**record_of_texts, "required": ["name", "kids"]}}},
+]
+ENDLESS[-1]["$defs"]["N"]["properties"] = {
+    "name": {"type": "string"},
+    "kids": {"type": "array", "items": {"$ref": "#/$defs/N"}},
+}
+
+
+@pytest.mark.parametrize("schema", ENDLESS)
+@pytest.mark.parametrize("max_tokens", [120, 400])
+@pytest.mark.parametrize("habit", ["babbles", "circles", "lists"])
+def test_a_model_that_never_ends_a_text_or_a_list_is_brought_to_an_end(schema, max_tokens, habit):
+    # Given a model that never closes what it may go on with
+    constraint = COMPILER.compile(json.dumps(schema)).start(asleep_until=None, max_tokens=max_tokens)
+    ending = {id_ for id_ in range(TOKENIZER.get_vocab_size()) if TOKENIZER.decode([id_])[:1] in ('"', "}", "]")}
+    avoided = {"babbles": ending | STOP_IDS, "circles": ending | STOP_IDS, "lists": STOP_IDS}[habit]
+    rng = random.Random(1)
+
+    # When it writes until it may not
+    ids = []
+    while not constraint.is_complete and len(ids) < max_tokens:
+        choices = sorted(allowed(constraint))
+        going_on = [id_ for id_ in choices if id_ not in avoided] or choices
+        ids.append(going_on[0] if habit == "circles" else rng.choice(going_on))
+        constraint.accept(ids[-1])
+
+    # Then the answer is whole, within its tokens
+    assert constraint.is_complete
+    jsonschema.validate(json.loads(to_text(ids)), schema)
+
+
+def test_what_fits_is_left_alone():
+    # Given an answer with one long text and two short ones
+    words = " ".join(str(number) for number in range(10, 60))
+    text = json.dumps({"name": words, "place": "z", "note": "n"}, separators=(",", ":"))
+    ids = [TOKENIZER.token_to_id(character.replace(" ", "Ġ")) for character in text]
+    constraint = COMPILER.compile(json.dumps(record_of_texts)).start(asleep_until=None, max_tokens=900)
+
+    # When it is written in a budget of which each text has a third
+    for id_ in ids:
+        assert id_ in allowed(constraint)
+        constraint.accept(id_)
+
+    # Then nothing of it was cut
+    assert constraint.is_complete
+
+
+def test_thinking_counts_as_tokens_of_the_answer():
+    grammar = COMPILER.compile(json.dumps(record_of_texts))
+    constraint = grammar.start(asleep_until=ID[THINK_END], max_tokens=200)
+    for _ in range(140):
+        constraint.accept(TOKENIZER.token_to_id("the"))
+    constraint.accept(ID[THINK_END])
+
+    num_tokens = 141
+    while not constraint.is_complete and num_tokens < 200:
+        choices = allowed(constraint)
+        constraint.accept(max(choices - STOP_IDS or choices))
+        num_tokens += 1
+
+    assert constraint.is_complete
+
+
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
