@@ -123,7 +123,7 @@ class Idempotency:
         self._claim, self._renew, self._settle = (redis.register_script(each) for each in (_CLAIM, _RENEW, _SETTLE))
         self._leftovers = Leftovers()
 
-    async def claim(self, owner: str, path: str, key: str, body: bytes) -> Claim:
+    async def claim(self, owner: str, path: str, key: str, body: bytes | bytearray) -> Claim:
         """Take a key, or learn what was done under it.
 
         Raises:

@@ -87,7 +87,7 @@ def owner(request: Request) -> str:
     return owner_of(request.headers, services_of(request).settings.api_keys)
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytearray:
     """Read a whole JSON body, whatever its content type says: older clients send JSON without declaring it.
 
     Raises:
@@ -108,19 +108,17 @@ async def read_body(request: Request) -> bytes:
         if int(declared) > limit:
             raise error
         await share.hold(int(declared))
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()  # grows where it is: pieces and then their sum would be the body twice
     async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
+        if len(body) + len(chunk) > limit:
             raise error
         counter.feed(chunk)
-        await share.hold(size)
-        chunks.append(chunk)
-    return _to_utf8(b"".join(chunks))
+        await share.hold(len(body) + len(chunk))
+        body += chunk
+    return _to_utf8(body)
 
 
-def _to_utf8(body: bytes) -> bytes:
+def _to_utf8(body: bytearray) -> bytearray:
     """Drop a byte order mark, which editors and PowerShell put in front.
 
     Raises:
@@ -150,13 +148,15 @@ async def parse(request: Request, model: type[Model]) -> Model:
         BodyTooLargeError: if it is over the limit.
         BadRequestError: if it has too many parts.
     """
-    request.state.body = await read_body(request)  # compared, byte for byte, with what an Idempotency-Key came with
+    body = await read_body(request)
+    if "idempotency-key" in request.headers:
+        request.state.body = body  # compared, byte for byte, with what the key came with
     try:
-        return model.model_validate_json(request.state.body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         if error.errors(include_input=False, include_url=False)[0]["type"] == "json_invalid":
             try:
-                request.state.body.decode()
+                body.decode()
             except UnicodeDecodeError:
                 raise _not_utf8() from None
         raise
@@ -355,7 +355,7 @@ async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable
 
 def _begun(request: Request, running: Running) -> Running:
     """Let go of the body: what was queued is in redis, and may be waited for for minutes."""
-    request.state.body = b""
+    request.state.body = None
     if running.is_queued:
         request.state.share.release_bytes()
     return running
