@@ -52,7 +52,7 @@ from router.jobs.job import (
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
 from router.jobs.usable import is_blank
-from router.leftovers import Leftovers
+from router.leftovers import Leftovers, end_tasks
 from router.output_format import with_instruction
 from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm
 
@@ -61,6 +61,7 @@ DRAFT_UNIT = "draft"
 # How long a direct answer waits for redis to come back, where it must be recorded; a key is held for longer.
 _KEEP_PATIENCE_S = 5.0
 _REDIS_RETRY_S = 0.2
+_MAX_BEAT_S = 1.0
 # So many drafts are run by this process; those beyond stand in line for a worker, and GLM's own line stays short.
 _MAX_LOCAL_DRAFTS = 32
 
@@ -280,7 +281,10 @@ class Dispatcher:
         spec = self._to_spec(call, routed, (plan,))
         request = _to_request(call, spec, plan)
         started = time.monotonic()
-        is_kept = call.is_stored or call.keep_s > 0
+        is_kept = call.is_stored or call.keep_s > 0 or call.webhook_url is not None
+        # Who reads a stream is told the id at its beginning: by then it has to lead somewhere, whatever dies.
+        is_told_early = call.is_streamed and (call.is_stored or call.webhook_url is not None)
+        begun = self._leftovers.add(self._store.begin(spec, call.images)) if is_told_early else None
         deltas = engine.stream(request)
         try:
             said = [await anext(deltas)]
@@ -289,12 +293,22 @@ class Dispatcher:
                 said += [delta async for delta in deltas]
             if said[-1].finish_reason is not None:
                 _check_usable(said, call)
+            epoch = await asyncio.shield(begun) if begun is not None else None
+        except QueueUnavailableError as unavailable:
+            if call.webhook_url is not None or call.keep_s > 0:
+                await deltas.aclose()
+                raise
+            log.warning("%s cannot be stored: %s", spec.id, unavailable.message)
+            spec, epoch, is_kept = replace(spec, is_stored=False), None, False
         except BaseException:
+            if begun is not None:
+                self._leftovers.add(self._forget(spec.id, begun))
             await deltas.aclose()
             raise
         self._router.count(call, routed.decision)
         job = as_accepted(Job(spec, "in_progress", {}))
         finished: list[Job] = []
+        elsewhere: list[Job] = []
 
         text: list[str] = []
         logprobs: list[TokenLogprob] = []
@@ -324,6 +338,8 @@ class Dispatcher:
             async with contextlib.aclosing(deltas):
                 try:
                     async for last in _chain(said, deltas):
+                        if elsewhere:
+                            break
                         logprobs.extend(last.logprobs)
                         boxes.extend(last.boxes)
                         if last.text:
@@ -331,35 +347,44 @@ class Dispatcher:
                             cuts.append((len(last.text), len(logprobs) - num_sent))
                             yield Event("delta", FAST_UNIT, 1, text=last.text, logprobs=tuple(logprobs[num_sent:]))
                             num_sent = len(logprobs)
-                    if last.finish_reason is None:
+                    if last.finish_reason is None and not elsewhere:
                         raise GenerationFailedError("The engine ended its answer without saying why.")
                 except EngineError as failure:
                     if isinstance(failure, EngineUnavailableError):
                         self._monitor.mark_down("glm")
                     error = to_failure_record(failure)
+            if elsewhere:
+                finished.append(elsewhere[0])
+                yield Event("finished", FAST_UNIT, 1, state="cancelled")
+                yield Event("end", state=elsewhere[0].state)
+                return
             finished.append(_finish_fast(job, to_result(error)))
             yield Event("finished", FAST_UNIT, 1, state=finished[0].units[FAST_UNIT].state)
             if is_kept:
                 try:
                     # To its end even if the caller hangs up: the id was announced, and leads to the whole answer.
-                    await asyncio.shield(self._leftovers.add(self._keep(call, finished[0])))
+                    await asyncio.shield(self._leftovers.add(self._keep(call, finished[0], epoch)))
                 except QueueUnavailableError as unavailable:
-                    if call.keep_s > 0:
-                        raise  # it came with a key, and would be answered a second time under it
-                    # The answer is there and GLM needed no redis for it: better one that says it is not stored.
+                    if call.keep_s > 0 or (call.webhook_url is not None and epoch is None):
+                        raise  # it would be answered a second time under its key, or its webhook never be told
+                    # The answer is there and GLM needed no redis for it: better one that says it is not stored. If
+                    # it was begun on record, a worker will write it again.
                     log.warning("%s could not be stored: %s", job.id, unavailable.message)
                     finished[0] = replace(finished[0], spec=replace(spec, is_stored=False))
             yield Event("end", state=finished[0].state)
 
         async def events() -> AsyncGenerator[Event, None]:
+            beat = asyncio.create_task(self._keep_lease(spec.id, epoch, elsewhere)) if epoch is not None else None
             try:
                 async with contextlib.aclosing(answer()) as told:
                     async for event in told:
                         yield event
             finally:
+                if beat is not None:
+                    self._leftovers.add(end_tasks(beat))
                 if not finished and is_kept:
                     # Whoever hung up may have read the id: it leads to what was said until then.
-                    self._leftovers.add(self._keep(call, _cut_off(job, to_result())))
+                    self._leftovers.add(self._keep(call, _cut_off(job, to_result()), epoch))
 
         return Running(job, events(), is_queued=False, _finished=finished)
 
@@ -382,14 +407,35 @@ class Dispatcher:
                 await asyncio.wait_for(self._closing.wait(), grace_s)
         await self._store.cancel(job_id, left_by=reader)
 
-    async def _keep(self, call: Call, job: Job) -> None:
+    async def _forget(self, job_id: str, begun: asyncio.Task[int | None]) -> None:
+        """Take back the record of an answer that failed before its id was announced."""
+        if await begun is not None:
+            await self._store.delete(job_id)
+
+    async def _keep_lease(self, job_id: str, epoch: int, elsewhere: list[Job]) -> None:
+        """Say that an answer is still being written here, until somebody else has ended it: that record is noted."""
+        while True:
+            await asyncio.sleep(min(self._store.lease_s / 3, _MAX_BEAT_S))
+            with contextlib.suppress(QueueUnavailableError):
+                if await self._store.renew(job_id, FAST_UNIT, epoch):
+                    continue
+                job = await self._store.get(job_id)
+                if job is not None and job.is_terminal:
+                    elsewhere.append(job)
+                return
+
+    async def _keep(self, call: Call, job: Job, epoch: int | None = None) -> None:
         deadline = time.monotonic() + _KEEP_PATIENCE_S
         while True:
             try:
-                return await self._store.put_finished(job, call.images)
+                if not await self._store.put_finished(job, call.images, epoch=epoch):
+                    log.info("%s was ended by somebody else", job.id)
+                return
             except QueueUnavailableError:
-                # What came with an Idempotency-Key must be the same when it is asked for again: worth a restart's time.
-                if call.keep_s == 0 or time.monotonic() >= deadline:
+                # What came with an Idempotency-Key must be the same when it is asked for again, and what was announced
+                # must be found: worth a restart's time.
+                is_promised = call.keep_s > 0 or epoch is not None or call.webhook_url is not None
+                if not is_promised or time.monotonic() >= deadline:
                     raise
             await asyncio.sleep(_REDIS_RETRY_S)
 

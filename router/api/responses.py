@@ -40,9 +40,9 @@ from router.api.schemas import (
     to_responses_sampling,
     to_thinking,
 )
-from router.api.stream import SSE_HEADERS, SSE_PING, Json, find_items, sse, to_response_events
+from router.api.stream import SSE_HEADERS, SSE_PING, Json, answer_restarted, find_items, sse, to_response_events
 from router.call import Call, from_stored_messages, stored_image_hashes
-from router.dispatch import Running
+from router.dispatch import FAST_UNIT, Running
 from router.errors import BadRequestError, EngineFailedError, NotFoundError
 from router.jobs.job import Event, Job
 from router.jobs.schedule import to_priority
@@ -321,6 +321,7 @@ def _stream(request: Request, running: Running, after: int = -1) -> StreamingRes
     services = services_of(request)
     is_chinese = wants_chinese(request)
     is_summary = False
+    is_direct = running.job.spec.branches[0].name == FAST_UNIT and not running.job.spec.is_background
 
     async def load() -> Job | None:
         return running.finished() or await services.hub.load(running.job.id)
@@ -330,6 +331,9 @@ def _stream(request: Request, running: Running, after: int = -1) -> StreamingRes
         async with contextlib.aclosing(running.events):
             async for event in running.events:
                 is_summary = is_summary or event.is_summary
+                if is_direct and after >= 0 and event.epoch > 1:
+                    # Its first words came from a process that died, and are on no record: nobody knows where to go on.
+                    raise answer_restarted(running.job.id)
                 yield event
 
     async def body() -> AsyncIterator[bytes]:

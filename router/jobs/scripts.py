@@ -119,14 +119,14 @@ local function drop(id, unit)
   return end_lease(id, unit)
 end
 
-local function start(id, unit, now, lease)
+local function start(id, unit, now, lease, is_untold)
   local key = job_key(id)
   local epoch = redis.call('HINCRBY', key, unit .. '.epoch', 1)
   redis.call('HSET', key, unit .. '.state', 'in_progress', unit .. '.at', written(now))
   redis.call('ZADD', LEASES, now + lease, id .. '|' .. unit)
   redis.call('HINCRBY', QUEUES, 'running:' .. redis.call('HGET', key, unit .. '.queue'), 1)
   local is_first = redis.call('HGET', key, 'state') == 'queued'
-  event(id, 'started', unit, epoch, '', '')
+  if not is_untold then event(id, 'started', unit, epoch, '', '') end
   if is_first then
     redis.call('HSET', key, 'state', 'in_progress', 'started_at', written(now))
     redis.call('EXPIRE', events_key(id), redis.call('TTL', key))
@@ -244,8 +244,8 @@ local function count(id, by)
 end
 
 -- The event that says how a job ended. Its id follows from the job, so that it is the same whoever asks; a job that was
--- begun again has another end, whose event is another too.
-local function announce(id, state, now)
+-- begun again has another end, whose event is another too. A direct answer is told only to the URL in its request.
+local function announce(id, state, now, is_direct)
   local found = redis.call('HMGET', job_key(id), 'owner', 'webhook_url', 'retries')
   local ended = id .. '|' .. state .. (found[3] and '|' .. found[3] or '')
   local event_id = 'evt_' .. string.sub(redis.sha1hex(ended), 1, 32)
@@ -253,6 +253,10 @@ local function announce(id, state, now)
   -- The very bytes that every attempt sends and signs; ids and states hold nothing that JSON would escape.
   local body = string.format('{"id":"%s","object":"event","created_at":%d,"type":"%s","data":{"id":"%s"}}',
     event_id, math.floor(now), kind, id)
+  if is_direct then
+    if (found[2] or '') == '' or found[2] == NOBODY then return false end
+    return plan_delivery(found[1], '', found[2], event_id, kind, body, now) > 0
+  end
   return fan_out(found[1], found[2] or '', event_id, kind, body, now) > 0
 end
 
@@ -435,6 +439,23 @@ return {1}
 """
 )
 
+# as _ACCEPT, with the seconds of the lease in place of the most unfinished jobs; one unit
+# -> {0} (exists) | {-2, hashes that are missing} | {epoch}
+BEGIN: Final = (
+    _ACCEPT
+    + """
+if redis.call('EXISTS', key) == 1 then return {0} end
+if blobs ~= '' and not make_room(owner, blobs, ARGV[17], tonumber(ARGV[18])) then blobs = '' end
+local missing = ARGV[13] == '1' and missing_blobs(blobs) or {}
+if #missing > 0 then return {-2, unpack(missing)} end
+redis.call('HSET', key, 'spec', ARGV[3], 'units', ARGV[19])
+accept()
+drop(id, ARGV[19])
+-- Who reads its stream gets all of it from the record at its end: it has no events unless a worker runs it again.
+return {start(id, ARGV[19], now, tonumber(ARGV[11]), true)}
+"""
+)
+
 # as _ACCEPT -> '' (no such job) | the state it was in; only a failed one is begun again
 RETRY: Final = (
     _ACCEPT
@@ -456,8 +477,9 @@ return state
 )
 
 # id, clock, owner, created at, ttl, blob ttl, hashes of the pictures, 1 if all of them must be there, its list or '',
-# the pictures' sizes or '', most bytes in the owner's pictures, then the record's fields
-# -> {1} | {-2, hashes that are missing}; without room for its pictures they are not held
+# the pictures' sizes or '', most bytes in the owner's pictures, webhook URL or '', epoch of BEGIN or '',
+# then the record's fields, 'units' first -> {0} (begun, and no longer yours) | {1} | {-2, hashes that are missing};
+# without room for its pictures they are not held
 PUT_FINISHED: Final = (
     _PRELUDE
     + """
@@ -465,7 +487,17 @@ local id, now, owner, ttl, blobs = ARGV[1], clock(ARGV[2]), ARGV[3], tonumber(AR
 if blobs ~= '' and not make_room(owner, blobs, ARGV[10], tonumber(ARGV[11])) then blobs = '' end
 local missing = ARGV[8] == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {-2, unpack(missing)} end
-redis.call('HSET', job_key(id), 'owner', owner, 'ttl', ttl, unpack(ARGV, 12))
+if ARGV[13] ~= '' then
+  if not owns(id, ARGV[15], ARGV[13]) then return {0} end
+  drop(id, ARGV[15])
+  count(id, -1)
+  redis.call('HDEL', job_key(id), 'accepted_at', 'deadline_at', ARGV[15] .. '.at')
+end
+redis.call('HSET', job_key(id), 'owner', owner, 'ttl', ttl, unpack(ARGV, 14))
+if ARGV[12] ~= '' then
+  redis.call('HSET', job_key(id), 'webhook_url', ARGV[12])
+  announce(id, redis.call('HGET', job_key(id), 'state'), now, true)
+end
 if blobs ~= '' then
   redis.call('HSET', job_key(id), 'blobs', blobs, 'blob_ttl', ARGV[6])
   hold_blobs(id, owner, blobs, ttl + NET)
@@ -473,6 +505,7 @@ end
 retain(id, now)
 if ARGV[9] ~= owner then redis.call('HSET', job_key(id), 'list', ARGV[9]) end
 if ARGV[9] ~= '' then list_job(ARGV[9], id, tonumber(ARGV[4]), ttl) end
+if ARGV[13] ~= '' then redis.call('XADD', ACTIVITY, 'MAXLEN', '~', 4096, '*', 'j', id) end
 return {1}
 """
 )

@@ -140,7 +140,7 @@ class JobStore:
         names = ("TOUCH", "CREATE", "PUT_FINISHED", "NEXT", "CLAIM", "RENEW", "APPEND", "FINISH", "RELEASE", "COMPLETE")
         self._scripts = {
             name: redis.register_script(getattr(scripts, name))
-            for name in (*names, "END", "CANCEL", "DELETE", "PLACE", "REAP", "LIST", "RETRY", "WAKE", "TELL")
+            for name in (*names, "END", "CANCEL", "DELETE", "PLACE", "REAP", "LIST", "RETRY", "WAKE", "TELL", "BEGIN")
         }
 
     async def probe(self) -> RedisState:
@@ -201,12 +201,43 @@ class JobStore:
             spec=spec, state="queued", units={branch.name: Unit(branch.name, "queued") for branch in spec.branches}
         )
 
-    async def put_finished(self, job: Job, images: Iterable[ImagePart] = ()) -> None:
+    async def begin(self, spec: JobSpec, images: Iterable[ImagePart] = ()) -> int | None:
+        """Record an answer that this process is about to write itself, under a lease.
+
+        If it is never heard of again, workers do it, like any job whose worker was lost.
+
+        Args:
+            spec: of one branch.
+            images: as `put_finished` has them.
+
+        Returns:
+            The epoch to write with; None if the id is recorded already.
+        """
+        images = tuple(images)
+        try:
+            await self._check_room(images)
+        except StorageFullError:
+            images = ()
+        epoch = await self._hold(
+            images,
+            lambda is_strict: self._run(
+                "BEGIN", *self._to_arguments(spec, images, is_strict=is_strict, most_unfinished=self.lease_s)
+            ),
+        )
+        return epoch or None
+
+    async def put_finished(self, job: Job, images: Iterable[ImagePart] = (), *, epoch: int | None = None) -> bool:
         """Record a job that was answered without the queue, so that it can be read by its id.
+
+        The URL that it names for its webhook is told in the same step.
 
         Args:
             job: ended.
             images: as `create` has them. Without room for them the answer is recorded alone.
+            epoch: of `begin`, if it was called.
+
+        Returns:
+            False if the answer is no longer the caller's to write.
         """
         images = tuple(images)
         try:
@@ -214,9 +245,9 @@ class JobStore:
         except StorageFullError:
             images = ()
         fields: dict[str, str | bytes | float] = {
+            "units": ",".join(job.units),
             "spec": orjson.dumps(job.spec.to_dict()),
             "state": job.state,
-            "units": ",".join(job.units),
             "completed_at": job.completed_at or job.spec.created_at,
             "started_at": job.started_at or job.spec.created_at,
         }
@@ -231,14 +262,15 @@ class JobStore:
             fields["error"] = orjson.dumps(job.error)
         words = [word for pair in fields.items() for word in pair]
         ttl_s, hashes = self._ttl_s(job.spec), " ".join(dict.fromkeys(stored_image_hashes(job.spec.messages)))
-        await self._hold(
+        code = await self._hold(
             images,
             lambda is_strict: self._run(
                 *("PUT_FINISHED", job.id, self._now(), job.spec.owner, job.spec.created_at),
                 *(ttl_s, self._blob_ttl_s, hashes, int(is_strict), list_of(job.spec)),
-                *(sizes_of(hashes, images), self._max_picture_bytes, *words),
+                *(sizes_of(hashes, images), self._max_picture_bytes, job.spec.webhook_url or "", epoch or "", *words),
             ),
         )
+        return code == 1
 
     async def get(self, job_id: str) -> Job | None:
         """Read a record; None if there is none."""
@@ -503,7 +535,7 @@ class JobStore:
         return int(code)
 
     def _to_arguments(
-        self, spec: JobSpec, images: tuple[ImagePart, ...], *, is_strict: bool
+        self, spec: JobSpec, images: tuple[ImagePart, ...], *, is_strict: bool, most_unfinished: float | None = None
     ) -> list[str | bytes | float]:
         hashes = " ".join(dict.fromkeys(stored_image_hashes(spec.messages)))
         branches = [
@@ -522,7 +554,7 @@ class JobStore:
             spec.webhook_url or "",
             self._expires_s,
             spec.deadline_ms or "",
-            self._max_unfinished,
+            self._max_unfinished if most_unfinished is None else most_unfinished,
             hashes,
             int(is_strict),
             list_of(spec),

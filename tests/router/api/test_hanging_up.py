@@ -66,7 +66,7 @@ def broken_store(api: AppServer, monkeypatch: pytest.MonkeyPatch) -> list[Except
     """Raise the error put in here when a fast answer is to be stored."""
     errors: list[Exception] = []
 
-    async def put_finished(_job: Any, _images: Any = ()) -> None:
+    async def put_finished(*_args: Any, **_fields: Any) -> bool:
         raise errors[0]
 
     monkeypatch.setattr(api._app.state.services.store, "put_finished", put_finished)

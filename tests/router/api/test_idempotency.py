@@ -175,11 +175,11 @@ def num_misses(api: AppServer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     store = api._app.state.services.store
     put_finished = store.put_finished
 
-    async def put(job: Any, images: Any = ()) -> None:
+    async def put(job: Any, images: Any = (), **fields: Any) -> bool:
         if left[0]:
             left[0] -= 1
             raise queue_unavailable()
-        await put_finished(job, images)
+        return bool(await put_finished(job, images, **fields))
 
     monkeypatch.setattr(store, "put_finished", put)
     return left

@@ -192,7 +192,7 @@ def test_the_id_that_a_stream_announced_is_found_after_hanging_up(
     response_id = "resp_" + received.partition(b'"resp_')[2][:32].decode()
 
     found = wait_until(
-        lambda: (answer := http.get(f"/v1/responses/{response_id}")).status_code == 200 and answer.json(),
+        lambda: (found := http.get(f"/v1/responses/{response_id}").json())["status"] != "in_progress" and found,
         "the record",
     )
 

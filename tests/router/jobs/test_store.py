@@ -372,6 +372,65 @@ async def test_an_answer_given_without_the_queue_is_stored_like_any_other(store:
     assert await store.get(spec.id) == job
 
 
+FAST = (BranchPlan("fast", "glm"),)
+
+
+def direct(spec: JobSpec, text: str) -> Job:
+    unit = Unit("fast", "completed", 1, 0, UnitResult(text=text, model="glm"))
+    return Job(
+        spec, "completed", {"fast": unit}, 1.0, completed_at=2.0, final=FinalAnswer(text, "glm", "glm", "single")
+    )
+
+
+async def test_an_answer_that_is_begun_on_record_has_no_events_and_ends_as_it_is(redis_url: str, clock: Clock) -> None:
+    async with Redis.from_url(redis_url) as redis:
+        store = JobStore(redis, clock=clock)
+        spec = make_spec(branches=FAST, strategy="single")
+
+        epoch = await store.begin(spec)
+        begun = await store.get(spec.id)
+
+        assert (epoch, await store.begin(spec)) == (1, None)
+        assert begun is not None
+        assert (begun.state, begun.units["fast"].state) == ("in_progress", "in_progress")
+        assert await store.read_events(spec.id) == []
+        assert await store.take_next("glm") is None
+        assert await store.put_finished(direct(spec, "猫"), epoch=1)
+        assert await store.get(spec.id) == direct(spec, "猫")
+        # A second try, because the answer to the first was lost, changes nothing.
+        assert not await store.put_finished(direct(spec, "狗"), epoch=1)
+        assert await redis.hgetall(f"{PREFIX}unfinished") == {}
+        assert await redis.zcard(f"{PREFIX}leases") == 0
+
+
+async def test_an_answer_whose_process_died_is_written_by_a_worker(redis_url: str, clock: Clock) -> None:
+    async with Redis.from_url(redis_url) as redis:
+        store = JobStore(redis, clock=clock, lease_s=5)
+        spec = make_spec(branches=FAST, strategy="single")
+        await store.begin(spec, [PICTURE])
+
+        # When the lease is renewed once and then no more
+        clock.now += 4
+        assert await store.renew(spec.id, "fast", 1)
+        clock.now += 4
+        assert await store.reap() == Reaped()
+        clock.now += 4
+        assert (await store.reap()).lined_up == {"glm": 1}
+
+        # Then it is a job like any other, and its first writer is fenced off
+        claim = await store.take_next("glm")
+        assert claim is not None
+        assert (claim.job_id, claim.unit, claim.epoch) == (spec.id, "fast", 2)
+        assert not await store.put_finished(direct(spec, "late"), epoch=1)
+        assert await store.finish(spec.id, "fast", 2, UnitResult(text="猫", model="glm"))
+        merge = await store.claim(spec.id, "merge") or 0
+        await store.complete(spec.id, merge, final=FinalAnswer("猫", "glm", "glm", "single"))
+        job = await store.get(spec.id)
+        assert job is not None
+        assert (job.state, job.final and job.final.text) == ("completed", "猫")
+        assert await redis.hgetall(f"{PREFIX}unfinished") == {}
+
+
 DEEP_ALONE = (BranchPlan("deep", "owl2"),)
 
 
