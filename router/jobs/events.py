@@ -40,6 +40,7 @@ class EventHub:
         self._redis = redis
         self._store = store
         self._waiters: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._end_waiters: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -90,6 +91,26 @@ class EventHub:
             if not self._waiters[job_id]:
                 del self._waiters[job_id]
 
+    async def ended(self, job_id: str) -> Job | None:
+        """Wait for a job's end and return its record; None if there is no such job, or it is deleted meanwhile.
+
+        What happens before the end is not read, which is most of what following a job costs.
+        """
+        news = asyncio.Event()
+        self._end_waiters[job_id].add(news)
+        try:
+            while True:
+                news.clear()
+                job = await self.load(job_id)
+                if job is None or job.is_terminal:
+                    return job
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), _RECHECK_S)
+        finally:
+            self._end_waiters[job_id].discard(news)
+            if not self._end_waiters[job_id]:
+                del self._end_waiters[job_id]
+
     async def load(self, job_id: str) -> Job | None:
         """Read a record for somebody who has waited for it already: while redis is away, go on waiting."""
         while True:
@@ -116,15 +137,20 @@ class EventHub:
             for _stream, entries in reply or []:
                 for entry_id, fields in entries:
                     last = entry_id
-                    for news in self._waiters.get(fields[b"j"].decode(), ()):
+                    job_id = fields[b"j"].decode()
+                    for news in self._waiters.get(job_id, ()):
                         news.set()
+                    # A process of an older version writes no kind: then it may be the end.
+                    if fields.get(b"k", b"end") == b"end":
+                        for news in self._end_waiters.get(job_id, ()):
+                            news.set()
 
     async def _newest(self) -> bytes:
         entries: Any = await guard(self._redis.xrevrange(f"{PREFIX}activity", count=1))
         return bytes(entries[0][0]) if entries else b"0-0"
 
     def _wake_all(self) -> None:
-        for waiters in self._waiters.values():
+        for waiters in (*self._waiters.values(), *self._end_waiters.values()):
             for news in waiters:
                 news.set()
 

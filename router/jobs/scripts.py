@@ -38,7 +38,7 @@ end
 local function event(id, kind, unit, epoch, text, state, logprobs)
   redis.call('XADD', events_key(id), '*', 'k', kind, 'u', unit, 'n', epoch, 'x', text, 's', state,
     'l', logprobs or '')
-  redis.call('XADD', ACTIVITY, 'MAXLEN', '~', 4096, '*', 'j', id)
+  redis.call('XADD', ACTIVITY, 'MAXLEN', '~', 4096, '*', 'j', id, 'k', kind)
 end
 
 local function owns(id, unit, epoch)
