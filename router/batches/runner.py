@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
@@ -31,7 +32,7 @@ from router.batches.records import MAX_LINES, Admitted, Batch, BatchSpec, Json, 
 from router.batches.store import BatchStore, Ending, LeaseLostError
 from router.call import Call
 from router.dispatch import Dispatcher
-from router.errors import NotFoundError, QueueUnavailableError, RouterError
+from router.errors import QueueUnavailableError, RouterError
 from router.jobs.events import EventHub
 from router.jobs.job import Job
 from router.jobs.store import JobStore
@@ -49,6 +50,10 @@ MAX_ATTEMPTS: Final = 8
 MAX_DOUBTFUL_ATTEMPTS: Final = 2
 _FIRST_WAIT_S = 2.0
 _MAX_WAIT_S = 60.0
+# Lines are begun one after the other, this far apart at least, and further where the loop is late: others wait too.
+_TURN_S = 0.005
+_LATE_FACTOR = 4.0
+_MAX_TURN_S = 0.25
 # Lines that end without ever having been a job are written this many at a time.
 _SKIP_LINES = 200
 _SKIP_BYTES = 256 * 1024
@@ -133,6 +138,7 @@ class BatchRunner:
         # First come, first served: batches take turns, whatever their size.
         self.slots = asyncio.Semaphore(lines_in_flight)
         self.opening = asyncio.Semaphore(_MAX_OPENING)
+        self._turns = asyncio.Lock()
         self._news = asyncio.Event()
         self._runs: dict[str, tuple[_Run, asyncio.Task[None]]] = {}
 
@@ -141,6 +147,19 @@ class BatchRunner:
         self._news.set()
         if batch_id in self._runs:
             self._runs[batch_id][0].news.set()
+
+    async def turn(self) -> None:
+        """Wait until another line may be begun.
+
+        A loop that wakes late has other callers waiting, or shares its cores with whatever the lines keep busy. Engines
+        that take seconds for an answer never get here: their lines wait for a slot.
+        """
+        async with self._turns:
+            begun = time.monotonic()
+            await asyncio.sleep(_TURN_S)
+            late_s = time.monotonic() - begun - _TURN_S
+            if late_s > _TURN_S:
+                await asyncio.sleep(min(_LATE_FACTOR * late_s, _MAX_TURN_S))
 
     async def run_forever(self, *, interval_s: float = 1.0) -> None:
         """Take up what is due; ends only when cancelled, and then lets other processes go on."""
@@ -350,6 +369,7 @@ class _Run:
                             return
                         request = await self._admit(line)
                         if request is not None:
+                            await self._runner.turn()
                             self._spawn(*request, slot, opening)
                             is_taken = True
                     finally:
@@ -418,7 +438,8 @@ class _Run:
         wait_s = self._runner.first_wait_s
         while True:
             job_id = line_job_id(self.id, line)
-            job = await self._jobs.get(job_id)
+            # A line that was just read has no job yet; one that another run began may have.
+            job = await self._jobs.get(job_id) if request is None else None
             if job is None:
                 if self._ending is not None:
                     return self._stopped(), None
@@ -469,15 +490,9 @@ class _Run:
         try:
             if self._ending is not None:
                 await self._jobs.cancel(job_id)
-            async with contextlib.aclosing(self._runner.hub.follow(job_id)) as events:
-                async for event in events:
-                    if event.kind == "end":
-                        break
-        except NotFoundError:
-            return None
+            return await self._runner.hub.ended(job_id)
         finally:
             del self._in_flight[number]
-        return await self._jobs.get(job_id)
 
     async def _pause(self, wait_s: float) -> float:
         """Wait before another attempt, unless the batch is closed; returns how long to wait next time."""

@@ -472,3 +472,21 @@ async def test_the_wait_before_another_attempt_doubles_up_to_a_minute() -> None:
         waits.append(await run._pause(waits[-1]))
 
     assert waits == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+@pytest.mark.parametrize(("late_s", "sleeps"), [(0.0, [0.005]), (0.02, [0.005, 0.08]), (3.0, [0.005, 0.25])])
+async def test_lines_give_way_where_the_loop_is_late(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, late_s: float, sleeps: list[float]
+) -> None:
+    # Given a loop that wakes up later than it was asked to
+    now, slept = [100.0], []
+
+    async def sleep(delay_s: float) -> None:
+        slept.append(round(delay_s, 6))
+        now[0] += delay_s + late_s
+
+    monkeypatch.setattr("router.batches.runner.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("router.batches.runner.asyncio.sleep", sleep)
+    # Then the next line waits several times as long as others were made to, within a bound
+    await bench.make_runner().turn()
+    assert slept == sleeps
