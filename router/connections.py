@@ -23,6 +23,8 @@ from router.errors import EngineFailedError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 _CHECK_S: Final = 1.0
+# Requests that wait for the answer to an earlier one; no client of today sends any before it.
+_MAX_PIPELINED: Final = 32
 _FRAMING: Final = (b"content-length", b"transfer-encoding")
 # The rest of a body that was refused halfway is read and dropped, so that its client sees the refusal.
 _DRAIN_S: Final = 30.0
@@ -145,14 +147,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(431, "headers_too_large", f"The headers have more than {MAX_HEAD_BYTES} bytes.")
 
     def _parse(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._go_on_without_upgrade()
-            if rest := data[upgrade.args[0] :]:
-                self._parse(rest)
-        except httptools.HttpParserError:
-            self.send_400_response("This is not HTTP, or HTTP that is not valid.")
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._go_on_without_upgrade()
+            except httptools.HttpParserError:
+                self.send_400_response("This is not HTTP, or HTTP that is not valid.")
+                return
 
     def _go_on_without_upgrade(self) -> None:
         """Read the body of a request that offered another protocol, which nobody has to accept (RFC 9110, 7.8).
@@ -182,9 +186,15 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin the request."""
+        """Begin the request.
+
+        Raises:
+            ValueError: if too many wait on this connection already; the parser makes an error of it.
+        """
         if self._is_told_again:
             return
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            raise ValueError("too many requests are waiting on one connection")
         self._is_in_head = False
         self._head_bytes = 0
         self.idle_since = None

@@ -207,3 +207,14 @@ def test_an_offer_of_another_protocol_changes_nothing(serve: Serve, offer: bytes
             answer = read_all(sock)
         assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [200, 200, 200, 200], answer
         assert answer.count(b'"object":"route"') == 2
+
+
+def test_requests_sent_ahead_are_answered_in_turn_up_to_a_limit(serve: Serve) -> None:
+    server = serve()
+    last = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    with connect(server) as sock:
+        sock.sendall(GET * 20 + last)
+        assert read_all(sock).count(b"HTTP/1.1 200 ") == 21
+    with connect(server) as sock:
+        sock.sendall(GET * 1000 + last)
+        assert read_all(sock).count(b"HTTP/1.1 200 ") < 1000
