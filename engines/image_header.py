@@ -19,13 +19,23 @@ _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """Type, size in pixels before any rotation, whether there is more than one frame, and how often it is gone over."""
+    """What decides whether a picture is decoded.
+
+    Attributes:
+        media_type: one of `ACCEPTED_TYPES`.
+        width_px: before any rotation.
+        height_px: likewise.
+        is_animated: there is more than one frame.
+        num_scans: how often a JPEG's pixels are gone over.
+        is_run_length: it is a BMP that is compressed by runs.
+    """
 
     media_type: str
     width_px: int
     height_px: int
     is_animated: bool = False
     num_scans: int = 1
+    is_run_length: bool = False
 
     @property
     def num_pixels(self) -> int:
@@ -199,7 +209,8 @@ def _read_bmp(data: bytes) -> ImageHeader:
     """Read the info header; a negative height means that rows run from the top."""
     (header_bytes,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if header_bytes == 12 else "<Ii", data, 18)
-    return ImageHeader("image/bmp", width, abs(height))
+    is_run_length = header_bytes >= 40 and struct.unpack_from("<I", data, 30)[0] in (1, 2)
+    return ImageHeader("image/bmp", width, abs(height), is_run_length=is_run_length)
 
 
 _READERS = {

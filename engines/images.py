@@ -31,6 +31,10 @@ MAX_DECODE_S: Final = 15.0
 # Below this a picture is decoded whole, so that what the model sees of it does not depend on the decoder's arithmetic.
 _REDUCED_FROM_PIXELS: Final = 16_000_000
 _REDUCTIONS: Final = (8, 4, 2)
+_AVERAGED_MODES: Final = frozenset({"L", "LA", "RGB", "RGBA"})
+# Pillow decodes run-length encoded bitmaps in Python: 1 s for a million runs, and for ten million filled pixels.
+_MAX_RUNS_BYTES: Final = 4_000_000
+_MAX_RUNS_PIXELS: Final = 16_000_000
 _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 PARSE_ERROR = "image_parse_error"
 _ORIENTATION_TAG = 0x0112
@@ -89,8 +93,8 @@ def decode_image(
     Args:
         part: the encoded picture.
         max_side_px: longer pictures are scaled down to this side; None keeps the size.
-        seen_pixels: the model scales pictures down to at most so many pixels. A JPEG of over 16 megapixels is then
-            decoded at 1/2, 1/4 or 1/8 of its size, as long as twice the sides that the model sees are left.
+        seen_pixels: the model scales pictures down to at most so many pixels. One of over 16 megapixels is then taken
+            at 1/2, 1/4 or 1/8 of its size, as long as twice the sides that the model sees are left; JPEGs at decoding.
         is_wanted: asked now and then; once it says no, decoding stops.
 
     Returns:
@@ -193,8 +197,12 @@ def _load(part: ImagePart, seen_pixels: int | None, is_wanted: Callable[[], bool
 
     def load(data: bytes) -> Image.Image:
         image = _open(part, _Source(part, data, is_wanted, until))
-        _reduce(image, seen_pixels)
+        scale = _reduction(image, seen_pixels)
+        if scale > 1 and image.format in _ONE_FRAME_IS_ENOUGH:
+            image.draft(None, (image.width // scale, image.height // scale))
         image.load()
+        if scale > 1 and image.format not in _ONE_FRAME_IS_ENOUGH:
+            return _reduce(image, scale)
         return image
 
     try:
@@ -235,15 +243,19 @@ def _load_without_end(data: bytes, load: Callable[[bytes], Image.Image]) -> Imag
     return image
 
 
-def _reduce(image: Image.Image, seen_pixels: int | None) -> None:
-    """Let a large JPEG be decoded at a part of its size; other formats cannot."""
+def _reduction(image: Image.Image, seen_pixels: int | None) -> int:
+    """By how much the sides of a large picture may be divided before anything else is done with it."""
     num_pixels = image.width * image.height
     if seen_pixels is None or num_pixels <= _REDUCED_FROM_PIXELS:
-        return
-    for scale in _REDUCTIONS:
-        if num_pixels >= 4 * seen_pixels * scale**2:
-            image.draft(None, (image.width // scale, image.height // scale))
-            return
+        return 1
+    return next((scale for scale in _REDUCTIONS if num_pixels >= 4 * seen_pixels * scale**2), 1)
+
+
+def _reduce(image: Image.Image, scale: int) -> Image.Image:
+    """Average squares of pixels where their mean is a colour; what follows copies the whole picture several times."""
+    if image.mode not in _AVERAGED_MODES or "transparency" in image.info:
+        return image
+    return image.reduce(scale)
 
 
 def _read_header(part: ImagePart) -> ImageHeader | None:
@@ -276,6 +288,10 @@ def _open(part: ImagePart, source: io.BytesIO | None = None) -> Image.Image:
             )
         if header.is_animated:
             raise _animated(part)
+        if header.is_run_length and (len(part.data) > _MAX_RUNS_BYTES or header.num_pixels > _MAX_RUNS_PIXELS):
+            raise _refusal(
+                part, "The picture is a large run-length encoded BMP. Save it as a PNG.", code="image_too_large"
+            )
     try:
         image = Image.open(source or io.BytesIO(_to_decode(part.data)), formats=_FORMATS)
         is_animated = image.format not in _ONE_FRAME_IS_ENOUGH and getattr(image, "is_animated", False)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -367,6 +368,41 @@ def test_only_a_jpeg_much_larger_than_the_model_sees_is_decoded_at_a_part_of_its
     scales.clear()
     decode_image(jpeg, max_side_px=100, seen_pixels=7_000)
     assert scales == [2]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "I;16", "RGB with a transparent colour"])
+def test_large_pngs_are_averaged_first_and_look_the_same(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a large picture whose colours are hidden in places, where it is transparent at all
+    monkeypatch.setattr(images, "_REDUCED_FROM_PIXELS", 100_000)
+    gradient = Image.radial_gradient("L").resize((400, 300), Image.Resampling.BICUBIC)
+    picture = gradient.convert(mode.partition(" ")[0])
+    if mode.endswith("A"):
+        picture.putalpha(Image.linear_gradient("L").resize((400, 300)))
+    options = {"transparency": (200, 200, 200)} if "transparent" in mode else {}
+    sent = encode(picture, "PNG", **options)
+
+    reduced = decode_image(sent, max_side_px=100, seen_pixels=1_000)
+
+    whole = decode_image(sent, max_side_px=100)
+    assert reduced.size == whole.size
+    difference = ImageChops.difference(reduced, whole).getextrema()
+    assert max(high for _, high in difference) <= 6
+
+
+def run_length_bitmap(size: tuple[int, int], runs: bytes) -> ImagePart:
+    start = 14 + 40 + 1024
+    head = b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start)
+    info = struct.pack("<IiiHHIIiiII", 40, *size, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    return part(head + info + bytes(1024) + runs)
+
+
+def test_run_length_bitmaps_are_decoded_unless_that_would_take_seconds() -> None:
+    line = b"\x28\x00\x00\x00"  # forty pixels of colour 0, end of the line
+    assert decode_image(run_length_bitmap((40, 20), line * 20 + b"\x00\x01")).size == (40, 20)
+    for bomb in (run_length_bitmap((4000, 1000), b"\x01\x00" * 2_000_001), run_length_bitmap((5000, 5000), line)):
+        with pytest.raises(InvalidImageError, match="run-length") as refusal:
+            decode_image(bomb)
+        assert refusal.value.code == "image_too_large"
 
 
 @pytest.mark.parametrize("size", [(3900, 20), (40, 8000), (3000, 149), (16384, 82)])
