@@ -21,8 +21,8 @@ _LEAST_TEXT: Final = 16
 # For brackets, and for tokens shorter than the average.
 _MARGIN_TOKENS: Final = 12
 # A model that goes round in circles: so many tokens, of which no more are different.
-_CIRCLE_TOKENS: Final = 48
-_CIRCLE_KINDS: Final = 6
+_CIRCLE_TOKENS: Final = 64
+_CIRCLE_KINDS: Final = 10
 
 
 class JsonBudget:

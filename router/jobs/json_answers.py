@@ -15,21 +15,26 @@ from typing import Any, Final
 
 import json_repair
 import orjson
-from jsonschema import Draft202012Validator, validators
+from jsonschema import Draft202012Validator, FormatChecker, validators
 from jsonschema.exceptions import ValidationError
 
-from engines.json_schema import nodes
+from engines.json_schema import FORMATS, nodes
 
 # Mending takes time that grows with the square of the length: 8,000 characters take a second at worst.
 _MAX_MENDED_CHARS: Final = 8_000
 _MAX_READ_CHARS: Final = 200_000
 # A page of 200 lines takes some ten thousand checks. A schema whose parts refer to one another can take 2**100.
 _MAX_CHECKS: Final = 50_000
+# Each failure writes down what failed: of a long text under many alternatives, gigabytes.
+_CHARS_PER_CHECK: Final = 200
+_MAX_DEPTH: Final = 100
+# Other formats are annotations, as the engine that is held to a schema takes them.
+_FORMATS: Final = FormatChecker(sorted(FORMATS & Draft202012Validator.FORMAT_CHECKER.checkers.keys()))
 _MAX_SHOWN: Final = 300
 _MAX_SCHEMA_SHOWN: Final = 4_000
 _MAX_OPENINGS: Final = 50
 _OPENING: Final = re.compile(r"[{\[]")
-_FENCE: Final = re.compile(r"```[a-zA-Z]*\n?(.*?)```", re.DOTALL)
+_FENCE: Final = re.compile(r"```[a-zA-Z]*+\n?+(.*?)```", re.DOTALL)  # no second way to read a fence that is not closed
 
 _REPAIR_EN: Final = (
     "That is not what was asked for: {problem}. Write the same answer again as JSON that satisfies this JSON Schema, "
@@ -92,22 +97,27 @@ def to_check(json_schema: str) -> Callable[[Any], str | None]:
     def check(value: Any) -> str | None:
         num_left = _MAX_CHECKS
 
+        def spend(number: int) -> None:
+            nonlocal num_left
+            num_left -= number
+            if num_left < 0:
+                raise UncheckableSchemaError("it takes too many steps")
+
         def counted(
             keyword: Callable[..., Iterator[ValidationError] | None],
         ) -> Callable[..., Iterator[ValidationError]]:
             def run(*arguments: Any) -> Iterator[ValidationError]:
-                nonlocal num_left
-                num_left -= 1
-                if num_left < 0:
-                    raise UncheckableSchemaError("it takes too many steps")
-                yield from keyword(*arguments) or ()
+                spend(1)
+                for failure in keyword(*arguments) or ():
+                    spend(len(failure.message) // _CHARS_PER_CHECK)
+                    yield failure
 
             return run
 
         keywords = {name: counted(keyword) for name, keyword in Draft202012Validator.VALIDATORS.items()}
         validator = validators.extend(Draft202012Validator, keywords)  # type: ignore[no-untyped-call]
         try:
-            error = next(validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).iter_errors(value), None)
+            error = next(validator(schema, format_checker=_FORMATS).iter_errors(value), None)
         except UncheckableSchemaError:
             raise
         except Exception as failure:  # the schema is a caller's: it may refer to itself without end, or be malformed
@@ -137,9 +147,26 @@ def parse(text: str) -> Any:
         ValueError: if it is none, or holds what JSON does not have.
     """
     try:
-        return json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse what later walks, which call themselves, could not follow."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            item
+            for each in level
+            if isinstance(each, dict | list)
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise ValueError("nested too deep")
 
 
 def _candidates(text: str) -> Iterator[Any]:
@@ -153,6 +180,7 @@ def _candidates(text: str) -> Iterator[Any]:
         if start >= end:
             with contextlib.suppress(ValueError, RecursionError):
                 value, end = _DECODER.raw_decode(text, start)
+                _check_depth(value)
                 yield value
     if openings and len(text) - openings[0] <= _MAX_MENDED_CHARS:
         last = max(text.rfind("}"), text.rfind("]")) + 1

@@ -111,3 +111,30 @@ def test_the_repair_prompt_names_the_problem_and_bounds_the_schema() -> None:
 
     assert "at a: no" in prompt
     assert len(prompt) < 5_000
+
+
+def test_a_text_under_many_alternatives_is_not_written_down_for_each() -> None:
+    # Given a long text, and a thousand alternatives of which each failure repeats it
+    schema = {"anyOf": [{"type": "integer", "minimum": index} for index in range(1_000)]}
+    check = to_check(json.dumps(schema))
+
+    with pytest.raises(UncheckableSchemaError, match="too many steps"):
+        check("x" * 150_000)
+
+    assert check("short") is not None
+
+
+@pytest.mark.parametrize("depth", [120, 900])
+def test_an_answer_that_is_nested_too_deep_is_no_json_here(depth: int) -> None:
+    for text in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth, "So: " + "[" * depth + "]" * depth):
+        with pytest.raises(InvalidJsonError):
+            read_json(text, "{}")
+
+
+def test_a_fence_that_is_never_closed_is_read_once() -> None:
+    with pytest.raises(InvalidJsonError):
+        read_json("```" + "a" * 190_000, SCHEMA)
+
+
+def test_an_unknown_format_is_an_annotation() -> None:
+    assert to_check(json.dumps({"type": "string", "format": "regex"}))("(") is None
