@@ -20,6 +20,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -227,6 +228,28 @@ def parse_url(url: str, *, allow_private: bool = False) -> URL:
     return parsed
 
 
+@dataclass(slots=True)
+class _Place:
+    """A place among the downloads, given back while a name is looked up: lookups have places of their own."""
+
+    shares: Shares
+    owner: str
+    host: str
+    is_held: bool = False
+
+    async def take(self) -> None:
+        await self.shares.wait(self.owner, self.host)
+        self.is_held = True
+
+    def give_back(self) -> None:
+        if self.is_held:
+            self.is_held = False
+            self.shares.give_back(self.owner, self.host)
+
+
+_PLACE: ContextVar[_Place | None] = ContextVar("place", default=None)
+
+
 class SafeFetcher:
     """Fetches from URLs that callers name. One HTTP session, made on first use, bound to the running event loop.
 
@@ -293,7 +316,7 @@ class SafeFetcher:
             FetchFailedError: if no status came back in ``fetch_timeout_s``.
         """
         target = self._parse(url)
-        async with self._place(target), self._guard():
+        async with self._guard():
             request_headers = {"Content-Type": "application/json", **(headers or {})}
             async with self._open_session().post(
                 target, data=body, headers=request_headers, allow_redirects=False
@@ -352,20 +375,22 @@ class SafeFetcher:
         Raises:
             FetchFailedError: if there is none for as long as a fetch may take.
         """
-        owner, host = OWNER.get(), url.raw_host or ""
+        place = _Place(self._places, OWNER.get(), url.raw_host or "")
         try:
             async with asyncio.timeout(self._settings.fetch_timeout_s):
-                await self._places.wait(owner, host)
+                await place.take()
         except TimeoutError:
             raise FetchFailedError(
                 "Too many slow downloads from this host, or of this key, are under way. Try again later, or send the "
                 "file itself.",
                 "该主机或该密钥正在进行的慢速下载过多。请稍后重试，或直接发送文件。",
             ) from None
+        token = _PLACE.set(place)
         try:
             yield
         finally:
-            self._places.give_back(owner, host)
+            _PLACE.reset(token)
+            place.give_back()
 
     @contextlib.asynccontextmanager
     async def _guard(self) -> AsyncGenerator[None]:
@@ -413,6 +438,9 @@ class _VettingResolver(AbstractResolver):
             UrlRefusedError: if an address is not public.
             FetchFailedError: if the name has no address.
         """
+        place = _PLACE.get()
+        if place is not None:
+            place.give_back()
         try:
             addresses = [ipaddress.ip_address(text) for text in await self._resolve(host, port)]
         except LookupTimeoutError:
@@ -425,6 +453,8 @@ class _VettingResolver(AbstractResolver):
             raise FetchFailedError("The URL's host name was not found.", "找不到该 URL 的主机名。")
         if not self._allow_private and not all(is_public_address(address) for address in addresses):
             raise _not_public()
+        if place is not None:
+            await place.take()
         return [
             ResolveResult(
                 hostname=host,

@@ -17,6 +17,7 @@ from typing import Final
 MAX_AGE_S: Final = 72 * 3600
 # How long the log of a delivery is kept once it has ended.
 LOG_TTL_S: Final = 7 * 24 * 3600
+# Of an owner's deliveries so many are kept, and as many again that are still to be made.
 MAX_LOG: Final = 10_000
 # Instead of a URL: nobody is told, the owner's endpoints neither. No URL that a caller may name looks like this.
 NOBODY: Final = "none:"
@@ -33,6 +34,23 @@ local function endpoints_key(owner) return prefix .. 'webhook_endpoints:' .. own
 local function log_key(of) return prefix .. 'webhook_log:' .. of end
 """
     + """
+-- Forgets the oldest of an owner's deliveries, those that have ended first; a few at a time, since one more is planned.
+local function bound_log(owner)
+  local log = log_key(owner)
+  local over = redis.call('ZCARD', log) - MAX_LOG
+  if over <= 0 then return end
+  for _, id in ipairs(redis.call('ZRANGE', log, 0, 19)) do
+    local state = redis.call('HGET', delivery_key(id), 'state')
+    if over > MAX_LOG or not (state == 'pending' or state == 'in_progress') then
+      redis.call('DEL', delivery_key(id), attempts_key(id))
+      redis.call('ZREM', DELIVERIES, id)
+      redis.call('ZREM', log, id)
+      over = over - 1
+      if over <= 0 then return end
+    end
+  end
+end
+
 local function plan_delivery(owner, endpoint, url, event_id, kind, body, now)
   local receiver = endpoint ~= '' and endpoint or url
   local id = 'whd_' .. string.sub(redis.sha1hex(event_id .. '|' .. receiver), 1, 32)
@@ -45,9 +63,10 @@ local function plan_delivery(owner, endpoint, url, event_id, kind, body, now)
   redis.call('ZADD', DELIVERIES, now, id)
   for _, of in ipairs(endpoint ~= '' and {owner, endpoint} or {owner}) do
     redis.call('ZADD', log_key(of), now, id)
-    redis.call('ZREMRANGEBYRANK', log_key(of), 0, -MAX_LOG - 1)
     redis.call('EXPIRE', log_key(of), MAX_AGE + LOG_TTL)
   end
+  bound_log(owner)
+  if endpoint ~= '' then redis.call('ZREMRANGEBYRANK', log_key(endpoint), 0, -2 * MAX_LOG - 1) end
   return 1
 end
 

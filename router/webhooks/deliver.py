@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 # Owners share them, and an owner's hosts share the owner's, so that a host that says nothing holds nobody else up.
 MAX_AT_ONCE: Final = 256
 # No host is posted to more often at a time, for one owner and for all together.
-MAX_PER_LINE: Final = 4
-MAX_PER_HOST: Final = 16
+MAX_PER_LINE: Final = 8
+MAX_PER_HOST: Final = 32
 # A lease outlives the longest attempt by this much.
 _LEASE_MARGIN_S: Final = 5.0
 _GONE: Final = 410

@@ -217,7 +217,7 @@ class WebhookStore:
             lease_s: the attempt is taken for lost after this.
             full: whose turn it cannot be, because they have enough under way.
         """
-        arguments = (self._now(), lease_s, orjson.dumps(_LOST)[1:], orjson.dumps(asdict(full or Full())))
+        arguments = (self._now(), lease_s, orjson.dumps(_LOST)[1:], orjson.dumps(full or Full()))
         while (found := await self._run("TAKE", *arguments)) == 1:
             pass
         if not found:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from router.fetch import FetchFailedError, SafeFetcher, fetching_for
+from router.fetch import MAX_AT_ONCE, FetchFailedError, SafeFetcher, fetching_for
 from router.lookup import MAX_LOOKUPS, Lookups, LookupTimeoutError, ask_system
 from router.settings import Settings
 
@@ -121,3 +121,18 @@ async def test_a_fetch_says_that_the_name_was_not_looked_up_in_time_and_literal_
             with pytest.raises(FetchFailedError, match="could not be reached"):
                 await fetcher.get(f"http://{host}:{unused_tcp_port}/a.png")
     assert names.asked == ["a.silent"]
+
+
+async def test_names_that_nobody_answers_for_hold_no_place_among_their_owners_downloads(
+    names: Names, unused_tcp_port: int
+) -> None:
+    async with SafeFetcher(Settings(allow_private_urls=True), resolve=Lookups(names, timeout_s=30)) as fetcher:
+        with fetching_for("ann"):
+            flood = [asyncio.create_task(fetcher.get(f"http://z{n}.silent/")) for n in range(2 * MAX_AT_ONCE)]
+            await asyncio.sleep(0)
+            async with asyncio.timeout(20):
+                with pytest.raises(FetchFailedError, match="could not be reached"):
+                    await fetcher.get(f"http://127.0.0.1:{unused_tcp_port}/a.png")
+        for task in flood:
+            task.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)

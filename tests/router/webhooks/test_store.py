@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import orjson
 import pytest
 from redis.asyncio import Redis
 
 from router.errors import QueueUnavailableError
-from router.jobs.fan_out import LOG_TTL_S, MAX_AGE_S
+from router.jobs.fan_out import LOG_TTL_S, MAX_AGE_S, MAX_LOG
 from router.jobs.job import FinalAnswer, JobSpec
 from router.jobs.store import PREFIX, JobStore
 from router.webhooks.records import EVENT_TYPES, MAX_ENDPOINTS, Attempt, Claim, Delivery, Full
@@ -386,6 +388,39 @@ async def test_a_job_that_is_begun_again_and_fails_again_is_told_again(store: We
     told = await deliveries(store)
     assert [each.event_type for each in told] == ["response.failed"] * 2
     assert len({each.event_id for each in told}) == 2
+
+
+# How much is kept
+
+
+@pytest.mark.parametrize(
+    ("num_kept", "is_done", "is_first_left"),
+    [(MAX_LOG, True, False), (MAX_LOG, False, True), (2 * MAX_LOG, False, False)],
+)
+async def test_of_an_owners_deliveries_the_oldest_are_forgotten_and_those_to_be_made_last(
+    store: WebhookStore, clock: Clock, num_kept: int, is_done: bool, is_first_left: bool
+) -> None:
+    # Given an owner's first delivery, and all that are kept beside it
+    first = await planned_one(store)
+    if is_done:
+        await store.record(await claim(store), BROKEN, retry_in_s=None)
+    clock.now += 1
+    fill = """
+for number = 1, tonumber(ARGV[1]) do
+  redis.call('ZADD', KEYS[1] .. 'webhook_log:local', ARGV[2], 'whd_' .. number)
+  redis.call('HSET', KEYS[1] .. 'delivery:whd_' .. number, 'state', 'pending')
+end"""
+    await cast("Any", store.redis.eval(fill, 1, PREFIX, str(num_kept), str(clock.now)))
+
+    clock.now += 1
+    assert await store.emit("local", "response.completed", {"id": "resp_2"}, url=URL) == 1
+
+    assert (await store.get_delivery("local", first) is not None) is is_first_left
+    keys = (f"{PREFIX}delivery:{first}", f"{PREFIX}delivery_attempts:{first}")
+    assert (await store.redis.exists(*keys) > 0) is is_first_left
+    left = [(await claim(store)).body for _ in range(1 + is_first_left)]
+    assert b"resp_2" in left[-1]
+    assert await take(store) is None
 
 
 # Endpoints between attempts
