@@ -266,3 +266,44 @@ def test_the_command_answers_a_file_of_questions_although_the_api_restarts(stack
     answers = [json.loads(text) for text in (tmp_path / "questions.out.jsonl").read_text().splitlines()]
     assert sorted(entry["custom_id"] for entry in answers) == sorted(row["id"] for row in rows)
     assert "1 picture" in answers[0]["response"]["body"]["choices"][0]["message"]["content"]
+
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+TERMINAL = ("completed", "failed", "expired", "cancelled")
+
+
+def run_case(stack: Stack, name: str) -> Batch:
+    if not CASES.is_dir():
+        pytest.skip("the cases are not beside this checkout")
+    file = stack.client.files.create(file=(name, (CASES / name).read_bytes()), purpose="batch")
+    batch = stack.client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    return wait(stack, batch.id, lambda batch: batch.status in TERMINAL)
+
+
+def entries(stack: Stack, file_id: str | None) -> dict[str, Any]:
+    """What README's example reads: every line that `splitlines` finds is an object."""
+    lines = stack.client.files.content(file_id).text.splitlines() if file_id else []
+    return {entry["custom_id"]: entry for entry in map(json.loads, lines)}
+
+
+def test_separators_in_an_answer_do_not_break_the_lines_of_the_output(stack: Stack) -> None:
+    answers = entries(stack, run_case(stack, "batch-with-line-separators.jsonl").output_file_id)
+    assert set(answers) == {"r1", "r2"}
+    text = answers["r1"]["response"]["body"]["choices"][0]["message"]["content"]
+    assert {"\u2028", "\u2029"} <= set(text)
+
+
+def test_one_odd_schema_is_that_lines_matter(stack: Stack) -> None:
+    batch = run_case(stack, "batch-with-one-odd-schema.jsonl")
+    assert batch.status == "completed"
+    answers = entries(stack, batch.output_file_id)
+    assert {"r1", "r3"} <= set(answers)
+    assert set(answers) | set(entries(stack, batch.error_file_id)) == {"r1", "r2", "r3"}
+
+
+def test_a_file_in_utf_16_fails_once_and_says_why(stack: Stack) -> None:
+    batch = run_case(stack, "batch-in-utf-16.jsonl")
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    (error,) = batch.errors.data or ()
+    assert "must be UTF-8" in str(error.message)
