@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from urllib.parse import quote
 
 import typer
 
@@ -154,7 +155,7 @@ class Session:
         """Show progress until the batch has ended; a service that is away for a while is waited for."""
         from router.cli.responses_client import RefusedError, UnreachableError
 
-        found = await self._client.call("GET", f"batches/{self.batch_id}")
+        found = await self._client.call("GET", f"batches/{quote(self.batch_id, safe='')}")
         with make_progress(self._language) as progress:
             bar = progress.add_task(found["status"], total=None, done=0, failed=0)
             while True:
@@ -171,7 +172,7 @@ class Session:
                     return found
                 await asyncio.sleep(POLL_S)
                 try:
-                    found = await self._client.call("GET", f"batches/{self.batch_id}")
+                    found = await self._client.call("GET", f"batches/{quote(self.batch_id, safe='')}")
                 except UnreachableError:
                     progress.update(bar, description=say("batch.away", self._language))
                 except RefusedError as error:
@@ -210,17 +211,19 @@ class BatchClient:
 
     def __init__(self, base_url: str, api_key: str, language: Language) -> None:
         self._url = base_url.rstrip("/").removesuffix("/v1") + "/v1/"
-        self._headers: dict[str, str] = {"Accept-Language": language}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._api_key = api_key
+        self._language = language
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> BatchClient:
         import aiohttp
 
         # Files take their time; silence does not.
+        from router.cli.responses_client import bearer
+
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        headers = {"Accept-Language": self._language, **bearer(self._api_key)}
+        self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
         return self
 
     async def __aexit__(
@@ -231,23 +234,22 @@ class BatchClient:
 
     async def call(self, method: str, path: str, body: Json | None = None) -> Json:
         """Call a route and read its object."""
-        import orjson
+        from router.cli.responses_client import read_object
 
         async with self._request(method, path, json=body) as answer:
-            found: Json = orjson.loads(await answer.read())
-            return found
+            return read_object(await answer.read())
 
     async def upload(self, filename: str, lines: BinaryIO) -> Json:
         """Send a file of lines."""
         import aiohttp
-        import orjson
+
+        from router.cli.responses_client import read_object
 
         form = aiohttp.FormData()
         form.add_field("purpose", "batch")
         form.add_field("file", lines, filename=filename, content_type="application/jsonl")
         async with self._request("POST", "files", data=form) as answer:
-            found: Json = orjson.loads(await answer.read())
-            return found
+            return read_object(await answer.read())
 
     async def download(self, file_id: str, path: Path) -> None:
         """Write a file where it belongs, whole or not at all."""

@@ -86,15 +86,14 @@ class ResponsesClient:
 
     def __init__(self, base_url: str, *, api_key: str = "", language: str = "en") -> None:
         self._url = base_url.rstrip("/").removesuffix("/v1") + "/v1/responses"
-        headers = {"Accept-Language": language}
-        if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
-        self._headers = headers
+        self._api_key = api_key
+        self._language = language
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> ResponsesClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_S)
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        headers = {"Accept-Language": self._language, **bearer(self._api_key)}
+        self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
         return self
 
     async def __aexit__(
@@ -175,8 +174,7 @@ class ResponsesClient:
                     raise read_refusal(answer.status, body)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UnreachableError(str(error)) from None
-        found: Json = orjson.loads(body)
-        return found
+        return read_object(body)
 
 
 def is_terminal(event: Mapping[str, Any]) -> bool:
@@ -215,6 +213,29 @@ def output_text(response: Mapping[str, Any], *, phase: str | None = None) -> str
         for part in item.get("content") or ()
         if part.get("type") == "output_text"
     )
+
+
+def read_object(body: bytes) -> Json:
+    """Read a JSON object that came with 200.
+
+    Raises:
+        RefusedError: if it is none: then another service answers at that address.
+    """
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise RefusedError(200, "no JSON object: is a glowl service at that address?")
+    return found
+
+
+def bearer(api_key: str) -> dict[str, str]:
+    """Return the header with a key, none for an empty one; line ends around it, as files have them, are dropped."""
+    key = api_key.strip()
+    if not key.isprintable():
+        raise RefusedError(401, "the API key has characters that no header can carry")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def read_refusal(status: int, body: bytes) -> RefusedError:

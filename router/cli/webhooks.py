@@ -64,13 +64,10 @@ class Api:
 
     async def _call(self, method: str, path: str, body: Json | None, query: dict[str, str | int]) -> Json:
         import aiohttp
-        import orjson
 
-        from router.cli.responses_client import UnreachableError, read_refusal
+        from router.cli.responses_client import UnreachableError, bearer, read_object, read_refusal
 
-        headers: dict[str, str] = {"Accept-Language": self.language}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
+        headers = {"Accept-Language": self.language, **bearer(self.key)}
         url = f"{self.url.rstrip('/').removesuffix('/v1')}/v1/{path}"
         # A test waits for its receiver.
         timeout = aiohttp.ClientTimeout(total=60, sock_connect=10)
@@ -84,8 +81,7 @@ class Api:
                     raise read_refusal(answer.status, data)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UnreachableError(str(error)) from None
-        found: Json = orjson.loads(data)
-        return found
+        return read_object(data)
 
 
 @app.command("list")

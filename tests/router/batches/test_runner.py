@@ -453,6 +453,7 @@ async def test_a_file_of_something_else_fails_once(bench: Bench, data: bytes, sa
         LINE.encode() + '{"é"'.encode("latin-1"),
         '{"é": 1}\n'.encode("latin-1") + LINE.encode(),
         b"garbage\n" + LINE.encode(),
+        json.dumps(line("a")).encode() + '\n{"é"'.encode("latin-1"),
     ],
 )
 async def test_one_broken_line_is_its_own_error(bench: Bench, data: bytes) -> None:

@@ -45,6 +45,7 @@ class FakeApi:
         self.uploads: list[bytes] = []
         self.created: list[Json] = []
         self.headers: dict[str, str] = {}
+        self.gets: list[str | None] = []
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,6 +60,7 @@ class FakeApi:
                     self.answer(batch_object("validating"))
 
             def do_GET(self) -> None:
+                fake.gets.append(self.headers.get("authorization"))
                 if self.path.startswith("/v1/files/"):
                     self.answer({"content of": self.path.split("/")[3]})
                     return
@@ -260,6 +262,31 @@ def test_a_place_that_cannot_take_the_answers_is_refused_before_anything_is_sent
         assert said in done.stderr
 
     assert api.uploads == []
+
+
+def test_an_answer_of_another_service_is_one_line(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.states = [batch_object("in_progress")]
+    monkeypatch.setattr(json, "dumps", lambda _body: "<html>it works</html>")
+
+    done = run(api, "--resume", "batch_1")
+
+    assert done.exit_code == 1
+    assert "is a glowl service at that address?" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["batch", "--resume", "b"], ["jobs", "list"], ["jobs", "tail", "r"], ["ask", "?"]])
+def test_a_key_that_no_header_can_carry_is_refused_in_one_line(api: FakeApi, command: list[str]) -> None:
+    done = CliRunner().invoke(app, [*command, "--url", api.url, "--api-key", "two\nlines"])
+    assert done.exit_code == 1
+    assert "the API key has characters" in done.stderr
+    assert "two" not in done.stderr
+
+
+def test_the_line_end_of_a_file_is_no_part_of_the_key(api: FakeApi) -> None:
+    api.states = [batch_object("failed")]
+    CliRunner().invoke(app, ["batch", "--resume", "b", "--url", api.url], env={"GLOWL_API_KEY": "alice\n"})
+    assert api.gets[-1] == "Bearer alice"
 
 
 def test_wrong_usage_is_refused_and_so_is_a_batch_that_is_not_there(api: FakeApi, tmp_path: Path) -> None:
