@@ -14,6 +14,10 @@ from engines.image_layout import JPEG_END, JPEG_FRAMES, JPEG_SCAN, MAX_BLOCKS, c
 
 ACCEPTED_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 
+# Pillow decodes run-length encoded bitmaps in Python: 1 s for a million runs, and for ten million filled pixels.
+_MAX_RUNS_BYTES = 4_000_000
+_MAX_RUNS_PIXELS = 16_000_000
+
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 
@@ -41,6 +45,10 @@ class ImageHeader:
     def num_pixels(self) -> int:
         """Width times height."""
         return self.width_px * self.height_px
+
+    def is_slow_bitmap(self, num_bytes: int) -> bool:
+        """Whether it is a BMP of so many runs or pixels that filling them in would take seconds."""
+        return self.is_run_length and (num_bytes > _MAX_RUNS_BYTES or self.num_pixels > _MAX_RUNS_PIXELS)
 
 
 class _Steps:

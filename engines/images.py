@@ -32,9 +32,6 @@ MAX_DECODE_S: Final = 15.0
 _REDUCED_FROM_PIXELS: Final = 16_000_000
 _REDUCTIONS: Final = (8, 4, 2)
 _AVERAGED_MODES: Final = frozenset({"L", "LA", "RGB", "RGBA"})
-# Pillow decodes run-length encoded bitmaps in Python: 1 s for a million runs, and for ten million filled pixels.
-_MAX_RUNS_BYTES: Final = 4_000_000
-_MAX_RUNS_PIXELS: Final = 16_000_000
 _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 PARSE_ERROR = "image_parse_error"
 _ORIENTATION_TAG = 0x0112
@@ -288,7 +285,7 @@ def _open(part: ImagePart, source: io.BytesIO | None = None) -> Image.Image:
             )
         if header.is_animated:
             raise _animated(part)
-        if header.is_run_length and (len(part.data) > _MAX_RUNS_BYTES or header.num_pixels > _MAX_RUNS_PIXELS):
+        if header.is_slow_bitmap(len(part.data)):
             raise _refusal(
                 part, "The picture is a large run-length encoded BMP. Save it as a PNG.", code="image_too_large"
             )

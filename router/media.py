@@ -275,11 +275,11 @@ class MediaIntake:
                 param=param,
                 message_zh=f"图片看似 {media_type}，但文件头损坏或不完整。请发送完整文件。",
             ) from None
-        self._check_header(header, param)
+        self._check_header(header, len(data), param)
         part = ImagePart(data=data, media_type=media_type, sha256=hashlib.sha256(data).hexdigest(), param=param)
         return _Accepted(part, header.num_pixels)
 
-    def _check_header(self, header: ImageHeader, param: str) -> None:
+    def _check_header(self, header: ImageHeader, num_bytes: int, param: str) -> None:
         max_pixels = self._settings.max_image_pixels
         size = f"{header.width_px} x {header.height_px}"
         if header.width_px < 1 or header.height_px < 1:
@@ -304,6 +304,13 @@ class MediaIntake:
                 code="image_too_large",
                 param=param,
                 message_zh=f"图片是含 {header.num_scans} 次扫描的 JPEG（{size}），解码开销过大。请另存为普通 JPEG。",
+            )
+        if header.is_slow_bitmap(num_bytes):
+            raise ImageError(
+                f"The picture is a large run-length encoded BMP ({size}). Save it as a PNG.",
+                code="image_too_large",
+                param=param,
+                message_zh=f"图片是较大的行程编码 BMP（{size}），请另存为 PNG。",
             )
         if header.is_animated:
             raise ImageError(

@@ -466,6 +466,15 @@ async def test_the_pixels_of_all_pictures_together_are_bounded(monkeypatch: pyte
     assert not refusal.value.message_zh.isascii()
 
 
+async def test_a_bitmap_of_too_many_runs_is_refused() -> None:
+    head = b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, 1000, 1000, 1, 8, 1)
+    door = intake(max_image_bytes=5_000_000)
+    assert await door.load(b64(head + bytes(3_900_000)), param="image")
+    with pytest.raises(ImageError, match="run-length") as refusal:
+        await door.load(b64(head + bytes(4_000_000)), param="image")
+    assert refusal.value.code == "image_too_large"
+
+
 async def test_no_pictures_are_no_pictures() -> None:
     assert await intake().load_all([]) == ()
 
