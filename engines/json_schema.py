@@ -51,6 +51,11 @@ _MAX_SHORTEST_BYTES: Final = 20_000
 # such properties took 14 s.
 _MAX_OPTIONAL: Final = 450
 
+# Of a reference, of a place in a message, and of each name in it, in characters.
+_MAX_REF: Final = 2_000
+_MAX_PLACE: Final = 300
+_MAX_STEP: Final = 64
+
 _SCHEMA_KEYWORDS: Final = ("items", "additionalItems", "additionalProperties")
 _LIST_KEYWORDS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
 _DICT_KEYWORDS: Final = ("properties", "patternProperties")
@@ -203,16 +208,21 @@ def nodes(root: Any) -> Iterator[tuple[dict[str, Any], str]]:
 
 def _inner(node: dict[str, Any], path: str, root: Any) -> Iterator[tuple[Any, str]]:
     for keyword, value in node.items():
-        place = f"{path}/{keyword}"
+        place = _place(path, keyword)
         if keyword in _SCHEMA_KEYWORDS and isinstance(value, dict):
             yield value, place
         elif keyword in _LIST_KEYWORDS or keyword in _SCHEMA_KEYWORDS:
             if isinstance(value, list):
-                yield from ((item, f"{place}/{index}") for index, item in enumerate(value))
+                yield from ((item, _place(place, str(index))) for index, item in enumerate(value))
         elif keyword in _DICT_KEYWORDS and isinstance(value, dict):
-            yield from ((item, f"{place}/{key}") for key, item in value.items())
+            yield from ((item, _place(place, key)) for key, item in value.items())
         elif keyword == "$ref" and isinstance(value, str):
-            yield resolve(root, value), unquote(value).removeprefix("#")
+            yield resolve(root, value), unquote(value[:_MAX_PLACE]).removeprefix("#")
+
+
+def _place(path: str, step: str) -> str:
+    """Go one step further, in a text that stays short: each of thousands of nodes has one."""
+    return path if len(path) > _MAX_PLACE else f"{path}/{step[:_MAX_STEP]}"
 
 
 def _follow(root: Any, schema: Any) -> Any:
@@ -226,7 +236,7 @@ def _follow(root: Any, schema: Any) -> Any:
 def _check_ref(node: dict[str, Any], path: str, root: Any) -> Any:
     """Return what a node refers to; the reference is written as other readers of JSON Schema want it."""
     ref = node["$ref"]
-    if not (ref == "#" or ref.startswith("#/")):
+    if not (ref == "#" or ref.startswith("#/")) or len(ref) > _MAX_REF:
         raise wrong_shape(
             "$ref",
             path,

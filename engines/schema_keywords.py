@@ -117,13 +117,29 @@ def tidy(node: dict[str, Any], path: str, follow: Callable[[Any], Any]) -> bool:
 
 def is_beyond_regular(pattern: str) -> bool:
     """Whether a regular expression looks around, back, or for the edge of a word, which no token mask can follow."""
-    plain = _CLASS.sub("", re.sub(r"\\\\", "", pattern))
-    return _BEYOND.search(plain) is not None
+    place, is_class = 0, False
+    while place < len(pattern):
+        character = pattern[place]
+        if character == "\\":
+            if not is_class and _BEYOND_ESCAPE.match(pattern, place):
+                return True
+            place += 2
+        elif is_class:
+            is_class = character != "]"
+            place += 1
+        elif character == "[":
+            is_class = True
+            place = _CLASS_START.match(pattern, place).end()  # type: ignore[union-attr]
+        elif _BEYOND_GROUP.match(pattern, place):
+            return True
+        else:
+            place += 1
+    return False
 
 
-# What stands in brackets is text.
-_CLASS: Final = re.compile(r"(?<!\\)\[\^?\]?(?:\\.|[^\]\\])*\]")
-_BEYOND: Final = re.compile(r"(?<!\\)\(\?(?:[=!>(#]|<[=!]|P[=>])|\\[bBGK1-9]|\\k[<{']")
+_CLASS_START: Final = re.compile(r"\[\^?\]?")  # a bracket that comes first is text
+_BEYOND_GROUP: Final = re.compile(r"\(\?(?:[=!>(#]|<[=!]|P[=>])")
+_BEYOND_ESCAPE: Final = re.compile(r"\\(?:[bBGK1-9]|k[<{'])")
 
 
 def _not_regular(keyword: str, path: str) -> JsonSchemaError:

@@ -272,6 +272,12 @@ def test_alone_or_beside_an_unknown_format_it_is_refused(schema: dict[str, Any])
 # --- bombs ------------------------------------------------------------------------------------------------------------
 
 
+def test_places_stay_short_however_long_the_names() -> None:
+    schema = {"properties": {"n" * 40_000: {"properties": {f"p{index}": {} for index in range(400)}}}}
+
+    assert max(len(path) for _, path in nodes(schema)) < 200
+
+
 def doubled(length: int, make: Any) -> dict[str, Any]:
     """Definitions that each refer twice to the next one."""
     defs = {f"d{index}": make({"$ref": f"#/$defs/d{index + 1}"}) for index in range(length)}
@@ -293,6 +299,8 @@ BOMBS: dict[str, dict[str, Any]] = {
     "each other": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
     "needs itself": record_of({"$ref": "#"}),
     "optional": {"properties": {f"p{index}": {} for index in range(3_000)}},
+    "long names": {"properties": {"n" * 40_000: {"properties": {f"p{index}": {} for index in range(400)}}}},
+    "open brackets": {"type": "string", "pattern": "[" * 90_000},
     "spellings": {"prefixItems": [{"$ref": f"#/prefixItems/{'0' * index}0"} for index in range(300)]},
 }
 
