@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -31,6 +31,7 @@ from router.api.intake import (
     with_pings,
 )
 from router.api.objects import to_poll_headers, to_response, to_route_headers
+from router.api.readers import Frame, Readers, Told, to_frames
 from router.api.schemas import (
     InputItem,
     ItemReference,
@@ -40,11 +41,11 @@ from router.api.schemas import (
     to_responses_sampling,
     to_thinking,
 )
-from router.api.stream import SSE_HEADERS, SSE_PING, Json, answer_restarted, find_items, sse, to_response_events
+from router.api.stream import SSE_HEADERS, SSE_PING, answer_restarted, find_items, sse
 from router.call import Call, from_stored_messages, stored_image_hashes
 from router.dispatch import FAST_UNIT, Running
 from router.errors import BadRequestError, EngineFailedError, NotFoundError
-from router.jobs.job import Event, Job
+from router.jobs.job import Job
 from router.jobs.schedule import to_priority
 from router.services import Services
 
@@ -320,43 +321,47 @@ async def _wait(services: Services, running: Running) -> Job:
 def _stream(request: Request, running: Running, after: int = -1) -> StreamingResponse:
     services = services_of(request)
     is_chinese = wants_chinese(request)
-    is_summary = False
     is_direct = running.job.spec.branches[0].name == FAST_UNIT and not running.job.spec.is_background
+    known = Told()
+
+    def note(told: Told) -> None:
+        nonlocal known
+        known = told
 
     async def load() -> Job | None:
         return running.finished() or await services.hub.load(running.job.id)
 
-    async def told() -> AsyncGenerator[Event, None]:
-        nonlocal is_summary
-        async with contextlib.aclosing(running.events):
-            async for event in running.events:
-                is_summary = is_summary or event.is_summary
-                if is_direct and after >= 0 and event.epoch > 1:
-                    # Its first words came from a process that died, and are on no record: nobody knows where to go on.
-                    raise answer_restarted(running.job.id)
-                yield event
+    if running.is_queued:
+        readers = _readers_of(request)
+        readers.check(running.job)
+        frames = readers.read(running.job, note)
+    else:  # it lives and dies with this connection
+        frames = to_frames(running.job, running.events, load, known)
 
     async def body() -> AsyncIterator[bytes]:
-        source = told()
-        events = with_pings(to_response_events(running.job, source, load), PING_S)
-        last, has_sent = -1, False
-        event: Json | None = None
-        is_left = True
+        paced = with_pings(frames, PING_S)
+        frame: Frame | None = None
+        last, has_sent, is_left = -1, False, True
         try:
-            async with contextlib.aclosing(running.events), contextlib.aclosing(source), contextlib.aclosing(events):
-                async for event in events:
-                    if event is None:
+            async with contextlib.aclosing(running.events), contextlib.aclosing(frames), contextlib.aclosing(paced):
+                async for frame in paced:
+                    if frame is None:
                         yield SSE_PING
                         continue
-                    last = event["sequence_number"]
+                    if is_direct and after >= 0 and known.is_rewritten:
+                        # Its first words came from a process that died, and are on no record: who read some of them
+                        # cannot go on.
+                        raise answer_restarted(running.job.id)
+                    last = frame.number
                     if last > after:
                         has_sent = True
-                        yield sse(event, name=event["type"])
-            if event is not None and is_summary and not has_sent:
+                        yield frame.data
+            if frame is not None and known.is_summary and not has_sent:
                 # Told in fewer events than the stream that was cut: how it ended must not get lost with the numbers.
-                yield sse({**event, "sequence_number": after + 1}, name=event["type"])
+                yield sse({**frame.event, "sequence_number": after + 1}, name=frame.event["type"])
             is_left = False
         except Exception as error:  # the status is long sent: an event is the only way left to say it
+            is_left = False
             refusal = to_refusal(error, f"the stream of {running.job.id}")
             message = refusal.message_zh if is_chinese else refusal.message
             broken = {"type": "error", "code": refusal.code, "message": message, "param": refusal.param}
@@ -370,3 +375,12 @@ def _stream(request: Request, running: Running, after: int = -1) -> StreamingRes
         media_type="text/event-stream",
         headers={**to_route_headers(running.job), **SSE_HEADERS},
     )
+
+
+def _readers_of(request: Request) -> Readers:
+    """Return the streams that are read in this process."""
+    state = request.app.state
+    if not hasattr(state, "readers"):
+        state.readers = Readers(services_of(request).hub)
+    readers: Readers = state.readers
+    return readers

@@ -28,6 +28,7 @@ def _nothing_there(redis_client: redis.Redis) -> None:
     for kind in ("job", "delivery"):
         for key in redis_client.scan_iter(f"{PREFIX}{kind}:*"):
             redis_client.delete(key)
+    redis_client.delete(*(f"{PREFIX}{name}" for name in ("unfinished", "leases", "queues")))
 
 
 def deliveries_of(client: redis.Redis) -> list[tuple[str, str]]:

@@ -1,0 +1,181 @@
+"""Who reads the streams of jobs in this process: each stream is folded and encoded once, for all of its readers.
+
+In: job records. Out: encoded events, the same bytes for everyone, from the first on and then as they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from router.api.stream import sse, to_response_events
+from router.errors import TooManyInFlightError
+from router.jobs.events import EventHub
+from router.jobs.job import Event, Job
+from router.leftovers import Leftovers, end_tasks
+
+# More than a page, its proxies and a few people that look on need; each costs a write per event.
+MAX_OF_JOB: Final = 64
+MAX_OF_OWNER: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One encoded event.
+
+    Attributes:
+        number: its ``sequence_number``.
+        data: its bytes on the wire.
+        event: what they say.
+    """
+
+    number: int
+    data: bytes
+    event: dict[str, Any]
+
+
+@dataclass
+class Told:
+    """What is known of a stream while, and after, it is read.
+
+    Attributes:
+        is_summary: some of its text came in fewer pieces than when it was written.
+        is_rewritten: a unit has run more than once.
+    """
+
+    is_summary: bool = False
+    is_rewritten: bool = False
+
+
+@dataclass
+class _Shared:
+    """One job's stream, as far as it is told.
+
+    Attributes:
+        frames: from the first.
+        news: set, and replaced, with each further frame and at the end.
+        task: folds it.
+    """
+
+    told: Told = field(default_factory=Told)
+    frames: list[Frame] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    num_readers: int = 0
+    is_ended: bool = False
+    failure: Exception | None = None
+    task: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        self.news.set()
+        self.news = asyncio.Event()
+
+
+async def to_frames(
+    job: Job, events: AsyncGenerator[Event, None], load: Callable[[], Awaitable[Job | None]], told: Told
+) -> AsyncGenerator[Frame, None]:
+    """Fold and encode a job's events; closes them.
+
+    Args:
+        job: the record.
+        events: of the job, from its first.
+        load: reads the record at the end.
+        told: is kept up to date.
+    """
+
+    async def noted() -> AsyncIterator[Event]:
+        async for event in events:
+            told.is_summary = told.is_summary or event.is_summary
+            told.is_rewritten = told.is_rewritten or event.epoch > 1
+            yield event
+
+    async with contextlib.aclosing(events), contextlib.aclosing(to_response_events(job, noted(), load)) as folded:
+        async for event in folded:
+            yield Frame(event["sequence_number"], sse(event, name=event["type"]), event)
+
+
+class Readers:
+    """The streams that are read now.
+
+    Args:
+        hub: follows jobs.
+    """
+
+    def __init__(self, hub: EventHub) -> None:
+        self._hub = hub
+        self._streams: dict[str, _Shared] = {}
+        self._by_owner: Counter[str] = Counter()
+        self._ending = Leftovers()
+
+    def check(self, job: Job) -> None:
+        """Refuse a reader too many, while that can still be a status.
+
+        Raises:
+            TooManyInFlightError: if the job, or its owner, has as many as one may have.
+        """
+        shared = self._streams.get(job.id)
+        if (shared is not None and shared.num_readers >= MAX_OF_JOB) or self._by_owner[job.spec.owner] >= MAX_OF_OWNER:
+            raise TooManyInFlightError(
+                f"Too many readers: at most {MAX_OF_JOB} may read one stream at a time, and one key at most "
+                f"{MAX_OF_OWNER} streams; poll the response instead, or try again later.",
+                code="too_many_readers",
+                message_zh=f"读取者过多：同一个流最多 {MAX_OF_JOB} 个读取者，同一密钥最多同时读取 {MAX_OF_OWNER} 个流；"
+                "请改为轮询该响应，或稍后重试。",
+                retry_after_s=5,
+            )
+
+    async def read(self, job: Job, told: Callable[[Told], None]) -> AsyncGenerator[Frame, None]:
+        """Yield the stream of a job from its first event, then as it comes.
+
+        Args:
+            job: its record.
+            told: given what is known of the stream, before its first event.
+
+        Raises:
+            NotFoundError: if the job is deleted meanwhile.
+        """
+        shared = self._streams.get(job.id)
+        # One that has ended is of no use to who comes after the job was begun again.
+        if shared is None or shared.failure is not None or (shared.is_ended and not job.is_terminal):
+            shared = self._streams[job.id] = _Shared()
+            shared.task = asyncio.create_task(self._fold(job, shared), name=f"stream-{job.id}")
+        told(shared.told)
+        shared.num_readers += 1
+        self._by_owner[job.spec.owner] += 1
+        try:
+            index = 0
+            while True:
+                news = shared.news
+                while index < len(shared.frames):
+                    yield shared.frames[index]
+                    index += 1
+                if shared.is_ended and index == len(shared.frames):
+                    if shared.failure is not None:
+                        raise shared.failure
+                    return
+                if news is shared.news:
+                    await news.wait()
+        finally:
+            self._by_owner[job.spec.owner] -= 1
+            shared.num_readers -= 1
+            if not shared.num_readers:
+                if self._streams.get(job.id) is shared:
+                    del self._streams[job.id]
+                if shared.task is not None:
+                    self._ending.add(end_tasks(shared.task))
+
+    async def _fold(self, job: Job, shared: _Shared) -> None:
+        frames = to_frames(job, self._hub.follow(job.id), lambda: self._hub.load(job.id), shared.told)
+        try:
+            async with contextlib.aclosing(frames):
+                async for frame in frames:
+                    shared.frames.append(frame)
+                    shared.wake()
+        except Exception as error:  # told to every reader, each of whom says it in its own language
+            shared.failure = error
+        finally:
+            shared.is_ended = True
+            shared.wake()
