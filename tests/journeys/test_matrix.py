@@ -331,6 +331,8 @@ class Play:
         self.draft_as = draft_as_of(self.row, self.view) if self.row in ROWS else "reasoning"
         self.question = f"{self.marker}: which of the two is larger, and how do you know?"
         failing = {part: words for part, words in self.happening.fails.items() if part in self.strategy.parts}
+        if self.row.happening == "all failed":
+            failing = dict(self.happening.fails)  # also Owl2, which is asked if GLM fails at a direct answer
         main, stage = self.strategy.main, self.happening.cancelled_in
         if stage is not None:  # whoever comes later, or at the same time, waits as well
             parts = self.strategy.parts
@@ -492,6 +494,11 @@ class Play:
         else:
             assert response["error"] is None
 
+    def failed_parts(self, message: str) -> bool:
+        """Whether a message names who failed: the main part, or Owl2 in place of a direct answer."""
+        parts = (self.strategy.main,) if self.strategy.is_job else (self.strategy.main, "deep")
+        return any(f"the {part} broke" in message for part in parts)
+
     @property
     def is_broken(self) -> bool:
         """Whoever writes the answer broke in the middle of it, and somebody else wrote another one."""
@@ -559,9 +566,12 @@ def _text_of(response: Any) -> str:
 
 
 def check_stream(play: Play, response_id: str, call: Call) -> Any:
-    if play.row.state == "failed" and not play.is_job:
-        return check_refusal(play, call)
     result = call.result()
+    if play.row.state == "failed" and not play.is_job:
+        # Owl2 was asked instead, as a job, and failed too.
+        assert (result["object"]["status"], result["output_text"]) == ("failed", "")
+        assert play.failed_parts(result["object"]["error"]["message"])
+        return None
     play.check_events(call.events)
     if result is None:
         return None
@@ -643,7 +653,7 @@ def check_refusal(play: Play, call: Call) -> None:
     code = {"failed": "generation_failed", "cancelled": "response_cancelled"}[play.row.state]
     assert caught.value.code == code
     if play.row.state == "failed":
-        assert f"the {play.strategy.main} broke" in str(caught.value)
+        assert play.failed_parts(str(caught.value))
 
 
 # Each returns what the reader got under ``hybrid`` at the end of the job, if it got that.
