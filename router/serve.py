@@ -54,6 +54,7 @@ class ApiServer(uvicorn.Server):
             # 0 would mean: for ever.
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )
+        logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
         super().__init__(config)
         self._services: Services = app.state.services
         self._notice_s = settings.drain_notice_s
@@ -84,3 +85,9 @@ def _room_for(max_connections: int) -> int:
     room = max(soft - _OTHER_FILES, soft // 2)
     log.warning("this process may have %d files open: at most %d connections are accepted", soft, room)
     return room
+
+
+def _is_no_probe(record: logging.LogRecord) -> bool:
+    """Whether an access is worth a line: a good answer to who looks every few seconds would bury all others."""
+    _client, _method, path, _version, status = record.args if isinstance(record.args, tuple) else ("",) * 5
+    return not (str(path).partition("?")[0] in ("/healthz", "/readyz") and status == 200)
