@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -40,6 +41,7 @@ from engines.glm import loading
 from engines.glm.engine import GlmEngine, load
 from engines.glm.runner import Row
 from engines.images import picture_size
+from engines.picture_stage import STUCK_S
 from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, make_glm
 from engines.sampling import Pick
 
@@ -506,6 +508,33 @@ async def test_a_picture_over_200_times_longer_than_wide_is_refused(engine: GlmE
     with pytest.raises(InvalidImageError, match=f"{size[0]}x{size[1]} pixels is too long") as refusal:
         await base.generate(engine, ask(image, "hi"))
     assert refusal.value.param == image.param
+
+
+async def test_text_is_answered_while_every_picture_thread_is_stuck(
+    engine: GlmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a decoder that does not come back, and more pictures than there are threads
+    may_end, begun = threading.Event(), threading.Event()
+
+    def stuck(_image: ImagePart, _is_wanted: object) -> None:
+        begun.set()
+        may_end.wait(60)
+        raise InvalidImageError("stuck")
+
+    monkeypatch.setattr(engine, "patchify", stuck)
+    waiting = [asyncio.create_task(base.generate(engine, ask(picture(), "hi"))) for _ in range(6)]
+    try:
+        await asyncio.to_thread(begun.wait, 60)
+        # When a question without pictures comes, then it is answered
+        assert (await base.generate(engine, ask("hi"))).text
+        # Then the engine says that it is stuck once that has gone on for long
+        assert engine.trouble() == ""
+        monkeypatch.setattr(engine._pictures, "_clock", lambda: time.monotonic() + 2 * STUCK_S)
+        assert "stuck" in engine.trouble()
+    finally:
+        may_end.set()
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(each, InvalidImageError) for each in ended)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (10, 1999), (5000, 100), (3900, 20), (20, 4000), (16000, 81)])
