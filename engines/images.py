@@ -16,7 +16,7 @@ from typing import Final, cast
 
 from PIL import Image, ImageOps
 
-from engines.base import ImagePart, InvalidImageError
+from engines.base import EngineError, EngineOverloadedError, ImagePart, InvalidImageError
 from engines.image_header import ACCEPTED_TYPES, ImageHeader, read_header, sniff_media_type
 from engines.image_layout import JPEG_END, has_too_many_scans, lacks_jpeg_end, next_jpeg_restart, strip_jpeg, strip_png
 
@@ -101,6 +101,7 @@ def decode_image(
         InvalidImageError: code ``image_parse_error`` if the bytes are no complete picture, ``image_too_large`` over
             `MAX_PIXELS` or if decoding takes too long, ``invalid_image`` if it is animated or of a mode that has no RGB
             meaning.
+        EngineOverloadedError: if memory runs out.
         DecodeGoneError: if it is not wanted any more.
     """
     target = picture_size(part, max_side_px=max_side_px)
@@ -204,15 +205,19 @@ def _load(part: ImagePart, seen_pixels: int | None, is_wanted: Callable[[], bool
 
     try:
         return load(_to_decode(part.data))
-    except (DecodeGoneError, InvalidImageError):
+    except (DecodeGoneError, EngineError):
         raise
+    except MemoryError as error:  # nothing is wrong with the picture
+        raise _out_of_memory() from error
     except Exception as error:  # decoders fed hostile bytes raise nearly anything: OSError, struct.error, SyntaxError
         if sniff_media_type(part.data) != "image/jpeg":
             raise _unreadable(part, error) from error
         try:
             return _load_without_end(_to_decode(part.data), load)
-        except (DecodeGoneError, InvalidImageError):
+        except (DecodeGoneError, EngineError):
             raise
+        except MemoryError:
+            raise _out_of_memory() from error
         except Exception:
             raise _unreadable(part, error) from error
 
@@ -292,8 +297,10 @@ def _open(part: ImagePart, source: io.BytesIO | None = None) -> Image.Image:
     try:
         image = Image.open(source or io.BytesIO(_to_decode(part.data)), formats=_FORMATS)
         is_animated = image.format not in _ONE_FRAME_IS_ENOUGH and getattr(image, "is_animated", False)
-    except (DecodeGoneError, InvalidImageError):
+    except (DecodeGoneError, EngineError):
         raise
+    except MemoryError as error:
+        raise _out_of_memory() from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(part) from error
     except Exception as error:  # as in `_load`
@@ -309,6 +316,13 @@ def _to_decode(data: bytes) -> bytes:
     """Leave out what the decoder need not see and might stumble over."""
     strip = {"image/png": strip_png, "image/jpeg": strip_jpeg}.get(sniff_media_type(data))
     return data if strip is None else strip(data)
+
+
+def _out_of_memory() -> EngineOverloadedError:
+    return EngineOverloadedError(
+        "There is not enough memory to decode the picture now; try again when the engine has less to do.",
+        code="out_of_memory",
+    )
 
 
 def _animated(part: ImagePart) -> InvalidImageError:

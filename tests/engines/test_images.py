@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageChops, JpegImagePlugin, PngImagePlugin
 
 from engines import images
-from engines.base import ImagePart, InvalidImageError
+from engines.base import EngineOverloadedError, ImagePart, InvalidImageError
 from engines.images import check_request, decode_image, fit_size, picture_size, upright_size
 
 
@@ -318,6 +318,18 @@ def test_decoding_stops_when_the_picture_is_wanted_no_more() -> None:
     with pytest.raises(images.DecodeGoneError):
         decode_image(picture, is_wanted=is_wanted)
     assert len(asked) == 3
+
+
+def test_a_lack_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_image: Image.Image) -> None:
+        raise MemoryError
+
+    for plugin in (PngImagePlugin.PngImageFile, JpegImagePlugin.JpegImageFile):
+        monkeypatch.setattr(plugin, "load", load)
+    for image_format in ("PNG", "JPEG"):
+        with pytest.raises(EngineOverloadedError) as refusal:
+            decode_image(encode(two_halves(), image_format))
+        assert refusal.value.code == "out_of_memory"
 
 
 def test_the_pictures_of_a_request_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
