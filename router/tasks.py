@@ -112,6 +112,14 @@ async def work(context: Context, queue: str) -> None:
     if queue == WEBHOOKS:
         context.deliverer.wake()  # returns at once: a slow receiver must not hold a thread
         return
+    try:
+        await _work(context, queue)
+    except QueueUnavailableError as error:
+        # The ticket is lost, and is missed and sent again; the lease of what was begun runs out.
+        log.warning("a worker of %s goes on without redis: %s", queue, error.message)
+
+
+async def _work(context: Context, queue: str) -> None:
     claim = await context.store.take_next(queue)
     if claim is None:
         return

@@ -253,6 +253,22 @@ async def test_a_redis_that_goes_away_for_a_moment_costs_no_run_and_doubles_no_w
     assert "".join(told) == job.final.text
 
 
+@pytest.mark.parametrize("name", ["take_next", "get", "finish"])
+async def test_a_redis_that_stays_away_leaves_no_traceback(
+    redis: Redis, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tasks, "_PATIENCE_S", 0.0)
+    store = Flaky(redis)
+    store.break_at(name, set(range(100)), is_done=False)
+    context, _ = await context_of(store, owl2=EchoEngine("owl2"))
+    await store.create(make_spec(**ALONE))
+
+    await tasks.work(context, "owl2")
+
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.records[0].exc_info is None
+
+
 async def test_a_run_that_was_given_away_while_redis_was_away_writes_nothing_more(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
