@@ -22,7 +22,11 @@ from tests.chaos.workload import PlannedJob
 Json = dict[str, Any]
 
 TERMINAL = frozenset({"completed", "failed", "cancelled", "incomplete"})
+# Kinds of jobs that GLM answers at once, if it is there.
+DIRECT = frozenset({"wait", "direct", "chat"})
 _TRY_AGAIN = frozenset({429, 503})
+# A direct answer whose engine is killed before its first word is refused so.
+_BROKE_OFF = frozenset({500, 502, 504})
 _BROKEN = (aiohttp.ClientError, ConnectionError, TimeoutError)
 _ANSWER_S = 60.0
 _CALL_S = 15.0
@@ -35,6 +39,8 @@ class Outcome:
     Attributes:
         job: the plan.
         id: once it was accepted.
+        announced: every id that the caller was ever told, in a body, an event or a header; the last one counts.
+        is_broken: a direct answer ended before its end; its record says how.
         response: the object in the state it ended with.
         events: of a stream, in order, over all its connections.
         num_retries: calls that had to be made again.
@@ -45,6 +51,8 @@ class Outcome:
 
     job: PlannedJob
     id: str = ""
+    announced: set[str] = field(default_factory=set)
+    is_broken: bool = False
     response: Json = field(default_factory=dict)
     events: list[Json] = field(default_factory=list)
     num_retries: int = 0
@@ -77,6 +85,8 @@ class Callers:
             "wait": self._wait,
             "stream": self._stream,
             "cancel": self._cancel,
+            "direct": self._direct,
+            "chat": self._chat,
         }
         try:
             await drive[job.kind](outcome)
@@ -101,6 +111,8 @@ class Callers:
                 ) as answer:
                     found: Json = orjson.loads(await answer.read())
                     status = answer.status
+                    if outcome is not None and method == "POST" and status == 200 and found.get("store", True):
+                        outcome.announced |= {found.get("id", outcome.id), *_id_in(answer)}
             except (*_BROKEN, orjson.JSONDecodeError):
                 status, found = 0, {}
             if status and status not in _TRY_AGAIN and not _is_busy(status, found):
@@ -182,6 +194,69 @@ class Callers:
             outcome.wrong.append(f"{outcome.id}: sequence numbers over all connections are {numbers}")
         outcome.response = outcome.events[-1]["response"]
 
+    async def _direct(self, outcome: Outcome) -> None:
+        """Read a direct answer's stream; the record says how one ended that breaks off or is begun again."""
+        while not outcome.is_broken and not (outcome.events and _is_last(outcome.events[-1])):
+            with contextlib.suppress(*_BROKEN, orjson.JSONDecodeError):
+                await self._read_stream(outcome)
+            await asyncio.sleep(0.1)
+        if outcome.is_broken:
+            await self._poll_to_the_end(outcome)
+        else:
+            outcome.response = outcome.events[-1]["response"]
+
+    async def _chat(self, outcome: Outcome) -> None:
+        """Read a stored chat's stream, again under its key if it breaks off."""
+        text: str | None = None
+        while text is None and not outcome.is_broken:
+            with contextlib.suppress(*_BROKEN, orjson.JSONDecodeError):
+                text = await self._read_chat(outcome)
+            await asyncio.sleep(0.1)
+        await self._poll_to_the_end(outcome)
+        said = "".join(part["text"] for item in outcome.response["output"] for part in item.get("content", ()))
+        if text is not None and text != said:
+            outcome.wrong.append(f"{outcome.id}: the chat said {text!r}, the record {said!r}")
+
+    async def _read_chat(self, outcome: Outcome) -> str | None:
+        """Return the whole text; None if there was none and it is to be asked for again."""
+        headers = {
+            "authorization": f"Bearer {outcome.job.key}",
+            "idempotency-key": self._idempotency_key(outcome.job),
+        }
+        url, timeout = self._url("/v1/chat/completions"), aiohttp.ClientTimeout(total=_ANSWER_S)
+        async with self._http.post(url, json=outcome.job.body, headers=headers, timeout=timeout) as answer:
+            if await self._is_refused(outcome, answer):
+                return None
+            ids = _id_in(answer)
+            outcome.announced |= ids
+            outcome.id = next(iter(ids), outcome.id)
+            text = ""
+            async for line in answer.content:
+                if line.startswith(b"data: [DONE]"):
+                    return text
+                if line.startswith(b"data: "):
+                    chunk = orjson.loads(line[6:])
+                    if "error" in chunk:
+                        outcome.is_broken = True
+                        return None
+                    text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+        return None
+
+    async def _is_refused(self, outcome: Outcome, answer: aiohttp.ClientResponse) -> bool:
+        """Whether a stream was refused in a way that every caller has to live with.
+
+        Raises:
+            RuntimeError: if it was refused in any other.
+        """
+        if answer.status == 200:
+            return False
+        found = orjson.loads(await answer.read())
+        outcome.num_retries += 1
+        is_direct = outcome.job.kind in DIRECT
+        if answer.status in _TRY_AGAIN or _is_busy(answer.status, found) or (is_direct and answer.status in _BROKE_OFF):
+            return True
+        raise RuntimeError(f"the stream was refused with {answer.status}: {found}")
+
     async def _read_stream(self, outcome: Outcome) -> None:
         job = outcome.job
         headers = {"authorization": f"Bearer {job.key}"}
@@ -198,20 +273,21 @@ class Callers:
                 timeout=aiohttp.ClientTimeout(total=_ANSWER_S),
             )
         async with request as answer:
-            if answer.status != 200:
-                found = orjson.loads(await answer.read())
-                outcome.num_retries += 1
-                if answer.status in _TRY_AGAIN or _is_busy(answer.status, found):
-                    return
-                raise RuntimeError(f"the stream was refused with {answer.status}: {found}")
+            if await self._is_refused(outcome, answer):
+                return
+            outcome.announced |= _id_in(answer)
             async for line in answer.content:
                 if not line.startswith(b"data: "):
                     continue
                 event = orjson.loads(line[6:])
                 if event["type"] == "error":
+                    if job.kind in DIRECT and outcome.id:
+                        outcome.is_broken = True
+                        return
                     raise RuntimeError(f"the stream said {event}")
                 outcome.events.append(event)
                 outcome.id = outcome.id or event["response"]["id"]
+                outcome.announced.add(outcome.id)
                 if _is_last(event):
                     return
 
@@ -220,6 +296,11 @@ class Callers:
 
     def _idempotency_key(self, job: PlannedJob) -> str:
         return f"round-{self._seed}-job-{job.number}"
+
+
+def _id_in(answer: aiohttp.ClientResponse) -> set[str]:
+    """The id that an answer's headers promise; empty if they promise none."""
+    return {answer.headers["x-glowl-response-id"]} if "x-glowl-response-id" in answer.headers else set()
 
 
 def _is_last(event: Json) -> bool:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import openai
+import orjson
 from aiohttp import web
 
 
@@ -58,6 +59,11 @@ class Receiver:
         if draw < 0.3 and request.transport is not None:
             request.transport.close()  # it took the event, and the sender will never know
         return web.Response(status=204)
+
+    def job_of(self, event_id: str) -> str:
+        """Return the job that an event told of; empty if nobody has heard of it yet."""
+        posts = self.heard[event_id].posts if event_id in self.heard else []
+        return str(orjson.loads(posts[0][1])["data"]["id"]) if posts else ""
 
     def check(self, event_id: str, job_id: str, state: str, secret: str) -> list[str]:
         """Return what is wrong with what was heard of a job's end, given the one event it must be."""

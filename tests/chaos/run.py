@@ -42,13 +42,15 @@ def to_row(number: int, report: Report) -> tuple[object, ...]:
 
 
 _HOW_TO_READ = """
-How to read it. Three callers send jobs to two apis (text and pictures; polled, waited for, streamed, cancelled; some
-with a deadline that some of them miss, which is what the failed ones are), each under an Idempotency-Key and some of
-them several times, while processes are killed and started again. A round is green if every accepted job is there and
-has ended once, with the one right answer, as its caller saw it; every stream is whole over all its connections; every
-end was told under one id, signed, until it was taken; no job is over its deadline unreported; and nothing of all this
-is left in redis once the jobs are deleted. Runs that die with their worker or engine do not count as failures here,
-being the weather; all else is as shipped. The receiver of webhooks fails one post in five and hangs up on one in ten.
+How to read it. Three callers send jobs to two apis (text and pictures; polled, waited for, streamed, cancelled; direct
+answers, streamed as responses and as stored chats; some with a deadline that some of them miss, and some whose engine
+is killed in the middle of a direct answer, which is what the failed ones are), each under an Idempotency-Key and some
+of them several times, while processes are killed and started again. A round is green if every id that a caller was
+ever told, in a body, an event or a header, is there and has ended once, with the one right answer, as its caller saw
+it; every stream is whole over all its connections; every end was told under one id, signed, until it was taken; no job
+is over its deadline unreported; and nothing of all this is left in redis once the jobs are deleted. Runs that die with
+their worker or engine do not count as failures here, being the weather; all else is as shipped. The receiver of
+webhooks fails one post in five and hangs up on one in ten.
 """
 
 

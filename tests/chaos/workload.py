@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from PIL import Image
 
-Kind = Literal["poll", "wait", "stream", "cancel"]
+Kind = Literal["poll", "wait", "stream", "cancel", "direct", "chat"]
 
 KEYS = ("key-of-anna", "key-of-bo", "key-of-chen")
 COLOURS = ("red", "teal", "gold")
 SIZE = (40, 30)
 _MODELS = ("glowl", "glowl", "mplug-owl2", "glm-4.6v-flash")
-_KINDS: tuple[Kind, ...] = ("poll", "poll", "wait", "stream", "stream", "cancel")
+_KINDS: tuple[Kind, ...] = ("poll", "poll", "wait", "stream", "stream", "cancel", "direct", "chat")
 # About what an answer takes here when nothing goes wrong, so that some make it and some don't.
 _DEADLINE_MS = 1500
 
@@ -33,7 +33,7 @@ class PlannedJob:
         key: the caller's API key.
         kind: how the caller gets the answer.
         at_s: when it is sent, from the start of the round.
-        body: of ``POST /v1/responses``.
+        body: of ``POST /v1/responses``; of ``/v1/chat/completions`` for a chat.
         question: what an echo says back.
         has_picture: one is in the body.
         num_reposts: how often the same request is sent again under its key, in the middle of things.
@@ -118,8 +118,8 @@ def plan_jobs(seed: int, num_jobs: int, span_s: float, webhook_url: str) -> list
         body: dict[str, Any] = {
             "model": chance.choice(_MODELS),
             "input": [{"role": "user", "content": content}],
-            "background": kind != "wait",
-            "stream": kind == "stream",
+            "background": kind not in ("wait", "direct"),
+            "stream": kind in ("stream", "direct"),
             "metadata": {"number": str(number)},
             "hybrid": {},
         }
@@ -129,6 +129,10 @@ def plan_jobs(seed: int, num_jobs: int, span_s: float, webhook_url: str) -> list
         # Whoever waits in the foreground must wait for a job: the fast route has none.
         if kind == "wait":
             body["model"], body["hybrid"] = chance.choice(("glowl", "mplug-owl2")), {"route": "deep"}
+        if kind == "direct":
+            body["model"], body["hybrid"] = chance.choice(("glowl", "glm-4.6v-flash")), {"route": "fast"}
+        if kind == "chat":
+            body = _to_chat(body)
         if has_webhook:
             body["metadata"]["webhook_url"] = f"{webhook_url}/{number}"
         jobs.append(
@@ -146,6 +150,24 @@ def plan_jobs(seed: int, num_jobs: int, span_s: float, webhook_url: str) -> list
             )
         )
     return jobs
+
+
+def _to_chat(body: dict[str, Any]) -> dict[str, Any]:
+    """Turn a request for a response into one for a stored chat stream on the fast route."""
+    content = [
+        {"type": "text", "text": part["text"]}
+        if part["type"] == "input_text"
+        else {"type": "image_url", "image_url": {"url": part["image_url"]}}
+        for part in body["input"][0]["content"]
+    ]
+    return {
+        "model": "glowl",
+        "messages": [{"role": "user", "content": content}],
+        "stream": True,
+        "store": True,
+        "metadata": body["metadata"],
+        "hybrid": {"route": "fast"},
+    }
 
 
 def _picture(colour: str) -> str:
