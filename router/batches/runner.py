@@ -32,7 +32,7 @@ from router.batches.records import MAX_LINES, Admitted, Batch, BatchSpec, Json, 
 from router.batches.store import BatchStore, Ending, LeaseLostError
 from router.call import Call
 from router.dispatch import Dispatcher
-from router.errors import QueueUnavailableError, RouterError
+from router.errors import QueueUnavailableError, RouterError, StorageFullError
 from router.jobs.events import EventHub
 from router.jobs.job import Job
 from router.jobs.store import JobStore
@@ -475,6 +475,8 @@ class _Run:
             call = await self._api.to_call(request, self._spec, job_id)
             running = await self._runner.dispatcher.start(call)
             await running.events.aclose()
+        except StorageFullError as error:  # what is in flight can end, and makes room
+            return self._api.to_refusal(self._spec, error)
         except QueueUnavailableError:
             raise  # nothing can be recorded now; the line is in flight and begun again by the next run
         except RouterError as error:

@@ -23,6 +23,7 @@ from router.batches.store import BatchStore
 from router.errors import BadRequestError, EngineFailedError, RouterError
 from router.jobs.events import EventHub
 from router.jobs.job import BranchPlan, FinalAnswer, Job, UnitResult
+from router.jobs.room import storage_full
 from router.jobs.store import JobStore
 from tests.router.jobs.test_store import make_spec as make_job_spec
 
@@ -231,7 +232,7 @@ async def test_a_failure_that_passes_is_tried_again_and_one_that_lasts_is_an_err
 async def test_a_full_service_is_waited_for_and_costs_no_attempt(bench: Bench) -> None:
     full = EngineFailedError("full", status=429, code="too_many_jobs")
     away = EngineFailedError("away", status=503, code="engine_unavailable")
-    bench.fakes.refuse = {"a": [full, away] * MAX_ATTEMPTS, "b": [BadRequestError("never")]}
+    bench.fakes.refuse = {"a": [full, away, storage_full()] * MAX_ATTEMPTS, "b": [BadRequestError("never")]}
     spec = await bench.begin(line("a"), line("b"))
     async with bench.running() as runner:
         runner.first_wait_s = 0.0
