@@ -8,7 +8,7 @@ length, and the frames that client libraries put around a question. Language, cu
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -21,6 +21,9 @@ FORMULA: Final = "\ufffc"
 _MARKS: Final = f"x{FORMULA}{words.EDGE}"
 # A request stands at the head or at the tail of what is pasted with it; more would only cost time.
 _MAX_SIDE_CHARS: Final = 800
+_MAX_COLONS: Final = 3
+# Of more lines or sentences, the first and the last half are read.
+_MAX_LINES: Final = 80
 # No courtesy and no wish about form is longer than this in one clause.
 _MAX_CLAUSE_CHARS: Final = 80
 # Longer than this, a paragraph that asks nothing is brought along; a shorter one says what the question is about.
@@ -69,7 +72,13 @@ def bound(text: str) -> str:
 
 def find_answer_language(text: str) -> Literal["en", "zh"] | None:
     """Return the language that a text, such as a system prompt, asks the answer to be in."""
-    return _answer_language(unicodedata.normalize("NFKC", bound(text)))
+    return _answer_language(_fold(text))
+
+
+def _fold(text: str) -> str:
+    """Fold width variants; what grows by that is cut again."""
+    text = bound(text)
+    return text if text.isascii() else bound(unicodedata.normalize("NFKC", text))
 
 
 @dataclass(slots=True)
@@ -81,10 +90,11 @@ class _Sentence:
     is_han: bool
     size: float
     whole: str
-    asks: bool = field(init=False)
-    points: bool = field(init=False)
+    asks: bool = False
+    points: bool = False
 
-    def __post_init__(self) -> None:
+    def judge(self) -> None:
+        """Find out whether it asks, and whether it speaks of a text; needed only where there are several."""
         if self.is_han:
             # "帮我看看" asks, and is courtesy.
             self.asks = words.asks_in_chinese(self.text) or words.asks_in_chinese(self.whole)
@@ -100,16 +110,16 @@ class _Sentence:
 @lru_cache(maxsize=16)
 def _find(text: str) -> Request:
     """The language, the score and the pictures of one request all start from this, so that it is kept for a moment."""
-    folded = unicodedata.normalize("NFKC", text).replace("\r\n", "\n").replace("\r", "\n")
+    folded = _fold(text).replace("\r\n", "\n").replace("\r", "\n")
     brought: set[Kind] = set()
     answer_language = _answer_language(folded)
-    prose = _take_blocks(words.EMOJI.sub(" ", folded), brought)
+    prose = _take_blocks(folded if folded.isascii() else words.EMOJI.sub(" ", folded), brought)
     prose = _take_labelled_question(prose, brought)
     sentences: list[_Sentence] = []
     polite: list[str] = []
     has_form = False
     for number, line in enumerate(_prose_lines(prose, brought)):
-        for sentence in _split(line):
+        for sentence in _ends(_split(line)):
             kept, was_polite, was_form = _strip_courtesy(sentence)
             if was_polite:
                 polite.append(sentence)
@@ -150,7 +160,7 @@ def _take_blocks(text: str, brought: set[Kind]) -> str:
         text = take(words.JSON_BLOCK, "code", " ", text)
     if "<" in text:
         text = take(words.MARKUP_BLOCK, "code", " ", text)
-    unquoted = words.LONG_QUOTATION.sub(" x ", text)
+    unquoted = words.LONG_QUOTATION.sub(" x ", text) if words.QUOTE.search(text) else text
     if unquoted != text and words.LETTER.search(unquoted.replace(" x ", " ")):
         brought.add("quotation")
         return unquoted
@@ -159,7 +169,7 @@ def _take_blocks(text: str, brought: set[Kind]) -> str:
 
 def _take_labelled_question(text: str, brought: set[Kind]) -> str:
     """In "Question: ... Answer:", a frame that client libraries write, only what the label names is the request."""
-    labels = list(words.QUESTION_LABEL.finditer(text))
+    labels = list(words.QUESTION_LABEL.finditer(text)) if ":" in text else []
     if not labels:
         return text
     found = labels[-1]
@@ -177,17 +187,18 @@ def _take_labelled_question(text: str, brought: set[Kind]) -> str:
 
 def _prose_lines(text: str, brought: set[Kind]) -> Iterator[str]:
     """Yield the lines that are prose; note what kind the others are."""
-    lines = text.split("\n")
+    lines = _ends(text.split("\n"))
     if len(lines) == 1:
         yield text
         return
     num_separators = _csv_lines(lines)
+    has_headers = sum(words.MAIL_HEADER.match(line.strip()) is not None for line in lines) >= 2
     in_mail = False
     for index, line in enumerate(lines):
         stripped = line.strip()
         if not stripped:
             continue
-        if words.MAIL_HEADER.match(stripped):
+        if has_headers and words.MAIL_HEADER.match(stripped):
             in_mail = True
             brought.add("mail")
             continue
@@ -214,6 +225,11 @@ def _prose_lines(text: str, brought: set[Kind]) -> Iterator[str]:
             yield stripped
         else:
             brought.add(kind)
+
+
+def _ends(parts: list[str]) -> list[str]:
+    """Return the parts, or the first and the last of many."""
+    return parts if len(parts) <= _MAX_LINES else [*parts[: _MAX_LINES // 2], *parts[-_MAX_LINES // 2 :]]
 
 
 def _asks(line: str) -> bool:
@@ -263,13 +279,16 @@ def _csv_lines(lines: list[str]) -> set[int]:
 
 def _split(line: str) -> list[str]:
     """Split a line into sentences; a colon after words that ask for something ends one too."""
-    parts = [part for part in (piece.strip() for piece in words.SENTENCE.split(line)) if part]
     sentences: list[str] = []
-    for part in parts:
-        head, colon, tail = part.partition(":")
-        if colon and tail.strip() and words.INTRODUCES.search(head):
-            sentences += [f"{head.strip()}:", *_split(tail.strip())]
-        else:
+    for piece in words.SENTENCE.split(line):
+        part = piece.strip()
+        for _ in range(_MAX_COLONS):
+            head, colon, tail = part.partition(":")
+            if not (colon and tail.strip() and words.INTRODUCES.search(head)):
+                break
+            sentences.append(f"{head.strip()}:")
+            part = tail.strip()
+        if part:
             sentences.append(part)
     return sentences
 
@@ -323,6 +342,8 @@ def _strip_latin(sentence: str, bare: str) -> tuple[str, bool, bool]:
     stripped = words.EN_ENDING.sub("", words.EN_OPENING.sub("", sentence, count=1))
     if not words.LETTER.search(stripped):
         return (sentence.strip(), False, False) if not words.LETTER.search(sentence) else ("", True, False)
+    if stripped != sentence and words.EN_COURTESY.fullmatch(stripped.strip(words.EDGE)):
+        return "", True, False
     return stripped.strip(), stripped != sentence, False
 
 
@@ -330,6 +351,8 @@ def _choose(sentences: list[_Sentence]) -> list[_Sentence]:
     """Choose the sentences that are the request; the others are what it brings."""
     if len(sentences) < 2:
         return sentences
+    for sentence in sentences:
+        sentence.judge()
     asking = [sentence for sentence in sentences if sentence.asks]
     if not asking:
         return _without_an_asker(sentences)
@@ -380,6 +403,8 @@ def _leader(asking: list[_Sentence]) -> _Sentence:
 
 
 def _answer_language(folded: str) -> Literal["en", "zh"] | None:
+    if not words.ANY_LANGUAGE.search(folded):
+        return None
     said = [found.lastgroup for found in words.ANSWER_LANGUAGE.finditer(folded)]
     if not said:
         return None

@@ -29,6 +29,7 @@ JSON_BLOCK: Final = re.compile(
     r"\{\s*[\"'][^{}]{0,800}(?:\{[^{}]{0,400}(?:\{[^{}]{0,200}(?:\{[^{}]{0,200}\}[^{}]{0,200}){0,8}\}[^{}]{0,200}){0,8}\}"
     r"[^{}]{0,400}){0,8}\}"
 )
+QUOTE: Final = re.compile(r"[\"“「『«]")
 LONG_QUOTATION: Final = re.compile(
     r"\"[^\"\n]{25,400}\"|“[^”\n]{15,400}”|「[^」\n]{15,400}」|『[^』\n]{15,400}』|«[^»\n]{25,400}»"
 )
@@ -417,6 +418,8 @@ EN_ENDING: Final = re.compile(
     r"(?:[,.!?]?\s+|,)(?:please|thanks[\w ]{0,16}|thank you[\w ]{0,16}|thx|cheers)\s*[.!]*\s*$", _I
 )
 
+# Ten times cheaper than the whole pattern, and absent from most texts.
+ANY_LANGUAGE: Final = re.compile(r"[中英]文|汉语|英语|普通话|[Cc]hinese|CHINESE|[Mm]andarin|[Ee]nglish|ENGLISH")
 ANSWER_LANGUAGE: Final = re.compile(
     r"(?P<zh_in_zh>(?:用|以|说|使用|成|为)(?:简体|繁体)?(?:中文|汉语|普通话))"
     r"|(?P<en_in_zh>(?:用|以|说|使用|成|为)(?:英文|英语))"

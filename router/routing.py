@@ -24,6 +24,8 @@ _WINDOW = 200
 # The first few requests say little about a share: they count as if there had been so many.
 _LEAST_WINDOW = 20
 _MAX_OWNERS = 1000
+# Of a first turn, so many characters and its length name the conversation; megabytes would only cost time.
+_MAX_NAMED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ def to_question(call: Call) -> Question:
 def conversation_id(call: Call) -> str:
     """Name a conversation by its owner and its first user turn, which every later request repeats."""
     first = next(message for message in call.messages if message.role == "user")
-    return "\x00".join((call.owner, first.text, *(image.sha256 for image in first.images)))
+    text = first.text
+    return "\x00".join((call.owner, str(len(text)), text[:_MAX_NAMED], *(image.sha256 for image in first.images)))
 
 
 def plan_branches(

@@ -112,6 +112,8 @@ def test_the_request_is_told_from_what_it_brings(text, request_text):
         "哈哈哈",
         "Thank you for your help.",
         "不客气",
+        "OK, thanks",
+        "Great, thank you!",
     ],
 )
 def test_a_turn_of_nothing_but_courtesy_is_known_as_one(text):
