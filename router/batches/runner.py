@@ -507,7 +507,12 @@ class _Run:
         for line in await self._store.admitted(self.id):
             job = await self._jobs.cancel(line_job_id(self.id, line))
             is_stopped = job is None or job.state == "cancelled"
-            answer = self._stopped() if job is None or is_stopped else self._api.to_answer(self._spec, job)
+            answer: Answer | Problem = self._stopped()
+            if job is not None and not is_stopped:
+                try:
+                    answer = self._api.to_answer(self._spec, job)
+                except Exception:  # a bug that this line shows: the others have nothing to do with it
+                    answer = self._bug(line.number)
             await self._record(line, answer, job)
         batch = await self._store.get(self.id)
         if batch is None or batch.total == 0 or self._is_file_gone:

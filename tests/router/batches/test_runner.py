@@ -492,3 +492,22 @@ async def test_lines_give_way_where_the_loop_is_late(
     # Then the next line waits several times as long as others were made to, within a bound
     await bench.make_runner().turn()
     assert slept == sleeps
+
+
+async def test_a_bug_shown_after_the_time_is_over_is_its_lines_error_too(bench: Bench) -> None:
+    # Given a run that died with an answer in hand that something of ours does not bear
+    spec = await bench.begin(line("bug-after"), line("b"))
+    ((_, epoch),) = await bench.batches.claim(10)
+    await bench.batches.start(spec.id, epoch, 2)
+    size = len(json.dumps(line("bug-after"))) + 1
+    admitted = Admitted(1, 0, size, "bug-after")
+    await bench.batches.admit(spec.id, epoch, admitted, size)
+    await bench.fakes.start(Asked("bug-after", line_job_id(spec.id, admitted)))
+    await asyncio.gather(*bench.fakes._work)
+    # When the next run comes after the time is over
+    bench.now[0] += WINDOW_S
+    async with bench.running():
+        done = await bench.wait(spec)
+    # Then both lines are in the error file
+    codes = {name: entry["error"]["code"] for name, entry in (await bench.read(done.error_file_id)).items()}
+    assert (done.status, codes) == ("expired", {"bug-after": "server_error", "b": "batch_expired"})
