@@ -52,6 +52,8 @@ def explain(
         raise typer.BadParameter("give either pictures or their number", param_hint="--images")
     if os.path.isfile(text):
         fail(say("ask.question.missing", language, value=text), code=2)
+    if not text.strip():
+        fail(say("ask.question.empty", language), code=2)
 
     from policies import decide as policy
     from policies.context import Context

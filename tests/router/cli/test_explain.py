@@ -89,3 +89,9 @@ def test_the_change_that_would_flip_it_is_told():
     assert (flip["feature"], flip["wanted"], flip["route"]) == ("language", "zh", "fast")
     assert flip["text"] in explain("--lang", "en", "What is this?").stdout
     assert flip["text_zh"] in explain("--lang", "zh", "What is this?").stdout
+
+
+def test_an_empty_question_is_refused():
+    refused = explain("--images", "2", " ")
+    assert refused.exit_code == 2
+    assert "empty" in refused.stderr
