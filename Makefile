@@ -31,13 +31,14 @@ define SHOW_STEPS
 endef
 export SHOW_STEPS
 
-.PHONY: help up test check openai-majors clean
+.PHONY: help up test check openai-majors clients clean
 
 help:
 	@echo "make up      run Glowl on this machine (ARGS are those of 'glowl up')"
 	@echo "make test    format, lint, types, imports and tests (ARGS are those of pytest)"
 	@echo "make check   the same"
 	@echo "make openai-majors   the journeys with openai 1, 2 and 3 (ARGS: which of them, -- and those of pytest)"
+	@echo "make clients   two streamed turns with each client that joins text: AI SDK, LangChain, pydantic-ai, openai-agents (ARGS: which)"
 	@echo "make clean   remove $(VENV), caches and builds"
 
 up: $(HAS_ENGINES)
@@ -54,6 +55,9 @@ check: $(HAS_DEV)
 
 openai-majors: $(HAS_DEV)
 	$(BIN)/python -m tests.openai_majors $(ARGS)
+
+clients: $(HAS_DEV)
+	$(BIN)/python -m tests.clients.run $(ARGS)
 
 # Installed again when pyproject.toml changes; `dev` contains `engines`.
 $(HAS_ENGINES): pyproject.toml | $(BIN)/pip

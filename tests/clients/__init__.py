@@ -1,0 +1,1 @@
+"""Unmodified clients of others, which join every piece of text they get."""
