@@ -302,7 +302,10 @@ class Dispatcher:
             spec, epoch, is_kept = replace(spec, is_stored=False), None, False
         except BaseException:
             if begun is not None:
-                self._leftovers.add(self._forget(spec.id, begun))
+                # First: whoever decides this call again, or sends it again under its key, does so under the same id.
+                forgetting = self._leftovers.add(self._forget(spec.id, begun))
+                with contextlib.suppress(QueueUnavailableError):
+                    await asyncio.shield(forgetting)
             await deltas.aclose()
             raise
         self._router.count(call, routed.decision)

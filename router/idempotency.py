@@ -47,8 +47,10 @@ local is_accepted = found[4]
 if id and not is_accepted then
   -- A direct answer that failed or broke off is made again, also if its maker could not let go of the key. Only what
   -- went through the queue has a time at which it was accepted.
-  local of = redis.call('HMGET', job .. id, 'state', 'accepted_at')
+  -- One that is being written leads nowhere while its maker lives: it may still fail, and be no record at all.
+  local of = redis.call('HMGET', job .. id, 'state', 'accepted_at', 'is_begun')
   is_accepted = of[1] and (of[2] or of[1] == 'completed' or of[1] == 'incomplete')
+  if of[3] and of[1] == 'in_progress' and tonumber(found[3]) > now then is_accepted = false end
 end
 if id and (is_accepted or tonumber(found[3]) > now) then
   if found[1] ~= ARGV[2] then return {'other', id} end
@@ -78,7 +80,8 @@ _SETTLE: Final = (
     + """
 local found = redis.call('HMGET', key, 'token', 'id')
 if found[1] ~= ARGV[2] then return 0 end
-if ARGV[3] == '0' and redis.call('EXISTS', job .. found[2]) == 1 then
+local of = redis.call('HMGET', job .. found[2], 'state', 'is_begun')
+if ARGV[3] == '0' and of[1] and not (of[2] and of[1] == 'in_progress') then
   redis.call('HSET', key, 'accepted', '1')
 else
   redis.call('DEL', key)

@@ -143,12 +143,13 @@ class JobQueue:
         async with self._slots:
             try:
                 return await asyncio.to_thread(count)
-            except (OperationalError, RedisError, OSError) as error:
+            except (OperationalError, RedisError, OSError, AttributeError) as error:
                 raise queue_unavailable() from error
 
     async def _send(self, name: str, args: list[str], queue: str) -> None:
         async with self._slots:
             try:
                 await asyncio.to_thread(self._celery.send_task, name, args=args, queue=queue, ignore_result=True)
-            except (OperationalError, OSError) as error:
+            except (OperationalError, RedisError, OSError, AttributeError) as error:
+                # The last is what kombu raises for a channel whose connection was lost between two commands.
                 log.warning("could not send %s of %s now: %s", name, args, error)

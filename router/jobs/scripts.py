@@ -448,7 +448,7 @@ if redis.call('EXISTS', key) == 1 then return {0} end
 if blobs ~= '' and not make_room(owner, blobs, ARGV[17], tonumber(ARGV[18])) then blobs = '' end
 local missing = ARGV[13] == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {-2, unpack(missing)} end
-redis.call('HSET', key, 'spec', ARGV[3], 'units', ARGV[19])
+redis.call('HSET', key, 'spec', ARGV[3], 'units', ARGV[19], 'is_begun', '1')
 accept()
 drop(id, ARGV[19])
 -- Who reads its stream gets all of it from the record at its end: it has no events unless a worker runs it again.

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from router.errors import ConflictError, IdempotencyReuseError, NotFoundError
 from router.idempotency import HOLD_S, KEEP_S, Idempotency
-from router.jobs.job import Event, Job, JobState
+from router.jobs.job import BranchPlan, Event, Job, JobState
 from router.jobs.store import JobStore
 from tests.router.jobs.test_store import Clock, make_spec
 
@@ -207,3 +207,28 @@ async def test_a_holder_at_work_keeps_the_key(redis: Redis) -> None:
         await renewed.wait()
 
     assert await redis.hget(claim.key, "until") > before  # type: ignore[misc]
+
+
+async def test_an_answer_that_is_being_written_is_not_led_to_while_its_maker_lives(
+    keys: Idempotency, redis: Redis, clock: Clock
+) -> None:
+    # Given a direct answer that is on record before its first word
+    store = JobStore(redis)
+    claim = await keys.claim(*WHO, b"body")
+    await store.begin(make_spec(id=claim.response_id, branches=(BranchPlan("fast", "glm"),), strategy="single"))
+
+    # Then a second copy of its request comes back later, and is first once the answer has failed
+    with pytest.raises(ConflictError):
+        await keys.claim(*WHO, b"body")
+    with pytest.raises(ValueError, match="failed"):
+        async with keys.holding(claim):
+            raise ValueError("failed")
+    await store.delete(claim.response_id)
+    again = await keys.claim(*WHO, b"body")
+    assert again.is_new
+
+    # And if its maker dies instead, the record leads to what a worker makes of it
+    await store.begin(make_spec(id=again.response_id, branches=(BranchPlan("fast", "glm"),), strategy="single"))
+    clock.now += HOLD_S + 1
+    found = await keys.claim(*WHO, b"body")
+    assert (found.is_new, found.response_id) == (False, again.response_id)

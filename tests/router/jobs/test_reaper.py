@@ -294,3 +294,24 @@ async def test_tickets_that_nobody_has_taken_are_counted_in_the_broker(redis_url
     await queue.send_tickets({"glm": 2, "owl2": 1})
 
     assert [await queue.num_waiting(name) for name in ("glm", "owl2", "light")] == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "error", [AttributeError("'NoneType' object has no attribute 'client'"), ConnectionError("reset"), OSError("gone")]
+)
+async def test_a_ticket_that_the_brokers_client_could_not_send_is_no_error_of_the_job(
+    redis_url: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a client that lost its connection between two commands, in whichever words it says so
+    celery = create_celery(Settings(REDIS_URL=redis_url))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(celery, "send_task", fail)
+    monkeypatch.setattr(celery, "connection_for_read", fail)
+    queue = JobQueue(celery)
+
+    await queue.send_tickets({"glm": 2})
+    with pytest.raises(QueueUnavailableError):
+        await queue.num_waiting("glm")
