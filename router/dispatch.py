@@ -574,6 +574,10 @@ def to_router_error(error: EngineError) -> EngineFailedError:
         "engine_overloaded": "推理引擎正忙，请稍后再试。",
         "engine_timeout": "推理引擎响应超时，请稍后再试。",
         "invalid_json_schema": f"无法按该 JSON Schema 回答：{error.message}",
+        "image_parse_error": "图片无法解码：文件不完整、已损坏或不是图片。请发送完整的图片文件。",
+        "image_too_large": f"图片过大，无法解码：{error.message}",
+        "invalid_image": f"图片不符合要求：{error.message}",
+        "out_of_memory": "推理引擎内存不足，请稍后再试。",
     }
     return EngineFailedError(
         error.message,

@@ -15,9 +15,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from engines.base import InvalidImageError
 from engines.echo import EchoEngine
 from engines.server import create_app as create_engine_app
 from router.app import create_app
+from router.dispatch import to_router_error
 from router.settings import Settings
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
@@ -195,3 +197,11 @@ def test_a_stop_string_may_leave_nothing_of_an_answer(http: httpx.Client, glm: S
     )
 
     assert chat.json()["choices"][0]["message"]["content"] == ""
+
+
+@pytest.mark.parametrize("code", ["image_parse_error", "image_too_large", "invalid_image"])
+def test_what_an_engine_finds_wrong_with_a_picture_is_told_in_both_languages_and_by_its_field(code: str) -> None:
+    found = InvalidImageError("A picture of 4020x20 pixels is too long.", code=code, param="messages[0].content[0]")
+    told = to_router_error(found)
+    assert (told.status, told.code, told.param, told.message) == (400, code, found.param, found.message)
+    assert "图片" in told.message_zh
