@@ -21,6 +21,7 @@ from engines.server import create_app as create_engine_app
 from router.app import create_app
 from router.settings import Settings
 from tests.support.servers import AppServer, Process, RedisProcess, start_worker, wait_until
+from tests.support.stack import PocketStack
 
 
 def picture(colour: str, size: tuple[int, int] = (64, 48)) -> str:
@@ -110,6 +111,18 @@ def stack(redis_process: RedisProcess) -> Iterator[Stack]:
     for server in servers.values():
         server.stop()
     stack.worker.stop()
+
+
+@pytest.fixture(scope="package")
+def pocket_stack() -> Iterator[PocketStack]:
+    """The shipped models as processes, started once for all who ask them."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    stack = PocketStack()
+    stack.start()
+    stack.wait_ready()
+    yield stack
+    stack.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 import jsonschema
@@ -17,41 +16,23 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from engines.pocket.evaluate import DEFAULT_MODELS, draw_type
+from engines.pocket.evaluate import draw_type
 from engines.pocket.scenes.drawing import render
 from engines.pocket.scenes.nouns import Question
 from engines.pocket.scenes.words import say
 from tests.support.receiver import Receiver
 from tests.support.servers import wait_until
-from tests.support.stack import ProcessStack
+from tests.support.stack import PocketStack
 
-CHECKPOINTS = {name: DEFAULT_MODELS / name for name in ("glm", "owl2")}
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(
-        not all((folder / "config.json").is_file() for folder in CHECKPOINTS.values()),
-        reason="the pocket checkpoints are not here",
-    ),
-]
+pytestmark = pytest.mark.e2e
 NUM_QUESTIONS = 8
 # In Chinese, of one picture, and such that only Owl2 was trained for them; the right answer is known in English.
 TYPE = "hop_in_chinese"
 
 
-class Stack(ProcessStack):
-    """What `glowl up --models pocket` starts."""
-
-    engines: ClassVar[dict[str, Any]] = {}
-
-
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    # Tiny models on several threads wait for each other more than they compute.
-    stack = Stack(checkpoints=CHECKPOINTS, env={"OMP_NUM_THREADS": "1"})
-    stack.start()
-    stack.wait_ready()
-    yield stack
-    stack.stop()
+def stack(pocket_stack: PocketStack) -> PocketStack:
+    return pocket_stack
 
 
 @dataclass(frozen=True)
@@ -92,7 +73,7 @@ def ask(client: openai.OpenAI, question: Question) -> Answered:
     return Answered(question, response, said["draft"], said["deep"], response.output_text)
 
 
-def test_the_final_answer_to_a_two_hop_question_is_chinese_and_built_on_what_owl2_found(stack: Stack) -> None:
+def test_the_final_answer_to_a_two_hop_question_is_chinese_and_built_on_what_owl2_found(stack: PocketStack) -> None:
     # Given questions whose answer GLM alone does not find
     questions = draw_type("owl2", TYPE, NUM_QUESTIONS, seed=8)
 
@@ -145,7 +126,7 @@ class Documented:
         return answer.json()
 
 
-def test_every_example_of_the_docs_page_works_and_is_answered_as_described(stack: Stack) -> None:
+def test_every_example_of_the_docs_page_works_and_is_answered_as_described(stack: PocketStack) -> None:
     receiver = Receiver()
     with httpx.Client(base_url=stack.urls[0], timeout=120, trust_env=False) as http:
         docs = Documented(http)

@@ -205,3 +205,25 @@ def test_what_an_engine_finds_wrong_with_a_picture_is_told_in_both_languages_and
     told = to_router_error(found)
     assert (told.status, told.code, told.param, told.message) == (400, code, found.param, found.message)
     assert "图片" in told.message_zh
+
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside this checkout")
+def test_streams_that_servers_of_other_makes_really_sent(http: httpx.Client, glm: ScriptedServer) -> None:
+    def answer(name: str, **fields: Any) -> Any:
+        glm.body, glm.status = (CASES / name).read_bytes(), 200
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "你好"}], **fields}
+        return http.post("/v1/chat/completions", json=body)
+
+    filtered = answer("glm-stream-finish-sensitive.sse").json()
+    counted = answer("glm-stream-usage-without-choices.sse").json()
+    cut = answer("glm-stream-empty-finish-then-cut.sse", stream=True).text
+
+    assert filtered["choices"][0]["finish_reason"] == "content_filter"
+    assert counted["choices"][0]["message"]["content"] == "你好"
+    assert counted["choices"][0]["finish_reason"] == "stop"
+    assert (counted["usage"]["prompt_tokens"], counted["usage"]["completion_tokens"]) == (3, 2)
+    assert '"error"' in cut
+    assert '"finish_reason":"stop"' not in cut

@@ -13,8 +13,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
+import pytest
 import redis
 
 from router.cli.net import Address
@@ -174,3 +176,19 @@ class ProcessStack:
         deadline = time.monotonic() + 10
         for name in names:
             self.processes.pop(name).stop(max(deadline - time.monotonic(), 0.1))
+
+
+class PocketStack(ProcessStack):
+    """What `glowl up --models pocket` starts; skips where the checkpoints are not shipped."""
+
+    # For the fixture that resets the echo engines of other stacks after each test.
+    engines: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self) -> None:
+        from engines.pocket.evaluate import DEFAULT_MODELS
+
+        checkpoints = {name: DEFAULT_MODELS / name for name in ("glm", "owl2")}
+        if not all((folder / "config.json").is_file() for folder in checkpoints.values()):
+            pytest.skip("the pocket checkpoints are not here")
+        # Tiny models on several threads wait for each other more than they compute.
+        super().__init__(checkpoints=checkpoints, env={"OMP_NUM_THREADS": "1"})
