@@ -72,9 +72,11 @@ class GrammarCompiler:
             _set_bit(asleep, token_id, value=False)
         self._asleep_mask = asleep
         self._texts = tuple(self._tokenizer.decode_bytes([id_]) for id_ in range(self._tokenizer.vocab_size))
-        self._starts: dict[Wish, Tensor] = {
-            "quote": self._starting_with(b'"'),
-            "bracket": self._starting_with(b"}]"),
+        self._starts: dict[Wish, tuple[Tensor, ...]] = {
+            # Where a format lets no text end yet, as before an address's @ or a duration's unit: the mark that brings
+            # its end nearer.
+            "quote": tuple(self._starting_with(first) for first in (b'"', b"@", b":", b".", b"DS")),
+            "bracket": (self._starting_with(b"}]"),),
         }
         self._cache: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = threading.Lock()
@@ -192,12 +194,12 @@ class Steering:
     Attributes:
         budget: follows the answer.
         texts: bytes of each token.
-        starts: (W,) per wish of the budget: the tokens that fulfil it.
+        starts: (W,) tensors per wish of the budget: the tokens that fulfil it; if the grammar allows none, the next.
     """
 
     budget: JsonBudget
     texts: Sequence[bytes]
-    starts: Mapping[Wish, Tensor]
+    starts: Mapping[Wish, tuple[Tensor, ...]]
 
     def push(self, token_id: int) -> None:
         """Take the next token of the JSON."""
@@ -207,8 +209,10 @@ class Steering:
         """Leave of the allowed tokens (W,) those that fulfil the budget's wish; all of them, if none does."""
         if not (wish := self.budget.wish):
             return mask
-        narrowed = mask & self.starts[wish]
-        return narrowed if bool(narrowed.any()) else mask
+        for start in self.starts[wish]:
+            if bool((narrowed := mask & start).any()):
+                return narrowed
+        return mask
 
 
 class Constraint:

@@ -536,6 +536,25 @@ def test_a_model_that_never_ends_a_text_or_a_list_is_brought_to_an_end(schema, m
     jsonschema.validate(json.loads(to_text(ids)), schema)
 
 
+@pytest.mark.parametrize(
+    "format_", ["email", "uri", "hostname", "date-time", "date", "time", "duration", "ipv4", "ipv6", "uuid"]
+)
+def test_a_format_that_may_go_on_for_ever_is_brought_to_its_end(format_):
+    # Given a model that never ends what it may go on with, nor writes a mark before it must
+    schema = record_of({"type": "string", "format": format_})
+    constraint = COMPILER.compile(json.dumps(schema)).start(asleep_until=None, max_tokens=120)
+    marks = {id_ for id_ in range(TOKENIZER.get_vocab_size()) if TOKENIZER.decode([id_])[:1] in '"@:.}'}
+
+    ids: list[int] = []
+    while not constraint.is_complete and len(ids) < 120:
+        choices = sorted(allowed(constraint))
+        ids.append(([id_ for id_ in choices if id_ not in marks] or choices)[0])
+        constraint.accept(ids[-1])
+
+    assert constraint.is_complete
+    assert json.loads(to_text(ids))
+
+
 def test_what_fits_is_left_alone():
     # Given an answer with one long text and two short ones
     words = " ".join(str(number) for number in range(10, 60))
