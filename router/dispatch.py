@@ -188,12 +188,10 @@ class Dispatcher:
             )
 
     def _check_text(self, call: Call) -> None:
-        num_chars = sum(len(part.text) for each in call.messages for part in each.parts if isinstance(part, TextPart))
-        if self._max_text_chars is not None and num_chars > self._max_text_chars:
-            raise BadRequestError(
-                f"The conversation has {num_chars} characters; at most {self._max_text_chars} are accepted.",
-                code="context_length_exceeded",
-                message_zh=f"对话共有 {num_chars} 个字符，最多 {self._max_text_chars} 个。",
+        if self._max_text_chars is not None:
+            check_num_chars(
+                sum(len(part.text) for each in call.messages for part in each.parts if isinstance(part, TextPart)),
+                self._max_text_chars,
             )
 
     def _check_number(self, call: Call) -> None:
@@ -587,3 +585,17 @@ def to_router_error(error: EngineError) -> EngineFailedError:
         message_zh=messages_zh.get(error.code),
         retry_after_s=math.ceil(error.retry_after_s or 1) if error.retryable else None,
     )
+
+
+def check_num_chars(num_chars: int, limit: int) -> None:
+    """Refuse a conversation that is longer than any engine could read.
+
+    Raises:
+        BadRequestError: if it is.
+    """
+    if num_chars > limit:
+        raise BadRequestError(
+            f"The conversation has {num_chars} characters; at most {limit} are accepted.",
+            code="context_length_exceeded",
+            message_zh=f"对话共有 {num_chars} 个字符，最多 {limit} 个。",
+        )

@@ -21,6 +21,7 @@ from router.api.errors import envelope, json_response, to_refusal, wants_chinese
 from router.api.intake import (
     begin,
     check_format,
+    check_text,
     hold,
     owner,
     parse,
@@ -84,6 +85,7 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
     output_format, _ = to_chat_format(body)
     hints = to_hints(body.model, body.hybrid, body.service_tier, services.monitor)
     check_format(output_format, hints, body.hybrid, "response_format")
+    check_text(body.messages, services.settings)
     messages, fetch_ms = await timed(from_chat(body.messages, services.media), caller)
     return Call(
         messages=messages,

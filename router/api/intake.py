@@ -9,7 +9,7 @@ import asyncio
 import codecs
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -21,7 +21,7 @@ from policies.features import Hints
 from router.api.schemas import Hybrid, WireModel
 from router.auth import owner_of
 from router.call import Call
-from router.dispatch import Running
+from router.dispatch import Running, check_num_chars
 from router.errors import BadRequestError, BodyTooLargeError, NotFoundError
 from router.fetch import UrlRefusedError, fetching_for, parse_url
 from router.health import EngineMonitor
@@ -259,6 +259,24 @@ def check_format(output_format: OutputFormat | None, hints: Hints, hybrid: Hybri
             message_zh=f"使用 '{param}' 时最终回答不能由 mplug-owl2 给出（它不能按 JSON Schema 回答）："
             "请去掉 'hybrid.merge' 或改为 'compose'、'fields'。",
         )
+
+
+def check_text(messages: str | Iterable[Any], settings: Settings) -> None:
+    """Refuse more text than any engine could read, before it is copied into a conversation.
+
+    Args:
+        messages: a text, or wire messages with a ``content``.
+        settings: with the limit.
+
+    Raises:
+        BadRequestError: if it is longer.
+    """
+    contents = [messages] if isinstance(messages, str) else [getattr(each, "content", None) for each in messages]
+    num_chars = 0
+    for content in contents:
+        texts = [content] if isinstance(content, str) else [getattr(part, "text", None) for part in content or ()]
+        num_chars += sum(len(text) for text in texts if isinstance(text, str))
+    check_num_chars(num_chars, settings.max_text_chars)
 
 
 def webhook_url_of(metadata: dict[str, str], settings: Settings) -> str | None:

@@ -20,6 +20,7 @@ from router.api.errors import json_response, to_refusal, wants_chinese
 from router.api.intake import (
     begin,
     check_format,
+    check_text,
     hold,
     owner,
     parse,
@@ -204,6 +205,7 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
     hints = to_hints(body.model, hybrid, body.service_tier, services.monitor)
     check_format(output_format, hints, hybrid, "text.format")
     answers = await _answers_named(services, body.input, caller)
+    check_text(body.input, services.settings)
     loading = from_responses(body.input, body.instructions, earlier, services.media, answers)
     messages, fetch_ms = await timed(loading, caller)
     return Call(

@@ -46,10 +46,12 @@ def test_many_tiny_parts_are_refused_wherever_they_are(
 
 @pytest.mark.parametrize("split", [1, 30])
 def test_more_text_than_any_model_reads_is_refused_however_it_is_split(keyless_twin: AppServer, split: int) -> None:
-    content = [{"type": "text", "text": "x" * (2_100_000 // split)}] * split
-    for path in ("/v1/chat/completions", "/v1/route"):
+    text = "x" * (2_100_000 // split)
+    for path in ("/v1/chat/completions", "/v1/route", "/v1/responses"):
+        name, kind = ("input", "input_text") if path == "/v1/responses" else ("messages", "text")
+        content = [{"type": kind, "text": text}] * split
         with httpx.Client(base_url=keyless_twin.url, trust_env=False, timeout=60) as http:
-            body = {"model": "glowl", "messages": [{"role": "user", "content": content}]}
+            body = {"model": "glowl", name: [{"role": "user", "content": content}]}
             answer = http.post(path, content=orjson.dumps(body), headers={"accept-language": "zh"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
         assert "2000000" in answer.json()["error"]["message"]
