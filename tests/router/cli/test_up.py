@@ -370,9 +370,9 @@ def test_the_banners_examples_can_be_copied(tmp_path, monkeypatch):
         assert json.loads(curl[-1])["model"] == "glowl"
         (ask,) = (shlex.split(line) for line in lines if " ask " in line)
         assert ask[-4:] == ["--url", "http://127.0.0.1:8123", "--api-key", "YOUR_KEY"]
-        # Then the program is found, and does what the command says
-        done = subprocess.run([*ask[: ask.index("ask")], "ask", "--help"], capture_output=True, text=True, cwd="/")
-        assert (done.returncode, done.stderr) == (0, "")
+    # Then the program is found, and does what the command says
+    done = subprocess.run([*ask[: ask.index("ask")], "ask", "--help"], capture_output=True, text=True, cwd="/")
+    assert (done.returncode, done.stderr) == (0, "")
     default = up.banner("http://127.0.0.1:8000", "http://127.0.0.1:7860", "pocket", tmp_path, "en")
     assert not any("--url" in line or "Bearer" in line for line in default)
     assert any("http://127.0.0.1:7860" in line for line in default)
