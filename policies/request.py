@@ -28,6 +28,8 @@ _MAX_LINES: Final = 80
 _MAX_CLAUSE_CHARS: Final = 80
 # Longer than this, a paragraph that asks nothing is brought along; a shorter one says what the question is about.
 _MAX_CONTEXT_WORDS: Final = 24
+# The same for sentences on other lines than the one that asks.
+_MAX_APART_WORDS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class _Sentence:
     size: float
     whole: str
     asks: bool = False
+    is_sure: bool = False
     points: bool = False
 
     def judge(self) -> None:
@@ -98,9 +101,10 @@ class _Sentence:
         if self.is_han:
             # "帮我看看" asks, and is courtesy.
             self.asks = words.asks_in_chinese(self.text) or words.asks_in_chinese(self.whole)
+            self.is_sure = words.surely_asks_in_chinese(self.text) or words.surely_asks_in_chinese(self.whole)
             self.points = self.asks and words.ZH_POINTS.search(self.text) is not None
         else:
-            self.asks = words.asks_in_latin(self.text)
+            self.asks = self.is_sure = words.asks_in_latin(self.text)
             self.points = self.asks and words.EN_POINTS.search(self.text) is not None
         if self.asks and self.text.endswith(":"):
             # What is to be proved or worked out is the request itself; what is to be translated is not.
@@ -268,6 +272,12 @@ def _csv_lines(lines: list[str]) -> set[int]:
         is_cells = (
             len(cells) >= 2 and all(len(cell) <= 24 for cell in cells) and not words.SENTENCE_END.search(stripped)
         )
+        if not is_cells or len(cells) < 3:
+            # Cells with one blank between them: short, and with numbers or Chinese in them, so no English sentence.
+            apart = stripped.split()
+            is_short = len(apart) >= 3 and max(map(len, apart)) <= 8 and not words.SENTENCE_END.search(stripped)
+            if is_short and words.CELL_TEXT.search(stripped):
+                cells, is_cells = apart, True
         counts.append(len(cells) if is_cells else 0)
     for index in range(1, len(counts)):
         # Two cells with a comma between them may be a sentence; with tabs, or three, they are not.
@@ -353,6 +363,11 @@ def _choose(sentences: list[_Sentence]) -> list[_Sentence]:
         return sentences
     for sentence in sentences:
         sentence.judge()
+    asking = [sentence for sentence in sentences if sentence.is_sure]
+    if asking:
+        # Beside a question, a question word in a statement is part of what is told.
+        for sentence in sentences:
+            sentence.asks = sentence.is_sure or (sentence.asks and any(one.line == sentence.line for one in asking))
     asking = [sentence for sentence in sentences if sentence.asks]
     if not asking:
         return _without_an_asker(sentences)
@@ -374,7 +389,8 @@ def _choose(sentences: list[_Sentence]) -> list[_Sentence]:
         elif not leader.points:
             chosen.append(sentence)
     context = [sentence for sentence in chosen if not sentence.asks]
-    if sum(sentence.size for sentence in context) > _MAX_CONTEXT_WORDS:
+    apart = sum(sentence.size for sentence in context if sentence.line != leader.line)
+    if sum(sentence.size for sentence in context) > _MAX_CONTEXT_WORDS or apart > _MAX_APART_WORDS:
         chosen = [sentence for sentence in chosen if sentence.asks]
     return chosen
 

@@ -45,6 +45,7 @@ LOG_LINE: Final = re.compile(
 )
 TABLE_LINE: Final = re.compile(r"\|.*\|$|[^\t]*\t[^\t]*\t|[+|][-=+|]+$")
 CELL_BORDER: Final = re.compile(r"\s*[,;\t|、]\s*|\s{2,}")
+CELL_TEXT: Final = re.compile(f"[{_HAN_CLASS}]|\\d")
 SENTENCE_END: Final = re.compile(r"[。?!]|\.(?:\s|$)")
 CODE_LINE: Final = re.compile(
     r"^(?:(?:async )?def \w+|class \w+\s*[:({]|import [\w.{]+;?$|import [\w.,{} *]+ from|from [\w.]+ import"
@@ -125,9 +126,14 @@ ZH_INTERROGATIVE: Final = re.compile(
 )
 
 
+def surely_asks_in_chinese(text: str) -> bool:
+    """Whether a sentence ends as a question or begins as a request."""
+    return text.endswith("?") or _ZH_STARTS.match(text) is not None
+
+
 def asks_in_chinese(text: str) -> bool:
     """Whether a sentence asks or asks for something; in a long one a question word alone may be part of a story."""
-    if text.endswith("?") or _ZH_STARTS.match(text):
+    if surely_asks_in_chinese(text):
         return True
     return len(text) <= 60 and ZH_INTERROGATIVE.search(text) is not None
 
@@ -297,6 +303,8 @@ _PICTURE: Final = (
     r"|上下文)"
 )
 ZH_FORM: Final = re.compile(
+    rf"{_WISH}(?:根据|依据|结合|阅读|基于|参考|按照?).{{1,14}}?(?:来|,)?(?:回答|作答|答题)(?:我|下面|以下|下列|后面"
+    r"|的)*(?:问题|提问)?|"
     rf"{_WISH}(?:用|以|使用|按照?|采用|换成|转成|通过).{{1,14}}?{_ANSWER_VERB}{_DONE}"
     rf"|{_WISH}(?:用|以|使用|按照?|采用)?(?:简体|繁体)?(?:中文|汉语|普通话|英文|英语|日[文语]"
     rf"|{_FORM_NOUN})(?:的?格式|的?形式|的?方式)?{_ANSWER_VERB}?{_DONE}"

@@ -90,6 +90,10 @@ def test_no_wrapper_flips_more_than_one_real_question_in_twenty(seed):
         ("> 我们下周三开会\n这句话什么意思", "这句话什么意思"),
         # Steps that follow a pasted text are part of the request.
         ("总结下面的文字：\n市长说新桥明年通车。\n然后翻译成英文。", "总结下面的文字:\n然后翻译成英文。"),
+        ("根据下面的英文回答：It was a sunny day. We were glad.\n图里有几只猫？", "图里有几只猫?"),
+        ("图里有几只猫？\n姓名 年龄 城市\n张三 28 北京\n李四 31 上海", "图里有几只猫?"),
+        ("图里有几只猫？\n公司决定了新的考勤制度。员工每天九点打卡，迟到三次扣一天工资。", "图里有几只猫?"),
+        ("What is this?\n\n这段话是网上抄来的，作者是谁已经不知道了。", "What is this?"),
         # What the question is about stays with it.
         ("我有500元。图里的东西我买得起哪些？", "我有500元。\n图里的东西我买得起哪些?"),
         # Two questions are two.
