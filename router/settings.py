@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(5.0, gt=0, description="a running branch not heard of for so long is run again")
     resend_after_s: float = Field(15.0, gt=0, description="how often lost messages to the workers are looked for")
     engine_patience_s: float = Field(
-        600.0, ge=0, description="how long a branch waits for an engine that is loading or away before it fails"
+        300.0, ge=0, description="how long a branch waits for an engine that is loading or away before it fails"
     )
     merge_patience_s: float = Field(
         30.0, ge=0, description="how long Owl2's finished answer waits for GLM's part in the final one"

@@ -134,7 +134,7 @@ class MemoryJobStore:
         max_picture_bytes: int = 2**30,
         grace_s: float = GRACE_S,
         merge_patience_s: float = 30.0,
-        engine_patience_s: float = 600.0,
+        engine_patience_s: float = 300.0,
     ) -> None:
         self.lease_s = lease_s
         self.max_failures = max_failures

@@ -119,7 +119,7 @@ class JobStore:
         max_unfinished: int = 1000,
         grace_s: float = GRACE_S,
         merge_patience_s: float = 30.0,
-        engine_patience_s: float = 600.0,
+        engine_patience_s: float = 300.0,
         clock: Clock | None = None,
         max_picture_bytes: int = 2**30,
         room: Room | None = None,

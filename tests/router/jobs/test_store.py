@@ -955,11 +955,11 @@ async def test_the_patience_with_an_engine_that_is_away_ends_and_begins_anew_onc
         return await store.release(spec.id, "deep", epoch, why)
 
     assert await run("away")
-    clock.now += 599
+    clock.now += 299
     assert await run("full")
     clock.now += 2
     assert await run("away")
-    clock.now += 599
+    clock.now += 299
     assert await run("handed back")
     clock.now += 1
     assert await run("away") is False
