@@ -315,7 +315,8 @@ class BalancedClient:
             if backend is None:
                 if first is not None and not isinstance(first[1], EngineUnavailableError):
                     raise first[1]
-                failure, cause = self._unavailable(), first[1] if first else None
+                cause = first[1] if first else None
+                failure = self._unavailable(cause.message if cause else "")
                 failure.is_broken_off = isinstance(cause, EngineUnavailableError) and cause.is_broken_off
                 raise failure from cause
             held = cost.prompt + cost.answer
@@ -418,9 +419,11 @@ class BalancedClient:
         finally:
             backend.probing = None
 
-    def _unavailable(self) -> EngineUnavailableError:
+    def _unavailable(self, last_words: str = "") -> EngineUnavailableError:
         reasons = "; ".join(f"{backend.client.url}: {backend.reason or 'left out'}" for backend in self._backends)
-        message = f"None of the engine's {len(self._backends)} servers is available."
+        message = f"None of the engine's {len(self._backends)} servers is available" + (
+            f": {last_words}" if last_words else "."
+        )
         return EngineUnavailableError(message, detail=reasons)
 
 
