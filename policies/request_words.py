@@ -126,9 +126,13 @@ ZH_INTERROGATIVE: Final = re.compile(
 )
 
 
+# A problem tells what is given first and its task last: "已知AB=AC,求证:" and then a formula.
+_ZH_TASK_COLON: Final = re.compile(r"(?:求证?|证明|计算|化简|解答?|解方程组?|解不等式组?|问)\s*:$")
+
+
 def surely_asks_in_chinese(text: str) -> bool:
-    """Whether a sentence ends as a question or begins as a request."""
-    return text.endswith("?") or _ZH_STARTS.match(text) is not None
+    """Whether a sentence ends as a question or with a task, or begins as a request."""
+    return text.endswith("?") or _ZH_STARTS.match(text) is not None or _ZH_TASK_COLON.search(text) is not None
 
 
 def asks_in_chinese(text: str) -> bool:

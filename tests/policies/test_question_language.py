@@ -61,6 +61,9 @@ from policies.language import Detection, _dictionary, _is_in_dictionary, detect,
         # Points and segments of a figure are no English words.
         ("在△ABC中，BE⊥AC，ON=3，求AM的长", "zh"),
         ("已知AB=AC，BE和CD相交于点IN，求证BE=CD", "zh"),
+        ("已知△ABC中，AB=AC，点D在BC上，BE⊥AC于E，求证：∠CBE=½∠BAC", "zh"),
+        ("如图，AM是角平分线，ON⊥AB，计算：∠AON", "zh"),
+        ("若 x+y=5，xy=6，求：x²+y²", "zh"),
         ("如图，直线AT与圆O相切，AS=5，求DO", "zh"),
         ("WHAT DOES 你好 MEAN IN ENGLISH", "en"),
         # English names in other languages, and names from elsewhere in English.
