@@ -304,7 +304,7 @@ def test_a_file_without_a_line_fails_the_batch_as_a_whole(client: openai.OpenAI)
 
 
 def test_errors_of_a_batch_come_in_the_language_of_whoever_created_it(client: openai.OpenAI) -> None:
-    file_id = upload(client, "{", line("unknown-model", body={"model": "gpt-9", "messages": []}))
+    file_id = upload(client, line("unknown-model", body={"model": "gpt-9", "messages": []}), "{")
     chinese = client.with_options(default_headers={"accept-language": "zh-CN"})
     done = wait(client, begin(chinese, file_id).id, "completed")
 
