@@ -89,7 +89,9 @@ def test_lines_of_a_batch_are_listed_when_asked_for(
 
     assert [json.loads(line)["id"] for line in everything.stdout.splitlines()] == [mine]
     assert [json.loads(line)["id"] for line in lines.stdout.splitlines()] == ["resp_line"]
-    assert glowl("list", "--batch", "batch_2").stdout == "none\n"
+    unknown = glowl("list", "--batch", "batch_2")
+    assert (unknown.exit_code, unknown.stdout) == (1, "")
+    assert "batch_2" in unknown.stderr
 
 
 def test_wait_ends_with_the_outcome(http: httpx.Client, glowl: Glowl, redis_process: RedisProcess) -> None:
