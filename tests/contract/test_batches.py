@@ -202,8 +202,7 @@ def test_a_batch_is_created_retrieved_listed_and_cancelled(client: openai.OpenAI
     assert [batch.id for batch in client.batches.list(limit=1)][:2] == [other.id, created.id]
 
     # And its lines are jobs that give way to all others, in a list of their own
-    lines = jobs(client, batch_id=created.id)
-    assert lines
+    lines = wait_until(lambda: jobs(client, batch_id=created.id), "the first of its lines")
     assert {job["batch_id"] for job in lines} == {created.id}
     mine = client.responses.create(model="mplug-owl2", input="Mine?", background=True)
     assert [(job["id"], job["batch_id"]) for job in jobs(client)] == [(mine.id, None)]
