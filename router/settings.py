@@ -25,6 +25,7 @@ DEFAULT_PORT = 8000
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_GLM_PORT = 8101
 DEFAULT_OWL2_PORT = 8102
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 MAX_WEBHOOK_DELAY_S = 72 * 3600.0
 DEFAULT_WEBHOOK_DELAYS_S = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0)
 
@@ -41,7 +42,9 @@ class Settings(BaseSettings):
         pydantic.ValidationError: if a variable has a wrong value.
     """
 
-    model_config = SettingsConfigDict(env_prefix="GLOWL_", frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="GLOWL_", frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     host: str = Field("127.0.0.1", description="address the api listens on")
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="port the api listens on")
@@ -210,6 +213,14 @@ class Settings(BaseSettings):
             return DEFAULT_REDIS_URL  # compose files pass variables that are not set as empty ones
         check_redis_url(value)
         return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _check_log_level(cls, value: str) -> str:
+        level = value.strip().upper()
+        if level not in LOG_LEVELS:
+            raise ValueError(f"choose from {', '.join(LOG_LEVELS)}")
+        return level
 
     @field_validator("glm_url", "owl2_url")
     @classmethod

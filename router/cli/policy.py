@@ -127,18 +127,22 @@ def evaluate(
         typer.echo(("\n" if number else "") + f"## {file.name}\n\n{tables}")
 
 
-def load_preset_or_file(preset: str) -> Rules:
+def load_preset_or_file(preset: str, *, variable: str = "") -> Rules:
     """Load a shipped preset by its name, or a file by its ending.
 
+    Args:
+        preset: a name, or the path of a YAML file.
+        variable: where it comes from, if that is to be named.
+
     Raises:
-        typer.Exit: after a line per fault.
+        typer.Exit: after a line per fault; after one line for all if a variable is named.
     """
     from policies.rules import RulesError, load_preset, load_rules
 
     try:
         return load_rules(preset) if preset.endswith((".yaml", ".yml")) else load_preset(preset)
     except RulesError as error:
-        fail(str(error), code=2)
+        fail(f"{variable}: {'; '.join(str(error).splitlines())}" if variable else str(error), code=2)
 
 
 def read_rows(file: Path, language: Language) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ def api(
     try:
         app = create_app(settings)
     except RulesError as error:
-        fail(str(error))
+        fail(f"GLOWL_PRESET: {error}", code=2)
     server = ApiServer(app, settings)
     server.run()
     if not server.started:
@@ -145,7 +145,7 @@ def worker(
                 f"--concurrency={settings.worker_concurrency}",
                 f"--queues={','.join(taken)}",
                 f"--hostname=glowl-{os.getpid()}-{uuid4().hex[:6]}@%h",
-                f"--loglevel={settings.log_level.upper()}",
+                f"--loglevel={settings.log_level}",
                 "--without-gossip",
                 "--without-mingle",
             ]

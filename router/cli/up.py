@@ -44,6 +44,7 @@ from router.cli.net import (
     is_loopback,
     local_address,
 )
+from router.cli.policy import load_preset_or_file
 from router.cli.processes import engine_argv, has_engine_packages
 from router.cli.redis_check import look_at
 from router.cli.redis_server import (
@@ -109,6 +110,8 @@ def up(
             "data_dir": (settings.data_dir if data_dir is None else data_dir).expanduser().resolve(),
         }
     )
+    # The api alone reads the rules; it would be started again and again.
+    load_preset_or_file(settings.preset, variable="GLOWL_PRESET")
     choice = _parse_choice(model_choice, language)
     layout = Layout(settings.data_dir)
     layout.make()

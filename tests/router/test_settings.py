@@ -52,3 +52,20 @@ def test_engines_somebody_named_are_told_from_the_defaults(monkeypatch: pytest.M
     assert Settings().named_engines == frozenset()
     monkeypatch.setenv("GLOWL_GLM_URL", "https://glm.example/v1")
     assert Settings().named_engines == {"glm"}
+
+
+@pytest.mark.parametrize(("value", "level"), [("debug", "DEBUG"), ("Warning", "WARNING"), (" ERROR ", "ERROR")])
+def test_a_log_level_is_taken_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str, level: str) -> None:
+    monkeypatch.setenv("GLOWL_LOG_LEVEL", value)
+
+    assert Settings().log_level == level
+
+
+@pytest.mark.parametrize("value", ["loud", "10", "TRACE", "INFO,DEBUG"])
+def test_an_unknown_log_level_stops_the_start(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("GLOWL_LOG_LEVEL", value)
+
+    with pytest.raises(ValidationError, match="DEBUG, INFO, WARNING, ERROR") as caught:
+        Settings()
+
+    assert [error["loc"] for error in caught.value.errors()] == [("log_level",)]

@@ -97,6 +97,29 @@ class TestRefusals:
         monkeypatch.setattr(up, "find_redis", none)
         assert start(tmp_path, "--port", "0").stderr == "glowl: no redis found: three choices\n"
 
+    @pytest.mark.parametrize(
+        ("variable", "value", "said"),
+        [
+            ("GLOWL_LOG_LEVEL", "loud", "DEBUG, INFO, WARNING, ERROR"),
+            ("GLOWL_LEASE_S", "inf", "finite"),
+            ("GLOWL_PRESET", "nope", "no preset named 'nope'; accepted: "),
+            ("GLOWL_PRESET", "", "no preset named ''"),
+            ("GLOWL_PRESET", "{folder}/none.yaml", "none.yaml"),
+            ("GLOWL_PRESET", "{folder}/text.yaml", "a mapping is expected"),
+            ("GLOWL_PRESET", "{folder}/faults.yml", "faults.yml"),
+        ],
+    )
+    def test_a_setting_that_only_a_child_would_use(self, tmp_path, monkeypatch, variable, value, said):
+        (tmp_path / "text.yaml").write_text("just words")
+        (tmp_path / "faults.yml").write_text("one: 1\ntwo: 2\n")
+        monkeypatch.setenv(variable, value.format(folder=tmp_path))
+        result = start(tmp_path / "data", "--port", "0")
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"glowl: {variable}: ")
+        assert said in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert not (tmp_path / "data").exists()
+
     def test_unknown_models(self, tmp_path):
         result = start(tmp_path, "--models", "huge")
         assert result.exit_code == 2
