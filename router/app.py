@@ -69,7 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BugsAnswered, to_response=errors.answer_bug)
     app.add_middleware(HeadAnswered)
     app.add_middleware(PathsTidied)
-    app.add_middleware(Unpacked)
+    app.add_middleware(Unpacked, settings=services.settings)
     app.add_middleware(Bounded, settings=services.settings)
     app.add_middleware(Cors, origins=services.settings.cors_origins)
     app.add_middleware(HostsChecked, settings=services.settings)

@@ -1,7 +1,8 @@
 """Bodies that were packed for the way: ``Content-Encoding: gzip``, ``deflate`` or ``zstd`` (RFC 9110, 8.4; RFC 9659).
 
 In: a packed body. Out: the same request with the body as it was, in pieces, so that the reader's own limit stops a
-bomb; or a 415 that names what is accepted.
+bomb; or a 415 that names what is accepted. What unpacks to nothing never meets that limit, so the packed bytes and the
+members (gzip) or frames (zstd) are bounded here.
 """
 
 from __future__ import annotations
@@ -17,20 +18,33 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api.errors import respond
-from router.errors import BadRequestError, EncodingUnsupportedError
+from router.errors import BadRequestError, BodyTooLargeError, EncodingUnsupportedError
+from router.settings import Settings
 
 # A piece takes well under a millisecond to unpack; between two of them others get their turn.
 _PIECE_BYTES: Final = 256 * 1024
 # The window that RFC 9659 lets a sender use: 8 MB. A larger one is memory that a few bytes could ask for.
 _ZSTD_WINDOW_LOG: Final = 23
 _GZIP_WBITS: Final = 31
+# A client sends one, a packer with threads a few. Each costs a new state, however empty it is.
+_MAX_MEMBERS: Final = 64
+# An upload may be as large as a file, and has other fields around it.
+_UPLOADS: Final = "/files"
+_FORM_BYTES: Final = 1024 * 1024
 
 
 class Unpacked:
-    """Unpacks the bodies of requests."""
+    """Unpacks the bodies of requests.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: what comes after.
+        settings: the limits of bodies and files.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
+        self._max_bytes = settings.max_body_bytes
+        self._max_upload_bytes = max(settings.max_file_bytes + _FORM_BYTES, settings.max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, its body unpacked."""
@@ -49,7 +63,9 @@ class Unpacked:
         headers = MutableHeaders(scope=scope)
         for name in ("content-encoding", "content-length"):  # of the packed body
             del headers[name]
-        body = _Body(receive, _UNPACKERS[encodings[0]](), encodings[0])
+        is_upload = scope["path"].rstrip("/").endswith(_UPLOADS)
+        limit = self._max_upload_bytes if is_upload else self._max_bytes
+        body = _Body(receive, _UNPACKERS[encodings[0]](), encodings[0], limit)
         await self._app(scope, body.receive, send)
 
 
@@ -69,10 +85,12 @@ class _Unpacker(Protocol):
 class _Body:
     """The ASGI ``receive`` of an unpacked body."""
 
-    def __init__(self, receive: Receive, unpacker: _Unpacker, name: str) -> None:
+    def __init__(self, receive: Receive, unpacker: _Unpacker, name: str, max_bytes: int) -> None:
         self._receive = receive
         self._unpacker = unpacker
         self._name = name
+        self._max_bytes = max_bytes
+        self._packed_bytes = 0
         self._pieces: Iterator[bytes] = iter(())
         self._is_last = self._is_over = False
 
@@ -80,7 +98,8 @@ class _Body:
         """Return the next piece.
 
         Raises:
-            BadRequestError: if the body is not packed as it says.
+            BadRequestError: if the body is not packed as it says, or in too many members.
+            BodyTooLargeError: if more arrives than even the unpacked body may have.
         """
         while not self._is_over:
             try:
@@ -99,6 +118,12 @@ class _Body:
             if message["type"] != "http.request":
                 return message
             self._is_last = not message.get("more_body", False)
+            self._packed_bytes += len(message.get("body", b""))
+            if self._packed_bytes > self._max_bytes:
+                raise BodyTooLargeError(
+                    f"The packed request body is larger than {self._max_bytes} bytes.",
+                    message_zh=f"压缩后的请求体超过 {self._max_bytes} 字节的上限。",
+                )
             self._pieces = self._unpacker.feed(message.get("body", b""))
         return await self._receive()
 
@@ -106,6 +131,7 @@ class _Body:
 class _Gzip:
     def __init__(self) -> None:
         self._member = zlib.decompressobj(_GZIP_WBITS)
+        self._members = 0
         self.is_at_end = True
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -114,6 +140,7 @@ class _Gzip:
                 data = data.lstrip(b"\0") if self._member.eof else data
                 if not data:
                     return
+                self._members = _one_more(self._members)
                 self._member = zlib.decompressobj(_GZIP_WBITS)
                 self.is_at_end = False
             yield from _unpack(self._member, data)
@@ -153,6 +180,7 @@ class _Zstd:
             from backports import zstd
         self._zstd = zstd
         self._frame: zstd.ZstdDecompressor | None = None
+        self._frames = 0
 
     @property
     def is_at_end(self) -> bool:
@@ -162,6 +190,7 @@ class _Zstd:
         try:
             while data:
                 if self._frame is None or self._frame.eof:
+                    self._frames = _one_more(self._frames)
                     options = {int(self._zstd.DecompressionParameter.window_log_max): _ZSTD_WINDOW_LOG}
                     self._frame = self._zstd.ZstdDecompressor(options=options)
                 yield self._frame.decompress(data, _PIECE_BYTES)
@@ -173,6 +202,12 @@ class _Zstd:
 
 
 _UNPACKERS: Final[dict[str, type[_Unpacker]]] = {"gzip": _Gzip, "x-gzip": _Gzip, "deflate": _Deflate, "zstd": _Zstd}
+
+
+def _one_more(members: int) -> int:
+    if members >= _MAX_MEMBERS:
+        raise _BrokenError(f"it has more than {_MAX_MEMBERS} members (gzip) or frames (zstd)")
+    return members + 1
 
 
 def _unpack(stream: zlib._Decompress, data: bytes) -> Iterator[bytes]:

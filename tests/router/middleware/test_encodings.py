@@ -12,7 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
+from router.errors import BodyTooLargeError
 from router.middleware.encodings import Unpacked
+from router.settings import Settings
 from tests.router.middleware.conftest import MakeApp, client_of
 
 HELLO = orjson.dumps({"model": "glowl", "messages": [{"role": "user", "content": "你好" * 1000}]})
@@ -103,11 +105,83 @@ async def test_a_bomb_of_one_piece_lets_others_have_their_turn_and_comes_in_smal
         return sent.pop()
 
     task = asyncio.ensure_future(others())
-    await Unpacked(app)({"type": "http", "headers": [(b"content-encoding", b"gzip")]}, receive, receive)
+    scope = {"type": "http", "path": "/v1/route", "headers": [(b"content-encoding", b"gzip")]}
+    await Unpacked(app, Settings())(scope, receive, receive)
     task.cancel()
     assert sum(sizes) == 20_000_000
     assert max(sizes) <= 256 * 1024
     assert turns >= len(sizes) - 2
+
+
+def skippable_frame(size: int) -> bytes:
+    return b"\x50\x2a\x4d\x18" + size.to_bytes(4, "little") + bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "member"),
+    [
+        ("gzip", gzip.compress(b"")),
+        ("gzip", gzip.compress(b"") + b"\0" * 9),
+        ("x-gzip", gzip.compress(b" ")),
+        ("zstd", skippable_frame(0)),
+        ("zstd", skippable_frame(100)),
+    ],
+)
+async def test_many_members_are_a_400_however_little_they_hold(make_app: MakeApp, encoding: str, member: bytes) -> None:
+    pack = zstd if encoding == "zstd" else gzip.compress
+    app = make_app()
+    for size in (1 << 20, 7):
+        few = await send(app, encoding, member * 60 + pack(HELLO), size)
+        many = await send(app, encoding, member * 64 + pack(HELLO), size)
+        assert few.status_code == 200
+        assert (many.status_code, many.json()["error"]["code"]) == (400, "invalid_encoding")
+        assert "64 members" in many.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("zstd", skippable_frame(50_000) * 30),
+        ("gzip", gzip.compress(HELLO) + b"\0" * 1_500_000),
+        ("deflate", zlib.compress(HELLO) + b"x" * 1_500_000),
+        ("deflate", bare_deflate(b"")[:-2] + b"\0\0\0\xff\xff" * 300_000),
+    ],
+)
+async def test_what_unpacks_to_nothing_counts_as_it_arrives(make_app: MakeApp, encoding: str, body: bytes) -> None:
+    pytest.importorskip("backports.zstd")
+    left = [body[at : at + 10_000] for at in range(0, len(body), 10_000)]
+    count = len(left)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        while left:
+            yield left.pop(0)
+
+    async with client_of(make_app(max_body_bytes=1_000_000)) as http:
+        answer = await http.post("/v1/route", content=pieces(), headers={"content-encoding": encoding})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+    assert "packed" in answer.json()["error"]["message"]
+    assert count > 100
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/files/"])
+async def test_an_upload_may_be_packed_up_to_the_size_of_a_file(path: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+
+    async def upload(size: int) -> None:
+        left = [{"type": "http.request", "body": gzip.compress(b"x") + b"\0" * size, "more_body": False}]
+
+        async def receive() -> Any:
+            return left.pop()
+
+        scope = {"type": "http", "path": path, "headers": [(b"content-encoding", b"gzip")]}
+        await Unpacked(app, Settings(max_body_bytes=1000, max_file_bytes=2_000_000))(scope, receive, receive)
+
+    await upload(2_000_000)
+    with pytest.raises(BodyTooLargeError):
+        await upload(4_000_000)
 
 
 async def test_a_byte_order_mark_is_dropped_and_other_encodings_are_named(make_app: MakeApp) -> None:
