@@ -429,6 +429,26 @@ async def generate(engine: Engine, request: GenerationRequest) -> GenerationResu
     raise GenerationFailedError("the engine ended its answer without saying why")
 
 
+def check_could_fit(size: int, longest_token: int, context_tokens: int) -> None:
+    """Refuse a text that is too long however it is tokenized, since tokenizing megabytes takes many seconds.
+
+    Args:
+        size: of the text, in what ``longest_token`` is counted in.
+        longest_token: how much of a text one token can stand for.
+        context_tokens: of the model.
+
+    Raises:
+        ContextLengthError: if the text has more tokens than the context.
+    """
+    least = -(-size // longest_token)
+    if least > context_tokens:
+        raise ContextLengthError(
+            f"The prompt has at least {least} tokens, {least - context_tokens} more than fit this model's context of "
+            f"{context_tokens} with room for an answer. Shorten the messages.",
+            param="messages",
+        )
+
+
 def fit_max_tokens(num_prompt_tokens: int, wanted: int | None, default: int, context_tokens: int) -> int:
     """Return how many tokens an answer may have: what was asked for, but no more than the context has room for.
 

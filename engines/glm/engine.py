@@ -38,6 +38,7 @@ from engines.base import (
     TextPart,
     TooManyImagesError,
     Variant,
+    check_could_fit,
     fit_max_tokens,
 )
 from engines.batching import BatchLimits, ContinuousBatch, FairBudget, Scheduler
@@ -47,8 +48,8 @@ from engines.glm.adapters import load_adapters
 from engines.glm.decoding import Answer
 from engines.glm.loading import load_model, resolve_device, resolve_dtype
 from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, StreamDetokenizer, TokenBytes
-from engines.glm.processor import load_processor
-from engines.glm.prompts import to_conversation
+from engines.glm.processor import load_processor, longest_token_bytes
+from engines.glm.prompts import least_bytes, to_conversation
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
 from engines.host_store import HostStore
 from engines.images import check_request, decode_image, fit_size, picture_size, upright_size
@@ -257,6 +258,8 @@ class GlmEngine:
         check_request(images)
         num_rows = [self._num_rows(image) for image in images]
         conversation = to_conversation(request.messages, enable_thinking=request.enable_thinking)
+        if self._longest_token_bytes is not None:
+            check_could_fit(least_bytes(conversation), self._longest_token_bytes, self._info.context_tokens)
         input_ids = self.encode(conversation, num_rows, enable_thinking=request.enable_thinking)
         default = DEFAULT_MAX_TOKENS_THINKING if request.enable_thinking else DEFAULT_MAX_TOKENS
         wanted = request.sampling.max_tokens
@@ -348,6 +351,7 @@ class GlmEngine:
         options = self._options
         self.processor = load_processor(options.model)
         tokenizer = self.processor.tokenizer
+        self._longest_token_bytes = longest_token_bytes(tokenizer.backend_tokenizer)
         # The decoding copy is never reconfigured, so it needs no lock.
         self._detokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._token_bytes = TokenBytes(self._detokenizer)

@@ -45,6 +45,18 @@ def to_conversation(messages: Sequence[Message], *, enable_thinking: bool) -> li
     return conversation
 
 
+def least_bytes(conversation: list[dict[str, Any]]) -> int:
+    """Return the least UTF-8 bytes that a conversation of `to_conversation` is rendered to; templates strip texts."""
+    contents = [turn["content"] for turn in conversation]
+    texts = [
+        part["text"]
+        for content in contents
+        for part in ([{"type": "text", "text": content}] if isinstance(content, str) else content)
+        if part["type"] == "text"
+    ]
+    return sum(len(text.strip().encode()) for text in texts)
+
+
 def _to_part(part: TextPart | ImagePart) -> dict[str, Any]:
     if isinstance(part, ImagePart):
         return {"type": "image"}

@@ -33,6 +33,7 @@ from engines.base import (
     SamplingParams,
     TextPart,
     TooManyImagesError,
+    check_could_fit,
     fit_max_tokens,
     generate,
 )
@@ -265,10 +266,13 @@ def make_plan(loaded: LoadedCheckpoint, request: GenerationRequest) -> Plan:
             param="response_format",
         )
     prompt = render(request.messages)
-    ids = loaded.processor.tokenizer.encode_prompt(prompt)
+    tokenizer, context_tokens = loaded.processor.tokenizer, loaded.info.context_tokens
+    if tokenizer.longest_token is not None:
+        check_could_fit(tokenizer.least_chars(prompt), tokenizer.longest_token, context_tokens)
+    ids = tokenizer.encode_prompt(prompt)
     num_image_rows = loaded.model.config.num_image_rows
     num_tokens = len(ids) + ids.count(IMAGE_TOKEN_ID) * (num_image_rows - 1)
-    max_tokens = fit_max_tokens(num_tokens, request.sampling.max_tokens, DEFAULT_MAX_TOKENS, loaded.info.context_tokens)
+    max_tokens = fit_max_tokens(num_tokens, request.sampling.max_tokens, DEFAULT_MAX_TOKENS, context_tokens)
     return Plan(ids, prompt.images, max_tokens)
 
 

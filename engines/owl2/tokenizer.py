@@ -52,6 +52,12 @@ class Owl2Tokenizer:
             self._pieces.id_to_piece(token_id): token_id
             for token_id in (self.unk_token_id, self.bos_token_id, self.eos_token_id)
         }
+        # Without byte tokens, one unknown token stands for a run of any length.
+        kinds = range(self.vocab_size)
+        has_bytes = any(self._pieces.is_byte(token_id) for token_id in kinds)
+        texts = [self._pieces.id_to_piece(token_id) for token_id in kinds if not self._pieces.is_byte(token_id)]
+        self.longest_token: int | None = max(map(len, texts)) if has_bytes else None
+        """Most characters one token can stand for, as `least_chars` counts them; None if there is no such bound."""
         self._split_special = re.compile("(" + "|".join(re.escape(token) for token in self._special) + ")")
 
     @classmethod
@@ -106,6 +112,12 @@ class Owl2Tokenizer:
             else:
                 chunks[-1].append(self.eos_token_id if isinstance(piece, EndOfTurn) else piece)
         return self._join_chunks(self.encode_pieces(chunk) if chunk else [] for chunk in chunks)
+
+    def least_chars(self, prompt: Prompt) -> int:
+        """Return how many characters of a prompt's texts are left to be split into tokens."""
+        # Each text gets a space in front, which may be dropped again.
+        texts = [self._pieces.normalize(piece) for piece in prompt.pieces if isinstance(piece, str)]
+        return sum(len(text) - 1 for text in texts if text)
 
     def _join_chunks(self, chunks: Iterable[list[int]]) -> list[int]:
         """Put -200 between chunks and keep one BOS.

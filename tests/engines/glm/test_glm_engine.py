@@ -39,6 +39,7 @@ from engines.batching import FairBudget
 from engines.glm import engine as glm_engine
 from engines.glm import loading
 from engines.glm.engine import GlmEngine, load
+from engines.glm.prompts import least_bytes
 from engines.glm.runner import Row
 from engines.images import picture_size
 from engines.picture_stage import STUCK_S
@@ -476,6 +477,24 @@ async def test_a_prompt_over_the_context_says_by_how_many_tokens(engine: GlmEngi
         await base.generate(engine, ask("你好" * GLM_CONTEXT_TOKENS, sampling=SamplingParams()))
 
     assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("text", ["请问谢谢，", "ab ", "😀", "<|endoftext|>"])
+async def test_a_text_that_cannot_fit_is_refused_without_tokenizing_it(
+    engine: GlmEngine, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(engine, "encode", lambda *_, **__: pytest.fail("it was tokenized"))
+
+    with pytest.raises(ContextLengthError, match=r"at least \d+ tokens, \d+ more than fit"):
+        engine.plan(ask(text * (engine._longest_token_bytes or 0) * GLM_CONTEXT_TOKENS))
+
+
+@pytest.mark.parametrize("text", ["请问谢谢，", "ab ", "😀", "<|endoftext|>", "<|begin_of_transcription|>", " ", "\n"])
+async def test_no_text_that_fits_is_over_the_bound(engine: GlmEngine, text: str) -> None:
+    conversation = [{"role": "user", "content": text * 40}]
+    num_tokens = len(engine.encode(conversation, [], enable_thinking=False))
+
+    assert least_bytes(conversation) <= num_tokens * (engine._longest_token_bytes or 0)
 
 
 async def test_without_max_tokens_the_default_leaves_more_room_for_thinking(engine: GlmEngine) -> None:

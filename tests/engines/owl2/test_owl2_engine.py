@@ -31,6 +31,7 @@ from engines.base import (
 from engines.owl2 import MPLUGOwl2Config
 from engines.owl2.decoding import Answer
 from engines.owl2.engine import Owl2Engine, load, max_images_for
+from engines.owl2.prompts import render
 from engines.owl2.tokenizer import Owl2Tokenizer
 from engines.owl2.weights import CheckpointError
 from engines.sampling import Pick
@@ -184,6 +185,24 @@ async def test_a_prompt_over_the_context_is_refused_with_the_excess(engine: Owl2
         await generate(engine, ask("one two three " * 60))
 
     assert caught.value.param == "messages"
+
+
+async def test_a_text_that_cannot_fit_is_refused_without_tokenizing_it(
+    engine: Owl2Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Owl2Tokenizer, "encode_prompt", lambda *_: pytest.fail("it was tokenized"))
+
+    with pytest.raises(ContextLengthError, match=r"at least \d+ tokens, \d+ more than fit this model's context of 128"):
+        await generate(engine, ask("请问谢谢，" * 2000))
+
+
+@pytest.mark.parametrize("text", ["请问谢谢，", "one two ", "😀", "</s>", " ", "\n", "\u2581"])
+def test_no_text_that_fits_is_over_the_bound(checkpoint: Path, text: str) -> None:
+    tokenizer = Owl2Tokenizer.from_folder(checkpoint)
+    prompt = render((Message("user", (TextPart(text * 40),)),))
+
+    assert tokenizer.longest_token is not None
+    assert tokenizer.least_chars(prompt) <= len(tokenizer.encode_prompt(prompt)) * tokenizer.longest_token
 
 
 async def test_too_many_images_are_refused_before_any_is_decoded(engine: Owl2Engine) -> None:
