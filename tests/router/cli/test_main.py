@@ -75,7 +75,7 @@ def test_a_variable_that_is_no_setting_is_said_and_the_command_goes_on(monkeypat
 def test_a_wrong_preset_stops_the_api_in_one_line(monkeypatch):
     monkeypatch.setenv("GLOWL_PRESET", "nonesuch")
     result = runner.invoke(app, ["api", "--port", "0"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "nonesuch" in result.stderr
     assert result.stderr.count("\n") == 1
 
