@@ -323,7 +323,7 @@ class Supervisor:
                 quick_deaths, uptime_s=time.monotonic() - begun, was_ready=was_ready
             )
             delay_s = self._policy.delay_s(quick_deaths, was_ever_ready=child.was_ever_ready)
-            tail = read_tail(child.log_path)
+            tail = read_tail(child.log_path, start=child.log_start)
             if delay_s is None:
                 self._on_event(
                     Event("gave_up", child.spec.name, exit_code=exit_code, log_path=child.log_path, log_tail=tail)
@@ -380,6 +380,7 @@ class Supervisor:
     async def _spawn(self, child: _Child) -> asyncio.subprocess.Process:
         # The child writes to the file itself: no pump of ours whose end could break it.
         with child.log_path.open("ab") as log:
+            child.log_start = log.tell()
             process = await asyncio.create_subprocess_exec(
                 *guarded_argv(child.spec.argv, child.spec.death_signal),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -429,6 +430,8 @@ class _Child:
         self.pid_path = pid_path
         self.log_path = log_path
         self.process: asyncio.subprocess.Process | None = None
+        # Size of the log when the present run began: what is before that was said by others.
+        self.log_start = 0
         self.is_ready = False
         self.was_ever_ready = False
         # Ready for the first time.
@@ -443,12 +446,15 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def read_tail(path: Path, num_lines: int = LOG_TAIL_LINES) -> tuple[str, ...]:
-    """The last non-empty lines of a log file; empty if it cannot be read."""
+def read_tail(path: Path, num_lines: int = LOG_TAIL_LINES, *, start: int = 0) -> tuple[str, ...]:
+    """The last non-empty lines of a log file, from byte `start` on; empty if it cannot be read.
+
+    A file that is shorter than `start` has been emptied since: then all of it counts.
+    """
     try:
         with path.open("rb") as log:
-            log.seek(0, os.SEEK_END)
-            log.seek(max(0, log.tell() - 8192))
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(start if start <= end else 0, end - 8192))
             text = log.read().decode("utf-8", errors="replace")
     except OSError:
         return ()

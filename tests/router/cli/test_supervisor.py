@@ -189,6 +189,21 @@ async def test_a_child_that_never_comes_up_ends_everything_with_its_last_words(t
     assert supervisor.pids == {}
 
 
+async def test_only_what_the_child_itself_wrote_is_quoted(tmp_path, watched, supervise):
+    # Given the log of an earlier run, and a child that says one thing each time, and one that says nothing
+    for name in ("glm", "api"):
+        (tmp_path / f"{name}.log").write_text("an old fault\n")
+    supervisor = supervise(child(tmp_path, "glm", BROKEN), child(tmp_path, "api", "raise SystemExit(3)"))
+    # When they are run
+    async with asyncio.timeout(WAIT_S):
+        await supervisor.run()
+    # Then nothing is quoted of what others said before
+    told = [*watched.of("died"), *watched.of("gave_up")]
+    assert {event.log_tail for event in told if event.name == "glm"} == {("the reason",)}
+    assert {event.log_tail for event in told if event.name == "api"} <= {()}
+    assert {event.name for event in told} == {"glm", "api"}
+
+
 async def test_a_child_that_was_ready_once_is_started_again_for_ever(tmp_path, watched, supervise):
     # Given a child that can run only while the disk has room, and one that is always fine
     supervisor = supervise(child(tmp_path, "api", STEADY), child(tmp_path, "redis", NEEDS_ROOM))
@@ -442,6 +457,15 @@ def test_the_tail_of_a_log_is_its_last_lines_that_say_something(tmp_path):
     log.write_bytes(b"x" * 20_000 + b"\none\n\ntwo \nthr\xff\n\n")
     assert read_tail(log, 3) == ("one", "two", "thr\ufffd")
     assert read_tail(tmp_path / "none.log") == ()
+
+
+def test_the_tail_of_a_log_begins_where_it_is_told_unless_the_log_was_emptied(tmp_path):
+    log = tmp_path / "a.log"
+    log.write_bytes(b"before\n")
+    assert read_tail(log, start=7) == ()
+    log.write_bytes(b"before\nafter\n")
+    assert read_tail(log, start=7) == ("after",)
+    assert read_tail(log, start=100) == ("before", "after")
 
 
 def test_of_a_log_that_grew_too_large_the_end_is_kept(tmp_path):
