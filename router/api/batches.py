@@ -196,6 +196,9 @@ class Lines:
                 body = {**to_response(job), "background": False}
         except RouterError as error:
             return self.to_refusal(spec, error)
+        if not job.spec.is_stored:
+            # Its record goes once the line is written: the id would lead nowhere.
+            body["hybrid"]["response_id"] = None
         usage = to_response(job)["usage"]
         counts = {
             "input_tokens": usage["input_tokens"],

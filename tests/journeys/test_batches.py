@@ -227,6 +227,7 @@ def test_responses_lines_can_be_read_by_their_ids_and_the_end_is_told(stack: Sta
     assert stack.client.responses.retrieve(kept["id"]).output_text == kept["output"][0]["content"][0]["text"]
     with pytest.raises(openai.NotFoundError):
         stack.client.responses.retrieve(forgotten["id"])
+    assert (kept["hybrid"]["response_id"], forgotten["hybrid"]["response_id"]) == (kept["id"], None)
     # And one event comes, of the batch and not of its lines
     event = json.loads(told.get(timeout=60))
     assert (event["type"], event["data"]["id"]) == ("batch.completed", batch.id)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from engines.base import Usage
+from router.api.batches import Lines
 from router.api.objects import to_completion, to_response
+from router.batches.records import CHAT, RESPONSES, BatchSpec
+from router.jobs.fan_out import NOBODY
 from router.jobs.job import FinalAnswer, Job, JobState, Unit, UnitResult
+from router.services import Services
 from tests.router.jobs.test_store import make_spec
 
 # What Open Responses asks for, beside what the openai client reads.
@@ -85,3 +89,17 @@ def test_records_of_an_earlier_release_know_no_usage_of_the_answer() -> None:
     assert FinalAnswer.from_dict(data).written == Usage(3, 4)
     whole = FinalAnswer("b", "m", "owl2", "deep", answer_usage=Usage(1, 2))
     assert FinalAnswer.from_dict(whole.to_dict()) == whole
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, RESPONSES])
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_a_line_of_a_batch_announces_only_an_id_that_leads_somewhere(endpoint: str, is_stored: bool) -> None:
+    spec = BatchSpec("batch_1", "local", endpoint, "file-1", output_ttl_s=3600)
+    final = FinalAnswer("b", "m", "owl2", "deep", usage=Usage(1, 2))
+    line = job("completed", final, batch_id=spec.id, webhook_url=NOBODY, is_stored=is_stored)
+
+    body = Lines(cast(Services, None)).to_answer(spec, line).body
+
+    assert body["hybrid"]["response_id"] == (line.id if is_stored else None)
+    if endpoint == RESPONSES:
+        assert body["id"] == line.id
