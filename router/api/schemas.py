@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticUseDefault
 
 from engines.base import SamplingParams
@@ -49,7 +49,12 @@ class WireModel(BaseModel):
 
 
 class Hybrid(WireModel):
-    """Glowl's own request options; every one may be left out."""
+    """Glowl's own request options; every one may be left out.
+
+    A key that is not one of them is refused: no other client writes into this object, so it can only be a slip.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     route: Annotated[Literal["auto", "fast", "deep"], NullAsDefault] = Field("auto", description="override the policy")
     merge: Literal["deep", "compose", "fields"] | None = Field(
@@ -76,6 +81,21 @@ class Hybrid(WireModel):
         description="what carries GLM's draft in a stream: reasoning (the default: clients show it as thinking), "
         "message (a message of its own, for clients that read items apart), events (hybrid.draft.*) or none",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_every_key(cls, sent: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for key in sent if isinstance(sent, dict) else ():
+            if key not in known:
+                shown, accepted = f"hybrid.{str(key)[:64]}", ", ".join(known)
+                raise BadRequestError(
+                    f"Unknown parameter: '{shown}'. The options of 'hybrid' are {accepted}.",
+                    code="unknown_parameter",
+                    param=shown,
+                    message_zh=f"未知参数：'{shown}'。'hybrid' 可用的选项有 {accepted}。",
+                )
+        return sent
 
     @property
     def draft_as(self) -> DraftAs:

@@ -202,6 +202,20 @@ def test_null_is_a_default_further_in_too() -> None:
     assert responses(input=[item]).input == responses(input=[{"role": "user", "content": "hi"}]).input
 
 
+@pytest.mark.parametrize(
+    "key", ["rout", "deadline", "max_wait", "Route", "async_", "draft_as", "", "最大等待", "k" * 500]
+)
+@pytest.mark.parametrize("read", [chat, responses])
+def test_an_unknown_option_of_our_own_is_refused_with_the_known_ones(read: Any, key: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        read(hybrid={"route": "fast", key: None})
+
+    assert caught.value.param == f"hybrid.{key[:64]}"
+    for known in (f"'hybrid.{key[:64]}'", "max_wait_s", "deadline_ms", "async,"):
+        assert known in caught.value.message
+        assert known in caught.value.message_zh
+
+
 # --- thinking ---------------------------------------------------------------------------------------------------------
 
 
