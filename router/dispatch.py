@@ -285,10 +285,17 @@ class Dispatcher:
         begun = self._leftovers.add(self._store.begin(spec, call.images)) if is_told_early else None
         deltas = engine.stream(request)
         try:
-            said = [await anext(deltas)]
-            ttft_s = round(time.monotonic() - started, 4)
-            if not call.is_streamed:  # nothing of it has been shown if it fails
-                said += [delta async for delta in deltas]
+            said: list[Delta] = []
+            ttft_s = 0.0
+            async for delta in deltas:
+                said.append(delta)
+                ttft_s = ttft_s or round(time.monotonic() - started, 4)
+                # Until something can be read, nothing is shown: it may still be another engine's to answer.
+                is_begun = plan.enable_thinking or not is_blank("".join(each.text for each in said))
+                if call.is_streamed and is_begun:
+                    break
+            if not said:
+                raise GenerationFailedError("The engine ended its answer without saying anything.")
             if said[-1].finish_reason is not None:
                 _check_usable(said, call)
             epoch = await asyncio.shield(begun) if begun is not None else None

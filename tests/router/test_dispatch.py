@@ -156,6 +156,18 @@ def test_a_stream_spoilt_after_its_first_word_ends_as_failed_and_says_no_address
     assert str(tempfile.gettempdir()) not in json.dumps(events)
 
 
+@pytest.mark.parametrize("blank", ["\u200b\u200b", "\ufeff", "<|endoftext|>", " \n", ""])
+def test_a_stream_in_which_nothing_can_be_read_is_handed_to_owl2(
+    http: httpx.Client, glm: ScriptedServer, blank: str
+) -> None:
+    glm.body, glm.status = event(blank) + event("", "stop") + b"data: [DONE]\n\n", 200
+
+    with http.stream("POST", "/v1/responses", json={"model": "glowl", "input": "你好", "stream": True}) as stream:
+        first = next(json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: "))
+
+    assert (first["response"]["hybrid"]["route"], first["response"]["hybrid"]["engine"]) == ("deep", "owl2")
+
+
 def test_a_refusal_of_the_request_is_no_failure_of_the_server(http: httpx.Client, glm: ScriptedServer) -> None:
     glm.body, glm.status = b'{"error": {"message": "temperature is odd", "param": "temperature"}}', 400
 
