@@ -66,6 +66,7 @@ OPTIONAL_FIELDS: Final = ("stream_options", "user", "cache_salt")
 # Two spellings of one switch: vLLM's and SGLang's, and that of Z.ai, who host the model. A server needs one of them.
 THINKING_FIELDS: Final = ("chat_template_kwargs", "thinking")
 
+_BOM: Final = b"\xef\xbb\xbf"
 _IMAGE_CODES: Final = (
     "invalid_image_format",
     "invalid_base64_image",
@@ -552,7 +553,8 @@ class EventParser:
     """Cuts a byte stream into the payloads of its server-sent events.
 
     Bytes may be split anywhere, inside a character or a line end too. Comments, which servers send to keep a
-    connection alive, events without data, and all fields but ``data`` are dropped.
+    connection alive, events without data, and all fields but ``data`` are dropped; what comes as ``event: error`` is
+    passed on as an error envelope.
 
     Args:
         max_bytes: the largest event taken.
@@ -568,6 +570,8 @@ class EventParser:
         self._data: list[bytes] = []
         self._num_bytes = 0
         self._is_after_cr = False
+        self._is_error = False
+        self._is_begun = False
 
     def feed(self, received: bytes) -> list[bytes]:
         """Take the next bytes; return the payloads of the events they complete.
@@ -577,6 +581,12 @@ class EventParser:
         """
         if not received:
             return []
+        if not self._is_begun:  # a byte order mark, which may be cut as well
+            self._rest += received
+            if _BOM.startswith(self._rest) and len(self._rest) < len(_BOM):
+                return []
+            self._is_begun = True
+            received, self._rest = self._rest.removeprefix(_BOM), b""
         ends_with_cr = received.endswith(b"\r")
         if self._is_after_cr and received.startswith(b"\n"):  # the second half of a split \r\n
             received = received[1:]
@@ -587,11 +597,13 @@ class EventParser:
             if line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" "))
                 self._check(len(line))
-            elif not line and self._data:
-                payload = b"\n".join(self._data)
-                self._data, self._num_bytes = [], 0
-                if payload.strip():
-                    payloads.append(payload)
+            elif line.startswith(b"event:"):
+                self._is_error = line[6:].strip() == b"error"
+            elif not line:
+                payload = b"\n".join(self._data).strip()
+                if payload:
+                    payloads.append(_to_failure(payload) if self._is_error else payload)
+                self._data, self._num_bytes, self._is_error = [], 0, False
         self._check(len(self._rest), is_held=False)
         return payloads
 
@@ -617,11 +629,16 @@ def from_event(payload: bytes) -> Delta:
         usage = _from_usage(chunk["usage"]) if chunk.get("usage") else None
         if not chunk.get("choices"):
             return Delta(usage=usage)
-        choice = chunk["choices"][0]
+        # Of several answers, which nobody asked for, the first is meant.
+        choice = next((each for each in chunk["choices"] if each.get("index") in (0, None)), None)
+        if choice is None:
+            return Delta(usage=usage)
         delta = choice.get("delta") or {}
+        text, thoughts = _from_content(delta.get("content"))
+        more_thoughts = _from_content(delta.get("reasoning_content") or delta.get("reasoning"))
         return Delta(
-            text=_from_content(delta.get("content")),
-            reasoning=_from_content(delta.get("reasoning_content") or delta.get("reasoning")),
+            text=text,
+            reasoning=thoughts + "".join(more_thoughts),
             finish_reason=_from_finish_reason(choice.get("finish_reason")),
             usage=usage,
             logprobs=from_logprobs((choice.get("logprobs") or {}).get("content")),
@@ -633,26 +650,49 @@ def from_event(payload: bytes) -> Delta:
 
 def _is_failure(chunk: dict[str, Any]) -> bool:
     """Whether an event says that the answer failed: an envelope, or an older flat error object."""
-    if chunk.get("error"):
+    if chunk.get("error") or chunk.get("status") in ("failed", "error"):
         return True
-    is_flat = chunk.get("object") == "error" or "detail" in chunk or {"message", "code"} <= chunk.keys()
-    return is_flat and "choices" not in chunk
+    return "choices" not in chunk and (chunk.get("object") == "error" or not _FAILURE_WORDS.isdisjoint(chunk))
 
 
-def _from_content(content: object) -> str:
-    """Read the text of a delta: a string, or a list of text parts as newer servers write it.
+def _to_failure(payload: bytes) -> bytes:
+    """Put what came as ``event: error`` into an envelope, if it is in none."""
+    try:
+        found = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        found = _text_of(payload)
+    if isinstance(found, dict) and found.get("error"):
+        return payload
+    return orjson.dumps({"error": found or "The engine failed."})
+
+
+def _from_content(content: object) -> tuple[str, str]:
+    """Read a delta's text and the reasoning in it: a string, or a list of parts as newer servers write it.
 
     Raises:
         TypeError: if it is something else, or has a part that is no text.
     """
     if content is None:
-        return ""
+        return "", ""
     if isinstance(content, str):
-        return content
+        return content, ""
     if not isinstance(content, list):
         raise TypeError("content is neither text nor a list of parts")
-    return "".join(_from_content(part.get("text") if isinstance(part, dict) else part) for part in content)
+    text = reasoning = ""
+    for part in content:
+        if isinstance(part, dict):
+            said, thought = _from_content(part.get("text"))
+            if part.get("type") in ("reasoning", "thinking", "reasoning_text"):
+                said, thought = "", said + thought
+        else:
+            said, thought = _from_content(part)
+        text, reasoning = text + said, reasoning + thought
+    return text, reasoning
 
+
+# Fields of a failure, in the words of several servers, that no event of an answer has beside its choices.
+_REASON_FIELDS: Final = ("message", "detail", "msg", "detail_message", "error_msg", "errorMessage")
+_FAILURE_WORDS: Final = frozenset((*_REASON_FIELDS, "error_code"))
 
 # How servers of GLM and others end an answer. Only a known good end is one: what is not listed here is a failure.
 _FINISH_REASONS: Final[dict[str, FinishReason]] = {
@@ -805,7 +845,7 @@ def from_error(status: int | None, body: bytes) -> EngineError:
     details = envelope.get("error", envelope) if isinstance(envelope, dict) else None
     if not isinstance(details, dict):
         details = {"message": details}
-    reason = details.get("message") or details.get("detail")
+    reason = next((details[field] for field in _REASON_FIELDS if details.get(field)), None)
     if reason and not isinstance(reason, str):  # FastAPI's list of what is wrong where
         reason = orjson.dumps(reason).decode()
     message = without_addresses(reason) if reason else f"The engine answered with status {status} and no reason."

@@ -182,6 +182,36 @@ async def test_a_refusal_without_end_is_read_as_far_as_it_says_anything(client_o
     assert len(caught.value.message) <= 1000
 
 
+@pytest.mark.parametrize(
+    ("ends", "told"), [(("length", "stop"), "length"), (("content_filter", "length"), "content_filter")]
+)
+async def test_of_two_ends_the_worse_is_told_and_nothing_follows_the_first(client_of, ends, told):
+    answer = text_event("a", ends[0]) + text_event("b") + text_event("c", ends[1]) + b"data: [DONE]\n\n"
+    async with replying(writing(answer)) as url:
+        result = await generate(client_of(url), HI)
+    assert (result.text, result.finish_reason) == ("a", told)
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "thought"),
+    [
+        ("<think>plan</think>\nRed", "Red", "plan"),
+        (" \n<think></think>\n\nRed", "Red", ""),
+        ("<thin", "<thin", ""),
+        ("<thinker> is a tag", "<thinker> is a tag", ""),
+        ("Red <think>no</think>", "Red <think>no</think>", ""),
+        ("<think>never ends </thi", "", "never ends </thi"),
+        ("Red", "Red", ""),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 100])
+async def test_thinking_that_a_server_left_in_the_answer_is_taken_out(client_of, said, text, thought, size):
+    pieces = [text_event(said[start : start + size]) for start in range(0, len(said), size)]
+    async with replying(writing(*pieces, text_event("", "stop"))) as url:
+        result = await generate(client_of(url), HI)
+    assert (result.text, result.reasoning) == (text, thought)
+
+
 async def test_a_connection_reset_in_mid_answer_is_an_unavailable_engine(client_of):
     async def reply(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + text_event("a"))

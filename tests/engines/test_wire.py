@@ -473,6 +473,46 @@ def test_a_failure_in_any_form_is_not_taken_for_an_event_without_choices(event):
         wire.from_event(orjson.dumps(event))
 
 
+@pytest.mark.parametrize("size", [1, 2, 4096])
+def test_a_byte_order_mark_before_the_first_event_is_none_of_it(size):
+    parser, raw = wire.EventParser(), b"\xef\xbb\xbfdata: 1\n\ndata: \xef\xbb\xbf2\n\n"
+    payloads = [payload for start in range(0, len(raw), size) for payload in parser.feed(raw[start : start + size])]
+    assert payloads == [b"1", b"\xef\xbb\xbf2"]
+
+
+def test_a_done_with_blanks_around_it_is_done():
+    assert wire.EventParser().feed(b"data:  [DONE] \n\n") == [wire.DONE]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'event: error\ndata: {"detail_message": "too hot"}\n\n',
+        b"event:error\ndata: too hot\n\n",
+        b'event: error\ndata: {"error": {"message": "too hot"}}\n\n',
+        b'data: {"code": 1301, "msg": "too hot"}\n\n',
+        b'data: {"message": "too hot"}\n\n',
+        b'data: {"status": "failed", "message": "too hot", "choices": [{"delta": {"content": "a"}}]}\n\n',
+    ],
+)
+def test_a_failure_is_told_from_an_event_however_it_is_written(raw):
+    (payload,) = wire.EventParser().feed(raw)
+    with pytest.raises(GenerationFailedError, match="too hot"):
+        wire.from_event(payload)
+
+
+def test_of_several_answers_the_first_is_read():
+    def delta(*choices):
+        return wire.from_event(orjson.dumps({"choices": [{"index": i, "delta": {"content": t}} for i, t in choices]}))
+
+    assert [delta((1, "b")).text, delta((1, "b"), (0, "a")).text, delta((0, "a")).text] == ["", "a", "a"]
+
+
+def test_parts_of_reasoning_are_no_text():
+    parts = [{"type": "reasoning", "text": "plan"}, {"type": "text", "text": "Red"}]
+    assert wire.from_event(orjson.dumps({"choices": [{"delta": {"content": parts}}]})) == Delta("Red", "plan")
+
+
 @pytest.mark.parametrize("size", [7, 4096])
 @pytest.mark.parametrize("data", [b"data: " + b"x" * 100_000, b": " + b"x" * 100_000, b"data: xxxxxxx\n" * 10_000])
 def test_an_event_without_end_fails_the_generation_before_it_fills_the_memory(data, size):
