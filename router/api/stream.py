@@ -281,7 +281,7 @@ def draft_model(spec: JobSpec) -> str:
 def draft_title(spec: JobSpec) -> str:
     """Return the words above a draft that is shown as reasoning, in the question's language."""
     model = draft_model(spec)
-    return f"**{model} 的初稿**\n\n" if spec.language == "zh" else f"**Draft by {model}**\n\n"
+    return f"**{model} 的草稿**\n\n" if spec.language == "zh" else f"**Draft by {model}**\n\n"
 
 
 def answer_restarted(job_id: str) -> EngineFailedError:

@@ -113,7 +113,7 @@ def test_the_title_names_the_model_in_the_language_of_the_question() -> None:
 
     out = fold(job, Event("delta", "draft", 1, text="猫"))
 
-    assert next(each["delta"] for each in out if "summary_text.delta" in each["type"]) == "**glm-x 的初稿**\n\n"
+    assert next(each["delta"] for each in out if "summary_text.delta" in each["type"]) == "**glm-x 的草稿**\n\n"
 
 
 def test_as_events_the_draft_takes_no_place_in_the_output() -> None:
