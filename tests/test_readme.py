@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 import shlex
 from pathlib import Path
@@ -97,6 +99,25 @@ def test_python_examples_compile(text: str) -> None:
     assert examples
     for code in examples:
         compile(code, "README", "exec")
+
+
+@BOTH
+def test_python_examples_use_only_names_that_they_or_earlier_ones_define(text: str) -> None:
+    # A webhook's body and headers come from the reader's own web framework
+    known = {*dir(builtins), "headers"}
+    for language, code in code_blocks(text):
+        if language != "python":
+            continue
+        used = set()
+        for node in ast.walk(ast.parse(code)):
+            match node:
+                case ast.Name(id=name, ctx=ast.Load()):
+                    used.add(name)
+                case ast.Name(id=name) | ast.arg(arg=name) | ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                    known.add(name)
+                case ast.alias(name=name, asname=other):
+                    known.add(other or name)
+        assert used - known == set()
 
 
 @BOTH
