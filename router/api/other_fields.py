@@ -8,6 +8,7 @@ stands at the value at which it changes nothing is fine; so are names that nobod
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,9 @@ from typing import Any, Final
 from router.errors import BadRequestError
 
 log = logging.getLogger(__name__)
+
+# Clients of Google's API and many written in JavaScript spell stopSequences what others spell stop_sequences.
+_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,15 @@ _INSTEAD_SCHEMA: Final = _absent(
 _INSTEAD_MESSAGE: Final = _absent(
     "send it as a message of role 'system' or 'user'", "请作为 role 为 'system' 或 'user' 的消息发送"
 )
+_INSTEAD_STOP: Final = _absent("send stop strings as 'stop'", "请用 'stop' 发送停止字符串")
+_INSTEAD_LENGTH: Final = _absent(
+    "send max_completion_tokens, or max_output_tokens in a response",
+    "请使用 max_completion_tokens，在 responses 中使用 max_output_tokens",
+)
+_INSTEAD_ADAPTER: Final = _absent("name an adapter behind a colon of 'model'", "请在 'model' 的冒号后指定适配器")
+_INSTEAD_FIELDS: Final = _absent("send each option as a field of its own", "请把各选项作为单独的字段发送")
+_NO_SEARCH: Final = _absent("there is no web search; leave it out", "不支持联网搜索；请去掉")
+_OWN_TEMPLATE: Final = _absent("the model's own template is used", "只使用模型自带的模板")
 _NO_TOOLS: Final = _absent("tool calls are not available; leave it out", "不支持工具调用；请去掉")
 
 # Of OpenAI's own API, in either endpoint.
@@ -81,7 +94,7 @@ _OPENAI: Final[dict[str, Rule]] = {
         _is_text_only, "answers are text; leave it out or send ['text']", "只支持文本；请去掉或设为 ['text']"
     ),
     "audio": _absent("answers are text; leave it out", "只支持文本；请去掉"),
-    "web_search_options": _absent("there is no web search; leave it out", "不支持联网搜索；请去掉"),
+    "web_search_options": _NO_SEARCH,
     "moderation": _absent(),
     "truncation": Rule(
         lambda value: value == "disabled",
@@ -111,6 +124,7 @@ _OTHERS: Final[dict[str, Rule]] = {
     "no_repeat_ngram_size": _only(0),
     "dry_multiplier": _only(0),
     "mirostat": _only(0),
+    "mirostat_mode": _only(0),
     "use_beam_search": _only(False),
     "num_beams": _only(1),
     "early_stopping": _only(False),
@@ -126,14 +140,28 @@ _OTHERS: Final[dict[str, Rule]] = {
     "dynatemp_range": _only(0, is_for_sampling=True),
     "min_tokens": _only(0),
     "min_new_tokens": _only(0),
+    "min_length": _only(0),
     "ignore_eos": _only(False),
     "include_stop_str_in_output": _only(False),
     "no_stop_trim": _only(False),
     "skip_special_tokens": _only(True),
-    "stop_token_ids": _absent("send stop strings as 'stop'", "请用 'stop' 发送停止字符串"),
-    "stop_regex": _absent("send stop strings as 'stop'", "请用 'stop' 发送停止字符串"),
-    "stop_sequences": _absent("send stop strings as 'stop'", "请用 'stop' 发送停止字符串"),
-    "bad_words": _absent(),
+    "stop_token_ids": _INSTEAD_STOP,
+    "stop_regex": _INSTEAD_STOP,
+    **dict.fromkeys(("stop_sequences", "stop_strings", "stop_words"), _INSTEAD_STOP),
+    **dict.fromkeys(("bad_words", "bad_words_ids", "banned_tokens", "suppress_tokens", "negative_prompt"), _absent()),
+    "guidance_scale": _only(1),
+    "num_return_sequences": _only(1),
+    "do_sample": Rule(
+        lambda value: value is False,
+        "leave it out, and send a temperature above 0 to sample",
+        "请去掉；需要采样时请将 temperature 设为大于 0",
+    ),
+    "topP": Rule(lambda value: value == 1 and not isinstance(value, bool), "send top_p", "请使用 top_p"),
+    "topK": Rule(
+        lambda value: value in (-1, 0) and not isinstance(value, bool),
+        "leave it out, and send top_p to choose among fewer tokens",
+        "请去掉；需要缩小候选范围时请使用 top_p",
+    ),
     "allowed_token_ids": _absent(),
     "logits_processors": _absent(),
     "custom_logit_processor": _absent(),
@@ -141,32 +169,37 @@ _OTHERS: Final[dict[str, Rule]] = {
     "vllm_xargs": _absent(),
     "prompt_logprobs": _absent("send logprobs for the tokens of the answer", "请用 logprobs 获取回答中各 token 的概率"),
     "truncate_prompt_tokens": _absent("shorten the messages yourself", "请自行缩短消息"),
-    "max_tokens_to_sample": _absent("send max_completion_tokens", "请使用 max_completion_tokens"),
-    "num_predict": _absent("send max_completion_tokens", "请使用 max_completion_tokens"),
-    "n_predict": _absent("send max_completion_tokens", "请使用 max_completion_tokens"),
-    "max_new_tokens": _absent("send max_completion_tokens", "请使用 max_completion_tokens"),
+    **dict.fromkeys(("max_tokens_to_sample", "num_predict", "n_predict", "max_new_tokens"), _INSTEAD_LENGTH),
+    **dict.fromkeys(("max_length", "maxTokens", "maxOutputTokens", "maxCompletionTokens"), _INSTEAD_LENGTH),
+    "num_ctx": _absent("the context is the model's own; leave it out", "上下文长度由模型决定；请去掉"),
     "random_seed": _absent("send seed", "请使用 seed"),
     "guided_regex": _INSTEAD_SCHEMA,
     "guided_choice": _INSTEAD_SCHEMA,
     "guided_grammar": _INSTEAD_SCHEMA,
     "guided_whitespace_pattern": _INSTEAD_SCHEMA,
+    "guided_decoding": _INSTEAD_SCHEMA,
+    "response_schema": _INSTEAD_SCHEMA,
+    "response_mime_type": Rule(lambda value: value == "text/plain", _INSTEAD_SCHEMA.advice, _INSTEAD_SCHEMA.advice_zh),
     "structural_tag": _INSTEAD_SCHEMA,
     "regex": _INSTEAD_SCHEMA,
     "ebnf": _INSTEAD_SCHEMA,
     "grammar": _INSTEAD_SCHEMA,
     "json_schema": _INSTEAD_SCHEMA,
     "format": _INSTEAD_SCHEMA,
-    "chat_template": _absent("the model's own template is used", "只使用模型自带的模板"),
+    "chat_template": _OWN_TEMPLATE,
+    "prompt_template": _OWN_TEMPLATE,
     "add_generation_prompt": _only(True),
+    "continue_final_message": _only(False),
     "documents": _INSTEAD_MESSAGE,
-    "system": _INSTEAD_MESSAGE,
+    **dict.fromkeys(("system", "system_prompt", "system_instruction", "preamble"), _INSTEAD_MESSAGE),
     "images": _absent("send pictures as image_url parts of a message", "请在消息中以 image_url 发送图片"),
     "mm_processor_kwargs": _absent(),
-    "lora_path": _absent("name an adapter behind a colon of 'model'", "请在 'model' 的冒号后指定适配器"),
-    "lora_request": _absent("name an adapter behind a colon of 'model'", "请在 'model' 的冒号后指定适配器"),
-    "options": _absent("send each option as a field of its own", "请把各选项作为单独的字段发送"),
+    **dict.fromkeys(("lora_path", "lora_name", "lora_request", "adapter_id"), _INSTEAD_ADAPTER),
+    **dict.fromkeys(("options", "extra_body", "generation_config", "nvext", "output_config"), _INSTEAD_FIELDS),
     "thinking_budget": _absent("send reasoning_effort", "请使用 reasoning_effort"),
     "enable_search": _only(False),
+    "web_search": _NO_SEARCH,
+    "search_parameters": Rule(lambda value: value in ({}, {"mode": "off"}), _NO_SEARCH.advice, _NO_SEARCH.advice_zh),
     "plugins": _absent(),
     "transforms": _absent("shorten the messages yourself", "请自行缩短消息"),
     "models": _absent("one 'model' is asked", "只接受一个 'model'"),
@@ -224,7 +257,7 @@ def check_others(others: Mapping[str, Any], *, is_chat: bool, is_greedy: bool) -
     """
     rules = {**_OPENAI, **_OTHERS, **(_CHAT_ONLY if is_chat else _RESPONSES_ONLY)}
     for name, value in others.items():
-        rule = rules.get(name)
+        rule = rules.get(name) or rules.get(_HUMP.sub("_", name).lower())
         if rule is None:
             if name not in HARMLESS:
                 log.debug("a request has the unknown field %r", name[:64])

@@ -37,6 +37,7 @@ NullAsDefault = BeforeValidator(_default_if_null)
 # Larger numbers than these can be read from JSON but not be written to it.
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
 # Refused at the first wrong item: a list of a million of them would cost gigabytes of errors.
 Item = TypeVar("Item")
 Items = Annotated[list[Item], Field(fail_fast=True)]
@@ -193,8 +194,9 @@ class Sampling(WireModel):
     stream: bool | None = False
     store: bool | None = None
     metadata: dict[str, Any] | None = None
-    service_tier: str | None = Field(
-        None, description="of waiting jobs, `priority` goes first and `flex` last, with the lines of batches"
+    service_tier: ServiceTier | None = Field(
+        None,
+        description="of waiting jobs, `priority` goes first and `flex` last, with the lines of batches",
     )
     seed: Seed | None = None
     reasoning: Reasoning | None = None

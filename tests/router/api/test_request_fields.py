@@ -12,6 +12,7 @@ from openai.types.responses import response_create_params
 from pydantic import ValidationError
 
 from router.api import other_fields
+from router.api.errors import to_invalid
 from router.api.schemas import (
     ChatRequest,
     ResponsesRequest,
@@ -95,6 +96,49 @@ def test_every_field_of_openais_api_is_decided_about(model: Any, params: Any, ru
         ("options", {"num_ctx": 100}),
         ("system", "Answer in French."),
         ("max_new_tokens", 10),
+        ("extra_body", {"x": 1}),
+        ("nvext", {"x": 1}),
+        ("guided_decoding", {"x": 1}),
+        ("stop_strings", ["x"]),
+        ("stopSequences", ["x"]),
+        ("stop_words", ["x"]),
+        ("response_schema", {"x": 1}),
+        ("response_mime_type", "application/json"),
+        ("num_return_sequences", 2),
+        ("do_sample", True),
+        ("maxTokens", 10),
+        ("maxOutputTokens", 10),
+        ("topP", 0.5),
+        ("topK", 40),
+        ("system_prompt", "x"),
+        ("system_instruction", "x"),
+        ("systemInstruction", "x"),
+        ("preamble", "x"),
+        ("min_length", 5),
+        ("max_length", 50),
+        ("suppress_tokens", [5]),
+        ("bad_words_ids", ["x"]),
+        ("banned_tokens", ["x"]),
+        ("negative_prompt", "x"),
+        ("guidance_scale", 1.5),
+        ("generation_config", {"x": 1}),
+        ("generationConfig", {"x": 1}),
+        ("lora_name", "x"),
+        ("lora_request", {"lora_name": "a"}),
+        ("adapter_id", "x"),
+        ("num_ctx", 4096),
+        ("num_predict", 10),
+        ("mirostat_mode", 2),
+        ("continue_final_message", True),
+        ("add_generation_prompt", False),
+        ("web_search", True),
+        ("web_search_options", {"x": 1}),
+        ("search_parameters", {"mode": "on"}),
+        ("output_config", {"x": 1}),
+        ("prompt_template", "x"),
+        ("responseSchema", {"x": 1}),
+        ("frequencyPenalty", 0.5),
+        ("maxCompletionTokens", 10),
     ],
 )
 @pytest.mark.parametrize("endpoint", ["chat", "responses"])
@@ -137,6 +181,21 @@ def test_a_field_that_would_change_the_answer_is_refused_by_name(endpoint: str, 
         ("prediction", {"type": "content", "content": "x"}),
         ("parallel_tool_calls", True),
         ("nobody_knows_this", {"a": 1}),
+        ("response_mime_type", "text/plain"),
+        ("num_return_sequences", 1),
+        ("do_sample", False),
+        ("topP", 1.0),
+        ("topK", -1),
+        ("min_length", 0),
+        ("guidance_scale", 1.0),
+        ("mirostat_mode", 0),
+        ("continue_final_message", False),
+        ("add_generation_prompt", True),
+        ("web_search", False),
+        ("search_parameters", {"mode": "off"}),
+        ("extra_body", {}),
+        ("frequencyPenalty", 0),
+        ("nobodyKnowsThis", "x"),
     ],
 )
 def test_at_its_neutral_value_or_without_effect_it_is_accepted(name: str, value: Any) -> None:
@@ -214,6 +273,19 @@ def test_an_unknown_option_of_our_own_is_refused_with_the_known_ones(read: Any, 
     for known in (f"'hybrid.{key[:64]}'", "max_wait_s", "deadline_ms", "async,"):
         assert known in caught.value.message
         assert known in caught.value.message_zh
+
+
+@pytest.mark.parametrize("tier", ["urgent", "Priority", "standard_only", "", 3])
+@pytest.mark.parametrize("read", [chat, responses])
+def test_an_unknown_tier_is_refused_with_the_known_ones(read: Any, tier: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        read(service_tier=tier)
+
+    refused = to_invalid(caught.value)
+    assert (refused.status_code, refused.param) == (400, "service_tier")
+    for known in ("auto", "default", "flex", "scale", "priority", "fast"):
+        assert read(service_tier=known).service_tier == known
+        assert f"'{known}'" in refused.message
 
 
 # --- thinking ---------------------------------------------------------------------------------------------------------
