@@ -37,7 +37,7 @@ NullAsDefault = BeforeValidator(_default_if_null)
 # Larger numbers than these can be read from JSON but not be written to it.
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
-ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 # Refused at the first wrong item: a list of a million of them would cost gigabytes of errors.
 Item = TypeVar("Item")
 Items = Annotated[list[Item], Field(fail_fast=True)]

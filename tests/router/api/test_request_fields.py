@@ -283,7 +283,7 @@ def test_an_unknown_tier_is_refused_with_the_known_ones(read: Any, tier: Any) ->
 
     refused = to_invalid(caught.value)
     assert (refused.status_code, refused.param) == (400, "service_tier")
-    for known in ("auto", "default", "flex", "scale", "priority", "fast"):
+    for known in ("auto", "default", "flex", "scale", "priority", "fast", "ultrafast"):
         assert read(service_tier=known).service_tier == known
         assert f"'{known}'" in refused.message
 
