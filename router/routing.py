@@ -26,6 +26,8 @@ _LEAST_WINDOW = 20
 _MAX_OWNERS = 1000
 # Of a first turn, so many characters and its length name the conversation; megabytes would only cost time.
 _MAX_NAMED = 4096
+# Turns of the user that are decided again for a sticky route: each costs as much as the conversation before it is long.
+_MAX_DECIDED_AGAIN = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +189,14 @@ def has_fields(call: Call) -> bool:
 
 
 def _previous(call: Call, rules: Rules) -> Previous | None:
-    """Decide the conversation's earlier turns again, oldest first, as they were decided then.
+    """Decide the conversation's first and last earlier turns again, oldest first, as they were decided then.
 
     The request carries the whole conversation, so nothing has to be stored for that. The engines' health of then is not
     known; a turn that was answered by the other engine only because one was down does not stick.
     """
     previous: Previous | None = None
-    for index, message in enumerate(call.messages[:-1]):
-        if message.role != "user":
-            continue
+    turns = [index for index, message in enumerate(call.messages[:-1]) if message.role == "user"]
+    for index in turns[:1] + turns[1:][1 - _MAX_DECIDED_AGAIN :]:
         earlier = replace(call, messages=call.messages[: index + 1])
         image_keys = frozenset(image.sha256 for image in earlier.images)
         context = Context(key_hash=call.owner, dial=call.dial, previous=previous, image_keys=image_keys)

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from engines.base import ImagePart, Message, SamplingParams, TextPart
+from policies.decide import decide
 from policies.decision import EngineHealth, Health
 from policies.features import Hints
 from policies.rules import Rules, load_preset, load_rules
+from router import routing
 from router.bootstrap import load_rules_source
 from router.call import Call
 from router.output_format import OutputFormat
@@ -184,6 +186,19 @@ def test_a_sticky_conversation_keeps_its_route_until_the_pictures_change(tmp_pat
     loose = router().route(call(*chat, turn("And what is it doing?")), UP).decision
 
     assert (same.route, changed.route, loose.route) == ("fast", "deep", "deep")
+
+
+def test_a_long_sticky_conversation_keeps_its_first_route_and_decides_few_turns_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided: list[object] = []
+    monkeypatch.setattr(routing, "decide", lambda *args: decided.append(args) or decide(*args))
+    sticky = router(seed_with(tmp_path, "sticky: true"))
+    chat = [turn("图里有什么？", "a"), turn("一只猫", role="assistant")]
+    more = [turn("And what is it doing?"), turn("It sleeps.", role="assistant")] * 100
+
+    assert sticky.route(call(*chat, *more, turn("And what is it doing?")), UP).decision.route == "fast"
+    assert len(decided) == routing._MAX_DECIDED_AGAIN + 1
 
 
 def test_a_quota_bounds_the_share_of_an_owners_jobs_and_nobody_elses(tmp_path: Path) -> None:
