@@ -23,6 +23,7 @@ _ADDRESS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_KEY = re.compile(r"\b(?:sk|pk|hf|key|token)[-_][\w-]{6,}|\bBearer\s+\S+", re.IGNORECASE)
 _MAX_CHARS = 1000
 
 
@@ -81,9 +82,9 @@ def split_urls(text: str) -> tuple[str, ...]:
 
 
 def without_addresses(text: str) -> str:
-    """Replace the URLs, hosts, ports and absolute paths in what another server said; a caller must not learn them.
+    """Replace addresses (URLs, hosts, ports, absolute paths) and keys in what another server said to its operator.
 
     Args:
         text: at most its first 1,000 characters are kept.
     """
-    return _ADDRESS.sub("(address)", text[:_MAX_CHARS])
+    return _KEY.sub("(key)", _ADDRESS.sub("(address)", text[:_MAX_CHARS]))

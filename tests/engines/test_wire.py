@@ -480,6 +480,12 @@ def test_a_byte_order_mark_before_the_first_event_is_none_of_it(size):
     assert payloads == [b"1", b"\xef\xbb\xbf2"]
 
 
+@pytest.mark.parametrize("key", ["sk-livekey123456", "Bearer abc.def", "hf_abcdefghij", "sk-proj-a1_b2-c3d4"])
+def test_what_a_server_says_loses_its_keys(key):
+    refusal = wire.from_error(401, orjson.dumps({"error": {"message": f"Incorrect key: {key}, ask again"}}))
+    assert refusal.message.replace(",", "") == "Incorrect key: (key) ask again"
+
+
 def test_a_done_with_blanks_around_it_is_done():
     assert wire.EventParser().feed(b"data:  [DONE] \n\n") == [wire.DONE]
 
