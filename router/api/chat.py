@@ -299,6 +299,9 @@ async def _stream(
 
     is_left = True
     try:
+        if not running.is_queued:
+            # Closing a generator that was never begun closes nothing: a client gone by now would leave GLM at work.
+            await anext(running.events, None)
         yield chunk(delta={"role": "assistant", "content": ""}, hybrid=to_hybrid(job))
         async with contextlib.aclosing(with_pings(running.events, PING_S, wait.until)) as events:
             async for event in events:
@@ -342,6 +345,7 @@ async def _stream(
         yield sse(envelope(to_refusal(error, f"the stream of {job.id}"), wants_chinese=is_chinese))
         is_left = False
     finally:
+        await running.events.aclose()
         if is_left and running.is_queued and not running.is_replayed:
             services.dispatcher.abandon(running.job.spec)  # a chat stream cannot be resumed
     yield SSE_DONE
