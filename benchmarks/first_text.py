@@ -91,7 +91,7 @@ def start_stack(what: str, prefill_s: float) -> ProcessStack:
         if what == "echo":
             arguments = ["-m", "tests.support.echo_server", name, socket, str(_WORD_S), str(prefill_s)]
         else:
-            arguments = ["-m", "engines.server", name, "--model", str(pocket_dir() / name), "--uds", socket]
+            arguments = ["-m", "engines.http.server", name, "--model", str(pocket_dir() / name), "--uds", socket]
         stack.add_command(name, arguments)
     stack.start()
     stack.wait_ready()

@@ -11,8 +11,8 @@ from typing import Final
 
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from engines.balancer import RemoteEngine, connect
 from engines.base import Engine
+from engines.http.balancer import RemoteEngine, connect
 from policies.rules import Rules, RulesFile, load_preset
 from router import tasks
 from router.attend import AttendedEngine

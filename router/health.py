@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
-from engines.balancer import BackendStatus, BalancedClient, RemoteEngine
 from engines.base import EngineError, EngineInfo
+from engines.http.balancer import BackendStatus, BalancedClient, RemoteEngine
 from policies.decision import EngineHealth, Health
 from router.leftovers import Leftovers, end_tasks
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
-from engines.balancer import RemoteEngine
+from engines.http.balancer import RemoteEngine
 from policies.rules import RulesFile
 from router.batches.files import FileStore
 from router.batches.store import BatchStore

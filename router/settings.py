@@ -17,7 +17,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engines.adapter_names import parse_adapters
-from engines.address import split_urls
+from engines.http.address import split_urls
 from router.redis_address import check_redis_url
 
 PRODUCT_URL = "https://github.com/glowl/glowl"

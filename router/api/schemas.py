@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import PydanticUseDefault
 
 from engines.base import SamplingParams
+from engines.http.wire import MAX_TOP_LOGPROBS
 from engines.json_schema import ANY_OBJECT, JsonSchemaError, check_schema, to_schema_text
-from engines.wire import MAX_TOP_LOGPROBS
 from router.api.other_fields import check_others, unsupported
 from router.call import DraftAs
 from router.errors import BadRequestError

@@ -203,7 +203,7 @@ def check_engine(name: str, settings: Settings, language: Language) -> Iterator[
 async def _ask_servers(name: str, settings: Settings) -> list[tuple[str, EngineInfo | str]]:
     """Each server's URL with what it says of itself, or why it does not."""
     from engines.base import EngineError
-    from engines.client import EngineClient
+    from engines.http.client import EngineClient
     from router.bootstrap import make_engine
 
     async def ask(url: str) -> tuple[str, EngineInfo | str]:

@@ -36,7 +36,7 @@ def has_engine_packages() -> bool:
 def engine_argv(name: str, **options: str | int | Path | Sequence[str] | None) -> list[str]:
     """The command that runs one engine server; options that are None are left to its own defaults, lists repeated."""
     # -P: a folder named `engines` in the user's current directory must not shadow ours.
-    argv = [sys.executable, "-P", "-m", "engines.server", name]
+    argv = [sys.executable, "-P", "-m", "engines.http.server", name]
     for option, given in options.items():
         values = [] if given is None else [given] if isinstance(given, str | int | Path) else given
         for value in values:

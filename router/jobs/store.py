@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError
 
 from engines.base import ImagePart, TokenLogprob
-from engines.wire import from_logprobs, to_logprobs
+from engines.http.wire import from_logprobs, to_logprobs
 from router.call import stored_image_hashes
 from router.errors import QueueFullError, QueueUnavailableError, StorageFullError
 from router.jobs import scripts

@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engines.balancer import BalancedClient
 from engines.base import (
     ContextLengthError,
     Delta,
@@ -41,9 +40,10 @@ from engines.base import (
     Usage,
     generate,
 )
-from engines.client import EngineClient
 from engines.echo import EchoEngine
-from engines.server import listening
+from engines.http.balancer import BalancedClient
+from engines.http.client import EngineClient
+from engines.http.server import listening
 
 TRANSPORTS = ["in-process", "tcp", "unix-socket", "balanced"]
 

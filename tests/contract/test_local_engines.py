@@ -12,11 +12,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from engines.balancer import BalancedClient  # noqa: E402
 from engines.base import Engine, EngineOptions  # noqa: E402
-from engines.client import EngineClient  # noqa: E402
+from engines.http.balancer import BalancedClient  # noqa: E402
+from engines.http.client import EngineClient  # noqa: E402
+from engines.http.server import listening, load_engine  # noqa: E402
 from engines.pocket.random_tiny import ensure_random_tiny  # noqa: E402
-from engines.server import listening, load_engine  # noqa: E402
 from tests.contract.test_engine_contract import (  # noqa: E402, F401  collected here once more, with our own `engine`
     test_a_prompt_over_the_context_is_refused,
     test_a_stop_string_ends_the_answer_and_is_no_part_of_it,

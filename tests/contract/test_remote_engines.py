@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from engines.balancer import BalancedClient
 from engines.base import (
     Engine,
     EngineOverloadedError,
@@ -23,8 +22,9 @@ from engines.base import (
     TextPart,
     generate,
 )
-from engines.client import EngineClient
 from engines.echo import EchoEngine
+from engines.http.balancer import BalancedClient
+from engines.http.client import EngineClient
 from tests.contract.test_engine_contract import (  # noqa: F401  collected here once more, with our own fixtures
     Subject,
     picture,

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from engines.base import InvalidImageError
 from engines.echo import EchoEngine
-from engines.server import create_app as create_engine_app
+from engines.http.server import create_app as create_engine_app
 from router.app import create_app
 from router.dispatch import to_router_error
 from router.settings import Settings

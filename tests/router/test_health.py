@@ -17,11 +17,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engines.balancer import BalancedClient
 from engines.base import EngineInfo
-from engines.client import EngineClient
 from engines.echo import EchoEngine
-from engines.server import create_app as create_engine_app
+from engines.http.balancer import BalancedClient
+from engines.http.client import EngineClient
+from engines.http.server import create_app as create_engine_app
 from router.app import create_app
 from router.health import EngineMonitor
 from router.settings import Settings

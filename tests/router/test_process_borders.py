@@ -30,7 +30,7 @@ def loaded_by(body: str) -> list[str]:
         "from router.app import create_app; from router.settings import Settings; create_app(Settings())",
         "from router.worker import create_worker; from router.settings import Settings; create_worker(Settings())",
         "import router.cli.main",
-        "import engines.server, engines.client, engines.echo",
+        "import engines.http.server, engines.http.client, engines.echo",
         "from policies.features import Question, measure; measure(Question('Wat is dit voor een dier?'))",
     ],
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from engines.balancer import BalancedClient
-from engines.client import EngineClient
+from engines.http.balancer import BalancedClient
+from engines.http.client import EngineClient
 from router.bootstrap import make_engines
 from router.settings import Settings
 

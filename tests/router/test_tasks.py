@@ -31,7 +31,7 @@ from engines.base import (
     TextPart,
 )
 from engines.echo import EchoEngine
-from engines.wire import to_boxes
+from engines.http.wire import to_boxes
 from router import tasks
 from router.api.objects import to_hybrid
 from router.call import to_stored_messages

@@ -11,9 +11,9 @@ import pytest
 from redis.asyncio import Redis
 
 from engines.base import Delta, EngineUnavailableError, GenerationRequest
-from engines.client import EngineClient
 from engines.echo import EchoEngine
-from engines.server import create_app as create_engine_app
+from engines.http.client import EngineClient
+from engines.http.server import create_app as create_engine_app
 from router import tasks
 from router.api.stream import to_response_events
 from router.errors import QueueUnavailableError

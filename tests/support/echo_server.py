@@ -15,7 +15,7 @@ from contextlib import aclosing
 
 from engines.base import Delta, GenerationRequest
 from engines.echo import EchoEngine
-from engines.server import listening
+from engines.http.server import listening
 
 
 class SlowEcho(EchoEngine):

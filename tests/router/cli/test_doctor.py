@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from engines.echo import EchoEngine
+from engines.http.server import listening
 from engines.memory import PUBLISHED_CONFIGS
-from engines.server import listening
 from router.cli import doctor, memory_check, models
 from router.cli.main import app
 from router.cli.net import free_port

@@ -117,7 +117,7 @@ def test_engine_passes_on_what_was_given_and_nothing_else(executed):
     assert argv == [
         "-P",
         "-m",
-        "engines.server",
+        "engines.http.server",
         "owl2",
         "--model",
         "echo",

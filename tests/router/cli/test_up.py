@@ -256,7 +256,7 @@ def test_every_child_is_told_where_the_others_are():
     assert all(specs[name].env == {} for name in ("redis", "glm", "owl2"))
     assert all(specs[name].stop_timeout_s > 2 for name in ("worker", "worker-owl2", "worker-light", "api"))
     assert specs["glm"].argv[1:] == (
-        *("-P", "-m", "engines.server", "glm"),
+        *("-P", "-m", "engines.http.server", "glm"),
         *("--model", "echo", "--uds", "/data/run/glm.sock"),
     )
     assert specs["redis"].layer == 0

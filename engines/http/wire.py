@@ -17,7 +17,6 @@ import pybase64
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
 
 from engines.adapter_names import model_with, split_model
-from engines.address import without_addresses
 from engines.base import (
     Alternative,
     Box,
@@ -45,6 +44,7 @@ from engines.base import (
     Usage,
     Variant,
 )
+from engines.http.address import without_addresses
 from engines.image_header import sniff_media_type
 from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
 from engines.json_text import dump_line

@@ -9,8 +9,6 @@ import orjson
 import pytest
 from aiohttp import web
 
-from engines import wire
-from engines.address import split_urls
 from engines.base import (
     ContextLengthError,
     EngineError,
@@ -28,9 +26,11 @@ from engines.base import (
     Usage,
     generate,
 )
-from engines.client import EngineClient
 from engines.echo import EchoEngine
-from engines.server import listening
+from engines.http import wire
+from engines.http.address import split_urls
+from engines.http.client import EngineClient
+from engines.http.server import listening
 from tests.support.vllm_server import serving
 
 HI = GenerationRequest((Message("user", (TextPart("hi"),)),))

@@ -5,7 +5,6 @@ import base64
 import orjson
 import pytest
 
-from engines import wire
 from engines.base import (
     Alternative,
     ContextLengthError,
@@ -27,6 +26,7 @@ from engines.base import (
     TooManyImagesError,
     Usage,
 )
+from engines.http import wire
 from engines.json_schema import ANY_OBJECT, JsonSchemaError
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="

@@ -20,9 +20,7 @@ from typing import Final, Literal
 import aiohttp
 import orjson
 
-from engines import wire
 from engines.adapter_names import UnknownAdapterError, describe_unknown, model_with
-from engines.address import EngineAddress
 from engines.base import (
     ContextLengthError,
     Delta,
@@ -38,6 +36,8 @@ from engines.base import (
     Usage,
 )
 from engines.boxes import BoxReader, MarkedText
+from engines.http import wire
+from engines.http.address import EngineAddress
 from engines.images import upright_size
 
 _CONNECT_S: Final = 5.0

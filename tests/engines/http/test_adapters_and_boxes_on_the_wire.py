@@ -11,7 +11,6 @@ import httpx
 import pytest
 from PIL import Image
 
-from engines import server, wire
 from engines.adapter_names import UnknownAdapterError
 from engines.base import (
     Box,
@@ -24,9 +23,10 @@ from engines.base import (
     Usage,
     generate,
 )
-from engines.client import EngineClient
 from engines.echo import EchoEngine
-from engines.server import listening
+from engines.http import server, wire
+from engines.http.client import EngineClient
+from engines.http.server import listening
 from tests.support.vllm_server import VllmServer, serving
 
 HI = Message("user", (TextPart("hi"),))

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from engines.balancer import BalancedClient, affinity_key, connect, estimate_cost
 from engines.base import (
     Delta,
     EngineError,
@@ -26,7 +25,8 @@ from engines.base import (
     Usage,
     generate,
 )
-from engines.client import EngineClient, Readiness
+from engines.http.balancer import BalancedClient, affinity_key, connect, estimate_cost
+from engines.http.client import EngineClient, Readiness
 
 
 class FakeServer:

@@ -20,7 +20,6 @@ import orjson
 import pytest
 from PIL import Image
 
-from engines import server
 from engines.base import (
     Delta,
     EngineOptions,
@@ -30,8 +29,9 @@ from engines.base import (
     GenerationRequest,
     InvalidRequestError,
 )
-from engines.client import EngineClient
 from engines.echo import EchoEngine
+from engines.http import server
+from engines.http.client import EngineClient
 from router.settings import DEFAULT_GLM_PORT, DEFAULT_OWL2_PORT
 
 CHAT = "/v1/chat/completions"
@@ -625,9 +625,8 @@ async def test_a_module_that_fails_to_import_fails_the_start_and_closes_quietly(
 
 
 def test_the_server_and_the_echo_import_no_torch():
-    code = (
-        "import sys, engines.server, engines.client, engines.echo; print({'torch', 'transformers'} & set(sys.modules))"
-    )
+    modules = "engines.http.server, engines.http.client, engines.echo"
+    code = f"import sys, {modules}; print({{'torch', 'transformers'}} & set(sys.modules))"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -639,7 +638,15 @@ async def test_sigterm_ends_the_process_at_once_with_exit_code_0_though_an_answe
     # Given the command serving the echo, and an answer under way
     path = short_folder / "engine.sock"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "engines.server", "owl2", "--model", "echo", "--uds", str(path), stderr=subprocess.PIPE
+        sys.executable,
+        "-m",
+        "engines.http.server",
+        "owl2",
+        "--model",
+        "echo",
+        "--uds",
+        str(path),
+        stderr=subprocess.PIPE,
     )
     client = EngineClient(f"unix://{path}", timeout_s=30.0)
     await client.start()

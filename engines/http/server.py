@@ -1,4 +1,4 @@
-"""One engine behind HTTP: ``python -m engines.server NAME --model PATH`` or, in process, `listening`.
+"""One engine behind HTTP: ``python -m engines.http.server NAME --model PATH`` or, in process, `listening`.
 
 In: OpenAI chat-completions requests on a TCP port or a unix socket. Out: JSON or server-sent events, and whether the
 engine is ready. It listens at once and loads the engine meanwhile; a caller who hangs up cancels the generation.
@@ -38,7 +38,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.loops.auto import auto_loop_factory
 
 import engines
-from engines import echo, wire
+from engines import echo
 from engines.adapter_names import check_adapter, find_adapter, model_with, parse_adapters
 from engines.base import (
     Delta,
@@ -52,6 +52,7 @@ from engines.base import (
     HasTrouble,
     generate,
 )
+from engines.http import wire
 
 DEFAULT_PORTS: Final = {"glm": 8101, "owl2": 8102}  # the same as in the router's settings
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024

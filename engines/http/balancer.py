@@ -26,7 +26,7 @@ from engines.base import (
     GenerationFailedError,
     GenerationRequest,
 )
-from engines.client import DEFAULT_ANSWER_TIMEOUT_S, EngineClient, Readiness
+from engines.http.client import DEFAULT_ANSWER_TIMEOUT_S, EngineClient, Readiness
 
 _BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 15.0

@@ -1,0 +1,1 @@
+"""What the local engines share below HTTP: batching, caches, sampling and picture decoding. Needs torch."""
