@@ -21,7 +21,7 @@ import torch
 from glm_random import MARKS, Bench, Collector, Served, options, table
 from transformers import PreTrainedTokenizerFast
 
-from engines.constrained import Constraint, Grammar, GrammarCompiler, constrain
+from engines.runtime.constrained import Constraint, Grammar, GrammarCompiler, constrain
 
 PROMPT_TOKENS = 128
 SCHEMA = {

@@ -23,13 +23,13 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, Glm4vConfig, StoppingCriteria
 
 from engines.base import Delta, EngineError, SamplingParams
-from engines.batching import BatchLimits, ContinuousBatch
-from engines.constrained import Constraint
 from engines.glm.decoding import Answer
 from engines.glm.parsing import AnswerParser, ReasoningSplitter, StreamDetokenizer, TokenBytes
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest
 from engines.memory import PUBLISHED_CONFIGS
-from engines.prefix_cache import CacheScope, PrefixCache
+from engines.runtime.batching import BatchLimits, ContinuousBatch
+from engines.runtime.constrained import Constraint
+from engines.runtime.prefix_cache import CacheScope, PrefixCache
 
 MARKS = ("<|endoftext|>", "<think>", "</think>", "<|begin_of_box|>", "<|end_of_box|>", "<|image|>")
 

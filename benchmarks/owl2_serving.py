@@ -30,12 +30,12 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from engines.base import Delta, EngineError, SamplingParams
-from engines.batching import BatchLimits, ContinuousBatch
 from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration
 from engines.owl2.config import IMAGE_TOKEN_ID
 from engines.owl2.runner import Owl2Runner, PreparedRequest
 from engines.owl2.weights import load_model
-from engines.prefix_cache import CacheScope, PrefixCache
+from engines.runtime.batching import BatchLimits, ContinuousBatch
+from engines.runtime.prefix_cache import CacheScope, PrefixCache
 
 
 def sizes(width: int, intermediate: int, num_layers: int, num_heads: int, **more: int) -> dict[str, int]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
-from engines.prefix_cache import CacheScope
+from engines.runtime.prefix_cache import CacheScope
 
 # Kinds of LoRA that are more than adding a product of two matrices to the output of one.
 _UNSUPPORTED = (

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from engines.base import Alternative, Delta, FinishReason, TokenLogprob, Usage
 from engines.glm.parsing import AnswerParser, TokenBytes
-from engines.sampling import Pick
+from engines.runtime.sampling import Pick
 
 
 class Answer:

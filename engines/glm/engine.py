@@ -41,9 +41,7 @@ from engines.base import (
     check_could_fit,
     fit_max_tokens,
 )
-from engines.batching import BatchLimits, ContinuousBatch, FairBudget, Scheduler
 from engines.boxes import BOX_END, BOX_START, BoxReader
-from engines.constrained import Grammar, GrammarCompiler
 from engines.glm.adapters import load_adapters
 from engines.glm.decoding import Answer
 from engines.glm.loading import load_model, resolve_device, resolve_dtype
@@ -51,12 +49,14 @@ from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, Strea
 from engines.glm.processor import load_processor, longest_token_bytes
 from engines.glm.prompts import least_bytes, to_conversation
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
-from engines.host_store import HostStore
 from engines.images import check_request, decode_image, fit_size, picture_size, upright_size
 from engines.json_schema import ANY_OBJECT
-from engines.kv_cache import memory_bytes
-from engines.picture_stage import PictureStage
-from engines.prefix_cache import CacheScope, PrefixCache
+from engines.runtime.batching import BatchLimits, ContinuousBatch, FairBudget, Scheduler
+from engines.runtime.constrained import Grammar, GrammarCompiler
+from engines.runtime.host_store import HostStore
+from engines.runtime.kv_cache import memory_bytes
+from engines.runtime.picture_stage import PictureStage
+from engines.runtime.prefix_cache import CacheScope, PrefixCache
 
 MAX_IMAGES = 16
 MAX_SIDE_PX = 2048  # longer pictures are scaled down at decoding; costs no token under the pixel budget

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from engines.kv_cache import memory_errors
-from engines.quantization import loading_options
+from engines.runtime.kv_cache import memory_errors
+from engines.runtime.quantization import loading_options
 
 # What stays in full precision: small beside the decoder, and its errors would reach every row or every token.
 UNQUANTIZED_MODULES = ("model.visual", "lm_head")

@@ -14,7 +14,7 @@ from tokenizers.decoders import DecodeStream
 
 from engines.base import Box, Delta
 from engines.boxes import BoxReader
-from engines.sampling import StopStrings
+from engines.runtime.sampling import StopStrings
 
 Channel = Literal["text", "reasoning"]
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from engines.base import Delta, SamplingParams, Usage
-from engines.constrained import Constraint, constrain
 from engines.glm.adapters import Adapters
 from engines.glm.decoding import Answer
-from engines.kv_cache import KVBatch, KVPrompt, KVShape, KVStep, memory_errors
-from engines.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
-from engines.sampling import Pick, Sampler, pick_tokens
+from engines.runtime.constrained import Constraint, constrain
+from engines.runtime.kv_cache import KVBatch, KVPrompt, KVShape, KVStep, memory_errors
+from engines.runtime.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
+from engines.runtime.sampling import Pick, Sampler, pick_tokens
 
 # (input_ids (1, S), mm_token_type_ids (1, S), image_grid_thw) to positions (3, 1, S) and the rope delta (1, 1)
 RopeIndex = Callable[..., tuple[Tensor, Tensor]]
@@ -190,7 +190,7 @@ class Row:
 
 
 class GlmRunner:
-    """Implements `engines.batching.BatchRunner`.
+    """Implements `engines.runtime.batching.BatchRunner`.
 
     Args:
         model: a `Glm4vForConditionalGeneration` in evaluation mode; nobody else may use it meanwhile.

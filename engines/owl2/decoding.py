@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 
 from engines.base import Alternative, Delta, FinishReason, SamplingParams, TokenLogprob, Usage
 from engines.owl2.tokenizer import IncrementalDecoder, Owl2Tokenizer
-from engines.sampling import Pick, StopStrings
+from engines.runtime.sampling import Pick, StopStrings
 
 
 class Answer:

@@ -37,18 +37,18 @@ from engines.base import (
     fit_max_tokens,
     generate,
 )
-from engines.batching import BatchLimits, ContinuousBatch, Scheduler
-from engines.host_store import HostStore
 from engines.images import decode_image
-from engines.kv_cache import memory_bytes
 from engines.owl2.config import IMAGE_TOKEN_ID, MPLUGOwl2Config
 from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.processor import MPLUGOwl2Processor
 from engines.owl2.prompts import render
 from engines.owl2.runner import Owl2Runner, PreparedRequest, Row, kv_shape
 from engines.owl2.weights import CheckpointError, load_model, read_variant, resolve_folder
-from engines.picture_stage import PictureStage
-from engines.prefix_cache import CacheScope, PrefixCache
+from engines.runtime.batching import BatchLimits, ContinuousBatch, Scheduler
+from engines.runtime.host_store import HostStore
+from engines.runtime.kv_cache import memory_bytes
+from engines.runtime.picture_stage import PictureStage
+from engines.runtime.prefix_cache import CacheScope, PrefixCache
 
 DEFAULT_MAX_TOKENS = 512
 # The model saw one picture per conversation in instruction tuning; more than a few are accepted by no published use.

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from engines.base import Delta, SamplingParams, Usage
-from engines.kv_cache import KVBatch, KVPrompt, KVShape, KVStep, memory_errors
 from engines.owl2.config import IMAGE_TOKEN_ID
 from engines.owl2.decoding import Answer
 from engines.owl2.language import ModalityRouting, rotary_tables
 from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.tokenizer import Owl2Tokenizer
-from engines.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
-from engines.sampling import Pick, Sampler, pick_tokens
+from engines.runtime.kv_cache import KVBatch, KVPrompt, KVShape, KVStep, memory_errors
+from engines.runtime.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
+from engines.runtime.sampling import Pick, Sampler, pick_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Row:
 
 
 class Owl2Runner:
-    """Implements `engines.batching.BatchRunner`.
+    """Implements `engines.runtime.batching.BatchRunner`.
 
     Args:
         model: in evaluation mode; nobody else may use it meanwhile.

@@ -30,7 +30,7 @@ from engines.owl2.files import (
     read_headers,
     read_json,
 )
-from engines.quantization import loading_options
+from engines.runtime.quantization import loading_options
 
 if TYPE_CHECKING:
     from engines.owl2.model import MPLUGOwl2ForConditionalGeneration

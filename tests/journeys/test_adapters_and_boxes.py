@@ -20,7 +20,7 @@ from engines.echo import EchoEngine
 from engines.glm.engine import GlmEngine, load
 from engines.http.server import create_app as create_engine_app
 from engines.pocket.random_tiny import make_glm
-from engines.sampling import Pick
+from engines.runtime.sampling import Pick
 from router.app import create_app
 from router.settings import Settings
 from tests.journeys.conftest import picture

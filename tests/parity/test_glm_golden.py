@@ -16,7 +16,7 @@ from PIL import Image
 from engines import base
 from engines.glm.engine import GlmEngine
 from engines.glm.runner import GlmRunner
-from engines.prefix_cache import PrefixCache
+from engines.runtime.prefix_cache import PrefixCache
 from tests.parity.glm_golden import (
     CASES,
     EOS_IDS,

@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 
 from engines.base import Delta, EngineError
-from engines.batching import BatchLimits, ContinuousBatch
 from engines.glm.engine import GlmEngine, Plan
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row
-from engines.prefix_cache import PrefixCache
+from engines.runtime.batching import BatchLimits, ContinuousBatch
+from engines.runtime.prefix_cache import PrefixCache
 from tests.parity.glm_golden import (
     CASES,
     GOLDENS,

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from engines.base import Delta, EngineError, SamplingParams
-from engines.batching import BatchLimits, ContinuousBatch
 from engines.owl2 import MPLUGOwl2ForConditionalGeneration, MPLUGOwl2Processor
 from engines.owl2.runner import Owl2Runner, PreparedRequest, Row
-from engines.prefix_cache import CacheScope, PrefixCache
+from engines.runtime.batching import BatchLimits, ContinuousBatch
+from engines.runtime.prefix_cache import CacheScope, PrefixCache
 from tests.parity.owl2_golden import cases, needs_golden, open_image, pixels_of, read_json
 
 pytestmark = needs_golden

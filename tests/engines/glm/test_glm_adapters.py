@@ -34,7 +34,7 @@ from engines.base import (
 from engines.glm.adapters import AdapterError, load_adapters
 from engines.glm.engine import GlmEngine, load
 from engines.pocket.random_tiny import make_glm
-from engines.prefix_cache import CacheScope
+from engines.runtime.prefix_cache import CacheScope
 
 LANGUAGE = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_up_proj|down_proj)"
 BOTH = r".*(language_model.*\.(q_proj|v_proj)|visual\.blocks.*\.qkv)"

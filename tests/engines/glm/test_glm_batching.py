@@ -17,12 +17,12 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_atten
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from engines.base import Delta, EngineError, EngineOverloadedError, GenerationFailedError, SamplingParams, Usage
-from engines.batching import BatchLimits, ContinuousBatch
 from engines.glm import runner as runner_module
 from engines.glm.decoding import Answer
 from engines.glm.parsing import AnswerParser, ReasoningSplitter
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row
-from engines.prefix_cache import CacheScope, PrefixCache
+from engines.runtime.batching import BatchLimits, ContinuousBatch
+from engines.runtime.prefix_cache import CacheScope, PrefixCache
 
 IMAGE = 99
 BEGIN_OF_IMAGE, END_OF_IMAGE = 97, 98

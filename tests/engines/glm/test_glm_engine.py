@@ -35,16 +35,16 @@ from engines.base import (
     TooManyImagesError,
     Usage,
 )
-from engines.batching import FairBudget
 from engines.glm import engine as glm_engine
 from engines.glm import loading
 from engines.glm.engine import GlmEngine, load
 from engines.glm.prompts import least_bytes
 from engines.glm.runner import Row
 from engines.images import picture_size
-from engines.picture_stage import STUCK_S
 from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, make_glm
-from engines.sampling import Pick
+from engines.runtime.batching import FairBudget
+from engines.runtime.picture_stage import STUCK_S
+from engines.runtime.sampling import Pick
 
 GREEDY = SamplingParams(max_tokens=24)
 

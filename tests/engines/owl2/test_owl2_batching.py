@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from engines.base import Delta, EngineError, EngineOverloadedError, GenerationFailedError, SamplingParams, Usage
-from engines.batching import BatchLimits, ContinuousBatch
 from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration
 from engines.owl2 import runner as runner_module
 from engines.owl2.config import IMAGE_TOKEN_ID
 from engines.owl2.runner import Owl2Runner, PreparedRequest, Row
 from engines.owl2.tokenizer import Owl2Tokenizer
-from engines.prefix_cache import CacheScope, PrefixCache
+from engines.runtime.batching import BatchLimits, ContinuousBatch
+from engines.runtime.prefix_cache import CacheScope, PrefixCache
 
 NUM_IMAGE_ROWS = 5
 PICTURES = torch.randn(4, 3, 28, 28, generator=torch.Generator().manual_seed(11))

@@ -34,7 +34,7 @@ from engines.owl2.engine import Owl2Engine, load, max_images_for
 from engines.owl2.prompts import render
 from engines.owl2.tokenizer import Owl2Tokenizer
 from engines.owl2.weights import CheckpointError
-from engines.sampling import Pick
+from engines.runtime.sampling import Pick
 
 NUM_IMAGE_ROWS = 5
 

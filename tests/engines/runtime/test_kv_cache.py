@@ -1,4 +1,4 @@
-"""engines.kv_cache: rows keep their own keys and values, whoever joins and leaves."""
+"""engines.runtime.kv_cache: rows keep their own keys and values, whoever joins and leaves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engines.kv_cache import KVBatch, KVPrompt, KVShape, memory_bytes, memory_errors
+from engines.runtime.kv_cache import KVBatch, KVPrompt, KVShape, memory_bytes, memory_errors
 
 SHAPE = KVShape(num_layers=2, num_heads=3, head_dim=4, dtype=torch.float32, device=torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""`engines.picture_stage`: whose picture is decoded when, and what happens when its caller leaves or nothing moves."""
+"""`engines.runtime.picture_stage`: whose picture is decoded when; callers that leave, and decoders that are stuck."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from engines import picture_stage
 from engines.base import EngineUnavailableError, ImagePart, InvalidImageError
-from engines.picture_stage import STUCK_S, PictureStage
+from engines.runtime import picture_stage
+from engines.runtime.picture_stage import STUCK_S, PictureStage
 
 GUARD_S = 30
 

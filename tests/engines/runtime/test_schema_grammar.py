@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engines.schema_grammar import are_exclusive, to_compilable
+from engines.runtime.schema_grammar import are_exclusive, to_compilable
 
 DEFS = {
     "Cat": {"type": "object", "properties": {"kind": {"const": "cat"}}, "required": ["kind"]},

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 from transformers.convert_slow_tokenizer import bytes_to_unicode  # noqa: E402
 
 from engines.base import GenerationFailedError, InvalidRequestError, SamplingParams  # noqa: E402
-from engines.constrained import Constraint, GrammarCompiler, constrain  # noqa: E402
 from engines.json_schema import ANY_OBJECT, FORMATS  # noqa: E402
-from engines.sampling import Sampler, pick_tokens  # noqa: E402
+from engines.runtime.constrained import Constraint, GrammarCompiler, constrain  # noqa: E402
+from engines.runtime.sampling import Sampler, pick_tokens  # noqa: E402
 
 MERGED = ['{"', '":', '","', '"}', "the", " cat", "你", "好", "12", "\n\n", "true", "null", "\\u", "\\"]
 END, USER, THINK, THINK_END, BOX = "<|endoftext|>", "<|user|>", "<think>", "</think>", "<|begin_of_box|>"

@@ -1,4 +1,4 @@
-"""engines.prefix_cache: what is found again, by whom, and what has to go."""
+"""engines.runtime.prefix_cache: what is found again, by whom, and what has to go."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engines.host_store import HostStore, Stored
-from engines.prefix_cache import MAX_PICTURES, MAX_PREFIXES, CacheScope, ImageSpan, PrefixCache, TokenSequence
+from engines.runtime.host_store import HostStore, Stored
+from engines.runtime.prefix_cache import MAX_PICTURES, MAX_PREFIXES, CacheScope, ImageSpan, PrefixCache, TokenSequence
 
 ALICE = CacheScope("alice", "model")
 BYTES_PER_TOKEN = 2 * 2 * 3 * 4  # keys and values, 2 heads, 3 wide, float32

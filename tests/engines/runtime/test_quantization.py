@@ -1,4 +1,4 @@
-"""engines.quantization: which library does what where; and on the CPU, that the answers stay close."""
+"""engines.runtime.quantization: which library does what where; and on the CPU, that the answers stay close."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from transformers import AutoModelForImageTextToText, Glm4vConfig
 
-from engines import memory, quantization
+from engines import memory
 from engines.glm import loading as glm_loading
 from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration
 from engines.owl2.weights import UNQUANTIZED_MODULES, load_model
-from engines.quantization import loading_options
+from engines.runtime import quantization
+from engines.runtime.quantization import loading_options
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 

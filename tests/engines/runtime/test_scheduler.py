@@ -1,4 +1,4 @@
-"""engines.batching: the continuous batch, step by step with a runner that only counts; then on its thread."""
+"""engines.runtime.batching: the continuous batch, step by step with a runner that only counts; then on its thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engines.base import (
     GenerationFailedError,
     InvalidRequestError,
 )
-from engines.batching import BatchLimits, ContinuousBatch, Scheduler
+from engines.runtime.batching import BatchLimits, ContinuousBatch, Scheduler
 
 
 @dataclass(frozen=True)

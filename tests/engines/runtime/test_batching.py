@@ -1,4 +1,4 @@
-"""engines.batching: calls on the model's thread, and a budget that requests share."""
+"""engines.runtime.batching: calls on the model's thread, and a budget that requests share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import EngineUnavailableError
-from engines.batching import FairBudget, Scheduler
+from engines.runtime.batching import FairBudget, Scheduler
 
 
 @pytest.fixture

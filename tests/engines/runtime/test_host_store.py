@@ -1,4 +1,4 @@
-"""engines.host_store: bytes that come back as they were, in bounded memory, with copies in the right order."""
+"""engines.runtime.host_store: bytes that come back as they were, in bounded memory, with copies in the right order."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engines import host_store
-from engines.host_store import HostStore, SideStream, free_host_bytes
+from engines.runtime import host_store
+from engines.runtime.host_store import HostStore, SideStream, free_host_bytes
 
 CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""engines.sampling: which token is chosen, with what log probability, and where text is cut."""
+"""engines.runtime.sampling: which token is chosen, with what log probability, and where text is cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import GenerationFailedError, SamplingParams
-from engines.sampling import Sampler, StopStrings, pick_tokens
+from engines.runtime.sampling import Sampler, StopStrings, pick_tokens
 
 
 def sampler(**params: object) -> Sampler:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engines.host_store import HostStore, Stored
+from engines.runtime.host_store import HostStore, Stored
 
 MAX_PREFIXES = 128
 """Beginnings held at most. Each prompt is compared with all of its scope: small ones would fit by the ten thousand."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engines.prefix_cache import Layers
+from engines.runtime.prefix_cache import Layers
 
 _COLUMNS_STEP = 64
 # torch has a type of its own for some lacks of memory; these are the words of the others.

@@ -26,9 +26,9 @@ from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
 from engines.base import GenerationFailedError
-from engines.json_budget import JsonBudget, Wish
 from engines.json_schema import ACCEPTED, JsonSchemaError, from_schema_text, shortest_answer, unsupported
-from engines.schema_grammar import num_free_texts, to_compilable, with_bounded_numbers
+from engines.runtime.json_budget import JsonBudget, Wish
+from engines.runtime.schema_grammar import num_free_texts, to_compilable, with_bounded_numbers
 
 _MAX_CACHED: Final = 64
 _MAX_SAMPLED: Final = 4_000
