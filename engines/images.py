@@ -18,7 +18,15 @@ from PIL import Image, ImageOps
 
 from engines.base import EngineError, EngineOverloadedError, ImagePart, InvalidImageError
 from engines.image_header import ACCEPTED_TYPES, ImageHeader, read_header, sniff_media_type
-from engines.image_layout import JPEG_END, has_too_many_scans, lacks_jpeg_end, next_jpeg_restart, strip_jpeg, strip_png
+from engines.image_layout import (
+    JPEG_END,
+    TooManyBlocksError,
+    has_too_many_scans,
+    lacks_jpeg_end,
+    next_jpeg_restart,
+    strip_jpeg,
+    strip_png,
+)
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # Multi-picture JPEGs of phones ("MPO") carry a preview or a depth map behind the picture; they are no animation.
@@ -266,6 +274,8 @@ def _read_header(part: ImagePart) -> ImageHeader | None:
         return None
     try:
         return read_header(part.data)
+    except TooManyBlocksError as error:
+        raise _too_many_blocks(part, error) from error
     except ValueError as error:
         raise _unreadable(part, error) from error
 
@@ -299,6 +309,8 @@ def _open(part: ImagePart, source: io.BytesIO | None = None) -> Image.Image:
         is_animated = image.format not in _ONE_FRAME_IS_ENOUGH and getattr(image, "is_animated", False)
     except (DecodeGoneError, EngineError):
         raise
+    except TooManyBlocksError as error:
+        raise _too_many_blocks(part, error) from error
     except MemoryError as error:
         raise _out_of_memory() from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -322,6 +334,15 @@ def _out_of_memory() -> EngineOverloadedError:
     return EngineOverloadedError(
         "There is not enough memory to decode the picture now; try again when the engine has less to do.",
         code="out_of_memory",
+    )
+
+
+def _too_many_blocks(part: ImagePart, error: TooManyBlocksError) -> InvalidImageError:
+    return _refusal(
+        part,
+        f"The picture consists of more than {error.most:,} chunks, segments, scans or extensions, too many to read. "
+        "Save it again as an ordinary PNG or JPEG.",
+        code="image_too_large",
     )
 
 

@@ -19,7 +19,7 @@ import pybase64
 
 from engines.base import ImagePart
 from engines.image_header import ACCEPTED_TYPES, ImageHeader, read_header, sniff_media_type
-from engines.image_layout import has_too_many_scans
+from engines.image_layout import TooManyBlocksError, has_too_many_scans
 from engines.images import MAX_REQUEST_PIXELS
 from router.errors import ImageError, ImageFetchError
 from router.fetch import FetchedBody, FetchError, FetchTooLargeError, UrlRefusedError
@@ -268,6 +268,15 @@ class MediaIntake:
             )
         try:
             header = read_header(data)
+        except TooManyBlocksError as error:
+            raise ImageError(
+                f"The picture ({media_type}) consists of more than {error.most} chunks, segments, scans or "
+                "extensions, too many to read. Save it again as an ordinary PNG or JPEG.",
+                code="image_too_large",
+                param=param,
+                message_zh=f"图片（{media_type}）所含的数据块、段、扫描或扩展超过 {error.most} 个，读取开销过大。"
+                "请另存为普通 PNG 或 JPEG。",
+            ) from None
         except ValueError:
             raise ImageError(
                 f"The picture starts like {media_type} but its header is broken or cut off. Send the whole file.",

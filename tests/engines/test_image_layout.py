@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from engines import image_layout
 from engines.image_layout import (
     MAX_SCANNED_PIXELS,
     MAX_SCANS,
+    TooManyBlocksError,
     count_jpeg_scans,
     has_too_many_scans,
     lacks_jpeg_end,
@@ -169,15 +169,21 @@ def test_texts_about_the_orientation_are_bounded_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strip", "data"),
+    ("strip", "data", "piece", "rest"),
     [
-        (strip_png, PNG[:33] + chunk(b"tIME", b"") * 1001),
-        (strip_jpeg, BASELINE[:2] + segment(0xFE, b"") * 1001),
+        (strip_png, PNG[:33], chunk(b"tIME", b""), PNG[33:]),
+        (strip_jpeg, BASELINE[:2], segment(0xFE, b""), BASELINE[2:]),
     ],
 )
 def test_a_file_of_nothing_but_tiny_blocks_is_given_up(
-    strip: Callable[[bytes], bytes], data: bytes, monkeypatch: pytest.MonkeyPatch
+    strip: Callable[[bytes], bytes], data: bytes, piece: bytes, rest: bytes
 ) -> None:
-    monkeypatch.setattr(image_layout, "MAX_BLOCKS", 1000)
-    with pytest.raises(ValueError, match="too many"):
-        strip(data)
+    assert pixels(strip(data + piece * 9_000 + rest)) == pixels(data + rest)
+    with pytest.raises(TooManyBlocksError, match="too many"):
+        strip(data + piece * 11_000 + rest)
+
+
+def test_a_file_may_have_more_blocks_the_larger_it_is() -> None:
+    # Given 20 MB of pixels in pieces of 1 KB, as some encoders write them
+    large = PNG[:33] + chunk(b"IDAT", bytes(1024)) * 20_000
+    assert strip_png(large) == large

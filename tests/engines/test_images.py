@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -292,6 +293,41 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_unread(read: Callable[[ImagePar
         with pytest.raises(InvalidImageError, match="scans") as refusal:
             read(bomb)
         assert refusal.value.code == "image_too_large"
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def in_blocks(image_format: str, piece: bytes, num_pieces: int) -> ImagePart:
+    """A picture with something before its pixels, again and again."""
+    data = encode(Image.new("RGB", (8, 8), "teal"), image_format).data
+    start = {"PNG": 33, "JPEG": 2, "GIF": 13 + (3 << ((data[10] & 7) + 1))}[image_format]
+    return part(data[:start] + piece * num_pieces + data[start:])
+
+
+BLOCKS = [
+    ("PNG", chunk(b"tEXt", b"a\0b")),
+    ("PNG", chunk(b"IDAT", b"")),
+    ("JPEG", b"\xff\xfe\0\3a"),
+    ("JPEG", b"\xff\xe5\0\2"),
+    ("GIF", b"\x21\xfe\1a\0"),
+]
+
+
+@pytest.mark.parametrize(("image_format", "piece"), BLOCKS)
+def test_a_picture_of_thousands_of_blocks_is_decoded(image_format: str, piece: bytes) -> None:
+    assert decode_image(in_blocks(image_format, piece, 3_000)).size == (8, 8)
+
+
+@pytest.mark.parametrize(("image_format", "piece"), BLOCKS)
+@pytest.mark.parametrize("read", [decode_image, picture_size, upright_size])
+def test_a_picture_of_too_many_blocks_is_refused_by_name(
+    read: Callable[[ImagePart], object], image_format: str, piece: bytes
+) -> None:
+    with pytest.raises(InvalidImageError, match="too many to read") as refusal:
+        read(in_blocks(image_format, piece, 15_000))
+    assert refusal.value.code == "image_too_large"
 
 
 def test_a_jpeg_of_more_scans_than_usual_is_decoded() -> None:

@@ -265,6 +265,11 @@ BAD: dict[str, Bad] = {
     "jpeg of thousands of scans": Bad(
         b64(JPEG[:-2] + (b"\xff\xda\0\x08" + bytes(6)) * 5000 + JPEG[-2:]), "image_too_large", "5001 scans"
     ),
+    "jpeg of comments": Bad(b64(JPEG[:2] + b"\xff\xfe\0\2" * 15_000 + JPEG[2:]), "image_too_large", "too many to read"),
+    "png of empty chunks": Bad(b64(PNG[:33] + b"\0\0\0\0tIMECRC4" * 15_000), "image_too_large", "too many to read"),
+    "gif of comments": Bad(
+        b64(b"GIF89a\1\0\1\0\0\0\0" + b"\x21\xfe\0" * 15_000), "image_too_large", "too many to read"
+    ),
     "jpeg of padding": Bad(b64(b"\xff\xd8" + b"\xff" * 250_000), "image_parse_error", "broken"),
     "gif cut in its screen": Bad(b64(b"GIF89a\x01"), "image_parse_error", "cut off"),
     "gif of nothing": Bad(b64(b"GIF89a\x01\0\x01\0" + bytes(250_000)), "image_parse_error", "broken"),
