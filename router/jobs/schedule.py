@@ -1,7 +1,7 @@
 """Whose turn it is: the order in which the units of one queue are run.
 
 In: units that wait, each with its priority, its owner and its age. Out: the next one to run, and how many are ahead of
-any. Pure Python: `router.jobs.memory_store` runs it; `router.jobs.scripts` says the same in Lua, with these constants.
+any. Pure Python: `tests.model.memory_store` runs it; `router.jobs.scripts` says the same in Lua, with these constants.
 
 Within a priority, owners take turns, and each owner's oldest unit goes first: a thousand jobs of one caller delay
 another's one by one. Between priorities the higher goes first, but for one turn in `SHARE`: nobody waits for ever

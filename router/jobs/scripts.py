@@ -4,7 +4,7 @@ In: keys' prefix, a clock reading ('' means the server's own clock) and argument
 write by a worker carries the epoch it was given when it took the unit; a write with another epoch is refused, so a
 worker that was thought dead cannot change a record that has moved on.
 
-`router.jobs.memory_store` says the same in Python, and a test drives both side by side.
+`tests.model.memory_store` says the same in Python, and a test drives both side by side.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 from engines.base import Alternative, ImagePart, SamplingParams, TokenLogprob, Usage
 from router.errors import QueueFullError, QueueUnavailableError
 from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult, Why, new_job_id
-from router.jobs.memory_store import MemoryJobStore
-from router.jobs.record import Record
 from router.jobs.scripts import NET_S
 from router.jobs.store import BLOB_GRACE_S, PREFIX, UNSTORED_TTL_S, JobStore, Reaped, guard
 from router.output_format import OutputFormat
+from tests.model.memory_store import MemoryJobStore
+from tests.model.record import Record
 
 PAIR = (BranchPlan("draft", "glm"), BranchPlan("deep", "owl2"))
 DECISION = {"route": "deep", "engine": "owl2", "rule": "english", "reasons": [], "preset": "seed", "degraded": []}
