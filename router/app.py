@@ -16,7 +16,6 @@ from router.api import batches, chat, compat, errors, files, jobs, responses, sy
 from router.api.openapi import describe, serve_docs
 from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
-from router.jobs.reaper import reap_forever
 from router.leftovers import end_tasks
 from router.middleware.encodings import Unpacked
 from router.middleware.hosts import Cors, HostsChecked
@@ -26,6 +25,7 @@ from router.middleware.paths import HeadAnswered, PathsTidied
 from router.services import Services
 from router.settings import Settings
 from router.webhooks.sweeper import sweep_forever
+from router.work.reaper import reap_forever
 
 log = logging.getLogger(__name__)
 

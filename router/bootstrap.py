@@ -14,7 +14,6 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from engines.base import Engine
 from engines.http.balancer import RemoteEngine, connect
 from policies.rules import Rules, RulesFile, load_preset
-from router import tasks
 from router.attend import AttendedEngine
 from router.batches.files import FileStore
 from router.batches.store import BatchStore
@@ -25,7 +24,6 @@ from router.idempotency import Idempotency
 from router.jobs.cancels import CancelWatch
 from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue, create_celery
-from router.jobs.reaper import wake
 from router.jobs.room import Room
 from router.jobs.store import JobStore
 from router.media import MediaIntake
@@ -35,6 +33,8 @@ from router.settings import Settings
 from router.webhooks.backoff import Backoff
 from router.webhooks.deliver import Deliverer
 from router.webhooks.store import WebhookStore
+from router.work import tasks
+from router.work.reaper import wake
 
 # Redis does one thing at a time; more connections than keep it busy only make more to hand around.
 _MAX_REDIS_CONNECTIONS: Final = 32

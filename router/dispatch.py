@@ -32,7 +32,6 @@ from engines.base import (
 )
 from policies.decision import EngineHealth, Health
 from router.call import Call, pictures_first, to_stored_messages
-from router.early import EarlyStream, UnitRunner
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.events import EventHub
@@ -55,6 +54,7 @@ from router.jobs.usable import is_blank
 from router.leftovers import Leftovers, end_tasks
 from router.output_format import with_instruction
 from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm
+from router.work.early import EarlyStream, UnitRunner
 
 FAST_UNIT = "fast"
 DRAFT_UNIT = "draft"

@@ -1,6 +1,6 @@
 """The worker process: Celery on Redis, running light tasks that talk to engine servers.
 
-In: messages with job ids. Out: calls of `router.tasks`. The tasks are coroutines that run on one event loop per
+In: messages with job ids. Out: calls of `router.work.tasks`. The tasks are coroutines that run on one event loop per
 process, in a thread of its own; Celery's threads only wait for them. No torch here, ever.
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_process_shutdown, worker_shutdown, worker_shutting_down
 
-from router import tasks
 from router.bootstrap import make_context
 from router.jobs.queue import WORK, create_celery
 from router.settings import Settings
+from router.work import tasks
 
 # What follows the handing back: webhooks under way, and the writes that hand back.
 _LAST_S = 5.0

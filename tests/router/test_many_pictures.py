@@ -25,7 +25,6 @@ from engines.base import (
     TextPart,
 )
 from engines.echo import EchoEngine
-from router import tasks
 from router.api.stream import to_response_events
 from router.call import to_stored_messages
 from router.jobs import groups
@@ -33,8 +32,9 @@ from router.jobs.agreement import compare
 from router.jobs.job import BranchPlan, Event, Job, JobSpec
 from router.jobs.store import JobStore
 from router.output_format import OutputFormat
+from router.work import tasks
 from tests.router.jobs.test_store import make_spec
-from tests.router.test_tasks import context_of
+from tests.router.work.test_tasks import context_of
 
 QUESTION = "How many owls?"
 DRAFT = BranchPlan("draft", "glm")

@@ -14,15 +14,15 @@ from engines.base import Delta, EngineUnavailableError, GenerationRequest
 from engines.echo import EchoEngine
 from engines.http.client import EngineClient
 from engines.http.server import create_app as create_engine_app
-from router import tasks
 from router.api.stream import to_response_events
 from router.errors import QueueUnavailableError
 from router.jobs.cancels import CancelWatch
 from router.jobs.events import EventHub
 from router.jobs.job import BranchPlan, JobSpec, UnitResult
 from router.jobs.store import JobStore
+from router.work import tasks
 from tests.router.jobs.test_store import make_spec
-from tests.router.test_tasks import Queue, context_of
+from tests.router.work.test_tasks import Queue, context_of
 from tests.support.servers import AppServer, wait_until
 
 WORDS = [f"{number} " for number in range(50)]

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from engines.base import Box, SamplingParams, Usage
 from router.api.objects import to_hybrid
-from router.jobs import groups, merge, overdue
+from router.jobs import groups, merge
 from router.jobs.job import MERGE, BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult
+from router.work import overdue
 from tests.router.jobs.test_store import make_spec
 
 BROKEN = {"code": "invalid_image", "message": "cut off", "param": None, "status": 400, "retryable": False}

@@ -22,9 +22,9 @@ from engines.base import ImagePart, TokenLogprob
 from router.errors import QueueFullError
 from router.jobs import merge
 from router.jobs.job import MERGE, TERMINAL, BranchPlan, Claim, Event, FinalAnswer, Job, UnitResult, Why
-from router.jobs.overdue import settle
 from router.jobs.schedule import QUEUES
 from router.jobs.store import BLOB_GRACE_S, PREFIX, JobStore, Reaped
+from router.work.overdue import settle
 from tests.model.memory_store import MemoryJobStore
 from tests.model.record import Record
 from tests.router.jobs.test_store import Clock, make_spec

@@ -13,7 +13,6 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from redis.asyncio import Redis
 
-from router import tasks
 from router.bootstrap import make_redis
 from router.fetch import SafeFetcher
 from router.jobs.queue import WEBHOOKS
@@ -24,6 +23,7 @@ from router.webhooks.records import EVENT_TYPES, Delivery
 from router.webhooks.signing import sign
 from router.webhooks.store import WebhookStore
 from router.webhooks.sweeper import sweep_forever, sweep_once
+from router.work import tasks
 from tests.router.jobs.test_store import Clock
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]

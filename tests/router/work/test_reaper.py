@@ -16,11 +16,11 @@ from router.errors import QueueUnavailableError
 from router.jobs import merge
 from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
 from router.jobs.merge import NoAnswer
-from router.jobs.overdue import settle
 from router.jobs.queue import JobQueue, create_celery
-from router.jobs.reaper import reap_forever, reap_once, replace_lost_tickets, wake
 from router.jobs.store import PREFIX, JobStore, Reaped
 from router.settings import Settings
+from router.work.overdue import settle
+from router.work.reaper import reap_forever, reap_once, replace_lost_tickets, wake
 from tests.router.jobs.test_store import Clock, clock, make_spec
 
 __all__ = ["clock"]

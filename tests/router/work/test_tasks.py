@@ -32,12 +32,12 @@ from engines.base import (
 )
 from engines.echo import EchoEngine
 from engines.http.wire import to_boxes
-from router import tasks
 from router.api.objects import to_hybrid
 from router.call import to_stored_messages
 from router.jobs.job import BranchPlan, Job, JobSpec, UnitResult
 from router.jobs.store import PREFIX, JobStore
 from router.output_format import OutputFormat
+from router.work import tasks
 from tests.router.jobs.test_store import PAIR, make_spec
 
 DEEP_ALONE = (BranchPlan("deep", "owl2"),)

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from engines.base import Delta, EngineUnavailableError
-from router.early import EarlyStream
+from router.work.early import EarlyStream
 
 
 class Source:

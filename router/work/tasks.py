@@ -33,7 +33,6 @@ from engines.base import (
 )
 from router.attend import attended
 from router.call import from_stored_messages, pictures_first, stored_image_hashes
-from router.early import EarlyStream
 from router.errors import QueueUnavailableError
 from router.jobs import groups, merge
 from router.jobs.cancels import CancelWatch
@@ -45,6 +44,7 @@ from router.jobs.usable import checked, is_blank
 from router.leftovers import Leftovers, end_tasks
 from router.output_format import with_instruction
 from router.webhooks.deliver import Deliverer
+from router.work.early import EarlyStream
 
 log = logging.getLogger(__name__)
 

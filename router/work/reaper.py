@@ -13,10 +13,10 @@ from typing import Any
 
 from router.errors import QueueUnavailableError
 from router.jobs import merge
-from router.jobs.overdue import settle
 from router.jobs.queue import JobQueue
 from router.jobs.schedule import queue_of
 from router.jobs.store import PREFIX, Cause, JobStore, guard
+from router.work.overdue import settle
 
 log = logging.getLogger(__name__)
 

@@ -58,7 +58,7 @@ class EarlyStream:
 
 
 class UnitRunner(Protocol):
-    """Runs units in this process; `router.tasks.LocalRuns` does."""
+    """Runs units in this process; `router.work.tasks.LocalRuns` does."""
 
     def run(self, job: Job, unit: str, epoch: int, stream: EarlyStream) -> None:
         """Go on with a unit that was claimed and begun, as a worker would; returns at once."""
