@@ -28,8 +28,8 @@ from engines.pocket.evaluate import DEFAULT_MODELS, ask, judged_types, start_eng
 from engines.pocket.scenes import TYPES, Question, hops, is_right, sample_question
 from engines.pocket.scenes.asking import Setup
 from engines.pocket.scenes.layout import SIZES
-from router.jobs.agreement import combine, compare, script_of
-from router.jobs.merge import compose_prompt
+from router.answers.agreement import combine, compare, script_of
+from router.answers.merge import compose_prompt
 
 IN_FLIGHT = 16
 THRESHOLDS = tuple(step / 10 for step in range(11))
@@ -100,7 +100,7 @@ async def _gather(questions: Sequence[Question], work: Callable[[Question], Awai
 def merge_all(
     questions: Sequence[Question], drafts: Sequence[str], findings: Sequence[str], composed: Sequence[str] | None = None
 ) -> list[Merged]:
-    """Compare as `router.jobs.merge` does, and judge drafts and final answers."""
+    """Compare as `router.answers.merge` does, and judge drafts and final answers."""
     merged = []
     for index, question in enumerate(questions):
         draft, final = drafts[index], (composed or findings)[index]

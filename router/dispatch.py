@@ -31,11 +31,12 @@ from engines.base import (
     Usage,
 )
 from policies.decision import EngineHealth, Health
+from router.answers.groups import no_draft, no_fields, with_degraded
+from router.answers.usable import is_blank
 from router.call import Call, pictures_first, to_stored_messages
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.events import EventHub
-from router.jobs.groups import no_draft, no_fields, with_degraded
 from router.jobs.job import (
     BranchPlan,
     Event,
@@ -50,7 +51,6 @@ from router.jobs.job import (
 )
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
-from router.jobs.usable import is_blank
 from router.leftovers import Leftovers, end_tasks
 from router.output_format import with_instruction
 from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm

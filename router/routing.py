@@ -15,10 +15,10 @@ from policies.decide import decide
 from policies.decision import Decision, Health, Route
 from policies.features import Features, Question, measure
 from policies.rules import Rules
+from router.answers import groups
+from router.answers.json_answers import can_check
 from router.call import Call
-from router.jobs import groups
 from router.jobs.job import BranchPlan
-from router.jobs.json_answers import can_check
 
 _WINDOW = 200
 # The first few requests say little about a share: they count as if there had been so many.

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from engines.base import TokenLogprob, Usage
 from engines.http.wire import to_boxes, to_choice_logprobs, to_logprobs
+from router.answers.groups import to_states
 from router.api.timings import to_server_timing, to_timings
 from router.call import DraftAs
-from router.jobs.groups import to_states
 from router.jobs.job import MERGE, FinalAnswer, Job, JobSpec, UnitResult, add_usage
 
 Json = dict[str, Any]

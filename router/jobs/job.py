@@ -43,7 +43,7 @@ class BranchPlan:
         engine: ``glm`` or ``owl2``.
         enable_thinking: GLM thinks before it answers.
         pictures: the first and the last picture it is shown, counted from 1 over the whole conversation, if it looks at
-            one of several groups (`router.jobs.groups`); None for a branch that is shown all of them.
+            one of several groups (`router.answers.groups`); None for a branch that is shown all of them.
         model: the name that its answer will show, if it was known when the job was accepted.
     """
 
@@ -275,16 +275,16 @@ class FinalAnswer:
         strategy: the strategy really used, which may not be the one planned.
         finish_reason: ``stop``, ``length`` or ``content_filter``.
         agreement: 0 to 1, how far draft and deep answer agree; None if there was nothing to compare.
-        agreement_basis: what it was computed from, see `router.jobs.agreement.Agreement`.
+        agreement_basis: what it was computed from, see `router.answers.agreement.Agreement`.
         degraded: sentences that say what is missing and why; empty when all went as planned.
         usage: of all branches and the merge together.
         logprobs: of the tokens of ``text``, if they were asked for.
         boxes: places in the pictures that ``text`` names.
         degraded_zh: `degraded` in Chinese, sentence by sentence.
-        conflicts: where draft and deep answer contradict each other, see `router.jobs.agreement.Conflict.to_dict`.
+        conflicts: where draft and deep answer contradict each other, see `router.answers.agreement.Conflict.to_dict`.
         answer_usage: of the run of an engine that wrote ``text``; None if that was the only one.
         provenance: of a JSON answer that was merged field by field: by JSON pointer, where each field comes from, see
-            `router.jobs.fields.Merged`.
+            `router.answers.fields.Merged`.
     """
 
     text: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from router.jobs import groups, merge
+from router.answers import groups, merge
 from router.jobs.job import FinalAnswer, Job, UnitResult
 from router.jobs.store import Cause
 

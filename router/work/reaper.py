@@ -11,8 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from router.answers import merge
 from router.errors import QueueUnavailableError
-from router.jobs import merge
 from router.jobs.queue import JobQueue
 from router.jobs.schedule import queue_of
 from router.jobs.store import PREFIX, Cause, JobStore, guard

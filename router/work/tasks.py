@@ -31,16 +31,16 @@ from engines.base import (
     TokenLogprob,
     Usage,
 )
+from router.answers import groups, merge
+from router.answers.json_answers import InvalidJsonError, UncheckableSchemaError, dump_json, read_json, repair_prompt
+from router.answers.usable import checked, is_blank
 from router.attend import attended
 from router.call import from_stored_messages, pictures_first, stored_image_hashes
 from router.errors import QueueUnavailableError
-from router.jobs import groups, merge
 from router.jobs.cancels import CancelWatch
 from router.jobs.job import MERGE, BranchPlan, FinalAnswer, Job, UnitResult, Why, add_usage, to_failure_record
-from router.jobs.json_answers import InvalidJsonError, UncheckableSchemaError, dump_json, read_json, repair_prompt
 from router.jobs.queue import WEBHOOKS, JobQueue
 from router.jobs.store import JobStore
-from router.jobs.usable import checked, is_blank
 from router.leftovers import Leftovers, end_tasks
 from router.output_format import with_instruction
 from router.webhooks.deliver import Deliverer

@@ -22,7 +22,7 @@ from engines.json_schema import (
     to_schema_text,
 )
 from engines.schema_keywords import KEYWORDS, is_beyond_regular
-from router.jobs.json_answers import can_check
+from router.answers.json_answers import can_check
 from router.output_format import OutputFormat, instruction
 
 

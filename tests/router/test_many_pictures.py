@@ -25,10 +25,10 @@ from engines.base import (
     TextPart,
 )
 from engines.echo import EchoEngine
+from router.answers import groups
+from router.answers.agreement import compare
 from router.api.stream import to_response_events
 from router.call import to_stored_messages
-from router.jobs import groups
-from router.jobs.agreement import compare
 from router.jobs.job import BranchPlan, Event, Job, JobSpec
 from router.jobs.store import JobStore
 from router.output_format import OutputFormat

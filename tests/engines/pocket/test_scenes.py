@@ -38,7 +38,7 @@ from engines.pocket.scenes.drawing import FONT_FILE, font
 from engines.pocket.scenes.layout import place
 from engines.pocket.scenes.nouns import Lang
 from engines.pocket.scenes.words import COLOURS, ORDINALS
-from router.jobs.merge import compose_prompt
+from router.answers.merge import compose_prompt
 
 JUDGED_BY_READING = [
     "color_of_shape",

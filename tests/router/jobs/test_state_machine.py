@@ -19,8 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis.asyncio import Redis
 
 from engines.base import ImagePart, TokenLogprob
+from router.answers import merge
 from router.errors import QueueFullError
-from router.jobs import merge
 from router.jobs.job import MERGE, TERMINAL, BranchPlan, Claim, Event, FinalAnswer, Job, UnitResult, Why
 from router.jobs.schedule import QUEUES
 from router.jobs.store import BLOB_GRACE_S, PREFIX, JobStore, Reaped

@@ -12,10 +12,10 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
+from router.answers import merge
+from router.answers.merge import NoAnswer
 from router.errors import QueueUnavailableError
-from router.jobs import merge
 from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
-from router.jobs.merge import NoAnswer
 from router.jobs.queue import JobQueue, create_celery
 from router.jobs.store import PREFIX, JobStore, Reaped
 from router.settings import Settings

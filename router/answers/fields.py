@@ -17,8 +17,8 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from router.jobs.agreement import Conflict, script_of
-from router.jobs.quantities import Quantity, fold, plain, read_date, read_quantity, same_currency, same_quantity
+from router.answers.agreement import Conflict, script_of
+from router.answers.quantities import Quantity, fold, plain, read_date, read_quantity, same_currency, same_quantity
 
 Origin = Literal["agree", "glm", "owl2", "conflict"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from engines.base import SamplingParams, Usage
+from router.answers.usable import checked, is_blank
 from router.jobs.job import BranchPlan, UnitResult
-from router.jobs.usable import checked, is_blank
 from tests.router.jobs.test_store import make_spec
 
 ALONE = (BranchPlan("deep", "owl2"),)

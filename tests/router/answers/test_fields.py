@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.jobs import fields
-from router.jobs.agreement import Conflict
-from router.jobs.fields import merge_fields, same
+from router.answers import fields
+from router.answers.agreement import Conflict
+from router.answers.fields import merge_fields, same
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from router.jobs.agreement import Agreement, combine, compare, script_of
-from router.jobs.fields import merge_fields
+from router.answers.agreement import Agreement, combine, compare, script_of
+from router.answers.fields import merge_fields
+from router.answers.json_answers import UncheckableSchemaError, dump_json, parse, to_check
+from router.answers.usable import is_blank
 from router.jobs.job import FinalAnswer, Job, UnitResult, add_usage
-from router.jobs.json_answers import UncheckableSchemaError, dump_json, parse, to_check
-from router.jobs.usable import is_blank
 
 _COMPOSE_ZH: Final = (
     "下面是针对同一个问题和图片的两份回答。请结合图片核对，写出一份最终回答：用中文，直接回答问题，"

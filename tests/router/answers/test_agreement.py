@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.jobs.agreement import Agreement, Conflict, combine, compare, script_of
+from router.answers.agreement import Agreement, Conflict, combine, compare, script_of
 
 POLAR = "Is there a red circle?"
 COLOUR = "Is the circle red or blue?"

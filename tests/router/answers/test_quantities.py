@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.jobs.quantities import plain, read_date, read_quantity, same_currency, same_quantity, take_quantities
+from router.answers.quantities import plain, read_date, read_quantity, same_currency, same_quantity, take_quantities
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final, Literal
 
-from router.jobs.quantities import Quantity, fold, plain, take_quantities
+from router.answers.quantities import Quantity, fold, plain, take_quantities
 
 Kind = Literal["number", "yes_no", "choice", "field"]
 Script = Literal["han", "latin", "other"]

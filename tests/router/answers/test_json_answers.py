@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.jobs.json_answers import (
+from router.answers.json_answers import (
     InvalidJsonError,
     UncheckableSchemaError,
     can_check,

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import Box, SamplingParams, Usage
+from router.answers import groups, merge
 from router.api.objects import to_hybrid
-from router.jobs import groups, merge
 from router.jobs.job import MERGE, BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult
 from router.work import overdue
 from tests.router.jobs.test_store import make_spec

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import SamplingParams, Usage
-from router.jobs import merge
+from router.answers import merge
+from router.answers.json_answers import dump_json
 from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
-from router.jobs.json_answers import dump_json
 from router.output_format import OutputFormat
 from tests.router.jobs.test_store import make_spec
 

@@ -15,9 +15,9 @@ from itertools import groupby, pairwise
 from typing import Any, Final
 
 from engines.base import SamplingParams
-from router.jobs.agreement import Agreement
+from router.answers.agreement import Agreement
+from router.answers.merge import ComposeRequest
 from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult, add_usage
-from router.jobs.merge import ComposeRequest
 
 Span = tuple[int, int]
 StoredMessage = dict[str, Any]

@@ -1,0 +1,1 @@
+"""What the engines' answers amount to: comparing and merging them. Pure functions: no redis, no engine."""
