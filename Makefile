@@ -31,12 +31,13 @@ define SHOW_STEPS
 endef
 export SHOW_STEPS
 
-.PHONY: help up test check openai-majors clients clean
+.PHONY: help up test check docs openai-majors clients clean
 
 help:
 	@echo "make up      run Glowl on this machine (ARGS are those of 'glowl up')"
 	@echo "make test    format, lint, types, imports and tests (ARGS are those of pytest)"
 	@echo "make check   the same"
+	@echo "make docs    write the generated pages anew and build the site into site/"
 	@echo "make openai-majors   the journeys with openai 1, 2 and 3 (ARGS: which of them, -- and those of pytest)"
 	@echo "make clients   two streamed turns with each client that joins text: AI SDK, LangChain, pydantic-ai, openai-agents (ARGS: which)"
 	@echo "make clean   remove $(VENV), caches and builds"
@@ -52,6 +53,10 @@ check: $(HAS_DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest $(ARGS)
+
+docs: $(HAS_DEV)
+	$(BIN)/python -m scripts.doc_pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 openai-majors: $(HAS_DEV)
 	$(BIN)/python -m tests.openai_majors $(ARGS)
@@ -77,4 +82,4 @@ $(BIN)/pip:
 		|| $(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip || true
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -14,8 +14,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "第 {number} 个参数不是有效的 UTF-8:{value};请将终端设为 UTF-8 编码",
     ),
     "settings.unknown": (
-        "warning: {name} is no setting and is ignored; the README lists them all",
-        "警告:{name} 不是任何设置项,已忽略;全部设置见 README",
+        "warning: {name} is no setting and is ignored; docs/settings.md lists them all",
+        "警告:{name} 不是任何设置项,已忽略;全部设置见 docs/settings.zh.md",
     ),
     "settings.unknown.near": (
         "warning: {name} is no setting and is ignored; {near} is one",
