@@ -33,7 +33,8 @@ from router.settings import Settings
 from router.webhooks.backoff import Backoff
 from router.webhooks.deliver import Deliverer
 from router.webhooks.store import WebhookStore
-from router.work import tasks
+from router.work.context import Context
+from router.work.local import LocalRuns
 from router.work.reaper import wake
 
 # Redis does one thing at a time; more connections than keep it busy only make more to hand around.
@@ -61,7 +62,7 @@ def build_services(settings: Settings) -> Services:
         name: AttendedEngine(engine, partial(_is_up, monitor, name), partial(monitor.mark_silent, name))
         for name, engine in engines.items()
     }
-    context = tasks.Context(
+    context = Context(
         store, queue, asked, make_deliverer(settings, webhooks, webhook_fetcher), cancels=CancelWatch(ended)
     )
     fetcher = SafeFetcher(settings)
@@ -80,7 +81,7 @@ def build_services(settings: Settings) -> Services:
             router=Router(rules),
             max_images=settings.max_images,
             max_text_chars=settings.max_text_chars,
-            runner=tasks.LocalRuns(context),
+            runner=LocalRuns(context),
         ),
         media=MediaIntake(settings, fetcher),
         fetcher=fetcher,
@@ -118,9 +119,9 @@ async def _is_up(monitor: EngineMonitor, name: str) -> bool:
     return monitor.is_up(name)
 
 
-async def make_context(settings: Settings) -> tasks.Context:
+async def make_context(settings: Settings) -> Context:
     """Build what a worker's tasks use, on the event loop that will run them."""
-    return tasks.Context(
+    return Context(
         store=make_store(settings, make_redis(settings)),
         queue=JobQueue(create_celery(settings)),
         engines={name: AttendedEngine(engine, engine.is_ready) for name, engine in make_engines(settings).items()},

@@ -54,7 +54,7 @@ from router.jobs.store import JobStore
 from router.leftovers import Leftovers, end_tasks
 from router.output_format import with_instruction
 from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm
-from router.work.early import EarlyStream, UnitRunner
+from router.work.local import EarlyStream, LocalRuns
 
 FAST_UNIT = "fast"
 DRAFT_UNIT = "draft"
@@ -117,7 +117,7 @@ class Dispatcher:
         router: Router,
         max_images: int | None = None,
         max_text_chars: int | None = None,
-        runner: UnitRunner | None = None,
+        runner: LocalRuns | None = None,
     ) -> None:
         self._engines = engines
         self._store = store

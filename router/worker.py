@@ -1,6 +1,6 @@
 """The worker process: Celery on Redis, running light tasks that talk to engine servers.
 
-In: messages with job ids. Out: calls of `router.work.tasks`. The tasks are coroutines that run on one event loop per
+In: messages with job ids. Out: calls of `router.work.ticket`. The tasks are coroutines that run on one event loop per
 process, in a thread of its own; Celery's threads only wait for them. No torch here, ever.
 """
 
@@ -19,7 +19,8 @@ from celery.signals import worker_process_shutdown, worker_shutdown, worker_shut
 from router.bootstrap import make_context
 from router.jobs.queue import WORK, create_celery
 from router.settings import Settings
-from router.work import tasks
+from router.work import ticket
+from router.work.context import Context
 
 # What follows the handing back: webhooks under way, and the writes that hand back.
 _LAST_S = 5.0
@@ -34,12 +35,12 @@ class TaskLoop:
         drain_s: what still runs so long after `drain` is handed back.
     """
 
-    def __init__(self, make_context: Callable[[], Awaitable[tasks.Context]], *, drain_s: float) -> None:
+    def __init__(self, make_context: Callable[[], Awaitable[Context]], *, drain_s: float) -> None:
         self._make_context = make_context
         self._drain_s = drain_s
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._context: tasks.Context | None = None
+        self._context: Context | None = None
 
     def run(self, task: Any, *args: str) -> None:
         """Run ``task(context, *args)`` to its end from a Celery thread."""
@@ -94,7 +95,7 @@ class TaskLoop:
                 self._loop = loop
             return self._loop
 
-    async def _build(self) -> tasks.Context:
+    async def _build(self) -> Context:
         return await self._make_context()
 
 
@@ -116,7 +117,7 @@ def create_worker(settings: Settings, *, on_beat: Callable[[], None] | None = No
 def _register(app: Celery, loop: TaskLoop) -> None:
     @app.task(name=WORK)
     def work(queue: str) -> None:
-        loop.run(tasks.work, queue)
+        loop.run(ticket.work, queue)
 
     worker_shutting_down.connect(lambda **_: loop.drain(), weak=False)
     for signal in (worker_shutdown, worker_process_shutdown):

@@ -23,7 +23,8 @@ from router.webhooks.records import EVENT_TYPES, Delivery
 from router.webhooks.signing import sign
 from router.webhooks.store import WebhookStore
 from router.webhooks.sweeper import sweep_forever, sweep_once
-from router.work import tasks
+from router.work.context import Context
+from router.work.ticket import work
 from tests.router.jobs.test_store import Clock
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -385,9 +386,9 @@ async def test_a_ticket_returns_before_the_receiver_answers(
 
     receiver.answers = [hang]
     due = await plan(store, url)
-    context = tasks.Context(cast("Any", None), cast("Any", None), {}, deliverer)
+    context = Context(cast("Any", None), cast("Any", None), {}, deliverer)
 
-    await tasks.work(context, WEBHOOKS)  # would hang here
+    await work(context, WEBHOOKS)  # would hang here
 
     await _until(lambda: receiver.received)
     assert (await look(store, due)).state == "in_progress"

@@ -20,9 +20,13 @@ from router.jobs.cancels import CancelWatch
 from router.jobs.events import EventHub
 from router.jobs.job import BranchPlan, JobSpec, UnitResult
 from router.jobs.store import JobStore
-from router.work import tasks
+from router.work import lease, transcript
+from router.work.branch import run_branch
+from router.work.context import Context
+from router.work.join import join
+from router.work.ticket import work
 from tests.router.jobs.test_store import make_spec
-from tests.router.work.test_tasks import Queue, context_of
+from tests.router.work.test_branch import Queue, context_of
 from tests.support.servers import AppServer, wait_until
 
 WORDS = [f"{number} " for number in range(50)]
@@ -80,14 +84,12 @@ async def served(engine: EchoEngine, folder: Any) -> AsyncIterator[EngineClient]
     server.stop()
 
 
-async def begin(
-    store: JobStore, engine: Any, **fields: Any
-) -> tuple[tasks.Context, JobSpec, asyncio.Task[None], Queue]:
+async def begin(store: JobStore, engine: Any, **fields: Any) -> tuple[Context, JobSpec, asyncio.Task[None], Queue]:
     queue = Queue()
-    context = tasks.Context(store, cast("Any", queue), {"owl2": engine}, cast("Any", None), **fields)
+    context = Context(store, cast("Any", queue), {"owl2": engine}, cast("Any", None), **fields)
     spec = make_spec(**ALONE)
     await store.create(spec)
-    return context, spec, asyncio.create_task(tasks.run_branch(context, spec.id, "deep")), queue
+    return context, spec, asyncio.create_task(run_branch(context, spec.id, "deep")), queue
 
 
 async def test_a_cancelled_run_frees_its_engine_after_one_more_step_at_most(store: JobStore, tmp_path: Any) -> None:
@@ -117,7 +119,7 @@ async def test_a_run_that_says_nothing_is_cancelled_without_a_further_step(
     redis: Redis, redis_url: str, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an engine that thinks, and a lease that is not renewed for long
-    monkeypatch.setattr(tasks, "_MAX_BEAT_S", 3600.0)
+    monkeypatch.setattr(lease, "_MAX_BEAT_S", 3600.0)
     store.lease_s = 36000
     engine = Stepper([""] * 50)
     watch = CancelWatch(Redis.from_url(redis_url))
@@ -148,10 +150,10 @@ async def test_a_renewal_that_ends_after_the_run_cancels_nothing_more(
                 ended.set()
             return False
 
-    context = tasks.Context(Swallowing(redis, lease_s=0.003), cast("Any", Queue()), {}, cast("Any", None))
+    context = Context(Swallowing(redis, lease_s=0.003), cast("Any", Queue()), {}, cast("Any", None))
 
     async def run() -> str:
-        async with tasks._lease(context, "job", "deep", 1):
+        async with lease.lease(context, "job", "deep", 1):
             await renewing.wait()
         await ended.wait()
         await asyncio.sleep(0.01)  # time for a cancellation that must not come
@@ -197,9 +199,7 @@ async def test_between_cancel_and_finish_there_is_one_winner(store: JobStore) ->
         await store.finish(spec.id, "deep", epoch, UnitResult(text="x"))
         context, _ = await context_of(store)
 
-        _, cancelled, *_ = await asyncio.gather(
-            tasks.join(context, spec.id), store.cancel(spec.id), store.cancel(spec.id)
-        )
+        _, cancelled, *_ = await asyncio.gather(join(context, spec.id), store.cancel(spec.id), store.cancel(spec.id))
         job = await store.get(spec.id)
 
         assert job is not None
@@ -233,7 +233,8 @@ class Flaky(JobStore):
 async def test_a_redis_that_goes_away_for_a_moment_costs_no_run_and_doubles_no_word(
     redis: Redis, name: str, is_done: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "_REDIS_RETRY_S", 0.001)
+    monkeypatch.setattr(lease, "REDIS_RETRY_S", 0.001)
+    monkeypatch.setattr(transcript, "REDIS_RETRY_S", 0.001)
     store = Flaky(redis, lease_s=0.03 if name == "renew" else 30, max_failures=1)
     store.break_at(name, {1, 2, 4}, is_done=is_done)
     engine = Stepper(WORDS)
@@ -242,7 +243,7 @@ async def test_a_redis_that_goes_away_for_a_moment_costs_no_run_and_doubles_no_w
 
     await run
     assert (spec.id, "merge") in queue.sent
-    await tasks.join(context, spec.id)
+    await join(context, spec.id)
 
     job = await store.get(spec.id)
     assert job is not None
@@ -257,13 +258,13 @@ async def test_a_redis_that_goes_away_for_a_moment_costs_no_run_and_doubles_no_w
 async def test_a_redis_that_stays_away_leaves_no_traceback(
     redis: Redis, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tasks, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(lease, "_PATIENCE_S", 0.0)
     store = Flaky(redis)
     store.break_at(name, set(range(100)), is_done=False)
     context, _ = await context_of(store, owl2=EchoEngine("owl2"))
     await store.create(make_spec(**ALONE))
 
-    await tasks.work(context, "owl2")
+    await work(context, "owl2")
 
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert caplog.records[0].exc_info is None
@@ -272,7 +273,8 @@ async def test_a_redis_that_stays_away_leaves_no_traceback(
 async def test_a_run_that_was_given_away_while_redis_was_away_writes_nothing_more(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "_REDIS_RETRY_S", 0.001)
+    monkeypatch.setattr(lease, "REDIS_RETRY_S", 0.001)
+    monkeypatch.setattr(transcript, "REDIS_RETRY_S", 0.001)
     store = Flaky(redis, lease_s=30)
     engine = Stepper(WORDS)
     _, spec, run, _ = await begin(store, engine)
@@ -308,7 +310,7 @@ async def test_a_run_is_handed_back_without_blame_and_done_elsewhere(store: JobS
     assert engine.num_running == 0
 
     # And what comes to this worker now goes on to the others
-    await tasks.run_branch(context, spec.id, "deep")
+    await run_branch(context, spec.id, "deep")
     assert queue.sent == [(spec.id, "deep")] * 2
 
     # And another worker does it, and who reads the stream sees every word once
@@ -316,8 +318,8 @@ async def test_a_run_is_handed_back_without_blame_and_done_elsewhere(store: JobS
     fresh = Stepper(WORDS)
     fresh.allow(1000)
     cast("dict[str, Any]", other.engines)["owl2"] = fresh
-    await tasks.run_branch(other, spec.id, "deep")
-    await tasks.join(other, spec.id)
+    await run_branch(other, spec.id, "deep")
+    await join(other, spec.id)
     hub = EventHub(redis, store)
     events = [event async for event in to_response_events(job, hub.follow(spec.id), lambda: store.get(spec.id))]
     said = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
@@ -333,8 +335,8 @@ async def test_a_merge_is_handed_back_too(store: JobStore) -> None:
         await store.finish(spec.id, branch.name, epoch, UnitResult(text=branch.name, model="m"))
     composer = Stepper(WORDS)
     queue = Queue()
-    context = tasks.Context(store, cast("Any", queue), {"glm": composer}, cast("Any", None))
-    run = asyncio.create_task(tasks.join(context, spec.id))
+    context = Context(store, cast("Any", queue), {"glm": composer}, cast("Any", None))
+    run = asyncio.create_task(join(context, spec.id))
     composer.allow(2)
     await composer.until(2)
 

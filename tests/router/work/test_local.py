@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from engines.base import Delta, EngineUnavailableError
-from router.work.early import EarlyStream
+from router.work.local import EarlyStream
 
 
 class Source:

@@ -37,7 +37,10 @@ from router.call import to_stored_messages
 from router.jobs.job import BranchPlan, Job, JobSpec, UnitResult
 from router.jobs.store import PREFIX, JobStore
 from router.output_format import OutputFormat
-from router.work import tasks
+from router.work.branch import run_branch
+from router.work.context import Context
+from router.work.join import join
+from router.work.ticket import work
 from tests.router.jobs.test_store import PAIR, make_spec
 
 DEEP_ALONE = (BranchPlan("deep", "owl2"),)
@@ -73,18 +76,18 @@ async def store(redis_url: str) -> AsyncIterator[JobStore]:
     await redis.aclose()
 
 
-async def context_of(store: JobStore, **engines: EchoEngine) -> tuple[tasks.Context, Queue]:
+async def context_of(store: JobStore, **engines: EchoEngine) -> tuple[Context, Queue]:
     queue = Queue()
     for engine in engines.values():
         await engine.start()
-    return tasks.Context(store, cast("Any", queue), cast("dict[str, Engine]", engines), cast("Any", None)), queue
+    return Context(store, cast("Any", queue), cast("dict[str, Engine]", engines), cast("Any", None)), queue
 
 
-async def run_all(context: tasks.Context, spec: JobSpec) -> Job:
+async def run_all(context: Context, spec: JobSpec) -> Job:
     await context.store.create(spec)
     for branch in spec.branches:
-        await tasks.run_branch(context, spec.id, branch.name)
-    await tasks.join(context, spec.id)
+        await run_branch(context, spec.id, branch.name)
+    await join(context, spec.id)
     job = await context.store.get(spec.id)
     assert job is not None
     return job
@@ -147,7 +150,7 @@ async def test_an_engine_that_breaks_in_no_foreseen_way_fails_its_branch_at_once
     spec = make_spec(branches=DEEP_ALONE, strategy="single")
     await store.create(spec)
 
-    await tasks.run_branch(context, spec.id, "deep")
+    await run_branch(context, spec.id, "deep")
 
     job = await store.get(spec.id)
     assert job is not None
@@ -178,7 +181,7 @@ async def test_an_engine_that_is_full_or_away_is_no_failure_of_the_run(
     spec = make_spec(branches=DEEP_ALONE, strategy="single")
     await store.create(spec)
 
-    await tasks.run_branch(context, spec.id, "deep")
+    await run_branch(context, spec.id, "deep")
 
     job = await store.get(spec.id)
     assert job is not None
@@ -195,7 +198,7 @@ async def test_an_engine_that_dies_of_a_request_is_not_fed_it_for_ever(redis: Re
     await store.create(spec)
 
     for _ in range(2):
-        await tasks.run_branch(context, spec.id, "deep")
+        await run_branch(context, spec.id, "deep")
 
     job = await store.get(spec.id)
     assert job is not None
@@ -210,7 +213,7 @@ async def test_a_full_engine_is_asked_again_when_it_says_and_else_less_and_less_
     await store.create(spec)
     waits = []
     for refusal.retry_after_s in (20.0, 600.0, None, None):
-        await tasks.run_branch(context, spec.id, "deep")
+        await run_branch(context, spec.id, "deep")
         job = await store.get(spec.id)
         [(_, due_at)] = await redis.zrange(f"{PREFIX}delayed", 0, -1, withscores=True)
         assert job is not None
@@ -241,7 +244,7 @@ async def test_what_the_machine_lacks_for_a_moment_is_retried(redis: Redis, trou
     spec = make_spec(branches=DEEP_ALONE, strategy="single")
     await store.create(spec)
 
-    await tasks.run_branch(context, spec.id, "deep")
+    await run_branch(context, spec.id, "deep")
 
     job = await store.get(spec.id)
     assert job is not None
@@ -256,7 +259,7 @@ async def test_a_bug_in_the_merge_costs_no_answer(
         raise TypeError("a bug")
 
     context, _ = await context_of(store, glm=EchoEngine("glm"), owl2=EchoEngine("owl2"))
-    monkeypatch.setattr(tasks.merge, "resolve", resolve)
+    monkeypatch.setattr("router.work.join.merge.resolve", resolve)
 
     job = await run_all(context, make_spec(branches=branches, sampling=SamplingParams()))
 
@@ -318,10 +321,10 @@ async def test_a_bug_while_composing_leaves_the_deep_answer(store: JobStore) -> 
     spec = make_spec(strategy="compose")
     await store.create(spec)
     for unit in ("draft", "deep"):
-        await tasks.run_branch(context, spec.id, unit)
+        await run_branch(context, spec.id, unit)
 
     broken, _ = await context_of(store, glm=Broken(KeyError("x")))
-    await tasks.join(broken, spec.id)
+    await join(broken, spec.id)
 
     job = await store.get(spec.id)
     assert job is not None
@@ -337,10 +340,10 @@ async def test_a_finished_answer_does_not_wait_for_ever_to_be_composed(redis: Re
     spec = make_spec(strategy="compose")
     await store.create(spec)
     for unit in ("draft", "deep"):
-        await tasks.run_branch(context, spec.id, unit)
+        await run_branch(context, spec.id, unit)
     silent, _ = await context_of(store, glm=EchoEngine("glm", delta_delay_s=3600))
 
-    await tasks.join(silent, spec.id)
+    await join(silent, spec.id)
 
     job = await store.get(spec.id)
     assert job is not None
@@ -365,7 +368,7 @@ async def test_a_renewal_that_finds_the_unit_finished_does_not_lose_the_merge(re
     spec = make_spec(branches=DEEP_ALONE, strategy="single")
     await context.store.create(spec)
 
-    await tasks.run_branch(context, spec.id, "deep")
+    await run_branch(context, spec.id, "deep")
 
     assert queue.sent == [(spec.id, "merge")]
     await redis.aclose()
@@ -379,7 +382,7 @@ async def test_whoever_ends_the_last_branch_merges_too_unless_an_engine_is_asked
 
     # Given four tickets, one per branch, in any order
     for name in ("owl2", "glm", "owl2", "glm"):
-        await tasks.work(context, name)
+        await work(context, name)
 
     # Then one job has ended, and the other waits for a place among those that compose
     jobs = [await store.get(spec.id) for spec in (plain, composed)]
@@ -389,7 +392,7 @@ async def test_whoever_ends_the_last_branch_merges_too_unless_an_engine_is_asked
     ]
     assert queue.sent == [(composed.id, "merge")]
     assert await store.depths() == {"glm": 1}
-    await tasks.work(context, "glm")
+    await work(context, "glm")
     ended = await store.get(composed.id)
     assert ended is not None
     assert ended.state == "completed"
@@ -503,14 +506,14 @@ async def test_with_a_schema_and_glm_gone_the_merge_is_tried_again_and_then_fail
     context, _ = await context_of(patient, glm=glm, owl2=EchoEngine("owl2"))
     spec = make_spec(sampling=HELD, output_format=OutputFormat("json_object"), strategy="compose")
     await patient.create(spec)
-    await tasks.run_branch(context, spec.id, "deep")
-    await tasks.run_branch(context, spec.id, "draft")
-    await tasks.run_branch(context, spec.id, "draft")
+    await run_branch(context, spec.id, "deep")
+    await run_branch(context, spec.id, "draft")
+    await run_branch(context, spec.id, "draft")
 
     # When the merge runs, and runs again
-    await tasks.join(context, spec.id)
+    await join(context, spec.id)
     waiting = await patient.get(spec.id)
-    await tasks.join(context, spec.id)
+    await join(context, spec.id)
     ended = await patient.get(spec.id)
     await redis.aclose()
 

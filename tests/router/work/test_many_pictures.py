@@ -32,9 +32,10 @@ from router.call import to_stored_messages
 from router.jobs.job import BranchPlan, Event, Job, JobSpec
 from router.jobs.store import JobStore
 from router.output_format import OutputFormat
-from router.work import tasks
+from router.work.branch import run_branch
+from router.work.join import join
 from tests.router.jobs.test_store import make_spec
-from tests.router.work.test_tasks import context_of
+from tests.router.work.test_branch import context_of
 
 QUESTION = "How many owls?"
 DRAFT = BranchPlan("draft", "glm")
@@ -117,9 +118,9 @@ class Stage:
     async def run(self, spec: JobSpec, *engines: EchoEngine, joins: int = 1) -> Job:
         context, _ = await context_of(self.store, **{engine._info.name: engine for engine in engines})
         for branch in spec.branches:
-            await tasks.run_branch(context, spec.id, branch.name)
+            await run_branch(context, spec.id, branch.name)
         for _ in range(joins):
-            await tasks.join(context, spec.id)
+            await join(context, spec.id)
         return await self.read(spec)
 
     async def read(self, spec: JobSpec) -> Job:
@@ -418,8 +419,8 @@ async def test_an_expired_picture_fails_its_group_only(stage: Stage) -> None:
 
     job = await stage.run(replace(spec, branches=groups.groups_of(spec)), owl())
     context, _ = await context_of(stage.store, glm=Recorder("glm"), owl2=owl())
-    await tasks.run_branch(context, spec.id, "draft")
-    await tasks.join(context, spec.id)
+    await run_branch(context, spec.id, "draft")
+    await join(context, spec.id)
     job = await stage.read(spec)
 
     assert [job.units[name].state for name in ("deep-1", "deep-2", "deep-3")] == ["completed", "failed", "completed"]

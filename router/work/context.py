@@ -1,0 +1,47 @@
+"""What every unit is run with: the record, the queue, the engines.
+
+In: the parts that `router.bootstrap` builds. Out: one `Context` per process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from engines.base import (
+    Engine,
+)
+from router.jobs.cancels import CancelWatch
+from router.jobs.queue import JobQueue
+from router.jobs.store import JobStore
+from router.webhooks.deliver import Deliverer
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the tasks work with: one per worker process.
+
+    Attributes:
+        store: the job records.
+        queue: sends units to the workers.
+        engines: by name.
+        deliverer: posts webhooks.
+        cancels: tells at once of jobs that ended from outside; None leaves that to the lease.
+        wakers: wake the keeper of each lease that is held now.
+        draining: set when the process is to end: what still runs is handed back, and nothing more is begun.
+    """
+
+    store: JobStore
+    queue: JobQueue
+    engines: Mapping[str, Engine]
+    deliverer: Deliverer
+    cancels: CancelWatch | None = None
+    wakers: set[asyncio.Event] = field(default_factory=set)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hand_back(self) -> None:
+        """Give every running unit back, so that another worker starts it at once."""
+        self.draining.set()
+        for waker in self.wakers:
+            waker.set()
