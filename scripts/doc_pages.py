@@ -1,25 +1,27 @@
-"""Writes the pages that follow from the code, in both languages: the settings.
+"""Writes the pages that follow from the code, in both languages: settings, list of decisions.
 
-In: `Settings.model_fields` and `settings.yaml` beside this file. Out: files in `docs/`, each headed by the command
-that makes it. `python -m scripts.doc_pages` writes them; `--check` names those that are out of date and exits with 1.
+In: `Settings.model_fields`, `settings.yaml` beside this file, the headings of `docs/decisions/`. Out: files in `docs/`,
+each headed by the command that makes it. `python -m scripts.doc_pages` writes them; `--check` names those that are out
+of date and exits with 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from markdown.extensions.toc import slugify
 
 from router.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 Lang = Literal["en", "zh"]
-LANGS: tuple[Lang, Lang] = ("en", "zh")
 
 
 def start(title: str, source: str) -> str:
@@ -70,8 +72,27 @@ def settings_page(lang: Lang) -> str:
     return page
 
 
-PAGES: dict[str, Callable[[Lang], str]] = {
-    "settings": settings_page,
+def decisions_page(lang: Lang) -> str:
+    """One line per decision, linked, by subject in the order of the site."""
+    source = "the headings of docs/decisions/*.md"
+    page = start("Decisions", source) + (ROOT / "scripts/decisions.md").read_text("utf-8")
+    listed = re.findall(r"- decisions/(?!index)([a-z0-9-]+)\.md", (ROOT / "mkdocs.yml").read_text("utf-8"))
+    for name in listed:
+        title, *headings = re.findall(r"^##? (.+)$", (DOCS / f"decisions/{name}.md").read_text("utf-8"), re.MULTILINE)
+        lines = [f"- [{heading}]({name}.md#{slugify(without_code(heading), '-')})\n" for heading in headings]
+        page += f"\n## [{title}]({name}.md)\n\n{''.join(lines)}"
+    return page
+
+
+def without_code(heading: str) -> str:
+    """The words of a heading without the marks of code, as its anchor has them."""
+    return heading.replace("`", "")
+
+
+PAGES: dict[tuple[str, Lang], Callable[[Lang], str]] = {
+    ("settings", "en"): settings_page,
+    ("settings", "zh"): settings_page,
+    ("decisions/index", "en"): decisions_page,
 }
 
 
@@ -86,13 +107,12 @@ def main() -> None:
     arguments.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
     only_check = arguments.parse_args().check
     stale = []
-    for page, make in PAGES.items():
-        for lang in LANGS:
-            path, text = path_of(page, lang), make(lang)
-            if not path.exists() or path.read_text("utf-8") != text:
-                stale.append(str(path.relative_to(ROOT)))
-                if not only_check:
-                    path.write_text(text, "utf-8")
+    for (page, lang), make in PAGES.items():
+        path, text = path_of(page, lang), make(lang)
+        if not path.exists() or path.read_text("utf-8") != text:
+            stale.append(str(path.relative_to(ROOT)))
+            if not only_check:
+                path.write_text(text, "utf-8")
     if stale:
         print("out of date:" if only_check else "written:", *stale)
     sys.exit(bool(stale) and only_check)

@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from router.cli.main import app as cli
 from router.cli.models import FULL_MODELS, MODEL_CHOICES
-from scripts.doc_pages import LANGS, PAGES, path_of
+from scripts.doc_pages import PAGES, Lang, path_of
 from tests.docs.pages import ALL, PAIRS, ROOT, Page
 
 EACH = pytest.mark.parametrize("page", ALL, ids=str)
@@ -59,12 +59,22 @@ def test_the_readmes_stay_short(page: Page) -> None:
     assert len(page.path.read_bytes()) <= README_BYTES
 
 
-@pytest.mark.parametrize("lang", LANGS)
-@pytest.mark.parametrize("name", PAGES)
-def test_generated_pages_are_up_to_date(name: str, lang: str) -> None:
-    made = PAGES[name](lang)  # type: ignore[arg-type]
-    on_disk = path_of(name, lang).read_text("utf-8")  # type: ignore[arg-type]
-    assert made == on_disk, "run: python -m scripts.doc_pages"
+@pytest.mark.parametrize(("name", "lang"), PAGES)
+def test_generated_pages_are_up_to_date(name: str, lang: Lang) -> None:
+    on_disk = path_of(name, lang).read_text("utf-8")
+    assert PAGES[name, lang](lang) == on_disk, "run: python -m scripts.doc_pages"
+
+
+def test_decisions_are_dated_and_stand_in_their_folder_alone() -> None:
+    for page in (ROOT / "docs/decisions").glob("*.md"):
+        if page.name != "index.md":
+            parts = re.split(r"^## .+\n\n", page.read_text("utf-8"), flags=re.MULTILINE)[1:]
+            assert parts
+            assert [part for part in parts if not re.match(r"\*20\d\d-\d\d-\d\d\.\* \S", part)] == []
+    for folder in ("router", "engines", "policies", "training", "tests"):
+        for readme in (ROOT / folder).rglob("README.md"):
+            found = re.findall(r"^\*\*20\d\d-.*", readme.read_text("utf-8"), re.MULTILINE)
+            assert found == [], f"{readme}: decisions go to docs/decisions"
 
 
 @pytest.mark.slow
