@@ -24,9 +24,9 @@ from router.idempotency import Idempotency
 from router.jobs.cancels import CancelWatch
 from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue, create_celery
-from router.jobs.room import Room
 from router.jobs.store import JobStore
 from router.media import MediaIntake
+from router.room import Room
 from router.routing import Router
 from router.services import Services
 from router.settings import Settings

@@ -20,8 +20,8 @@ from redis.asyncio import Redis
 
 from router.errors import ConflictError, IdempotencyReuseError, NotFoundError, QueueUnavailableError
 from router.jobs.job import Event, Job, new_job_id
-from router.jobs.store import PREFIX, Clock, guard
 from router.leftovers import Leftovers, end_tasks
+from router.redis import PREFIX, Clock, guard
 
 # How long a key is known, and at least how long what was done under it can be read.
 KEEP_S: Final = 24 * 3600

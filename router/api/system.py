@@ -16,7 +16,7 @@ from router.api.chat import to_call
 from router.api.errors import json_response, wants_chinese
 from router.api.intake import AUTO_MODEL, owner, parse, resolve_model, services_of
 from router.api.schemas import ChatRequest
-from router.jobs.store import RedisState
+from router.redis import RedisState
 from router.services import Services
 from router.templates import NAMES, template_schema
 

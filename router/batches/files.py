@@ -15,8 +15,8 @@ from router.batches import scripts
 from router.batches.records import MAX_FILES, StoredFile, new_id
 from router.batches.scripts import CHUNK_BYTES
 from router.errors import BadRequestError, BodyTooLargeError
-from router.jobs.room import Room
-from router.jobs.store import PREFIX, Clock, guard
+from router.redis import PREFIX, Clock, guard
+from router.room import Room
 
 # An upload that is silent for so long has broken off: it counts no more, and its chunks go.
 _UPLOAD_TTL_S = 120

@@ -37,6 +37,7 @@ from router.jobs.events import EventHub
 from router.jobs.job import Job
 from router.jobs.store import JobStore
 from router.leftovers import end_tasks
+from router.redis import repeat
 
 log = logging.getLogger(__name__)
 
@@ -163,26 +164,22 @@ class BatchRunner:
 
     async def run_forever(self, *, interval_s: float = 1.0) -> None:
         """Take up what is due; ends only when cancelled, and then lets other processes go on."""
-        me = asyncio.current_task()
-        assert me is not None
         try:
-            # Cancelled while it connects, redis' client may return as if nothing had happened.
-            while not me.cancelling():
-                self._news.clear()
-                try:
-                    for batch_id, epoch in await self.store.claim(_MAX_RUNS - len(self._runs)):
-                        self._begin(batch_id, epoch)
-                except QueueUnavailableError:
-                    log.debug("redis does not answer the batch runner")
-                except Exception:  # one bad record must not keep all others from being run
-                    log.exception("the batch runner failed")
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), interval_s)
+            await repeat("batch runner", self._take_up, lambda: self._wait(interval_s))
         finally:
             runs = list(self._runs.values())
             await end_tasks(*(task for _run, task in runs))
             with contextlib.suppress(QueueUnavailableError):
                 await asyncio.gather(*(self.store.give_back(run.id, run.epoch) for run, _task in runs))
+
+    async def _take_up(self) -> None:
+        self._news.clear()
+        for batch_id, epoch in await self.store.claim(_MAX_RUNS - len(self._runs)):
+            self._begin(batch_id, epoch)
+
+    async def _wait(self, interval_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), interval_s)
 
     def _begin(self, batch_id: str, epoch: int) -> None:
         if batch_id in self._runs:  # it lost its lease, and we have won it again: the old run is at its end

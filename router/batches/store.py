@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from router.batches import scripts
 from router.batches.records import MAX_OPEN, WINDOW_S, Admitted, Batch, BatchSpec, Json
-from router.jobs.store import PREFIX, Clock, guard
+from router.redis import PREFIX, Clock, guard
 
 Ending = Literal["cancelled", "expired"]
 

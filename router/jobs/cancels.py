@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from redis.asyncio import Redis
 
 from router.errors import QueueUnavailableError
-from router.jobs.store import PREFIX, guard
 from router.leftovers import end_tasks
+from router.redis import PREFIX, guard
 
 log = logging.getLogger(__name__)
 

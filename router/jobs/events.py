@@ -17,8 +17,9 @@ from redis.asyncio import Redis
 
 from router.errors import NotFoundError, QueueUnavailableError
 from router.jobs.job import Event, Job, Unit, UnitResult
-from router.jobs.store import PREFIX, JobStore, guard
+from router.jobs.store import JobStore
 from router.leftovers import end_tasks
+from router.redis import PREFIX, guard
 
 log = logging.getLogger(__name__)
 

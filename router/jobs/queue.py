@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from router.jobs.job import Job
 from router.jobs.schedule import queue_of
-from router.jobs.store import queue_unavailable
+from router.redis import queue_unavailable
 from router.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,6 @@ from typing import Any, Final, Literal, cast
 
 import orjson
 from redis.asyncio import Redis
-from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError
 
 from engines.base import ImagePart, TokenLogprob
 from engines.http.wire import from_logprobs, to_logprobs
@@ -30,10 +29,10 @@ from router.errors import QueueFullError, QueueUnavailableError, StorageFullErro
 from router.jobs import scripts
 from router.jobs.eta import Pace, Standing, estimate
 from router.jobs.job import MERGE, Claim, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, Why, end_state
-from router.jobs.room import Room, is_full, storage_full
 from router.jobs.schedule import queue_of, to_class
+from router.redis import PREFIX, Clock, RedisState, guard, state_of
+from router.room import Room
 
-PREFIX = "glowl:"
 _REAP_BATCH = 200
 # A picture that no job holds yet: the job comes within seconds, or never.
 BLOB_GRACE_S: Final = 600
@@ -44,9 +43,7 @@ UNSTORED_TTL_S = 600
 
 _QUEUED: Final = Event("queued", state="queued", id="0-0")
 
-Clock = Callable[[], float]
 Cause = Literal["deadline", "expired"]
-RedisState = Literal["up", "full", "loading", "read only", "away"]
 
 # A page of a rare state ends after so many jobs were looked at; the next one goes on from there.
 _MOST_LISTED = 2000
@@ -626,15 +623,6 @@ def queue_full(limit: int) -> QueueFullError:
     )
 
 
-def state_of(error: BaseException) -> RedisState:
-    """Say what an error of a Redis call means for whoever wanted to write."""
-    if isinstance(error, BusyLoadingError):
-        return "loading"
-    if isinstance(error, ReadOnlyError):
-        return "read only"
-    return "full" if isinstance(error, Exception) and is_full(error) else "away"
-
-
 def pictures_full(limit: int) -> QueueFullError:
     """Make the refusal of a job whose pictures are too much beside those that its owner's unfinished jobs hold."""
     return QueueFullError(
@@ -650,33 +638,6 @@ def sizes_of(hashes: str, images: Iterable[ImagePart]) -> str:
     by_hash = {image.sha256: str(len(image.data)) for image in images}
     wanted = hashes.split()
     return " ".join(by_hash[sha256] for sha256 in wanted) if by_hash.keys() >= set(wanted) else ""
-
-
-def queue_unavailable() -> QueueUnavailableError:
-    """Make the refusal of whoever needs redis."""
-    return QueueUnavailableError(
-        "The job queue (redis) does not answer; try again shortly.",
-        message_zh="任务队列（redis）暂时没有响应，请稍后再试。",
-        retry_after_s=2,
-    )
-
-
-async def guard(awaitable: Awaitable[Any]) -> Any:
-    """Await a Redis call.
-
-    Raises:
-        QueueUnavailableError: if Redis cannot be reached or refuses to work.
-        StorageFullError: if it has no room left.
-    """
-    try:
-        return await awaitable
-    except (RedisError, OSError) as error:
-        raise (storage_full() if is_full(error) else queue_unavailable()) from error
-    except RuntimeError as error:
-        # How uvloop says that the other side hung up before something was written, where asyncio's own loop does not.
-        if "handler is closed" not in str(error):
-            raise
-        raise queue_unavailable() from error
 
 
 def _to_event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:

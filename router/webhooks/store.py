@@ -17,7 +17,7 @@ import orjson
 from redis.asyncio import Redis
 
 from engines.json_text import dump_line
-from router.jobs.store import PREFIX, Clock, guard
+from router.redis import PREFIX, Clock, guard
 from router.webhooks import scripts
 from router.webhooks.records import (
     MAX_ENDPOINTS,

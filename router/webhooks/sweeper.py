@@ -6,15 +6,9 @@ process; a short lock lets one of them work at a time.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-
-from router.errors import QueueUnavailableError
 from router.jobs.queue import WEBHOOKS, JobQueue
-from router.jobs.store import PREFIX, guard
+from router.redis import repeat_in_one
 from router.webhooks.store import WebhookStore
-
-log = logging.getLogger(__name__)
 
 
 async def sweep_once(store: WebhookStore, queue: JobQueue) -> bool:
@@ -28,16 +22,4 @@ async def sweep_once(store: WebhookStore, queue: JobQueue) -> bool:
 
 async def sweep_forever(store: WebhookStore, queue: JobQueue, *, interval_s: float = 1.0) -> None:
     """Look every ``interval_s``; ends only when cancelled."""
-    me = asyncio.current_task()
-    assert me is not None
-    # Cancelled while it connects, redis' client may return as if nothing had happened; nothing else would end this.
-    while not me.cancelling():
-        try:
-            lock = store.redis.set(f"{PREFIX}webhook_sweeper", "1", nx=True, px=max(int(interval_s * 900), 1))
-            if await guard(lock):
-                await sweep_once(store, queue)
-        except QueueUnavailableError:
-            log.debug("redis does not answer the webhook sweeper")
-        except Exception:  # whatever is wrong now must not keep what is due later from being sent
-            log.exception("the webhook sweeper failed")
-        await asyncio.sleep(interval_s)
+    await repeat_in_one(store.redis, "webhook_sweeper", lambda: sweep_once(store, queue), interval_s=interval_s)

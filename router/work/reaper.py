@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 from router.answers import merge
 from router.errors import QueueUnavailableError
 from router.jobs.queue import JobQueue
 from router.jobs.schedule import queue_of
-from router.jobs.store import PREFIX, Cause, JobStore, guard
+from router.jobs.store import Cause, JobStore
+from router.redis import repeat_in_one
 from router.work.overdue import settle
 
 log = logging.getLogger(__name__)
@@ -100,29 +100,15 @@ async def reap_forever(
     """Reap every ``interval_s``, and look for lost tickets every ``ticket_check_s``; ends only when cancelled."""
     # Side by side: the broker's client is slow to see that redis is away, and deadlines do not wait for it.
     async with asyncio.TaskGroup() as loops:
-        loops.create_task(_repeat(store, "reaper", interval_s, lambda: reap_once(store, queue, down), interval_s))
         loops.create_task(
-            _repeat(store, "ticket_check", ticket_check_s, lambda: replace_lost_tickets(store, queue), interval_s)
+            repeat_in_one(store.redis, "reaper", lambda: reap_once(store, queue, down), interval_s=interval_s)
         )
-
-
-async def _repeat(
-    store: JobStore, what: str, interval_s: float, work: Callable[[], Awaitable[Any]], look_s: float
-) -> None:
-    """Do something every ``interval_s``, in one of all processes; each looks every ``look_s`` whether it is the one."""
-    me = asyncio.current_task()
-    assert me is not None
-    # Cancelled while it connects, redis' client may return as if nothing had happened; nothing else would end this.
-    while not me.cancelling():
-        try:
-            if await _wins(store, what, interval_s):
-                await work()
-        except QueueUnavailableError:
-            log.debug("redis does not answer the %s", what)
-        except Exception:  # one bad record must not stop the healing of all others
-            log.exception("the %s failed", what)
-        await asyncio.sleep(look_s)
-
-
-async def _wins(store: JobStore, what: str, interval_s: float) -> bool:
-    return bool(await guard(store.redis.set(f"{PREFIX}{what}", "1", nx=True, px=max(int(interval_s * 900), 1))))
+        loops.create_task(
+            repeat_in_one(
+                store.redis,
+                "ticket_check",
+                lambda: replace_lost_tickets(store, queue),
+                interval_s=ticket_check_s,
+                look_s=interval_s,
+            )
+        )

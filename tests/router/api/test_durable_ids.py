@@ -12,7 +12,7 @@ import redis
 from engines.base import ContextLengthError
 from engines.echo import EchoEngine
 from router.errors import QueueUnavailableError
-from router.jobs.store import PREFIX
+from router.redis import PREFIX
 from tests.router.api.test_resume import events_of, read
 from tests.router.api.test_unstored import jobs_of
 from tests.support.servers import AppServer, wait_until

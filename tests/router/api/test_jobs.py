@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 from engines.base import GenerationFailedError
 from engines.echo import EchoEngine
 from router.jobs.job import FinalAnswer, UnitResult
-from router.jobs.store import PREFIX, JobStore
+from router.jobs.store import JobStore
+from router.redis import PREFIX
 from tests.journeys.conftest import picture
 from tests.router.jobs.test_store import make_spec
 from tests.support.servers import AppServer, RedisProcess

@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 
 from router import dispatch
 from router.jobs.job import FinalAnswer, UnitResult
-from router.jobs.store import PREFIX, JobStore
+from router.jobs.store import JobStore
+from router.redis import PREFIX
 from tests.router.api.test_unstored import jobs_of
 from tests.support.servers import RedisProcess, wait_until
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from router.jobs.store import state_of
+from router.redis import state_of
 from tests.support.servers import RedisProcess
 
 GUARD_S = 5.0  # half of what a command waits for redis

@@ -12,7 +12,7 @@ import redis
 
 from engines.echo import EchoEngine
 from router.api import responses
-from router.jobs.store import PREFIX
+from router.redis import PREFIX
 from tests.router.api.test_hanging_up import send
 from tests.support.servers import AppServer, wait_until
 

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from router.batches.files import FileStore, Upload
 from router.batches.scripts import CHUNK_BYTES
 from router.errors import BadRequestError
-from router.jobs.store import PREFIX
+from router.redis import PREFIX
 
 PIECE = bytes(CHUNK_BYTES)
 

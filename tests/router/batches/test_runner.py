@@ -23,8 +23,8 @@ from router.batches.store import BatchStore
 from router.errors import BadRequestError, EngineFailedError, RouterError
 from router.jobs.events import EventHub
 from router.jobs.job import BranchPlan, FinalAnswer, Job, UnitResult
-from router.jobs.room import storage_full
 from router.jobs.store import JobStore
+from router.redis import storage_full
 from tests.router.jobs.test_store import make_spec as make_job_spec
 
 PASSING = {"code": "engine_unavailable", "message": "away", "status": 503, "retryable": True}

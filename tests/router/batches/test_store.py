@@ -14,7 +14,7 @@ from router.batches.files import FileStore
 from router.batches.records import CHAT, MAX_OPEN, WINDOW_S, Admitted, Batch, BatchSpec, line_job_id, new_id
 from router.batches.scripts import CHUNK_BYTES
 from router.batches.store import BatchStore, LeaseLostError
-from router.jobs.store import PREFIX
+from router.redis import PREFIX
 from router.webhooks.store import WebhookStore
 
 

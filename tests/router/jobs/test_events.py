@@ -14,7 +14,8 @@ from router.errors import NotFoundError, QueueUnavailableError
 from router.jobs import events as events_module
 from router.jobs.events import EventHub
 from router.jobs.job import BranchPlan, Event, FinalAnswer, Job, JobSpec, UnitResult
-from router.jobs.store import PREFIX, JobStore
+from router.jobs.store import JobStore
+from router.redis import PREFIX
 from tests.router.jobs.test_store import make_spec
 
 

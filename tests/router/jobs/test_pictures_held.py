@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 from engines.base import ImagePart
 from router.errors import QueueFullError
 from router.jobs.job import JobSpec
-from router.jobs.store import PREFIX, JobStore
+from router.jobs.store import JobStore
+from router.redis import PREFIX
 from tests.router.jobs.test_store import make_spec
 
 

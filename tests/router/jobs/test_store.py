@@ -14,8 +14,9 @@ from engines.base import Alternative, ImagePart, SamplingParams, TokenLogprob, U
 from router.errors import QueueFullError, QueueUnavailableError
 from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult, Why, new_job_id
 from router.jobs.scripts import NET_S
-from router.jobs.store import BLOB_GRACE_S, PREFIX, UNSTORED_TTL_S, JobStore, Reaped, guard
+from router.jobs.store import BLOB_GRACE_S, UNSTORED_TTL_S, JobStore, Reaped
 from router.output_format import OutputFormat
+from router.redis import PREFIX, guard
 from tests.model.memory_store import MemoryJobStore
 from tests.model.record import Record
 

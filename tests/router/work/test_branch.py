@@ -35,8 +35,9 @@ from engines.http.wire import to_boxes
 from router.api.objects import to_hybrid
 from router.call import to_stored_messages
 from router.jobs.job import BranchPlan, Job, JobSpec, UnitResult
-from router.jobs.store import PREFIX, JobStore
+from router.jobs.store import JobStore
 from router.output_format import OutputFormat
+from router.redis import PREFIX
 from router.work.branch import run_branch
 from router.work.context import Context
 from router.work.join import join

@@ -17,7 +17,8 @@ from router.answers.merge import NoAnswer
 from router.errors import QueueUnavailableError
 from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
 from router.jobs.queue import JobQueue, create_celery
-from router.jobs.store import PREFIX, JobStore, Reaped
+from router.jobs.store import JobStore, Reaped
+from router.redis import PREFIX
 from router.settings import Settings
 from router.work.overdue import settle
 from router.work.reaper import reap_forever, reap_once, replace_lost_tickets, wake

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import OutOfMemoryError, ResponseError
 
-from router.errors import StorageFullError
+from router.redis import storage_full
 
 # Of redis' own limit; the rest is for the events and answers of what was accepted before.
 _SHARE_FOR_NEW: Final = 0.85
@@ -65,20 +64,3 @@ class Room:
         except OSError:  # the folder is not there, so redis does not write to it
             free = None
         self._is_disk_full = free is not None and free < MIN_FREE_DISK_BYTES
-
-
-def storage_full() -> StorageFullError:
-    """Make the refusal of what would be stored."""
-    return StorageFullError(
-        "The store (redis) is full, so no new jobs and files are accepted; questions that are answered at once go on. "
-        "Try again later, or delete jobs and files.",
-        message_zh="存储（redis）已满，暂不接受新任务和文件；即时回答不受影响。请稍后再试，或删除部分任务和文件。",
-        retry_after_s=30,
-    )
-
-
-def is_full(error: Exception) -> bool:
-    """Whether an error of redis says that it has no memory or disk left; anything else may be over in a moment."""
-    if isinstance(error, OutOfMemoryError):
-        return True
-    return isinstance(error, ResponseError) and str(error).lstrip("-").startswith(("OOM", "MISCONF"))

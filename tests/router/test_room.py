@@ -1,4 +1,4 @@
-"""`router.jobs.room`: what is refused before redis' memory or disk are full, against a real redis."""
+"""`router.room`: what is refused before redis' memory or disk are full, against a real redis."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from router.batches.files import FileStore
 from router.batches.scripts import CHUNK_BYTES
 from router.errors import QueueUnavailableError, StorageFullError
 from router.jobs.job import JobSpec, UnitResult
-from router.jobs.room import MIN_FREE_DISK_BYTES, Room
-from router.jobs.store import PREFIX, JobStore
+from router.jobs.store import JobStore
+from router.redis import PREFIX
+from router.room import MIN_FREE_DISK_BYTES, Room
 from tests.router.jobs.test_store import make_spec
 
 MB = 1024**2

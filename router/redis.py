@@ -1,0 +1,124 @@
+"""What every part that keeps something in redis shares: the prefix of the keys, and what redis' errors mean.
+
+In: calls of redis' asyncio client. Out: their results, or an error of `router.errors`; and work that one process of all
+does at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+
+from router.errors import QueueUnavailableError, StorageFullError
+
+log = logging.getLogger(__name__)
+
+PREFIX = "glowl:"
+
+Clock = Callable[[], float]
+RedisState = Literal["up", "full", "loading", "read only", "away"]
+
+
+async def guard(awaitable: Awaitable[Any]) -> Any:
+    """Await a Redis call.
+
+    Raises:
+        QueueUnavailableError: if Redis cannot be reached or refuses to work.
+        StorageFullError: if it has no room left.
+    """
+    try:
+        return await awaitable
+    except (RedisError, OSError) as error:
+        raise (storage_full() if is_full(error) else queue_unavailable()) from error
+    except RuntimeError as error:
+        # How uvloop says that the other side hung up before something was written, where asyncio's own loop does not.
+        if "handler is closed" not in str(error):
+            raise
+        raise queue_unavailable() from error
+
+
+def queue_unavailable() -> QueueUnavailableError:
+    """Make the refusal of whoever needs redis."""
+    return QueueUnavailableError(
+        "The job queue (redis) does not answer; try again shortly.",
+        message_zh="任务队列（redis）暂时没有响应，请稍后再试。",
+        retry_after_s=2,
+    )
+
+
+def storage_full() -> StorageFullError:
+    """Make the refusal of what would be stored."""
+    return StorageFullError(
+        "The store (redis) is full, so no new jobs and files are accepted; questions that are answered at once go on. "
+        "Try again later, or delete jobs and files.",
+        message_zh="存储（redis）已满，暂不接受新任务和文件；即时回答不受影响。请稍后再试，或删除部分任务和文件。",
+        retry_after_s=30,
+    )
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error of redis says that it has no memory or disk left; anything else may be over in a moment."""
+    if isinstance(error, OutOfMemoryError):
+        return True
+    return isinstance(error, ResponseError) and str(error).lstrip("-").startswith(("OOM", "MISCONF"))
+
+
+def state_of(error: BaseException) -> RedisState:
+    """Say what an error of a Redis call means for whoever wanted to write."""
+    if isinstance(error, BusyLoadingError):
+        return "loading"
+    if isinstance(error, ReadOnlyError):
+        return "read only"
+    return "full" if isinstance(error, Exception) and is_full(error) else "away"
+
+
+async def repeat(what: str, work: Callable[[], Awaitable[Any]], pause: Callable[[], Awaitable[Any]]) -> None:
+    """Do something again and again, whatever goes wrong; ends only when cancelled.
+
+    Args:
+        what: its name in the log.
+        work: one round.
+        pause: waits until the next round.
+    """
+    me = asyncio.current_task()
+    assert me is not None
+    # Cancelled while it connects, redis' client may return as if nothing had happened; nothing else would end this.
+    while not me.cancelling():
+        try:
+            await work()
+        except QueueUnavailableError:
+            log.debug("redis does not answer the %s", what)
+        except Exception:  # one bad record must not keep all others from their turn
+            log.exception("the %s failed", what)
+        await pause()
+
+
+async def repeat_in_one(
+    redis: Redis,
+    what: str,
+    work: Callable[[], Awaitable[Any]],
+    *,
+    interval_s: float,
+    look_s: float | None = None,
+) -> None:
+    """Do something every ``interval_s``, in one process of all; ends only when cancelled.
+
+    Args:
+        redis: keeps the lock.
+        what: name of the lock, and in the log.
+        work: one round.
+        interval_s: time between two rounds.
+        look_s: how often each process looks whether it is the one; None for ``interval_s``.
+    """
+
+    async def take_turn() -> None:
+        # A little less than the interval, so that the process that had the last turn may have the next one.
+        if await guard(redis.set(f"{PREFIX}{what}", "1", nx=True, px=max(int(interval_s * 900), 1))):
+            await work()
+
+    await repeat(what, take_turn, lambda: asyncio.sleep(interval_s if look_s is None else look_s))
