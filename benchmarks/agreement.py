@@ -1,11 +1,11 @@
 """What agreement is worth: how often the final answer is right when draft and final agree by more than some score.
 
-    python benchmarks/agreement.py [--questions N] [--seed S] [--models DIR] [--svg FILE]
+    python -m benchmarks.agreement [--questions N] [--seed S] [--models DIR] [--svg FILE]
 
 The pocket models answer questions whose answers are known. English questions, evenly of all types that the small Owl2
 is judged on, are merged by `deep`: GLM's draft beside Owl2's answer, which is final. Chinese two-hop questions are
 merged by `compose`: GLM writes the final answer from its draft and Owl2's. Prompt, comparison and judgement are those
-of the product and of `engines.pocket.evaluate`. The picture needs matplotlib.
+of the product and of `training.pocket.evaluate`. The picture needs matplotlib.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pathlib import Path
 import torch
 
 from engines.base import Engine, EngineError
-from engines.pocket.checkpoints import EngineName
-from engines.pocket.evaluate import DEFAULT_MODELS, ask, judged_types, start_engine, wilson_interval
-from engines.pocket.scenes import TYPES, Question, hops, is_right, sample_question
-from engines.pocket.scenes.asking import Setup
-from engines.pocket.scenes.layout import SIZES
 from router.answers.agreement import combine, compare, script_of
 from router.answers.merge import compose_prompt
+from training.pocket.checkpoints import EngineName
+from training.pocket.evaluate import DEFAULT_MODELS, ask, judged_types, start_engine, wilson_interval
+from training.pocket.scenes import TYPES, Question, hops, is_right, sample_question
+from training.pocket.scenes.asking import Setup
+from training.pocket.scenes.layout import SIZES
 
 IN_FLIGHT = 16
 THRESHOLDS = tuple(step / 10 for step in range(11))
@@ -208,7 +208,7 @@ def main() -> None:
     begun = time.monotonic()
     curves = asyncio.run(run(arguments))
     print("# What agreement is worth\n")
-    print(f"`python benchmarks/agreement.py --questions {arguments.questions} --seed {arguments.seed}`\n")
+    print(f"`python -m benchmarks.agreement --questions {arguments.questions} --seed {arguments.seed}`\n")
     print(
         f"Pocket models; {os.cpu_count()} CPU cores, Python {platform.python_version()}, torch {torch.__version__}, "
         f"{time.monotonic() - begun:.0f} s. Shares with 95 % interval."

@@ -1,6 +1,6 @@
 """What bfloat16 and int8 cost the pocket models: accuracy and latency beside float32's, on the same questions.
 
-    python benchmarks/pocket_precision.py [--questions N] [--seed S] [--models DIR]
+    python -m benchmarks.pocket_precision [--questions N] [--seed S] [--models DIR]
 
 N questions of each type; a difference counts where its 95 % interval, over the questions pair by pair, leaves out zero.
 int8 on a CPU needs `pip install 'glowl[quant]'`; without it that row says so.
@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from engines.pocket.checkpoints import EngineName
-from engines.pocket.evaluate import (
+from training.pocket.checkpoints import EngineName
+from training.pocket.evaluate import (
     DEFAULT_MODELS,
     ENGINES,
     ask_all,
@@ -30,7 +30,7 @@ from engines.pocket.evaluate import (
     time_short_answers,
     wilson_interval,
 )
-from engines.pocket.scenes import Question
+from training.pocket.scenes import Question
 
 PRECISIONS = (("float32", "none"), ("bfloat16", "none"), ("float32", "int8"))
 
@@ -56,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("# What fewer bits cost the pocket models\n")
-    print(f"`python benchmarks/pocket_precision.py --questions {arguments.questions} --seed {arguments.seed}`\n")
+    print(f"`python -m benchmarks.pocket_precision --questions {arguments.questions} --seed {arguments.seed}`\n")
     print(
         f"{os.cpu_count()} CPU cores, one used; Python {platform.python_version()}, torch {torch.__version__}; load "
         f"average at the start {', '.join(f'{load:.1f}' for load in os.getloadavg())}"

@@ -1,6 +1,6 @@
 """What routing is worth: the pocket models alone, and the two behind the shipped rules, on one mixed set of questions.
 
-    python benchmarks/pocket_routing.py [--questions N] [--seed S] [--models DIR] [--preset NAME]
+    python -m benchmarks.pocket_routing [--questions N] [--seed S] [--models DIR] [--preset NAME]
 
 The set has three parts of N questions each: Chinese about one picture, English about one picture, English about two or
 four. Types are those that the model meant for the part is judged on, evenly. Both models get every question; "routed"
@@ -24,8 +24,11 @@ from pathlib import Path
 import torch
 
 from engines.base import EngineError
-from engines.pocket.checkpoints import EngineName
-from engines.pocket.evaluate import (
+from policies import features
+from policies.decide import decide
+from policies.rules import load_preset
+from training.pocket.checkpoints import EngineName
+from training.pocket.evaluate import (
     DEFAULT_MODELS,
     ENGINES,
     ask,
@@ -34,10 +37,7 @@ from engines.pocket.evaluate import (
     to_request,
     wilson_interval,
 )
-from engines.pocket.scenes import TYPES, Lang, Question, is_right, sample_question
-from policies import features
-from policies.decide import decide
-from policies.rules import load_preset
+from training.pocket.scenes import TYPES, Lang, Question, is_right, sample_question
 
 IN_FLIGHT = 16
 # Part of the set, language, whose types, and whether they have more than one picture.
@@ -125,7 +125,7 @@ def main() -> None:
     columns["routed"] = [outcomes[item.choice][index] for index, item in enumerate(asked)]
 
     print("# What routing is worth\n")
-    print(f"`python benchmarks/pocket_routing.py --questions {arguments.questions} --seed {arguments.seed}`\n")
+    print(f"`python -m benchmarks.pocket_routing --questions {arguments.questions} --seed {arguments.seed}`\n")
     print(
         f"{len(asked)} questions, preset `{arguments.preset}`; {os.cpu_count()} CPU cores, Python "
         f"{platform.python_version()}, torch {torch.__version__}. Accuracy with 95 % interval.\n"

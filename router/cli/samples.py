@@ -1,6 +1,6 @@
 """Sample pictures that come with the package, each with a question and its true answer: for `glowl ask` and the banner.
 
-In: a name, or a language. Out: a `Sample`. Files only: they were drawn by `engines/pocket/make_samples.py`.
+In: a name, or a language. Out: a `Sample`. Files only: they were drawn by `training/pocket/make_samples.py`.
 """
 
 from __future__ import annotations

@@ -16,13 +16,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from engines.pocket.evaluate import draw_type
-from engines.pocket.scenes.drawing import render
-from engines.pocket.scenes.nouns import Question
-from engines.pocket.scenes.words import say
 from tests.support.receiver import Receiver
 from tests.support.servers import wait_until
 from tests.support.stack import PocketStack
+from training.pocket.evaluate import draw_type
+from training.pocket.scenes.drawing import render
+from training.pocket.scenes.nouns import Question
+from training.pocket.scenes.words import say
 
 pytestmark = pytest.mark.e2e
 NUM_QUESTIONS = 8

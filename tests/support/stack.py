@@ -185,7 +185,7 @@ class PocketStack(ProcessStack):
     engines: ClassVar[dict[str, Any]] = {}
 
     def __init__(self) -> None:
-        from engines.pocket.evaluate import DEFAULT_MODELS
+        from training.pocket.evaluate import DEFAULT_MODELS
 
         checkpoints = {name: DEFAULT_MODELS / name for name in ("glm", "owl2")}
         if not all((folder / "config.json").is_file() for folder in checkpoints.values()):

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engines.base import GenerationRequest, ImagePart, Message, SamplingParams, TextPart, generate
-from engines.pocket.checkpoints import EngineName
-from engines.pocket.evaluate import (
+from training.pocket.checkpoints import EngineName
+from training.pocket.evaluate import (
     DEFAULT_MODELS,
     Outcome,
     ask_all,
@@ -28,7 +28,7 @@ from engines.pocket.evaluate import (
     to_part,
     wilson_interval,
 )
-from engines.pocket.make_samples import DEFAULT_FOLDER
+from training.pocket.make_samples import DEFAULT_FOLDER
 
 ENGINES: tuple[EngineName, ...] = ("glm", "owl2")
 pytestmark = pytest.mark.skipif(
