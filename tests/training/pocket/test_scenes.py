@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from router.jobs.merge import compose_prompt
+from router.answers.merge import compose_prompt
 from training.pocket.scenes import (
     COLOUR_NAMES,
     KINDS,
