@@ -79,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[None]:
+    await services.redis_watch.start()
     await services.hub.start()
     await services.monitor.start()
     healers = [
@@ -106,5 +107,6 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
         await services.webhook_fetcher.aclose()
         for engine in services.engines.values():
             await engine.aclose()
+        await services.redis_watch.aclose()
         for client in services.redis_clients:
             await client.aclose()

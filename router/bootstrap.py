@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 
 from engines.base import Engine
 from engines.http.balancer import RemoteEngine, connect
@@ -26,6 +26,7 @@ from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue, create_celery
 from router.jobs.store import JobStore
 from router.media import MediaIntake
+from router.redis_watch import LOOK_TIMEOUT_S, RedisWatch, WatchedPool
 from router.room import Room
 from router.routing import Router
 from router.services import Services
@@ -40,6 +41,11 @@ from router.work.reaper import wake
 # Redis does one thing at a time; more connections than keep it busy only make more to hand around.
 _MAX_REDIS_CONNECTIONS: Final = 32
 _REDIS_TURN_S: Final = 10.0
+# Longer than the event reader's blocking read, and than a redis takes for a large picture on a slow disk. Whether a
+# write that had no answer was done is not known, so it is not given up early.
+_REDIS_TIMEOUT_S: Final = 10.0
+# What only reads may be given up, and asked again.
+_REDIS_READ_TIMEOUT_S: Final = 2.0
 
 
 def build_services(settings: Settings) -> Services:
@@ -49,13 +55,16 @@ def build_services(settings: Settings) -> Services:
         policies.rules.RulesError: if the preset does not exist or is wrong.
     """
     rules, rules_file = load_rules_source(settings.preset)
-    redis, reader = make_redis(settings), make_redis(settings)
-    store = make_store(settings, redis)
-    queue = JobQueue(create_celery(settings))
+    looks = make_redis(settings, timeout_s=LOOK_TIMEOUT_S)
+    watch = RedisWatch(looks)
+    redis, reader = make_redis(settings, watch=watch), make_redis(settings)
+    reads = make_redis(settings, watch=watch, timeout_s=_REDIS_READ_TIMEOUT_S)
+    store = make_store(settings, redis, reads)
+    queue = JobQueue(create_celery(settings), is_silent=lambda: watch.is_silent)
     hub = EventHub(reader, store)
     engines = make_engines(settings)
     monitor = EngineMonitor(engines, on_up=lambda engine: wake(store, queue, engine))
-    webhooks, webhook_fetcher = make_webhook_store(settings, redis), make_webhook_fetcher(settings)
+    webhooks, webhook_fetcher = make_webhook_store(settings, redis, reads), make_webhook_fetcher(settings)
     ended = make_redis(settings)
     # The monitor asks all the time; a call under way hears from it that its engine is gone.
     asked: dict[str, Engine] = {
@@ -92,13 +101,15 @@ def build_services(settings: Settings) -> Services:
             max_file_bytes=settings.max_file_bytes,
             max_total_bytes=settings.max_stored_bytes,
             ttl_s=settings.file_ttl_s,
-            room=make_room(settings, redis),
+            room=make_room(settings, reads),
+            reads=reads,
         ),
-        batches=BatchStore(redis, lease_s=settings.lease_s, ttl_s=settings.job_ttl_s),
+        batches=BatchStore(redis, lease_s=settings.lease_s, ttl_s=settings.job_ttl_s, reads=reads),
         rules_file=rules_file,
         engines=engines,
         idempotency=Idempotency(redis),
-        redis_clients=(redis, reader, ended),
+        redis_watch=watch,
+        redis_clients=(redis, reads, reader, ended, looks),
     )
 
 
@@ -132,22 +143,38 @@ async def make_context(settings: Settings) -> Context:
     )
 
 
-def make_redis(settings: Settings) -> Redis:
-    """Return an asyncio client; a lost connection is made again at the next command."""
-    # Longer than the event reader's blocking read, short enough that a redis that hangs is a 503 and not a hang.
-    timeouts = {"socket_connect_timeout": 5, "socket_timeout": 10, "health_check_interval": 30}
+def make_redis(settings: Settings, *, watch: RedisWatch | None = None, timeout_s: float = _REDIS_TIMEOUT_S) -> Redis:
+    """Return an asyncio client; a lost connection is made again at the next command.
+
+    Args:
+        settings: of this process.
+        watch: commands fail at once while it finds redis silent; None sends them all the same.
+        timeout_s: of a command, and of a turn.
+    """
+    timeouts = {
+        "socket_connect_timeout": min(timeout_s, 5.0),
+        "socket_timeout": timeout_s,
+        "health_check_interval": 30,
+    }
     # Commands wait for a connection: the usual pool refuses the hundred-and-first at once, a 503 for a mere crowd.
-    pool = BlockingConnectionPool.from_url(
-        settings.redis_url, max_connections=_MAX_REDIS_CONNECTIONS, timeout=_REDIS_TURN_S, **timeouts
+    pool = WatchedPool.from_url(
+        settings.redis_url, max_connections=_MAX_REDIS_CONNECTIONS, timeout=_REDIS_TURN_S, watch=watch, **timeouts
     )
     client: Redis = Redis.from_pool(pool)
     return client
 
 
-def make_store(settings: Settings, redis: Redis) -> JobStore:
-    """Return the job store as the settings want it."""
+def make_store(settings: Settings, redis: Redis, reads: Redis | None = None) -> JobStore:
+    """Return the job store as the settings want it.
+
+    Args:
+        settings: of this process.
+        redis: writes.
+        reads: for what only reads; None for the same client.
+    """
     return JobStore(
         redis,
+        reads=reads,
         lease_s=settings.lease_s,
         max_failures=settings.max_attempts,
         job_ttl_s=settings.job_ttl_s,
@@ -157,7 +184,7 @@ def make_store(settings: Settings, redis: Redis) -> JobStore:
         max_picture_bytes=settings.max_picture_bytes,
         merge_patience_s=settings.merge_patience_s,
         engine_patience_s=settings.engine_patience_s,
-        room=make_room(settings, redis),
+        room=make_room(settings, reads or redis),
     )
 
 
@@ -167,10 +194,11 @@ def make_room(settings: Settings, redis: Redis) -> Room:
     return Room(redis, disk=settings.data_dir / "redis" if is_near else None)
 
 
-def make_webhook_store(settings: Settings, redis: Redis) -> WebhookStore:
+def make_webhook_store(settings: Settings, redis: Redis, reads: Redis | None = None) -> WebhookStore:
     """Return the store of endpoints and deliveries as the settings want it."""
     return WebhookStore(
         redis,
+        reads=reads,
         configured_secrets=[secret.get_secret_value() for secret in settings.webhook_secret],
     )
 

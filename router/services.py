@@ -22,6 +22,7 @@ from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
 from router.media import MediaIntake
+from router.redis_watch import RedisWatch
 from router.settings import Settings
 from router.webhooks.store import WebhookStore
 
@@ -45,5 +46,6 @@ class Services:
     rules_file: RulesFile | None
     engines: dict[str, RemoteEngine]
     idempotency: Idempotency
+    redis_watch: RedisWatch
     redis_clients: tuple[Redis, ...]
     draining: asyncio.Event = field(default_factory=asyncio.Event)

@@ -37,6 +37,7 @@ class FileStore:
         ttl_s: how long an upload is kept if its owner names no time.
         clock: unix seconds; None uses the Redis server's own clock.
         room: says whether anything new may be stored; None lets in whatever redis takes.
+        reads: a client for what only reads; None for the same.
 
     Raises:
         QueueUnavailableError: by every method, when Redis does not answer.
@@ -51,8 +52,10 @@ class FileStore:
         ttl_s: int,
         clock: Clock | None = None,
         room: Room | None = None,
+        reads: Redis | None = None,
     ) -> None:
         self.redis = redis
+        self._reads = reads or redis
         self._room = room
         self.max_file_bytes = max_file_bytes
         self.ttl_s = ttl_s
@@ -69,7 +72,7 @@ class FileStore:
 
     async def get(self, owner: str, file_id: str) -> StoredFile | None:
         """Describe a file of the owner's; None if there is none."""
-        raw = await guard(cast("Any", self.redis.hgetall(f"{PREFIX}file:{file_id}")))
+        raw = await guard(cast("Any", self._reads.hgetall(f"{PREFIX}file:{file_id}")))
         found = _to_file(file_id, raw) if raw else None
         return found if found is not None and found.owner == owner else None
 
@@ -81,9 +84,9 @@ class FileStore:
         found: list[StoredFile] = []
         while len(found) <= limit:
             if is_newest_first:
-                query = self.redis.zrevrangebylex(key, f"({after}" if after else "+", "-", 0, limit + 1)
+                query = self._reads.zrevrangebylex(key, f"({after}" if after else "+", "-", 0, limit + 1)
             else:
-                query = self.redis.zrangebylex(key, f"({after}" if after else "-", "+", 0, limit + 1)
+                query = self._reads.zrangebylex(key, f"({after}" if after else "-", "+", 0, limit + 1)
             ids: list[bytes] = await guard(query)
             for each in await self._read_all([entry.decode() for entry in ids]):
                 if not purpose or each.purpose == purpose:
@@ -104,7 +107,7 @@ class FileStore:
             FileGoneError: if that part is not there.
         """
         first, last = offset // CHUNK_BYTES, (offset + num_bytes - 1) // CHUNK_BYTES
-        pipeline = self.redis.pipeline(transaction=False)
+        pipeline = self._reads.pipeline(transaction=False)
         for number in range(first, last + 1):
             begin = max(offset - number * CHUNK_BYTES, 0)
             end = min(offset + num_bytes - number * CHUNK_BYTES, CHUNK_BYTES) - 1
@@ -171,7 +174,7 @@ class FileStore:
         return "" if self._clock is None else repr(self._clock())
 
     async def _read_all(self, ids: Sequence[str]) -> list[StoredFile]:
-        pipeline = self.redis.pipeline(transaction=False)
+        pipeline = self._reads.pipeline(transaction=False)
         for each in ids:
             pipeline.hgetall(f"{PREFIX}file:{each}")
         found: list[dict[bytes, bytes]] = await guard(pipeline.execute()) if ids else []

@@ -31,6 +31,7 @@ class BatchStore:
         lease_s: how long a run may be silent before another one takes the batch up.
         ttl_s: how long the record of an ended batch can be read.
         clock: unix seconds; None uses the Redis server's own clock.
+        reads: a client for what only reads; None for the same.
 
     Raises:
         QueueUnavailableError: by every method, when Redis does not answer.
@@ -38,9 +39,16 @@ class BatchStore:
     """
 
     def __init__(
-        self, redis: Redis, *, lease_s: float = 5.0, ttl_s: int = 7 * 24 * 3600, clock: Clock | None = None
+        self,
+        redis: Redis,
+        *,
+        lease_s: float = 5.0,
+        ttl_s: int = 7 * 24 * 3600,
+        clock: Clock | None = None,
+        reads: Redis | None = None,
     ) -> None:
         self.redis = redis
+        self._reads = reads or redis
         self.lease_s = lease_s
         self._ttl_s = ttl_s
         self._clock = clock
@@ -71,7 +79,7 @@ class BatchStore:
 
     async def get(self, batch_id: str) -> Batch | None:
         """Read a record; None if there is none."""
-        raw = await guard(cast("Any", self.redis.hgetall(f"{PREFIX}batch:{batch_id}")))
+        raw = await guard(cast("Any", self._reads.hgetall(f"{PREFIX}batch:{batch_id}")))
         return _to_batch(raw) if raw else None
 
     async def list_batches(self, owner: str, *, after: str = "", limit: int = 20) -> tuple[list[Batch], bool]:
@@ -80,9 +88,9 @@ class BatchStore:
         found: list[Batch] = []
         while len(found) <= limit:
             ids: list[bytes] = await guard(
-                self.redis.zrevrangebylex(key, f"({after}" if after else "+", "-", 0, limit + 1)
+                self._reads.zrevrangebylex(key, f"({after}" if after else "+", "-", 0, limit + 1)
             )
-            pipeline = self.redis.pipeline(transaction=False)
+            pipeline = self._reads.pipeline(transaction=False)
             for each in ids:
                 pipeline.hgetall(f"{PREFIX}batch:{each.decode()}")
             rows = await guard(pipeline.execute()) if ids else []
@@ -146,7 +154,7 @@ class BatchStore:
 
     async def admitted(self, batch_id: str) -> list[Admitted]:
         """Return the lines in flight, in their order."""
-        raw: list[bytes] = await guard(cast("Any", self.redis.hvals(f"{PREFIX}batch_lines:{batch_id}")))
+        raw: list[bytes] = await guard(cast("Any", self._reads.hvals(f"{PREFIX}batch_lines:{batch_id}")))
         return sorted((Admitted(**orjson.loads(entry)) for entry in raw), key=lambda line: line.number)
 
     async def retry(self, batch_id: str, epoch: int, line: Admitted) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -45,6 +45,10 @@ _CONNECT_OPTIONS: Final = {
     "interval_step": 0.2,
     "interval_max": 0.5,
     "connect_retries_timeout": 1.0,
+    # Without it a thread that sends waits as long as redis is silent. A worker's own connection has none: it waits for
+    # the next ticket.
+    "socket_timeout": 3.0,
+    "retry_on_timeout": False,
 }
 
 
@@ -100,11 +104,13 @@ class JobQueue:
     """Sends tickets from asyncio code.
 
     Args:
-        celery: the application of `create_celery`.
+        celery: the application of `create_celery`; it only sends from now on.
+        is_silent: whether redis is known not to answer; then nothing is sent.
     """
 
-    def __init__(self, celery: Celery) -> None:
+    def __init__(self, celery: Celery, *, is_silent: Callable[[], bool] = lambda: False) -> None:
         self._celery = celery
+        self._is_silent = is_silent
         celery.conf.broker_transport_options = {**celery.conf.broker_transport_options, **_CONNECT_OPTIONS}
         # Sending blocks, so it runs in threads; a small number keeps the broker's connection pool small too.
         self._slots = asyncio.Semaphore(_MAX_SENDS_AT_ONCE)
@@ -141,6 +147,8 @@ class JobQueue:
                 return int(channel.queue_declare(queue=queue_name(queue)).message_count)
 
         async with self._slots:
+            if self._is_silent():
+                raise queue_unavailable()
             try:
                 return await asyncio.to_thread(count)
             except (OperationalError, RedisError, OSError, AttributeError) as error:
@@ -148,6 +156,9 @@ class JobQueue:
 
     async def _send(self, name: str, args: list[str], queue: str) -> None:
         async with self._slots:
+            if self._is_silent():
+                log.debug("redis is silent: %s of %s is sent when it is missed", name, args)
+                return
             try:
                 await asyncio.to_thread(self._celery.send_task, name, args=args, queue=queue, ignore_result=True)
             except (OperationalError, RedisError, OSError, AttributeError) as error:

@@ -87,6 +87,7 @@ class JobStore:
 
     Args:
         redis: an asyncio client that returns bytes.
+        reads: another, for what only reads, which may be given up sooner; None for the same.
         lease_s: how long a claimed unit may be silent.
         max_failures: runs of a unit that may fail before it is given up.
         job_ttl_s: how long a finished job can be read; `UNSTORED_TTL_S` if it is not to be stored.
@@ -108,6 +109,7 @@ class JobStore:
         self,
         redis: Redis,
         *,
+        reads: Redis | None = None,
         lease_s: float = 5.0,
         max_failures: int = 3,
         job_ttl_s: int = 7 * 24 * 3600,
@@ -122,6 +124,7 @@ class JobStore:
         room: Room | None = None,
     ) -> None:
         self.redis = redis
+        self._reads = reads or redis
         self._room = room
         self.lease_s = lease_s
         self.max_failures = max_failures
@@ -144,7 +147,7 @@ class JobStore:
         """Say whether Redis would take a job now, without writing anything."""
         try:
             # A write as far as Redis' checks of memory and disk go; of nothing, at the end of a key that is not there.
-            await guard(cast("Awaitable[Any]", self.redis.setrange(f"{PREFIX}probe", 0, "")))
+            await guard(cast("Awaitable[Any]", self._reads.setrange(f"{PREFIX}probe", 0, "")))
             await self._check_room(())
         except StorageFullError:
             return "full"
@@ -170,7 +173,7 @@ class JobStore:
         wanted = list(dict.fromkeys(hashes))
         if not wanted:
             return {}
-        found = await guard(self.redis.mget([f"{PREFIX}blob:{sha256}" for sha256 in wanted]))
+        found = await guard(self._reads.mget([f"{PREFIX}blob:{sha256}" for sha256 in wanted]))
         return {sha256: data for sha256, data in zip(wanted, found, strict=True) if data is not None}
 
     async def create(self, spec: JobSpec, images: Iterable[ImagePart] = ()) -> Job:
@@ -271,12 +274,12 @@ class JobStore:
 
     async def get(self, job_id: str) -> Job | None:
         """Read a record; None if there is none."""
-        raw = await guard(cast("Awaitable[dict[bytes, bytes]]", self.redis.hgetall(f"{PREFIX}job:{job_id}")))
+        raw = await guard(cast("Awaitable[dict[bytes, bytes]]", self._reads.hgetall(f"{PREFIX}job:{job_id}")))
         return _to_job({key.decode(): value for key, value in raw.items()}) if b"spec" in raw else None
 
     async def locate(self, job: Job) -> Job:
         """Add to an unfinished job how far it is; one that has ended stays as it is."""
-        found = None if job.is_terminal else await self._run("PLACE", job.id, self._now())
+        found = None if job.is_terminal else await self._read("PLACE", job.id, self._now())
         if not found:
             return job
         merge, *rows = (None if word == b"" else float(word) for word in found)
@@ -290,7 +293,7 @@ class JobStore:
 
     async def depths(self) -> dict[str, int]:
         """Return how many units wait in each line that is not empty."""
-        found = await guard(cast("Any", self.redis.hgetall(f"{PREFIX}queues")))
+        found = await guard(cast("Any", self._reads.hgetall(f"{PREFIX}queues")))
         depths: dict[str, int] = {}
         for name, value in found.items():
             kind, _, rest = name.decode().partition(":")
@@ -468,10 +471,10 @@ class JobStore:
         Returns:
             None if ``after`` is not in the list.
         """
-        reply: list[Any] = await self._run("LIST", list_name(owner, batch_id), after, state, limit, _MOST_LISTED)
+        reply: list[Any] = await self._read("LIST", list_name(owner, batch_id), after, state, limit, _MOST_LISTED)
         if not reply:
             return None
-        pipeline = self.redis.pipeline(transaction=False)
+        pipeline = self._reads.pipeline(transaction=False)
         for job_id in reply[2:]:
             pipeline.hgetall(f"{PREFIX}job:{job_id.decode()}")
         found: list[dict[bytes, bytes]] = await guard(pipeline.execute()) if len(pipeline) else []
@@ -504,12 +507,12 @@ class JobStore:
 
     async def read_events(self, job_id: str, after: str = "") -> list[Event]:
         """Return a job's events, oldest first, after the entry with the given id."""
-        entries = await guard(self.redis.xrange(f"{PREFIX}events:{job_id}", min=f"({after or _QUEUED.id}"))
+        entries = await guard(self._reads.xrange(f"{PREFIX}events:{job_id}", min=f"({after or _QUEUED.id}"))
         events = [_to_event(entry_id, fields) for entry_id, fields in entries]
         if after:
             return events
         # The first event has no entry of its own (`router.jobs.scripts`): every job of the queue began with it.
-        if events or await guard(cast("Any", self.redis.hget(f"{PREFIX}job:{job_id}", "state"))) == b"queued":
+        if events or await guard(cast("Any", self._reads.hget(f"{PREFIX}job:{job_id}", "state"))) == b"queued":
             return [_QUEUED, *events]
         return []
 
@@ -570,6 +573,9 @@ class JobStore:
 
     async def _run(self, name: str, *args: str | bytes | float) -> Any:
         return await guard(self._scripts[name](keys=[PREFIX], args=list(args)))
+
+    async def _read(self, name: str, *args: str | bytes | float) -> Any:
+        return await guard(self._scripts[name](keys=[PREFIX], args=list(args), client=self._reads))
 
 
 NOT_AWAITED: Final = UnitResult(

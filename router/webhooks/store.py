@@ -48,6 +48,7 @@ class WebhookStore:
         configured_secrets: sign what goes to URLs named in requests, for every owner; the first is the current one.
             Without any, each owner has a secret that is made when it is first needed.
         clock: unix seconds; None uses the Redis server's own clock.
+        reads: a client for what only reads; None for the same.
 
     Raises:
         QueueUnavailableError: by every method, when Redis does not answer.
@@ -59,8 +60,10 @@ class WebhookStore:
         *,
         configured_secrets: Sequence[str] = (),
         clock: Clock | None = None,
+        reads: Redis | None = None,
     ) -> None:
         self.redis = redis
+        self._reads = reads or redis
         self._configured_secrets = tuple(configured_secrets)
         self._clock = clock
         names = (
@@ -106,14 +109,14 @@ class WebhookStore:
 
     async def get_endpoint(self, owner: str, endpoint_id: str) -> Endpoint | None:
         """Read an endpoint of the owner's; None if there is none."""
-        raw = await guard(cast("Any", self.redis.hgetall(f"{PREFIX}webhook_endpoint:{endpoint_id}")))
+        raw = await guard(cast("Any", self._reads.hgetall(f"{PREFIX}webhook_endpoint:{endpoint_id}")))
         endpoint = _to_endpoint(endpoint_id, raw) if raw else None
         return endpoint if endpoint is not None and endpoint.owner == owner else None
 
     async def list_endpoints(self, owner: str, *, after: str = "", limit: int = 20) -> tuple[list[Endpoint], bool]:
         """Return endpoints, newest first, after the given id, which may be gone; and whether there are more."""
         ids: list[bytes] = await guard(
-            self.redis.zrevrangebylex(
+            self._reads.zrevrangebylex(
                 f"{PREFIX}webhook_endpoints:{owner}", f"({after}" if after else "+", "-", 0, limit + 1
             )
         )
@@ -187,11 +190,11 @@ class WebhookStore:
         key = f"{PREFIX}webhook_log:{endpoint_id or owner}"
         first = 0
         if after:
-            rank: int | None = await guard(cast("Any", self.redis.zrevrank(key, after)))
+            rank: int | None = await guard(cast("Any", self._reads.zrevrank(key, after)))
             if rank is None:
                 return None
             first = rank + 1
-        ids: list[bytes] = await guard(self.redis.zrevrange(key, first, first + limit))
+        ids: list[bytes] = await guard(self._reads.zrevrange(key, first, first + limit))
         return await self._read_deliveries(owner, [each.decode() for each in ids[:limit]]), len(ids) > limit
 
     async def redeliver(self, owner: str, delivery_id: str) -> bool | None:
@@ -267,7 +270,7 @@ class WebhookStore:
         return state.decode() or None
 
     async def _read_deliveries(self, owner: str, ids: Sequence[str]) -> list[Delivery]:
-        pipeline = self.redis.pipeline(transaction=False)
+        pipeline = self._reads.pipeline(transaction=False)
         for each in ids:
             pipeline.hgetall(f"{PREFIX}delivery:{each}")
             pipeline.lrange(f"{PREFIX}delivery_attempts:{each}", 0, -1)

@@ -1,0 +1,110 @@
+"""Whether redis answers at all, so that a request that needs it is refused soon when it does not.
+
+In: redis, asked for a sign of life twice a second on a connection of its own. Out: `RedisWatch.is_silent`, and
+`WatchedPool`, which hands out no connection while it is. A redis that refuses connections is not silent: each command
+learns that at once by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from router.leftovers import end_tasks
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S: Final = 0.5
+LOOK_TIMEOUT_S: Final = 1.0
+# One missed look may be this process' own pause.
+_MISSES: Final = 2
+
+
+class RedisSilentError(RedisConnectionError):
+    """Redis is known not to answer; the command was not sent."""
+
+
+class RedisWatch:
+    """Looks at redis for a whole process.
+
+    Args:
+        redis: a client of its own, whose commands end within `LOOK_TIMEOUT_S`.
+        interval_s: from the end of one look to the next.
+
+    Attributes:
+        is_silent: the last two looks had no answer.
+    """
+
+    def __init__(self, redis: Redis, *, interval_s: float = _LOOK_EVERY_S) -> None:
+        self.is_silent = False
+        self._redis = redis
+        self._interval_s = interval_s
+        self._misses = 0
+        self._looking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to look."""
+        self._looking = asyncio.create_task(self._look_forever(), name="redis-watch")
+
+    async def aclose(self) -> None:
+        """Look no more."""
+        if self._looking is not None:
+            await end_tasks(self._looking)
+
+    async def look(self) -> None:
+        """Ask once."""
+        try:
+            await self._redis.ping()
+        except (RedisError, OSError, RuntimeError) as error:
+            # To refuse, to load, or to hang up is an answer.
+            self._misses = self._misses + 1 if _is_timeout(error) else 0
+        else:
+            self._misses = 0
+        was_silent, self.is_silent = self.is_silent, self._misses >= _MISSES
+        if self.is_silent and not was_silent:
+            log.warning("redis does not answer; what needs it is refused at once until it does")
+        elif was_silent and not self.is_silent:
+            log.info("redis answers again")
+
+    async def _look_forever(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(self._interval_s)
+
+
+def _is_timeout(error: BaseException | None) -> bool:
+    """Whether nothing was said; redis-py makes another error of it while it connects, and keeps the first behind."""
+    while error is not None:
+        if isinstance(error, RedisTimeoutError | TimeoutError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class WatchedPool(BlockingConnectionPool):
+    """Connections that are handed out while redis is not known to be silent.
+
+    Args:
+        watch: knows; None hands them out always.
+        options: of redis-py's pool.
+    """
+
+    def __init__(self, *, watch: RedisWatch | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._watch = watch
+
+    def can_get_connection(self) -> bool:
+        """Say whether there is one; asked by whoever needs one, and again when another is given back.
+
+        Raises:
+            RedisSilentError: while redis is silent.
+        """
+        if self._watch is not None and self._watch.is_silent:
+            raise RedisSilentError("redis has not answered for two seconds")
+        return bool(super().can_get_connection())

@@ -1,0 +1,82 @@
+"""A redis that hangs is noticed, and nothing more is sent to it until it answers."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from router.bootstrap import make_redis
+from router.redis_watch import RedisSilentError, RedisWatch
+from router.settings import Settings
+
+
+class Answers:
+    """A client whose pings end as they are told to."""
+
+    def __init__(self, *ends: RedisError | None) -> None:
+        self.ends = list(ends)
+
+    async def ping(self) -> bool:
+        end = self.ends.pop(0)
+        if end is not None:
+            raise end
+        return True
+
+
+async def looked(*ends: RedisError | None) -> list[bool]:
+    watch = RedisWatch(cast("Redis", Answers(*ends)))
+    seen = []
+    for _ in ends:
+        await watch.look()
+        seen.append(watch.is_silent)
+    return seen
+
+
+LATE = RedisTimeoutError("Timeout reading from socket")
+
+
+async def test_two_looks_without_an_answer_are_silence_and_one_answer_ends_it() -> None:
+    assert await looked(None, LATE, LATE, LATE, None, LATE) == [False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        RedisConnectionError("refused"),
+        BusyLoadingError("loading"),
+        ResponseError("OOM"),
+        RedisConnectionError("EAGAIN"),
+    ],
+)
+async def test_whoever_refuses_is_not_silent(answer: RedisError) -> None:
+    assert await looked(answer, answer, LATE, answer, LATE) == [False] * 5
+
+
+async def test_no_command_is_sent_while_redis_is_silent(redis_url: str) -> None:
+    # Given a client with a connection that works
+    looks = Answers(LATE, LATE, None)
+    watch = RedisWatch(cast("Redis", looks))
+    redis = make_redis(Settings(REDIS_URL=redis_url), watch=watch)
+    await redis.set("watched", "0")
+
+    # When redis is known to be silent
+    await watch.look()
+    await watch.look()
+    commands: list[Any] = [
+        lambda: redis.set("watched", "1"),
+        lambda: redis.pipeline(transaction=False).set("watched", "1").execute(),
+        lambda: redis.register_script("return redis.call('SET', 'watched', '1')")(),
+    ]
+    for command in commands:
+        with pytest.raises(RedisSilentError):
+            await command()
+
+    # Then none of them was done, and the next one is once it answers again
+    await watch.look()
+    assert await redis.get("watched") == b"0"
+    await redis.aclose()
