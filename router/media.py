@@ -33,13 +33,14 @@ _ACCEPTED_ZH = "支持 PNG、JPEG、WebP、BMP 以及单帧 GIF。"
 _SOURCES_EN = "Send a data URL (data:image/png;base64,...), an http(s) URL or base64."
 _SOURCES_ZH = "请发送 data URL（data:image/png;base64,...）、http(s) 地址或 base64。"
 
-_DATA_URL = re.compile(r"data:([^,]*),", re.IGNORECASE)
+_DATA_URL = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _WHITESPACE = b" \t\r\n\f"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
-# Unquoting makes an object per escape: it is done for a piece at a time, and for a second at most. Clients that escape
-# only what must be escaped send 1 in 20 characters so, 1.3 million in the largest picture.
-_UNQUOTED_BYTES = 96 * 1024
+# What is not canonical is looked at a piece at a time: whole copies of 60 MB are memory, and a stop for all others.
+_PIECE_CHARS = 32 * 1024
+# Unquoting makes an object per escape. Clients that escape only what must be escaped send 1 in 20 characters so, 1.3
+# million in the largest picture.
 _MAX_ESCAPES = 2_000_000
 
 
@@ -157,7 +158,7 @@ class MediaIntake:
             return await _run(len(source), lambda: self._from_base64(source, param))
         match scheme.group(1).lower():
             case "data":
-                return await _run(len(source), lambda: self._from_data_url(source.lstrip(), param))
+                return await _run(len(source), lambda: self._from_data_url(source, param))
             case "http" | "https":
                 body = await self._fetch(source, param)
                 return await _run(len(body.data), lambda: self._from_body(body, param))
@@ -193,36 +194,26 @@ class MediaIntake:
                 param=param,
                 message_zh="data URL 的格式应为 data:image/png;base64,...。",
             )
-        return self._from_base64(source[prefix.end() :], param)
+        return self._from_base64(source, param, prefix.end())
 
-    def _from_base64(self, text: str, param: str) -> _Accepted:
-        return self._accept(self._decode_base64(text, param), param)
+    def _from_base64(self, text: str, param: str, start: int = 0) -> _Accepted:
+        return self._accept(self._decode_base64(text, start, param), param)
 
     def _from_body(self, body: FetchedBody, param: str) -> _Accepted:
         return self._accept(body.data, param, served_as=body.content_type)
 
-    def _decode_base64(self, text: str, param: str) -> bytes:
+    def _decode_base64(self, text: str, start: int, param: str) -> bytes:
         """Decode leniently (line breaks, missing padding, the URL-safe alphabet), bounded before decoding."""
         limit = self._settings.max_image_bytes
         max_chars = 4 * ((limit + 2) // 3)
         try:
-            if len(text) <= max_chars:
-                return self._bounded(pybase64.b64decode(text, validate=True), param)
+            if len(text) - start <= max_chars:
+                return self._bounded(pybase64.b64decode(text[start:], validate=True), param)
         except ValueError:
             pass  # not in canonical form: look closer
         try:
-            spelled = text.encode("ascii").translate(None, _WHITESPACE)
-            if b"%" in spelled:
-                num_escapes = spelled.count(b"%")
-                if len(spelled) - 2 * num_escapes > 2 * max_chars:  # escaped white space is not counted off yet
-                    raise self._too_many_bytes(param)
-                if num_escapes > _MAX_ESCAPES:
-                    raise ValueError("too many escapes")
-                spelled = _unquote(spelled).translate(None, _WHITESPACE)
-            spelled = spelled.translate(_URL_SAFE).rstrip(b"=")
-            if len(spelled) > max_chars:
-                raise self._too_many_bytes(param)
-            data = pybase64.b64decode(spelled + b"=" * (-len(spelled) % 4), validate=True)
+            canonical = _to_canonical(text, start, max_chars)
+            data = None if canonical is None else pybase64.b64decode(canonical, validate=True)
         except ValueError:
             raise ImageError(
                 f"The picture is not valid base64. {_SOURCES_EN}",
@@ -230,6 +221,8 @@ class MediaIntake:
                 param=param,
                 message_zh=f"图片不是有效的 base64。{_SOURCES_ZH}",
             ) from None
+        if data is None:
+            raise self._too_many_bytes(param)
         return self._bounded(data, param)
 
     def _bounded(self, data: bytes, param: str) -> bytes:
@@ -339,17 +332,41 @@ class MediaIntake:
         )
 
 
-def _unquote(text: bytes) -> bytes:
-    """Undo percent-encoding, in memory that is bounded by the text's own size; a piece never ends within an escape."""
-    unquoted = bytearray()
-    position = 0
-    while position < len(text):
-        end = position + _UNQUOTED_BYTES
-        cut = text.rfind(b"%", end - 2, end)
-        end = cut if cut > position else end
-        unquoted += unquote_to_bytes(text[position:end])
-        position = end
-    return bytes(unquoted)
+def _to_canonical(text: str, start: int, max_chars: int) -> bytearray | None:
+    """Undo percent-encoding, white space, the URL-safe alphabet and missing padding, in one pass that ends early.
+
+    Args:
+        text: with base64 from ``start`` on.
+        start: where it begins.
+        max_chars: of canonical base64 that are accepted.
+
+    Returns:
+        What a strict decoder reads; None if there is more of it than is accepted.
+
+    Raises:
+        ValueError: if it is not ASCII, or has more escapes than are undone.
+    """
+    if text.count("%", start) > _MAX_ESCAPES:
+        raise ValueError("too many escapes")
+    canonical = bytearray()
+    rest = b""
+    for at in range(start, len(text), _PIECE_CHARS):
+        piece = rest + text[at : at + _PIECE_CHARS].encode("ascii").translate(None, _WHITESPACE)
+        rest = b""
+        if b"%" in piece:
+            cut = piece.rfind(b"%", max(len(piece) - 2, 0))  # an escape may end in the next piece
+            if cut >= 0:
+                piece, rest = piece[:cut], piece[cut:]
+            piece = unquote_to_bytes(piece).translate(None, _WHITESPACE)
+        canonical += piece.translate(_URL_SAFE)
+        if len(canonical) > max_chars + 2:  # a client may pad what needs none
+            return None
+    canonical += rest  # half an escape, which no decoder takes
+    del canonical[len(canonical.rstrip(b"=")) :]
+    if len(canonical) > max_chars:
+        return None
+    canonical += b"=" * (-len(canonical) % 4)
+    return canonical
 
 
 async def _run(num_bytes: int, work: Callable[[], _Accepted]) -> _Accepted:

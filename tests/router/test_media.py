@@ -315,19 +315,42 @@ async def test_bytes_are_bounded_exactly(spell: Callable[[bytes], str]) -> None:
     assert (await refused(spell(largest + b"\0"))).code == "image_file_too_large"
 
 
-@pytest.mark.parametrize("num_bytes", [1, 2, 3])
-async def test_percent_encoded_base64_is_decoded_in_pieces_that_end_between_escapes(
-    monkeypatch: pytest.MonkeyPatch, num_bytes: int
+@pytest.mark.parametrize("num_chars", [1, 2, 3, 4, 5, 7])
+async def test_base64_in_any_spelling_is_decoded_in_pieces_that_may_end_anywhere(
+    monkeypatch: pytest.MonkeyPatch, num_chars: int
 ) -> None:
-    # Given pieces that are so short that every escape meets the end of one
-    monkeypatch.setattr(media, "_UNQUOTED_BYTES", 3 + num_bytes)
-    escaped = "".join(f"%{byte:02X}" if place % 3 else chr(byte) for place, byte in enumerate(b64(PNG).encode()))
-    assert (await intake().load("data:image/png;base64," + escaped, param="image")).data == PNG
+    # Given pieces so short that every escape, line break and padding meets the end of one
+    monkeypatch.setattr(media, "_PIECE_CHARS", num_chars)
+    text = b64(PNG).replace("+", "-").replace("/", "_")
+    escaped = "".join(f"%{byte:02X}" if place % 3 else chr(byte) for place, byte in enumerate(text.encode()))
+    for spelled in (
+        escaped,
+        escaped.replace("%", "\n%"),
+        escaped.replace("%4", "%\r\n4"),
+        "%0D%0A".join(text),
+        escaped + "===",
+        text.rstrip("=") + "%3D",
+    ):
+        assert (await intake().load("data:image/png;base64," + spelled, param="image")).data == PNG
+    # Then half an escape, or one of something else, is still refused
+    for spelled in (escaped + "%", escaped + "%4", escaped + "%zz", text + "%C3%A4"):
+        assert (await refused("data:image/png;base64," + spelled)).code == "invalid_base64_image"
 
 
-async def test_percent_encoded_base64_over_the_limit_is_refused_without_making_something_of_each_escape() -> None:
-    # Given escapes of many times the largest picture
-    source = "data:image/png;base64," + "%41" * (4 * LIMIT)
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda: "AAAAAA%41" * (3 * LIMIT),
+        lambda: "A" * (24 * LIMIT),
+        lambda: "A\n" * (12 * LIMIT),
+        lambda: " " * (12 * LIMIT) + "AAA%41" * (2 * LIMIT),
+        lambda: "=" * (24 * LIMIT),
+    ],
+    ids=["escapes", "letters", "line breaks", "spaces first", "padding"],
+)
+async def test_base64_of_many_times_the_limit_is_refused_without_a_copy_of_it(spell: Callable[[], str]) -> None:
+    # Given base64 of many times the largest picture, not in its canonical form
+    source = " data:image/png;base64," + spell()
     # When it is refused
     tracemalloc.start()
     try:
@@ -335,9 +358,9 @@ async def test_percent_encoded_base64_over_the_limit_is_refused_without_making_s
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # Then it took a few copies of the text, not the 60 bytes and more that each escape takes as an object
+    # Then it took what the largest picture takes, and no copy of the text
     assert error.code == "image_file_too_large"
-    assert most < 20 * 4 * LIMIT
+    assert most < len(source) / 3
 
 
 async def test_more_escapes_than_any_client_makes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
