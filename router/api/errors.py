@@ -23,6 +23,14 @@ from router.dispatch import to_router_error
 from router.errors import EngineFailedError, RouterError
 
 _CLIENT_CLOSED = 499
+# Bodies are validated as Python objects; who sent JSON is told of JSON.
+_OBJECT = "Input should be an object"
+_JSON_WORDS = {
+    "model_type": _OBJECT,
+    "model_attributes_type": _OBJECT,
+    "dict_type": _OBJECT,
+    "list_type": "Input should be a valid array",
+}
 
 log = logging.getLogger(__name__)
 
@@ -123,11 +131,12 @@ def to_invalid(error: ValidationError | RequestValidationError) -> RouterError:
             message_zh="请求体不是有效的 JSON。",
         )
     is_missing = first["type"] == "missing"
+    says = _JSON_WORDS.get(first["type"], first["msg"])
     return RouterError(
-        f"Missing required parameter: '{path}'." if is_missing else f"Invalid '{path}': {first['msg']}.",
+        f"Missing required parameter: '{path}'." if is_missing else f"Invalid '{path}': {says}.",
         code="missing_required_parameter" if is_missing else "invalid_value",
         param=path or None,
-        message_zh=f"缺少必需的参数 '{path}'。" if is_missing else f"参数 '{path}' 无效：{first['msg']}。",
+        message_zh=f"缺少必需的参数 '{path}'。" if is_missing else f"参数 '{path}' 无效：{says}。",
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import io
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
@@ -15,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from engines.adapter_names import describe_unknown, find_adapter, model_with, split_model
 from policies.features import Hints
@@ -87,7 +89,7 @@ def owner(request: Request) -> str:
     return owner_of(request.headers, services_of(request).settings.api_keys)
 
 
-async def read_body(request: Request) -> bytearray:
+async def read_body(request: Request) -> bytes:
     """Read a whole JSON body, whatever its content type says: older clients send JSON without declaring it.
 
     Raises:
@@ -108,17 +110,19 @@ async def read_body(request: Request) -> bytearray:
         if int(declared) > limit:
             raise error
         await share.hold(int(declared))
-    body = bytearray()  # grows where it is: pieces and then their sum would be the body twice
+    # Grows where it is, and gives its bytes away without a copy: with pieces and then their sum, or a bytearray that a
+    # parser copies, the body would be there twice.
+    body = io.BytesIO()
     async for chunk in request.stream():
-        if len(body) + len(chunk) > limit:
+        if body.tell() + len(chunk) > limit:
             raise error
         counter.feed(chunk)
-        await share.hold(len(body) + len(chunk))
-        body += chunk
-    return _to_utf8(body)
+        await share.hold(body.tell() + len(chunk))
+        body.write(chunk)
+    return _to_utf8(body.getvalue())
 
 
-def _to_utf8(body: bytearray) -> bytearray:
+def _to_utf8(body: bytes) -> bytes:
     """Drop a byte order mark, which editors and PowerShell put in front.
 
     Raises:
@@ -152,14 +156,18 @@ async def parse(request: Request, model: type[Model]) -> Model:
     if "idempotency-key" in request.headers:
         request.state.body = body  # compared, byte for byte, with what the key came with
     try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        if error.errors(include_input=False, include_url=False)[0]["type"] == "json_invalid":
+        content = from_json(body)
+    except ValueError:
+        try:
+            return model.model_validate_json(body)  # says as a field's error what is wrong, and where
+        except ValidationError:
             try:
                 body.decode()
             except UnicodeDecodeError:
                 raise _not_utf8() from None
-        raise
+            raise
+    # In two steps: in one, what is looked at before it is validated is copied whole, and pictures are what is large.
+    return model.model_validate(content)
 
 
 def resolve_model(name: str, monitor: EngineMonitor) -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from typing import Any
 
 import httpx
@@ -127,6 +128,27 @@ def test_rubbish_is_refused_with_the_field_at_fault(
     if param is not None:
         assert error["param"] == param
     assert http.post("/v1/chat/completions", json=HELLO).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ([], "an object"),
+        ({**HELLO, "messages": {}}, "a valid array"),
+        ({**HELLO, "messages": ["hi"]}, "an object"),
+        ({**HELLO, "messages": [{"role": "user", "content": ["hi"]}]}, "an object"),
+        (chat({"type": "image_url", "image_url": "https://example.com/a.png"}), "an object"),
+        ({**HELLO, "hybrid": 3}, "an object"),
+        ({**HELLO, "metadata": []}, "an object"),
+        ({**HELLO, "response_format": "json"}, "an object"),
+    ],
+)
+def test_a_wrong_shape_is_told_in_the_words_of_json(http: httpx.Client, body: Any, word: str) -> None:
+    # When a shape is wrong
+    message = http.post("/v1/chat/completions", json=body).json()["error"]["message"]
+    # Then neither Python's types nor our classes are named to who sent JSON
+    assert word in message
+    assert not re.search("dictionary|instance|list", message)
 
 
 @pytest.mark.parametrize("raw", [b"", b"not json", b"[1, 2]", b'{"model":', b"\xff\xfe\x00"])
