@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -32,6 +33,8 @@ from tests.contract.test_engine_contract import (  # noqa: E402, F401  collected
 )
 from tests.support.vllm_server import serving  # noqa: E402
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # each engine is loaded once, so one loop, for all tests
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
@@ -46,7 +49,11 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
     return ensure_random_tiny(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(params=["glm", "owl2", "glm-http", "owl2-http", "glm-vllm", "glm-balanced"])
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=["glm", "owl2", "glm-http", "owl2-http", "glm-vllm", "glm-balanced"],
+)
 async def engine(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> AsyncIterator[Engine]:
     name, _, transport = request.param.partition("-")
     engine = load_engine(name, EngineOptions(model=str(checkpoints[name]), device="cpu"))
