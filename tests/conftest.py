@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a redis of our own, one per run, emptied for every test."""
+"""Shared by all tests: the order of the files, and a redis of our own, one per test process, emptied for every test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import pytest
 import redis
 
 from tests.support.servers import RedisProcess
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run files with slow tests first: at the end, one of them would keep one of two test processes busy alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

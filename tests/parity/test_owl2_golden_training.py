@@ -55,7 +55,7 @@ def make_batch(ids: list[str], template: str, way: str, processor: MPLUGOwl2Proc
     return collate(samples, images, processor.tokenizer.unk_token_id)
 
 
-@pytest.mark.parametrize("template", GOLDENS.get("preprocessed", {}).keys() & TEMPLATES.keys())
+@pytest.mark.parametrize("template", sorted(GOLDENS.get("preprocessed", {}).keys() & TEMPLATES.keys()))
 def test_samples_get_the_golden_ids_and_labels(template: str, owl2_processor: MPLUGOwl2Processor) -> None:
     golden = GOLDENS["preprocessed"][template]
     assert {entry["id"] for entry in golden} == SAMPLES.keys()
