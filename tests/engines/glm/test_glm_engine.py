@@ -295,7 +295,7 @@ class Gated:
     def __call__(self, rows: Sequence[Row]) -> list[BaseException | None]:
         self.num_steps += 1
         self.started.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         return self._decode(rows)
 
 

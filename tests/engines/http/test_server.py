@@ -659,7 +659,7 @@ async def test_sigterm_ends_the_process_at_once_with_exit_code_0_though_an_answe
         process.send_signal(signal.SIGTERM)
 
         # Then it does, with nothing on stderr but its own log, and the socket is gone
-        _, log = await asyncio.wait_for(process.communicate(), 20)
+        _, log = await asyncio.wait_for(process.communicate(), 60)
     await client.aclose()
     assert process.returncode == 0
     assert b"Traceback" not in log

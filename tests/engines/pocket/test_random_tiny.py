@@ -127,7 +127,7 @@ def test_two_makers_at_once_end_with_one_whole_checkpoint(tmp_path: Path, monkey
 
     def slow(folder: Path) -> None:
         (folder / "config.json").write_text("{}")
-        both_writing.wait(10)
+        both_writing.wait(60)
         (folder / "glowl.json").write_text("{}")
 
     monkeypatch.setattr(random_tiny, "make_glm", slow)

@@ -458,7 +458,7 @@ class Gate:
     def _wait(self, what: str, _jobs: Sequence[FakeJob]) -> None:
         if what == "decode":
             self.reached.set()
-            assert self.go.wait(10)
+            assert self.go.wait(60)
 
     async def wait_reached(self) -> None:
         assert await asyncio.to_thread(self.reached.wait, 10)

@@ -428,7 +428,7 @@ async def test_one_ticket_is_sent_by_however_many_sweepers_while_nobody_takes_it
     for number in range(3):
         await store.emit("local", "response.completed", {"id": f"resp_{number}"}, url=url)
     sweepers = [asyncio.create_task(sweep_forever(store, cast("Any", queue))) for _ in range(2)]
-    await asyncio.wait_for(queue.has_sent.wait(), 20)
+    await asyncio.wait_for(queue.has_sent.wait(), 60)
     for task in sweepers:
         task.cancel()
     await asyncio.gather(*sweepers, return_exceptions=True)

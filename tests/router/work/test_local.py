@@ -44,7 +44,7 @@ async def test_the_engine_is_asked_at_once_and_for_no_more_than_its_first_word()
     source = Source("an ", "owl")
     stream = EarlyStream(source.stream(), "m")
 
-    await asyncio.wait_for(source.asked.wait(), 5)
+    await asyncio.wait_for(source.asked.wait(), 60)
 
     assert source.num_given == 1
     assert await said(stream) == ["an ", "owl"]
