@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +23,7 @@ from engines.http.server import load_engine
 from router.app import create_app
 from router.cli.main import app as cli
 from router.cli.net import Address
-from router.cli.redis_server import redis_argv
+from router.cli.redis_server import memory_limit_bytes, redis_argv
 from router.cli.up import WORKERS
 from router.jobs.queue import QUEUES, queue_name
 from router.settings import Settings
@@ -110,9 +112,26 @@ def test_redis_keeps_what_it_acknowledged_just_as_the_one_that_glowl_starts() ->
 
     assert binary == "redis-server"
     kept = dict(zip(options[::2], options[1::2], strict=True))
-    assert re.fullmatch(r"\d+gb", kept.pop("--maxmemory"))  # `glowl up` takes a part of the machine's
     assert kept.items() <= dict(zip(ours[1::2], ours[2::2], strict=True)).items()
     assert {"--appendonly", "--appendfsync", "--maxmemory-policy", "--stream-node-max-bytes"} <= set(kept)
+
+
+@pytest.mark.parametrize(("chosen", "limit"), [("", str(memory_limit_bytes())), ("2gb", "2gb")])
+def test_redis_takes_the_part_of_the_memory_that_glowl_up_gives_it(tmp_path: Path, chosen: str, limit: str) -> None:
+    # Given the image's own start, which says what it is given
+    start = tmp_path / "docker-entrypoint.sh"
+    start.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    start.chmod(0o755)
+    service = SERVICES["redis"]
+    assert service["environment"] == {"GLOWL_REDIS_MAXMEMORY": ""}  # unless it is set
+
+    # When the container begins
+    argv = [word.replace("$$", "$") for word in (*service["entrypoint"], *shlex.split(service["command"]))]
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GLOWL_REDIS_MAXMEMORY": chosen}
+    given = subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    # Then it is told a limit, behind everything else
+    assert given == [*argv[4:], "--maxmemory", limit]
 
 
 def test_processes_listen_where_the_others_look_for_them() -> None:

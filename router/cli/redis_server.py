@@ -126,8 +126,9 @@ def redis_url(address: Address) -> str:
 def memory_limit_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """A quarter of the memory that the machine, or the container, has; the models need the rest."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # no such group, or its limit is "max"
-        total = min(total, int((cgroup / "memory.max").read_text()))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of version 2, and of version 1
+        with contextlib.suppress(OSError, ValueError):  # no such group, or its limit is "max"
+            total = min(total, int((cgroup / name).read_text()))
     return max(total // 4, MIN_MEMORY_BYTES)
 
 

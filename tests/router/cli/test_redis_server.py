@@ -97,9 +97,11 @@ def test_our_server_persists_never_evicts_and_listens_nowhere_else():
 def test_our_servers_memory_is_bounded_by_the_machines_or_the_containers(tmp_path):
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert memory_limit_bytes(tmp_path) == max(total // 4, MIN_MEMORY_BYTES)
-    for written, expected in (("max", max(total // 4, MIN_MEMORY_BYTES)), ("1000", MIN_MEMORY_BYTES)):
-        (tmp_path / "memory.max").write_text(written + "\n")
-        assert memory_limit_bytes(tmp_path) == expected
+    (tmp_path / "memory").mkdir()
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        for written, expected in (("1000", MIN_MEMORY_BYTES), ("max", max(total // 4, MIN_MEMORY_BYTES))):
+            (tmp_path / name).write_text(written + "\n")
+            assert memory_limit_bytes(tmp_path) == expected
     argv = redis_argv(Path("/bin/redis-server"), Address(port=7001), Path("/d"))
     assert int(argv[argv.index("--maxmemory") + 1]) == memory_limit_bytes()
 
