@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_process_shutdown, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    after_setup_logger,
+    after_setup_task_logger,
+    worker_process_shutdown,
+    worker_shutdown,
+    worker_shutting_down,
+)
+from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router.bootstrap import make_context
 from router.jobs.queue import WORK, create_celery
@@ -114,11 +124,31 @@ def create_worker(settings: Settings, *, on_beat: Callable[[], None] | None = No
     return app
 
 
+def log_redis_in_one_line(record: logging.LogRecord) -> bool:
+    """Make a warning of one line from what celery and kombu log, with a traceback, of a redis that was away.
+
+    It is no bug, and nothing is lost: a ticket that could not be acknowledged comes again and finds nothing.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, RedisConnectionError | RedisTimeoutError | OperationalError | OSError):
+        record.msg, record.args = f"{record.getMessage()}: {error}", ()
+        record.exc_info = record.exc_text = None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return True
+
+
+def _filter_handlers(logger: logging.Logger, **_: Any) -> None:
+    for handler in logger.handlers:
+        handler.addFilter(log_redis_in_one_line)
+
+
 def _register(app: Celery, loop: TaskLoop) -> None:
     @app.task(name=WORK)
     def work(queue: str) -> None:
         loop.run(ticket.work, queue)
 
+    for configured in (after_setup_logger, after_setup_task_logger):
+        configured.connect(_filter_handlers)
     worker_shutting_down.connect(lambda **_: loop.drain(), weak=False)
     for signal in (worker_shutdown, worker_process_shutdown):
         signal.connect(lambda **_: loop.stop(), weak=False)

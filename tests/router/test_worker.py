@@ -1,15 +1,23 @@
 """The worker's signs of life: its ready file, and the beat of its loop."""
 
+import io
+import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 import typer
+from celery.signals import after_setup_logger
+from kombu.exceptions import OperationalError
+from kombu.message import Message
 
 from router import worker
 from router.cli.processes import ReadySign
+from router.settings import Settings
 from router.worker import TaskLoop
 
 
@@ -82,3 +90,55 @@ def test_a_ready_file_that_cannot_be_written_stops_the_worker_with_a_reason(tmp_
     assert killed == [(os.getpid(), signal.SIGTERM)]
     assert "No such file or directory" in sign.problem
     sign.touch()  # nothing to touch: no error of its own
+
+
+@pytest.fixture
+def lines() -> Iterator[tuple[logging.Logger, io.StringIO]]:
+    """A logger as celery sets one up for a worker of ours, and what it has written."""
+    worker.create_worker(Settings(REDIS_URL="redis://127.0.0.1:1/0"))
+    written = io.StringIO()
+    logger, handler = logging.getLogger("tests.celery"), logging.StreamHandler(written)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+    after_setup_logger.send(sender=None, logger=logger)
+    yield logger, written
+    logger.removeHandler(handler)
+
+
+AWAY = [
+    redis.ConnectionError("Error 111 connecting"),
+    redis.TimeoutError("Timeout reading from socket"),
+    redis.BusyLoadingError("loading"),
+    OperationalError("Connection closed by server."),
+    ConnectionResetError(104, "Connection reset by peer"),
+]
+
+
+@pytest.mark.parametrize("error", AWAY, ids=repr)
+def test_a_ticket_that_is_not_acknowledged_while_redis_is_away_is_one_line(
+    lines: tuple[logging.Logger, io.StringIO], error: Exception
+) -> None:
+    logger, written = lines
+
+    def ack(**_: Any) -> None:
+        raise error
+
+    message = Message(delivery_tag="a-ticket", channel=None)
+    message.ack = ack  # type: ignore[method-assign]
+    message.ack_log_error(logger, type(error))
+
+    [line] = written.getvalue().splitlines()
+    assert line.startswith("WARNING ")
+    assert "a-ticket" in line
+    assert str(error) in line
+
+
+def test_a_bug_keeps_its_level_and_its_traceback(lines: tuple[logging.Logger, io.StringIO]) -> None:
+    logger, written = lines
+    try:
+        raise KeyError("a bug")
+    except KeyError:
+        logger.critical("Couldn't do it", exc_info=True)
+
+    assert written.getvalue().startswith("CRITICAL Couldn't do it\nTraceback")
