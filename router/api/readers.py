@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,12 @@ from router.leftovers import Leftovers, end_tasks
 # More than a page, its proxies and a few people that look on need; each costs a write per event.
 MAX_OF_JOB: Final = 64
 MAX_OF_OWNER: Final = 256
+# Passing news on costs this process a task and a write for each reader, 0.1 to 0.3 ms. With more readers than a few
+# they are woken less often and given more at a time: 64 of them every 56 ms, 256 every 248 ms.
+_FEW: Final = 8
+_PAUSE_S: Final = 0.001
+# Of a stream that is behind: as much as is joined for one write.
+_BATCH_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,8 @@ class _Shared:
         frames: from the first.
         news: set, and replaced, with each further frame and at the end.
         task: folds it.
+        woken_at: loop time at which news were last passed on.
+        waking: passes the newest on, later.
     """
 
     told: Told = field(default_factory=Told)
@@ -68,16 +77,31 @@ class _Shared:
     is_ended: bool = False
     failure: Exception | None = None
     task: asyncio.Task[None] | None = None
+    woken_at: float = -math.inf
+    waking: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
+        """Pass on what there is."""
+        if self.waking is not None:
+            self.waking.cancel()
+            self.waking = None
+        self.woken_at = asyncio.get_running_loop().time()
         self.news.set()
         self.news = asyncio.Event()
+
+    def wake_after(self, pause_s: float) -> None:
+        """Pass it on now if that was not done for so long, else then."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self.woken_at + pause_s:
+            self.wake()
+        elif self.waking is None:
+            self.waking = loop.call_at(self.woken_at + pause_s, self.wake)
 
 
 async def to_frames(
     job: Job, events: AsyncGenerator[Event, None], load: Callable[[], Awaitable[Job | None]], told: Told
-) -> AsyncGenerator[Frame, None]:
-    """Fold and encode a job's events; closes them.
+) -> AsyncGenerator[list[Frame], None]:
+    """Fold and encode a job's events, one at a time; closes them.
 
     Args:
         job: the record.
@@ -94,7 +118,7 @@ async def to_frames(
 
     async with contextlib.aclosing(events), contextlib.aclosing(to_response_events(job, noted(), load)) as folded:
         async for event in folded:
-            yield Frame(event["sequence_number"], sse(event, name=event["type"]), event)
+            yield [Frame(event["sequence_number"], sse(event, name=event["type"]), event)]
 
 
 class Readers:
@@ -127,8 +151,8 @@ class Readers:
                 retry_after_s=5,
             )
 
-    async def read(self, job: Job, told: Callable[[Told], None]) -> AsyncGenerator[Frame, None]:
-        """Yield the stream of a job from its first event, then as it comes.
+    async def read(self, job: Job, told: Callable[[Told], None]) -> AsyncGenerator[list[Frame], None]:
+        """Yield the stream of a job from its first event, then as it comes: each time what there is by then.
 
         Args:
             job: its record.
@@ -150,8 +174,12 @@ class Readers:
             while True:
                 news = shared.news
                 while index < len(shared.frames):
-                    yield shared.frames[index]
-                    index += 1
+                    batch, num_bytes = [], 0
+                    while index < len(shared.frames) and num_bytes < _BATCH_BYTES:
+                        batch.append(shared.frames[index])
+                        num_bytes += len(batch[-1].data)
+                        index += 1
+                    yield batch
                 if shared.is_ended and index == len(shared.frames):
                     if shared.failure is not None:
                         raise shared.failure
@@ -171,9 +199,9 @@ class Readers:
         frames = to_frames(job, self._hub.follow(job.id), lambda: self._hub.load(job.id), shared.told)
         try:
             async with contextlib.aclosing(frames):
-                async for frame in frames:
-                    shared.frames.append(frame)
-                    shared.wake()
+                async for batch in frames:
+                    shared.frames += batch
+                    shared.wake_after(_PAUSE_S * max(self._by_owner.total() - _FEW, 0))
         except Exception as error:  # told to every reader, each of whom says it in its own language
             shared.failure = error
         finally:

@@ -342,25 +342,26 @@ def _stream(request: Request, running: Running, after: int = -1) -> StreamingRes
 
     async def body() -> AsyncIterator[bytes]:
         paced = with_pings(frames, PING_S)
-        frame: Frame | None = None
+        batch: list[Frame] | None = None
         last, has_sent, is_left = -1, False, True
         try:
             async with contextlib.aclosing(running.events), contextlib.aclosing(frames), contextlib.aclosing(paced):
-                async for frame in paced:
-                    if frame is None:
+                async for batch in paced:
+                    if batch is None:
                         yield SSE_PING
                         continue
                     if is_direct and after >= 0 and known.is_rewritten:
                         # Its first words came from a process that died, and are on no record: who read some of them
                         # cannot go on.
                         raise answer_restarted(running.job.id)
-                    last = frame.number
+                    last = batch[-1].number
                     if last > after:
                         has_sent = True
-                        yield frame.data
-            if frame is not None and known.is_summary and not has_sent:
+                        yield b"".join(frame.data for frame in batch if frame.number > after)
+            if batch is not None and known.is_summary and not has_sent:
                 # Told in fewer events than the stream that was cut: how it ended must not get lost with the numbers.
-                yield sse({**frame.event, "sequence_number": after + 1}, name=frame.event["type"])
+                end = batch[-1].event
+                yield sse({**end, "sequence_number": after + 1}, name=end["type"])
             is_left = False
         except Exception as error:  # the status is long sent: an event is the only way left to say it
             is_left = False

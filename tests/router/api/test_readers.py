@@ -32,10 +32,10 @@ async def hub(redis_url: str) -> AsyncIterator[tuple[EventHub, JobStore]]:
 
 
 async def read_all(readers: Readers, job: Job, started: asyncio.Event) -> list[Frame]:
-    frames = []
+    frames: list[Frame] = []
     async with contextlib.aclosing(readers.read(job, lambda _: None)) as source:
-        async for frame in source:
-            frames.append(frame)
+        async for batch in source:
+            frames += batch
             started.set()
     return frames
 
@@ -72,6 +72,52 @@ async def test_a_stream_is_encoded_once_for_all_its_readers(
     # And nothing is kept
     assert readers._streams == {}
     assert readers._by_owner.total() == 0
+
+
+async def test_many_readers_get_more_at_a_time(hub: tuple[EventHub, JobStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given more readers than a few, for whom a pause is longer than the whole stream takes
+    monkeypatch.setattr(readers_module, "_FEW", 1)
+    monkeypatch.setattr(readers_module, "_PAUSE_S", 3600.0)
+    events, store = hub
+    readers = Readers(events)
+    job = await store.create(make_spec())
+    epoch = await store.claim(job.id, "deep") or 0
+    sources = [readers.read(job, lambda _: None) for _ in range(2)]
+    batches = [[await anext(source)] for source in sources]
+
+    async def rest(source: Any, into: list[list[Frame]]) -> None:
+        async for batch in source:
+            into.append(batch)
+
+    tasks = [asyncio.create_task(rest(*each)) for each in zip(sources, batches, strict=True)]
+
+    # When a hundred words come, and the end
+    for number in range(100):
+        await store.append(job.id, "deep", epoch, f"word{number} ")
+    text = "".join(f"word{number} " for number in range(100))
+    await store.finish(job.id, "deep", epoch, UnitResult(text=text, model="m"))
+    await store.cancel(job.id)
+    await asyncio.gather(*tasks)
+
+    # Then each reader was woken a few times, and not for every word; the end waits for no pause
+    for told in batches:
+        numbers = [frame.number for batch in told for frame in batch]
+        assert numbers == list(range(len(numbers)))
+        assert len(numbers) > 100
+        assert len(told) < 10
+
+
+async def test_a_reader_who_is_behind_gets_pieces_of_a_bounded_size(
+    hub: tuple[EventHub, JobStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers_module, "_BATCH_BYTES", 1)
+    events, store = hub
+    job = await store.create(make_spec())
+    await store.cancel(job.id)
+    async with contextlib.aclosing(Readers(events).read(job, lambda _: None)) as source:
+        batches = [batch async for batch in source]
+    assert len(batches) > 1
+    assert {len(batch) for batch in batches} == {1}
 
 
 async def test_readers_beyond_the_limit_are_refused_and_others_are_not(
