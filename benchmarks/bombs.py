@@ -16,11 +16,14 @@ import asyncio
 import base64
 import gzip
 import io
+import selectors
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -111,6 +114,7 @@ class Bomb:
         copies: how many are sent side by side.
         sent: which part of the body is sent before the client goes silent; 1 waits for the answer.
         headers: sent with it.
+        readers: how many read streams that are being written, at most 64 one of them, instead.
     """
 
     about: str
@@ -118,6 +122,7 @@ class Bomb:
     copies: int = 1
     sent: float = 1.0
     headers: Sequence[str] = field(default=())
+    readers: int = 0
 
 
 BOMBS = {
@@ -134,11 +139,52 @@ BOMBS = {
     ),
     "half": Bomb("40 bodies of 50 MB, half sent", lambda: ask([picture(bytes(37 * MB), "image/png")]), 40, 0.5),
     "heads": Bomb("900 connections with half a head", lambda: b"", 900, 0.0),
+    "readers64": Bomb("64 readers of one stream, 50 words a second", lambda: b"", readers=64),
+    "readers256": Bomb("256 readers of 4 such streams", lambda: b"", readers=256),
+    "readers300": Bomb("300 readers of one such stream", lambda: b"", readers=300),
 }
+# Of Owl2, which nobody else asks here.
+WORD_S = 0.02
+NUM_WORDS = 400
+READERS_A_STREAM = 64
+
+
+def read_streams(num_readers: int, port: int, *, of_one: bool) -> str:
+    """Read streams to their ends, all at once; returns how many got theirs whole and what the others were told."""
+    body = orjson.dumps({"model": "mplug-owl2", "input": "word " * NUM_WORDS, "background": True})
+    print("ready", flush=True)
+    sys.stdin.readline()
+    began = time.monotonic()
+    ids = []
+    for _ in range(1 if of_one else -(-num_readers // READERS_A_STREAM)):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/responses", body)
+        with urllib.request.urlopen(request) as answer:
+            ids.append(orjson.loads(answer.read())["id"])
+    open_ones = selectors.DefaultSelector()
+    for number in range(num_readers):
+        sock = socket.create_connection(("127.0.0.1", port), timeout=GIVE_UP_S)
+        path = f"/v1/responses/{ids[number % len(ids)]}?stream=true"
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+        open_ones.register(sock, selectors.EVENT_READ, bytearray())
+    ends: Counter[str] = Counter()
+    while open_ones.get_map() and time.monotonic() - began < GIVE_UP_S:
+        for key, _ in open_ones.select(1.0):
+            data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
+            key.data.extend(data)
+            if not data:
+                open_ones.unregister(key.fileobj)
+                key.fileobj.close()  # type: ignore[union-attr]
+                is_whole = b"event: response.completed" in key.data
+                ends["whole" if is_whole else key.data.split(b" ", 2)[1].decode()] += 1
+    ends["not ended"] += len(open_ones.get_map())
+    told = ", ".join(f"{count} x {end}" for end, count in sorted((+ends).items()))
+    return f"{told} after {time.monotonic() - began:.1f} s"
 
 
 def throw(bomb: Bomb, port: int) -> str:
     """Send a bomb; returns the status of its first answer."""
+    if bomb.readers:
+        return read_streams(bomb.readers, port, of_one=bomb.readers > 256)
     body = bomb.body()
     head = [f"POST {CHAT} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Connection: close"]
     head += [f"Content-Length: {len(body)}", "Content-Type: application/json", *bomb.headers]
@@ -237,7 +283,7 @@ async def watch_while(stack: ProcessStack, thrower: subprocess.Popen[str]) -> tu
 
 def run(only: Sequence[str]) -> Iterator[list[object]]:
     """Throw the bombs, one after the other."""
-    stack = ProcessStack()
+    stack = ProcessStack(delay_s={"owl2": WORD_S})
     stack.start()
     stack.wait_ready()
     usual: float | None = None  # of a question, without a bomb
