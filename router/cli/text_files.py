@@ -43,6 +43,24 @@ _KANA = re.compile("[\u3041-\u30ff]")
 _HAN_GAP = re.compile("[\u4e00-\u9fff] +(?=[\u4e00-\u9fff])")
 
 
+# Encodings of seven bits: the bytes are ASCII, and what they mean stands between marks.
+_SHIFTED: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (re.compile(rb"\x1b\$[@B]|\x1b\([IJ]"), "iso2022_jp"),
+    (re.compile(rb"\x1b\$\)C"), "iso2022_kr"),
+    (re.compile(rb"\x1b\$[)*+]?[A-Z]"), "ISO-2022-CN"),
+    (re.compile(rb"~\{(?:[!-w][!-~])+~\}"), "hz"),
+)
+_UTF7_RUN = re.compile(rb"\+(?:-|([A-Za-z0-9+/]*)-?)")
+# What few characters of a UTF-8 file usually are; each of them may be a Chinese one in GB18030 (CD BC is "图").
+_USUAL_IN_UTF8 = re.compile(
+    "[A-Za-z\u00c0-\u017f]{2,}|[\u0386-\u03ce]{3,}|[\u0400-\u045f\u0490\u0491]{2,}|[\u05d0-\u05ea]{2,}|[\u0621-\u064a]{2,}"
+    "|[£¥§±] ?\\d|\\d ?[°²³½¼¾]|[«»¡¿©®]|(?:\\d|\\b[kM]?)[ ]?[\u00b5\u03bc\u03a9]"
+)
+_FOREIGN = re.compile("[^\x00-\x7f]")
+# Eight Chinese characters that are UTF-8 by chance are rarer than one file in ten million.
+_MAX_CHANCE = 8
+
+
 class TextFileError(Exception):
     """A file that cannot be read as text; the message is for the user."""
 
@@ -70,6 +88,9 @@ def read_text_file(file: Path, language: Language, encoding: str | None = None) 
         if data.startswith(magic):
             raise TextFileError(say(kind, language, path=file, kind=name))
     if encoding is None:
+        shifted = find_shifted(data)
+        if shifted is not None:
+            raise TextFileError(say("text.encoding.shifted", language, path=file, encoding=shifted))
         found = detect_encoding(data)
         if found is None:
             raise TextFileError(say("text.encoding.unknown", language, path=file))
@@ -105,8 +126,51 @@ def detect_encoding(data: bytes) -> str | None:
             text = data.decode(candidate)
         except UnicodeDecodeError:
             continue
+        if candidate == "utf-8" and _is_doubtful(text, data):
+            return None
         return candidate if candidate != "gb18030" or _is_chinese(text) else None
     return None
+
+
+def find_shifted(data: bytes) -> str | None:
+    """Return which encoding of seven bits a text seems to be in, whose bytes would pass for ASCII; None if it is none.
+
+    It is not decoded unasked: "+AGE-" may be meant as it stands.
+    """
+    if not data.isascii():
+        return None
+    for mark, name in _SHIFTED:
+        if mark.search(data):
+            return name
+    return "utf-7" if b"+" in data and _is_utf7(data) else None
+
+
+def _is_utf7(data: bytes) -> bool:
+    """Whether every plus sign begins a run of UTF-7, and one at least spells letters that are not ASCII."""
+    has_letters = False
+    for run in _UTF7_RUN.finditer(data):
+        if run[0] == b"+-":
+            continue
+        try:
+            text = run[0].decode("utf-7")
+        except UnicodeDecodeError:
+            return False
+        if not text or any(char.isascii() or not char.isprintable() for char in text):
+            return False
+        has_letters |= any(char.isalpha() for char in text)
+    return has_letters
+
+
+def _is_doubtful(text: str, data: bytes) -> bool:
+    """Whether the few characters of a UTF-8 text would be usual ones in Chinese too, and are unusual as they are."""
+    foreign = _FOREIGN.findall(text)
+    if not 0 < len(foreign) <= _MAX_CHANCE or max(foreign) > "\u07ff":
+        return False
+    try:
+        chinese = data.decode("gb18030")
+    except UnicodeDecodeError:
+        return False
+    return _is_chinese(chinese) and _FOREIGN.search(_USUAL_IN_UTF8.sub("", text)) is not None
 
 
 def _is_chinese(text: str) -> bool:

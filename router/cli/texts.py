@@ -360,8 +360,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{path} 不是文本文件({kind});请提供 UTF-8 编码的文本文件",
     ),
     "text.encoding.unknown": (
-        "{path} is not UTF-8, and its encoding cannot be told for certain; save it as UTF-8",
-        "{path} 不是 UTF-8 编码,且无法确定其编码;请另存为 UTF-8",
+        "the encoding of {path} cannot be told for certain; save it as UTF-8, and name it: --encoding utf-8",
+        "无法确定 {path} 的编码;请另存为 UTF-8,并注明 --encoding utf-8",
+    ),
+    "text.encoding.shifted": (
+        "{path} looks like {encoding}; save it as UTF-8, or name the encoding: --encoding {encoding} if it is, "
+        "--encoding utf-8 if it is not",
+        "{path} 看似 {encoding} 编码;请另存为 UTF-8,或注明编码:确为该编码用 --encoding {encoding},"
+        "否则用 --encoding utf-8",
     ),
     "text.encoding.wrong": (
         "{path} is not in {encoding}; save it as UTF-8, or name its encoding",

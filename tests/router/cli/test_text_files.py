@@ -53,6 +53,67 @@ def test_an_encoding_that_is_not_certain_is_refused_until_it_is_named(tmp_path, 
 
 
 @pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("iso2022_jp", "question\nこれは何色ですか\n"),
+        ("iso2022_jp", "question\nえ\n"),
+        ("iso2022_kr", "question\n이 그림에서 무엇이 보이나요?\n"),
+        ("hz", "question\n图里有几只猫？\n"),
+        ("utf-7", "question\n图里有几只猫？\n"),
+        ("utf-7", "question\nIs 1 + 1 a café?\n"),
+    ],
+)
+def test_an_encoding_of_seven_bits_does_not_pass_for_ascii(tmp_path, encoding, text):
+    file = tmp_path / "q.csv"
+    file.write_bytes(text.encode(encoding))
+    for language in ("en", "zh"):
+        with pytest.raises(TextFileError, match=f"--encoding {encoding}") as refusal:
+            read_text_file(file, language)
+        assert "\n" not in str(refusal.value)
+    assert read_text_file(file, "en", encoding) == (text, encoding)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1+1=?",
+        "What is +86 138 1234 5678?",
+        "Is it C++ or C+?",
+        "a+b-c",
+        "data:image/png;base64,iVBOR+abcd/+x-",
+        "~{a~}",
+        "a +- b",
+    ],
+)
+def test_plus_signs_and_tildes_are_still_ascii(tmp_path, text):
+    file = tmp_path / "q.csv"
+    file.write_text(f"question\n{text}\n")
+    assert read_text_file(file, "en") == (f"question\n{text}\n", "utf-8")
+
+
+@pytest.mark.parametrize("text", ["图", "猫", "校", "楼", "路", "位", "3楼", "未为"])
+def test_few_chinese_characters_that_are_utf_8_too_are_not_guessed(tmp_path, text):
+    # Given a file in GBK whose bytes decode as UTF-8, into one Greek or Cyrillic letter or a sign
+    file = tmp_path / "q.csv"
+    file.write_bytes(f"question\n{text}\n".encode("gbk"))
+    assert file.read_bytes().decode("utf-8")
+    # Then it is refused until somebody says what it is
+    with pytest.raises(TextFileError, match="cannot be told"):
+        read_text_file(file, "en")
+    assert read_text_file(file, "en", "gbk")[0] == f"question\n{text}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["café", "naïve façade", "25 °C", "10 kΩ", "5 µm", "£5", "3 ± 2", "привет", "Ωμέγα", "¿qué?", "שלום", "图", "猫?"],
+)
+def test_usual_words_and_signs_of_utf_8_are_read(tmp_path, text):
+    file = tmp_path / "q.csv"
+    file.write_bytes(f"question\n{text}\n".encode())
+    assert read_text_file(file, "en") == (f"question\n{text}\n", "utf-8")
+
+
+@pytest.mark.parametrize(
     ("data", "said"),
     [
         (b"PK\x03\x04\x14\x00", "save the sheet as CSV"),
