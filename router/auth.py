@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 from pydantic import SecretStr
+from starlette.datastructures import Headers
 
 from router.errors import AuthenticationError
 
@@ -26,7 +27,7 @@ def owner_of(headers: Mapping[str, str], keys: Sequence[SecretStr]) -> str:
         keys: those that are known.
 
     Raises:
-        AuthenticationError: if keys are configured and the request has none of them.
+        AuthenticationError: if keys are configured and the request has none of them, or has keys that differ.
     """
     if not keys:
         return LOCAL_OWNER
@@ -36,15 +37,27 @@ def owner_of(headers: Mapping[str, str], keys: Sequence[SecretStr]) -> str:
             "No API key was sent; send it as 'Authorization: Bearer KEY', 'api-key: KEY' or 'x-api-key: KEY'.",
             message_zh="没有提供 API 密钥；请用 'Authorization: Bearer KEY'、'api-key: KEY' 或 'x-api-key: KEY' 发送。",
         )
+    if len(set(given)) > 1:
+        raise AuthenticationError(
+            "The request has API keys that differ, so its caller cannot be told; send one, or the same in "
+            "'Authorization: Bearer KEY', 'api-key: KEY' and 'x-api-key: KEY'.",
+            code="conflicting_api_keys",
+            message_zh="请求中的多个 API 密钥不一致，无法确定调用者；请只发送一个，或在 'Authorization: Bearer KEY'、"
+            "'api-key: KEY' 与 'x-api-key: KEY' 中使用相同的密钥。",
+        )
     known = [key.get_secret_value() for key in keys]
     # All keys are compared, in constant time, so that the time taken tells nothing.
-    matches = [key for key in known for each in given if secrets.compare_digest(each.encode(), key.encode())]
+    matches = [key for key in known if secrets.compare_digest(given[0].encode(), key.encode())]
     if not matches:
         raise AuthenticationError("This API key is not known here.", message_zh="API 密钥无效。")
     return hashlib.sha256(matches[0].encode()).hexdigest()[:16]
 
 
 def _given(headers: Mapping[str, str]) -> list[str]:
-    scheme, _, bearer = headers.get("authorization", "").strip().partition(" ")
-    given = [bearer if scheme.lower() == "bearer" else "", headers.get("api-key", ""), headers.get("x-api-key", "")]
+    def values(name: str) -> list[str]:
+        return headers.getlist(name) if isinstance(headers, Headers) else [headers.get(name, "")]
+
+    sent = [each.strip().partition(" ") for each in values("authorization")]
+    bearers = [key for scheme, _, key in sent if scheme.lower() == "bearer"]
+    given = [*bearers, *values("api-key"), *values("x-api-key")]
     return [key.strip() for key in given if key.strip()]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from pydantic import SecretStr, ValidationError
+from starlette.datastructures import Headers
 
 from router.auth import LOCAL_OWNER, owner_of
 from router.errors import AuthenticationError
@@ -21,7 +24,8 @@ ALICE = owner_of({"authorization": "Bearer alice"}, KEYS)
         {"x-api-key": " alice"},
         {"authorization": "Bearer", "api-key": "alice"},
         {"authorization": "Basic abc", "x-api-key": "alice"},
-        {"authorization": "Bearer unused", "api-key": "alice"},
+        {"authorization": "Bearer alice", "api-key": "alice", "x-api-key": " alice "},
+        {"authorization": "Bearer alice", "x-api-key": ""},
     ],
     ids=str,
 )
@@ -38,6 +42,28 @@ def test_all_headers_of_clients_lead_to_the_same_owner(headers: dict[str, str]) 
 def test_no_known_key_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(AuthenticationError):
         owner_of(headers, KEYS)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer alice", "x-api-key": "bob"},
+        {"authorization": "Bearer bob", "api-key": "alice"},
+        {"api-key": "alice", "x-api-key": "bob"},
+        {"authorization": "Bearer unused", "api-key": "alice"},
+        {"authorization": "Bearer alice", "x-api-key": "Alice"},
+        Headers(raw=[(b"authorization", b"Bearer alice"), (b"authorization", b"Bearer bob")]),
+        Headers(raw=[(b"x-api-key", b"alice"), (b"x-api-key", b"bob")]),
+    ],
+    ids=str,
+)
+def test_keys_that_differ_are_refused_by_name_and_not_repeated(headers: Mapping[str, str]) -> None:
+    with pytest.raises(AuthenticationError, match="differ") as refused:
+        owner_of(headers, KEYS)
+    assert refused.value.code == "conflicting_api_keys"
+    assert "alice" not in refused.value.message
+    # Without keys nobody is told apart, and SDKs send one made up.
+    assert owner_of(headers, []) == LOCAL_OWNER
 
 
 @pytest.mark.parametrize("key", ["schlüssel", "钥匙", "two words", "tab\tkey", "a\u00a0b", "\x7f"])
