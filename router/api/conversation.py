@@ -23,6 +23,7 @@ from router.api.schemas import (
 )
 from router.errors import BadRequestError
 from router.media import MediaIntake
+from router.questions import is_empty
 
 _ROLES: dict[str, Role] = {
     "developer": "system",
@@ -144,7 +145,7 @@ def _ending_in_question(messages: list[Message], param: str) -> tuple[Message, .
 
     Instructions at its end are what is to be answered; an answer at its end is to be continued.
     """
-    if len(messages) > 1 and messages[-1].role == "assistant" and not messages[-1].text.strip():
+    if len(messages) > 1 and messages[-1].role == "assistant" and is_empty(messages[-1].text):
         messages = messages[:-1]  # some clients put an empty turn where the answer is to be
     if not messages:
         raise BadRequestError(
@@ -154,7 +155,7 @@ def _ending_in_question(messages: list[Message], param: str) -> tuple[Message, .
             message_zh="对话为空；请发送消息。",
         )
     last = messages[-1]
-    if not last.text.strip() and not any(isinstance(part, ImagePart) for part in last.parts):
+    if is_empty(last.text) and not any(isinstance(part, ImagePart) for part in last.parts):
         raise BadRequestError(
             "The last message is empty; send a question, a picture, or both.",
             code="empty_message",

@@ -17,6 +17,7 @@ import typer
 
 from router.cli.common import Language, LanguageOption, fail, parse_language
 from router.cli.texts import say
+from router.questions import is_empty
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +67,7 @@ def ask(
     *pictures, text = arguments
     if os.path.isfile(text):
         fail(say("ask.question.missing", language, value=text), code=2)
-    if not text.strip():
+    if is_empty(text):
         fail(say("ask.question.empty", language), code=2)
     try:
         image_urls = tuple(to_image_url(picture, language) for picture in pictures)

@@ -14,6 +14,7 @@ import typer
 
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language
 from router.cli.texts import say
+from router.questions import is_empty
 
 if TYPE_CHECKING:
     from policies.rules import Rules
@@ -52,7 +53,7 @@ def explain(
         raise typer.BadParameter("give either pictures or their number", param_hint="--images")
     if os.path.isfile(text):
         fail(say("ask.question.missing", language, value=text), code=2)
-    if not text.strip():
+    if is_empty(text):
         fail(say("ask.question.empty", language), code=2)
 
     from policies import decide as policy

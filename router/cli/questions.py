@@ -23,6 +23,7 @@ from router.cli.common import Language
 from router.cli.pictures import PictureError, is_url, to_image_url
 from router.cli.text_files import STDIN, TextFileError, read_text_file, split_lines
 from router.cli.texts import say
+from router.questions import is_empty
 
 CHAT, RESPONSES = ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
 COLUMNS: Final = ("question", "image", "id", "model")
@@ -120,7 +121,7 @@ def _read_table(text: str, file: str, language: Language) -> Iterator[_Row]:
                 raise RowError(say("batch.row.cells", language, file=file, number=number, **counts))
             row: dict[str, list[str]] = {name: [] for name in names}
             for name, value in zip(names, values, strict=True):
-                if value.strip():
+                if not is_empty(value):
                     row[name].append(value.strip())
             if row.get(""):
                 raise RowError(say("batch.row.unnamed", language, file=file, number=number, value=row[""][0][:40]))
@@ -178,7 +179,7 @@ def _read_json_lines(text: str, file: str, language: Language) -> Iterator[_Row]
             raise RowError(say("batch.row.keys", language, **names, **where))
         # Tables turned into JSON have "" or null where a cell is empty.
         given = {key: value for key, value in row.items() if value not in (None, "")}
-        if not isinstance(given.get("question"), str) or not given["question"].strip():
+        if not isinstance(given.get("question"), str) or is_empty(given["question"]):
             raise RowError(say("batch.row", language, **where))
         if "image" in given and given.get("images"):
             raise RowError(say("batch.row.both", language, **where))

@@ -50,6 +50,8 @@ REFUSED = [
     ({"model": "glowl", "messages": [{"role": "assistant", "content": ""}]}, 400, "empty_message", "messages"),
     ({"model": "glowl", "messages": [{"role": "user", "content": " "}]}, 400, "empty_message", "messages"),
     ({"model": "glowl", "messages": [{"role": "user"}]}, 400, "empty_message", "messages"),
+    ({"model": "glowl", "messages": [{"role": "user", "content": "\u200b\u2060"}]}, 400, "empty_message", "messages"),
+    (chat({"type": "text", "text": "\ufeff"}, {"type": "text", "text": "\u3164"}), 400, "empty_message", "messages"),
     ({**HELLO, "model": "gpt-4o"}, 404, "model_not_found", "model"),
     ({**HELLO, "temperature": "hot"}, 400, "invalid_value", "temperature"),
     ({**HELLO, "temperature": 3}, 400, "invalid_value", "temperature"),

@@ -328,6 +328,7 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(tmp_path):
         ([str(tmp_path), "Q?"], "cannot read"),
         ([str(picture)], "the last argument is the question"),
         ([" "], "the question is empty"),
+        (["\u200b\ufeff"], "the question is empty"),
         (["--route", "sideways", "Q?"], "sideways"),
     ):
         result = ask("--url", "http://127.0.0.1:9", *arguments)

@@ -92,6 +92,7 @@ def test_the_change_that_would_flip_it_is_told():
 
 
 def test_an_empty_question_is_refused():
-    refused = explain("--images", "2", " ")
-    assert refused.exit_code == 2
-    assert "empty" in refused.stderr
+    for text in (" ", "\u200b", "\u3164\u2060"):
+        refused = explain("--images", "2", text)
+        assert refused.exit_code == 2
+        assert "empty" in refused.stderr
