@@ -26,6 +26,8 @@ _MAX_COLONS: Final = 3
 _MAX_LINES: Final = 80
 # No courtesy and no wish about form is longer than this in one clause.
 _MAX_CLAUSE_CHARS: Final = 80
+# Of a whole turn that thanks and says goodbye.
+_MAX_COURTESY_CHARS: Final = 120
 # Longer than this, a paragraph that asks nothing is brought along; a shorter one says what the question is about.
 _MAX_CONTEXT_WORDS: Final = 24
 # The same for sentences on other lines than the one that asks.
@@ -115,6 +117,8 @@ class _Sentence:
 def _find(text: str) -> Request:
     """The language, the score and the pictures of one request all start from this, so that it is kept for a moment."""
     folded = _fold(text).replace("\r\n", "\n").replace("\r", "\n")
+    if (whole := folded.strip()) and len(whole) <= _MAX_COURTESY_CHARS and words.ONLY_COURTESY.fullmatch(whole):
+        return Request(text="", spoken=words.EMOJI.sub(" ", whole).strip(), is_courtesy=True)
     brought: set[Kind] = set()
     answer_language = _answer_language(folded)
     prose = _take_blocks(folded if folded.isascii() else words.EMOJI.sub(" ", folded), brought)

@@ -373,6 +373,75 @@ EN_COURTESY: Final = re.compile(
     r"|you(?:'re| are) (?:great|awesome|the best|welcome)|welcome)",
     _I,
 )
+# --- A whole turn of thanks, agreement and farewell, in any language --------------------------------------------------
+_THANKS_EN: Final = (
+    r"(?:many |a million |lots of |so many )?(?:thanks|thank (?:you|u|ya)|thx|thanx|tysm|ty|cheers|much obliged)"
+    r"(?: so much| very much| much| an? (?:lot|million|ton|bunch)| lots| again| kindly| indeed| in advance)*"
+    r"(?: (?:mate|man|buddy|bro|dude|pal|my friend|friend|sir|guys|all|everyone|there|glowl|glm))?"
+    r"(?: for (?:everything|all|that|this|helping(?: me)?(?: out)?|(?:all )?(?:of )?(?:your|the|this|that)"
+    r" (?:quick |great |kind |detailed )?(?:help|answers?|explanation|time|support|info|information|response|reply"
+    r"|assistance|clarification|work)))?"
+)
+_PRAISE_EN: Final = (
+    r"(?:this|that|it|you)(?:['’](?:s|re|ve been)| is| was| are| were| have been| has been)?"
+    r" (?:really |very |so |super |just |all |exactly )*(?:helpful|helps|helped|great|perfect|clear|all|it|enough|nice"
+    r"|good|awesome|useful|amazing|wonderful|the best|welcome|fine|cool|works|worked|what i (?:needed|wanted))"
+    r"(?: a lot| to know| for (?:now|today|me))?|(?:very|really|super|so) (?:helpful|good|nice|useful|clear|kind)"
+    r"|helpful|(?:great|good|nice|excellent|perfect|fantastic) (?:answer|job|work|explanation|one|stuff)|well done"
+    r"|nothing (?:else|more)|no (?:more|further|other) questions|(?:that will|that'll) be all|i appreciate (?:it|that"
+    r"|your help)|all (?:good|clear|set)"
+)
+_BYE_EN: Final = (
+    r"(?:good)?bye(?:[ -]?bye)?(?: (?:now|for now))?|see (?:you|ya)(?: (?:later|soon|tomorrow|again|around|next time))?"
+    r"|cya|ttyl|farewell|take care|good ?night|have a (?:nice|good|great|lovely|wonderful) (?:one|day|evening|night"
+    r"|weekend|time)|(?:talk|speak) to you (?:later|soon)|until next time|later"
+)
+_COURTESY_LATIN: Final = (
+    # Spanish, Portuguese, French
+    r"(?:mu?chas |mil |muchísimas )?gracias(?: por (?:todo|(?:tu|su|la) (?:ayuda|respuesta)))?|perfecto|de acuerdo|vale"
+    r"|adi[oó]s|hasta (?:luego|pronto|mañana|la vista)|chao|(?:muito )?obrigad[oa](?: mesmo)?|valeu|tchau"
+    r"|até (?:logo|mais|amanhã)|(?:un grand |mille )?mercis?(?: beaucoup| bien| infiniment| mille fois)?"
+    r"(?: à (?:toi|vous|tous))?(?: pour (?:tout|(?:votre|ton) (?:aide|réponse)|l['’]aide))?|d['’]accord|parfait"
+    r"|au revoir|à (?:bientôt|plus|demain)|bonne (?:journée|soirée|nuit)"
+    # German, Dutch, the North
+    r"|(?:heel erg |hartelijk )?bedankt|dank(?: je| u|je)(?: ?wel)?|tot ziens"
+    r"|(?:vielen |herzlichen |besten |tausend )?dank(?:e+(?:[ -]?sch(?:ö|oe)n| sehr| dir| ihnen| euch| vielmals)*)?"
+    r"(?: für (?:alles|(?:die|deine|ihre) (?:hilfe|antwort)))?|alles klar|perfekt|super|prima"
+    r"|tsch(?:ü|ue)(?:ss?|ß)i?"
+    r"|auf wiedersehen|bis (?:bald|dann|später|morgen)"
+    r"|(?:tusen )?tack(?: så mycket)?|hej då|(?:tusen |mange )?takk?(?: skal du ha)?|kiitos(?: paljon)?"
+    # Italian, the East of Europe, Turkish, the South-East of Asia
+    r"|(?:tante |mille )?grazie(?: mille| tante| infinite| di tutto)?|perfetto|arrivederci|ciao(?: ciao)?"
+    r"|(?:bardzo )?dziękuję(?: bardzo)?|dzięki|do widzenia|děkuj[iu](?: moc)?|díky|ďakujem|köszönöm(?: szépen)?|köszi"
+    r"|mulțumesc(?: mult)?|hvala(?: lijepa)?|(?:çok )?teşekkür(?:ler| ederim)?|sağ ?ol(?:un)?"
+    r"|(?:xin )?c[ảá]m ơn(?: bạn| rất| nhiều| anh| chị)*|terima ?kasih(?: banyak)?|makasih"
+    r"|salamat(?: po)?|asante(?: sana)?"
+)
+_COURTESY_OTHER: Final = (
+    r"(?:большое |огромное )?спасибо(?: большое| огромное| вам| тебе| за помощь)*|благодарю(?: вас)?|пасиб[оа]?|пока"
+    r"|до свидания|понятно|дякую(?: дуже)?|благодаря|ευχαριστώ(?: πολύ)?|شكر(?:ا|ًا|اً)(?: جزيلا| جزيلاً| لك| لكم)*|ممنون"
+    r"|متشکرم|مرسی|תודה(?: רבה)?|(?:बहुत )?(?:धन्यवाद|शुक्रिया)|ধন্যবাদ|ขอบคุณ(?:ครับ|ค่ะ|มาก)*"
+    r"|(?:どうも|本当に)?(?:ありがとう|有難う|有り難う)(?:ございま(?:す|した))?|サンキュー|了解(?:です|しました)?"
+    r"|わかりました|分かりました|なるほど"
+    r"|さようなら|お疲れ様(?:です|でした)?"
+    r"|(?:정말 |대단히 )?(?:감사(?:합니다|해요|드려요|드립니다)|고마워요?|고맙습니다)"
+    r"|알겠습니다"
+    r"|안녕히 (?:계세요|가세요)|(?:多謝|感謝|謝謝|謝|唔該)(?:晒|你|您|了)*|拜拜|再見"
+    r"|没有?(?:其[他它]|别的|什么|更多)?(?:的)?(?:问题|疑问|事)?了|(?:就|先)(?:这样|这些)(?:了|吧)?|不用了"
+)
+_SMILE: Final = (
+    "[\U0001f44b-\U0001f44d\U0001f44f\U0001f64c\U0001f64f\U0001f91d\U0001f917\U0001f929\U0001f970\U0001f973\U0001f600-\U0001f60e\U0001f618"
+    "\U0001f642\U0001f923\U0001f389\U0001f38a\U0001f339\U0001f4aa\U0001f4af\U0001f493-\U0001f49e\U0001f90d\U0001f90e\U0001f9e1"
+    "\u2600\u263a\u2665\u2705\u2714\u2728\u270c\u2764]|[:;]-?[)D]|\\^_?\\^|<3"
+)
+# One unit after another, each read in one way; a mark between them is no question mark.
+ONLY_COURTESY: Final = re.compile(
+    rf"(?:(?>(?:{_THANKS_EN}|{_PRAISE_EN}|{_BYE_EN}|{_COURTESY_LATIN}|{_EN_ACK})(?!\w)"
+    rf"|(?:{_COURTESY_OTHER}|{_SMILE}|(?:{_THANK}|{_ACK}){_TAGS}{{0,3}}))"
+    "(?:[\\s,.。!、~…;\u200d\ufe0f\U0001f3fb-\U0001f3ff-]|(?:and|und|et|y|e|so)\\s)*+)++",
+    _I,
+)
+
 _EN_FORM_NOUN: Final = (
     r"(?:json|schema|format(?:ted|ting)?|code ?block|markdown|table|bullet(?:s| points?)?|list|words?|sentences?"
     r"|phrases?|letters?|paragraphs?|csv|xml|yaml|html|latex|string|object|answer|answers"

@@ -118,6 +118,28 @@ def test_the_request_is_told_from_what_it_brings(text, request_text):
         "不客气",
         "OK, thanks",
         "Great, thank you!",
+        "ok thanks a lot, bye",
+        "thank you!",
+        "ok bye",
+        "Thanks so much, that was very helpful",
+        "That's all for now, thanks. Have a nice day!",
+        "great answer",
+        "谢谢啦，拜拜",
+        "多謝",
+        "没有其他问题了，谢谢",
+        "Gracias",
+        "muchas gracias, adiós",
+        "Merci beaucoup !",
+        "Danke schön, tschüss",
+        "dank je wel",
+        "Grazie mille",
+        "obrigado",
+        "Спасибо большое!",
+        "ありがとうございます",
+        "감사합니다",
+        "cảm ơn",
+        "شكرا",
+        "gracias 🙏",
     ],
 )
 def test_a_turn_of_nothing_but_courtesy_is_known_as_one(text):
@@ -126,6 +148,11 @@ def test_a_turn_of_nothing_but_courtesy_is_known_as_one(text):
     assert found.is_courtesy
     assert found.text == ""
     assert found.spoken
+
+
+@pytest.mark.parametrize("text", ["👍", "👍🏽👍", "❤️", "🙏 😊", ":)", "<3", "👩‍🎤👍"])
+def test_a_turn_of_nothing_but_an_emoji_that_agrees_is_courtesy(text):
+    assert find_request(text).is_courtesy is (text != "👩‍🎤👍")
 
 
 @pytest.mark.parametrize(
@@ -139,6 +166,18 @@ def test_a_turn_of_nothing_but_courtesy_is_known_as_one(text):
         "",
         "请用中文回答",
         "?",
+        "👍?",
+        "🤔",
+        "Gracias, ¿cuántos hay?",
+        "Danke, wie viele?",
+        "merci de compter les chats",
+        "What does merci mean?",
+        "translate gracias",
+        "thank you card price",
+        "thanks, now compare both",
+        "ciao bella restaurant menu",
+        "ok bye means what",
+        "right side",
     ],
 )
 def test_a_turn_that_asks_is_no_courtesy(text):
