@@ -1,13 +1,15 @@
-"""Writes the pages that follow from the code, in both languages: settings, list of decisions.
+"""Writes the pages that follow from the code, in both languages: settings, API, errors, decisions.
 
-In: `Settings.model_fields`, `settings.yaml` beside this file, the headings of `docs/decisions/`. Out: files in `docs/`,
-each headed by the command that makes it. `python -m scripts.doc_pages` writes them; `--check` names those that are out
-of date and exits with 1.
+In: the settings' fields, the OpenAPI page, the classes of errors, the headings of `docs/decisions/`, and for the
+Chinese pages the YAML files beside this one. Out: files in `docs/`, each headed by the command that makes it.
+`python -m scripts.doc_pages` writes them; `--check` names those that are out of date and exits with 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -15,8 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from markdown.extensions.toc import slugify
+from markdown.extensions.toc import slugify  # type: ignore[import-untyped]
 
+from engines.base import EngineError
+from router.app import create_app
+from router.errors import EngineFailedError, RouterError
 from router.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +77,90 @@ def settings_page(lang: Lang) -> str:
     return page
 
 
+def codes_raised() -> dict[str, set[str]]:
+    """The codes that the source gives to each class of error, by the class's name; its default is not among them."""
+    found: dict[str, set[str]] = {}
+    for folder in ("router", "engines"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if not isinstance(node, ast.Call):
+                    continue
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                for keyword in node.keywords:
+                    if keyword.arg == "code" and isinstance(keyword.value, ast.Constant) and keyword.value.value:
+                        found.setdefault(name, set()).add(str(keyword.value.value))
+    return found
+
+
+def subclasses(base: type[Any]) -> list[type[Any]]:
+    """Every class of the product below, each before its own."""
+    children = [child for child in base.__subclasses__() if child.__module__.startswith(("router.", "engines."))]
+    return [found for child in children for found in (child, *subclasses(child))]
+
+
+def errors_page(lang: Lang) -> str:
+    """Status, type, codes and meaning of every refusal, by class."""
+    texts: dict[str, Any] = yaml.safe_load((ROOT / "scripts/errors.yaml").read_text("utf-8"))
+    head = {"en": ["status", "code", "meaning"], "zh": ["状态码", "code", "含义"]}[lang]
+    title = {"en": "Errors", "zh": "错误"}[lang]
+    headings = {
+        "en": ("From the service", "From an engine"),
+        "zh": ("来自服务本身", "来自引擎"),
+    }[lang]
+    raised = codes_raised()
+    page: str = start(title, "router/errors.py, engines/base.py and scripts/errors.yaml") + texts["intro"][lang]
+    for heading, base, meanings in zip(
+        headings, (RouterError, EngineError), (texts["router"], texts["engines"]), strict=True
+    ):
+        rows = []
+        for error in sorted(subclasses(base), key=lambda error: error.status_code):
+            english = (inspect.getdoc(error) or "").partition("\n")[0]
+            codes = raised.get(error.__name__, set())
+            if base is RouterError or "default_code" in vars(error) or not codes:
+                codes |= {error.default_code}
+            status = (
+                {"en": "the engine's", "zh": "引擎的状态码"}[lang] if error is EngineFailedError else error.status_code
+            )
+            shown = ", ".join(f"`{code}`" for code in sorted(codes))
+            rows.append([str(status), shown, english if lang == "en" else meanings[error.__name__]])
+        page += f"\n## {heading}\n\n{table(head, rows)}"
+    return page
+
+
+def api_page(lang: Lang) -> str:
+    """Every route by subject, and the fields of `hybrid` in requests and answers."""
+    texts: dict[str, Any] = yaml.safe_load((ROOT / "scripts/api.yaml").read_text("utf-8"))
+    page = start({"en": "API", "zh": "API"}[lang], "the OpenAPI page and scripts/api.yaml")
+    page += {
+        "en": "A running server shows all of this with examples to try at `/docs`, and as JSON at `/openapi.json`.\n",
+        "zh": "运行中的服务在 `/docs` 显示全部内容并附可试用的示例，`/openapi.json` 为其 JSON 形式。\n",
+    }[lang]
+    openapi = create_app(Settings()).openapi()
+    head = {"en": ["route", "does", "parameters"], "zh": ["路由", "作用", "参数"]}[lang]
+    by_tag: dict[str, list[list[str]]] = {}
+    for path, operations in openapi["paths"].items():
+        for method, operation in operations.items():
+            route = f"{method.upper()} {path}"
+            text = " ".join(operation["description"].partition("\n\n")[0].split()).replace("``", "`")
+            others = [found["name"] for found in operation.get("parameters", []) if found["in"] != "path"]
+            row = [f"`{route}`", text if lang == "en" else texts["routes"][route], ", ".join(f"`{n}`" for n in others)]
+            by_tag.setdefault(operation["tags"][0], []).append(row)
+    for tag, rows in by_tag.items():
+        page += f"\n## {tag.capitalize() if lang == 'en' else texts['tags'][tag]}\n\n{table(head, rows)}"
+    headings = {
+        "en": ("`hybrid` in a request", "`hybrid` in an answer"),
+        "zh": ("请求中的 `hybrid`", "回答中的 `hybrid`"),
+    }
+    for heading, schema, key in zip(
+        headings[lang], ("Hybrid", "HybridAnswer"), ("hybrid_in", "hybrid_out"), strict=True
+    ):
+        rows = []
+        for name, field in openapi["components"]["schemas"][schema]["properties"].items():
+            rows.append([f"`{name}`", field.get("description", "") if lang == "en" else texts[key][name]])
+        page += f"\n## {heading}\n\n{table([{'en': 'field', 'zh': '字段'}[lang], head[1]], rows)}"
+    return page
+
+
 def decisions_page(lang: Lang) -> str:
     """One line per decision, linked, by subject in the order of the site."""
     source = "the headings of docs/decisions/*.md"
@@ -90,6 +179,10 @@ def without_code(heading: str) -> str:
 
 
 PAGES: dict[tuple[str, Lang], Callable[[Lang], str]] = {
+    ("api", "en"): api_page,
+    ("api", "zh"): api_page,
+    ("errors", "en"): errors_page,
+    ("errors", "zh"): errors_page,
     ("settings", "en"): settings_page,
     ("settings", "zh"): settings_page,
     ("decisions/index", "en"): decisions_page,

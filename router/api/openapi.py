@@ -346,7 +346,10 @@ def _hybrid_properties() -> dict[str, Any]:
             "description": "of JSON merged field by field: by JSON pointer, where each field comes from",
         },
         "degraded": {"type": "array", "items": text, "description": "what is missing and why; empty when all is well"},
-        "queue": {"$ref": "#/components/schemas/QueuePlace"},
+        "queue": {
+            "$ref": "#/components/schemas/QueuePlace",
+            "description": "how many are before it, and when it will be done",
+        },
         "usage": {
             "type": "object",
             "description": "tokens of all engines: `total`, and `branches` by name, the merge among them; the answer's "
@@ -369,7 +372,11 @@ def _hybrid_properties() -> dict[str, Any]:
             "description": "of many pictures: which were looked at together, and how that ended",
         },
         "template": {**text, "description": "the shipped schema that was asked for"},
-        "boxes": {"type": "array", "items": {"$ref": "#/components/schemas/Box"}},
+        "boxes": {
+            "type": "array",
+            "items": {"$ref": "#/components/schemas/Box"},
+            "description": "places in pictures that the answer names",
+        },
     }
 
 
