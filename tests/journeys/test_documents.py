@@ -1,0 +1,177 @@
+"""What README, docs and examples show is run against the pocket models, and prints what they say it prints.
+
+Python blocks of a page run one after the other, as a reader would type them; of the shell blocks the `glowl` commands
+and what writes their files. Both languages have the same blocks (tests/docs), so the English pages are enough.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import re
+import runpy
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from router.cli.main import app
+from tests.docs.pages import ENGLISH, ROOT, Page
+from tests.support.receiver import Receiver
+from tests.support.servers import wait_until
+from tests.support.stack import PocketStack
+
+pytestmark = pytest.mark.e2e
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SHOWN_URL = "http://127.0.0.1:8000"
+SHOWN_HOOK = "https://example.com/hooks"
+# What starts processes, builds images, downloads, or needs a state that no quiet server is in.
+NOT_RUN = re.compile(
+    r"\.venv/bin/glowl (up|api|worker|engine|doctor|models convert|jobs retry)\b|"
+    r"(GLOWL_\w+=\S+ )*(make|docker|vllm|pip|git|python|export|\.venv/bin/glowl up)\b|\.venv/bin/(pip|python)\b"
+)
+
+
+@pytest.fixture(scope="module")
+def stack(pocket_stack: PocketStack) -> PocketStack:
+    return pocket_stack
+
+
+@pytest.fixture
+def folder(stack: PocketStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone's folder as far as examples read it, where they may write."""
+    (tmp_path / "engines").symlink_to(ROOT / "engines")
+    (tmp_path / "policies").symlink_to(ROOT / "policies")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLOWL_URL", stack.urls[0])
+    monkeypatch.setenv("GLOWL_LANG", "en")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.stop()
+
+
+def matches(printed: str, shown: str) -> bool:
+    """Whether an output is the one shown; `...` stands for anything, an id for any id of its kind."""
+    lines = [re.escape(line.rstrip()) for line in shown.strip().splitlines()]
+    pattern = re.sub(r"\\\.\\\.\\\.", ".*", "\n".join(lines))
+    pattern = re.sub(r"(resp|batch|whe|whd|file|msg|chatcmpl)_[0-9a-f]+", r"\1_[0-9a-f]+", pattern)
+    return bool(re.fullmatch(pattern, "\n".join(line.rstrip() for line in printed.strip().splitlines()), re.DOTALL))
+
+
+def with_outputs(page: Page) -> list[tuple[str, str, str | None]]:
+    """Language, code and shown output of every block that can be run."""
+    runs: list[tuple[str, str, str | None]] = []
+    for language, code in page.blocks:
+        if language == "text":
+            runs[-1] = (*runs[-1][:2], code)
+        else:
+            runs.append((language, code, None))
+    return runs
+
+
+def statements(code: str) -> Iterator[str]:
+    """Lines of a shell block; one that opens a here-document is yielded with all of it, and `\\` joins lines."""
+    lines = iter(code.replace("\\\n", " ").splitlines())
+    for line in lines:
+        if "<<EOF" in line:
+            body = [line]
+            for rest in lines:
+                body.append(rest)
+                if rest == "EOF":
+                    break
+            yield "\n".join(body)
+        elif line.strip():
+            yield line.strip()
+
+
+class Shell:
+    """Runs the statements of a page: `glowl` in this process, everything else with bash."""
+
+    def __init__(self, stack: PocketStack, receiver: Receiver) -> None:
+        self.stack, self.receiver = stack, receiver
+
+    def run(self, statement: str) -> str:
+        """Run one statement and return what it printed on stdout.
+
+        Raises:
+            AssertionError: if it failed.
+        """
+        statement = statement.replace(SHOWN_URL, self.stack.urls[0]).replace(SHOWN_HOOK, self.receiver.url)
+        statement = re.sub(r"\b(resp|batch|whe|whd)_1\b", lambda found: self.newest(found[1]), statement)
+        if ".venv/bin/glowl " not in statement:
+            done = subprocess.run(["bash", "-ec", statement], capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+        words = statement.partition(".venv/bin/glowl ")[2]
+        expanded = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, text=True, check=True)
+        result = CliRunner().invoke(app, expanded.stdout.split("\0")[:-1])
+        assert result.exit_code == 0, f"{statement}: {result.output} {result.exception!r}"
+        return result.stdout
+
+    def newest(self, kind: str) -> str:
+        """The id that a placeholder such as `resp_1` stands for; a job, and a delivery, is made where there is none."""
+        path = {"resp": "jobs", "batch": "batches", "whe": "webhook_endpoints", "whd": "webhook_deliveries"}[kind]
+        with httpx.Client(base_url=self.stack.urls[0], trust_env=False) as http:
+            if kind in ("resp", "whd") and not http.get(f"/v1/{path}").json()["data"]:
+                http.post("/v1/responses", json={"model": "glowl", "input": "你能做什么？", "background": True})
+            listed: list[dict[str, str]] = wait_until(lambda: http.get(f"/v1/{path}").json()["data"], f"a {kind}")
+            return listed[0]["id"]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in ENGLISH if any(lang == "python" for lang, _ in page.blocks)], ids=str
+)
+def test_python_blocks_print_what_the_page_shows(stack: PocketStack, folder: Path, page: Page) -> None:
+    # Given what a reader's own web framework hands over
+    names = {"body": "{}", "headers": {}}
+    for language, code, shown in with_outputs(page):
+        if language != "python":
+            continue
+        printed = io.StringIO()
+        if "webhooks.unwrap" in code:
+            with pytest.raises((openai.InvalidWebhookSignatureError, ValueError)):
+                exec(compile(code.replace(SHOWN_URL, stack.urls[0]), str(page), "exec"), names)
+            continue
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code.replace(SHOWN_URL, stack.urls[0]), str(page), "exec"), names)
+        if shown is not None:
+            assert matches(printed.getvalue(), shown), printed.getvalue()
+
+
+@pytest.mark.parametrize("page", [page for page in ENGLISH if any(lang == "bash" for lang, _ in page.blocks)], ids=str)
+def test_shell_blocks_print_what_the_page_shows(
+    stack: PocketStack, folder: Path, receiver: Receiver, page: Page
+) -> None:
+    shell = Shell(stack, receiver)
+    for language, code, shown in with_outputs(page):
+        if language != "bash":
+            continue
+        printed = "".join(shell.run(line) for line in statements(code) if not NOT_RUN.match(line))
+        if shown is not None:
+            assert matches(printed, shown), printed
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.name for path in EXAMPLES])
+def test_examples_print_what_their_docstrings_say(folder: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Given what the docstring says it prints
+    docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    shown = re.sub(r"^    ", "", docstring.partition("prints")[2].partition("::\n\n")[2], flags=re.MULTILINE)
+    assert shown
+    # When it is run as it stands
+    runpy.run_path(str(path), run_name="__main__")
+    # Then it prints that; what comes before it may tell of the way there
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert matches("\n".join(printed[-len(shown.strip().splitlines()) :]), shown), printed
