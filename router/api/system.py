@@ -90,10 +90,11 @@ async def readyz(request: Request) -> Response:
     }
     backends = services.monitor.backends()
     if backends:  # a dead server among several costs speed, not answers
+        # By their place in the setting: addresses, and reasons that name them, are for the api's log.
         body["backends"] = {
             name: [
-                {"url": server.url, "status": "up" if server.is_up else "down", "reason": server.reason or None}
-                for server in servers
+                {"server": number, "status": "up" if server.is_up else "down"}
+                for number, server in enumerate(servers, start=1)
             ]
             for name, servers in backends.items()
         }
