@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -137,6 +138,7 @@ def test_the_unmodified_client_rotates_a_secret_and_sees_both_sign(
     assert (result.object, result.success, result.status_code) == ("webhook_endpoint.test", True, 204)
     assert (result.webhook_endpoint_id, result.event_type) == (first.id, "response.failed")
     [(headers, body)] = handler.received
+    assert json.loads(body)["hybrid"] == {"test": True}
     for secret in (first.signing_secret, second.signing_secret):
         assert isinstance(alice.webhooks.unwrap(body, headers, secret=secret), ResponseFailedWebhookEvent)
 
