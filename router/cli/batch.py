@@ -42,6 +42,7 @@ def batch(
     out: Annotated[
         Path | None, typer.Option(help="Where the answers go; default: FILE with the ending .out.jsonl.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of answers that is there.")] = False,
     endpoint: Annotated[str, typer.Option(metavar="PATH", help=f"{CHAT} or {RESPONSES}.")] = CHAT,
     model: Annotated[str, typer.Option(help="For questions: `glowl`, or the name of one engine's model.")] = "glowl",
     wants_answers: Annotated[
@@ -66,9 +67,11 @@ def batch(
 
     from router.cli.responses_client import RefusedError, UnreachableError
 
+    # A file that is named after a batch can only have that batch's answers.
+    is_own = out is None and file is None
     out = out or (Path(f"{resume}.out.jsonl") if file is None else _beside(file))
     if wants_answers:
-        _check_out(file, out, language)
+        _check_out(file, out, language, may_exist=overwrite or is_own)
     session = Session(BatchClient(url, api_key, language), language)
     try:
         is_good = asyncio.run(session.run(file, resume, endpoint, model, encoding, out, wants_answers=wants_answers))
@@ -90,12 +93,19 @@ def _beside(file: Path) -> Path:
     return Path("stdin.out.jsonl") if file == STDIN else file.with_suffix(".out.jsonl")
 
 
-def _check_out(file: Path | None, out: Path, language: Language) -> None:
+def _errors_beside(out: Path) -> Path:
+    return out.with_name(out.name.removesuffix(".jsonl").removesuffix(".out") + ".errors.jsonl")
+
+
+def _check_out(file: Path | None, out: Path, language: Language, *, may_exist: bool) -> None:
     """Refuse a place for the answers that would fail when they are there, or take the questions away."""
     if out.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
         fail(say("batch.out", language, path=out), code=2)
     if file is not None and out.exists() and file.exists() and out.samefile(file):
         fail(say("batch.out.same", language, path=out), code=2)
+    for path in (out, _errors_beside(out)):
+        if path.exists() and not may_exist:
+            fail(say("batch.out.exists", language, path=path), code=2)
 
 
 class Session:
@@ -188,7 +198,7 @@ class Session:
             await self._client.download(done["output_file_id"], out)
             typer.echo(say("batch.saved", self._language, count=counts["completed"], path=out), err=True)
         if done["error_file_id"]:
-            errors = out.with_name(out.name.removesuffix(".jsonl").removesuffix(".out") + ".errors.jsonl")
+            errors = _errors_beside(out)
             await self._client.download(done["error_file_id"], errors)
             typer.echo(say("batch.errors", self._language, count=counts["failed"], path=errors), err=True)
         if done["status"] != "completed":

@@ -287,6 +287,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "answers cannot be written to {path}; name a file in a folder of yours with --out",
         "无法将回答写入 {path};请用 --out 指定您可写目录中的文件",
     ),
+    "batch.out.exists": (
+        "{path} is there already, perhaps with the answers of an earlier batch; name another file with --out, "
+        "or say --overwrite",
+        "{path} 已存在，可能是之前批次的回答;请用 --out 指定另一个文件，或加上 --overwrite",
+    ),
     "batch.out.same": (
         "the answers would overwrite the questions in {path}; name another file with --out",
         "回答会覆盖 {path} 中的问题;请用 --out 指定另一个文件",
@@ -483,6 +488,15 @@ TEXTS: dict[str, tuple[str, str]] = {
     "webhooks.failure": ("given up: {why}", "已放弃:{why}"),
     # jobs
     "jobs.none": ("none", "无"),
+    "jobs.batch.none": (
+        "no such job of {id}, which is {status} ({completed} of {total} answered, {failed} failed): "
+        "a line's job is deleted once its answer is in a file",
+        "{id} 没有符合条件的任务，其状态为 {status}（共 {total} 行，已回答 {completed} 行，失败 {failed} 行）："
+        "回答写入文件后，该行的任务即被删除",
+    ),
+    "jobs.batch.answers": ("answers: file {file}", "回答：文件 {file}"),
+    "jobs.batch.errors": ("errors: file {file}", "错误：文件 {file}"),
+    "jobs.batch.fetch": ("to fetch them: {glowl} batch --resume {id}", "获取方法：{glowl} batch --resume {id}"),
     "jobs.more": ("more: --after {id}", "还有更多:--after {id}"),
     "jobs.column.id": ("id", "ID"),
     "jobs.column.state": ("state", "状态"),

@@ -203,6 +203,40 @@ def test_a_service_that_is_away_for_a_while_is_waited_for(api: FakeApi, tmp_path
     assert json.loads((tmp_path / "o.errors.jsonl").read_text()) == {"content of": "file-err"}
 
 
+@pytest.mark.parametrize("there", ["q.out.jsonl", "q.errors.jsonl"])
+def test_answers_of_an_earlier_batch_are_not_overwritten(api: FakeApi, tmp_path: Path, there: str) -> None:
+    # Given a second run on the same table
+    questions, earlier = tmp_path / "q.csv", tmp_path / there
+    questions.write_text("question\nWhat?\n")
+    earlier.write_text("answers that took all night")
+
+    # Then it is refused before anything is sent
+    refused = run(api, questions)
+    assert (refused.exit_code, api.uploads, api.created) == (2, [], [])
+    assert earlier.read_text() == "answers that took all night"
+    for word in (str(earlier), "--out", "--overwrite"):
+        assert word in refused.stderr
+
+    # Unless that is what was asked for, or nothing is written
+    assert run(api, questions, "--no-wait").exit_code == 0
+    api.states = [batch_object("completed", completed=1, failed=1)]
+    run(api, questions, "--overwrite")
+    assert json.loads(earlier.read_text()).keys() == {"content of"}
+
+
+def test_a_batch_may_be_fetched_again_under_its_own_name_but_not_over_another_file(
+    api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.jsonl").write_text("mine")
+    for _ in range(2):
+        api.states = [batch_object("completed", completed=2)]
+        assert run(api, "--resume", "batch_1").exit_code == 0
+
+    assert run(api, "--resume", "batch_1", "--out", "other.jsonl").exit_code == 2
+    assert (tmp_path / "other.jsonl").read_text() == "mine"
+
+
 def test_a_batch_that_failed_says_why(api: FakeApi, tmp_path: Path) -> None:
     api.states = [batch_object("failed", errors={"data": [{"message": "the file is empty"}]})]
 
