@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import typer
 
-from router.cli.common import LanguageOption, fail, parse_language
+from router.cli.common import LanguageOption, command_name, fail, parse_language
 from router.cli.texts import say
 from router.cli.webhooks import DEFAULT_URL, Api, KeyOption, UrlOption
 
@@ -64,13 +64,14 @@ def list_jobs(
         jobs += page["data"]
         has_more, after = page["has_more"], page["last_id"] or after
     if batch and not jobs:
-        api.call("GET", _path("batches", batch))  # ends here if there is no such batch: it has no lines either
+        _explain_no_lines(api, api.call("GET", _path("batches", batch)))  # ends here if there is no such batch
     if is_json:
         for job in jobs:
             _print_json(job)
         return
     if not jobs:
-        api.say("jobs.none")
+        if not batch:
+            api.say("jobs.none")
         return
     table = _table(api, *LIST_COLUMNS)
     for job in jobs:
@@ -82,6 +83,18 @@ def list_jobs(
     _print(table)
     if has_more:
         api.say("jobs.more", id=after)
+
+
+def _explain_no_lines(api: Api, batch: Json) -> None:
+    """Say, beside the empty list, why there is no job: a line's job goes once its answer is in a file."""
+    counts = batch["request_counts"]
+    values = {"id": batch["id"], "status": batch["status"], **counts}
+    typer.echo(say("jobs.batch.none", api.language, **values), err=True)
+    for name, key in (("output_file_id", "jobs.batch.answers"), ("error_file_id", "jobs.batch.errors")):
+        if batch[name]:
+            typer.echo(say(key, api.language, file=batch[name]), err=True)
+    if counts["completed"] + counts["failed"]:
+        typer.echo(say("jobs.batch.fetch", api.language, glowl=command_name(), id=batch["id"]), err=True)
 
 
 @app.command("show")

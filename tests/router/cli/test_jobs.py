@@ -22,13 +22,18 @@ def test_the_lines_of_a_batch_that_is_not_there_are_an_error(
         if path == "batches/batch_9%2F":
             fail("the service answered 404: no batch")
         if path == "batches/batch_1":
-            return {"id": "batch_1"}
+            counts = {"total": 3, "completed": 2, "failed": 1}
+            files = {"output_file_id": "file-out", "error_file_id": None}
+            return {"id": "batch_1", "status": "completed", "request_counts": counts, **files}
         return EMPTY
 
     monkeypatch.setattr(Api, "call", call)
     missing = CliRunner().invoke(app, ["jobs", "list", "--batch", "batch_9/", *options])
     assert missing.exit_code == 1
     assert "404" in missing.stderr
-    # And one that has no lines left is no error
-    assert CliRunner().invoke(app, ["jobs", "list", "--batch", "batch_1", *options]).exit_code == 0
+    # And one that has no lines left is no error: it says where they are
+    ended = CliRunner().invoke(app, ["jobs", "list", "--batch", "batch_1", *options])
+    assert (ended.exit_code, ended.stdout) == (0, "")
+    for word in ("completed (2 of 3 answered, 1 failed)", "file-out", "batch --resume batch_1"):
+        assert word in ended.stderr
     assert CliRunner().invoke(app, ["jobs", "list", *options]).exit_code == 0
