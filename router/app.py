@@ -87,7 +87,7 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
             reap_forever(
                 services.store,
                 services.queue,
-                down=services.monitor.down,
+                down=services.monitor.unheard,
                 ticket_check_s=services.settings.resend_after_s,
             ),
             name="reaper",

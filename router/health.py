@@ -19,6 +19,8 @@ from router.leftovers import Leftovers, end_tasks
 log = logging.getLogger(__name__)
 
 _SILENT_S: Final = 30.0
+# A server that is well answers a look in milliseconds, and within its five seconds when it is very busy.
+_UNHEARD_S: Final = 2.0
 
 
 class EngineMonitor:
@@ -46,6 +48,7 @@ class EngineMonitor:
         self._telling = Leftovers()
         self._silent_until: dict[str, float] = {}
         self._is_up: dict[str, bool] = {}
+        self._asked_at: dict[str, float] = {}
         self._infos: dict[str, EngineInfo] = {}
         self._watches: list[asyncio.Task[None]] = []
 
@@ -88,6 +91,11 @@ class EngineMonitor:
         """The engines that did not answer the last time."""
         return frozenset(name for name, is_up in self._is_up.items() if not is_up)
 
+    def unheard(self) -> frozenset[str]:
+        """The engines that are down, or have not answered a look for a while: too early to route by, not to wait by."""
+        long_ago = self._clock() - _UNHEARD_S
+        return self.down() | {name for name, asked_at in self._asked_at.items() if asked_at <= long_ago}
+
     def is_up(self, name: str) -> bool:
         """Whether the engine answered the last time."""
         return self._is_up.get(name, True)
@@ -120,12 +128,15 @@ class EngineMonitor:
 
     async def _look_at(self, name: str, engine: RemoteEngine) -> None:
         was_up = self._is_up.get(name, False)
+        self._asked_at[name] = self._clock()
         try:
             is_up = await engine.is_ready() and self._clock() >= self._silent_until.get(name, 0.0)
             if is_up and (not was_up or name not in self._infos):
                 self._infos[name] = await engine.info()
         except EngineError:
             is_up = False
+        finally:
+            del self._asked_at[name]
         self._set(name, is_up)
 
     def _set(self, name: str, is_up: bool) -> None:

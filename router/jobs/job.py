@@ -149,11 +149,25 @@ class JobSpec:
             return "glm" if self.strategy == "fields" else "owl2"
         return "light"
 
-    def queue_of(self, unit: str) -> Queue:
-        """Return the queue of one of its branches, or of its merge."""
-        if unit == MERGE:
-            return self.merge_queue
-        return queue_of(next(branch.engine for branch in self.branches if branch.name == unit))
+    @property
+    def composes_both(self) -> bool:
+        """The merge asks GLM only if Owl2 and GLM have both answered."""
+        is_plain = self.sampling.json_schema is None and not any(branch.pictures for branch in self.branches)
+        return self.strategy == "compose" and len(self.branches) > 1 and is_plain
+
+    def merge_queue_after(self, states: Mapping[str, str]) -> Queue:
+        """Return the queue of the merge, now that the branches have ended.
+
+        Args:
+            states: of the branches, by name.
+        """
+        if self.composes_both:
+            answered = {
+                self.awaits(branch) == "always" for branch in self.branches if states[branch.name] == "completed"
+            }
+            if answered != {True, False}:
+                return "light"
+        return self.merge_queue
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; its messages are the record's own, not copies."""
@@ -388,6 +402,12 @@ class Job:
     def is_announced(self) -> bool:
         """Its id is known to somebody who may read it after its end."""
         return self.spec.is_stored or self.is_told or self.spec.webhook_url is not None or bool(self.spec.batch_id)
+
+    def queue_of(self, unit: str) -> Queue:
+        """Return the queue of one of its branches, or of its merge once the branches have ended."""
+        if unit == MERGE:
+            return self.spec.merge_queue_after({name: each.state for name, each in self.units.items()})
+        return queue_of(next(branch.engine for branch in self.spec.branches if branch.name == unit))
 
     @property
     def draft(self) -> UnitResult | None:

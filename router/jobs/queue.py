@@ -131,7 +131,7 @@ class JobQueue:
     async def send(self, job: Job, unit: str) -> None:
         """Send a ticket for a branch, or the merge, of a job that has just been put in line."""
         log.debug("a ticket for %s of %s", unit, job.id)
-        await self.send_tickets({job.spec.queue_of(unit): 1})
+        await self.send_tickets({job.queue_of(unit): 1})
 
     async def num_waiting(self, queue: str) -> int:
         """Return how many messages nobody has taken from a queue yet.

@@ -19,7 +19,9 @@ from router.jobs.schedule import MAX_WALK, SHARE
 # Redis itself forgets keys so long after the reaper should have: a net, should an entry of the agenda ever be lost.
 NET_S: Final = 3600
 # How often a job that has its answer, and waits for the rest, is looked at: its engine may have gone down meanwhile.
-LOOK_S: Final = 5.0
+LOOK_S: Final = 1.0
+# A draft of which nothing was said so long after its run began is not waited for once the answer is there.
+QUIET_S: Final = 1.0
 
 # What the two scripts of a running unit need: they run many times a job, and what is defined is defined at each run.
 _CORE: Final = """
@@ -52,7 +54,8 @@ _PRELUDE: Final = (
     + FAN_OUT
     + LISTING
     + f"""
-local NET, SHARE, MAX_WALK, PACE_WEIGHT, LOOK = {NET_S}, {SHARE}, {MAX_WALK}, {PACE_WEIGHT}, {LOOK_S:g}
+local NET, SHARE, MAX_WALK, PACE_WEIGHT = {NET_S}, {SHARE}, {MAX_WALK}, {PACE_WEIGHT}
+local LOOK, QUIET = {LOOK_S:g}, {QUIET_S:g}
 """
     + """
 local function blob_key(sha) return prefix .. 'blob:' .. sha end
@@ -315,47 +318,75 @@ local function look_again(id, at)
   if not old or at < tonumber(old) then redis.call('ZADD', AGENDA, at, id) end
 end
 
+local end_rest
+
 -- Records how a branch ended; whoever ends the last one queues the merge, once. Returns the merge's queue then.
--- Once every branch that is always waited for is completed, the others have only their patience left.
-local function finish_branch(id, unit, epoch, state, result, now)
+-- Once every branch that is always waited for is completed, the others have only their patience left: what is over by
+-- then ends in this very step, with the result given for such branches.
+local function finish_branch(id, unit, epoch, state, result, now, not_awaited)
   local key = job_key(id)
   redis.call('HSET', key, unit .. '.state', state, unit .. '.result', result)
   local was_running = drop(id, unit)
   event(id, 'finished', unit, epoch, '', state)
-  local is_open, has_answer = false, true
+  local is_open, has_answer, has_other = false, true, false
   for _, name in ipairs(units_of(id)) do
     local found = redis.call('HMGET', key, name .. '.state', name .. '.patience')
     if not is_terminal(found[1]) then is_open = true end
-    if (not found[2] or found[2] == '') and found[1] ~= 'completed' then has_answer = false end
+    if not found[2] or found[2] == '' then has_answer = has_answer and found[1] == 'completed'
+    else has_other = has_other or found[1] == 'completed' end
   end
   if not is_open then
     redis.call('HSETNX', key, 'merge.queue', 'light')  -- of a job that an earlier release began
+    -- An engine that has nothing to compose from is not asked: its workers may all be waiting for it.
+    if redis.call('HGET', key, 'merge.needs_both') == '1' and not (has_answer and has_other) then
+      redis.call('HSET', key, 'merge.queue', 'light')
+    end
     return line_up(id, 'merge'), was_running
   end
   if has_answer and redis.call('HSETNX', key, 'answered_at', written(now)) == 1 then
-    look_again(id, now + tonumber(redis.call('HGET', key, 'grace')))
+    local queue = end_rest(id, now, {}, not_awaited)
+    if not queue then look_again(id, now) end  -- by the reaper, which knows what engines are down
+    return queue, was_running
   end
   return nil, was_running
 end
 
+-- Says until when a job that has its answer waits for a branch. A run that has said nothing counts from its beginning:
+-- whoever is that slow is busy or away. One that is not to begin again in that time is not waited for.
+local function awaited_until(id, unit, answered, grace, down)
+  local found = redis.call('HMGET', job_key(id), unit .. '.patience', unit .. '.queue', unit .. '.state',
+    unit .. '.epoch', unit .. '.piece', unit .. '.at')
+  local patience = tonumber(found[1])
+  if down[found[2]] then patience = math.min(patience, grace) end
+  local till = answered + patience
+  if found[3] == 'in_progress' then
+    local run = found[4] .. ':'
+    local is_quiet = string.sub(found[5] or '', 1, #run) ~= run
+    if is_quiet and patience <= grace then till = math.min(till, math.max(answered, tonumber(found[6]) + QUIET)) end
+  else
+    local at = redis.call('ZSCORE', DELAYED, id .. '|' .. unit)
+    if at and tonumber(at) > till then till = answered end
+  end
+  return till
+end
+
 -- Ends the branches of a job that has its answer and whose patience is over, and says when to look again. Where the
 -- engine is known to be down, only the grace is left of the patience. Returns the merge's queue if it is due.
-local function end_rest(id, now, down, result)
+end_rest = function(id, now, down, result)
   local key, merge_queue = job_key(id), nil
   local found = redis.call('HMGET', key, 'answered_at', 'grace', 'due_at')
   local answered, grace, next_at = tonumber(found[1]), tonumber(found[2]), tonumber(found[3])
   for _, name in ipairs(units_of(id)) do
-    local unit = redis.call('HMGET', key, name .. '.state', name .. '.patience', name .. '.queue', name .. '.epoch')
+    local unit = redis.call('HMGET', key, name .. '.state', name .. '.epoch')
     if not is_terminal(unit[1]) then
-      local patience = tonumber(unit[2])
-      if down[unit[3]] then patience = math.min(patience, grace) end
-      if answered + patience <= now then
-        local queue, was_running = finish_branch(id, name, unit[4] or 0, 'failed', result, now)
+      local till = awaited_until(id, name, answered, grace, down)
+      if till <= now then
+        local queue, was_running = finish_branch(id, name, unit[2] or 0, 'failed', result, now, result)
         merge_queue = queue or merge_queue
         -- Whoever still runs it need not wait for the next write to be refused.
         if was_running then redis.call('PUBLISH', prefix .. 'ended', id) end
       else
-        next_at = math.min(next_at, answered + patience, now + LOOK)
+        next_at = math.min(next_at, till, now + LOOK)
       end
     end
   end
@@ -380,8 +411,9 @@ return missing
 
 # id, clock, spec, owner, class, ttl, blob ttl, webhook URL or '', seconds until the job expires, deadline in ms or '',
 # most unfinished jobs of the owner, hashes of the pictures, 1 if all of them must be there, the list it stands in, the
-# grace in seconds, queue of its merge, the pictures' sizes or '', most bytes in the owner's pictures, then units, their
-# queues and their patience in seconds, '' for those that are always waited for
+# grace in seconds, queue of its merge, 1 if that is 'light' should an answer be missing, the pictures' sizes or '',
+# most bytes in the owner's pictures, then units, their queues and their patience in seconds, '' for those that are
+# always waited for
 _ACCEPT: Final = (
     _PRELUDE
     + """
@@ -408,8 +440,8 @@ local function accept()
   redis.call('ZADD', AGENDA, due, id)
   redis.call('ZREM', ended_key(owner), id)
   count(id, 1)
-  redis.call('HSET', key, 'merge.queue', ARGV[16])
-  for i = 19, #ARGV, 3 do
+  redis.call('HSET', key, 'merge.queue', ARGV[16], 'merge.needs_both', ARGV[17])
+  for i = 20, #ARGV, 3 do
     redis.call('HSET', key, ARGV[i] .. '.queue', ARGV[i + 1], ARGV[i] .. '.patience', ARGV[i + 2])
     line_up(id, ARGV[i])
   end
@@ -428,11 +460,11 @@ CREATE: Final = (
 if redis.call('EXISTS', key) == 1 then return {0} end
 local counted = redis.call('HGET', UNFINISHED, owner .. (class == '3' and '|batch' or ''))
 if tonumber(counted or 0) >= tonumber(ARGV[11]) then return {-1} end
-if blobs ~= '' and not make_room(owner, blobs, ARGV[17], tonumber(ARGV[18])) then return {-3} end
+if blobs ~= '' and not make_room(owner, blobs, ARGV[18], tonumber(ARGV[19])) then return {-3} end
 local missing = ARGV[13] == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {-2, unpack(missing)} end
 local units = {}
-for i = 19, #ARGV, 3 do units[#units + 1] = ARGV[i] end
+for i = 20, #ARGV, 3 do units[#units + 1] = ARGV[i] end
 redis.call('HSET', key, 'spec', ARGV[3], 'units', table.concat(units, ','))
 accept()
 return {1}
@@ -445,14 +477,14 @@ BEGIN: Final = (
     _ACCEPT
     + """
 if redis.call('EXISTS', key) == 1 then return {0} end
-if blobs ~= '' and not make_room(owner, blobs, ARGV[17], tonumber(ARGV[18])) then blobs = '' end
+if blobs ~= '' and not make_room(owner, blobs, ARGV[18], tonumber(ARGV[19])) then blobs = '' end
 local missing = ARGV[13] == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {-2, unpack(missing)} end
-redis.call('HSET', key, 'spec', ARGV[3], 'units', ARGV[19], 'is_begun', '1')
+redis.call('HSET', key, 'spec', ARGV[3], 'units', ARGV[20], 'is_begun', '1')
 accept()
-drop(id, ARGV[19])
+drop(id, ARGV[20])
 -- Who reads its stream gets all of it from the record at its end: it has no events unless a worker runs it again.
-return {start(id, ARGV[19], now, tonumber(ARGV[11]), true)}
+return {start(id, ARGV[20], now, tonumber(ARGV[11]), true)}
 """
 )
 
@@ -577,14 +609,15 @@ return 1
 """
 )
 
-# id, clock, unit, epoch, state, result -> 0 (no longer yours) | 1 | 2 (that was the last branch)
+# id, clock, unit, epoch, state, result, result of a branch that is no longer waited for
+# -> 0 (no longer yours) | 1 | 2 (that was the last branch)
 FINISH: Final = (
     _PRELUDE
     + """
 local id, now, unit, epoch = ARGV[1], clock(ARGV[2]), ARGV[3], ARGV[4]
 if not owns(id, unit, epoch) then return 0 end
 if ARGV[5] == 'completed' then learn(id, unit, now) end
-if finish_branch(id, unit, epoch, ARGV[5], ARGV[6], now) then return 2 end
+if finish_branch(id, unit, epoch, ARGV[5], ARGV[6], now, ARGV[7]) then return 2 end
 return 1
 """
 )
@@ -785,7 +818,7 @@ for _, member in ipairs(due(LEASES)) do
       redis.call('HSET', key, 'error', ARGV[5], 'merge.state', 'failed')
       finish_job(id, 'failed', now)
     else
-      local queue = finish_branch(id, unit, epoch, 'failed', ARGV[4], now)
+      local queue = finish_branch(id, unit, epoch, 'failed', ARGV[4], now, ARGV[6])
       if queue then tell(queue) end
     end
   end

@@ -351,6 +351,7 @@ class JobStore:
             epoch,
             state,
             orjson.dumps(result.to_dict()),
+            orjson.dumps(NOT_AWAITED.to_dict()),
         )
         return int(code) == 2
 
@@ -487,7 +488,7 @@ class JobStore:
         Branches that a job with an answer need not wait for any longer are ended, so that it can be merged.
 
         Args:
-            down: queues whose engine is known to be down.
+            down: queues whose engine is known to be down, or does not say how it is.
         """
         tickets, overdue = await self._run(
             "REAP",
@@ -560,6 +561,7 @@ class JobStore:
             list_of(spec),
             self.patience_s["a moment"],
             spec.merge_queue,
+            int(spec.composes_both),
             sizes_of(hashes, images),
             self._max_picture_bytes,
             *branches,

@@ -24,7 +24,7 @@ from router.jobs.job import MERGE, BranchPlan, Job, UnitResult, add_usage, to_fa
 from router.output_format import with_instruction
 from router.work.asking import build_request, generate, to_engine_error
 from router.work.context import Context
-from router.work.lease import HandedBackError, LeaseLostError, hand_back, lease, patiently, release
+from router.work.lease import HandedBackError, LeaseLostError, hand_back, lease, patiently, release, send_on
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ async def run_branch(context: Context, job_id: str, unit: str, epoch: int | None
         epoch = await context.store.claim(job_id, unit)
     due = None if epoch is None else await run_claimed(context, job_id, unit, epoch)
     if due is not None:
-        await context.queue.send(due, MERGE)
+        await send_on(context, job_id, MERGE)
 
 
 async def run_claimed(context: Context, job_id: str, unit: str, epoch: int) -> Job | None:

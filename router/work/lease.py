@@ -111,11 +111,11 @@ async def hand_back(context: Context, job_id: str, unit: str, epoch: int) -> Non
     log.info("handing back %s of %s", unit, job_id)
     with contextlib.suppress(QueueUnavailableError):  # then the lease runs out, which takes a little longer
         await context.store.release(job_id, unit, epoch, "handed back")
-        await _send_on(context, job_id, unit)
+        await send_on(context, job_id, unit)
 
 
-async def _send_on(context: Context, job_id: str, unit: str) -> None:
-    """Send a unit to the other workers."""
+async def send_on(context: Context, job_id: str, unit: str) -> None:
+    """Send a unit, or the merge that is due now, to the workers."""
     job = await context.store.get(job_id)
     if job is not None:
         await context.queue.send(job, unit)

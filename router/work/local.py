@@ -17,6 +17,7 @@ from router.jobs.job import MERGE, Job
 from router.leftovers import Leftovers
 from router.work.branch import run_under_lease
 from router.work.context import Context
+from router.work.lease import send_on
 from router.work.transcript import Tape, record
 
 
@@ -106,4 +107,4 @@ async def run_begun(context: Context, job: Job, unit: str, epoch: int, stream: E
         if await run_under_lease(
             context, job, unit, epoch, lambda: record(tape, read(), stream.model, stream.started_at)
         ):
-            await context.queue.send(job, MERGE)
+            await send_on(context, job.id, MERGE)

@@ -36,7 +36,7 @@ async def reap_once(store: JobStore, queue: JobQueue, down: Down = _none_down) -
     Args:
         store: the job records.
         queue: sends tickets.
-        down: returns the engines that are known to be down.
+        down: returns the engines that are known to be down, or do not say how they are.
     """
     found = await store.reap(frozenset(queue_of(engine) for engine in down()))
     for job_id, cause in found.overdue:
@@ -94,7 +94,7 @@ async def reap_forever(
     queue: JobQueue,
     *,
     down: Down = _none_down,
-    interval_s: float = 1.0,
+    interval_s: float = 0.5,
     ticket_check_s: float = 15.0,
 ) -> None:
     """Reap every ``interval_s``, and look for lost tickets every ``ticket_check_s``; ends only when cancelled."""

@@ -44,8 +44,11 @@ async def _work(context: Context, queue: str) -> None:
     due = await run_claimed(context, claim.job_id, claim.unit, claim.epoch)
     if due is None:
         return
-    if due.spec.merge_queue != "light":
-        await context.queue.send(due, MERGE)
+    ended = await patiently(lambda: context.store.get(due.id))
+    if ended is None:
+        return
+    if ended.queue_of(MERGE) != "light":
+        await context.queue.send(ended, MERGE)
         return
     # It asks no engine: a message and its way through the broker would cost more than the merge itself.
     epoch = await patiently(lambda: context.store.claim(due.id, MERGE))

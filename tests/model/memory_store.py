@@ -29,7 +29,7 @@ from router.jobs.job import (
     end_state,
 )
 from router.jobs.schedule import QUEUES, FairQueue, queue_of
-from router.jobs.scripts import LOOK_S
+from router.jobs.scripts import LOOK_S, QUIET_S
 from router.jobs.store import (
     BLOB_GRACE_S,
     GRACE_S,
@@ -297,7 +297,7 @@ class MemoryJobStore:
             return False
         name = f"{epoch}:{piece}"
         if piece is None or record.units[unit].piece != name:
-            record.units[unit].piece = name
+            record.units[unit].piece = record.units[unit].piece if piece is None else name
             self._tell(record, Event("delta", unit, epoch, text=text, logprobs=logprobs))
         return True
 
@@ -417,14 +417,14 @@ class MemoryJobStore:
                 record.units[MERGE].state, record.error = "failed", LOST_MERGE
                 self._finish_job(record, "failed")
             elif self._finish_branch(record, unit, "failed", lost_result(self.max_failures)):
-                tell(record.spec.merge_queue)
+                tell(record.units[MERGE].queue)
         for job_id, unit in _due(self._delayed, now):
             tell(self._line_up(self._jobs[job_id], unit))
         for job_id in _due(self._agenda, now):
             record = self._jobs[job_id]
             if record.state not in TERMINAL and record.answered_at is not None and record.due_at > now:
                 if self._end_rest(record, record.answered_at, down):
-                    tell(record.spec.merge_queue)
+                    tell(record.units[MERGE].queue)
             elif record.state not in TERMINAL:
                 self._agenda[job_id] = now + 1
                 is_late = record.deadline_at is not None and record.deadline_at <= now
@@ -499,10 +499,12 @@ class MemoryJobStore:
             has_answer = all(branch.state == "completed" for branch in record.branches if branch.patience_s == "")
             if has_answer and record.answered_at is None:
                 record.answered_at = self._clock()
-                due = record.answered_at + self._grace_s
-                self._agenda[record.spec.id] = min(self._agenda[record.spec.id], due)
+                if self._end_rest(record, record.answered_at, frozenset()):
+                    return True
+                self._agenda[record.spec.id] = record.answered_at
             return False
-        record.units[MERGE] = _Unit(record.spec.merge_queue, epoch=record.merge_epoch)
+        queue = record.spec.merge_queue_after({name: unit.state for name, unit in record.units.items()})
+        record.units[MERGE] = _Unit(queue, epoch=record.merge_epoch)
         self._line_up(record, MERGE)
         return True
 
@@ -512,15 +514,27 @@ class MemoryJobStore:
         for name, unit in list(record.units.items()):
             if unit.state in TERMINAL or name == MERGE:
                 continue
-            patience_s = float(unit.patience_s)
-            if unit.queue in down:
-                patience_s = min(patience_s, self._grace_s)
-            if answered_at + patience_s <= now:
+            till = self._awaited_until(record, name, answered_at, down)
+            if till <= now:
                 is_merge_due |= self._finish_branch(record, name, "failed", NOT_AWAITED)
             else:
-                next_at = min(next_at, answered_at + patience_s, now + LOOK_S)
+                next_at = min(next_at, till, now + LOOK_S)
         self._agenda[record.spec.id] = next_at
         return is_merge_due
+
+    def _awaited_until(self, record: _Record, name: str, answered_at: float, down: frozenset[str]) -> float:
+        """Say until when a job that has its answer waits for a branch."""
+        unit = record.units[name]
+        patience_s = float(unit.patience_s)
+        if unit.queue in down:
+            patience_s = min(patience_s, self._grace_s)
+        till = answered_at + patience_s
+        if unit.state != "in_progress":
+            return answered_at if self._delayed.get((record.spec.id, name), till) > till else till
+        is_quiet = not unit.piece.startswith(f"{unit.epoch}:")
+        if is_quiet and patience_s <= self._grace_s:
+            return min(till, max(answered_at, (unit.began_at or 0.0) + QUIET_S))
+        return till
 
     def _finish_job(self, record: _Record, state: JobState) -> bool:
         record.state, record.completed_at = state, self._clock()

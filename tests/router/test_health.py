@@ -104,6 +104,37 @@ async def test_an_engine_that_answers_nobody_is_down_for_a_while_whatever_it_say
     assert monitor.is_up("glm")
 
 
+async def test_an_engine_that_does_not_say_how_it_is_is_unheard_before_it_is_down() -> None:
+    class Server:
+        may_answer = asyncio.Event()
+        is_asked = asyncio.Event()
+
+        async def is_ready(self) -> bool:
+            self.is_asked.set()
+            await self.may_answer.wait()
+            return True
+
+        async def info(self) -> EngineInfo:
+            return EngineInfo("glm", "m", "echo", 9, 9)
+
+    server, now = Server(), 1000.0
+    monitor = EngineMonitor({"glm": cast("Any", server)}, clock=lambda: now)
+    look = asyncio.create_task(monitor._look_at("glm", cast("Any", server)))
+    await server.is_asked.wait()
+
+    now += 1.9
+    assert monitor.unheard() == frozenset()
+    now += 0.2
+    assert monitor.unheard() == {"glm"}
+    assert monitor.is_up("glm")
+
+    server.may_answer.set()
+    await look
+    assert monitor.unheard() == frozenset()
+    monitor.mark_down("glm")
+    assert monitor.unheard() == {"glm"}
+
+
 @pytest.fixture(scope="module")
 def api(redis_process: RedisProcess) -> Iterator[AppServer]:
     folder = Path(tempfile.mkdtemp(prefix="glowl-h"))

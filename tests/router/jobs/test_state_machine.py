@@ -78,7 +78,6 @@ class Drive(RuleBasedStateMachine):
         self.gone: set[str] = set()
         self.claims: list[Claim] = []
         self.tickets: Counter[str] = Counter()
-        self.merge_queues: dict[str, str] = {}
         self.ends: dict[str, Job] = {}
         self.seen: dict[str, Job] = {}
         self.num_completed: Counter[str] = Counter()
@@ -126,7 +125,6 @@ class Drive(RuleBasedStateMachine):
         if self.both(lambda store: store.create(spec, images)) in ("queue_full", "too_many_picture_bytes"):
             return
         self.ids.append(job_id)
-        self.merge_queues[job_id] = spec.merge_queue
         self.tickets.update("owl2" if branch.engine == "owl2" else "glm" for branch in spec.branches)
 
     @precondition(lambda self: self.live)
@@ -392,7 +390,9 @@ class Drive(RuleBasedStateMachine):
         is_last = self.both(lambda store: store.finish(claim.job_id, claim.unit, claim.epoch, result))
         assert is_mine or not is_last
         if is_last:
-            self.tickets[self.merge_queues[claim.job_id]] += 1
+            job = self.run(self.memory.get(claim.job_id))
+            assert job is not None
+            self.tickets[job.queue_of(MERGE)] += 1
 
     def draw_claim(self, data: st.DataObject) -> Claim:
         """One of the newest claims, or any, which is stale by now."""
