@@ -32,7 +32,7 @@ define SHOW_STEPS
 endef
 export SHOW_STEPS
 
-.PHONY: help up test check docs openai-majors clients clean
+.PHONY: help up test check docs openai-majors clients open-responses clean
 
 help:
 	@echo "make up      run Glowl on this machine (ARGS are those of 'glowl up')"
@@ -41,6 +41,7 @@ help:
 	@echo "make docs    write the generated pages anew and build the site into site/"
 	@echo "make openai-majors   the journeys with openai 1, 2 and 3 (ARGS: which of them, -- and those of pytest)"
 	@echo "make clients   two streamed turns with each client that joins text: AI SDK, LangChain, pydantic-ai, openai-agents (ARGS: which)"
+	@echo "make open-responses   the checks of the open Responses suite, against the pocket models"
 	@echo "make clean   remove $(VENV), caches and builds"
 
 up: $(HAS_ENGINES)
@@ -66,6 +67,9 @@ openai-majors: $(HAS_DEV)
 
 clients: $(HAS_DEV)
 	$(BIN)/python -m tests.clients.run $(ARGS)
+
+open-responses: $(HAS_DEV)
+	$(BIN)/python -m tests.conformance.run
 
 # Installed again when pyproject.toml changes; `dev` contains `engines`.
 $(HAS_ENGINES): pyproject.toml | $(BIN)/pip
