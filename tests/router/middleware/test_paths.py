@@ -86,3 +86,31 @@ async def test_a_wrong_method_is_told_every_right_one(http: httpx.AsyncClient, p
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PROPFIND", "QUERY"])
 async def test_methods_that_nothing_knows_are_a_405_too(http: httpx.AsyncClient, method: str) -> None:
     assert (await http.request(method, "/v1/models")).status_code == 405
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/%2F",
+        "/v1/models/%2f%2F",
+        "/v1/models/%2F/",
+        "/v1/models/glowl%2F",
+        "/v1/models/%00",
+        "/v1/models/%ff",
+        "/v1/models/%2e%2e",
+        "/v1/responses/%2F",
+        "/v1/files/%2F/content",
+        "/v1/batches/%2F/cancel",
+        "/%2Fexample.com",
+        "/docs%2F",
+    ],
+)
+async def test_an_escaped_name_that_is_none_is_a_404_of_openais_shape(http: httpx.AsyncClient, path: str) -> None:
+    answer = await http.get("http://127.0.0.1:8000" + path, follow_redirects=False)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] in ("model_not_found", "not_found")
+
+
+async def test_a_name_with_an_escaped_slash_is_found(http: httpx.AsyncClient) -> None:
+    answer = await http.get("http://127.0.0.1:8000/v1//models/zai-org%2FGLM-4.6V-Flash/")
+    assert (answer.status_code, answer.json()["object"]) == (200, "model")
