@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from engines.base import EngineInfo, InvalidRequestError
 
 # No colon: it parts the model from the adapter. No comma and no equals sign: they part adapters from each other.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -49,6 +51,17 @@ def parse_adapters(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
             raise ValueError(f"there are two adapters named {name!r} (capitals do not count)")
         seen.add(name.lower())
     return adapters
+
+
+def lacks_adapter(source: str) -> bool:
+    """Whether there is certainly no adapter at a place; a hub id, ``ORG/NAME``, may be one that is not here yet."""
+    folder = Path(source)
+    try:
+        if folder.exists():
+            return not (folder / "adapter_config.json").is_file()
+    except OSError:  # a name that no file system takes, or no right to look
+        return True
+    return not _HUB_ID.fullmatch(source)
 
 
 def split_model(model: str) -> tuple[str, str]:

@@ -40,6 +40,12 @@ TEXTS: dict[str, tuple[str, str]] = {
         "GLOWL_GLM_ADAPTERS needs peft: `pip install 'glowl[adapters]'`",
         "GLOWL_GLM_ADAPTERS 需要 peft:`pip install 'glowl[adapters]'`",
     ),
+    "up.adapter.nowhere": (
+        "GLOWL_GLM_ADAPTERS: there is no adapter {name!r} at {source}; give a folder with an adapter_config.json, or a "
+        "hub id such as org/name",
+        "GLOWL_GLM_ADAPTERS:{source} 处没有适配器 {name!r};"
+        "请给出含 adapter_config.json 的文件夹,或 org/name 形式的 hub id",
+    ),
     "up.models.unknown": (
         "--models {value!r} is none of pocket, random, echo, full",
         "--models {value!r} 不是 pocket、random、echo、full 之一",

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from engines.adapter_names import lacks_adapter
 from router.cli import models, secrets
 from router.cli.common import (
     Language,
@@ -122,7 +123,7 @@ def up(
             layout,
             language,
             elsewhere=settings.named_engines,
-            has_adapters=bool(settings.glm_adapters) and "glm" not in settings.named_engines,
+            adapters=() if "glm" in settings.named_engines else settings.glm_adapters,
         )
         specs = build_specs(settings, layout, plan, wants_ui=ui, language=language, quantization=quantization)
         if ready_file is not None:
@@ -224,7 +225,7 @@ def _prepare_models(
     language: Language,
     *,
     elsewhere: Collection[str] = (),
-    has_adapters: bool = False,
+    adapters: Sequence[tuple[str, str]] = (),
 ) -> models.ModelPlan:
     """Make sure that the engines will find what they are told to load; those that run elsewhere need nothing.
 
@@ -235,8 +236,11 @@ def _prepare_models(
         return models.plan(choice, layout.data_dir)
     if not has_engine_packages():
         fail(say("up.engines.missing", language))
-    if has_adapters and find_spec("peft") is None:
+    if adapters and find_spec("peft") is None:
         fail(say("up.adapters.missing", language))
+    for name, source in adapters:
+        if lacks_adapter(source):
+            fail(say("up.adapter.nowhere", language, name=name, source=source))
     if choice == "pocket" and not models.has_checkpoints(models.pocket_dir()):
         fail(say("up.pocket.missing", language))
     if choice == "random" and not models.has_checkpoints(models.random_dir(layout.data_dir)):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from engines.adapter_names import (
     UnknownAdapterError,
     check_adapter,
     find_adapter,
+    lacks_adapter,
     model_with,
     parse_adapter,
     parse_adapters,
@@ -68,3 +71,17 @@ def test_an_unknown_adapter_is_a_404_that_lists_the_known_ones() -> None:
 def test_an_engine_without_adapters_says_so() -> None:
     with pytest.raises(UnknownAdapterError, match="'mplug-owl2' has no adapters"):
         check_adapter("a", EngineInfo("owl2", "mplug-owl2", "full", 100, 4))
+
+
+def test_a_place_without_an_adapter_is_known_before_any_engine_starts(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "adapter_config.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    assert not lacks_adapter(str(whole))
+    assert not lacks_adapter("org/name-1.0")  # may be on the hub
+    for source in ("missing", "empty", "file", "file/inside", "a" * 300):
+        assert lacks_adapter(str(tmp_path / source)), source
+    for source in ("./org/name", "../name", "~/name", "name", "org/name/more", "C:\\adapters\\name", "org/"):
+        assert lacks_adapter(source), source

@@ -229,6 +229,23 @@ def test_adapters_reach_the_glm_engine_alone():
     assert [name for name, spec in specs.items() if "--adapter" in spec.argv] == ["glm"]
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_an_adapter_that_is_not_there_stops_the_start_in_one_line(tmp_path, monkeypatch, capsys, language):
+    monkeypatch.setattr(up, "has_engine_packages", lambda: True)
+    monkeypatch.setattr(up, "find_spec", lambda name: name)
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "adapter_config.json").write_text("{}")
+    adapters = (("a", str(there)), ("b", str(tmp_path / "gone")))
+    with pytest.raises(typer.Exit):
+        up._prepare_models("pocket", up.Layout(tmp_path), language, adapters=adapters)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "'b'" in said
+    assert str(tmp_path / "gone") in said
+    up._prepare_models("pocket", up.Layout(tmp_path), language, adapters=adapters[:1])
+
+
 def test_adapters_are_a_list_of_names_and_places_in_the_environment(monkeypatch):
     monkeypatch.setenv("GLOWL_GLM_ADAPTERS", "a=/a, b=org/b,")
     assert Settings().glm_adapters == (("a", "/a"), ("b", "org/b"))  # type: ignore[call-arg]
