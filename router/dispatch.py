@@ -12,6 +12,7 @@ import logging
 import math
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,6 +54,7 @@ from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
 from router.leftovers import Leftovers, end_tasks
 from router.output_format import with_instruction
+from router.redis import may_be_done
 from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm
 from router.work.local import EarlyStream, LocalRuns
 
@@ -130,6 +132,7 @@ class Dispatcher:
         self._runner = runner
         self._leftovers = Leftovers()
         self._closing = asyncio.Event()
+        self._doubtful: deque[str] = deque()
 
     def route(self, call: Call) -> Routed:
         """Decide only.
@@ -240,9 +243,13 @@ class Dispatcher:
         try:
             job = await self._store.create(spec, call.images)
             if draft is not None:
-                epoch = await self._store.claim(job.id, DRAFT_UNIT)
-        except BaseException:
-            self.abandon(spec)  # hung up, or refused: it may be on record all the same
+                with contextlib.suppress(QueueUnavailableError):  # it is accepted; then a worker begins the draft
+                    epoch = await self._store.claim(job.id, DRAFT_UNIT)
+        except BaseException as error:
+            if isinstance(error, QueueUnavailableError):
+                self._take_back(spec, error)
+            else:
+                self.abandon(spec)  # hung up: it may be on record all the same
             if draft is not None:
                 await asyncio.shield(self._leftovers.add(draft.aclose()))
             raise
@@ -301,6 +308,7 @@ class Dispatcher:
                 _check_usable(said, call)
             epoch = await asyncio.shield(begun) if begun is not None else None
         except QueueUnavailableError as unavailable:
+            self._take_back(spec, unavailable)
             if call.webhook_url is not None or call.keep_s > 0:
                 await deltas.aclose()
                 raise
@@ -415,6 +423,26 @@ class Dispatcher:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), grace_s)
         await self._store.cancel(job_id, left_by=reader)
+
+    def _take_back(self, spec: JobSpec, error: QueueUnavailableError) -> None:
+        """See to it that what is refused now is not done later: redis may do what it was sent before it fell silent.
+
+        A job under an Idempotency-Key stays: whoever sends the key again finds it.
+        """
+        if spec.keep_s > 0 or not may_be_done(error):
+            return
+        self._doubtful.append(spec.id)
+        if len(self._doubtful) == 1:
+            self._leftovers.add(self._delete_doubtful())
+
+    async def _delete_doubtful(self) -> None:
+        while self._doubtful and not self._closing.is_set():
+            try:
+                await self._store.delete(self._doubtful[0])
+                self._doubtful.popleft()
+            except QueueUnavailableError:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), _REDIS_RETRY_S)
 
     async def _forget(self, job_id: str, begun: asyncio.Task[int | None]) -> None:
         """Take back the record of an answer that failed before its id was announced."""

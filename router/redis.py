@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from router.errors import QueueUnavailableError, StorageFullError
+from router.redis_watch import RedisSilentError
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,13 @@ async def guard(awaitable: Awaitable[Any]) -> Any:
         if "handler is closed" not in str(error):
             raise
         raise queue_unavailable() from error
+
+
+def may_be_done(error: QueueUnavailableError) -> bool:
+    """Whether redis may have done, or may still do, what was sent to it before it fell silent."""
+    if isinstance(error, StorageFullError) or isinstance(error.__cause__, RedisSilentError):
+        return False
+    return "connecting to" not in str(error.__cause__)  # as redis-py says that it had no connection to send it on
 
 
 def queue_unavailable() -> QueueUnavailableError:

@@ -10,7 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
+from router.jobs.job import Job, JobSpec
+from router.redis import may_be_done, queue_unavailable, storage_full
+from router.redis_watch import RedisSilentError
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
 GUARD_S = 8.0  # less than a write waits for redis
@@ -73,3 +77,75 @@ def test_a_poll_is_refused_soon_though_nobody_has_noticed_yet(
 
     assert answer.status_code == 503
     wait_until(lambda: http.get("/v1/responses/resp_0").status_code == 404, "redis to answer again")
+
+
+@pytest.fixture
+def late(api: AppServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Redis does what it is asked, and its answer comes too late: the ids of jobs accepted so."""
+    store, ids = api._app.state.services.store, []
+    create = store.create
+
+    async def create_late(spec: JobSpec, *more: Any) -> Job:
+        await create(spec, *more)
+        ids.append(spec.id)
+        raise queue_unavailable() from redis.TimeoutError("Timeout reading from socket")
+
+    monkeypatch.setattr(store, "create", create_late)
+    return ids
+
+
+def test_a_job_that_was_refused_is_not_done_all_the_same(http: httpx.Client, late: list[str]) -> None:
+    refused = http.post("/v1/responses", json={**DEEP, "background": True})
+
+    assert refused.status_code == 503
+    [response_id] = late
+    wait_until(lambda: http.get(f"/v1/responses/{response_id}").status_code == 404, "it to be taken back")
+
+
+def test_a_job_under_a_key_stays_for_who_sends_the_key_again(http: httpx.Client, late: list[str]) -> None:
+    request = {"json": {**DEEP, "background": True}, "headers": {"Idempotency-Key": "late-1"}}
+    assert http.post("/v1/responses", **request).status_code == 503
+
+    again = http.post("/v1/responses", **request)
+
+    assert (again.status_code, again.json()["id"]) == (200, late[0])
+
+
+def test_what_redis_took_before_it_fell_silent_is_taken_back_when_it_answers(
+    http: httpx.Client, late: list[str], api: AppServer, redis_process: RedisProcess
+) -> None:
+    # Given a redis that hangs before it can be told to forget the job
+    store, hung = api._app.state.services.store, []
+    create = store.create
+
+    async def create_and_hang(spec: JobSpec, *more: Any) -> Job:
+        try:
+            return await create(spec, *more)
+        finally:
+            os.kill(redis_process.child.pid, signal.SIGSTOP)
+            hung.append(True)
+
+    store.create = create_and_hang
+    try:
+        assert http.post("/v1/responses", json={**DEEP, "background": True}).status_code == 503
+    finally:
+        os.kill(redis_process.child.pid, signal.SIGCONT)
+
+    assert hung
+    wait_until(lambda: http.get(f"/v1/responses/{late[0]}").status_code == 404, "it to be taken back")
+
+
+@pytest.mark.parametrize(
+    ("cause", "may_be"),
+    [
+        (RedisSilentError("redis has not answered for two seconds"), False),
+        (redis.ConnectionError("Error 111 connecting to 127.0.0.1:6379. Connection refused."), False),
+        (redis.TimeoutError("Timeout reading from socket"), True),
+        (redis.ConnectionError("Connection closed by server."), True),
+    ],
+)
+def test_only_what_was_sent_may_have_been_done(cause: Exception, may_be: bool) -> None:
+    error = queue_unavailable()
+    error.__cause__ = cause
+    assert may_be_done(error) is may_be
+    assert not may_be_done(storage_full())
