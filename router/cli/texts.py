@@ -22,6 +22,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "警告:{name} 不是任何设置项,已忽略;有一个设置项名为 {near}",
     ),
     # up: before anything starts
+    "up.data_dir": (
+        "nothing can be written to {path}: {reason}; free it, or name another folder with --data-dir or GLOWL_DATA_DIR",
+        "无法写入 {path}：{reason};请使其可写，或用 --data-dir 或 GLOWL_DATA_DIR 指定其他目录",
+    ),
     "up.locked": (
         "another `glowl up` ({holder}) already runs on {data_dir}; stop it, or give this one its own --data-dir",
         "另一个 `glowl up`({holder})正在使用 {data_dir};请先停止它,或用 --data-dir 另指定一个目录",

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ ALIVE_TIMEOUT_S = 5.0
 STOP_MARGIN_S = 8.0
 # Whatever waits for an engine has a worker of its own: one that hangs takes all places of that worker, and no others.
 WORKERS = {"worker": "glm", "worker-owl2": "owl2", "worker-light": "light,webhooks"}
+# Enough for the lock, the pid files and the first lines of the logs.
+_PROBE_BYTES = 64 * 1024
 # Left free beside a download: caches, logs, the system itself.
 DISK_MARGIN_BYTES = 2 * models.GB
 
@@ -115,7 +118,7 @@ def up(
     load_preset_or_file(settings.preset, variable="GLOWL_PRESET")
     choice = _parse_choice(model_choice, language)
     layout = Layout(settings.data_dir)
-    layout.make()
+    layout.make(language)
     with _locked(layout, settings, language):
         settings = _with_checked_port(settings, language)
         plan = _prepare_models(
@@ -163,17 +166,20 @@ class Layout:
         """The file that holds the pid of the worker of that name that last became ready."""
         return self.run_dir / f"{name}.ready"
 
-    def make(self) -> None:
-        """Create the folders.
+    def make(self, language: Language) -> None:
+        """Create the folders, and make sure that each can be written to.
 
         Raises:
-            typer.Exit: after one line, if that is not allowed.
+            typer.Exit: after one line, if one cannot: no child could start, and each would say so at length.
         """
-        try:
-            for directory in (self.data_dir, self.run_dir, self.log_dir, self.redis_dir):
+        for directory in (self.data_dir, self.run_dir, self.log_dir, self.redis_dir):
+            try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            fail(f"{self.data_dir}: {error.strerror}")
+                # Folders that are there may be on a disk that is full, or mounted read-only since.
+                with tempfile.TemporaryFile(dir=directory) as probe:
+                    probe.write(bytes(_PROBE_BYTES))
+            except OSError as error:
+                fail(say("up.data_dir", language, path=directory, reason=error.strerror))
 
 
 def _parse_choice(value: str | None, language: Language) -> models.ModelChoice:

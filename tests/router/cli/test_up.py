@@ -1,6 +1,7 @@
 """`glowl up`: what it refuses before anything starts, what it would start, what it prints; and once for real."""
 
 import asyncio
+import errno
 import fcntl
 import io
 import json
@@ -11,12 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import namedtuple
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -165,7 +168,7 @@ class TestRandomCheckpoints:
     @staticmethod
     def prepare(monkeypatch, tmp_path: Path, code: str) -> models.ModelPlan:
         layout = up.Layout(tmp_path)
-        layout.make()
+        layout.make("en")
         monkeypatch.setattr(up, "has_engine_packages", lambda: True)
         # The real maker needs torch; a stand-in gets the same folder as its last argument.
         monkeypatch.setattr(
@@ -555,3 +558,29 @@ def test_a_second_up_is_refused_and_the_first_goes_on(running):
     assert f"pid {process.pid}" in result.stderr
     with urllib.request.urlopen(f"{url}/healthz") as answer:
         assert answer.status == 200
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+@pytest.mark.parametrize("part", ["", "run", "logs", "redis"])
+def test_a_data_folder_that_takes_nothing_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, part: str
+) -> None:
+    # Given folders that are there, one of them on a disk that is full or was mounted read-only since
+    up.Layout(tmp_path).make("en")
+    bad = tmp_path / part
+    temporary = tempfile.TemporaryFile
+
+    def take(*, dir: Path) -> Any:  # noqa: A002
+        if dir == bad:
+            raise OSError(number, os.strerror(number))
+        return temporary(dir=dir)
+
+    monkeypatch.setattr(up.tempfile, "TemporaryFile", take)
+
+    with pytest.raises(typer.Exit):
+        up.Layout(tmp_path).make("en")
+
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"nothing can be written to {bad}: {os.strerror(number)}; free it, or" in line
+    assert "--data-dir" in line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
