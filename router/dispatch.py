@@ -13,7 +13,7 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -132,7 +132,7 @@ class Dispatcher:
         self._runner = runner
         self._leftovers = Leftovers()
         self._closing = asyncio.Event()
-        self._doubtful: deque[str] = deque()
+        self._doubtful: deque[Callable[[], Awaitable[object]]] = deque()
 
     def route(self, call: Call) -> Routed:
         """Decide only.
@@ -424,21 +424,28 @@ class Dispatcher:
                 await asyncio.wait_for(self._closing.wait(), grace_s)
         await self._store.cancel(job_id, left_by=reader)
 
-    def _take_back(self, spec: JobSpec, error: QueueUnavailableError) -> None:
+    def take_back(self, error: QueueUnavailableError, undo: Callable[[], Awaitable[object]]) -> None:
         """See to it that what is refused now is not done later: redis may do what it was sent before it fell silent.
 
-        A job under an Idempotency-Key stays: whoever sends the key again finds it.
+        Args:
+            error: why it is refused.
+            undo: forgets it, once redis answers.
         """
-        if spec.keep_s > 0 or not may_be_done(error):
+        if not may_be_done(error):
             return
-        self._doubtful.append(spec.id)
+        self._doubtful.append(undo)
         if len(self._doubtful) == 1:
-            self._leftovers.add(self._delete_doubtful())
+            self._leftovers.add(self._undo_doubtful())
 
-    async def _delete_doubtful(self) -> None:
+    def _take_back(self, spec: JobSpec, error: QueueUnavailableError) -> None:
+        """Take a job back; one under an Idempotency-Key stays: whoever sends the key again finds it."""
+        if spec.keep_s == 0:
+            self.take_back(error, lambda: self._store.delete(spec.id))
+
+    async def _undo_doubtful(self) -> None:
         while self._doubtful and not self._closing.is_set():
             try:
-                await self._store.delete(self._doubtful[0])
+                await self._doubtful[0]()
                 self._doubtful.popleft()
             except QueueUnavailableError:
                 with contextlib.suppress(TimeoutError):

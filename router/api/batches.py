@@ -22,7 +22,7 @@ from router.batches.lines import LineLimits
 from router.batches.records import CHAT, MAX_OPEN, WINDOW_S, Batch, BatchSpec, new_id
 from router.batches.runner import Answer, BatchRunner
 from router.call import Call
-from router.errors import BadRequestError, NotFoundError, RouterError
+from router.errors import BadRequestError, NotFoundError, QueueUnavailableError, RouterError
 from router.jobs.fan_out import NOBODY
 from router.jobs.job import Job
 from router.services import Services
@@ -75,7 +75,12 @@ async def create_batch(request: Request) -> Response:
         language="zh" if wants_chinese(request) else "en",
         webhook_url=webhook_url_of(metadata, services.settings),
     )
-    if not await services.batches.create(spec):
+    try:
+        is_created = await services.batches.create(spec)
+    except QueueUnavailableError as error:
+        services.dispatcher.take_back(error, lambda: services.batches.cancel(caller, spec.id))
+        raise
+    if not is_created:
         raise BadRequestError(
             f"There are {MAX_OPEN} batches under way already; wait for one of them, or cancel one.",
             code="too_many_batches",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import httpx
 import pytest
 import redis
 
+from router.batches.records import BatchSpec
 from router.jobs.job import Job, JobSpec
 from router.redis import may_be_done, queue_unavailable, storage_full
 from router.redis_watch import RedisSilentError
@@ -109,6 +111,30 @@ def test_a_job_under_a_key_stays_for_who_sends_the_key_again(http: httpx.Client,
     again = http.post("/v1/responses", **request)
 
     assert (again.status_code, again.json()["id"]) == (200, late[0])
+
+
+def test_a_batch_that_was_refused_is_not_run_all_the_same(
+    http: httpx.Client, api: AppServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, ids = api._app.state.services.batches, []
+    create = batches.create
+
+    async def create_late(spec: BatchSpec) -> bool:
+        await create(spec)
+        ids.append(spec.id)
+        raise queue_unavailable() from redis.TimeoutError("Timeout reading from socket")
+
+    monkeypatch.setattr(batches, "create", create_late)
+    question = {"model": "glowl", "messages": [{"role": "user", "content": "你好"}]}
+    line = json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": question})
+    file = http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", line.encode())}).json()["id"]
+    body = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+
+    assert http.post("/v1/batches", json=body).status_code == 503
+
+    [batch_id] = ids
+    taken_back = ("cancelling", "cancelled")
+    wait_until(lambda: http.get(f"/v1/batches/{batch_id}").json()["status"] in taken_back, "it to be taken back")
 
 
 def test_what_redis_took_before_it_fell_silent_is_taken_back_when_it_answers(
