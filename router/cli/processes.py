@@ -64,6 +64,8 @@ def api(
     except RulesError as error:
         fail(f"GLOWL_PRESET: {error}", code=2)
     server = ApiServer(app, settings)
+    # Uvicorn ends in order and then raises the signal again; a process that did as it was told has no error to report.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server.run()
     if not server.started:
         fail(f"the api could not start on {settings.host}:{settings.port}; the lines above say why")
