@@ -34,6 +34,7 @@ from engines.base import (
 from policies.decision import EngineHealth, Health
 from router.answers.groups import no_draft, no_fields, with_degraded
 from router.answers.usable import is_blank
+from router.begun import as_begun
 from router.call import Call, pictures_first, to_stored_messages
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
@@ -403,7 +404,7 @@ class Dispatcher:
                     # Whoever hung up may have read the id: it leads to what was said until then.
                     self._leftovers.add(self._keep(call, _cut_off(job, to_result()), epoch))
 
-        return Running(job, events(), is_queued=False, _finished=finished)
+        return Running(job, await as_begun(events()), is_queued=False, _finished=finished)
 
     def abandon(self, spec: JobSpec, *, grace_s: float = 0.0) -> None:
         """End a job whose caller has hung up, if nobody else would miss it: clients retry, and work must not multiply.

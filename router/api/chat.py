@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
 from engines.adapter_names import model_with
 from router.api.conversation import from_chat
@@ -33,6 +32,7 @@ from router.api.intake import (
     with_pings,
 )
 from router.api.objects import to_chunk, to_completion, to_hybrid, to_route_headers
+from router.api.owned_stream import OwnedStream
 from router.api.schemas import ChatRequest, check_metadata, to_chat_format, to_chat_sampling, to_thinking
 from router.api.stream import DRAFT, SSE_DONE, SSE_HEADERS, SSE_PING, Said, answer_restarted, draft_title, sse
 from router.call import Call
@@ -66,10 +66,10 @@ async def create_chat_completion(request: Request) -> Response:
     wait_s = services.settings.max_wait_s if max_wait_s is None else max_wait_s
     if body.stream:
         has_usage = bool(body.stream_options and body.stream_options.include_usage)
-        return StreamingResponse(
+        return OwnedStream(
             _stream(services, running, wait_s, has_usage=has_usage, is_chinese=wants_chinese(request)),
-            media_type="text/event-stream",
-            headers={**to_route_headers(running.job), **SSE_HEADERS},
+            lambda: _drop(services, running),
+            {**to_route_headers(running.job), **SSE_HEADERS},
         )
     return await answer(request, running, wait_s)
 
@@ -282,7 +282,7 @@ async def _load(services: Services, running: Running) -> Job:
 
 async def _stream(
     services: Services, running: Running, wait_s: float, *, has_usage: bool, is_chinese: bool
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     job = as_accepted(running.job)
     model = job.spec.model
     engine = str(job.spec.decision["engine"])
@@ -299,9 +299,6 @@ async def _stream(
 
     is_left = True
     try:
-        if not running.is_queued:
-            # Closing a generator that was never begun closes nothing: a client gone by now would leave GLM at work.
-            await anext(running.events, None)
         yield chunk(delta={"role": "assistant", "content": ""}, hybrid=to_hybrid(job))
         async with contextlib.aclosing(with_pings(running.events, PING_S, wait.until)) as events:
             async for event in events:
@@ -345,7 +342,13 @@ async def _stream(
         yield sse(envelope(to_refusal(error, f"the stream of {job.id}"), wants_chinese=is_chinese))
         is_left = False
     finally:
-        await running.events.aclose()
-        if is_left and running.is_queued and not running.is_replayed:
-            services.dispatcher.abandon(running.job.spec)  # a chat stream cannot be resumed
+        if is_left:
+            await _drop(services, running)
     yield SSE_DONE
+
+
+async def _drop(services: Services, running: Running) -> None:
+    """End what a stream was read from when its client is gone: a chat stream cannot be resumed."""
+    await running.events.aclose()
+    if running.is_queued and not running.is_replayed:
+        services.dispatcher.abandon(running.job.spec)

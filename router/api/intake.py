@@ -22,6 +22,7 @@ from engines.adapter_names import describe_unknown, find_adapter, model_with, sp
 from policies.features import Hints
 from router.api.schemas import Hybrid, WireModel
 from router.auth import owner_of
+from router.begun import as_begun
 from router.call import Call
 from router.dispatch import Running, check_num_chars
 from router.errors import BadRequestError, BodyTooLargeError, NotFoundError
@@ -379,7 +380,7 @@ async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable
     if running.is_queued:
         await idempotency.accepted(claim)
     else:
-        running.events = idempotency.follow(claim, running.events, running.finished)
+        running.events = await as_begun(idempotency.follow(claim, running.events, running.finished))
     return _begun(request, running)
 
 
@@ -413,6 +414,7 @@ async def hold(request: Request, running: Running, work: Coroutine[Any, Any, Res
     try:
         return await cancel_on_disconnect(request, work)
     except (ClientGoneError, asyncio.CancelledError):
+        await running.events.aclose()  # the work may have been cancelled before its first line
         if running.is_queued and not running.is_replayed:
             services_of(request).dispatcher.abandon(running.job.spec)
         raise

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
 
 from engines.base import Message
 from router.api.chat import PING_S, to_failure
@@ -32,6 +31,7 @@ from router.api.intake import (
     with_pings,
 )
 from router.api.objects import to_poll_headers, to_response, to_route_headers
+from router.api.owned_stream import OwnedStream
 from router.api.readers import Frame, Readers, Told, to_frames
 from router.api.schemas import (
     InputItem,
@@ -320,7 +320,7 @@ async def _wait(services: Services, running: Running) -> Job:
     return job or await find(services, running.job.id, running.job.spec.owner)
 
 
-def _stream(request: Request, running: Running, after: int = -1) -> StreamingResponse:
+def _stream(request: Request, running: Running, after: int = -1) -> OwnedStream:
     services = services_of(request)
     is_chinese = wants_chinese(request)
     is_direct = running.job.spec.branches[0].name == FAST_UNIT and not running.job.spec.is_background
@@ -340,7 +340,12 @@ def _stream(request: Request, running: Running, after: int = -1) -> StreamingRes
     else:  # it lives and dies with this connection
         frames = to_frames(running.job, running.events, load, known)
 
-    async def body() -> AsyncIterator[bytes]:
+    async def drop() -> None:
+        await running.events.aclose()
+        if running.is_queued:
+            services.dispatcher.abandon(running.job.spec, grace_s=RESUME_GRACE_S)
+
+    async def body() -> AsyncGenerator[bytes, None]:
         paced = with_pings(frames, PING_S)
         batch: list[Frame] | None = None
         last, has_sent, is_left = -1, False, True
@@ -370,14 +375,10 @@ def _stream(request: Request, running: Running, after: int = -1) -> StreamingRes
             broken = {"type": "error", "code": refusal.code, "message": message, "param": refusal.param}
             yield sse({**broken, "sequence_number": max(last, after) + 1}, name="error")
         finally:
-            if is_left and running.is_queued:
-                services.dispatcher.abandon(running.job.spec, grace_s=RESUME_GRACE_S)
+            if is_left:
+                await drop()
 
-    return StreamingResponse(
-        body(),
-        media_type="text/event-stream",
-        headers={**to_route_headers(running.job), **SSE_HEADERS},
-    )
+    return OwnedStream(body(), drop, {**to_route_headers(running.job), **SSE_HEADERS})
 
 
 def _readers_of(request: Request) -> Readers:
