@@ -167,6 +167,23 @@ def test_any_text_however_long_is_read(unit):
     assert detect(unit * 1_000_000 if len(unit) == 1 else unit * 300_000) in ("zh", "en", "other", "none")
 
 
+QUOTES = ["“{}”", '"{}"', "「{}」", "『{}』", "《{}》", "‘{}’"]
+
+
+@pytest.mark.parametrize("quotes", QUOTES)
+def test_what_is_quoted_is_talked_about_and_not_talked_in(quotes):
+    assert detect(f"What does {quotes.format('我想去看看这个地方的风景')} say?") == "en"
+
+
+@pytest.mark.parametrize("quotes", QUOTES)
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [("图里有什么？", "zh"), ("What colour is the owl?", "en"), ("Où est la chouette ce soir ?", "other")],
+)
+def test_a_question_that_stands_in_quotes_altogether_is_read(quotes, text, language):
+    assert detect(quotes.format(text)) == language
+
+
 def test_the_answer_is_the_same_in_every_process():
     texts = [
         "chat",
@@ -177,6 +194,15 @@ def test_the_answer_is_the_same_in_every_process():
         "le chat noir",
         "What is this?",
         "Lecture notes n.d.",
+        # Words of several languages: sampled without a seed, about every second answer is another.
+        "eau carte rang brot hotel",
+        "strada wit lait table",
+        "hund hus putih zwart red",
+        "chat eau wolke milch land",
+        "chat putih kucing couleur table",
+        "agua lait gelb wolke the",
+        "putih livre hus red",
+        "hus tabel calle livre hotel",
     ]
     code = f"from policies.language import identify\nprint([identify(text) for text in {texts!r}])"
     answers = {

@@ -5,21 +5,30 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import AsyncMock, MagicMock
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engines.base import InvalidImageError
+from engines.base import EngineUnavailableError, InvalidImageError, Message, SamplingParams, TextPart
 from engines.echo import EchoEngine
 from engines.http.server import create_app as create_engine_app
+from policies.features import Hints
+from policies.rules import load_preset
 from router.app import create_app
-from router.dispatch import to_router_error
+from router.call import Call
+from router.dispatch import Dispatcher, to_router_error
+from router.health import EngineMonitor
+from router.jobs.store import JobStore
+from router.routing import Router
 from router.settings import Settings
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
@@ -239,3 +248,39 @@ def test_streams_that_servers_of_other_makes_really_sent(http: httpx.Client, glm
     assert (counted["usage"]["prompt_tokens"], counted["usage"]["completion_tokens"]) == (3, 2)
     assert '"error"' in cut
     assert '"finish_reason":"stop"' not in cut
+
+
+@pytest.mark.parametrize(("num_words", "answered_by"), [(0, "owl2"), (1, "glm")], ids=["at once", "in the middle"])
+async def test_an_engine_that_is_gone_is_left_alone_by_the_next_calls(
+    redis_url: str, num_words: int, answered_by: str
+) -> None:
+    # Given an api that last saw both engines up, and a GLM that is gone since
+    glm, owl2 = EchoEngine("glm"), EchoEngine("owl2")
+    await glm.start()
+    glm.fail_with, glm.fail_after_deltas = EngineUnavailableError("connection lost"), num_words
+    engines: Any = {"glm": glm, "owl2": owl2}
+    monitor, rules = EngineMonitor(engines), load_preset("seed")
+    call = Call((Message("user", (TextPart("图里有什么？"),)),), SamplingParams(), Hints(), "glowl", "local")
+    async with Redis.from_url(redis_url) as redis:
+        dispatcher = Dispatcher(
+            engines=engines,
+            store=JobStore(redis),
+            queue=cast("Any", AsyncMock()),
+            hub=cast("Any", MagicMock()),
+            monitor=monitor,
+            router=Router(lambda: rules),
+        )
+        assert dispatcher.route(call).decision.route == "fast"
+
+        # When a direct answer fails
+        running = await dispatcher.start(replace(call, is_streamed=True))
+        if not running.is_queued:
+            async for _event in running.events:
+                pass
+
+        # Then the next call is not sent there, though nobody has looked at the engines since
+        assert running.job.spec.branches[-1].engine == answered_by
+        assert monitor.down() == {"glm"}
+        assert dispatcher.route(call).decision.route == "deep"
+        await dispatcher.aclose()
+    await glm.aclose()

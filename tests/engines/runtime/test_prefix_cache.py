@@ -184,6 +184,24 @@ def test_a_conversation_that_goes_on_replaces_its_beginning(cache: PrefixCache) 
     assert found(cache, [1, 2, 3, 4, 5, 6]) == 5
 
 
+def test_a_beginning_in_use_outlives_the_conversation_that_goes_on_from_it(cache: PrefixCache) -> None:
+    put(cache, [1, 2, 3])
+
+    # Given a request that computes from the beginning
+    with cache.longest_prefix(ALICE, TokenSequence([1, 2, 3, 9]), 3) as prefix:
+        assert prefix is not None
+        # When another request has gone on from it
+        put(cache, [1, 2, 3, 4, 5])
+        # Then both are counted, since the memory of both is in use
+        assert cache.stats.num_entries == 2
+        assert cache.stats.num_bytes == 8 * BYTES_PER_TOKEN
+
+    # And the next one replaces both
+    put(cache, [1, 2, 3, 4, 5, 6])
+    assert cache.stats.num_entries == 1
+    assert cache.stats.num_bytes == 6 * BYTES_PER_TOKEN
+
+
 def test_what_is_larger_than_the_budget_is_not_kept_and_costs_nobody_his_place(cache: PrefixCache) -> None:
     put(cache, [1, 2, 3])
     put(cache, [9] * 101)

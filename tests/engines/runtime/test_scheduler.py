@@ -207,6 +207,19 @@ def test_requests_wait_until_their_tokens_fit_and_nobody_overtakes() -> None:
     assert stage.runner.log.index(("drop", "first")) < stage.runner.log.index(("begin", "large"))
 
 
+@pytest.mark.parametrize(("max_tokens", "num_at_once"), [(19, 2), (20, 3), (21, 3)])
+def test_requests_fill_the_token_budget_to_its_last_token(max_tokens: int, num_at_once: int) -> None:
+    # Given three requests of 6, 6 and 8 tokens
+    stage = Stage(max_tokens=max_tokens)
+    for name, prompt in (("a", 3), ("b", 3), ("c", 5)):
+        stage.submit(name, prompt)
+
+    stage.batch.step()
+
+    assert len(stage.runner.rows) == num_at_once
+    stage.run()
+
+
 def test_a_request_over_the_whole_budget_runs_alone() -> None:
     stage = Stage(max_tokens=5)
     stage.submit("huge", prompt=10, answer=3)
