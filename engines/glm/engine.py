@@ -7,6 +7,7 @@ beside the one that owns the model; there, `runner.py` answers several requests 
 from __future__ import annotations
 
 import asyncio
+import copy
 import io
 import json
 import logging
@@ -77,6 +78,8 @@ _PIXEL_SHARE = 1 / 16
 # Sides of the pictures to warm up with. A CPU computes every size with the same code; a GPU chooses by size.
 _WARM_UP_SIDES_PX = {"cpu": (112,), "cuda": (336, 672, 1008)}
 _WARM_UP_SECONDS = 30.0
+# Longer conversations are tokenized beside all others: 2 MB take over a second.
+_LONG_TEXT_CHARS = 64 * 1024
 # Part of every cache key: to be raised with any change to prompts.py, processor.py or images.py that changes inputs.
 _PREPROCESS_VERSION = "2"
 
@@ -118,8 +121,11 @@ class GlmEngine:
         self._info = replace(_describe(options.model), adapters=tuple(name for name, _ in options.adapters))
         self._pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="glm-prepare")
         self._pictures = PictureStage("glm-pictures")
+        # One thread and one tokenizer are for long texts: they take seconds, and nobody else is to wait for them.
+        self._long_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="glm-long-texts")
         # Encoding sanitised text toggles a flag on the tokenizer: two threads at once would corrupt each other's ids.
         self._tokenizer_lock = threading.Lock()
+        self._long_tokenizer_lock = threading.Lock()
         self._scheduler: Scheduler[PreparedRequest, Row] | None = None
         self._runner: GlmRunner | None = None
         self._pixels = FairBudget(int(memory_bytes() * _PIXEL_SHARE))
@@ -170,6 +176,7 @@ class GlmEngine:
         if self._scheduler is not None:
             await self._scheduler.aclose()
         self._pool.shutdown(wait=False)
+        self._long_pool.shutdown(wait=False)
         self._pictures.close()
         self._model = self._runner = self._scheduler = None
 
@@ -218,7 +225,8 @@ class GlmEngine:
             request: from a caller.
             held: closes when the pixels are needed no more.
         """
-        plan = await self._in_pool(lambda: self.plan(request))
+        pool = self._long_pool if _is_long(request) else self._pool
+        plan = await self._in_pool(lambda: self.plan(request), pool)
         if request.images:
             num_bytes = plan.num_image_tokens * self.processor.bytes_per_image_token
             await held.enter_async_context(self._pixels.hold(num_bytes, request.caller))
@@ -260,7 +268,9 @@ class GlmEngine:
         conversation = to_conversation(request.messages, enable_thinking=request.enable_thinking)
         if self._longest_token_bytes is not None:
             check_could_fit(least_bytes(conversation), self._longest_token_bytes, self._info.context_tokens)
-        input_ids = self.encode(conversation, num_rows, enable_thinking=request.enable_thinking)
+        input_ids = self.encode(
+            conversation, num_rows, enable_thinking=request.enable_thinking, is_long=_is_long(request)
+        )
         default = DEFAULT_MAX_TOKENS_THINKING if request.enable_thinking else DEFAULT_MAX_TOKENS
         wanted = request.sampling.max_tokens
         max_tokens = fit_max_tokens(len(input_ids), wanted, default, self._info.context_tokens)
@@ -275,19 +285,28 @@ class GlmEngine:
         to_id = self.processor.tokenizer.convert_tokens_to_ids
         return {"asleep_from": to_id("<think>"), "asleep_until": to_id("</think>")}
 
-    def encode(self, conversation: list[dict[str, Any]], num_rows: list[int], *, enable_thinking: bool) -> list[int]:
+    def encode(
+        self,
+        conversation: list[dict[str, Any]],
+        num_rows: list[int],
+        *,
+        enable_thinking: bool,
+        is_long: bool = False,
+    ) -> list[int]:
         """Render a conversation with the checkpoint's template and tokenize it.
 
         Args:
             conversation: as `engines.glm.prompts.to_conversation` makes it.
             num_rows: placeholders of each picture, in order.
             enable_thinking: False tells the model not to think.
+            is_long: use the tokenizer for long texts, so that it takes others no time.
 
         Returns:
             S ids. Control tokens inside callers' text come as plain text.
         """
-        with self._tokenizer_lock:
-            ids = self.processor.tokenizer.apply_chat_template(
+        tokenizer = self._long_tokenizer if is_long else self.processor.tokenizer
+        with self._long_tokenizer_lock if is_long else self._tokenizer_lock:
+            ids = tokenizer.apply_chat_template(
                 conversation,
                 chat_template=self.processor.chat_template,
                 add_generation_prompt=True,
@@ -322,10 +341,10 @@ class GlmEngine:
         batch = self.processor.image_processor(images=[picture], size=self._image_size, return_tensors="pt")
         return Pixels(batch["pixel_values"], batch["image_grid_thw"], self.processor.image_processor.merge_size)
 
-    async def _in_pool(self, function: Callable[[], T]) -> T:
+    async def _in_pool(self, function: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
         if self._is_closed:
             raise EngineUnavailableError("the engine is shutting down")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+        return await asyncio.get_running_loop().run_in_executor(pool or self._pool, function)
 
     # -- on the model thread ------------------------------------------------------------------------------------------
 
@@ -352,6 +371,7 @@ class GlmEngine:
         self.processor = load_processor(options.model)
         tokenizer = self.processor.tokenizer
         self._longest_token_bytes = longest_token_bytes(tokenizer.backend_tokenizer)
+        self._long_tokenizer = copy.deepcopy(tokenizer)
         # The decoding copy is never reconfigured, so it needs no lock.
         self._detokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._token_bytes = TokenBytes(self._detokenizer)
@@ -393,6 +413,10 @@ class GlmEngine:
         """Make what turns one request's tokens into deltas."""
         parser = self.make_parser(job.sampling.stop, job.picture_sizes)
         return Answer(parser, self._token_bytes, self._stop_ids, job.max_tokens)
+
+
+def _is_long(request: GenerationRequest) -> bool:
+    return sum(len(message.text) for message in request.messages) > _LONG_TEXT_CHARS
 
 
 def _describe(model: str) -> EngineInfo:

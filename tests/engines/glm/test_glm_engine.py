@@ -489,6 +489,26 @@ async def test_a_text_that_cannot_fit_is_refused_without_tokenizing_it(
         engine.plan(ask(text * (engine._longest_token_bytes or 0) * GLM_CONTEXT_TOKENS))
 
 
+async def test_long_texts_that_are_being_tokenized_keep_nobody_waiting(
+    engine: GlmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given more long texts than there are threads, whose tokenizing does not end
+    monkeypatch.setattr(glm_engine, "_LONG_TEXT_CHARS", 20)
+    text = "how long is this text"
+    with engine._long_tokenizer_lock:
+        long = [asyncio.create_task(base.generate(engine, ask(text))) for _ in range(6)]
+        # When somebody asks something short, it is answered
+        async with asyncio.timeout(60):
+            await base.generate(engine, ask("hi"))
+        assert not any(task.done() for task in long)
+    # And the long ones are answered too, from the same ids
+    await asyncio.gather(*long)
+    conversation = [{"role": "user", "content": text}]
+    assert engine.encode(conversation, [], enable_thinking=False, is_long=True) == engine.encode(
+        conversation, [], enable_thinking=False
+    )
+
+
 @pytest.mark.parametrize("text", ["请问谢谢，", "ab ", "😀", "<|endoftext|>", "<|begin_of_transcription|>", " ", "\n"])
 async def test_no_text_that_fits_is_over_the_bound(engine: GlmEngine, text: str) -> None:
     conversation = [{"role": "user", "content": text * 40}]
