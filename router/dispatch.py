@@ -68,6 +68,11 @@ _MAX_BEAT_S = 1.0
 # So many drafts are run by this process; those beyond stand in line for a worker, and GLM's own line stays short.
 _MAX_LOCAL_DRAFTS = 32
 
+_NOT_STORED = (
+    "the answer could not be stored, because redis does not answer: it cannot be read again",
+    "redis 没有响应，未能保存该回答：之后无法再读取",
+)
+
 log = logging.getLogger(__name__)
 
 
@@ -314,7 +319,8 @@ class Dispatcher:
                 await deltas.aclose()
                 raise
             log.warning("%s cannot be stored: %s", spec.id, unavailable.message)
-            spec, epoch, is_kept = replace(spec, is_stored=False), None, False
+            spec = with_degraded(replace(spec, is_stored=False), [_NOT_STORED])
+            epoch, is_kept = None, False
         except BaseException:
             if begun is not None:
                 # First: whoever decides this call again, or sends it again under its key, does so under the same id.
@@ -388,7 +394,7 @@ class Dispatcher:
                     # The answer is there and GLM needed no redis for it: better one that says it is not stored. If
                     # it was begun on record, a worker will write it again.
                     log.warning("%s could not be stored: %s", job.id, unavailable.message)
-                    finished[0] = replace(finished[0], spec=replace(spec, is_stored=False))
+                    finished[0] = _not_stored(finished[0])
             yield Event("end", state=finished[0].state)
 
         async def events() -> AsyncGenerator[Event, None]:
@@ -592,6 +598,16 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
         final=final,
         completed_at=now,
     )
+
+
+def _not_stored(job: Job) -> Job:
+    """Say of an ended answer that redis could not keep it."""
+    english, chinese = _NOT_STORED
+    final = job.final
+    if final is not None:
+        noted = {"degraded": (*final.degraded, english), "degraded_zh": (*final.degraded_zh, chinese)}
+        final = replace(final, **noted)  # type: ignore[arg-type]
+    return replace(job, spec=replace(job.spec, is_stored=False), final=final)
 
 
 def _cut_off(job: Job, result: UnitResult) -> Job:

@@ -111,6 +111,10 @@ def test_a_fast_answer_that_cannot_be_stored_is_given_and_says_so(
 
     assert (whole.output_text, whole.model_extra["store"]) == ("[echo glm] no pictures, question: 你好", False)
     assert (last.type, last.response.model_extra["store"]) == ("response.completed", False)
+    for response in (whole, last.response):
+        assert "could not be stored" in response.model_extra["hybrid"]["degraded"][-1] or "未能保存" in str(
+            response.model_extra["hybrid"]["degraded"][-1]
+        )
 
 
 def test_an_engine_that_fails_in_mid_answer_fails_the_request_with_all_it_said(
