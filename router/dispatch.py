@@ -173,7 +173,7 @@ class Dispatcher:
             if isinstance(error, EngineUnavailableError):
                 self._monitor.mark_down("glm")
             health = _without(self._monitor.health(), "glm")
-            routed = self._router.route(call, health)
+            routed = _with_failure(self._router.route(call, health), error)
             # Owl2 cannot be held to a schema: then GLM's own failure says more than that.
             if routed.decision.route == "deep" and call.sampling.json_schema is None:
                 return await self._enqueue(call, routed, health)
@@ -571,6 +571,24 @@ def _check_usable(said: Sequence[Delta], call: Call) -> None:
 def _without(health: Health, engine: str) -> Health:
     """Return what is known of the engines, with one of them down."""
     return replace(health, engines={**health.engines, engine: EngineHealth(is_up=False)})
+
+
+def _with_failure(routed: Routed, error: EngineError) -> Routed:
+    """Say of a GLM that answered, but not with an answer, what it did: the policy knows only up and down."""
+    if isinstance(error, EngineUnavailableError):
+        return routed
+    said, said_zh = "gave no answer that can be read", "没有给出可读的回答"
+    if isinstance(error, EngineTimeoutError):
+        said, said_zh = "did not answer in time", "未能及时作答"
+    decision = routed.decision
+    return replace(
+        routed,
+        decision=replace(
+            decision,
+            degraded=tuple(note.replace("glm is down", f"glm {said}") for note in decision.degraded),
+            degraded_zh=tuple(note.replace("glm 不可用", f"glm {said_zh}") for note in decision.degraded_zh),
+        ),
+    )
 
 
 def _finish_fast(job: Job, result: UnitResult) -> Job:

@@ -18,14 +18,24 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engines.base import EngineUnavailableError, InvalidImageError, Message, SamplingParams, TextPart
+from engines.base import (
+    EngineError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    GenerationFailedError,
+    InvalidImageError,
+    Message,
+    SamplingParams,
+    TextPart,
+)
 from engines.echo import EchoEngine
 from engines.http.server import create_app as create_engine_app
+from policies.decision import EngineHealth, Health
 from policies.features import Hints
 from policies.rules import load_preset
 from router.app import create_app
 from router.call import Call
-from router.dispatch import Dispatcher, to_router_error
+from router.dispatch import Dispatcher, _with_failure, to_router_error
 from router.health import EngineMonitor
 from router.jobs.store import JobStore
 from router.routing import Router
@@ -284,3 +294,23 @@ async def test_an_engine_that_is_gone_is_left_alone_by_the_next_calls(
         assert dispatcher.route(call).decision.route == "deep"
         await dispatcher.aclose()
     await glm.aclose()
+
+
+@pytest.mark.parametrize(
+    ("error", "note", "note_zh"),
+    [
+        (GenerationFailedError("no chunk"), "glm gave no answer that can be read", "没有给出可读的回答"),
+        (EngineTimeoutError("nothing"), "glm did not answer in time", "未能及时作答"),
+        (EngineUnavailableError("gone"), "glm is down", "glm 不可用"),
+    ],
+)
+def test_a_note_says_what_glm_did_rather_than_that_it_is_down(error: EngineError, note: str, note_zh: str) -> None:
+    router = Router(lambda: load_preset("seed"))
+    turn = Message("user", (TextPart("你好"),))
+    call = Call(messages=(turn,), sampling=SamplingParams(), hints=Hints(), model="glowl", owner="a")
+    health = Health(engines={"glm": EngineHealth(is_up=False), "owl2": EngineHealth()})
+
+    decision = _with_failure(router.route(call, health), error).decision
+
+    assert note in " ".join(decision.degraded)
+    assert note_zh in " ".join(decision.degraded_zh)
