@@ -194,9 +194,9 @@ class _Wait:
     """
 
     def __init__(self, wait_s: float) -> None:
-        self.until = time.monotonic() + wait_s
-        self._wait_s = wait_s
         self._began = time.monotonic()
+        self.until = self._began + wait_s
+        self._wait_s = wait_s
         self._has_looked = False
 
     @property
@@ -222,8 +222,8 @@ class _Wait:
         draft = job.units.get("draft")
         # A draft that is being written is worth more time than one that waits for an engine that is full, or away.
         is_running = draft is not None and draft.state == "in_progress"
-        most_s = self._wait_s + _DRAFT_S if is_running else max(self._wait_s + PING_S, _LEAST_WAIT_S)
-        if waited_s < most_s:
+        most_s = self._wait_s + _DRAFT_S if is_running else max(self._wait_s, _LEAST_WAIT_S)
+        if time.monotonic() < self._began + most_s:
             return
         raise EngineFailedError(
             f"No answer within {waited_s:.0f} s. The job goes on; its answer will be at /v1/responses/{job.id}.",

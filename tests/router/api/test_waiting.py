@@ -11,7 +11,9 @@ import pytest
 from router.api import chat
 from router.api.chat import _Wait
 from router.api.intake import with_pings
-from router.jobs.job import Event
+from router.errors import EngineFailedError
+from router.jobs.job import Event, Job
+from tests.router.jobs.test_store import make_spec
 
 DELTA, FINISHED = Event("delta", "deep", 1, "x"), Event("finished", "draft", 1, state="completed")
 
@@ -55,3 +57,14 @@ def test_after_the_wait_one_looks_at_once_and_then_when_a_draft_may_have_come(mo
         False,
         True,
     ]
+
+
+def test_a_job_without_a_draft_is_given_up_when_the_wait_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = chat._Wait(20)
+    job = Job(make_spec(), "queued", {})
+    monkeypatch.setattr(chat.time, "monotonic", lambda: wait.until - 0.001)
+    wait.check(job)
+    monkeypatch.setattr(chat.time, "monotonic", lambda: wait.until)
+
+    with pytest.raises(EngineFailedError, match="within 20 s"):
+        wait.check(job)
