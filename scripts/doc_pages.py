@@ -1,7 +1,7 @@
-"""Writes the pages that follow from the code, in both languages: settings, API, errors, decisions.
+"""Writes the pages that follow from the code, in both languages: settings, API, errors, decisions, contributing.
 
-In: the settings' fields, the OpenAPI page, the classes of errors, the headings of `docs/decisions/`, and for the
-Chinese pages the YAML files beside this one. Out: files in `docs/`, each headed by the command that makes it.
+In: the settings' fields, the OpenAPI page, the classes of errors, the headings of `docs/decisions/`, CONTRIBUTING.md,
+and for the Chinese pages the YAML files beside this one. Out: files in `docs/`, each headed by what makes it.
 `python -m scripts.doc_pages` writes them; `--check` names those that are out of date and exits with 1.
 """
 
@@ -178,6 +178,12 @@ def without_code(heading: str) -> str:
     return heading.replace("`", "")
 
 
+def contributing_page(lang: Lang) -> str:
+    """CONTRIBUTING.md, whose links are from the clone's folder, as a page of the site."""
+    title, _, text = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("\n\n")
+    return start(title.removeprefix("# "), "CONTRIBUTING.md") + text.replace("](docs/", "](")
+
+
 PAGES: dict[tuple[str, Lang], Callable[[Lang], str]] = {
     ("api", "en"): api_page,
     ("api", "zh"): api_page,
@@ -185,6 +191,7 @@ PAGES: dict[tuple[str, Lang], Callable[[Lang], str]] = {
     ("errors", "zh"): errors_page,
     ("settings", "en"): settings_page,
     ("settings", "zh"): settings_page,
+    ("contributing", "en"): contributing_page,
     ("decisions/index", "en"): decisions_page,
 }
 

@@ -9,7 +9,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Written in English alone: what only those read who change the code.
-ENGLISH_ONLY = ("decisions/",)
+ENGLISH_ONLY = (
+    "docs/decisions/",
+    "docs/architecture.md",
+    "docs/contributing.md",
+    "CONTRIBUTING",
+    "CHANGELOG",
+    "SECURITY",
+)
 _FENCE = re.compile(r"^(?P<indent> *)```(\w+)\n(.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 
 Row = list[str]
@@ -71,12 +78,8 @@ class Page:
         return str(self.path.relative_to(ROOT))
 
 
-ENGLISH = [Page(ROOT / "README.md")] + [
+ENGLISH = [Page(ROOT / name) for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")] + [
     Page(path) for path in sorted((ROOT / "docs").rglob("*.md")) if not path.name.endswith(".zh.md")
 ]
-PAIRS = [
-    (page, Page(page.path.with_suffix(".zh.md")))
-    for page in ENGLISH
-    if not str(page).removeprefix("docs/").startswith(ENGLISH_ONLY)
-]
+PAIRS = [(page, Page(page.path.with_suffix(".zh.md"))) for page in ENGLISH if not str(page).startswith(ENGLISH_ONLY)]
 ALL = ENGLISH + [chinese for _, chinese in PAIRS]

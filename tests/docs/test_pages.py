@@ -170,6 +170,18 @@ def test_every_file_named_exists(page: Page) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_contributing_answers_where_to_change_what() -> None:
+    rows = {row[0]: " ".join(row[1:]) for row in Page(ROOT / "CONTRIBUTING.md").rows if len(row) == 3}
+    for question in ("routing rule", "merge rule", "response header", "Lua", "batch size", "webhook's backoff"):
+        (answer,) = [answer for asked, answer in rows.items() if question in asked]
+        # Then files and tests exist, and a name in front of its file is in that file
+        files = re.findall(r"`([\w/.]+(?:\.py|\.yaml|\.lua|/))`", answer)
+        assert len(files) >= 2
+        assert [file for file in files if not (ROOT / file).exists()] == []
+        for name, file in re.findall(r"`(\w+)` in `([\w/.]+)`", answer):
+            assert re.search(rf"\b{name}\b", (ROOT / file).read_text("utf-8")), f"{name} is not in {file}"
+
+
 @EACH_WITH_BLOCKS
 def test_every_file_that_an_example_reads_exists_or_is_written_by_it(page: Page) -> None:
     code = "\n".join(code for _, code in page.blocks).replace("-{1,2}.png", "-1.png").replace("{number}", "1")
