@@ -1,6 +1,6 @@
-"""The model's side of a running batch: prompts are read in chunks, then all rows go on together, one token a step.
+"""mPLUG-Owl2's part of the running batch: what the shared runner leaves to the model.
 
-In: prepared requests, from the scheduler. Out: deltas. Runs on the model thread only.
+In: prepared requests. Out: vision features and logits.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from engines.base import Delta, SamplingParams, Usage
+from engines.base import SamplingParams
 from engines.owl2.config import IMAGE_TOKEN_ID
 from engines.owl2.decoding import Answer
 from engines.owl2.language import ModalityRouting, rotary_tables
 from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.tokenizer import Owl2Tokenizer
-from engines.runtime.kv_cache import KVBatch, KVPrompt, KVShape, KVStep, memory_errors
+from engines.runtime import runner
+from engines.runtime.kv_cache import KVShape, KVStep
 from engines.runtime.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
-from engines.runtime.sampling import Pick, Sampler, pick_tokens
+from engines.runtime.runner import pictures_within
+from engines.runtime.sampling import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,14 @@ class PreparedRequest:
 
     Attributes:
         sequence: the prompt as the model sees it: 0 on the rows of a picture.
-        pixel_values: (N, 3, S, S) float32, one per picture of the sequence; None without any.
-        max_tokens: bound of the answer; fits the context.
+        pictures: the sequence's, in order, (3, S, S) float32; None once encoded.
+        max_tokens: limit of the answer; fits the context.
         sampling: the request's knobs.
         scope: where the caches may look.
     """
 
     sequence: TokenSequence
-    pixel_values: Tensor | None
+    pictures: list[Tensor | None] = field(repr=False)
     max_tokens: int
     sampling: SamplingParams
     scope: CacheScope
@@ -56,7 +58,7 @@ class PreparedRequest:
 
         Args:
             input_ids: S ids, -200 for a picture.
-            pixel_values: as the attribute.
+            pixel_values: (N, 3, S, S) float32, one per picture; None without any.
             num_image_rows: rows per picture.
             max_tokens: as the attribute.
             sampling: likewise.
@@ -79,7 +81,7 @@ class PreparedRequest:
                 ids += [0] * num_image_rows
             else:
                 ids.append(token_id)
-        return cls(TokenSequence(ids, images), pixel_values, max_tokens, sampling, scope)
+        return cls(TokenSequence(ids, images), list(pictures), max_tokens, sampling, scope)
 
     @property
     def max_length(self) -> int:
@@ -87,38 +89,14 @@ class PreparedRequest:
         return len(self.sequence) + self.max_tokens
 
 
-@dataclass(eq=False, slots=True)
-class Row:
-    """An admitted request.
-
-    Attributes:
-        job: what was asked.
-        sampler: its way of choosing.
-        answer: what was answered so far.
-        prompt: keys and values while the prompt is read; None before and after that.
-        features: of its pictures, in order, as far as they are needed and known.
-        place: row of the batch once the prompt is read.
-        pick: what was chosen last.
-        token_ids: what was chosen so far.
-        num_cached: tokens of the prompt that were not computed.
-    """
-
-    job: PreparedRequest
-    sampler: Sampler
-    answer: Answer
-    prompt: KVPrompt | None = None
-    features: list[Tensor | None] = field(default_factory=list)
-    place: int | None = None
-    pick: Pick | None = None
-    token_ids: list[int] = field(default_factory=list)
-    num_cached: int = 0
+Row = runner.Row[PreparedRequest]
 
 
-class Owl2Runner:
-    """Implements `engines.runtime.batching.BatchRunner`.
+class Owl2Runner(runner.ModelRunner[PreparedRequest, Row]):
+    """The shared runner with our own model.
 
     Args:
-        model: in evaluation mode; nobody else may use it meanwhile.
+        model: in evaluation mode; nothing else may use it meanwhile.
         tokenizer: of the checkpoint.
         eos_token_ids: tokens that end an answer.
         cache: keeps vision features and beginnings.
@@ -133,21 +111,12 @@ class Owl2Runner:
         cache: PrefixCache,
         max_rows: int,
     ) -> None:
+        super().__init__(kv_shape(model), cache, max_rows)
         self.eos_token_ids = eos_token_ids
-        self.cache = cache
         self._model = model
         self._tokenizer = tokenizer
-        self._shape = kv_shape(model)
-        self._batch = KVBatch(self._shape, max_rows)
-        self._places: list[Row] = []
         positions = torch.arange(model.config.max_position_embeddings, device=model.device)
         self._cos, self._sin = rotary_tables(model.config, positions)  # (context, head_dim)
-
-    # -- what the scheduler calls -------------------------------------------------------------------------------------
-
-    def cost(self, jobs: Sequence[PreparedRequest]) -> int:
-        """Rows lie side by side, so each takes as much as the longest."""
-        return len(jobs) * max(job.max_length for job in jobs)
 
     def begin(self, job: PreparedRequest) -> Row:
         """Make a row."""
@@ -155,149 +124,36 @@ class Owl2Runner:
         return Row(job, Sampler(job.sampling), answer, features=[None] * len(job.sequence.images))
 
     @torch.inference_mode()
-    def prefill(self, row: Row, max_tokens: int) -> tuple[int, bool]:
-        """Encode one picture, or read some more of the prompt."""
-        with memory_errors():
-            if row.prompt is None:
-                row.prompt, row.num_cached = self._begin_prompt(row.job)
-            prompt, start = row.prompt, row.prompt.num_done
-            if self._encode_picture(row, start):
-                return max_tokens, False
-            stop = min(start + max_tokens, prompt.num_tokens)
-            hidden_states = self._read(row, start, stop)
-            if stop == prompt.num_tokens:
-                (pick,) = pick_tokens(self._model.lm_head(hidden_states[:, -1]), [row.sampler])
-                pick.check()
-                # Before the row is ready: if memory ends here, the prompt's last piece is read again.
-                self.cache.put_prefix(row.job.scope, row.job.sequence, prompt.layers)
-                row.place = self._batch.join(prompt, row.job.max_length)
-                self._places.append(row)
-                self._take(row, pick)
-                row.prompt = None
-            prompt.advance(stop - start)
-        return stop - start, row.place is not None
+    def encode(self, pixels: Tensor, adapter: str = "") -> Tensor:
+        """Run one picture, (3, S, S), through tower and abstractor; (Q + 1, H). There are no adapters."""
+        (features,) = self._model.model.encode_images(pixels[None].to(self._model.device, self._model.dtype))
+        return features
 
-    @torch.inference_mode()
-    def decode(self, rows: Sequence[Row]) -> list[BaseException | None]:
-        """Choose the next token of every row: one forward, one transfer from the device."""
-        in_place = sorted(rows, key=_place)  # so that the whole batch is read where it lies
-        with memory_errors():
-            logits, step = self.decode_logits(in_place)
-            picks = pick_tokens(logits, [row.sampler for row in in_place])
-        step.advance()
-        errors: dict[Row, BaseException] = {}
-        for row, pick in zip(in_place, picks, strict=True):
-            try:
-                pick.check()
-            except Exception as error:
-                errors[row] = error
-            else:
-                self._take(row, pick)
-        return [errors.get(row) for row in rows]
+    def _picture_work(self, num_rows: int, max_tokens: int) -> int:
+        return max_tokens  # 1025 patches through the tower for 65 rows: no token is read in the same turn
 
-    def advance(self, row: Row) -> tuple[list[Delta], bool]:
-        """Turn the token chosen last into text."""
-        assert row.pick is not None
-        delta = row.answer.push(row.pick)
-        deltas = [] if delta is None else [delta]
-        if row.answer.finish_reason is None:
-            return deltas, False
-        usage = Usage(
-            prompt_tokens=len(row.job.sequence),
-            completion_tokens=row.answer.num_tokens,
-            image_tokens=sum(span.length for span in row.job.sequence.images),
-            cached_tokens=row.num_cached,
-        )
-        return [*deltas, row.answer.finish(usage)], True
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        return self._model.model.embed_tokens(token_ids)
 
-    @torch.inference_mode()
-    def drop(self, row: Row, *, is_complete: bool) -> None:
-        """Free the row's place; a conversation that came to its end is kept for the question that follows it."""
-        row.prompt = None
-        if row.place is None:
-            return
-        try:
-            if is_complete:
-                layers = self._batch.views(row.place)
-                num_answered = self._batch.lengths[row.place] - len(row.job.sequence)
-                # The last token was chosen but never read, so there is nothing to keep of it.
-                sequence = row.job.sequence.extended(row.token_ids[:num_answered])
-                self.cache.put_prefix(row.job.scope, sequence, layers)
-        finally:
-            self._batch.leave(row.place)
-            last = self._places.pop()
-            if last is not row:
-                self._places[row.place], last.place = last, row.place
-            row.place = None
+    def _read(self, row: Row, embeddings: Tensor, start: int) -> Tensor:
+        assert row.prompt is not None
+        stop = start + len(embeddings)
+        is_image = torch.zeros(len(embeddings), dtype=torch.bool)
+        for _, (first, last) in pictures_within(row.job.sequence.images, start, stop):
+            is_image[first - start : last - start] = True
+        routing = ModalityRouting.from_indicators(is_image.to(self._model.device)) if is_image.any() else None
+        rotary = self._cos[None, start:stop], self._sin[None, start:stop]
+        mask = self._prefill_mask(start, stop)
+        hidden_states = self._model.model.run_layers(embeddings[None], routing, mask, rotary, row.prompt)  # (1, n, H)
+        return self._model.lm_head(hidden_states[:, -1])
 
-    def relieve(self) -> None:
-        """Let the caches go."""
-        self.cache.clear()
-        self._batch.release()
-        if self._shape.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    # -- the model ----------------------------------------------------------------------------------------------------
-
-    def decode_logits(self, rows: Sequence[Row]) -> tuple[Tensor, KVStep]:
-        """Run one decode step; the rows are as before until the step is advanced.
-
-        Args:
-            rows: read to the end of their prompts; best in the order of their places, without gaps.
-
-        Returns:
-            (B, V) logits, and the step.
-        """
+    def _step(self, rows: Sequence[Row], step: KVStep) -> Tensor:
         model = self._model
-        step = self._batch.begin_step([_place(row) for row in rows])
         token_ids = torch.tensor([row.token_ids[-1:] for row in rows]).to(model.device, non_blocking=True)  # (B, 1)
         rotary = self._cos[step.positions][:, None], self._sin[step.positions][:, None]  # (B, 1, head_dim)
         hidden_states = model.model.embed_tokens(token_ids)  # (B, 1, H)
         hidden_states = model.model.run_layers(hidden_states, None, step.mask, rotary, step)
-        return model.lm_head(hidden_states[:, -1]), step
-
-    def _begin_prompt(self, job: PreparedRequest) -> tuple[KVPrompt, int]:
-        """Make room for a prompt's keys and values, with what is known of them already filled in."""
-        prompt = KVPrompt(self._shape, len(job.sequence))
-        with self.cache.longest_prefix(job.scope, job.sequence, len(job.sequence) - 1) as prefix:
-            if prefix is None:
-                return prompt, 0
-            prompt.load(prefix.layers, prefix.num_tokens)
-            return prompt, prefix.num_tokens
-
-    def _encode_picture(self, row: Row, start: int) -> bool:
-        """Get hold of the features of all pictures from ``start`` on, encoding one at most; False if none was left."""
-        for index, span in enumerate(row.job.sequence.images):
-            if span.start < start or row.features[index] is not None:
-                continue
-            row.features[index] = self.cache.get_features(row.job.scope, span.pixel_hash)
-            if row.features[index] is None:
-                assert row.job.pixel_values is not None
-                pixels = row.job.pixel_values[index : index + 1].to(self._model.device, self._model.dtype)
-                (features,) = self._model.model.encode_images(pixels)  # (Q + 1, H)
-                row.features[index] = features
-                self.cache.put_features(row.job.scope, span.pixel_hash, features)
-                return True
-        return False
-
-    def _read(self, row: Row, start: int, stop: int) -> Tensor:
-        """Run rows of a prompt through the layers; (1, stop - start, H)."""
-        model = self._model
-        assert row.prompt is not None
-        token_ids = torch.from_numpy(row.job.sequence.ids[start:stop]).to(model.device)
-        hidden_states = model.model.embed_tokens(token_ids)  # (n, H)
-        is_image = torch.zeros(stop - start, dtype=torch.bool)
-        for span, features in zip(row.job.sequence.images, row.features, strict=True):
-            first, last = max(span.start, start), min(span.start + span.length, stop)
-            if first < last:
-                assert features is not None
-                rows = features[first - span.start : last - span.start]
-                hidden_states[first - start : last - start] = rows.to(hidden_states.dtype)
-                is_image[first - start : last - start] = True
-        routing = ModalityRouting.from_indicators(is_image.to(model.device)) if is_image.any() else None
-        rotary = self._cos[None, start:stop], self._sin[None, start:stop]
-        mask = self._prefill_mask(start, stop)
-        return model.model.run_layers(hidden_states[None], routing, mask, rotary, row.prompt)
+        return model.lm_head(hidden_states[:, -1])
 
     def _prefill_mask(self, start: int, stop: int) -> Tensor | None:
         """Hide what comes later; None where attention does so by itself."""
@@ -307,16 +163,6 @@ class Owl2Runner:
             return None
         mask = torch.full((stop - start, stop), float("-inf"), dtype=self._shape.dtype, device=self._shape.device)
         return mask.triu(start + 1)[None, None]
-
-    def _take(self, row: Row, pick: Pick) -> None:
-        row.sampler.advance()
-        row.pick = pick
-        row.token_ids.append(pick.token_id)
-
-
-def _place(row: Row) -> int:
-    assert row.place is not None
-    return row.place
 
 
 def kv_shape(model: MPLUGOwl2ForConditionalGeneration) -> KVShape:

@@ -17,10 +17,10 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_atten
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from engines.base import Delta, EngineError, EngineOverloadedError, GenerationFailedError, SamplingParams, Usage
-from engines.glm import runner as runner_module
 from engines.glm.decoding import Answer
 from engines.glm.parsing import AnswerParser, ReasoningSplitter
-from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row
+from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
+from engines.runtime import runner as runner_module
 from engines.runtime.batching import BatchLimits, ContinuousBatch
 from engines.runtime.prefix_cache import CacheScope, PrefixCache
 
@@ -716,7 +716,7 @@ def test_a_stop_string_ends_one_row_and_not_the_others(tiny: Glm4vForConditional
 
 
 def test_keys_and_values_have_as_many_heads_as_the_model_stores(tiny: Glm4vForConditionalGeneration) -> None:
-    shape = runner_module.kv_shape(tiny)
+    shape = kv_shape(tiny)
 
     assert (shape.num_layers, shape.num_heads, shape.head_dim) == (3, 2, 16)
     assert shape.bytes_per_token == 2 * 3 * 2 * 16 * 4

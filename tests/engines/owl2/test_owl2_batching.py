@@ -16,10 +16,10 @@ from transformers import DynamicCache
 
 from engines.base import Delta, EngineError, EngineOverloadedError, GenerationFailedError, SamplingParams, Usage
 from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration
-from engines.owl2 import runner as runner_module
 from engines.owl2.config import IMAGE_TOKEN_ID
 from engines.owl2.runner import Owl2Runner, PreparedRequest, Row
 from engines.owl2.tokenizer import Owl2Tokenizer
+from engines.runtime import runner as runner_module
 from engines.runtime.batching import BatchLimits, ContinuousBatch
 from engines.runtime.prefix_cache import CacheScope, PrefixCache
 
@@ -390,8 +390,8 @@ def test_a_step_without_memory_is_done_again_in_halves_and_changes_no_answer(
     else:
         real = runner_module.pick_tokens
 
-        def pick_late(logits: torch.Tensor, samplers: Sequence[Any]) -> Any:
-            picks = real(logits, samplers)  # the numbers are drawn already when memory runs out
+        def pick_late(logits: torch.Tensor, samplers: Sequence[Any], allowed: Any = None) -> Any:
+            picks = real(logits, samplers, allowed)  # the numbers are drawn already when memory runs out
             return failing(lambda _picks: picks, lambda picks: len(picks))(picks)
 
         monkeypatch.setattr(runner_module, "pick_tokens", pick_late)
