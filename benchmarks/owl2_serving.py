@@ -32,8 +32,8 @@ from transformers import GenerationConfig
 from engines.base import Delta, EngineError, SamplingParams
 from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration
 from engines.owl2.config import IMAGE_TOKEN_ID
+from engines.owl2.loading import load_model
 from engines.owl2.runner import Owl2Runner, PreparedRequest
-from engines.owl2.weights import load_model
 from engines.runtime.batching import BatchLimits, ContinuousBatch
 from engines.runtime.prefix_cache import CacheScope, PrefixCache
 

@@ -1,25 +1,18 @@
-"""Getting weights into the model: where they are, in which dtype, and whether all of them arrived.
+"""Whether a checkpoint fits the model: found by its config and its files' headers, before any weight is read.
 
-In: a checkpoint folder in either layout (safetensors, or ``pytorch_model-K-of-N.bin`` shards, read without unpickling
-code), or a hub id. Out: a loaded model, or a `CheckpointError` that names the file or tensor at fault, found by the
-files' headers before any weight is read or any memory filled.
+In: a checkpoint folder, and the shapes of the model's tensors. Out: the headers of what is to be loaded, or a
+`CheckpointError` that names the file or tensor at fault. Below the model, which calls it when it is loaded.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
-import torch
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers.utils import is_accelerate_available
 
-from engines.base import Variant
 from engines.owl2.config import MPLUGOwl2Config
 from engines.owl2.files import (
     FLOAT_DTYPES,
@@ -30,17 +23,11 @@ from engines.owl2.files import (
     read_headers,
     read_json,
 )
-from engines.runtime.quantization import loading_options
 
-if TYPE_CHECKING:
-    from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
+Shapes = Mapping[str, tuple[int, ...]]
 
 # Constants that some files carry and others do not; both are computed here instead (see abstractor.py, language.py).
 IGNORED_TENSORS = (r"rotary_emb\.inv_freq$", r"crossattention\.attention\.(q_pos_embed|k_pos_embed)$")
-# What stays in full precision: small beside the decoder, and its errors would reach every row or every token.
-UNQUANTIZED_MODULES = ("model.vision_model", "model.visual_abstractor", "lm_head")
-
-_DOWNLOADED = ["*.json", "*.model", "*.safetensors", "pytorch_model*.bin"]
 # Without one of these, the published model's value would be taken in silence; every known writer saves them all.
 _REQUIRED_KEYS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     (): ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "visual_config"),
@@ -104,12 +91,13 @@ def read_config(folder: Path) -> MPLUGOwl2Config:
         raise CheckpointError(f"{file}: {error}") from error
 
 
-def check_files(folder: Path, config: MPLUGOwl2Config) -> dict[str, TensorHeader]:
+def check_tensors(folder: Path, config: MPLUGOwl2Config, expected: Shapes) -> dict[str, TensorHeader]:
     """Compare the headers of all weight files with the tensors that the model has; reads no weights.
 
     Args:
         folder: in either layout.
         config: of the model they are meant for.
+        expected: shapes of that model's tensors by name.
 
     Returns:
         The tensors to load by name; constants that are computed instead are left out.
@@ -131,27 +119,18 @@ def check_files(folder: Path, config: MPLUGOwl2Config) -> dict[str, TensorHeader
     problems = {
         "in two files": {entry for entry in twice if not is_ignored(entry.split(" ")[0])},
         "not where the index says": {entry for entry in misplaced if not is_ignored(entry.split(" ")[0])},
-        **_compare(headers, _expected_shapes(config)),
+        **_compare(headers, expected),
     }
     problems["missing"] -= _optional(config)
     _raise_problems(str(folder), problems)
     return headers
 
 
-def _expected_shapes(config: MPLUGOwl2Config) -> dict[str, tuple[int, ...]]:
-    """List the model's tensors; on the meta device the model takes no memory and no initial values."""
-    from engines.owl2.model import MPLUGOwl2ForConditionalGeneration  # imports this module's checks
-
-    with torch.device("meta"):
-        model = MPLUGOwl2ForConditionalGeneration(config)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
 def _optional(config: MPLUGOwl2Config) -> frozenset[str]:
     return frozenset({"lm_head.weight"} if config.tie_word_embeddings else ())
 
 
-def _compare(headers: Mapping[str, TensorHeader], expected: Mapping[str, tuple[int, ...]]) -> dict[str, set[str]]:
+def _compare(headers: Mapping[str, TensorHeader], expected: Shapes) -> dict[str, set[str]]:
     missing = expected.keys() - headers.keys()
     known = [headers[name] for name in expected.keys() & headers.keys()]
     return {
@@ -176,15 +155,16 @@ def _raise_problems(source: str, problems: Mapping[str, Any]) -> None:
         raise CheckpointError(f"checkpoint {source} does not fit mPLUG-Owl2; " + "; ".join(described))
 
 
-def check_source(source: Any, arguments: Mapping[str, Any]) -> None:
+def check_source(source: Any, arguments: Mapping[str, Any], shapes_of: Callable[[MPLUGOwl2Config], Shapes]) -> None:
     """Check a folder before ``from_pretrained`` fills memory: it would draw random values for what is missing first.
 
     Args:
         source: what ``from_pretrained`` was given; anything but a folder is left to `check_loading_info`.
         arguments: likewise.
+        shapes_of: lists the tensors of the model that a config describes.
 
     Raises:
-        CheckpointError: see `read_config` and `check_files`.
+        CheckpointError: see `read_config` and `check_tensors`.
     """
     if not isinstance(source, str | Path) or not Path(source).is_dir() or any(map(arguments.get, _OTHER_SOURCES)):
         return
@@ -192,7 +172,7 @@ def check_source(source: Any, arguments: Mapping[str, Any]) -> None:
     if (folder / "config.json").is_file() or not isinstance(config, MPLUGOwl2Config):
         own_config = read_config(folder)
         config = config if isinstance(config, MPLUGOwl2Config) else own_config
-    check_files(folder, config)
+    check_tensors(folder, config, shapes_of(config))
 
 
 def check_loading_info(source: str, info: dict[str, Any]) -> None:
@@ -216,76 +196,3 @@ def check_loading_info(source: str, info: dict[str, Any]) -> None:
         "not part of this model": info["unexpected_keys"],
     }
     _raise_problems(source, problems)
-
-
-def resolve_folder(model: str) -> Path:
-    """Find the checkpoint folder, downloading it from the hub if ``model`` is no folder.
-
-    Raises:
-        CheckpointError: if there is no such folder and it cannot be downloaded.
-    """
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or model.startswith("."):
-        raise CheckpointError(f"there is no checkpoint folder {model}")
-    try:
-        return Path(snapshot_download(model, allow_patterns=_DOWNLOADED))
-    except (OSError, ValueError) as error:  # the hub's own errors derive from these two
-        raise CheckpointError(f"{model} is neither a folder nor a model that can be downloaded: {error}") from error
-
-
-def read_variant(folder: Path) -> Variant:
-    """Read which variant a folder says it is in ``glowl.json``; no such file means the real model.
-
-    Raises:
-        CheckpointError: if the file says something unknown.
-    """
-    file = folder / "glowl.json"
-    if not file.exists():
-        return "full"
-    try:
-        variant = json.loads(file.read_text(encoding="utf-8"))["variant"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} must be a JSON object with a key 'variant'") from error
-    if variant not in get_args(Variant):
-        raise CheckpointError(f"{file}: unknown variant {variant!r}, expected one of {', '.join(get_args(Variant))}")
-    return variant
-
-
-def load_model(
-    folder: Path, *, dtype: torch.dtype, device: torch.device, attn_implementation: str, quantization: str = "none"
-) -> MPLUGOwl2ForConditionalGeneration:
-    """Load a checkpoint for inference.
-
-    Args:
-        folder: in either layout.
-        dtype: of all weights; explicit, since the default would be whatever the file has (float16, slow on CPUs).
-        device: where the weights go.
-        attn_implementation: ``sdpa``, ``eager`` or ``flash_attention_2``, for the decoder.
-        quantization: of the decoder's matrices: ``none``, ``int8`` or ``int4``.
-
-    Raises:
-        CheckpointError: if a file or a tensor is missing or wrong.
-        ValueError: if that quantization is not possible here.
-    """
-    from engines.owl2.model import MPLUGOwl2ForConditionalGeneration  # imports this module's checks
-
-    config = read_config(folder)
-    options = loading_options(quantization, device, dtype, UNQUANTIZED_MODULES)
-    if device.type != "cpu" and is_accelerate_available():
-        # Tensor by tensor to its place; otherwise all of them pass through the machine's own memory.
-        options["device_map"] = {"": device}
-    try:
-        model = MPLUGOwl2ForConditionalGeneration.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            local_files_only=True,
-            **options,
-        )
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
-    # Quantized weights are in place, and their library refuses to move them.
-    return (model if options else model.to(device)).eval()

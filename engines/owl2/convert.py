@@ -24,8 +24,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engines.owl2.checks import read_config
 from engines.owl2.files import CheckpointError, TensorHeader, open_tensors, read_json
-from engines.owl2.weights import check_files, read_config, resolve_folder
+from engines.owl2.loading import check_files, resolve_folder
 
 DTYPES = ("keep", "float16", "bfloat16", "float32")
 MANIFEST = "conversion.json"

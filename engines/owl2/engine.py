@@ -39,11 +39,12 @@ from engines.base import (
 )
 from engines.images import decode_image
 from engines.owl2.config import IMAGE_TOKEN_ID, MPLUGOwl2Config
+from engines.owl2.files import CheckpointError
+from engines.owl2.loading import load_model, read_variant, resolve_folder
 from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.processor import MPLUGOwl2Processor
 from engines.owl2.prompts import render
 from engines.owl2.runner import Owl2Runner, PreparedRequest, Row, kv_shape
-from engines.owl2.weights import CheckpointError, load_model, read_variant, resolve_folder
 from engines.runtime.batching import BatchLimits, ContinuousBatch, Scheduler
 from engines.runtime.host_store import HostStore
 from engines.runtime.kv_cache import memory_bytes

@@ -21,10 +21,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import ModelOutput
 
 from engines.owl2.abstractor import VisualAbstractor
+from engines.owl2.checks import IGNORED_TENSORS, check_loading_info, check_source
 from engines.owl2.config import IGNORE_LABEL, IMAGE_TOKEN_ID, MPLUGOwl2Config
 from engines.owl2.language import DecoderLayer, KeyValueStore, ModalityRouting, MPLUGOwl2RMSNorm, rotary_tables
 from engines.owl2.vision import VisionEmbeddings, VisionModel
-from engines.owl2.weights import IGNORED_TENSORS, check_loading_info, check_source
 
 PaddingSide = Literal["left", "right"]
 
@@ -184,7 +184,7 @@ class MPLUGOwl2PreTrainedModel(PreTrainedModel):
             CheckpointError: naming the tensors that are missing, of a wrong shape or not part of the model.
         """
         if cls is not MPLUGOwl2Model:  # whose names lack the prefix that the files' have
-            check_source(pretrained_model_name_or_path, kwargs)
+            check_source(pretrained_model_name_or_path, kwargs, expected_shapes)
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that they are reported by name below
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
@@ -485,3 +485,10 @@ class MPLUGOwl2ForConditionalGeneration(MPLUGOwl2PreTrainedModel, GenerationMixi
         if pixel_values is not None:
             kwargs["pixel_values"] = pixel_values
         return input_ids, kwargs
+
+
+def expected_shapes(config: MPLUGOwl2Config) -> dict[str, tuple[int, ...]]:
+    """List the model's tensors; on the meta device the model takes no memory and no initial values."""
+    with torch.device("meta"):
+        model = MPLUGOwl2ForConditionalGeneration(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from engines.owl2.config import MPLUGOwl2Config
+from engines.owl2.files import CheckpointError
 from engines.owl2.tokenizer import Owl2Tokenizer
-from engines.owl2.weights import CheckpointError
 
 AspectRatio = Literal["pad", "resize", "none"]
 """What is done about pictures that are not square: pad them, distort them, or cut their sides off."""

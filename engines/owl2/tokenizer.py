@@ -17,8 +17,8 @@ from sentencepiece import SentencePieceProcessor
 
 from engines.base import ImagePart
 from engines.owl2.config import IMAGE_TOKEN_ID
+from engines.owl2.files import CheckpointError
 from engines.owl2.prompts import IMAGE_MARKER, EndOfTurn, Prompt
-from engines.owl2.weights import CheckpointError
 
 SPACE = "\u2581"
 """sentencepiece's visible stand-in for a space."""

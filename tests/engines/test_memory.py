@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, Glm4vConfig
 from engines.glm.loading import UNQUANTIZED_MODULES as GLM_UNQUANTIZED
 from engines.memory import PUBLISHED_CONFIGS, QUANTIZATIONS, MemoryNeed, UnknownModelError, predict, read_shape
 from engines.owl2 import MPLUGOwl2Config
-from engines.owl2.weights import UNQUANTIZED_MODULES
+from engines.owl2.loading import UNQUANTIZED_MODULES
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 

@@ -14,10 +14,10 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration, MPLUGOwl2Processor
+from engines.owl2.checks import IGNORED_TENSORS
 from engines.owl2.processor import AspectRatio, ImageProcessor
 from engines.owl2.prompts import render
 from engines.owl2.tokenizer import Owl2Tokenizer
-from engines.owl2.weights import IGNORED_TENSORS
 from tests.parity.owl2_golden import GOLDEN, checkpoints, messages_of, needs_golden, read_json
 
 pytestmark = needs_golden

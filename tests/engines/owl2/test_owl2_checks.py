@@ -1,4 +1,4 @@
-"""engines.owl2.weights and files: both layouts load; what is wrong with a folder is named before that."""
+"""engines.owl2.checks, loading and files: both layouts load; what is wrong with a folder is named before that."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from transformers import AutoModelForImageTextToText
 from engines.base import EngineOptions
 from engines.owl2 import MPLUGOwl2ForConditionalGeneration, MPLUGOwl2Processor
 from engines.owl2 import model as model_module
+from engines.owl2.checks import read_config
 from engines.owl2.engine import load
-from engines.owl2.files import find_weight_files, read_headers
-from engines.owl2.weights import CheckpointError, check_files, load_model, read_config
+from engines.owl2.files import CheckpointError, find_weight_files, read_headers
+from engines.owl2.loading import check_files, load_model
 
 NORM = "model.layers.1.input_layernorm.multiway.1.weight"
 SHARD = "pytorch_model-2-of-12.bin"

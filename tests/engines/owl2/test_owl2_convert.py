@@ -17,10 +17,11 @@ from transformers import AutoModelForImageTextToText
 
 from engines.base import EngineOptions, GenerationRequest, Message, SamplingParams, TextPart, generate
 from engines.owl2 import convert as convert_module
+from engines.owl2.checks import read_config
 from engines.owl2.convert import MANIFEST, Progress, convert, main, parse_size, plan_shards
 from engines.owl2.engine import load
 from engines.owl2.files import CheckpointError, TensorHeader, find_weight_files, open_tensors
-from engines.owl2.weights import check_files, load_model, read_config
+from engines.owl2.loading import check_files, load_model
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden" / "owl2" / "checkpoint_bin"
 NUM_SHARDS = 3

@@ -31,9 +31,9 @@ from engines.base import (
 from engines.owl2 import MPLUGOwl2Config
 from engines.owl2.decoding import Answer
 from engines.owl2.engine import Owl2Engine, load, max_images_for
+from engines.owl2.files import CheckpointError
 from engines.owl2.prompts import render
 from engines.owl2.tokenizer import Owl2Tokenizer
-from engines.owl2.weights import CheckpointError
 from engines.runtime.sampling import Pick
 
 NUM_IMAGE_ROWS = 5

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
 from engines.owl2 import MPLUGOwl2ForConditionalGeneration
+from engines.owl2.files import CheckpointError
+from engines.owl2.loading import read_variant, resolve_folder
 from engines.owl2.model import plan_insertion
-from engines.owl2.weights import CheckpointError, read_variant, resolve_folder
 
 I = -200  # noqa: E741 - reads well in the tables below
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, Glm4vConfig
 from engines import memory
 from engines.glm import loading as glm_loading
 from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration
-from engines.owl2.weights import UNQUANTIZED_MODULES, load_model
+from engines.owl2.loading import UNQUANTIZED_MODULES, load_model
 from engines.runtime import quantization
 from engines.runtime.quantization import loading_options
 

@@ -93,8 +93,8 @@ class Setting:
             self.model, _ = load_model(str(self.folder), torch.device("cpu"), torch.float32, "sdpa")
             self.processor = load_processor(str(self.folder))
             return
+        from engines.owl2.loading import load_model as load_owl2
         from engines.owl2.processor import MPLUGOwl2Processor
-        from engines.owl2.weights import load_model as load_owl2
 
         self.model = load_owl2(
             self.folder,
