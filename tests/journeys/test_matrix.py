@@ -23,7 +23,7 @@ from engines.http.server import create_app as create_engine_app
 from router.call import DraftAs
 from tests.support.clients import Call, CallFailedError, ClientProcess
 from tests.support.receiver import Receiver
-from tests.support.servers import AppServer, wait_until
+from tests.support.servers import STARTUP_S, AppServer, wait_until
 from tests.support.stack import ProcessStack
 from tests.support.staged import SCHEMA, Part, Script, StagedEngine, answer_of
 
@@ -407,7 +407,7 @@ class Play:
         """Wait until everybody who is to wait does, and everybody else has ended."""
         for part, gate in self.script.gates.items():
             if part not in ("repair", "compose") or self.happening.cancelled_in == part:
-                assert gate.reached.wait(60), f"{part} was not asked: {self.script.asked}"
+                assert gate.reached.wait(STARTUP_S), f"{part} was not asked: {self.script.asked}"
         others = {"draft", "thinking"} - set(self.script.gates)
 
         def is_reached() -> bool:
@@ -444,7 +444,7 @@ class Play:
             self.wait_for_stage(response_id)
             self.check_running(response_id)
         else:
-            assert self.script.gates[self.strategy.main].reached.wait(60)
+            assert self.script.gates[self.strategy.main].reached.wait(STARTUP_S)
         if self.view == "chat-draft" and self.draft_text:
             call.result()  # it does not wait for what is still held
         if stage not in (None, "queue"):
