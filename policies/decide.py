@@ -36,6 +36,9 @@ _SOURCE_ZH: Final = {
     "none": "没有可读的文字",
 }
 
+# Of its limit: an overloaded engine gets other work again once its queue is no older than this.
+RECOVERED_SHARE: Final = 0.5
+
 _Values = Mapping[str, Scalar | None]
 
 
@@ -58,12 +61,13 @@ class _Wish:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """Where a wish ends up once the engines' health had its say."""
+    """Where a wish ends up once the engines' health had its say; and, where an overload decided, its measure."""
 
     route: Route
     engine: EngineName
     notes: tuple[tuple[str, str], ...]
     is_switched: bool
+    reasons: tuple[Reason, ...] = ()
 
 
 def decide(features: Features, rules: Rules, health: Health = Health(), context: Context = Context()) -> Decision:
@@ -106,7 +110,7 @@ def decide(features: Features, rules: Rules, health: Health = Health(), context:
         route=outcome.route,
         engine=outcome.engine,
         rule=wish.rule,
-        reasons=wish.reasons,
+        reasons=(*wish.reasons, *outcome.reasons),
         degraded=tuple(english for english, _ in notes),
         margin=margin,
         preset=rules.name,
@@ -341,28 +345,58 @@ def _heed_health(wish: _Wish, rules: Rules, features: Features, health: Health) 
             return _Outcome(wish.route, wanted, (note,), is_switched=False)
         return _switch(other, f"{wanted} is down", f"{wanted} 不可用", features.requested_engine == wanted)
     notes: list[tuple[str, str]] = []
-    limit_s = rules.max_queue_age_s.of(wanted)
-    age_s = health.of(wanted).queue_age_s
-    if not wish.is_pinned and limit_s is not None and age_s > limit_s:
-        other_limit_s = rules.max_queue_age_s.of(other)
-        is_other_free = other_limit_s is None or health.of(other).queue_age_s <= other_limit_s
-        why = f"{wanted} has a queue {age_s:g} s old (limit {limit_s:g} s)"
-        why_zh = f"{wanted} 的队列已等待 {age_s:g} 秒（上限 {limit_s:g} 秒）"
-        if health.of(other).is_up and is_other_free:
-            return _switch(other, why, why_zh, is_override=False)
-        notes.append((f"{why} and {other} cannot take over: it waits", f"{why_zh}，而 {other} 无法接手：继续等待"))
+    why = None if wish.is_pinned else _overload(wanted, rules, health)
+    if why is not None:
+        if health.of(other).is_up and health.of(other).can_take_over and _overload(other, rules, health) is None:
+            return _switch(other, why.text, why.text_zh, is_override=False, reasons=(why,))
+        notes.append(
+            (f"{why.text} and {other} cannot take over: it waits", f"{why.text_zh}，而 {other} 无法接手：继续等待")
+        )
     if wish.route == "deep" and wanted == "owl2" and features.requested_engine is None and not health.of("glm").is_up:
         notes.append(("glm is down: no first answer before owl2's", "glm 不可用：在 owl2 回答之前没有初步回答"))
     return _Outcome(wish.route, wanted, tuple(notes), is_switched=False)
 
 
-def _switch(engine: EngineName, why: str, why_zh: str, is_override: bool) -> _Outcome:
+def _overload(engine: EngineName, rules: Rules, health: Health) -> Reason | None:
+    """Say why an engine is overloaded: its queue is over the limit, or was and is not down to half of it; None if not.
+
+    Half, so that the route does not go to and fro with every request that is taken from a queue near its limit.
+    """
+    limit_s = rules.max_queue_age_s.of(engine)
+    state = health.of(engine)
+    if limit_s is None:
+        return None
+    age_s, back_s = state.queue_age_s, limit_s * RECOVERED_SHARE
+    if age_s > limit_s:
+        return Reason(
+            "queue_age_s",
+            age_s,
+            limit_s,
+            f"{engine} has a queue {age_s:g} s old (limit {limit_s:g} s)",
+            f"{engine} 的队列已等待 {age_s:g} 秒（上限 {limit_s:g} 秒）",
+        )
+    if state.was_overloaded and age_s > back_s:
+        return Reason(
+            "queue_age_s",
+            age_s,
+            back_s,
+            f"{engine} was over its limit of {limit_s:g} s and has a queue {age_s:g} s old (back at {back_s:g} s)",
+            f"{engine} 的队列曾超过上限 {limit_s:g} 秒，现已等待 {age_s:g} 秒（降到 {back_s:g} 秒后恢复）",
+        )
+    return None
+
+
+def _switch(engine: EngineName, why: str, why_zh: str, is_override: bool, reasons: tuple[Reason, ...] = ()) -> _Outcome:
     how, how_zh = ("answered by glm alone", "由 glm 单独回答")
     if engine == "owl2":
         how, how_zh = ("answered by owl2, as a job", "改由 owl2 以作业方式回答")
     asked, asked_zh = (", which the caller asked for", "（调用方指定）") if is_override else ("", "")
     return _Outcome(
-        _ROUTE_OF[engine], engine, ((f"{why}{asked}: {how}", f"{why_zh}{asked_zh}：{how_zh}"),), is_switched=True
+        _ROUTE_OF[engine],
+        engine,
+        ((f"{why}{asked}: {how}", f"{why_zh}{asked_zh}：{how_zh}"),),
+        is_switched=True,
+        reasons=reasons,
     )
 
 

@@ -104,11 +104,15 @@ class EngineHealth:
 
     Attributes:
         is_up: it answers.
-        queue_age_s: how long the oldest waiting request has waited, seconds.
+        queue_age_s: how long the oldest waiting request has waited, seconds; 0 = nothing waits, or it is not known.
+        was_overloaded: the queue was over the preset's limit and has not come down to half of it since.
+        can_take_over: it could answer this request in place of the other engine, were that one overloaded.
     """
 
     is_up: bool = True
     queue_age_s: float = 0.0
+    was_overloaded: bool = False
+    can_take_over: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,50 @@ def test_an_old_queue_is_kept_when_the_other_engine_is_down(seed, features):
     assert decision.degraded[0].endswith("glm cannot take over: it waits")
 
 
+@pytest.mark.parametrize(
+    ("age_s", "was_overloaded", "route"),
+    [
+        (301.0, False, "fast"),
+        (200.0, False, "deep"),
+        (200.0, True, "fast"),
+        (150.1, True, "fast"),
+        (150.0, True, "deep"),
+    ],
+)
+def test_an_engine_that_was_overloaded_gets_work_again_at_half_its_limit(seed, features, age_s, was_overloaded, route):
+    health = Health({"owl2": EngineHealth(queue_age_s=age_s, was_overloaded=was_overloaded)})
+
+    decision = decide(features(language="en"), seed, health)
+
+    assert decision.route == route
+    assert [reason.value for reason in decision.reasons if reason.feature == "queue_age_s"] == (
+        [age_s] if route == "fast" else []
+    )
+
+
+def test_what_moved_for_an_overload_says_so_with_its_measure_in_both_languages(seed, features):
+    health = Health({"owl2": EngineHealth(queue_age_s=312.5)})
+    english = features(language="en")
+
+    decision = decide(english, seed, health)
+
+    assert (decision.route, decision.engine, decision.rule) == ("fast", "glm", "english")
+    assert (decision.reasons[-1].value, decision.reasons[-1].threshold) == (312.5, 300.0)
+    assert decision.degraded == ("owl2 has a queue 312.5 s old (limit 300 s): answered by glm alone",)
+    assert decision.degraded_zh == ("owl2 的队列已等待 312.5 秒（上限 300 秒）：由 glm 单独回答",)
+    assert "312.5 s old" in explain(decision, english)
+
+
+@pytest.mark.parametrize(("wanted", "other", "language"), [("glm", "owl2", "zh"), ("owl2", "glm", "en")])
+def test_an_engine_that_could_not_answer_this_request_does_not_take_over(seed, features, wanted, other, language):
+    health = Health({wanted: EngineHealth(queue_age_s=999.0), other: EngineHealth(can_take_over=False)})
+
+    decision = decide(features(language=language), seed, health)
+
+    assert decision.engine == wanted
+    assert decision.degraded[0].endswith(f"{other} cannot take over: it waits")
+
+
 def _every_case(features):
     yield from (
         (
