@@ -558,14 +558,16 @@ class EventParser:
 
     Args:
         max_bytes: the largest event taken.
+        wraps_errors: False passes ``event: error`` on as it came: the Responses API has an event type of that name.
 
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2.6.
     """
 
     _LINE_END = re.compile(rb"\r\n|\n|\r")
 
-    def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_EVENT_BYTES, *, wraps_errors: bool = True) -> None:
         self._max_bytes = max_bytes
+        self._wraps_errors = wraps_errors
         self._rest = b""
         self._data: list[bytes] = []
         self._num_bytes = 0
@@ -602,7 +604,7 @@ class EventParser:
             elif not line:
                 payload = b"\n".join(self._data).strip()
                 if payload:
-                    payloads.append(_to_failure(payload) if self._is_error else payload)
+                    payloads.append(_to_failure(payload) if self._is_error and self._wraps_errors else payload)
                 self._data, self._num_bytes, self._is_error = [], 0, False
         self._check(len(self._rest), is_held=False)
         return payloads

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from router.cli.api import DEFAULT_URL, Api, KeyOption, UrlOption
 from router.cli.common import Language, LanguageOption, fail, parse_language
 from router.cli.texts import say
 from router.questions import is_empty
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from router.cli.responses_client import Question, ResponsesClient
+    from router.cli.client import Client
+    from router.cli.responses import Question
     from router.cli.samples import Sample
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 ROUTES = ("auto", "fast", "deep")
 POLL_S = 1.0
 Phase = Literal["commentary", "final_answer"]
@@ -41,8 +42,8 @@ def ask(
         ),
     ] = None,
     sample: Annotated[str, typer.Option(metavar="NAME", help="Ask about these sample pictures.")] = "",
-    url: Annotated[str, typer.Option(envvar="GLOWL_URL", help="Base URL of the service.")] = DEFAULT_URL,
-    api_key: Annotated[str, typer.Option(envvar="GLOWL_API_KEY", help="Key to send, if the service wants one.")] = "",
+    url: UrlOption = DEFAULT_URL,
+    api_key: KeyOption = "",
     route: Annotated[str, typer.Option(metavar="auto|fast|deep", help="Override the policy.")] = "auto",
     model: Annotated[str, typer.Option(help="`glowl`, or the name of one engine's model.")] = "glowl",
     as_json: Annotated[bool, typer.Option("--json", help="Print the response object, and nothing else.")] = False,
@@ -56,7 +57,7 @@ def ask(
     from rich.console import Console
 
     from router.cli.pictures import PictureError, to_image_url
-    from router.cli.responses_client import Question, RefusedError, ResponsesClient, UnreachableError
+    from router.cli.responses import Question
 
     shown = None
     if not arguments:
@@ -84,13 +85,10 @@ def ask(
     if shown is not None:
         values = {"name": shown.name, "pictures": " ".join(pictures), "question": text}
         transcript.note(say("ask.sample", language, **values))
-    client = ResponsesClient(url, api_key=api_key, language=language)
+    api = Api(url, api_key, language)
     try:
-        response = asyncio.run(_converse(client, question, transcript))
-    except UnreachableError:
-        fail(say("ask.unreachable", language, url=url))
-    except RefusedError as error:
-        fail(say("ask.http", language, status=error.status, message=error.message))
+        with api.refusals():
+            response = asyncio.run(_converse(api.client(), question, transcript))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if shown is not None:
@@ -118,16 +116,16 @@ def _find_sample(name: str, language: Language) -> Sample:
     return samples[name]
 
 
-async def _converse(client: ResponsesClient, question: Question, transcript: Transcript) -> dict[str, Any]:
+async def _converse(client: Client, question: Question, transcript: Transcript) -> dict[str, Any]:
     """Run one exchange to its end; returns the response object as it is then."""
-    from router.cli.responses_client import TERMINAL, StreamBrokenError
+    from router.cli.responses import TERMINAL, StreamBrokenError, stream
 
     response: dict[str, Any] = {}
     try:
         async with client:
             transcript.wait()
             try:
-                async for event in client.stream(question):
+                async for event in stream(client, question):
                     if event.get("type") == "error":
                         return {"status": "failed", "error": event}
                     response = event.get("response") or response
@@ -139,7 +137,7 @@ async def _converse(client: ResponsesClient, question: Question, transcript: Tra
                 transcript.note(say("ask.resumed", transcript.language))
                 while True:
                     await asyncio.sleep(POLL_S)
-                    response = await client.retrieve(response["id"])
+                    response = await client.call("GET", f"responses/{response['id']}")
                     if response.get("status") in TERMINAL:
                         break
             transcript.finish(response)
@@ -227,7 +225,7 @@ class Transcript:
 
     def finish(self, response: Mapping[str, Any]) -> None:
         """Write what only the finished response object says."""
-        from router.cli.responses_client import output_text
+        from router.cli.responses import output_text
 
         self._show_route(response)
         if not self._has_answer and (text := output_text(response)):

@@ -7,29 +7,26 @@ beside them the errors; progress on stderr. Uses only the public API.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 import typer
 
+from router.cli.api import DEFAULT_URL, Api, Json, KeyOption, UrlOption
 from router.cli.common import Language, LanguageOption, command_name, fail, parse_language
 from router.cli.questions import CHAT, ENDPOINTS, RESPONSES, RowError, open_lines
 from router.cli.text_files import STDIN
 from router.cli.texts import say
 
 if TYPE_CHECKING:
-    import aiohttp
     from rich.progress import Progress
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+    from router.cli.client import Client
+
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 POLL_S = 1.0
-Json = dict[str, Any]
 
 
 def batch(
@@ -52,8 +49,8 @@ def batch(
         str | None, typer.Option(help="Of FILE, such as gbk or latin-1; default: found out where it is certain.")
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="BATCH", help="Go on waiting for a batch, by its id.")] = None,
-    url: Annotated[str, typer.Option(envvar="GLOWL_URL", help="Base URL of the service.")] = DEFAULT_URL,
-    api_key: Annotated[str, typer.Option(envvar="GLOWL_API_KEY", help="Key to send, if the service wants one.")] = "",
+    url: UrlOption = DEFAULT_URL,
+    api_key: KeyOption = "",
     lang: LanguageOption = None,
 ) -> None:
     """Answer a file of questions; may be left and taken up again at any time."""
@@ -65,20 +62,17 @@ def batch(
     if file is not None and file != STDIN and not file.exists():
         fail(say("batch.file.missing", language, path=file), code=2)
 
-    from router.cli.responses_client import RefusedError, UnreachableError
-
     # A file that is named after a batch can only have that batch's answers.
     is_own = out is None and file is None
     out = out or (Path(f"{resume}.out.jsonl") if file is None else _beside(file))
     if wants_answers:
         _check_out(file, out, language, may_exist=overwrite or is_own)
-    session = Session(BatchClient(url, api_key, language), language)
+    api = Api(url, api_key, language)
+    session = Session(api.client(), language)
+    work = session.run(file, resume, endpoint, model, encoding, out, wants_answers=wants_answers)
     try:
-        is_good = asyncio.run(session.run(file, resume, endpoint, model, encoding, out, wants_answers=wants_answers))
-    except UnreachableError:
-        fail(say("ask.unreachable", language, url=url))
-    except RefusedError as error:
-        fail(say("ask.http", language, status=error.status, message=error.message))
+        with api.refusals():
+            is_good = asyncio.run(work)
     except RowError as error:
         fail(str(error), code=2)
     except KeyboardInterrupt:
@@ -119,7 +113,7 @@ class Session:
         batch_id: once there is a batch: what the user needs to come back to it.
     """
 
-    def __init__(self, client: BatchClient, language: Language) -> None:
+    def __init__(self, client: Client, language: Language) -> None:
         self.batch_id = ""
         self._client = client
         self._language = language
@@ -163,7 +157,7 @@ class Session:
 
     async def _follow(self) -> Json:
         """Show progress until the batch has ended; a service that is away for a while is waited for."""
-        from router.cli.responses_client import RefusedError, UnreachableError
+        from router.cli.client import RefusedError, UnreachableError
 
         found = await self._client.call("GET", f"batches/{quote(self.batch_id, safe='')}")
         with make_progress(self._language) as progress:
@@ -204,89 +198,6 @@ class Session:
         if done["status"] != "completed":
             typer.echo(say("batch.ended", self._language, status=done["status"]), err=True)
         return bool(done["status"] == "completed" and counts["failed"] == 0)
-
-
-class BatchClient:
-    """The few calls that a batch takes. Use as an async context manager.
-
-    Args:
-        base_url: such as ``http://127.0.0.1:8000``; a trailing ``/v1`` is understood too.
-        api_key: sent as a bearer token when not empty.
-        language: sent as ``Accept-Language``: refusals, and the errors in the batch, come in it.
-
-    Raises:
-        UnreachableError: by every method, if nothing listens.
-        RefusedError: by every method, if the service refuses.
-    """
-
-    def __init__(self, base_url: str, api_key: str, language: Language) -> None:
-        self._url = base_url.rstrip("/").removesuffix("/v1") + "/v1/"
-        self._api_key = api_key
-        self._language = language
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> BatchClient:
-        import aiohttp
-
-        # Files take their time; silence does not.
-        from router.cli.responses_client import bearer
-
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
-        headers = {"Accept-Language": self._language, **bearer(self._api_key)}
-        self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._session is not None
-        await self._session.close()
-
-    async def call(self, method: str, path: str, body: Json | None = None) -> Json:
-        """Call a route and read its object."""
-        from router.cli.responses_client import read_object
-
-        async with self._request(method, path, json=body) as answer:
-            return read_object(await answer.read())
-
-    async def upload(self, filename: str, lines: BinaryIO) -> Json:
-        """Send a file of lines."""
-        import aiohttp
-
-        from router.cli.responses_client import read_object
-
-        form = aiohttp.FormData()
-        form.add_field("purpose", "batch")
-        form.add_field("file", lines, filename=filename, content_type="application/jsonl")
-        async with self._request("POST", "files", data=form) as answer:
-            return read_object(await answer.read())
-
-    async def download(self, file_id: str, path: Path) -> None:
-        """Write a file where it belongs, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            async with self._request("GET", f"files/{file_id}/content") as answer:
-                with temporary.open("wb") as target:
-                    async for piece in answer.content.iter_any():
-                        target.write(piece)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    @contextlib.asynccontextmanager
-    async def _request(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
-        import aiohttp
-
-        from router.cli.responses_client import UnreachableError, read_refusal
-
-        assert self._session is not None
-        try:
-            async with self._session.request(method, self._url + path, **options) as answer:
-                if answer.status != 200:
-                    raise read_refusal(answer.status, await answer.read())
-                yield answer
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnreachableError(str(error)) from None
 
 
 def make_progress(language: Language) -> Progress:

@@ -13,14 +13,13 @@ from urllib.parse import quote
 
 import typer
 
+from router.cli.api import DEFAULT_URL, Api, Json, KeyOption, UrlOption
 from router.cli.common import LanguageOption, command_name, fail, parse_language
 from router.cli.texts import say
-from router.cli.webhooks import DEFAULT_URL, Api, KeyOption, UrlOption
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Json = dict[str, Any]
 State = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 
 LIST_COLUMNS = (
@@ -204,22 +203,21 @@ def retry(
 
 
 async def _follow(api: Api, job_id: str) -> AsyncIterator[Json]:
-    from router.cli.responses_client import ResponsesClient
+    from router.cli.responses import follow
 
-    async with ResponsesClient(api.url, api_key=api.key, language=api.language) as client:
-        async for event in client.follow(quote(job_id, safe=""), patience_s=PATIENCE_S):
+    async with api.client() as client:
+        async for event in follow(client, job_id, patience_s=PATIENCE_S):
             yield event
 
 
 def _run(api: Api, job_id: str, work: Any) -> Any:
-    from router.cli.responses_client import RefusedError, StreamBrokenError
+    from router.cli.responses import StreamBrokenError
 
-    try:
-        return asyncio.run(work)
-    except StreamBrokenError:
-        fail(say("jobs.broken", api.language, id=job_id, seconds=PATIENCE_S))
-    except RefusedError as error:
-        fail(say("ask.http", api.language, status=error.status, message=error.message))
+    with api.refusals():
+        try:
+            return asyncio.run(work)
+        except StreamBrokenError:
+            fail(say("jobs.broken", api.language, id=job_id, seconds=PATIENCE_S))
 
 
 def _status_of(event: Json) -> str:

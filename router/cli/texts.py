@@ -13,6 +13,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "argument {number} is not valid UTF-8: {value}; set the terminal to UTF-8",
         "第 {number} 个参数不是有效的 UTF-8:{value};请将终端设为 UTF-8 编码",
     ),
+    "client.foreign": (
+        "no JSON object: is a glowl service at that address?",
+        "响应不是 JSON 对象：该地址上是 glowl 服务吗？",
+    ),
+    "client.key": (
+        "the API key has characters that no header can carry",
+        "API 密钥含有 HTTP 头不允许的字符",
+    ),
     "settings.unknown": (
         "warning: {name} is no setting and is ignored; docs/settings.md lists them all",
         "警告:{name} 不是任何设置项,已忽略;全部设置见 docs/settings.zh.md",

@@ -5,83 +5,27 @@ In: options and ids. Out: tables and, once, secrets on stdout. Uses only the pub
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
-from router.cli.common import Language, LanguageOption, fail, parse_language
+from router.cli.api import DEFAULT_URL, Api, Json, KeyOption, UrlOption
+from router.cli.common import LanguageOption, fail, parse_language
 from router.cli.texts import say
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_EVENTS = [
     *("response.completed", "response.failed", "response.cancelled", "response.incomplete"),
     *("batch.completed", "batch.failed", "batch.expired", "batch.cancelled"),
 ]
-Json = dict[str, Any]
 
 app = typer.Typer(name="webhooks", help="Who is told that work is done, and how that went.", no_args_is_help=True)
 
-UrlOption = Annotated[str, typer.Option("--url", envvar="GLOWL_URL", help="Base URL of the service.")]
-KeyOption = Annotated[
-    str, typer.Option("--api-key", envvar="GLOWL_API_KEY", help="Key to send, if the service wants one.")
-]
 EndpointArgument = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Its id, such as whe_...")]
 EventOption = Annotated[
     list[str] | None, typer.Option("--event", help="An event to be told of; may be repeated. Default: all.")
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Api:
-    """One service, and how to speak to its user."""
-
-    url: str
-    key: str
-    language: Language
-
-    def call(self, method: str, path: str, body: Json | None = None, **query: str | int) -> Json:
-        """Call a route under ``/v1/``.
-
-        Raises:
-            typer.Exit: after one line, if nothing answers or the service refuses.
-        """
-        from router.cli.responses_client import RefusedError, UnreachableError
-
-        try:
-            return asyncio.run(self._call(method, path, body, query))
-        except UnreachableError:
-            fail(say("ask.unreachable", self.language, url=self.url))
-        except RefusedError as error:
-            fail(say("ask.http", self.language, status=error.status, message=error.message))
-
-    def say(self, key: str, **values: object) -> None:
-        """Print a sentence."""
-        typer.echo(say(key, self.language, **values))
-
-    async def _call(self, method: str, path: str, body: Json | None, query: dict[str, str | int]) -> Json:
-        import aiohttp
-
-        from router.cli.responses_client import UnreachableError, bearer, read_object, read_refusal
-
-        headers = {"Accept-Language": self.language, **bearer(self.key)}
-        url = f"{self.url.rstrip('/').removesuffix('/v1')}/v1/{path}"
-        # A test waits for its receiver.
-        timeout = aiohttp.ClientTimeout(total=60, sock_connect=10)
-        try:
-            async with (
-                aiohttp.ClientSession(headers=headers, timeout=timeout) as session,
-                session.request(method, url, json=body, params=query) as answer,
-            ):
-                data = await answer.read()
-                if answer.status != 200:
-                    raise read_refusal(answer.status, data)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnreachableError(str(error)) from None
-        return read_object(data)
 
 
 @app.command("list")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from router.cli import responses_client
+from router.cli import responses
 from router.cli.main import app
 from router.jobs.job import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
@@ -167,7 +167,7 @@ def cutting() -> Iterator[tuple[str, list[str]]]:
 def test_a_stream_that_breaks_is_taken_up_where_it_was(
     cutting: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(responses_client, "_RECONNECT_S", 0.0)
+    monkeypatch.setattr(responses, "_RECONNECT_S", 0.0)
     url, asked = cutting
 
     told = CliRunner().invoke(app, ["jobs", "tail", "resp_1", "--json", "--url", url])
@@ -177,7 +177,7 @@ def test_a_stream_that_breaks_is_taken_up_where_it_was(
 
 
 def test_a_service_that_stays_away_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses_client, "_RECONNECT_S", 0.0)
+    monkeypatch.setattr(responses, "_RECONNECT_S", 0.0)
     monkeypatch.setattr("router.cli.jobs.PATIENCE_S", 0.0)
 
     told = CliRunner().invoke(app, ["jobs", "wait", "resp_1", "--url", "http://127.0.0.1:9"])

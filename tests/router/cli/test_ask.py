@@ -16,7 +16,6 @@ from typer.testing import CliRunner, Result
 from router.cli.ask import Transcript, printable
 from router.cli.main import app
 from router.cli.net import free_port
-from router.cli.responses_client import read_events
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
 HYBRID = {
@@ -378,15 +377,3 @@ def test_an_answer_that_an_engine_had_to_start_again_is_said_to_be_that(capsys):
 
 def test_a_model_cannot_drive_the_terminal():
     assert printable("a\x1b[2Jb\tc\nd\x07\x9b31m\u4f60") == "a[2Jb\tc\nd31m\u4f60"
-
-
-async def test_events_are_read_however_the_bytes_are_cut():
-    wire = b': ping\n\nevent: a\r\ndata: {"type":"a",\r\ndata: "n":1}\r\n\r\n'
-    wire += b'data:{"type":"\xe4\xbd\xa0"}\n\ndata: [DONE]\n\n'
-
-    async def chunks(size: int) -> AsyncIterator[bytes]:
-        for start in range(0, len(wire), size):
-            yield wire[start : start + size]
-
-    for size in (1, 2, 7, len(wire)):
-        assert [event async for event in read_events(chunks(size))] == [{"type": "a", "n": 1}, {"type": "你"}]

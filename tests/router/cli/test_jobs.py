@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from router.cli.api import Api
 from router.cli.common import fail
 from router.cli.main import app
-from router.cli.webhooks import Api
 
 EMPTY = {"data": [], "has_more": False, "last_id": None}
 
