@@ -24,13 +24,13 @@ from router.api.intake import (
     hold,
     owner,
     parse,
-    resolve_model,
     services_of,
     timed,
     to_hints,
     webhook_url_of,
     with_pings,
 )
+from router.api.models import resolve_model
 from router.api.objects import to_chunk, to_completion, to_hybrid, to_route_headers
 from router.api.owned_stream import OwnedStream
 from router.api.schemas import ChatRequest, check_metadata, to_chat_format, to_chat_sampling, to_thinking
@@ -83,14 +83,14 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
     sampling = to_chat_sampling(body)
     metadata = check_metadata(body.metadata)
     output_format, _ = to_chat_format(body)
-    hints = to_hints(body.model, body.hybrid, body.service_tier, services.monitor)
-    check_format(output_format, hints, body.hybrid, "response_format")
+    target = resolve_model(body.model, services.monitor)
+    check_format(output_format, target.engine, body.hybrid, "response_format")
     check_text(body.messages, services.settings)
     messages, fetch_ms = await timed(from_chat(body.messages, services.media), caller)
     return Call(
         messages=messages,
         sampling=sampling,
-        hints=hints,
+        hints=to_hints(body, target),
         model=body.model,
         owner=caller,
         strategy=body.hybrid.merge,
@@ -99,9 +99,9 @@ async def to_call(body: ChatRequest, caller: str, services: Services) -> Call:
         metadata=metadata,
         webhook_url=webhook_url_of(metadata, services.settings),
         dial=body.hybrid.dial,
-        adapter=resolve_model(body.model, services.monitor).adapter,
+        adapter=target.adapter,
         output_format=output_format,
-        wants_thinking=to_thinking(body, hints.engine),
+        wants_thinking=to_thinking(body, target.engine),
         priority=to_priority(body.service_tier),
         is_watched=True,
         is_streamed=bool(body.stream),

@@ -11,23 +11,22 @@ import io
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from engines.adapter_names import describe_unknown, find_adapter, model_with, split_model
 from policies.features import Hints
-from router.api.schemas import Hybrid, WireModel
+from router.api.models import AUTO_MODEL, Target
+from router.api.schemas import Hybrid, Sampling, WireModel
 from router.auth import owner_of
 from router.begun import as_begun
 from router.call import Call
 from router.dispatch import Running, check_num_chars
 from router.errors import BadRequestError, BodyTooLargeError, NotFoundError
 from router.fetch import UrlRefusedError, fetching_for, parse_url
-from router.health import EngineMonitor
 from router.idempotency import KEEP_S
 from router.in_flight import Share
 from router.json_count import JsonCounter
@@ -40,35 +39,9 @@ Model = TypeVar("Model", bound=WireModel)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AUTO_MODEL: Final = "glowl"
 MAX_KEY: Final = 255
 # The event loop counts in milliseconds, so a timer may be early by one; then it would be set again, and again.
 _TICK_S: Final = 0.002
-# What callers may write as the model, without the suffix that says which weights are loaded.
-_MODELS: Final[dict[str, str | None]] = {
-    AUTO_MODEL: None,
-    "auto": None,
-    "glm-4.6v-flash": "glm",
-    "glm-4.6v-flash-web": "glm",
-    "zai-org/glm-4.6v-flash": "glm",
-    "mplug-owl2": "owl2",
-    "mplug-owl2-llama2-7b": "owl2",
-    "mager13/mplug-owl2-llama2-7b": "owl2",
-}
-_VARIANTS: Final = ("-random-tiny", "-pocket", "-echo")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a model name asks for.
-
-    Attributes:
-        engine: ``glm`` or ``owl2``; None leaves it to the policy.
-        adapter: which of its LoRA adapters; empty for none.
-    """
-
-    engine: str | None
-    adapter: str = ""
 
 
 class ClientGoneError(Exception):
@@ -173,57 +146,10 @@ async def parse(request: Request, model: type[Model]) -> Model:
     return validated
 
 
-def resolve_model(name: str, monitor: EngineMonitor) -> Target:
-    """Return the engine and the adapter that a model name asks for.
-
-    Beside the two models' names, an engine is asked for by whatever name its server lists the model under; behind a
-    colon stands one of its adapters.
-
-    Raises:
-        NotFoundError: if there is no such model, or no such adapter of it.
-    """
-    base, wanted = split_model(name)
-    bare = base.strip().lower()
-    for suffix in _VARIANTS:
-        bare = bare.removesuffix(suffix)
-    if bare in _MODELS:
-        engine = _MODELS[bare]
-    elif (engine := monitor.name_of(name)) is not None:  # whose own name may have a colon in it
-        return Target(engine)
-    else:
-        engine = monitor.name_of(base)
-    if engine is None and (":" in name or bare not in _MODELS):
-        raise NotFoundError(
-            f"The model '{name}' does not exist here; use '{AUTO_MODEL}', 'glm-4.6v-flash' or 'mplug-owl2'.",
-            code="model_not_found",
-            param="model",
-            message_zh=f"模型 '{name}' 不存在；可用 '{AUTO_MODEL}'、'glm-4.6v-flash' 或 'mplug-owl2'。",
-        )
-    if engine is None or ":" not in name:
-        return Target(engine)
-    info = monitor.info(engine)
-    if info is None:  # it was never up, so nobody knows its adapters; it says itself if it lacks this one
-        return Target(engine, wanted)
-    adapter = find_adapter(wanted, info.adapters)
-    if adapter is None:
-        known = "、".join(f"'{model_with(info.model_id, other)}'" for other in info.adapters)
-        raise NotFoundError(
-            describe_unknown(name, info),
-            code="model_not_found",
-            param="model",
-            message_zh=f"模型 '{name}' 不存在；" + (f"可用的适配器：{known}。" if known else "没有可用的适配器。"),
-        )
-    return Target(engine, adapter)
-
-
-def to_hints(model: str, hybrid: Hybrid, service_tier: str | None, monitor: EngineMonitor) -> Hints:
+def to_hints(request: Sampling, target: Target) -> Hints:
     """Collect what the caller said about routing."""
-    return Hints(
-        route=hybrid.route,
-        engine=resolve_model(model, monitor).engine,
-        service_tier=service_tier,
-        deadline_ms=hybrid.deadline_ms,
-    )
+    hybrid = request.hybrid
+    return Hints(hybrid.route, target.engine, service_tier=request.service_tier, deadline_ms=hybrid.deadline_ms)
 
 
 async def timed(work: Awaitable[Result], caller: str) -> tuple[Result, float]:
@@ -236,7 +162,7 @@ async def timed(work: Awaitable[Result], caller: str) -> tuple[Result, float]:
     return result, took_ms
 
 
-def check_format(output_format: OutputFormat | None, hints: Hints, hybrid: Hybrid, param: str) -> None:
+def check_format(output_format: OutputFormat | None, engine: str | None, hybrid: Hybrid, param: str) -> None:
     """Refuse what would leave the JSON to an engine that cannot be held to it.
 
     Raises:
@@ -254,7 +180,7 @@ def check_format(output_format: OutputFormat | None, hints: Hints, hybrid: Hybri
         return
     if output_format.template is not None:
         param = "hybrid.template"
-    if hints.engine == "owl2":
+    if engine == "owl2":
         raise BadRequestError(
             f"mplug-owl2 cannot hold its answers to a JSON Schema: leave '{param}' out, or send model '{AUTO_MODEL}' "
             "or 'glm-4.6v-flash'.",

@@ -23,13 +23,13 @@ from router.api.intake import (
     hold,
     owner,
     parse,
-    resolve_model,
     services_of,
     timed,
     to_hints,
     webhook_url_of,
     with_pings,
 )
+from router.api.models import resolve_model
 from router.api.objects import to_poll_headers, to_response, to_route_headers
 from router.api.owned_stream import OwnedStream
 from router.api.readers import Frame, Readers, Told, to_frames
@@ -202,8 +202,8 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
         earlier = await _conversation_of(services, body.previous_response_id, caller)
     hybrid = body.hybrid
     output_format, _ = to_responses_format(body)
-    hints = to_hints(body.model, hybrid, body.service_tier, services.monitor)
-    check_format(output_format, hints, hybrid, "text.format")
+    target = resolve_model(body.model, services.monitor)
+    check_format(output_format, target.engine, hybrid, "text.format")
     answers = await _answers_named(services, body.input, caller)
     check_text(body.input, services.settings)
     loading = from_responses(body.input, body.instructions, earlier, services.media, answers)
@@ -211,7 +211,7 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
     return Call(
         messages=messages,
         sampling=sampling,
-        hints=hints,
+        hints=to_hints(body, target),
         model=body.model,
         owner=caller,
         strategy=hybrid.merge,
@@ -223,9 +223,9 @@ async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Ca
         webhook_url=webhook_url_of(metadata, services.settings),
         dial=hybrid.dial,
         previous_response_id=body.previous_response_id,
-        adapter=resolve_model(body.model, services.monitor).adapter,
+        adapter=target.adapter,
         output_format=output_format,
-        wants_thinking=to_thinking(body, hints.engine),
+        wants_thinking=to_thinking(body, target.engine),
         priority=to_priority(body.service_tier),
         is_streamed=bool(body.stream),
         is_watched=bool(body.stream or not (body.background or hybrid.async_ == "auto")),

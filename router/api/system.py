@@ -14,7 +14,8 @@ from engines.adapter_names import model_with
 from policies.decide import explain
 from router.api.chat import to_call
 from router.api.errors import json_response, wants_chinese
-from router.api.intake import AUTO_MODEL, owner, parse, resolve_model, services_of
+from router.api.intake import owner, parse, services_of
+from router.api.models import AUTO_MODEL, resolve_model
 from router.api.schemas import ChatRequest
 from router.redis import RedisState
 from router.services import Services

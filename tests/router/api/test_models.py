@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from engines.base import EngineInfo
-from router.api.intake import Target, resolve_model
+from router.api.models import Target, resolve_model
 from router.errors import NotFoundError
 from router.health import EngineMonitor
 
