@@ -14,81 +14,20 @@ import hashlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal, cast
 
 from redis.asyncio import Redis
 
 from router.errors import ConflictError, IdempotencyReuseError, NotFoundError, QueueUnavailableError
 from router.jobs.job import Event, Job, new_job_id
 from router.leftovers import Leftovers, end_tasks
-from router.redis import PREFIX, Clock, guard
+from router.lua import KeyScript, Scripts
+from router.redis import PREFIX, Clock
 
 # How long a key is known, and at least how long what was done under it can be read.
 KEEP_S: Final = 24 * 3600
 # A holder that has not been heard of for so long has died before it accepted anything: the next one takes over.
 HOLD_S: Final = 10.0
-
-_CLOCK: Final = """
-local key, job, given = KEYS[1], KEYS[2] .. 'job:', ARGV[1]
-local now = tonumber(given)
-if not now then
-  local t = redis.call('TIME')
-  now = tonumber(t[1]) + tonumber(t[2]) / 1000000
-end
-"""
-# clock, body digest, new response id, new token, hold seconds, keep seconds
-# -> {'new' | 'known' | 'busy' | 'other' | 'gone', response id}
-_CLAIM: Final = (
-    _CLOCK
-    + """
-local found = redis.call('HMGET', key, 'body', 'id', 'until', 'accepted')
-local id = found[2]
-local is_accepted = found[4]
-if id and not is_accepted then
-  -- A direct answer that failed or broke off is made again, also if its maker could not let go of the key. Only what
-  -- went through the queue has a time at which it was accepted.
-  -- One that is being written leads nowhere while its maker lives: it may still fail, and be no record at all.
-  local of = redis.call('HMGET', job .. id, 'state', 'accepted_at', 'is_begun')
-  is_accepted = of[1] and (of[2] or of[1] == 'completed' or of[1] == 'incomplete')
-  if of[3] and of[1] == 'in_progress' and tonumber(found[3]) > now then is_accepted = false end
-end
-if id and (is_accepted or tonumber(found[3]) > now) then
-  if found[1] ~= ARGV[2] then return {'other', id} end
-  if not is_accepted then return {'busy', id} end
-  redis.call('HSET', key, 'accepted', '1')
-  return {redis.call('EXISTS', job .. id) == 1 and 'known' or 'gone', id}
-end
-redis.call('DEL', key)
-redis.call('HSET', key, 'body', ARGV[2], 'id', ARGV[3], 'token', ARGV[4],
-  'until', string.format('%.6f', now + tonumber(ARGV[5])))
-redis.call('EXPIRE', key, ARGV[6])
-return {'new', ARGV[3]}
-"""
-)
-# clock, token, hold seconds
-_RENEW: Final = (
-    _CLOCK
-    + """
-if redis.call('HGET', key, 'token') ~= ARGV[2] then return 0 end
-redis.call('HSET', key, 'until', string.format('%.6f', now + tonumber(ARGV[3])))
-return 1
-"""
-)
-# clock, token, whether to let go even of what was recorded
-_SETTLE: Final = (
-    _CLOCK
-    + """
-local found = redis.call('HMGET', key, 'token', 'id')
-if found[1] ~= ARGV[2] then return 0 end
-local of = redis.call('HMGET', job .. found[2], 'state', 'is_begun')
-if ARGV[3] == '0' and of[1] and not (of[2] and of[1] == 'in_progress') then
-  redis.call('HSET', key, 'accepted', '1')
-else
-  redis.call('DEL', key)
-end
-return 1
-"""
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +61,7 @@ class Idempotency:
 
     def __init__(self, redis: Redis, *, hold_s: float = HOLD_S, clock: Clock | None = None) -> None:
         self._hold_s = hold_s
-        self._clock = clock
-        self._claim, self._renew, self._settle = (redis.register_script(each) for each in (_CLAIM, _RENEW, _SETTLE))
+        self._scripts = Scripts(redis, clock)
         self._leftovers = Leftovers()
 
     async def claim(self, owner: str, path: str, key: str, body: bytes | bytearray) -> Claim:
@@ -137,7 +75,15 @@ class Idempotency:
         name = hashlib.sha256("\0".join((owner, path, key)).encode()).hexdigest()
         where, token = f"{PREFIX}idempotency:{name}", secrets.token_hex(8)
         digest = hashlib.sha256(body).hexdigest()
-        reply = await self._run(self._claim, where, digest, new_job_id(), token, self._hold_s, KEEP_S)
+        reply = await self._scripts.run(
+            KeyScript.CLAIM,
+            key=where,
+            digest=digest,
+            response_id=new_job_id(),
+            token=token,
+            hold_s=self._hold_s,
+            keep_s=KEEP_S,
+        )
         state = cast("Literal['new', 'known', 'busy', 'other', 'gone']", reply[0].decode())
         response_id: str = reply[1].decode()
         if state == "other":
@@ -180,7 +126,7 @@ class Idempotency:
     async def accepted(self, claim: Claim) -> None:
         """Note that the job exists, so that its deletion is not taken for never having been."""
         with contextlib.suppress(QueueUnavailableError):  # the job itself says so
-            await self._run(self._settle, claim.key, claim.token, "0")
+            await self._scripts.run(KeyScript.SETTLE, key=claim.key, token=claim.token, is_forced=0)
 
     async def follow(
         self, claim: Claim, events: AsyncGenerator[Event, None], finished: Callable[[], Job | None]
@@ -212,14 +158,10 @@ class Idempotency:
 
     async def _let_go(self, claim: Claim, *, even_if_recorded: bool = False) -> None:
         with contextlib.suppress(QueueUnavailableError):  # then it is free when its time is over
-            await self._run(self._settle, claim.key, claim.token, "1" if even_if_recorded else "0")
+            await self._scripts.run(KeyScript.SETTLE, key=claim.key, token=claim.token, is_forced=int(even_if_recorded))
 
     async def _keep(self, claim: Claim) -> None:
         while True:
             await asyncio.sleep(self._hold_s / 3)
             with contextlib.suppress(QueueUnavailableError):
-                await self._run(self._renew, claim.key, claim.token, self._hold_s)
-
-    async def _run(self, script: Any, key: str, *args: str | float) -> Any:
-        now = "" if self._clock is None else repr(self._clock())
-        return await guard(script(keys=[key, PREFIX], args=[now, *args]))
+                await self._scripts.run(KeyScript.RENEW, key=claim.key, token=claim.token, hold_s=self._hold_s)

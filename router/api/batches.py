@@ -23,8 +23,8 @@ from router.batches.records import CHAT, MAX_OPEN, WINDOW_S, Batch, BatchSpec, n
 from router.batches.runner import Answer, BatchRunner
 from router.call import Call
 from router.errors import BadRequestError, NotFoundError, QueueUnavailableError, RouterError
-from router.jobs.fan_out import NOBODY
 from router.jobs.job import Job
+from router.lua.constants import NOBODY
 from router.services import Services
 
 routes = APIRouter(tags=["batches"])

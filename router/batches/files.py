@@ -2,6 +2,9 @@
 
 In: uploads, piece by piece. Out: `StoredFile` and the bytes again, piece by piece or a range of them. Nothing here ever
 holds a whole file.
+
+Keys: ``file:ID`` hash, ``file_data:ID:N`` chunk N, ``files:OWNER`` sorted set of ids, ``uploads:OWNER`` hash of what is
+on its way in, ``BYTES|UNTIL`` by id.
 """
 
 from __future__ import annotations
@@ -11,10 +14,10 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from router.batches import scripts
 from router.batches.records import MAX_FILES, StoredFile, new_id
-from router.batches.scripts import CHUNK_BYTES
 from router.errors import BadRequestError, BodyTooLargeError
+from router.lua import FileScript, Scripts
+from router.lua.constants import CHUNK_BYTES
 from router.redis import PREFIX, Clock, guard
 from router.room import Room
 
@@ -60,11 +63,7 @@ class FileStore:
         self.max_file_bytes = max_file_bytes
         self.ttl_s = ttl_s
         self._max_total_bytes = max_total_bytes
-        self._clock = clock
-        self._add_chunk = redis.register_script(scripts.ADD_CHUNK)
-        self._abort = redis.register_script(scripts.ABORT_UPLOAD)
-        self._commit = redis.register_script(scripts.COMMIT_FILE)
-        self._delete = redis.register_script(scripts.DELETE_FILE)
+        self._scripts = Scripts(redis, clock)
 
     def begin(self, owner: str) -> Upload:
         """Begin to store a file."""
@@ -98,7 +97,7 @@ class FileStore:
 
     async def delete(self, owner: str, file_id: str) -> bool:
         """Forget a file and its bytes; False if the owner has no such file."""
-        return bool(await guard(self._delete(keys=[PREFIX], args=[file_id, owner])))
+        return bool(await self._scripts.run(FileScript.DELETE_FILE, id=file_id, owner=owner))
 
     async def read(self, file_id: str, offset: int, num_bytes: int) -> bytes:
         """Return a part of a file.
@@ -132,33 +131,46 @@ class FileStore:
         """Store a piece of an upload; see `Upload.write`."""
         if self._room is not None:
             await guard(self._room.check(len(piece)))
-        args: list[str | bytes | int] = [self._now(), upload.id, upload.owner, number, piece, size]
-        args += [_UPLOAD_TTL_S, self._max_total_bytes]
-        if await guard(self._add_chunk(keys=[PREFIX], args=args)) == -2:
+        outcome: bytes = await self._scripts.run(
+            FileScript.ADD_CHUNK,
+            id=upload.id,
+            owner=upload.owner,
+            number=number,
+            data=piece,
+            num_bytes=size,
+            keep_s=_UPLOAD_TTL_S,
+            max_total_bytes=self._max_total_bytes,
+        )
+        if outcome == b"too many bytes":
             raise self._too_many_bytes()
 
     async def abort(self, upload: Upload) -> None:
         """Drop an upload; see `Upload.abort`."""
-        await guard(self._abort(keys=[PREFIX], args=[upload.id, upload.owner]))
+        await self._scripts.run(FileScript.ABORT_UPLOAD, id=upload.id, owner=upload.owner)
 
     async def commit(self, upload: Upload, filename: str, purpose: str, ttl_s: int | None) -> StoredFile:
         """Make an upload a file; see `Upload.commit`."""
-        now, owner = self._now(), upload.owner
-        ttl = self.ttl_s if ttl_s is None else ttl_s
-        limits = (MAX_FILES, self._max_total_bytes)
-        code = await guard(
-            self._commit(keys=[PREFIX], args=[now, upload.id, owner, filename, purpose, upload.size, ttl, *limits])
+        outcome: bytes = await self._scripts.run(
+            FileScript.COMMIT_FILE,
+            id=upload.id,
+            owner=upload.owner,
+            filename=filename,
+            purpose=purpose,
+            num_bytes=upload.size,
+            ttl_s=self.ttl_s if ttl_s is None else ttl_s,
+            max_files=MAX_FILES,
+            max_total_bytes=self._max_total_bytes,
         )
-        if code == -1:
+        if outcome == b"too many files":
             raise BadRequestError(
                 f"There are {MAX_FILES} files already; delete some first.",
                 code="too_many_files",
                 param="file",
                 message_zh=f"已有 {MAX_FILES} 个文件；请先删除一些。",
             )
-        if code == -2:
+        if outcome == b"too many bytes":
             raise self._too_many_bytes()
-        found = await self.get(owner, upload.id)
+        found = await self.get(upload.owner, upload.id)
         assert found is not None
         return found
 
@@ -169,9 +181,6 @@ class FileStore:
             param="file",
             message_zh=f"全部文件将超过 {self._max_total_bytes} 字节的上限；请先删除一些。",
         )
-
-    def _now(self) -> str:
-        return "" if self._clock is None else repr(self._clock())
 
     async def _read_all(self, ids: Sequence[str]) -> list[StoredFile]:
         pipeline = self._reads.pipeline(transaction=False)

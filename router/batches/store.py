@@ -1,7 +1,11 @@
 """The batch record in Redis: what is to be done, how far it is, and who may go on with it.
 
 In: batches that callers create, lines that a runner takes and ends. Out: frozen records. Every change is one atomic
-script (`router.batches.scripts`), fenced by the epoch of the run that makes it.
+script (`router.lua`), fenced by the epoch of the run that makes it.
+
+Keys: ``batch:ID`` hash, ``batch_lines:ID`` hash of the lines in flight, ``batch_custom_ids:ID`` hash of the names given
+to lines so far, ``batches:OWNER`` sorted set of ids, ``batches_open:OWNER`` set, ``batches_due`` sorted set of ids by
+when somebody must take them up.
 """
 
 from __future__ import annotations
@@ -12,8 +16,8 @@ from typing import Any, Literal, cast
 import orjson
 from redis.asyncio import Redis
 
-from router.batches import scripts
 from router.batches.records import MAX_OPEN, WINDOW_S, Admitted, Batch, BatchSpec, Json
+from router.lua import BatchScript, Scripts
 from router.redis import PREFIX, Clock, guard
 
 Ending = Literal["cancelled", "expired"]
@@ -51,31 +55,27 @@ class BatchStore:
         self._reads = reads or redis
         self.lease_s = lease_s
         self._ttl_s = ttl_s
-        self._clock = clock
-        names = ("CREATE", "CLAIM", "RENEW", "START", "FAIL", "ADMIT", "SKIP", "RETRY", "RECORD")
-        self._scripts = {
-            name: redis.register_script(getattr(scripts, name)) for name in (*names, "FINALIZE", "FINISH", "CANCEL")
-        }
+        self._scripts = Scripts(redis, clock)
 
     # For callers
 
     async def create(self, spec: BatchSpec) -> bool:
         """Accept a batch; False if its owner has `MAX_OPEN` under way."""
-        code = await self._run(
-            "CREATE",
-            self._now(),
-            spec.id,
-            spec.owner,
-            spec.to_json(),
-            WINDOW_S,
-            spec.output_id,
-            spec.error_id,
-            spec.output_ttl_s,
-            self._ttl_s,
-            spec.webhook_url or "",
-            MAX_OPEN,
+        return bool(
+            await self._scripts.run(
+                BatchScript.CREATE,
+                id=spec.id,
+                owner=spec.owner,
+                spec=spec.to_json(),
+                window_s=WINDOW_S,
+                output_id=spec.output_id,
+                error_id=spec.error_id,
+                output_ttl_s=spec.output_ttl_s,
+                ttl_s=self._ttl_s,
+                webhook_url=spec.webhook_url or "",
+                max_open=MAX_OPEN,
+            )
         )
-        return bool(code)
 
     async def get(self, batch_id: str) -> Batch | None:
         """Read a record; None if there is none."""
@@ -105,40 +105,49 @@ class BatchStore:
 
     async def cancel(self, owner: str, batch_id: str) -> Batch | None:
         """Take no more lines and end those under way; one that has ended stays as it is. None if there is none."""
-        code = await self._run("CANCEL", self._now(), batch_id, owner)
+        code = await self._scripts.run(BatchScript.CANCEL, id=batch_id, owner=owner)
         return await self.get(batch_id) if code else None
 
     # For a runner
 
     async def claim(self, limit: int) -> list[tuple[str, int]]:
         """Take up batches that nobody runs; returns their ids with the epochs to write with."""
-        found: list[Any] = await self._run("CLAIM", self._now(), self.lease_s, limit)
+        found: list[Any] = await self._scripts.run(BatchScript.CLAIM, lease_s=self.lease_s, max_claimed=limit)
         return [(batch_id.decode(), int(epoch)) for batch_id, epoch in zip(found[::2], found[1::2], strict=True)]
 
     async def renew(self, batch_id: str, epoch: int) -> Ending | None:
         """Say that the batch is being run; returns why it must be closed before its last line, if it must."""
-        found: Any = await self._run("RENEW", self._now(), batch_id, epoch, self.lease_s)
+        found: Any = await self._scripts.run(BatchScript.RENEW, id=batch_id, epoch=epoch, lease_s=self.lease_s)
         if not found:
             raise LeaseLostError
         return cast("Ending", found[1].decode()) if found[1] else None
 
     async def give_back(self, batch_id: str, epoch: int) -> None:
         """Let another process go on at once."""
-        await self._run("RENEW", self._now(), batch_id, epoch, 0)
+        await self._scripts.run(BatchScript.RENEW, id=batch_id, epoch=epoch, lease_s=0)
 
     async def start(self, batch_id: str, epoch: int, total: int) -> bool:
         """Begin with the lines; False if the batch is not to be begun any more."""
-        return bool(await self._run("START", self._now(), batch_id, epoch, total))
+        return bool(await self._scripts.run(BatchScript.START, id=batch_id, epoch=epoch, total=total))
 
     async def fail(self, batch_id: str, epoch: int, errors: Sequence[Json]) -> None:
         """End a batch that cannot be run; what is in its files stays readable."""
-        self._check(await self._run("FAIL", self._now(), batch_id, epoch, orjson.dumps(list(errors))))
+        encoded = orjson.dumps(list(errors))
+        _check(await self._scripts.run(BatchScript.FAIL, id=batch_id, epoch=epoch, errors=encoded))
 
     async def admit(self, batch_id: str, epoch: int, line: Admitted, end: int) -> Literal["ok", "closing", "duplicate"]:
         """Take a line from the input; from here on it is not lost."""
-        code = await self._run("ADMIT", batch_id, epoch, line.number, end, line.custom_id, line.to_json())
-        self._check(code)
-        return "ok" if code == 1 else "closing" if code == -1 else "duplicate"
+        outcome: bytes = await self._scripts.run(
+            BatchScript.ADMIT,
+            id=batch_id,
+            epoch=epoch,
+            line=line.number,
+            end_offset=end,
+            custom_id=line.custom_id,
+            entry=line.to_json(),
+        )
+        _check(outcome)
+        return cast("Literal['ok', 'closing', 'duplicate']", outcome.decode())
 
     async def skip(self, batch_id: str, epoch: int, number: int, end: int, entries: Sequence[bytes]) -> None:
         """Take lines from the input that are answered by an error at once.
@@ -150,7 +159,17 @@ class BatchStore:
             end: where it ends in the input.
             entries: for the error file.
         """
-        self._check(await self._run("SKIP", batch_id, epoch, number, end, len(entries), b"".join(entries)))
+        _check(
+            await self._scripts.run(
+                BatchScript.SKIP,
+                id=batch_id,
+                epoch=epoch,
+                line=number,
+                end_offset=end,
+                num_lines=len(entries),
+                entries=b"".join(entries),
+            )
+        )
 
     async def admitted(self, batch_id: str) -> list[Admitted]:
         """Return the lines in flight, in their order."""
@@ -159,7 +178,8 @@ class BatchStore:
 
     async def retry(self, batch_id: str, epoch: int, line: Admitted) -> None:
         """Write down that a line is begun anew."""
-        self._check(await self._run("RETRY", batch_id, epoch, line.number, line.to_json()))
+        entry = line.to_json()
+        _check(await self._scripts.run(BatchScript.RETRY, id=batch_id, epoch=epoch, line=line.number, entry=entry))
 
     async def record(
         self, batch_id: str, epoch: int, number: int, entry: bytes, *, is_error: bool, usage: Mapping[str, int]
@@ -167,27 +187,26 @@ class BatchStore:
         """End a line: it goes into its file and is counted, once."""
         counts = [word for pair in usage.items() for word in pair]
         outcome = "failed" if is_error else "completed"
-        self._check(await self._run("RECORD", batch_id, epoch, number, outcome, entry, *counts))
+        _check(
+            await self._scripts.run(
+                BatchScript.RECORD, *counts, id=batch_id, epoch=epoch, line=number, outcome=outcome, entry=entry
+            )
+        )
 
     async def finalize(self, batch_id: str, epoch: int) -> bool:
         """Say that every line has ended; False if it was cancelled just before."""
-        code = await self._run("FINALIZE", self._now(), batch_id, epoch)
-        self._check(code)
-        return bool(code == 1)
+        outcome: bytes = await self._scripts.run(BatchScript.FINALIZE, id=batch_id, epoch=epoch)
+        _check(outcome)
+        return outcome == b"ok"
 
     async def finish(self, batch_id: str, epoch: int) -> None:
         """End the batch: its files can be read from now on."""
-        self._check(await self._run("FINISH", self._now(), batch_id, epoch))
+        _check(await self._scripts.run(BatchScript.FINISH, id=batch_id, epoch=epoch))
 
-    def _check(self, code: int) -> None:
-        if code == 0:
-            raise LeaseLostError
 
-    def _now(self) -> str:
-        return "" if self._clock is None else repr(self._clock())
-
-    async def _run(self, name: str, *args: str | bytes | float) -> Any:
-        return await guard(self._scripts[name](keys=[PREFIX], args=list(args)))
+def _check(outcome: int | bytes) -> None:
+    if outcome in (0, b"not yours"):
+        raise LeaseLostError
 
 
 def _to_batch(raw: Mapping[bytes, bytes]) -> Batch:

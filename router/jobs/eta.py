@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-# Of each new sample in the moving averages: the last ten or so decide.
-PACE_WEIGHT: Final = 0.2
 # A run that takes longer than usual is never said to be just about to end.
 _LEAST_REST: Final = 0.1
 
@@ -74,12 +72,6 @@ def estimate(units: Sequence[Standing], merge: Pace) -> QueuePlace:
     if known and len(known) == len(rests):
         eta_ms = math.ceil((max(known) + (merge.service_s or 0.0)) * 1000)
     return QueuePlace(position=max(waiting) + 1 if waiting else 0, eta_ms=eta_ms)
-
-
-def averaged(old: float | None, sample: float) -> float:
-    """Take one more sample into a moving average; written down with six digits."""
-    value = sample if old is None else old + PACE_WEIGHT * (sample - old)
-    return float(f"{value:.6f}")
 
 
 def _rest_s(unit: Standing) -> float | None:

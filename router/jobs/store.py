@@ -1,7 +1,7 @@
 """The job record in Redis: the one truth about every accepted job.
 
 In: specs of new jobs, and what workers and callers want to change. Out: `Job` snapshots, events, picture bytes. Every
-change is one atomic script (`router.jobs.scripts`), fenced by the epoch of the run that makes it.
+change is one atomic script (`router.lua`), fenced by the epoch of the run that makes it.
 
 Keys, all under one prefix: ``job:ID`` hash and ``events:ID`` stream; ``turns:QUEUE:CLASS`` sorted set of owners by turn
 and ``line:QUEUE:CLASS:OWNER`` sorted set of ``ID|UNIT`` by age, from which workers take what is next; ``delayed`` and
@@ -10,7 +10,7 @@ when a job is over its time, or its record is to go; ``queues`` and ``unfinished
 ``blob:SHA256`` picture bytes and ``holders:SHA256`` the jobs that need them; ``pictures:OWNER`` hash of what an owner
 holds, in bytes, and ``ended_pictures:OWNER`` sorted set of its ended jobs that still hold some; ``activity`` stream of
 job ids with news;
-``jobs:OWNER`` and ``jobs:OWNER|BATCH`` sorted sets of ids (`router.jobs.listing`).
+``jobs:OWNER`` and ``jobs:OWNER|BATCH`` sorted sets of ids (`lua/include/listing.lua`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from engines.base import ImagePart, TokenLogprob
 from engines.http.wire import from_logprobs, to_logprobs
 from router.call import stored_image_hashes
 from router.errors import QueueFullError, QueueUnavailableError, StorageFullError
-from router.jobs import scripts
 from router.jobs.eta import Pace, Standing, estimate
 from router.jobs.job import MERGE, Claim, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, Why, end_state
 from router.jobs.schedule import queue_of, to_class
+from router.lua import Argument, JobScript, Scripts
 from router.redis import PREFIX, Clock, RedisState, guard, state_of
 from router.room import Room
 
@@ -136,12 +136,7 @@ class JobStore:
         self.merge_patience_s = merge_patience_s
         self.patience_s = to_patience(grace_s, merge_patience_s)
         self._engine_patience_s = engine_patience_s
-        self._clock = clock
-        names = ("TOUCH", "CREATE", "PUT_FINISHED", "NEXT", "CLAIM", "RENEW", "APPEND", "FINISH", "RELEASE", "COMPLETE")
-        self._scripts = {
-            name: redis.register_script(getattr(scripts, name))
-            for name in (*names, "END", "CANCEL", "DELETE", "PLACE", "REAP", "LIST", "RETRY", "WAKE", "TELL", "BEGIN")
-        }
+        self._scripts, self._reading = Scripts(redis, clock), Scripts(self._reads, clock)
 
     async def probe(self) -> RedisState:
         """Say whether Redis would take a job now, without writing anything."""
@@ -160,7 +155,7 @@ class JobStore:
         by_hash = {image.sha256: image.data for image in images}
         if not by_hash:
             return
-        missing: list[bytes] = await self._run("TOUCH", BLOB_GRACE_S, *by_hash)
+        missing: list[bytes] = await self._run(JobScript.TOUCH, *by_hash, keep_s=BLOB_GRACE_S)
         pipeline = self.redis.pipeline(transaction=False)
         for sha256 in map(bytes.decode, missing):
             # Not over a copy that somebody put, and a job held, meanwhile: this would shorten its life.
@@ -190,12 +185,12 @@ class JobStore:
         """
         images = tuple(images)
         await self._check_room(images)
-        code = await self._hold(
-            images, lambda is_strict: self._run("CREATE", *self._to_arguments(spec, images, is_strict=is_strict))
+        outcome, *_ = await self._hold(
+            images, lambda is_strict: self._accept(JobScript.CREATE, spec, images, is_strict)
         )
-        if code == -1:
+        if outcome == b"too many jobs":
             raise queue_full(self._max_unfinished)
-        if code == -3:
+        if outcome == b"too many bytes":
             raise pictures_full(self._max_picture_bytes)
         return Job(
             spec=spec, state="queued", units={branch.name: Unit(branch.name, "queued") for branch in spec.branches}
@@ -218,13 +213,10 @@ class JobStore:
             await self._check_room(images)
         except StorageFullError:
             images = ()
-        epoch = await self._hold(
-            images,
-            lambda is_strict: self._run(
-                "BEGIN", *self._to_arguments(spec, images, is_strict=is_strict, most_unfinished=self.lease_s)
-            ),
+        outcome, *rest = await self._hold(
+            images, lambda is_strict: self._accept(JobScript.BEGIN, spec, images, is_strict)
         )
-        return epoch or None
+        return int(rest[0]) if outcome == b"begun" else None
 
     async def put_finished(self, job: Job, images: Iterable[ImagePart] = (), *, epoch: int | None = None) -> bool:
         """Record a job that was answered without the queue, so that it can be read by its id.
@@ -262,15 +254,27 @@ class JobStore:
             fields["error"] = orjson.dumps(job.error)
         words = [word for pair in fields.items() for word in pair]
         ttl_s, hashes = self._ttl_s(job.spec), " ".join(dict.fromkeys(stored_image_hashes(job.spec.messages)))
-        code = await self._hold(
+        outcome, *_ = await self._hold(
             images,
             lambda is_strict: self._run(
-                *("PUT_FINISHED", job.id, self._now(), job.spec.owner, job.spec.created_at),
-                *(ttl_s, self._blob_ttl_s, hashes, int(is_strict), list_of(job.spec)),
-                *(sizes_of(hashes, images), self._max_picture_bytes, job.spec.webhook_url or "", epoch or "", *words),
+                JobScript.PUT_FINISHED,
+                *words,
+                id=job.id,
+                owner=job.spec.owner,
+                created_at=job.spec.created_at,
+                ttl_s=ttl_s,
+                blob_ttl_s=self._blob_ttl_s,
+                blobs=hashes,
+                sizes=sizes_of(hashes, images),
+                max_picture_bytes=self._max_picture_bytes,
+                is_strict=int(is_strict),
+                list=list_of(job.spec),
+                webhook_url=job.spec.webhook_url or "",
+                epoch=epoch or "",
+                unit=next(iter(job.units)) if epoch else "",
             ),
         )
-        return code == 1
+        return bool(outcome == b"stored")
 
     async def get(self, job_id: str) -> Job | None:
         """Read a record; None if there is none."""
@@ -279,7 +283,7 @@ class JobStore:
 
     async def locate(self, job: Job) -> Job:
         """Add to an unfinished job how far it is; one that has ended stays as it is."""
-        found = None if job.is_terminal else await self._read("PLACE", job.id, self._now())
+        found = None if job.is_terminal else await self._reading.run(JobScript.PLACE, id=job.id)
         if not found:
             return job
         merge, *rows = (None if word == b"" else float(word) for word in found)
@@ -304,17 +308,17 @@ class JobStore:
 
     async def take_next(self, queue: str) -> Claim | None:
         """Take the unit whose turn it is in a queue; None if none waits."""
-        found = await self._run("NEXT", self._now(), queue, self.lease_s)
+        found = await self._run(JobScript.NEXT, queue=queue, lease_s=self.lease_s)
         return Claim(found[0].decode(), found[1].decode(), int(found[2])) if found else None
 
     async def claim(self, job_id: str, unit: str) -> int | None:
         """Take a queued unit out of turn; returns the epoch to write with, or None if there is nothing to do."""
-        epoch = await self._run("CLAIM", job_id, self._now(), unit, self.lease_s)
+        epoch = await self._run(JobScript.CLAIM, id=job_id, unit=unit, lease_s=self.lease_s)
         return int(epoch) or None
 
     async def renew(self, job_id: str, unit: str, epoch: int) -> bool:
         """Say that the unit is still being worked on; False if it is no longer the caller's."""
-        return bool(await self._run("RENEW", job_id, self._now(), unit, epoch, self.lease_s))
+        return bool(await self._run(JobScript.RENEW, id=job_id, unit=unit, epoch=epoch, lease_s=self.lease_s))
 
     async def append(
         self,
@@ -338,22 +342,28 @@ class JobStore:
                 answered, is added once.
         """
         encoded = orjson.dumps(to_logprobs(logprobs)) if logprobs else b""
-        return bool(await self._run("APPEND", job_id, unit, epoch, text, encoded, "" if piece is None else piece))
+        number = "" if piece is None else piece
+        return bool(
+            await self._run(
+                JobScript.APPEND, id=job_id, unit=unit, epoch=epoch, text=text, logprobs=encoded, piece=number
+            )
+        )
 
     async def finish(self, job_id: str, unit: str, epoch: int, result: UnitResult) -> bool:
         """Record how a branch ended; True if that was the last branch and the merge is due."""
         state = "failed" if result.error else "completed"
-        code = await self._run(
-            "FINISH",
-            job_id,
-            self._now(),
-            unit,
-            epoch,
-            state,
-            orjson.dumps(result.to_dict()),
-            orjson.dumps(NOT_AWAITED.to_dict()),
+        encoded = orjson.dumps(result.to_dict())
+        not_awaited = orjson.dumps(NOT_AWAITED.to_dict())
+        outcome: bytes = await self._run(
+            JobScript.FINISH,
+            id=job_id,
+            unit=unit,
+            epoch=epoch,
+            state=state,
+            result=encoded,
+            not_awaited=not_awaited,
         )
-        return int(code) == 2
+        return outcome == b"merge due"
 
     async def release(
         self, job_id: str, unit: str, epoch: int, why: Why, *, delay_s: float = 0.0, max_delay_s: float | None = None
@@ -371,30 +381,29 @@ class JobStore:
             delay_s: before the next run; twice that after the second time, and so on.
             max_delay_s: the longest delay; None for ``delay_s``.
         """
-        code = await self._run(
-            *("RELEASE", job_id, self._now(), unit, epoch, why, delay_s),
-            *(delay_s if max_delay_s is None else max_delay_s, self.max_failures, self._engine_patience_s),
+        outcome: bytes = await self._run(
+            JobScript.RELEASE,
+            id=job_id,
+            unit=unit,
+            epoch=epoch,
+            why=why,
+            delay_s=delay_s,
+            max_delay_s=delay_s if max_delay_s is None else max_delay_s,
+            max_failures=self.max_failures,
+            engine_patience_s=self._engine_patience_s,
         )
-        return int(code) != -1
+        return outcome != b"given up"
 
     async def wake(self, queue: str) -> int:
         """Put units that waited for their engine to come back in line; returns how many tickets are to be sent."""
-        return int(await self._run("WAKE", queue, MOST_WOKEN, _MOST_LOOKED_AT))
+        return int(await self._run(JobScript.WAKE, queue=queue, max_woken=MOST_WOKEN, max_looked_at=_MOST_LOOKED_AT))
 
     async def complete(
         self, job_id: str, epoch: int, *, final: FinalAnswer | None = None, error: dict[str, Any] | None = None
     ) -> bool:
         """End a job with its final answer, or with the error that left none; True if webhook deliveries are due."""
-        code = await self._run(
-            "COMPLETE",
-            job_id,
-            self._now(),
-            epoch,
-            end_state(final),
-            orjson.dumps(final.to_dict()) if final else "",
-            orjson.dumps(error) if error else "",
-        )
-        return int(code) == 2
+        outcome: bytes = await self._run(JobScript.COMPLETE, id=job_id, epoch=epoch, **_to_ending(final, error))
+        return outcome == b"deliveries due"
 
     async def end(self, job: Job, *, final: FinalAnswer | None = None, error: dict[str, Any] | None = None) -> bool:
         """End a job that is over its time with what it had when it was read.
@@ -403,16 +412,7 @@ class JobStore:
             False if any of its units has moved on since, or it has ended: it is to be looked at again.
         """
         states = ",".join(f"{unit.name}={unit.state}" for unit in job.units.values())
-        code = await self._run(
-            "END",
-            job.id,
-            self._now(),
-            states,
-            end_state(final),
-            orjson.dumps(final.to_dict()) if final else "",
-            orjson.dumps(error) if error else "",
-        )
-        return bool(code)
+        return bool(await self._run(JobScript.END, id=job.id, read_states=states, **_to_ending(final, error)))
 
     async def cancel(self, job_id: str, *, left_by: str = "") -> Job | None:
         """End a job now unless it has ended already; returns what it is then.
@@ -421,7 +421,7 @@ class JobStore:
             job_id: which.
             left_by: only if whoever is called this in `tell` was the last to leave.
         """
-        await self._run("CANCEL", job_id, self._now(), left_by)
+        await self._run(JobScript.CANCEL, id=job_id, left_by=left_by)
         return await self.get(job_id)
 
     async def tell(self, job_id: str, *, left_by: str = "") -> bool:
@@ -434,7 +434,7 @@ class JobStore:
         Returns:
             False if there is no such job.
         """
-        return bool(await self._run("TELL", job_id, left_by))
+        return bool(await self._run(JobScript.TELL, id=job_id, left_by=left_by))
 
     async def rejoin(self, job_id: str) -> None:
         """Note that somebody reads a job's stream again, so that it is not ended for want of a reader."""
@@ -442,7 +442,7 @@ class JobStore:
 
     async def delete(self, job_id: str) -> bool:
         """Forget a job, its events, pictures that were only its own, and whatever was still to be done for it."""
-        return bool(await self._run("DELETE", job_id))
+        return bool(await self._run(JobScript.DELETE, id=job_id))
 
     async def retry(self, job: Job) -> str:
         """Begin a failed job again, every branch of it, with its failures forgotten and its time begun anew.
@@ -454,7 +454,7 @@ class JobStore:
             The state the job was in: ``failed`` if it is queued now, any other if it was left alone, empty if there is
             none.
         """
-        state = await self._run("RETRY", *self._to_arguments(job.spec, (), is_strict=False))
+        state = await self._accept(JobScript.RETRY, job.spec, (), is_strict=False)
         return bytes(state).decode()
 
     async def list_jobs(
@@ -472,7 +472,14 @@ class JobStore:
         Returns:
             None if ``after`` is not in the list.
         """
-        reply: list[Any] = await self._read("LIST", list_name(owner, batch_id), after, state, limit, _MOST_LISTED)
+        reply: list[Any] = await self._reading.run(
+            JobScript.LIST,
+            list=list_name(owner, batch_id),
+            after=after,
+            state=state,
+            limit=limit,
+            max_listed=_MOST_LISTED,
+        )
         if not reply:
             return None
         pipeline = self._reads.pipeline(transaction=False)
@@ -491,14 +498,13 @@ class JobStore:
             down: queues whose engine is known to be down, or does not say how it is.
         """
         tickets, overdue = await self._run(
-            "REAP",
-            self._now(),
-            self.max_failures,
-            _REAP_BATCH,
-            orjson.dumps(lost_result(self.max_failures).to_dict()),
-            orjson.dumps(LOST_MERGE),
-            orjson.dumps(NOT_AWAITED.to_dict()),
-            ",".join(sorted(down)),
+            JobScript.REAP,
+            max_failures=self.max_failures,
+            max_reaped=_REAP_BATCH,
+            lost_branch=orjson.dumps(lost_result(self.max_failures).to_dict()),
+            lost_merge=orjson.dumps(LOST_MERGE),
+            not_awaited=orjson.dumps(NOT_AWAITED.to_dict()),
+            down_queues=",".join(sorted(down)),
         )
         words = [word.decode() for word in overdue]
         return Reaped(
@@ -512,7 +518,7 @@ class JobStore:
         events = [_to_event(entry_id, fields) for entry_id, fields in entries]
         if after:
             return events
-        # The first event has no entry of its own (`router.jobs.scripts`): every job of the queue began with it.
+        # The first event has no entry of its own (`router.lua`): every job of the queue began with it.
         if events or await guard(cast("Any", self._reads.hget(f"{PREFIX}job:{job_id}", "state"))) == b"queued":
             return [_QUEUED, *events]
         return []
@@ -521,63 +527,65 @@ class JobStore:
         if self._room is not None:
             await guard(self._room.check(sum(len(image.data) for image in images)))
 
-    async def _hold(self, images: tuple[ImagePart, ...], put: Callable[[bool], Awaitable[Any]]) -> int:
+    async def _hold(self, images: tuple[ImagePart, ...], put: Callable[[bool], Awaitable[list[Any]]]) -> list[Any]:
         """Run a script that records a job and holds its pictures, and put those that are not there.
 
         They are put after the script has missed them: what it refuses for another reason leaves nothing. They may go
         meanwhile, with another job, so it is done more than once.
         """
         by_hash = {image.sha256.encode(): image for image in images}
-        for is_last in (*[False] * (_MOST_PUTS - 1), True):
-            code, *missing = await put(bool(images) and not is_last)
-            if code != -2:
-                break
-            await self.put_images(by_hash[sha256] for sha256 in missing if sha256 in by_hash)
-        return int(code)
+        for _ in range(_MOST_PUTS - 1):
+            outcome, *rest = await put(bool(images))
+            if outcome != b"missing":
+                return [outcome, *rest]
+            await self.put_images(by_hash[sha256] for sha256 in rest if sha256 in by_hash)
+        return await put(False)
 
-    def _to_arguments(
-        self, spec: JobSpec, images: tuple[ImagePart, ...], *, is_strict: bool, most_unfinished: float | None = None
-    ) -> list[str | bytes | float]:
+    async def _accept(self, script: JobScript, spec: JobSpec, images: tuple[ImagePart, ...], is_strict: bool) -> Any:
+        """Run one of the scripts that put a job at its beginning."""
         hashes = " ".join(dict.fromkeys(stored_image_hashes(spec.messages)))
         branches = [
             word
             for branch in spec.branches
             for word in (branch.name, queue_of(branch.engine), self.patience_s[spec.awaits(branch)])
         ]
-        return [
-            spec.id,
-            self._now(),
-            orjson.dumps(spec.to_dict()),
-            spec.owner,
-            to_class(spec.priority),
-            self._ttl_s(spec),
-            self._blob_ttl_s,
-            spec.webhook_url or "",
-            self._expires_s,
-            spec.deadline_ms or "",
-            self._max_unfinished if most_unfinished is None else most_unfinished,
-            hashes,
-            int(is_strict),
-            list_of(spec),
-            self.patience_s["a moment"],
-            spec.merge_queue,
-            int(spec.composes_both),
-            sizes_of(hashes, images),
-            self._max_picture_bytes,
+        return await self._run(
+            script,
             *branches,
-        ]
+            id=spec.id,
+            spec=orjson.dumps(spec.to_dict()),
+            owner=spec.owner,
+            ttl_s=self._ttl_s(spec),
+            blob_ttl_s=self._blob_ttl_s,
+            webhook_url=spec.webhook_url or "",
+            expires_s=self._expires_s,
+            deadline_ms=spec.deadline_ms or "",
+            max_unfinished=self._max_unfinished,
+            blobs=hashes,
+            sizes=sizes_of(hashes, images),
+            max_picture_bytes=self._max_picture_bytes,
+            is_strict=int(is_strict),
+            list=list_of(spec),
+            grace_s=self.patience_s["a moment"],
+            merge_queue=spec.merge_queue,
+            needs_both=int(spec.composes_both),
+            lease_s=self.lease_s,
+            **{"class": to_class(spec.priority)},
+        )
 
     def _ttl_s(self, spec: JobSpec) -> int:
         return max(self._job_ttl_s if spec.is_stored else min(UNSTORED_TTL_S, self._job_ttl_s), spec.keep_s)
 
-    def _now(self) -> str:
-        return "" if self._clock is None else repr(self._clock())
+    async def _run(self, script: JobScript, *more: Argument, **arguments: Argument) -> Any:
+        return await self._scripts.run(script, *more, **arguments)
 
-    async def _run(self, name: str, *args: str | bytes | float) -> Any:
-        return await guard(self._scripts[name](keys=[PREFIX], args=list(args)))
 
-    async def _read(self, name: str, *args: str | bytes | float) -> Any:
-        return await guard(self._scripts[name](keys=[PREFIX], args=list(args), client=self._reads))
+def _to_ending(final: FinalAnswer | None, error: dict[str, Any] | None) -> dict[str, str | bytes]:
+    return {
+        "state": end_state(final),
+        "final": orjson.dumps(final.to_dict()) if final else "",
+        "error": orjson.dumps(error) if error else "",
+    }
 
 
 NOT_AWAITED: Final = UnitResult(

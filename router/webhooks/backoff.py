@@ -1,7 +1,7 @@
 """When to try a receiver again: quickly at first, then ever more rarely, never all at the same moment.
 
 In: how often it failed, and what its ``Retry-After`` asked for. Out: seconds to wait. How long to go on at all is
-settled by the delivery's own age limit (`router.jobs.fan_out.MAX_AGE_S`).
+settled by the delivery's own age limit (`router.lua.constants.MAX_AGE_S`).
 """
 
 from __future__ import annotations

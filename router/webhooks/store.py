@@ -1,8 +1,13 @@
 """Endpoints and deliveries in redis: who wants to be told, what is still to be told, and how each attempt went.
 
 In: what callers register, events, outcomes of attempts. Out: frozen records. Every change is one atomic script
-(`router.webhooks.scripts`); a job's end plans its deliveries in its own script (`router.jobs.fan_out`), and `emit` does
+(`router.lua`); a job's end plans its deliveries in its own script (`lua/include/fan_out.lua`), and `emit` does
 so for every other event.
+
+Keys: ``delivery:ID`` hash, ``delivery_attempts:ID`` list, ``deliveries`` sorted set of ids by when something must
+happen, ``webhook_log:OWNER`` and ``webhook_log:ENDPOINT`` sorted sets of ids by age, ``webhook_endpoint:ID`` hash,
+``webhook_endpoints:OWNER`` sorted set, ``webhook_secret:OWNER`` hash; ``delivery_turns``, ``delivery_hosts:OWNER`` and
+``delivery_line:OWNER|HOST`` sorted sets of whose attempt is next.
 """
 
 from __future__ import annotations
@@ -17,8 +22,8 @@ import orjson
 from redis.asyncio import Redis
 
 from engines.json_text import dump_line
+from router.lua import Scripts, WebhookScript
 from router.redis import PREFIX, Clock, guard
-from router.webhooks import scripts
 from router.webhooks.records import (
     MAX_ENDPOINTS,
     ROTATION_OVERLAP_S,
@@ -66,11 +71,7 @@ class WebhookStore:
         self._reads = reads or redis
         self._configured_secrets = tuple(configured_secrets)
         self._clock = clock
-        names = (
-            *("EMIT", "CREATE_ENDPOINT", "UPDATE_ENDPOINT", "DELETE_ENDPOINT", "ROTATE"),
-            *("IS_DUE", "TAKE", "RECORD", "REDELIVER"),
-        )
-        self._scripts = {name: redis.register_script(getattr(scripts, name)) for name in names}
+        self._scripts = Scripts(redis, clock)
 
     # Events
 
@@ -90,8 +91,16 @@ class WebhookStore:
             how many deliveries were planned; the sweeper sees to them, or at once whoever sends a ticket.
         """
         event = make_event(event_type, data, created_at or time.time())
-        arguments = (self._now(), owner, url or "", event["id"], event_type, dump_line(event))
-        return int(await self._run("EMIT", *arguments))
+        return int(
+            await self._scripts.run(
+                WebhookScript.EMIT,
+                owner=owner,
+                url=url or "",
+                event_id=event["id"],
+                kind=event_type,
+                body=dump_line(event),
+            )
+        )
 
     # Endpoints
 
@@ -100,11 +109,17 @@ class WebhookStore:
     ) -> tuple[Endpoint, str] | None:
         """Register an endpoint; returns it and its secret, or None if the owner has `MAX_ENDPOINTS` already."""
         endpoint_id, secret = new_endpoint_id(), new_secret()
-        types = ",".join(event_types)
-        code = await self._run(
-            "CREATE_ENDPOINT", self._now(), endpoint_id, owner, name, url, types, secret, MAX_ENDPOINTS
+        is_created = await self._scripts.run(
+            WebhookScript.CREATE_ENDPOINT,
+            id=endpoint_id,
+            owner=owner,
+            name=name,
+            url=url,
+            event_types=",".join(event_types),
+            secret=secret,
+            max_endpoints=MAX_ENDPOINTS,
         )
-        endpoint = await self.get_endpoint(owner, endpoint_id) if code else None
+        endpoint = await self.get_endpoint(owner, endpoint_id) if is_created else None
         return None if endpoint is None else (endpoint, secret)
 
     async def get_endpoint(self, owner: str, endpoint_id: str) -> Endpoint | None:
@@ -126,12 +141,12 @@ class WebhookStore:
     async def update_endpoint(self, owner: str, endpoint_id: str, changes: Mapping[str, str]) -> Endpoint | None:
         """Change fields of an endpoint (``event_types`` as a comma list); None if there is none."""
         pairs = [text for pair in changes.items() for text in pair]
-        await self._run("UPDATE_ENDPOINT", self._now(), endpoint_id, owner, *pairs)
+        await self._scripts.run(WebhookScript.UPDATE_ENDPOINT, *pairs, id=endpoint_id, owner=owner)
         return await self.get_endpoint(owner, endpoint_id)
 
     async def delete_endpoint(self, owner: str, endpoint_id: str) -> bool:
         """Forget an endpoint; what was still to be sent to it is given up."""
-        return bool(await self._run("DELETE_ENDPOINT", endpoint_id, owner))
+        return bool(await self._scripts.run(WebhookScript.DELETE_ENDPOINT, id=endpoint_id, owner=owner))
 
     async def rotate_secret(self, owner: str, endpoint_id: str, *, keep_old: bool) -> tuple[Endpoint, str] | None:
         """Give an endpoint a new secret; the old one may sign too for a day. None if there is no such endpoint."""
@@ -203,12 +218,12 @@ class WebhookStore:
         Returns:
             whether it could be; False if its endpoint is disabled or gone, None if there is no such delivery.
         """
-        code = int(await self._run("REDELIVER", self._now(), delivery_id, owner))
-        return None if code == 0 else code == 1
+        outcome: bytes = await self._scripts.run(WebhookScript.REDELIVER, id=delivery_id, owner=owner)
+        return None if outcome == b"unknown" else outcome == b"pending"
 
     async def is_due(self) -> bool:
         """Whether any delivery waits for an attempt now."""
-        return bool(await self._run("IS_DUE", self._now()))
+        return bool(await self._scripts.run(WebhookScript.IS_DUE))
 
     async def take_next(self, *, lease_s: float, full: Full | None = None) -> Claim | None:
         """Take the right to make the attempt whose turn it is; None if there is none that may be made now.
@@ -220,9 +235,11 @@ class WebhookStore:
             lease_s: the attempt is taken for lost after this.
             full: whose turn it cannot be, because they have enough under way.
         """
-        arguments = (self._now(), lease_s, orjson.dumps(_LOST)[1:], orjson.dumps(full or Full()))
-        while (found := await self._run("TAKE", *arguments)) == 1:
-            pass
+        found: Any = 1
+        while found == 1:
+            found = await self._scripts.run(
+                WebhookScript.TAKE, lease_s=lease_s, lost=orjson.dumps(_LOST)[1:], full=orjson.dumps(full or Full())
+            )
         if not found:
             return None
         delivery_id, host, epoch, number, failures, *rest = found
@@ -257,15 +274,14 @@ class WebhookStore:
             the delivery's state now; None if the right was lost, and nothing was written.
         """
         outcome = "succeeded" if attempt.error is None else "failed" if retry_in_s is None else "pending"
-        state: bytes = await self._run(
-            "RECORD",
-            self._now(),
-            claim.delivery_id,
-            claim.epoch,
-            outcome,
-            retry_in_s or 0.0,
-            orjson.dumps(asdict(attempt)),
-            "1" if is_gone else "0",
+        state: bytes = await self._scripts.run(
+            WebhookScript.RECORD,
+            id=claim.delivery_id,
+            epoch=claim.epoch,
+            outcome=outcome,
+            retry_in_s=retry_in_s or 0.0,
+            entry=orjson.dumps(asdict(attempt)),
+            is_gone=int(is_gone),
         )
         return state.decode() or None
 
@@ -282,13 +298,9 @@ class WebhookStore:
 
     async def _rotate(self, key: str, owner: str, secret: str, *, keep_old: bool) -> bool:
         overlap_s = ROTATION_OVERLAP_S if keep_old else 0
-        return bool(await self._run("ROTATE", self._now(), key, owner, secret, overlap_s))
-
-    def _now(self) -> str:
-        return "" if self._clock is None else repr(self._clock())
-
-    async def _run(self, name: str, *args: str | bytes | float) -> Any:
-        return await guard(self._scripts[name](keys=[PREFIX], args=list(args)))
+        return bool(
+            await self._scripts.run(WebhookScript.ROTATE, name=key, owner=owner, secret=secret, overlap_s=overlap_s)
+        )
 
 
 def make_event(event_type: str, data: Mapping[str, Any], created_at: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from engines.base import ImagePart, TokenLogprob
 from router.call import stored_image_hashes
-from router.jobs.eta import Pace, Standing, averaged, estimate
+from router.jobs.eta import Pace, Standing, estimate
 from router.jobs.job import (
     MERGE,
     TERMINAL,
@@ -28,8 +28,7 @@ from router.jobs.job import (
     Why,
     end_state,
 )
-from router.jobs.schedule import QUEUES, FairQueue, queue_of
-from router.jobs.scripts import LOOK_S, QUIET_S
+from router.jobs.schedule import QUEUES, queue_of
 from router.jobs.store import (
     BLOB_GRACE_S,
     GRACE_S,
@@ -44,6 +43,8 @@ from router.jobs.store import (
     queue_full,
     to_patience,
 )
+from router.lua.constants import LOOK_S, PACE_WEIGHT, QUIET_S
+from tests.model.fair_queue import FairQueue
 
 Key = TypeVar("Key")
 
@@ -488,8 +489,8 @@ class MemoryJobStore:
 
     def _learn(self, unit: _Unit) -> None:
         queue = self._queues[unit.queue]
-        queue.service_s = averaged(queue.service_s, self._clock() - (unit.began_at or 0.0))
-        queue.parallel = averaged(queue.parallel, queue.num_running)
+        queue.service_s = _averaged(queue.service_s, self._clock() - (unit.began_at or 0.0))
+        queue.parallel = _averaged(queue.parallel, queue.num_running)
 
     def _finish_branch(self, record: _Record, unit: str, state: UnitState, result: UnitResult) -> bool:
         record.units[unit].state, record.units[unit].result = state, result
@@ -617,3 +618,9 @@ def _place_of(record: _Record, unit: str) -> tuple[Any, str, float, str]:
 def _due(times: dict[Key, float], now: float) -> list[Key]:
     due = sorted((at, str(key), key) for key, at in times.items() if at <= now)
     return [key for _at, _name, key in due]
+
+
+def _averaged(old: float | None, sample: float) -> float:
+    """Take one more sample into a moving average; written down with six digits."""
+    value = sample if old is None else old + PACE_WEIGHT * (sample - old)
+    return float(f"{value:.6f}")

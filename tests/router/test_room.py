@@ -15,10 +15,10 @@ from redis.asyncio import Redis
 
 from engines.base import ImagePart
 from router.batches.files import FileStore
-from router.batches.scripts import CHUNK_BYTES
 from router.errors import QueueUnavailableError, StorageFullError
 from router.jobs.job import JobSpec, UnitResult
 from router.jobs.store import JobStore
+from router.lua.constants import CHUNK_BYTES
 from router.redis import PREFIX
 from router.room import MIN_FREE_DISK_BYTES, Room
 from tests.router.jobs.test_store import make_spec

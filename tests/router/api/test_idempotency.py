@@ -15,7 +15,7 @@ from engines.base import EngineOverloadedError
 from engines.echo import EchoEngine
 from router import dispatch
 from router.idempotency import KEEP_S
-from router.jobs.scripts import NET_S
+from router.lua.constants import NET_S
 from router.redis import PREFIX, queue_unavailable
 from tests.router.api.test_hanging_up import send
 from tests.support.servers import AppServer, RedisProcess, wait_until

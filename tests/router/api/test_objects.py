@@ -12,8 +12,8 @@ from engines.base import Usage
 from router.api.batches import Lines
 from router.api.objects import to_completion, to_response
 from router.batches.records import CHAT, RESPONSES, BatchSpec
-from router.jobs.fan_out import NOBODY
 from router.jobs.job import FinalAnswer, Job, JobState, Unit, UnitResult
+from router.lua.constants import NOBODY
 from router.services import Services
 from tests.router.jobs.test_store import make_spec
 

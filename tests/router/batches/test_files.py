@@ -6,8 +6,8 @@ import pytest
 from redis.asyncio import Redis
 
 from router.batches.files import FileStore, Upload
-from router.batches.scripts import CHUNK_BYTES
 from router.errors import BadRequestError
+from router.lua.constants import CHUNK_BYTES
 from router.redis import PREFIX
 
 PIECE = bytes(CHUNK_BYTES)

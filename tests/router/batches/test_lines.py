@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from router.batches.files import FileGoneError, FileStore
 from router.batches.lines import Line, LineLimits, parse_line, read_lines
-from router.batches.scripts import CHUNK_BYTES
+from router.lua.constants import CHUNK_BYTES
 
 CHAT = "/v1/chat/completions"
 MAX_LINE = 2 * CHUNK_BYTES

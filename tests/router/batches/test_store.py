@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from router.batches.files import FileStore
 from router.batches.records import CHAT, MAX_OPEN, WINDOW_S, Admitted, Batch, BatchSpec, line_job_id, new_id
-from router.batches.scripts import CHUNK_BYTES
 from router.batches.store import BatchStore, LeaseLostError
+from router.lua.constants import CHUNK_BYTES
 from router.redis import PREFIX
 from router.webhooks.store import WebhookStore
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.jobs.fan_out import MAX_AGE_S
+from router.lua.constants import MAX_AGE_S
 from router.settings import DEFAULT_WEBHOOK_DELAYS_S, Settings
 from router.webhooks.backoff import Backoff, parse_retry_after
 

@@ -9,9 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from router.errors import QueueUnavailableError
-from router.jobs.fan_out import LOG_TTL_S, MAX_AGE_S, MAX_LOG
 from router.jobs.job import FinalAnswer, JobSpec
 from router.jobs.store import JobStore
+from router.lua.constants import LOG_TTL_S, MAX_AGE_S, MAX_LOG
 from router.redis import PREFIX
 from router.webhooks.records import EVENT_TYPES, MAX_ENDPOINTS, Attempt, Claim, Delivery, Full
 from router.webhooks.store import WebhookStore

@@ -1,39 +1,14 @@
-"""The Lua that turns one event into deliveries: part of the scripts that end a job, and of `WebhookStore.emit`.
-
-In: an event (owner, id, type, body) inside a running script. Out: one ``delivery:ID`` hash per receiver, due at once.
-It lives here rather than under `router.webhooks`, which stands above the job store, because a job's end and its
-deliveries must be one atomic step: neither a crash nor the job's deletion can come between them.
-
-Keys: ``delivery:ID`` hash, ``delivery_attempts:ID`` list, ``deliveries`` sorted set of ids by when something must
-happen, ``webhook_log:OWNER`` and ``webhook_log:ENDPOINT`` sorted sets of ids by age, ``webhook_endpoint:ID`` hash,
-``webhook_endpoints:OWNER`` sorted set.
-"""
-
-from __future__ import annotations
-
-from typing import Final
-
-# Receivers that are down for a weekend get their events; after that the log says that they did not.
-MAX_AGE_S: Final = 72 * 3600
-# How long the log of a delivery is kept once it has ended.
-LOG_TTL_S: Final = 7 * 24 * 3600
-# Of an owner's deliveries so many are kept, and as many again that are still to be made.
-MAX_LOG: Final = 10_000
-# Instead of a URL: nobody is told, the owner's endpoints neither. No URL that a caller may name looks like this.
-NOBODY: Final = "none:"
-
-# Expects ``prefix`` to be set. A delivery's id follows from its event and its receiver: fanned out twice, it is one.
-FAN_OUT: Final = (
-    f"""
-local DELIVERIES, MAX_AGE, LOG_TTL, MAX_LOG = prefix .. 'deliveries', {MAX_AGE_S}, {LOG_TTL_S}, {MAX_LOG}
-local NOBODY = '{NOBODY}'
+-- Turns one event into deliveries: one `delivery:ID` hash per receiver, due at once. Part of the scripts that end a job
+-- or a batch, since the end and its deliveries must be one atomic step. A delivery's id follows from its event and its
+-- receiver: fanned out twice, it is one.
+--@include clock
+local DELIVERIES = prefix .. 'deliveries'
 local function delivery_key(id) return prefix .. 'delivery:' .. id end
 local function attempts_key(id) return prefix .. 'delivery_attempts:' .. id end
 local function endpoint_key(id) return prefix .. 'webhook_endpoint:' .. id end
 local function endpoints_key(owner) return prefix .. 'webhook_endpoints:' .. owner end
 local function log_key(of) return prefix .. 'webhook_log:' .. of end
-"""
-    + """
+
 -- Forgets the oldest of an owner's deliveries, those that have ended first; a few at a time, since one more is planned.
 local function bound_log(owner)
   local log = log_key(owner)
@@ -58,12 +33,12 @@ local function plan_delivery(owner, endpoint, url, event_id, kind, body, now)
   if redis.call('HSETNX', key, 'state', 'pending') == 0 then return 0 end
   local at = string.format('%.6f', now)
   redis.call('HSET', key, 'owner', owner, 'endpoint', endpoint, 'url', url, 'event', event_id, 'type', kind,
-    'body', body, 'created_at', at, 'next_at', at, 'expires_at', string.format('%.6f', now + MAX_AGE),
+    'body', body, 'created_at', at, 'next_at', at, 'expires_at', string.format('%.6f', now + MAX_AGE_S),
     'epoch', 0, 'attempts', 0, 'failures', 0)
   redis.call('ZADD', DELIVERIES, now, id)
   for _, of in ipairs(endpoint ~= '' and {owner, endpoint} or {owner}) do
     redis.call('ZADD', log_key(of), now, id)
-    redis.call('EXPIRE', log_key(of), MAX_AGE + LOG_TTL)
+    redis.call('EXPIRE', log_key(of), MAX_AGE_S + LOG_TTL_S)
   end
   bound_log(owner)
   if endpoint ~= '' then redis.call('ZREMRANGEBYRANK', log_key(endpoint), 0, -2 * MAX_LOG - 1) end
@@ -83,5 +58,3 @@ local function fan_out(owner, url, event_id, kind, body, now)
   end
   return planned
 end
-"""
-)

@@ -1,0 +1,210 @@
+"""The scripts that redis runs: each is one atomic step, written in Lua, in a file of its own.
+
+In: the name of a script and its arguments by name. Out: what it returns. A file begins with what it does, takes and
+returns, then names its parts (``--@include NAME``: of ``include/``, once each) and its arguments (``local a, b =
+unpack(ARGV)``), in the order in which they are sent. All keys begin with ``KEYS[1]``. An argument named ``now`` is a
+clock reading, '' for redis' own clock. Every write by a worker carries the epoch it was given when it took its unit; a
+write with another epoch is refused, so a worker that was thought dead cannot change a record that has moved on.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+from redis.exceptions import ResponseError
+
+from router.lua.constants import CONSTANTS
+from router.redis import PREFIX, Clock, guard
+
+log = logging.getLogger(__name__)
+
+_INCLUDE: Final = re.compile(r"--@include (\w+)\s*")
+_ARGUMENTS: Final = re.compile(r"^local ([\w\s,]+?) = unpack\(ARGV\)$", re.MULTILINE)
+_PLACE: Final = re.compile(r"user_script:(\d+)")
+
+Argument = str | bytes | float
+
+
+class JobScript(StrEnum):
+    """Of the job record."""
+
+    TOUCH = "jobs/touch"
+    CREATE = "jobs/create"
+    BEGIN = "jobs/begin"
+    RETRY = "jobs/retry"
+    PUT_FINISHED = "jobs/put_finished"
+    NEXT = "jobs/next"
+    CLAIM = "jobs/claim"
+    RENEW = "jobs/renew"
+    APPEND = "jobs/append"
+    FINISH = "jobs/finish"
+    RELEASE = "jobs/release"
+    WAKE = "jobs/wake"
+    COMPLETE = "jobs/complete"
+    END = "jobs/end"
+    CANCEL = "jobs/cancel"
+    TELL = "jobs/tell"
+    DELETE = "jobs/delete"
+    PLACE = "jobs/place"
+    REAP = "jobs/reap"
+    LIST = "jobs/list"
+
+
+class FileScript(StrEnum):
+    """Of stored files."""
+
+    ADD_CHUNK = "files/add_chunk"
+    ABORT_UPLOAD = "files/abort_upload"
+    COMMIT_FILE = "files/commit_file"
+    DELETE_FILE = "files/delete_file"
+
+
+class BatchScript(StrEnum):
+    """Of the batch record."""
+
+    CREATE = "batches/create"
+    CLAIM = "batches/claim"
+    RENEW = "batches/renew"
+    START = "batches/start"
+    FAIL = "batches/fail"
+    ADMIT = "batches/admit"
+    SKIP = "batches/skip"
+    RETRY = "batches/retry"
+    RECORD = "batches/record"
+    FINALIZE = "batches/finalize"
+    FINISH = "batches/finish"
+    CANCEL = "batches/cancel"
+
+
+class WebhookScript(StrEnum):
+    """Of endpoints and deliveries."""
+
+    EMIT = "webhooks/emit"
+    CREATE_ENDPOINT = "webhooks/create_endpoint"
+    UPDATE_ENDPOINT = "webhooks/update_endpoint"
+    DELETE_ENDPOINT = "webhooks/delete_endpoint"
+    ROTATE = "webhooks/rotate"
+    IS_DUE = "webhooks/is_due"
+    TAKE = "webhooks/take"
+    RECORD = "webhooks/record"
+    REDELIVER = "webhooks/redeliver"
+
+
+class KeyScript(StrEnum):
+    """Of idempotency keys."""
+
+    CLAIM = "idempotency/claim"
+    RENEW = "idempotency/renew"
+    SETTLE = "idempotency/settle"
+
+
+Script = JobScript | FileScript | BatchScript | WebhookScript | KeyScript
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A script as redis gets it.
+
+    Attributes:
+        text: with its parts in place of their names.
+        places: by line of the text, from the first on: the file and the line that it comes from.
+        arguments: their names, in order.
+    """
+
+    text: str
+    places: tuple[tuple[str, int], ...]
+    arguments: tuple[str, ...]
+
+    def place_of(self, message: str) -> str:
+        """Say where a script failed, by the line that redis' message names; empty if it names none."""
+        found = _PLACE.search(message)
+        number = int(found[1]) if found else 0
+        return "{}:{}".format(*self.places[number - 1]) if 0 < number <= len(self.places) else ""
+
+
+@cache
+def load(script: Script) -> Source:
+    """Read a script and its parts."""
+    lines: list[str] = []
+    places: list[tuple[str, int]] = []
+    _read(f"{script}.lua", set(), lines, places)
+    body = "".join(lines)
+    words = set(re.findall(r"\b[A-Z_]+\b", body))
+    constants = {name: value for name, value in CONSTANTS.items() if name in words}
+    if constants:  # on one line, so that the others are numbered as they stand
+        names, values = ", ".join(constants), ", ".join(map(_to_lua, constants.values()))
+        lines.insert(0, f"local {names} = {values}\n")
+        places.insert(0, ("constants.py", 1))
+    found = _ARGUMENTS.search(body)
+    return Source("".join(lines), tuple(places), tuple(re.findall(r"\w+", found[1])) if found else ())
+
+
+class Scripts:
+    """Runs scripts.
+
+    Args:
+        redis: an asyncio client that returns bytes.
+        clock: unix seconds; None uses the redis server's own clock.
+    """
+
+    def __init__(self, redis: Redis, clock: Clock | None = None) -> None:
+        self._clock = clock
+        self._register: Callable[[str], AsyncScript] = redis.register_script
+        self._registered: dict[Script, AsyncScript] = {}
+
+    async def run(self, script: Script, *more: Argument, **arguments: Argument) -> Any:
+        """Run a script.
+
+        Args:
+            script: which.
+            more: what follows the arguments that have names.
+            arguments: by name; ``now`` is added.
+
+        Raises:
+            TypeError: if they are not those that the script names.
+            QueueUnavailableError: if redis does not answer.
+            StorageFullError: if it has no room left.
+        """
+        source = load(script)
+        if "now" in source.arguments:
+            arguments["now"] = "" if self._clock is None else repr(self._clock())
+        if arguments.keys() != set(source.arguments):
+            raise TypeError(f"{script}.lua takes {', '.join(source.arguments)}; not {', '.join(arguments)}")
+        if script not in self._registered:
+            self._registered[script] = self._register(source.text)
+        words = [arguments[name] for name in source.arguments]
+        return await guard(self._call(script, source, [*words, *more]))
+
+    async def _call(self, script: Script, source: Source, words: list[Argument]) -> Any:
+        try:
+            return await self._registered[script](keys=[PREFIX], args=words)
+        except ResponseError as error:
+            # Errors of a kind of their own say that redis is full, loading or read only; the others are bugs.
+            if type(error) is ResponseError and (place := source.place_of(str(error))):
+                log.error("the script %s failed at router/lua/%s: %s", script, place, error)
+            raise
+
+
+def _read(name: str, seen: set[str], lines: list[str], places: list[tuple[str, int]]) -> None:
+    seen.add(name)
+    text = files(__name__).joinpath(*name.split("/")).read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        found = _INCLUDE.fullmatch(line)
+        if found is None:
+            lines.append(line)
+            places.append((name, number))
+        elif f"include/{found[1]}.lua" not in seen:
+            _read(f"include/{found[1]}.lua", seen, lines, places)
+
+
+def _to_lua(value: float | str) -> str:
+    return f"'{value}'" if isinstance(value, str) else repr(value)

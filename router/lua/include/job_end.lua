@@ -1,0 +1,79 @@
+-- How a job ends, and how it is forgotten.
+--@include queues
+--@include blobs
+--@include listing
+--@include fan_out
+local UNFINISHED = prefix .. 'unfinished'
+
+-- How many unfinished jobs an owner has; the lines of batches are counted apart.
+local function count(id, by)
+  local found = redis.call('HMGET', job_key(id), 'owner', 'class')
+  local name = found[1] .. (found[2] == '3' and '|batch' or '')
+  if redis.call('HINCRBY', UNFINISHED, name, by) <= 0 then redis.call('HDEL', UNFINISHED, name) end
+end
+
+-- The event that says how a job ended. Its id follows from the job, so that it is the same whoever asks; a job that was
+-- begun again has another end, whose event is another too. A direct answer is told only to the URL in its request.
+local function announce(id, state, now, is_direct)
+  local found = redis.call('HMGET', job_key(id), 'owner', 'webhook_url', 'retries')
+  local ended = id .. '|' .. state .. (found[3] and '|' .. found[3] or '')
+  local event_id = 'evt_' .. string.sub(redis.sha1hex(ended), 1, 32)
+  local kind = 'response.' .. state
+  -- The very bytes that every attempt sends and signs; ids and states hold nothing that JSON would escape.
+  local body = string.format('{"id":"%s","object":"event","created_at":%d,"type":"%s","data":{"id":"%s"}}',
+    event_id, math.floor(now), kind, id)
+  if is_direct then
+    if (found[2] or '') == '' or found[2] == NOBODY then return false end
+    return plan_delivery(found[1], '', found[2], event_id, kind, body, now) > 0
+  end
+  return fan_out(found[1], found[2] or '', event_id, kind, body, now) > 0
+end
+
+-- Gives up whatever of a job still waits or runs.
+local function stop_units(id)
+  local key, has_running = job_key(id), false
+  local units = units_of(id)
+  units[#units + 1] = 'merge'
+  for _, unit in ipairs(units) do
+    if drop(id, unit) then has_running = true end
+    local state = redis.call('HGET', key, unit .. '.state')
+    if state and not is_terminal(state) then redis.call('HSET', key, unit .. '.state', 'cancelled') end
+  end
+  -- Whoever still runs a unit of it need not wait for the next write to be refused.
+  if has_running then redis.call('PUBLISH', prefix .. 'ended', id) end
+end
+
+-- The list that a job stands in: its owner's, or its batch's; '' if it is in none.
+local function list_of(id)
+  local found = redis.call('HMGET', job_key(id), 'list', 'owner')
+  return found[1] or found[2]
+end
+
+-- Ends a job. The record lives on for the time it names itself; whom to tell is settled in the same step.
+local function finish_job(id, state, now)
+  redis.call('HSET', job_key(id), 'state', state, 'completed_at', stamp(now))
+  stop_units(id)
+  count(id, -1)
+  local has_deliveries = announce(id, state, now)
+  event(id, 'end', '', 0, '', state)
+  retain(id, now)
+  if list_of(id) ~= '' then
+    list_job(list_of(id), id, now, tonumber(redis.call('HGET', job_key(id), 'ttl')))
+  end
+  return has_deliveries
+end
+
+-- Forgets a job and all that is only its own.
+local function forget(id)
+  local state = redis.call('HGET', job_key(id), 'state')
+  if not state then return 0 end
+  if not is_terminal(state) then
+    stop_units(id)
+    count(id, -1)
+  end
+  if list_of(id) ~= '' then redis.call('ZREM', jobs_key(list_of(id)), id) end
+  release_blobs(id)
+  redis.call('ZREM', AGENDA, id)
+  redis.call('DEL', events_key(id))
+  return redis.call('DEL', job_key(id))
+end

@@ -1,0 +1,15 @@
+-- Accepts a job, each of its branches queued.
+-- Out: {'created'} | {'exists'} | {'too many jobs'} | {'too many bytes'}, of its owner's pictures
+-- | {'missing', hashes of pictures}.
+--@include accept
+if redis.call('EXISTS', key) == 1 then return {'exists'} end
+local counted = redis.call('HGET', UNFINISHED, owner .. (class == '3' and '|batch' or ''))
+if tonumber(counted or 0) >= tonumber(max_unfinished) then return {'too many jobs'} end
+if blobs ~= '' and not make_room(owner, blobs, sizes, tonumber(max_picture_bytes)) then return {'too many bytes'} end
+local missing = is_strict == '1' and missing_blobs(blobs) or {}
+if #missing > 0 then return {'missing', unpack(missing)} end
+local units = {}
+for i = 21, #ARGV, 3 do units[#units + 1] = ARGV[i] end
+redis.call('HSET', key, 'spec', spec, 'units', table.concat(units, ','))
+accept()
+return {'created'}
