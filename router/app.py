@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from router.api import batches, chat, compat, errors, files, jobs, responses, system, webhooks
+from router.api import errors
 from router.api.openapi import describe, serve_docs
+from router.api.routes import batches, chat, compat, files, jobs, responses, system, webhooks
 from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.leftovers import end_tasks

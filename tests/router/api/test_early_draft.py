@@ -14,7 +14,7 @@ import redis
 from engines.base import EngineOverloadedError
 from engines.echo import EchoEngine
 from router import dispatch
-from router.api import chat
+from router.api.routes import chat
 from router.app import create_app
 from router.errors import QueueUnavailableError
 from router.settings import Settings

@@ -16,7 +16,7 @@ from router.cli import responses
 from router.cli.main import app
 from router.jobs.job import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
-from tests.router.api.test_jobs import accept, fail, on_store
+from tests.router.api.routes.test_jobs import accept, fail, on_store
 from tests.router.jobs.test_store import make_spec
 from tests.support.servers import AppServer, RedisProcess
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from engines.echo import EchoEngine
-from router.api import responses
+from router.api.routes import responses
 from router.redis import PREFIX
 from tests.router.api.test_hanging_up import send
 from tests.support.servers import AppServer, wait_until

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from router.api import chat
-from router.api.chat import _Wait
 from router.api.intake import with_pings
+from router.api.routes import chat
+from router.api.routes.chat import _Wait
 from router.errors import EngineFailedError
 from router.jobs.job import Event, Job
 from tests.router.jobs.test_store import make_spec

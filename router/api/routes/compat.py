@@ -13,12 +13,12 @@ from fastapi import APIRouter, Request, Response
 
 from engines.base import SamplingParams
 from policies.features import Hints
-from router.api.chat import answer
 from router.api.conversation import from_older_shape
 from router.api.errors import json_response
 from router.api.intake import begin, owner, parse, services_of, timed
 from router.api.models import AUTO_MODEL, Target, resolve_model
 from router.api.objects import to_job_view, to_poll_headers
+from router.api.routes.chat import answer
 from router.api.schemas import InferenceRequest, VisionRequest
 from router.call import Call
 

@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from engines.base import Message
-from router.api.chat import PING_S, to_failure
 from router.api.conversation import answer_turn, from_responses, to_wire_input
 from router.api.errors import json_response, to_refusal, wants_chinese
 from router.api.intake import (
@@ -33,6 +32,7 @@ from router.api.models import resolve_model
 from router.api.objects import to_poll_headers, to_response, to_route_headers
 from router.api.owned_stream import OwnedStream
 from router.api.readers import Frame, Readers, Told, to_frames
+from router.api.routes.chat import PING_S, to_failure
 from router.api.schemas import (
     InputItem,
     ItemReference,

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, ValidationError
 
-from router.api import chat, responses
 from router.api.errors import envelope, json_response, status_of, to_invalid, wants_chinese
-from router.api.files import MAX_TTL_S, MIN_TTL_S, find_file, to_page
 from router.api.intake import owner, parse, services_of, webhook_url_of
 from router.api.objects import to_completion, to_response
+from router.api.routes import chat, responses
+from router.api.routes.files import MAX_TTL_S, MIN_TTL_S, find_file, to_page
 from router.api.schemas import ChatRequest, ResponsesRequest, WireModel, check_metadata
 from router.batches.lines import LineLimits
 from router.batches.records import CHAT, MAX_OPEN, WINDOW_S, Batch, BatchSpec, new_id

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from router.api.errors import json_response
 from router.api.intake import owner, services_of
 from router.api.objects import to_job_summary, to_job_view
-from router.api.responses import find
+from router.api.routes.responses import find
 from router.call import stored_image_hashes
 from router.errors import BadRequestError
 from router.jobs.job import JobState
