@@ -36,7 +36,7 @@ from engines.base import (
     Usage,
 )
 from engines.boxes import BoxReader, MarkedText
-from engines.http import wire
+from engines.http import answers, errors, models, requests, sse
 from engines.http.address import EngineAddress
 from engines.images import upright_size
 
@@ -127,9 +127,9 @@ class EngineClient:
         elif status != 200:
             error = self._to_error(status, body)
             raise EngineUnavailableError(error.message, detail=error.detail or self.url)
-        info = wire.from_models(body, self._model)
+        info = models.from_models(body, self._model)
         self._is_foreign = info.name == info.model_id
-        self._adapter_ids = wire.adapter_ids(body, info.model_id)
+        self._adapter_ids = models.adapter_ids(body, info.model_id)
         self._info = replace(info, name=self._name) if self._is_foreign and self._name else info
         return self._info
 
@@ -207,7 +207,7 @@ class EngineClient:
         # Servers of other makes send the model's box marks as text; ours have read them already.
         marks = _Marks(request) if self._is_foreign else None
         try:
-            parser = wire.EventParser()
+            parser = sse.EventParser()
             is_done = False
             deadline = self._new_deadline()
             while not is_done:
@@ -216,10 +216,10 @@ class EngineClient:
                     break
                 payloads = parser.feed(received)
                 for payload in payloads:
-                    if payload == wire.DONE:
+                    if payload == sse.DONE:
                         is_done = True
                         break
-                    delta = wire.from_event(payload)
+                    delta = answers.from_event(payload)
                     is_over = finish_reason is not None
                     finish_reason = _worse(finish_reason, delta.finish_reason)
                     usage = delta.usage or usage
@@ -267,7 +267,7 @@ class EngineClient:
         model = await self._model_for(request)
         unknown = self._unknown_fields
         while True:
-            body = wire.to_chat_body(request, model, is_foreign=self._is_foreign, without=unknown)
+            body = requests.to_chat_body(request, model, is_foreign=self._is_foreign, without=unknown)
             response = await self._post(body, request.request_id)
             try:
                 error = await self._refusal(response)
@@ -281,24 +281,24 @@ class EngineClient:
                 return response
             response.close()
             if isinstance(error, InvalidImageError) and error.param:
-                error.param = wire.param_of_caller(error.param, request.messages)
+                error.param = requests.param_of_caller(error.param, request.messages)
             if response.status == 404 and request.adapter:  # it came back without
                 raise UnknownAdapterError(error.message, param="model") from error
             if not self._is_foreign or not isinstance(error, InvalidRequestError):
                 raise error
-            room = wire.room_for_answer(error) if isinstance(error, ContextLengthError) else None
+            room = errors.room_for_answer(error) if isinstance(error, ContextLengthError) else None
             wanted = request.sampling.max_tokens
             if room is not None and wanted is not None and room < wanted:
                 request = replace(request, sampling=replace(request.sampling, max_tokens=room))
                 continue
-            sent = [name for name in (*wire.THINKING_FIELDS, *wire.OPTIONAL_FIELDS) if name not in unknown]
-            field = wire.unknown_field(error, sent)
+            sent = [name for name in (*requests.THINKING_FIELDS, *requests.OPTIONAL_FIELDS) if name not in unknown]
+            field = errors.unknown_field(error, sent)
             if field is None:
                 raise error
             unknown |= {field}
-            if unknown.issuperset(wire.THINKING_FIELDS):
+            if unknown.issuperset(requests.THINKING_FIELDS):
                 raise EngineUnavailableError(
-                    f"The engine cannot be told whether to think: it refuses {' and '.join(wire.THINKING_FIELDS)}. "
+                    f"The engine cannot be told whether to think: it refuses {' and '.join(requests.THINKING_FIELDS)}. "
                     "Use a server that knows one of them.",
                     detail=self.url,
                 ) from error
@@ -329,7 +329,7 @@ class EngineClient:
         body = await self._read_document(response)
         if response.status == 200:
             if _has_error(body):
-                return wire.from_error(None, body)
+                return errors.from_error(None, body)
             return EngineUnavailableError(
                 f"The engine answered with a document ({response.content_type}) and not with a stream of events: "
                 "is its address right?",
@@ -340,8 +340,8 @@ class EngineClient:
         return error
 
     def _to_error(self, status: int, body: bytes) -> EngineError:
-        """Like `wire.from_error`; of what only an operator can mend, the detail says where."""
-        error = wire.from_error(status, body)
+        """Like `errors.from_error`; of what only an operator can mend, the detail says where."""
+        error = errors.from_error(status, body)
         hint = {
             401: "refuses the API key",
             402: "wants to be paid",
@@ -453,7 +453,7 @@ class EngineClient:
         return asyncio.get_running_loop().time() + self._timeout_s
 
     def _max_chars(self, request: GenerationRequest) -> int:
-        context_tokens = self._info.context_tokens if self._info else wire.UNKNOWN_CONTEXT_TOKENS
+        context_tokens = self._info.context_tokens if self._info else models.UNKNOWN_CONTEXT_TOKENS
         return (request.sampling.max_tokens or context_tokens) * _CHARS_PER_TOKEN + _SPARE_CHARS
 
     def _timed_out(self, *, is_endless: bool = False) -> EngineTimeoutError:

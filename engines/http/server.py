@@ -52,7 +52,7 @@ from engines.base import (
     HasTrouble,
     generate,
 )
-from engines.http import wire
+from engines.http import answers, errors, models, requests
 
 DEFAULT_PORTS: Final = {"glm": 8101, "owl2": 8102}  # the same as in the router's settings
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
@@ -153,13 +153,13 @@ def _create_app(host: EngineHost) -> Starlette:
         status_code = {"ready": 200, "failed": 500}.get(host.state, 503)
         return _json({"status": host.state, "reason": host.reason}, status_code)
 
-    async def models(_request: Request) -> Response:
-        return Response(wire.to_models(host.require_ready(), created), media_type="application/json")
+    async def list_models(_request: Request) -> Response:
+        return Response(models.to_models(host.require_ready(), created), media_type="application/json")
 
     return Starlette(
         routes=[
             Route("/v1/chat/completions", _ChatCompletions(host), methods=["POST"]),
-            Route("/v1/models", models),
+            Route("/v1/models", list_models),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
         ],
@@ -187,7 +187,7 @@ class _ChatCompletions:
         wanted = chat.generation.adapter
         generation = replace(chat.generation, adapter=find_adapter(wanted, info.adapters) or wanted)
         check_adapter(generation.adapter, info)
-        head = wire.CompletionHead(
+        head = answers.CompletionHead(
             completion_id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=model_with(info.model_id, generation.adapter),
@@ -215,11 +215,11 @@ class _ChatCompletions:
             await events.fail(error)
 
     async def _complete(
-        self, generation: GenerationRequest, head: wire.CompletionHead, request: Request, send: Send
+        self, generation: GenerationRequest, head: answers.CompletionHead, request: Request, send: Send
     ) -> None:
         result = await generate(self._host.engine, generation)
         response = Response(
-            wire.to_completion(result, head),
+            answers.to_completion(result, head),
             media_type="application/json",
             headers={"x-request-id": _request_id(request)},
         )
@@ -248,14 +248,14 @@ class _ChatCompletions:
 class _EventStream:
     """The server-sent events of one answer; the status line goes out with the first."""
 
-    def __init__(self, send: Send, head: wire.CompletionHead, request_id: str) -> None:
+    def __init__(self, send: Send, head: answers.CompletionHead, request_id: str) -> None:
         self._send = send
         self._head = head
         self._request_id = request_id
         self.is_started = False
 
     async def send_delta(self, delta: Delta) -> None:
-        events = wire.to_events(delta, self._head)
+        events = answers.to_events(delta, self._head)
         if not self.is_started:
             self.is_started = True
             headers = {
@@ -266,7 +266,7 @@ class _EventStream:
             }
             raw_headers = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": raw_headers})
-            events = wire.to_first_event(self._head) + events
+            events = answers.to_first_event(self._head) + events
         if events:
             await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
@@ -274,7 +274,7 @@ class _EventStream:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def fail(self, error: EngineError) -> None:
-        await self._send({"type": "http.response.body", "body": wire.to_error_event(error), "more_body": False})
+        await self._send({"type": "http.response.body", "body": errors.to_error_event(error), "more_body": False})
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
@@ -282,7 +282,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-async def _read_chat(request: Request) -> wire.ChatRequest:
+async def _read_chat(request: Request) -> requests.ChatRequest:
     received: list[bytes] = []
     num_bytes = 0
     async for chunk in request.stream():
@@ -292,8 +292,8 @@ async def _read_chat(request: Request) -> wire.ChatRequest:
         received.append(chunk)
     body = b"".join(received)
     if num_bytes > _PARSE_ASIDE_BYTES:
-        return await asyncio.to_thread(wire.from_chat_body, body, _request_id(request))
-    return wire.from_chat_body(body, _request_id(request))
+        return await asyncio.to_thread(requests.from_chat_body, body, _request_id(request))
+    return requests.from_chat_body(body, _request_id(request))
 
 
 def _request_id(request: Request) -> str:
@@ -314,7 +314,7 @@ async def _refuse_engine_error(request: Request, error: Exception) -> Response:
         headers["retry-after"] = str(_RETRY_AFTER_S)
     elif error.status_code >= 500 and not error.retryable:
         headers["x-should-retry"] = "false"
-    body = wire.to_error(error.message, status_code=error.status_code, code=error.code, param=error.param)
+    body = errors.to_error(error.message, status_code=error.status_code, code=error.code, param=error.param)
     return Response(body, error.status_code, headers, "application/json")
 
 
@@ -327,13 +327,13 @@ async def _refuse_http(request: Request, error: Exception) -> Response:
     if error.status_code in (404, 405):
         message = f"{request.method} {request.url.path}: {error.detail}."
     headers = {**(error.headers or {}), "x-request-id": _request_id(request)}
-    body = wire.to_error(message, status_code=error.status_code, code=code)
+    body = errors.to_error(message, status_code=error.status_code, code=code)
     return Response(body, error.status_code, headers, "application/json")
 
 
 async def _refuse_crash(request: Request, _error: Exception) -> Response:
     """Answer for a bug; uvicorn logs the traceback, since Starlette raises the error on."""
-    body = wire.to_error("The engine server failed.", status_code=500, code="server_error")
+    body = errors.to_error("The engine server failed.", status_code=500, code="server_error")
     return Response(body, 500, {"x-request-id": _request_id(request)}, "application/json")
 
 

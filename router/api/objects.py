@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from engines.base import TokenLogprob, Usage
-from engines.http.wire import to_boxes, to_choice_logprobs, to_logprobs
+from engines.json_forms import to_boxes, to_choice_logprobs, to_logprobs
 from router.answers.groups import to_states
 from router.api.timings import to_server_timing, to_timings
 from router.call import DraftAs

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import PydanticUseDefault
 
 from engines.base import SamplingParams
-from engines.http.wire import MAX_TOP_LOGPROBS
+from engines.http.requests import MAX_TOP_LOGPROBS
 from engines.json_schema import ANY_OBJECT, JsonSchemaError, check_schema, to_schema_text
 from router.api.other_fields import check_others, unsupported
 from router.call import DraftAs

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from engines.base import TokenLogprob
-from engines.http.wire import to_logprobs
+from engines.json_forms import to_logprobs
 from engines.json_text import dump_line
 from router.api.objects import Items, item_id, message_item, output_text, reasoning_item, to_response
 from router.call import DraftAs

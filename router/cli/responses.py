@@ -15,7 +15,7 @@ from urllib.parse import quote
 import orjson
 
 from engines.base import GenerationFailedError
-from engines.http import wire
+from engines.http import sse
 from router.cli.client import Client, Json, RefusedError, UnreachableError
 
 TERMINAL = frozenset({"completed", "failed", "cancelled", "incomplete"})
@@ -121,10 +121,10 @@ async def read_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[Json]:
     Raises:
         StreamBrokenError: if an event is no JSON, or larger than `MAX_EVENT_BYTES`.
     """
-    parser = wire.EventParser(max_bytes=MAX_EVENT_BYTES, wraps_errors=False)
+    parser = sse.EventParser(max_bytes=MAX_EVENT_BYTES, wraps_errors=False)
     async for chunk in chunks:
         try:
-            events = [orjson.loads(payload) for payload in parser.feed(chunk) if payload != wire.DONE]
+            events = [orjson.loads(payload) for payload in parser.feed(chunk) if payload != sse.DONE]
         except (GenerationFailedError, orjson.JSONDecodeError) as error:
             raise StreamBrokenError(str(error)) from None
         for event in events:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 from engines.base import Box, EngineError, SamplingParams, TokenLogprob, Usage
-from engines.http.wire import from_boxes, from_logprobs, to_boxes, to_logprobs
+from engines.json_forms import from_boxes, from_logprobs, to_boxes, to_logprobs
 from router.call import DraftAs, Priority
 from router.jobs.eta import QueuePlace
 from router.jobs.schedule import Queue, queue_of

@@ -23,7 +23,7 @@ import orjson
 from redis.asyncio import Redis
 
 from engines.base import ImagePart, TokenLogprob
-from engines.http.wire import from_logprobs, to_logprobs
+from engines.json_forms import from_logprobs, to_logprobs
 from router.call import stored_image_hashes
 from router.errors import QueueFullError, QueueUnavailableError, StorageFullError
 from router.jobs.eta import Pace, Standing, estimate

@@ -1,6 +1,6 @@
 """A stand-in for `vllm serve`: its wire over any engine of ours, quirks included.
 
-Written from what vLLM 0.12 sends, not with `engines.http.wire`, so that both sides do not share one misunderstanding: a
+Written from what vLLM 0.12 sends, without `engines.http`, so that both sides do not share one misunderstanding: a
 chunk with only the role comes first and one with only the usage last; thinking is on unless switched off; the model's
 name is compared; refusals are all a plain 400; pictures are not counted apart; unknown fields are ignored; an answer
 given up in mid-stream is an event with ``error``, and then ``[DONE]`` all the same.

@@ -8,9 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import httpx
+import orjson
 import pytest
 from PIL import Image
 
+from engines import json_forms
 from engines.adapter_names import UnknownAdapterError
 from engines.base import (
     Box,
@@ -24,7 +26,7 @@ from engines.base import (
     generate,
 )
 from engines.echo import EchoEngine
-from engines.http import server, wire
+from engines.http import answers, server, sse
 from engines.http.client import EngineClient
 from engines.http.server import listening
 from tests.support.vllm_server import VllmServer, serving
@@ -201,22 +203,22 @@ def test_without_peft_the_extra_is_named(capsys: pytest.CaptureFixture[str], mon
 
 
 def test_boxes_are_part_of_a_whole_answer_and_of_the_event_they_came_with() -> None:
-    head = wire.CompletionHead("chatcmpl-1", 1, "m")
+    head = answers.CompletionHead("chatcmpl-1", 1, "m")
 
-    whole = wire.to_completion(GenerationResult("a", "", "stop", Usage(), boxes=(BOX,)), head)
-    assert wire.orjson.loads(whole)["choices"][0]["message"]["glowl"] == {"boxes": [ON_WIRE]}
-    assert b"glowl" not in wire.to_completion(GenerationResult("a", "", "stop", Usage()), head)
+    whole = answers.to_completion(GenerationResult("a", "", "stop", Usage(), boxes=(BOX,)), head)
+    assert orjson.loads(whole)["choices"][0]["message"]["glowl"] == {"boxes": [ON_WIRE]}
+    assert b"glowl" not in answers.to_completion(GenerationResult("a", "", "stop", Usage()), head)
 
-    [payload] = wire.EventParser().feed(wire.to_events(Delta(boxes=(BOX,)), head))
-    assert wire.from_event(payload) == Delta(boxes=(BOX,))
+    [payload] = sse.EventParser().feed(answers.to_events(Delta(boxes=(BOX,)), head))
+    assert answers.from_event(payload) == Delta(boxes=(BOX,))
 
 
 def test_boxes_go_out_in_hundredths_of_a_pixel() -> None:
-    [entry] = wire.to_boxes([Box(1 / 3, 2 / 3, 10.004, 10.006, 0)])
+    [entry] = json_forms.to_boxes([Box(1 / 3, 2 / 3, 10.004, 10.006, 0)])
 
     assert entry == {"image": 0, "x1": 0.33, "y1": 0.67, "x2": 10.0, "y2": 10.01}
-    assert wire.from_boxes([entry]) == (Box(0.33, 0.67, 10.0, 10.01, 0),)
-    assert wire.from_boxes(None) == ()
+    assert json_forms.from_boxes([entry]) == (Box(0.33, 0.67, 10.0, 10.01, 0),)
+    assert json_forms.from_boxes(None) == ()
 
 
 async def test_our_own_servers_boxes_reach_the_client_and_its_text_is_left_alone() -> None:

@@ -27,7 +27,7 @@ from engines.base import (
     generate,
 )
 from engines.echo import EchoEngine
-from engines.http import wire
+from engines.http import requests
 from engines.http.address import split_urls
 from engines.http.client import EngineClient
 from engines.http.server import listening
@@ -796,7 +796,7 @@ async def test_our_own_server_is_sent_nothing_it_does_not_know(client_of):
     # Given a server of ours and one that is not
     echo = EchoEngine()
     sent = []
-    real = wire.to_chat_body
+    real = requests.to_chat_body
 
     async with listening(echo) as url:
         client = client_of(url, model=None)
@@ -804,7 +804,7 @@ async def test_our_own_server_is_sent_nothing_it_does_not_know(client_of):
         assert (await client.info()).name == "glm"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                wire, "to_chat_body", lambda *args, **options: sent.append(real(*args, **options)) or sent[-1]
+                requests, "to_chat_body", lambda *args, **options: sent.append(real(*args, **options)) or sent[-1]
             )
             await generate(client, replace(HI, caller="alice"))
 

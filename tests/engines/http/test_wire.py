@@ -26,7 +26,7 @@ from engines.base import (
     TooManyImagesError,
     Usage,
 )
-from engines.http import wire
+from engines.http import answers, errors, models, requests, sse
 from engines.json_schema import ANY_OBJECT, JsonSchemaError
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
@@ -42,20 +42,20 @@ def with_image_url(url: object) -> bytes:
 
 
 def test_a_bare_request_is_greedy_and_does_not_think():
-    chat = wire.from_chat_body(body())
+    chat = requests.from_chat_body(body())
 
     assert chat.generation == GenerationRequest((Message("user", (TextPart("hi"),)),), SamplingParams())
     assert (chat.stream, chat.include_usage) == (False, False)
 
 
 def test_the_newer_name_of_max_tokens_wins():
-    chat = wire.from_chat_body(body(max_tokens=5, max_completion_tokens=7))
+    chat = requests.from_chat_body(body(max_tokens=5, max_completion_tokens=7))
 
     assert chat.generation.sampling.max_tokens == 7
 
 
 def test_developer_is_system_and_empty_content_is_no_part():
-    chat = wire.from_chat_body(
+    chat = requests.from_chat_body(
         body(
             messages=[
                 {"role": "developer", "content": "be kind"},
@@ -73,7 +73,7 @@ def test_developer_is_system_and_empty_content_is_no_part():
 
 
 def test_what_changes_nothing_is_ignored():
-    wire.from_chat_body(
+    requests.from_chat_body(
         body(n=1, tools=[], logprobs=False, frequency_penalty=0, response_format={"type": "text"}, store=True)
     )
 
@@ -120,7 +120,7 @@ def test_what_changes_nothing_is_ignored():
 )
 def test_a_wrong_body_is_refused_with_the_field_at_fault(bad, param):
     with pytest.raises(InvalidRequestError) as caught:
-        wire.from_chat_body(bad)
+        requests.from_chat_body(bad)
 
     assert type(caught.value) is InvalidRequestError
     assert caught.value.param == param
@@ -129,10 +129,10 @@ def test_a_wrong_body_is_refused_with_the_field_at_fault(bad, param):
 @pytest.mark.parametrize("wanted", [{}, {"json_schema": {"schema": {"not": {}}}}])
 def test_a_format_without_a_schema_that_can_be_kept_is_refused_by_name(wanted):
     with pytest.raises(JsonSchemaError) as caught:
-        wire.from_chat_body(body(response_format={"type": "json_schema", **wanted}))
+        requests.from_chat_body(body(response_format={"type": "json_schema", **wanted}))
 
-    error = wire.from_error(
-        400, wire.to_error(caught.value.message, status_code=400, code=caught.value.code, param=caught.value.param)
+    error = errors.from_error(
+        400, errors.to_error(caught.value.message, status_code=400, code=caught.value.code, param=caught.value.param)
     )
     assert (type(error), error.code, error.param) == (InvalidRequestError, "invalid_json_schema", "response_format")
 
@@ -143,7 +143,7 @@ def test_a_schema_travels_as_it_was_written_and_in_openais_shape():
     request = GenerationRequest((Message("user", (TextPart("hi"),)),), SamplingParams(json_schema=schema))
 
     # When it goes over the wire
-    sent = wire.to_chat_body(request, "m")
+    sent = requests.to_chat_body(request, "m")
 
     # Then another server finds OpenAI's own field, and ours the same text
     wanted = orjson.loads(sent)["response_format"]
@@ -151,16 +151,16 @@ def test_a_schema_travels_as_it_was_written_and_in_openais_shape():
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": orjson.loads(schema), "strict": True},
     }
-    assert wire.from_chat_body(sent).generation.sampling.json_schema == schema
+    assert requests.from_chat_body(sent).generation.sampling.json_schema == schema
 
 
 def test_any_object_travels_as_json_object():
     request = GenerationRequest((Message("user", (TextPart("hi"),)),), SamplingParams(json_schema=ANY_OBJECT))
 
-    sent = wire.to_chat_body(request, "m")
+    sent = requests.to_chat_body(request, "m")
 
     assert orjson.loads(sent)["response_format"] == {"type": "json_object"}
-    assert wire.from_chat_body(sent).generation.sampling.json_schema == ANY_OBJECT
+    assert requests.from_chat_body(sent).generation.sampling.json_schema == ANY_OBJECT
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_any_object_travels_as_json_object():
 )
 def test_only_base64_data_urls_are_pictures(url, code):
     with pytest.raises(InvalidImageError) as caught:
-        wire.from_chat_body(with_image_url(url))
+        requests.from_chat_body(with_image_url(url))
 
     assert caught.value.code == code
     assert caught.value.param == "messages[0].content[1].image_url"
@@ -189,11 +189,11 @@ def test_only_base64_data_urls_are_pictures(url, code):
 
 def test_a_picture_address_is_told_what_to_send_instead():
     with pytest.raises(InvalidImageError, match=r"fetches nothing.*data:image/png;base64"):
-        wire.from_chat_body(with_image_url("http://example.com/cat.png"))
+        requests.from_chat_body(with_image_url("http://example.com/cat.png"))
 
 
 def test_a_data_url_may_be_written_in_capitals_and_with_parameters():
-    image = wire.from_data_url("DATA:image/PNG;name=a.png;BASE64,aGk=", param="p")
+    image = requests.from_data_url("DATA:image/PNG;name=a.png;BASE64,aGk=", param="p")
 
     assert (image.data, image.media_type) == (b"hi", "image/png")
 
@@ -202,7 +202,7 @@ def test_a_data_url_may_be_written_in_capitals_and_with_parameters():
 def test_the_bytes_of_a_picture_decide_its_type(label):
     data = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 
-    image = wire.from_data_url(f"data:{label};name=a.jpg;base64,{data}", param="messages[0].content[1].image_url")
+    image = requests.from_data_url(f"data:{label};name=a.jpg;base64,{data}", param="messages[0].content[1].image_url")
 
     assert (image.media_type, image.param) == ("image/png", "messages[0].content[1].image_url")
 
@@ -212,17 +212,17 @@ def test_a_refused_picture_is_named_by_the_field_the_caller_sent_it_in():
     known, unknown = ImagePart(b"a", "image/png", "", param="input[0].content[1]"), ImagePart(b"b", "image/png", "")
     messages = (Message("system", (TextPart("?"),)), Message("user", (TextPart("?"), known, unknown)))
 
-    assert wire.param_of_caller("messages[1].content[1].image_url", messages) == "input[0].content[1]"
+    assert requests.param_of_caller("messages[1].content[1].image_url", messages) == "input[0].content[1]"
     for param in ("messages[1].content[2].image_url", "messages[1].content[0]", "messages[9].content[1]"):
-        assert wire.param_of_caller(param, messages) is None
-    assert wire.param_of_caller("messages[1]", messages) == "messages[1]"
+        assert requests.param_of_caller(param, messages) is None
+    assert requests.param_of_caller("messages[1]", messages) == "messages[1]"
 
 
 def test_text_that_is_no_unicode_is_refused_before_it_is_sent():
     request = GenerationRequest((Message("user", (TextPart("\ud83d"),)),))
 
     with pytest.raises(InvalidRequestError):
-        wire.to_chat_body(request, "m")
+        requests.to_chat_body(request, "m")
 
 
 # --- server-sent events ---------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ PAYLOADS = ['{"猫": 1}'.encode(), b"two\nlines", b"last"]
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 1000])
 def test_events_are_the_same_however_the_bytes_are_split(size):
-    parser = wire.EventParser()
+    parser = sse.EventParser()
     raw = EVENTS.encode()
 
     payloads = [payload for start in range(0, len(raw), size) for payload in parser.feed(raw[start : start + size])]
@@ -244,18 +244,18 @@ def test_events_are_the_same_however_the_bytes_are_split(size):
 
 
 def test_a_delta_survives_the_wire():
-    head = wire.CompletionHead("chatcmpl-1", 0, "m", include_usage=True)
+    head = answers.CompletionHead("chatcmpl-1", 0, "m", include_usage=True)
     usage = Usage(prompt_tokens=9, completion_tokens=4, image_tokens=3, cached_tokens=2, reasoning_tokens=1)
-    parser = wire.EventParser()
+    parser = sse.EventParser()
 
     *payloads, done = parser.feed(
-        wire.to_first_event(head)
-        + wire.to_events(Delta(text="猫", reasoning="hm"), head)
-        + wire.to_events(Delta(finish_reason="length", usage=usage), head)
+        answers.to_first_event(head)
+        + answers.to_events(Delta(text="猫", reasoning="hm"), head)
+        + answers.to_events(Delta(finish_reason="length", usage=usage), head)
     )
 
-    assert done == wire.DONE
-    assert [wire.from_event(payload) for payload in payloads] == [
+    assert done == sse.DONE
+    assert [answers.from_event(payload) for payload in payloads] == [
         Delta(),
         Delta(text="猫", reasoning="hm"),
         Delta(finish_reason="length"),
@@ -273,12 +273,12 @@ def test_a_delta_survives_the_wire():
     ],
 )
 def test_log_probabilities_are_as_many_as_asked_for(fields, top_logprobs):
-    assert wire.from_chat_body(body(**fields)).generation.sampling.top_logprobs == top_logprobs
+    assert requests.from_chat_body(body(**fields)).generation.sampling.top_logprobs == top_logprobs
 
 
 def test_a_body_with_a_million_errors_is_refused_for_its_first():
     with pytest.raises(InvalidRequestError) as caught:
-        wire.from_chat_body(body(messages=[1] * 1_000_000))
+        requests.from_chat_body(body(messages=[1] * 1_000_000))
 
     assert caught.value.param == "messages[0]"
     assert caught.value.__cause__.error_count() == 1
@@ -286,33 +286,35 @@ def test_a_body_with_a_million_errors_is_refused_for_its_first():
 
 def test_log_probabilities_survive_the_wire_parts_of_characters_and_impossible_tokens_too():
     # Given a character that spans two tokens
-    head = wire.CompletionHead("chatcmpl-1", 0, "m")
+    head = answers.CompletionHead("chatcmpl-1", 0, "m")
     whole = "猫".encode()
     alternative = Alternative("\ufffd", float("-inf"), whole[2:])
     tokens = (TokenLogprob("\ufffd", -0.5, whole[:2], (alternative,)), TokenLogprob("\ufffd", -0.25, whole[2:]))
 
-    (payload,) = wire.EventParser().feed(wire.to_events(Delta(text="猫", logprobs=tokens), head))
+    (payload,) = sse.EventParser().feed(answers.to_events(Delta(text="猫", logprobs=tokens), head))
 
     least = Alternative("\ufffd", -9999.0, whole[2:])
-    assert wire.from_event(payload).logprobs == (TokenLogprob("\ufffd", -0.5, whole[:2], (least,)), tokens[1])
+    assert answers.from_event(payload).logprobs == (TokenLogprob("\ufffd", -0.5, whole[:2], (least,)), tokens[1])
 
 
 def test_log_probabilities_without_text_are_an_event_of_their_own():
-    head = wire.CompletionHead("chatcmpl-1", 0, "m")
+    head = answers.CompletionHead("chatcmpl-1", 0, "m")
     token = TokenLogprob("\ufffd", -0.5, b"\xe7")
 
-    first, second, done = wire.EventParser().feed(wire.to_events(Delta(finish_reason="stop", logprobs=(token,)), head))
+    first, second, done = sse.EventParser().feed(
+        answers.to_events(Delta(finish_reason="stop", logprobs=(token,)), head)
+    )
 
-    assert wire.from_event(first) == Delta(logprobs=(token,))
-    assert wire.from_event(second) == Delta(finish_reason="stop")
-    assert done == wire.DONE
+    assert answers.from_event(first) == Delta(logprobs=(token,))
+    assert answers.from_event(second) == Delta(finish_reason="stop")
+    assert done == sse.DONE
 
 
 def test_foreign_log_probabilities_may_lack_bytes_and_alternatives():
     entry = {"token": "é", "logprob": None, "bytes": None, "top_logprobs": [{"token": "e", "logprob": -1}]}
     chunk = {"choices": [{"delta": {"content": "é"}, "logprobs": {"content": [entry, {"token": "x", "logprob": 0}]}}]}
 
-    assert wire.from_event(orjson.dumps(chunk)).logprobs == (
+    assert answers.from_event(orjson.dumps(chunk)).logprobs == (
         TokenLogprob("é", -9999.0, "é".encode(), (Alternative("e", -1.0, b"e"),)),
         TokenLogprob("x", 0.0, b"x"),
     )
@@ -322,7 +324,7 @@ def test_foreign_log_probabilities_may_lack_bytes_and_alternatives():
 def test_a_foreign_chunk_may_have_no_log_probabilities(logprobs):
     chunk = {"choices": [{"delta": {"content": "a"}, "logprobs": logprobs}]}
 
-    assert wire.from_event(orjson.dumps(chunk)) == Delta(text="a")
+    assert answers.from_event(orjson.dumps(chunk)) == Delta(text="a")
 
 
 @pytest.mark.parametrize("content", [5, [5], [{}], [{"token": "a", "logprob": "b"}], [{"token": "a", "bytes": 10**12}]])
@@ -330,13 +332,13 @@ def test_log_probabilities_of_an_unknown_shape_fail_the_generation(content):
     chunk = {"choices": [{"delta": {"content": "a"}, "logprobs": {"content": content}}]}
 
     with pytest.raises(GenerationFailedError):
-        wire.from_event(orjson.dumps(chunk))
+        answers.from_event(orjson.dumps(chunk))
 
 
 def test_a_foreign_chunk_may_bring_text_and_finish_reason_together_and_its_own_name_for_reasoning():
     chunk = {"choices": [{"delta": {"content": "a", "reasoning": "b"}, "finish_reason": "stop"}], "usage": None}
 
-    assert wire.from_event(orjson.dumps(chunk)) == Delta(text="a", reasoning="b", finish_reason="stop")
+    assert answers.from_event(orjson.dumps(chunk)) == Delta(text="a", reasoning="b", finish_reason="stop")
 
 
 def test_foreign_usage_may_lack_its_details():
@@ -345,7 +347,7 @@ def test_foreign_usage_may_lack_its_details():
         "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7, "prompt_tokens_details": None},
     }
 
-    assert wire.from_event(orjson.dumps(chunk)).usage == Usage(prompt_tokens=5, completion_tokens=2)
+    assert answers.from_event(orjson.dumps(chunk)).usage == Usage(prompt_tokens=5, completion_tokens=2)
 
 
 @pytest.mark.parametrize(
@@ -357,18 +359,18 @@ def test_foreign_usage_may_lack_its_details():
     ],
 )
 def test_token_counts_may_come_without_choices(payload):
-    assert wire.from_event(payload) == Delta(usage=Usage(prompt_tokens=5, completion_tokens=2))
+    assert answers.from_event(payload) == Delta(usage=Usage(prompt_tokens=5, completion_tokens=2))
 
 
 @pytest.mark.parametrize(
     "payload", [b"{}", b'{"choices": [{}]}', b'{"choices": [{"delta": null}]}', b'{"error": null}']
 )
 def test_an_event_that_says_nothing_is_no_fault(payload):
-    assert wire.from_event(payload) == Delta()
+    assert answers.from_event(payload) == Delta()
 
 
 def test_an_event_without_data_is_none():
-    assert wire.EventParser().feed(b'data:\n\ndata: \n\ndata\n\nevent: x\n\ndata: {"a": 1}\n\n') == [b'{"a": 1}']
+    assert sse.EventParser().feed(b'data:\n\ndata: \n\ndata\n\nevent: x\n\ndata: {"a": 1}\n\n') == [b'{"a": 1}']
 
 
 @pytest.mark.parametrize(
@@ -383,7 +385,7 @@ def test_an_event_without_data_is_none():
 )
 def test_text_may_come_as_a_list_of_parts(content, text):
     for field in ("content", "reasoning_content"):
-        delta = wire.from_event(orjson.dumps({"choices": [{"delta": {field: content}}]}))
+        delta = answers.from_event(orjson.dumps({"choices": [{"delta": {field: content}}]}))
         assert (delta.text or delta.reasoning) == text
 
 
@@ -413,7 +415,7 @@ RUBBISH = [
 @pytest.mark.parametrize("payload", RUBBISH)
 def test_an_event_that_is_no_chunk_fails_the_generation(payload):
     with pytest.raises(GenerationFailedError):
-        wire.from_event(payload)
+        answers.from_event(payload)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +436,9 @@ def test_an_event_that_is_no_chunk_fails_the_generation(payload):
     ],
 )
 def test_a_known_end_of_a_foreign_answer_is_told_in_our_words(foreign, ours):
-    assert wire.from_event(orjson.dumps({"choices": [{"delta": {}, "finish_reason": foreign}]})).finish_reason == ours
+    assert (
+        answers.from_event(orjson.dumps({"choices": [{"delta": {}, "finish_reason": foreign}]})).finish_reason == ours
+    )
 
 
 @pytest.mark.parametrize(
@@ -456,7 +460,7 @@ def test_a_known_end_of_a_foreign_answer_is_told_in_our_words(foreign, ours):
 )
 def test_an_end_that_is_not_known_to_be_good_is_a_failure(foreign):
     with pytest.raises(GenerationFailedError):
-        wire.from_event(orjson.dumps({"choices": [{"delta": {"content": "a"}, "finish_reason": foreign}]}))
+        answers.from_event(orjson.dumps({"choices": [{"delta": {"content": "a"}, "finish_reason": foreign}]}))
 
 
 @pytest.mark.parametrize(
@@ -470,24 +474,24 @@ def test_an_end_that_is_not_known_to_be_good_is_a_failure(foreign):
 )
 def test_a_failure_in_any_form_is_not_taken_for_an_event_without_choices(event):
     with pytest.raises(GenerationFailedError, match="m"):
-        wire.from_event(orjson.dumps(event))
+        answers.from_event(orjson.dumps(event))
 
 
 @pytest.mark.parametrize("size", [1, 2, 4096])
 def test_a_byte_order_mark_before_the_first_event_is_none_of_it(size):
-    parser, raw = wire.EventParser(), b"\xef\xbb\xbfdata: 1\n\ndata: \xef\xbb\xbf2\n\n"
+    parser, raw = sse.EventParser(), b"\xef\xbb\xbfdata: 1\n\ndata: \xef\xbb\xbf2\n\n"
     payloads = [payload for start in range(0, len(raw), size) for payload in parser.feed(raw[start : start + size])]
     assert payloads == [b"1", b"\xef\xbb\xbf2"]
 
 
 @pytest.mark.parametrize("key", ["sk-livekey123456", "Bearer abc.def", "hf_abcdefghij", "sk-proj-a1_b2-c3d4"])
 def test_what_a_server_says_loses_its_keys(key):
-    refusal = wire.from_error(401, orjson.dumps({"error": {"message": f"Incorrect key: {key}, ask again"}}))
+    refusal = errors.from_error(401, orjson.dumps({"error": {"message": f"Incorrect key: {key}, ask again"}}))
     assert refusal.message.replace(",", "") == "Incorrect key: (key) ask again"
 
 
 def test_a_done_with_blanks_around_it_is_done():
-    assert wire.EventParser().feed(b"data:  [DONE] \n\n") == [wire.DONE]
+    assert sse.EventParser().feed(b"data:  [DONE] \n\n") == [sse.DONE]
 
 
 @pytest.mark.parametrize(
@@ -502,27 +506,29 @@ def test_a_done_with_blanks_around_it_is_done():
     ],
 )
 def test_a_failure_is_told_from_an_event_however_it_is_written(raw):
-    (payload,) = wire.EventParser().feed(raw)
+    (payload,) = sse.EventParser().feed(raw)
     with pytest.raises(GenerationFailedError, match="too hot"):
-        wire.from_event(payload)
+        answers.from_event(payload)
 
 
 def test_of_several_answers_the_first_is_read():
     def delta(*choices):
-        return wire.from_event(orjson.dumps({"choices": [{"index": i, "delta": {"content": t}} for i, t in choices]}))
+        return answers.from_event(
+            orjson.dumps({"choices": [{"index": i, "delta": {"content": t}} for i, t in choices]})
+        )
 
     assert [delta((1, "b")).text, delta((1, "b"), (0, "a")).text, delta((0, "a")).text] == ["", "a", "a"]
 
 
 def test_parts_of_reasoning_are_no_text():
     parts = [{"type": "reasoning", "text": "plan"}, {"type": "text", "text": "Red"}]
-    assert wire.from_event(orjson.dumps({"choices": [{"delta": {"content": parts}}]})) == Delta("Red", "plan")
+    assert answers.from_event(orjson.dumps({"choices": [{"delta": {"content": parts}}]})) == Delta("Red", "plan")
 
 
 @pytest.mark.parametrize("size", [7, 4096])
 @pytest.mark.parametrize("data", [b"data: " + b"x" * 100_000, b": " + b"x" * 100_000, b"data: xxxxxxx\n" * 10_000])
 def test_an_event_without_end_fails_the_generation_before_it_fills_the_memory(data, size):
-    parser = wire.EventParser(max_bytes=50_000)
+    parser = sse.EventParser(max_bytes=50_000)
     pieces = [data[start : start + size] for start in range(0, len(data), size)]
 
     with pytest.raises(GenerationFailedError, match="50000 bytes"):
@@ -530,7 +536,7 @@ def test_an_event_without_end_fails_the_generation_before_it_fills_the_memory(da
 
 
 def test_many_small_events_are_no_large_one():
-    parser = wire.EventParser(max_bytes=50)
+    parser = sse.EventParser(max_bytes=50)
 
     assert len(parser.feed(b"data: 0123456789\n\n" * 100)) == 100
 
@@ -548,7 +554,7 @@ def test_many_small_events_are_no_large_one():
     ],
 )
 def test_what_a_server_says_loses_its_addresses(address):
-    refusal = wire.from_error(502, orjson.dumps({"error": {"message": f"no route to {address} at 12:30"}}))
+    refusal = errors.from_error(502, orjson.dumps({"error": {"message": f"no route to {address} at 12:30"}}))
 
     assert refusal.message.startswith("no route to ")
     assert refusal.message.endswith(" at 12:30")
@@ -585,7 +591,7 @@ def test_what_a_server_says_loses_its_addresses(address):
     ],
 )
 def test_a_foreign_refusal_finds_its_class(status, answer, kind):
-    error = wire.from_error(status, answer)
+    error = errors.from_error(status, answer)
 
     assert type(error) is kind
     assert error.message
@@ -594,29 +600,29 @@ def test_a_foreign_refusal_finds_its_class(status, answer, kind):
 def test_a_refusal_in_the_middle_of_a_stream_stays_one_that_nobody_repeats():
     # Given a schema that turned out to be too complex only behind the thinking
     refusal = JsonSchemaError("The JSON Schema's 'pattern' is too complex.")
-    (payload,) = wire.EventParser().feed(wire.to_error_event(refusal))
+    (payload,) = sse.EventParser().feed(errors.to_error_event(refusal))
 
     with pytest.raises(InvalidRequestError, match="'pattern'") as raised:
-        wire.from_event(payload)
+        answers.from_event(payload)
 
     assert (raised.value.code, raised.value.param) == ("invalid_json_schema", "response_format")
     assert (raised.value.status_code, raised.value.retryable) == (400, False)
 
 
 def test_a_lack_of_memory_in_the_middle_of_a_stream_stays_one():
-    (payload,) = wire.EventParser().feed(wire.to_error_event(EngineOverloadedError("busy", code="out_of_memory")))
+    (payload,) = sse.EventParser().feed(errors.to_error_event(EngineOverloadedError("busy", code="out_of_memory")))
 
     with pytest.raises(EngineOverloadedError, match="busy") as raised:
-        wire.from_event(payload)
+        answers.from_event(payload)
 
     assert raised.value.code == "out_of_memory"
 
 
 def test_an_error_event_raises_what_it_carries():
-    (payload,) = wire.EventParser().feed(wire.to_error_event(EngineOverloadedError("busy", param="p")))
+    (payload,) = sse.EventParser().feed(errors.to_error_event(EngineOverloadedError("busy", param="p")))
 
     with pytest.raises(EngineError) as caught:
-        wire.from_event(payload)
+        answers.from_event(payload)
 
     assert type(caught.value) is EngineOverloadedError
     assert caught.value.param == "p"
@@ -629,13 +635,13 @@ def test_an_error_event_raises_what_it_carries():
 def test_an_engine_describes_itself_over_the_wire(variant):
     info = EngineInfo("owl2", "mplug-owl2", variant, context_tokens=2048, max_images=4)
 
-    assert wire.from_models(wire.to_models(info, created=0)) == info
+    assert models.from_models(models.to_models(info, created=0)) == info
 
 
 def test_a_foreign_server_is_the_full_model_with_the_context_it_tells():
     answer = orjson.dumps({"data": [{"id": "a"}, {"id": "zai-org/GLM-4.6V-Flash", "max_model_len": 4096}]})
 
-    info = wire.from_models(answer, "zai-org/GLM-4.6V-Flash")
+    info = models.from_models(answer, "zai-org/GLM-4.6V-Flash")
 
     assert (info.model_id, info.variant, info.context_tokens) == ("zai-org/GLM-4.6V-Flash", "full", 4096)
 
@@ -654,4 +660,4 @@ def test_a_foreign_server_is_the_full_model_with_the_context_it_tells():
 )
 def test_an_answer_that_is_no_model_list_means_there_is_no_engine(answer):
     with pytest.raises(EngineUnavailableError):
-        wire.from_models(answer, "m")
+        models.from_models(answer, "m")

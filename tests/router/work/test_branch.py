@@ -31,7 +31,7 @@ from engines.base import (
     TextPart,
 )
 from engines.echo import EchoEngine
-from engines.http.wire import to_boxes
+from engines.json_forms import to_boxes
 from router.api.objects import to_hybrid
 from router.call import to_stored_messages
 from router.jobs.job import BranchPlan, Job, JobSpec, UnitResult

@@ -1,0 +1,359 @@
+"""Chat-completions requests: a body to a `GenerationRequest`, and back.
+
+In: a JSON body, or a request. Out: the one made from the other, or an `InvalidRequestError` that names the field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+import pybase64
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
+
+from engines.adapter_names import split_model
+from engines.base import (
+    GenerationRequest,
+    ImagePart,
+    InvalidImageError,
+    InvalidRequestError,
+    Message,
+    Part,
+    Role,
+    SamplingParams,
+    TextPart,
+)
+from engines.image_header import sniff_media_type
+from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
+
+MAX_TOP_LOGPROBS: Final = 20
+STOP_WITH_SCHEMA: Final = "'stop' cannot be combined with 'response_format': a stop string could cut the JSON in half."
+# What a server may not know and an answer does not depend on.
+OPTIONAL_FIELDS: Final = ("stream_options", "user", "cache_salt")
+# Two spellings of one switch: vLLM's and SGLang's, and that of Z.ai, who host the model. A server needs one of them.
+THINKING_FIELDS: Final = ("chat_template_kwargs", "thinking")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat-completions body, understood.
+
+    Attributes:
+        generation: the question itself.
+        stream: the caller wants server-sent events.
+        include_usage: the caller wants token counts at the end of the stream.
+    """
+
+    generation: GenerationRequest
+    stream: bool
+    include_usage: bool
+
+
+class _Model(BaseModel):
+    # Strict: "5" is no number. Fields that are not declared change nothing about an answer and are ignored.
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class _TextPart(_Model):
+    type: Literal["text"]
+    text: str
+
+
+class _ImageUrl(_Model):
+    url: str
+
+
+class _ImageUrlPart(_Model):
+    type: Literal["image_url"]
+    image_url: _ImageUrl
+
+
+def _as_parts(value: object) -> object:
+    if value is None:
+        return []
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+def _as_list(value: object) -> object:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else value
+
+
+class _ChatMessage(_Model):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[
+        list[Annotated[_TextPart | _ImageUrlPart, Field(discriminator="type")]], FailFast(), BeforeValidator(_as_parts)
+    ] = Field(default_factory=list)
+
+
+class _StreamOptions(_Model):
+    include_usage: bool = False
+
+
+class _TemplateKwargs(_Model):
+    enable_thinking: bool = False
+
+
+class _JsonSchema(_Model):
+    # Its name, description and strictness change nothing: an answer is always held to the schema.
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class _ResponseFormat(_Model):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _JsonSchema | None = None
+
+
+class _ChatBody(_Model):
+    model: str = ""
+    # The first error is the one that is told, and a million of them would take gigabytes.
+    messages: Annotated[list[_ChatMessage], FailFast()] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]], FailFast(), BeforeValidator(_as_list)] = Field(
+        default_factory=list
+    )
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    user: str | None = None
+    stream: bool | None = None
+    response_format: _ResponseFormat | None = None
+    stream_options: _StreamOptions | None = None
+    chat_template_kwargs: _TemplateKwargs | None = None
+    # Declared only to be refused: an answer that silently ignores them would be a wrong one.
+    n: int | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    logit_bias: dict[str, Any] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+
+
+def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
+    """Understand a chat-completions body.
+
+    ``temperature`` and ``top_p`` are those of `SamplingParams` when absent, so a bare request is answered greedily.
+    ``user`` is the caller. Of ``model`` only the adapter behind its colon counts.
+
+    Raises:
+        InvalidRequestError: naming the field at fault; `InvalidImageError` for a picture that is no base64 data URL.
+    """
+    try:
+        chat = _ChatBody.model_validate_json(body)
+    except ValidationError as error:
+        raise _from_validation_error(error) from error
+    _refuse_unsupported(chat)
+    if chat.messages[-1].role != "user":
+        raise InvalidRequestError("The last message must be the user's turn to answer.", param="messages")
+    default = SamplingParams()
+    sampling = SamplingParams(
+        max_tokens=chat.max_completion_tokens or chat.max_tokens,
+        temperature=default.temperature if chat.temperature is None else chat.temperature,
+        top_p=default.top_p if chat.top_p is None else chat.top_p,
+        seed=chat.seed,
+        stop=tuple(chat.stop),
+        top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+        json_schema=_from_response_format(chat),
+    )
+    return ChatRequest(
+        generation=GenerationRequest(
+            messages=tuple(_from_message(message, index) for index, message in enumerate(chat.messages)),
+            sampling=sampling,
+            enable_thinking=chat.chat_template_kwargs is not None and chat.chat_template_kwargs.enable_thinking,
+            request_id=request_id,
+            caller=chat.user or "",
+            adapter=split_model(chat.model)[1],
+        ),
+        stream=bool(chat.stream),
+        include_usage=chat.stream_options is not None and chat.stream_options.include_usage,
+    )
+
+
+def _refuse_unsupported(chat: _ChatBody) -> None:
+    refused = {
+        "n": chat.n not in (None, 1),
+        "tools": bool(chat.tools),
+        "functions": bool(chat.functions),
+        "logit_bias": bool(chat.logit_bias),
+        "frequency_penalty": bool(chat.frequency_penalty),
+        "presence_penalty": bool(chat.presence_penalty),
+    }
+    for param, is_refused in refused.items():
+        if is_refused:
+            raise InvalidRequestError(f"'{param}' is not supported by this engine: leave it out.", param=param)
+    if chat.top_logprobs and not chat.logprobs:
+        raise InvalidRequestError("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
+
+
+def _from_response_format(chat: _ChatBody) -> str | None:
+    wanted = chat.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if chat.stop:
+        raise InvalidRequestError(STOP_WITH_SCHEMA, param="stop")
+    if wanted.type == "json_object":
+        return ANY_OBJECT
+    if wanted.json_schema is None:
+        raise JsonSchemaError("'response_format' of type 'json_schema' needs 'json_schema': {'name', 'schema'}.")
+    return to_schema_text(wanted.json_schema.json_schema)
+
+
+def _to_response_format(json_schema: str) -> dict[str, Any]:
+    if json_schema == ANY_OBJECT:
+        return {"type": "json_object"}
+    # The schema goes out as it is written: the order of its properties is that of the answer.
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": orjson.Fragment(json_schema), "strict": True},
+    }
+
+
+def _from_message(message: _ChatMessage, index: int) -> Message:
+    role: Role = "system" if message.role == "developer" else message.role
+    parts: list[Part] = []
+    for place, part in enumerate(message.content):
+        if isinstance(part, _TextPart):
+            parts.append(TextPart(part.text))
+        else:
+            parts.append(from_data_url(part.image_url.url, param=f"messages[{index}].content[{place}].image_url"))
+    return Message(role, tuple(parts))
+
+
+def _from_validation_error(error: ValidationError) -> InvalidRequestError:
+    """Make one OpenAI-shaped refusal of the first thing that is wrong."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequestError("The body is not valid JSON: send one JSON object.")
+    steps = list(first["loc"])
+    if len(steps) > 4 and steps[2] == "content":
+        del steps[4]  # the name of the union's member, which is no field of the request
+    param = ""
+    for step in steps:
+        param += f"[{step}]" if isinstance(step, int) else f".{step}" if param else step
+    where = f"'{param}'" if param else "The body"
+    return InvalidRequestError(f"{where}: {first['msg']}.", param=param or None)
+
+
+def to_chat_body(
+    request: GenerationRequest, model: str, *, is_foreign: bool = False, without: Collection[str] = ()
+) -> bytes:
+    """Encode a request for any OpenAI-compatible server, streamed and with its usage.
+
+    Args:
+        request: what to encode.
+        model: the name to ask for.
+        is_foreign: the server is none of ours: say thinking in both spellings, and keep callers' caches apart in the
+            way of vLLM and SGLang, as ours does by ``user``.
+        without: fields the server does not know, of `OPTIONAL_FIELDS` and `THINKING_FIELDS`.
+
+    Raises:
+        InvalidRequestError: if a text cannot be sent because it is no valid Unicode (a lone surrogate).
+    """
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": message.role, "content": _to_content(message)} for message in request.messages],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "chat_template_kwargs": {"enable_thinking": request.enable_thinking},
+    }
+    if sampling.max_tokens is not None:
+        body["max_tokens"] = sampling.max_tokens
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.top_logprobs is not None:
+        body["logprobs"] = True
+        body["top_logprobs"] = sampling.top_logprobs
+    if sampling.json_schema is not None:
+        body["response_format"] = _to_response_format(sampling.json_schema)
+    if request.caller:
+        body["user"] = request.caller
+    if is_foreign:
+        body["thinking"] = {"type": "enabled" if request.enable_thinking else "disabled"}
+        if request.caller:
+            body["cache_salt"] = hashlib.sha256(f"glowl:{request.caller}".encode("utf-8", "replace")).hexdigest()
+    for field in without:
+        body.pop(field, None)
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequestError(f"The request cannot be sent as JSON: {error}.", param="messages") from error
+
+
+def _to_content(message: Message) -> str | list[dict[str, Any]]:
+    if not message.images:  # the oldest shape, which every server and chat template takes
+        return message.text
+    return [
+        {"type": "text", "text": part.text}
+        if isinstance(part, TextPart)
+        else {"type": "image_url", "image_url": {"url": to_data_url(part)}}
+        for part in message.parts
+    ]
+
+
+_CONTENT_PART: Final = re.compile(r"messages\[(\d+)\]\.content\[(\d+)\]")
+
+
+def param_of_caller(param: str, messages: Sequence[Message]) -> str | None:
+    """Return the field of the caller's own request that a picture came in.
+
+    Args:
+        param: the field that a refusal names, of the request that `to_chat_body` made.
+        messages: what that was made from.
+
+    Returns:
+        The field as it is if it is no picture's; None if the picture does not say where it came from.
+    """
+    place = _CONTENT_PART.match(param)
+    if place is None:
+        return param
+    index, number = int(place[1]), int(place[2])
+    parts = messages[index].parts if index < len(messages) else ()
+    part = parts[number] if number < len(parts) else None
+    return part.param or None if isinstance(part, ImagePart) else None
+
+
+def to_data_url(image: ImagePart) -> str:
+    """Encode a picture as a base64 data URL; the bytes stay as they are."""
+    return f"data:{image.media_type};base64,{pybase64.b64encode_as_string(image.data)}"
+
+
+def from_data_url(url: str, *, param: str) -> ImagePart:
+    """Take the picture out of a base64 data URL; its bytes decide the media type, whatever is declared.
+
+    Raises:
+        InvalidImageError: if it is an address to fetch, another kind of data, or not base64.
+    """
+    head, comma, data = url.partition(",")
+    kind = head.strip().lower()
+    if not kind.startswith("data:"):
+        raise InvalidImageError(
+            "An engine fetches nothing: send the picture itself as 'data:image/png;base64,...'.",
+            code="invalid_image_url",
+            param=param,
+        )
+    declared, *parameters = (part.strip() for part in kind.removeprefix("data:").split(";"))
+    if not comma or "base64" not in parameters:
+        raise InvalidImageError(
+            "The data URL must start with 'data:image/<format>;base64,'.", code="invalid_image_url", param=param
+        )
+    try:
+        decoded = pybase64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise InvalidImageError("The picture is not valid base64.", code="invalid_base64_image", param=param) from error
+    if not decoded:
+        raise InvalidImageError("The picture is empty.", code="empty_image_file", param=param)
+    media_type = sniff_media_type(decoded) or declared
+    return ImagePart(data=decoded, media_type=media_type, sha256=hashlib.sha256(decoded).hexdigest(), param=param)
