@@ -52,7 +52,7 @@ def folder(stack: PocketStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "policies").symlink_to(ROOT / "policies")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLOWL_URL", stack.urls[0])
-    monkeypatch.setenv("GLOWL_LANG", "en")
+    monkeypatch.setenv("LC_ALL", "en_US.UTF-8")
     return tmp_path
 
 
@@ -104,7 +104,7 @@ class Shell:
         self.stack, self.receiver = stack, receiver
 
     def run(self, statement: str) -> str:
-        """Run one statement and return what it printed on stdout.
+        """Run one statement and return what a terminal would show.
 
         Raises:
             AssertionError: if it failed.
@@ -119,7 +119,7 @@ class Shell:
         expanded = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, text=True, check=True)
         result = CliRunner().invoke(app, expanded.stdout.split("\0")[:-1])
         assert result.exit_code == 0, f"{statement}: {result.output} {result.exception!r}"
-        return result.stdout
+        return result.output
 
     def newest(self, kind: str) -> str:
         """The id that a placeholder such as `resp_1` stands for; a job, and a delivery, is made where there is none."""
