@@ -35,7 +35,7 @@ SHOWN_URL = "http://127.0.0.1:8000"
 SHOWN_HOOK = "https://example.com/hooks"
 # What starts processes, builds images, downloads, or needs a state that no quiet server is in.
 NOT_RUN = re.compile(
-    r"\.venv/bin/glowl (up|api|worker|engine|doctor|models convert|jobs retry)\b|"
+    r"\.venv/bin/glowl (up|api|worker|engine|doctor|models convert|jobs retry|policy (test|diff|eval))\b|"
     r"(GLOWL_\w+=\S+ )*(make|docker|vllm|pip|git|python|export|\.venv/bin/glowl up)\b|\.venv/bin/(pip|python)\b"
 )
 
