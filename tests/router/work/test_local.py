@@ -10,6 +10,9 @@ import pytest
 from engines.base import Delta, EngineUnavailableError
 from router.work.local import EarlyStream
 
+# What is closed here may be waiting for an engine that never answers: a mistake is a hang.
+pytestmark = pytest.mark.timeout(120)
+
 
 class Source:
     """Deltas that say when they were asked for, and whether somebody closed them."""
