@@ -95,14 +95,17 @@ async def repeat(what: str, work: Callable[[], Awaitable[Any]], pause: Callable[
     """
     me = asyncio.current_task()
     assert me is not None
-    # Cancelled while it connects, redis' client may return as if nothing had happened; nothing else would end this.
-    while not me.cancelling():
+    while True:
         try:
             await work()
         except QueueUnavailableError:
             log.debug("redis does not answer the %s", what)
         except Exception:  # one bad record must not keep all others from their turn
             log.exception("the %s failed", what)
+        # Cancelled in the middle of a command, redis' client may return as if nothing had happened. The pause that
+        # follows may be an hour.
+        if me.cancelling():
+            raise asyncio.CancelledError
         await pause()
 
 

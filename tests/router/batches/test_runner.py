@@ -24,6 +24,7 @@ from router.errors import BadRequestError, EngineFailedError, RouterError
 from router.jobs.events import EventHub
 from router.jobs.job import BranchPlan, FinalAnswer, Job, UnitResult
 from router.jobs.store import JobStore
+from router.leftovers import end_tasks
 from router.redis import storage_full
 from tests.router.jobs.test_store import make_spec as make_job_spec
 
@@ -143,8 +144,7 @@ class Bench:
         try:
             yield runner
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks(task)
 
     async def wait(self, spec: BatchSpec, is_so: Callable[[Batch], bool] = lambda batch: batch.has_ended) -> Batch:
         async with asyncio.timeout(30):

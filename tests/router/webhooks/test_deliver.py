@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from router.bootstrap import make_redis
 from router.fetch import SafeFetcher
 from router.jobs.queue import WEBHOOKS
+from router.leftovers import end_tasks
 from router.settings import Settings
 from router.webhooks.backoff import Backoff
 from router.webhooks.deliver import MAX_PER_HOST, MAX_PER_LINE, Deliverer
@@ -429,9 +430,7 @@ async def test_one_ticket_is_sent_by_however_many_sweepers_while_nobody_takes_it
         await store.emit("local", "response.completed", {"id": f"resp_{number}"}, url=url)
     sweepers = [asyncio.create_task(sweep_forever(store, cast("Any", queue))) for _ in range(2)]
     await asyncio.wait_for(queue.has_sent.wait(), 60)
-    for task in sweepers:
-        task.cancel()
-    await asyncio.gather(*sweepers, return_exceptions=True)
+    await end_tasks(*sweepers)
 
     assert await sweep_once(store, cast("Any", queue)) is False
     assert queue.sent == 1

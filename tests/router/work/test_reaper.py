@@ -18,6 +18,7 @@ from router.errors import QueueUnavailableError
 from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
 from router.jobs.queue import JobQueue, create_celery
 from router.jobs.store import JobStore, Reaped
+from router.leftovers import end_tasks
 from router.redis import PREFIX
 from router.settings import Settings
 from router.work.overdue import settle
@@ -271,8 +272,7 @@ async def test_deadlines_do_not_wait_for_a_broker_that_hangs(store: JobStore, cl
     async with asyncio.timeout(60):
         while not ((job := await store.get("late")) and job.is_terminal):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    reaper.cancel()
-    await asyncio.gather(reaper, return_exceptions=True)
+    await end_tasks(reaper)
 
 
 def _reap_forever(store: JobStore, queue: Queue | None = None, *, interval_s: float) -> Coroutine[Any, Any, None]:
