@@ -17,9 +17,9 @@ from engines.base import (
     TextPart,
 )
 from router.answers import groups, merge
-from router.answers.usable import is_blank
+from router.answers.steps import Ask, Ended, Merging
 from router.errors import QueueUnavailableError
-from router.jobs.job import MERGE, FinalAnswer, Job, UnitResult, to_failure_record
+from router.jobs.job import MERGE, Job, UnitResult, to_failure_record
 from router.jobs.queue import WEBHOOKS
 from router.output_format import with_instruction
 from router.work.asking import build_request, generate, to_engine_error
@@ -48,95 +48,50 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
         return
     try:
         async with lease(context, job_id, MERGE, epoch):
-            outcome = await _merge(context, job, epoch)
+            ended, failure = await _merge(context, job, epoch)
     except LeaseLostError:
         log.info("the merge of %s is no longer ours", job_id)
         return
     except HandedBackError:
         await hand_back(context, job_id, MERGE, epoch)
         return
-    except _NothingToFallBackOnError as failed:
-        if failed.error.retryable and await release(store, job_id, MERGE, epoch, failed.error):
-            return
-        outcome = merge.composed(failed.compose, UnitResult(error=to_failure_record(failed.error)))
-    except _NotReducedError as failed:
-        if failed.error.retryable and await release(store, job_id, MERGE, epoch, failed.error):
-            return
-        outcome = failed.outcome
     except QueueUnavailableError:
         raise  # nothing can be recorded now; the lease runs out and the merge is run again
     except Exception:  # the edge of the process; whatever comparing and merging ran into, the answers are there
         log.exception("the merge of %s failed", job_id)
-        outcome = merge.without_merging(job)
+        ended, failure = Ended(merge.without_merging(job)), None
+    cause = failure if ended.wants_retry else None
+    if cause is not None and cause.retryable and await release(store, job_id, MERGE, epoch, cause):
+        return
+    outcome = ended.outcome
     final, error = (None, outcome.error) if isinstance(outcome, merge.NoAnswer) else (outcome, None)
     if await patiently(lambda: store.complete(job_id, epoch, final=final, error=error)):
         await context.queue.send_tickets({WEBHOOKS: 1})  # at once, rather than when the sweeper comes by
 
 
-async def _merge(context: Context, job: Job, epoch: int) -> FinalAnswer | merge.NoAnswer:
-    """Make one answer of what the branches said; what groups of pictures found is one branch's word by then.
+async def _merge(context: Context, job: Job, epoch: int) -> tuple[Ended, EngineError | None]:
+    """Merge what the branches said with the help of the engines; returns the failure of the last one that failed, too.
 
     Raises:
-        _NothingToFallBackOnError: if GLM could not write what only GLM can.
-        _NotReducedError: if no engine could make one answer of what the groups found.
+        LeaseLostError: as soon as a write is refused.
+        QueueUnavailableError: if redis stays away.
     """
-    folded, failure = groups.fold(job), None
-    if groups.wants_reduce(job):
-        writers = ("glm", "owl2") if job.spec.strategy == "compose" else ("owl2",)
-        folded, failure = await _reduce(context, job, folded, epoch, writers)
-    outcome = merge.resolve(folded, job.spec.question)
-    if isinstance(outcome, merge.ComposeRequest):
-        if folded is not job:
-            outcome = groups.before_compose(job, outcome)
-        outcome = await _compose(context, job, epoch, outcome)
-        if folded is not job and isinstance(outcome, FinalAnswer) and outcome.engine == "owl2":
-            # GLM could not compose: what its text would have replaced are findings, and still no answer.
-            folded = groups.without_compose(folded)
-            folded, failure = await _reduce(context, job, folded, epoch, ("owl2",), is_told=False)
-            alone = merge.resolve(folded, job.spec.question)
-            assert isinstance(alone, FinalAnswer)
-            outcome = groups.after_compose(alone, outcome)
-    if isinstance(outcome, FinalAnswer):
-        outcome = groups.finished(job, folded, outcome)
-    if failure is not None:
-        raise _NotReducedError(outcome, failure)
-    return outcome
-
-
-async def _reduce(
-    context: Context, job: Job, folded: Job, epoch: int, writers: tuple[str, ...], *, is_told: bool = True
-) -> tuple[Job, EngineError | None]:
-    """Let the first engine that can make one answer of what a job's groups found.
-
-    Args:
-        context: what to work with.
-        job: whose.
-        folded: what `groups.fold` made of it.
-        epoch: of the merge's claim.
-        writers: whom to ask, one after the other.
-        is_told: stream the answer; not possible any more if another engine may have begun one in this run.
-
-    Returns:
-        The job with the answer in the place of the findings; if there is none, with the reason among what is degraded,
-        and the failure of the last engine.
-    """
+    merging = Merging(job)
     failure: EngineError | None = None
-    reason = "it wrote nothing"
-    for engine in writers:
+    step = merging.next_step()
+    while isinstance(step, Ask):
         try:
-            result = await _answer_from_findings(context, job, epoch, engine, is_told=is_told)
+            if step.compose is None:
+                reply = await _answer_from_findings(context, job, epoch, step.engine, is_told=step.is_told)
+            else:
+                reply = await _compose(context, job, epoch, step.compose)
         except (LeaseLostError, QueueUnavailableError):
             raise
-        except Exception as error:  # what the groups found is there: whatever goes wrong here, it is good enough
-            failure = to_engine_error(error, f"the reduce of {job.id}")
-            reason = failure.message
-        else:
-            if not is_blank(result.text):
-                return groups.reduced(folded, engine, result), None
-            failure, reason = None, "it wrote nothing"
-        folded = groups.not_reduced(folded, engine, reason, is_last=engine == writers[-1])
-        is_told = False
-    return folded, failure
+        except Exception as error:  # all branches have ended: whatever goes wrong here, their answers are there
+            failure = to_engine_error(error, f"the merge of {job.id}")
+            reply = UnitResult(error=to_failure_record(failure))
+        step = merging.next_step(reply)
+    return step, failure
 
 
 async def _answer_from_findings(context: Context, job: Job, epoch: int, engine: str, *, is_told: bool) -> UnitResult:
@@ -159,46 +114,22 @@ async def _answer_from_findings(context: Context, job: Job, epoch: int, engine: 
     return await ask(least)
 
 
-class _NothingToFallBackOnError(Exception):
-    """GLM could not compose, and without it there is no answer at all."""
+async def _compose(context: Context, job: Job, epoch: int, compose: merge.ComposeRequest) -> UnitResult:
+    """Let GLM write the final answer.
 
-    def __init__(self, compose: merge.ComposeRequest, error: EngineError) -> None:
-        super().__init__(error.message)
-        self.compose = compose
-        self.error = error
-
-
-class _NotReducedError(Exception):
-    """No engine could make one answer of what the groups found; ``outcome`` is what to end with if none ever can."""
-
-    def __init__(self, outcome: FinalAnswer | merge.NoAnswer, error: EngineError) -> None:
-        super().__init__(error.message)
-        self.outcome = outcome
-        self.error = error
-
-
-async def _compose(
-    context: Context, job: Job, epoch: int, compose: merge.ComposeRequest
-) -> FinalAnswer | merge.NoAnswer:
-    try:
-        stored = job.spec.messages
-        if groups.num_pictures(job.spec) > (await context.engines["glm"].info()).max_images:
-            stored = groups.without_pictures(job.spec)
-            if groups.groups_of(job.spec):
-                compose = replace(compose, prompt=groups.reduce_prompt(job))
-        request = await build_request(context, job, "glm", stored, enable_thinking=False)
-        head, tail = request.messages[:-1], request.messages[-1]
-        turn = Message("user", (*tail.images, TextPart(compose.prompt)))
-        request = replace(request, messages=(*head, turn))
-        request = with_instruction(request, job.spec.output_format, job.spec.language)
-        # A finished answer does not wait for ever to be made a better one.
-        silence_s = context.store.merge_patience_s if compose.has_fallback else None
-        result = await generate(context, job.id, MERGE, epoch, "glm", request, silence_s=silence_s)
-    except (LeaseLostError, QueueUnavailableError):
-        raise
-    except Exception as error:  # both branches have answered: whatever goes wrong here, what is there is good enough
-        refusal = to_engine_error(error, f"the merge of {job.id}")
-        if not compose.has_fallback:
-            raise _NothingToFallBackOnError(compose, refusal) from error
-        result = UnitResult(error=to_failure_record(refusal))
-    return merge.composed(compose, result)
+    Raises:
+        EngineError: as the engine raised it.
+        LeaseLostError: as soon as a write is refused.
+    """
+    stored, prompt = job.spec.messages, compose.prompt
+    if groups.num_pictures(job.spec) > (await context.engines["glm"].info()).max_images:
+        stored = groups.without_pictures(job.spec)
+        if groups.groups_of(job.spec):
+            prompt = groups.reduce_prompt(job)
+    request = await build_request(context, job, "glm", stored, enable_thinking=False)
+    head, tail = request.messages[:-1], request.messages[-1]
+    request = replace(request, messages=(*head, Message("user", (*tail.images, TextPart(prompt)))))
+    request = with_instruction(request, job.spec.output_format, job.spec.language)
+    # A finished answer does not wait for ever to be made a better one.
+    silence_s = context.store.merge_patience_s if compose.has_fallback else None
+    return await generate(context, job.id, MERGE, epoch, "glm", request, silence_s=silence_s)

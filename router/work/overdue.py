@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from router.answers import groups, merge
+from router.answers import merge
+from router.answers.steps import Ask, Merging, NoEngine
 from router.jobs.job import FinalAnswer, Job, UnitResult
 from router.jobs.store import Cause
 
@@ -26,13 +27,11 @@ def settle(job: Job, cause: Cause) -> FinalAnswer | merge.NoAnswer:
         for name, unit in job.units.items()
     }
     job = replace(job, units=cut)
-    folded = groups.fold(job, wants_all=True)
-    if folded is not job and folded.units[groups.DEEP].answer and groups.wants_reduce(job):
-        folded = groups.not_reduced(folded, "owl2", error["message"], is_last=True)
-    outcome = merge.resolve(folded, job.spec.question)
-    if isinstance(outcome, merge.ComposeRequest):
-        outcome = merge.composed(outcome, UnitResult(error=error))
-    return groups.finished(job, folded, outcome) if isinstance(outcome, FinalAnswer) else outcome
+    merging, nothing = Merging(job, wants_all=True), NoEngine(UnitResult(error=error))
+    step = merging.next_step()
+    while isinstance(step, Ask):
+        step = merging.next_step(nothing)
+    return step.outcome
 
 
 def to_error(job: Job, cause: Cause) -> dict[str, Any]:
