@@ -35,7 +35,7 @@ SHOWN_URL = "http://127.0.0.1:8000"
 SHOWN_HOOK = "https://example.com/hooks"
 # What starts processes, builds images, downloads, or needs a state that no quiet server is in.
 NOT_RUN = re.compile(
-    r"\.venv/bin/glowl (up|api|worker|engine|doctor|models convert|jobs retry|policy (test|diff|eval))\b|"
+    r"\.venv/bin/glowl (up|api|worker|engine|doctor|models convert|jobs retry)\b|"
     r"(GLOWL_\w+=\S+ )*(make|docker|vllm|pip|git|python|export|\.venv/bin/glowl up)\b|\.venv/bin/(pip|python)\b"
 )
 
@@ -67,7 +67,7 @@ def matches(printed: str, shown: str) -> bool:
     """Whether an output is the one shown; `...` stands for anything, an id for any id of its kind."""
     lines = [re.escape(line.rstrip()) for line in shown.strip().splitlines()]
     pattern = re.sub(r"\\\.\\\.\\\.", ".*", "\n".join(lines))
-    pattern = re.sub(r"(resp|batch|whe|whd|file|msg|chatcmpl)_[0-9a-f]+", r"\1_[0-9a-f]+", pattern)
+    pattern = re.sub(r"(resp|batch|whe|whd|file|msg|rs)_[0-9a-f]+", r"\1_[0-9a-f]+", pattern)
     return bool(re.fullmatch(pattern, "\n".join(line.rstrip() for line in printed.strip().splitlines()), re.DOTALL))
 
 
