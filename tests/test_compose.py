@@ -24,7 +24,7 @@ from router.app import create_app
 from router.cli.main import app as cli
 from router.cli.net import Address
 from router.cli.redis_server import memory_limit_bytes, redis_argv
-from router.cli.up import WORKERS
+from router.cli.specs import WORKERS
 from router.jobs.queue import QUEUES, queue_name
 from router.settings import Settings
 

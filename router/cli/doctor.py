@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from router.cli import models
-from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language
+from router.cli.common import Language, LanguageOption, load_settings, parse_language
 from router.cli.memory_check import available_ram_bytes, options_for, shapes_of
+from router.cli.model_setup import parse_choice
 from router.cli.models_command import describe, find_checkpoints
 from router.cli.net import PortInUseError, base_url, check_port, http_status
 from router.cli.redis_check import look_at
@@ -59,9 +60,7 @@ def doctor(
 ) -> None:
     """Check this machine for everything `glowl up` needs."""
     language = parse_language(lang)
-    choice = next((known for known in models.MODEL_CHOICES if known == model_choice), None)
-    if model_choice is not None and choice is None:
-        fail(say("up.models.unknown", language, value=model_choice), code=2)
+    choice = None if model_choice is None else parse_choice(model_choice, language)
     settings = load_settings()
     from rich.console import Console
     from rich.text import Text

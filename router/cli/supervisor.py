@@ -9,162 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import platform
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-_IS_LINUX = platform.system() == "Linux"
+from router.cli.child_process import guarded_argv, kill_group, process_identity, stop_leftovers
+from router.cli.log_files import read_tail, rotate_log
+from router.cli.supervision import Event, LivenessPolicy, ProcessSpec, RestartPolicy
 
 READY_POLL_S = 0.1
 STILL_STARTING_EVERY_S = 30.0
-LOG_TAIL_LINES = 6
 LOG_ROTATE_BYTES = 5 * 1024 * 1024
 HOUSEKEEPING_EVERY_S = 15.0
 # Less room than this is worth a warning: redis refuses work, and children end, when there is none.
 LOW_DISK_BYTES = 1024**3
-
-# Runs before the child's own program, inside the same process: ask the kernel for a signal when the supervisor dies,
-# then become the program. Without it a `kill -9` of the supervisor would leave engines holding GPU memory.
-# A fork hook cannot do this: it is unsafe beside threads, and Python 3.12 warns about it.
-_PR_SET_PDEATHSIG = 1
-_GUARD = (
-    "import ctypes,os,sys\n"
-    f"ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG},int(sys.argv[1]))\n"
-    "if os.getppid()!=int(sys.argv[2]): sys.exit(1)\n"
-    "os.execv(sys.argv[3],sys.argv[3:])\n"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessSpec:
-    """One child to keep running.
-
-    Attributes:
-        name: shown to the user; also names the log and pid files.
-        argv: absolute program, then its arguments.
-        is_ready: given the child's pid, whether it can do its work now; must not raise.
-        is_alive: asked again and again once the child is ready; it may fail for a while, see `LivenessPolicy`; must not
-            raise. None: only the end of the process counts.
-        env: variables added to the supervisor's own.
-        inherits: whether a variable of the supervisor's own is passed on, by its name.
-        layer: 0 must be ready before all others start; stopping goes from the highest layer down.
-        stop_timeout_s: time between SIGTERM and SIGKILL.
-        death_signal: what the kernel sends the child if the supervisor is killed (Linux).
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    is_ready: Callable[[int], Awaitable[bool]]
-    is_alive: Callable[[int], Awaitable[bool]] | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    inherits: Callable[[str], bool] = lambda _name: True
-    layer: int = 1
-    stop_timeout_s: float = 8.0
-    death_signal: signal.Signals = signal.SIGKILL
-
-
-EventKind = Literal[
-    "ready", "starting", "hung", "died", "gave_up", "all_ready", "disk_low", "stopping", "stopped", "killing"
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something worth a line on the screen.
-
-    Attributes:
-        kind: what happened.
-        name: which process; comma-separated when several; empty when it is about all of them.
-        seconds: how long it took (ready, starting) or did not answer (hung), or until it is started again (died).
-        exit_code: as in `subprocess`; negative is a signal.
-        reason: why it has no exit code: it could not be started (died).
-        free_bytes: what is left on the disk of the logs (disk_low).
-        log_path: where its output is.
-        log_tail: the last lines of it.
-    """
-
-    kind: EventKind
-    name: str = ""
-    seconds: float = 0.0
-    exit_code: int | None = None
-    reason: str = ""
-    free_bytes: int = 0
-    log_path: Path | None = None
-    log_tail: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    """When a dead child is started again.
-
-    Attributes:
-        max_quick_deaths: a child that has never been ready is given up on at the n-th quick death in a row. One that
-            has been ready is started again for ever: what ended it, such as a full disk, may pass.
-        quick_death_s: a run shorter than this, or one that was never ready, is a quick death.
-        first_delay_s: wait after the first quick death; doubles with each further one.
-        max_delay_s: upper bound of the wait.
-    """
-
-    max_quick_deaths: int = 4
-    quick_death_s: float = 10.0
-    first_delay_s: float = 0.5
-    max_delay_s: float = 60.0
-
-    def quick_deaths_after(self, quick_deaths: int, *, uptime_s: float, was_ready: bool) -> int:
-        """The new count of quick deaths in a row, given the run that just ended."""
-        return 0 if was_ready and uptime_s >= self.quick_death_s else quick_deaths + 1
-
-    def delay_s(self, quick_deaths: int, *, was_ever_ready: bool) -> float | None:
-        """How long to wait before the next start; None means give up."""
-        if quick_deaths >= self.max_quick_deaths and not was_ever_ready:
-            return None
-        return min(self.max_delay_s, self.first_delay_s * 2.0 ** min(max(0, quick_deaths - 1), 30))
-
-
-@dataclass(frozen=True, slots=True)
-class LivenessPolicy:
-    """When a child that runs, but does nothing, is replaced.
-
-    Attributes:
-        every_s: between two looks at a child.
-        max_failures: looks in a row that find it dead; the last one ends it. With what a look itself may take, this is
-            a minute in which a machine that is merely busy answers many times.
-        late_s: a look that comes later than that does not count: then the whole machine stood still.
-    """
-
-    every_s: float = 5.0
-    max_failures: int = 6
-    late_s: float = 5.0
-
-
-def guarded_argv(argv: Sequence[str], death_signal: signal.Signals) -> list[str]:
-    """The command that runs ``argv`` and ends with this process; on other systems than Linux ``argv`` as it is."""
-    if not _IS_LINUX:
-        return list(argv)
-    return [sys.executable, "-I", "-S", "-c", _GUARD, str(int(death_signal)), str(os.getpid()), *argv]
-
-
-def process_identity(pid: int) -> str | None:
-    """What tells a process from a later one with the same pid: its start time; None if there is no such process."""
-    if _IS_LINUX:
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
-        # Fields after the parenthesised name, which may itself hold spaces: state is field 3, start time field 22.
-        fields = stat.rpartition(")")[2].split()
-        return None if fields[0] == "Z" else fields[19]
-    listed = subprocess.run(  # noqa: S603
-        ["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    return listed.stdout.strip() or None
 
 
 class Supervisor:
@@ -360,7 +220,7 @@ class Supervisor:
             silent_s = await self._until_hung(child.spec.is_alive, pid)
             self._on_event(Event("hung", child.spec.name, silent_s))
             # Not asked to end: a stopped process, or a blocked loop, would not hear it.
-            _kill_group(pid)
+            kill_group(pid)
 
     async def _until_hung(self, is_alive: Callable[[int], Awaitable[bool]], pid: int) -> float:
         """Return once a child has not answered for too long: the seconds since it last did."""
@@ -418,7 +278,7 @@ class Supervisor:
         await asyncio.wait({gone, kill}, timeout=child.spec.stop_timeout_s, return_when=asyncio.FIRST_COMPLETED)
         kill.cancel()
         if not gone.done():
-            _kill_group(process.pid)
+            kill_group(process.pid)
         await gone
 
 
@@ -438,70 +298,3 @@ class _Child:
         self.settled = asyncio.Event()
         # Held while spawning, so that a stop cannot miss a child that is just being born.
         self.lock = asyncio.Lock()
-
-
-def _kill_group(pid: int) -> None:
-    # The group, for helpers the child may have started; it leads one because it has its own session.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def read_tail(path: Path, num_lines: int = LOG_TAIL_LINES, *, start: int = 0) -> tuple[str, ...]:
-    """The last non-empty lines of a log file, from byte `start` on; empty if it cannot be read.
-
-    A file that is shorter than `start` has been emptied since: then all of it counts.
-    """
-    try:
-        with path.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(start if start <= end else 0, end - 8192))
-            text = log.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ()
-    return tuple(line.rstrip() for line in text.splitlines() if line.strip())[-num_lines:]
-
-
-def rotate_log(path: Path, limit_bytes: int) -> None:
-    """Keep the end of a log that has grown too large as ``NAME.log.1``, over an older one, and empty the log.
-
-    Its child goes on writing to the same open file, at its end, wherever that is: what it writes between the copy and
-    the cut is lost. On a disk without room for the copy the log is emptied all the same.
-    """
-    with contextlib.suppress(OSError), path.open("r+b") as log:
-        size = log.seek(0, os.SEEK_END)
-        if size <= limit_bytes:
-            return
-        with contextlib.suppress(OSError), path.with_name(path.name + ".1").open("wb") as kept:
-            log.seek(size - limit_bytes)
-            shutil.copyfileobj(log, kept)
-        log.truncate(0)
-
-
-def stop_leftovers(run_dir: Path, timeout_s: float = 5.0) -> list[int]:
-    """Stop children of an earlier supervisor that was killed, going by their pid files.
-
-    Where the kernel cannot end children with their parent (not Linux), this is what frees their ports and memory.
-
-    Returns:
-        The pids that had to be stopped.
-    """
-    stopped: list[int] = []
-    for pid_path in sorted(run_dir.glob("*.pid")):
-        pid_text, _, identity = pid_path.read_text(encoding="utf-8").strip().partition(" ")
-        if pid_text.isdigit() and identity and process_identity(int(pid_text)) == identity:
-            pid = int(pid_text)
-            stopped.append(pid)
-            _terminate(pid, identity, timeout_s)
-        pid_path.unlink(missing_ok=True)
-    return stopped
-
-
-def _terminate(pid: int, identity: str, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-        while process_identity(pid) == identity:
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-                return
-            time.sleep(0.05)

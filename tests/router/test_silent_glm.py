@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from router.cli.up import WORKERS
+from router.cli.specs import WORKERS
 from tests.support.receiver import Receiver
 from tests.support.servers import wait_until
 from tests.support.stack import ProcessStack

@@ -13,17 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.supervisor import (
-    Event,
-    LivenessPolicy,
-    ProcessSpec,
-    RestartPolicy,
-    Supervisor,
-    process_identity,
-    read_tail,
-    rotate_log,
-    stop_leftovers,
-)
+from router.cli.child_process import process_identity, stop_leftovers
+from router.cli.log_files import read_tail, rotate_log
+from router.cli.supervision import Event, LivenessPolicy, ProcessSpec, RestartPolicy
+from router.cli.supervisor import Supervisor
 
 WAIT_S = 30.0
 Usage = namedtuple("Usage", "total used free")
@@ -391,7 +384,8 @@ def test_killing_the_supervisor_leaves_no_child_behind(tmp_path):
     script = f"""
 import asyncio, sys
 from pathlib import Path
-from router.cli.supervisor import ProcessSpec, Supervisor
+from router.cli.supervision import ProcessSpec
+from router.cli.supervisor import Supervisor
 async def is_ready(pid): return True
 code = "import os,signal;f=open({str(pipe)!r},'w');print(os.getpid(),file=f,flush=True);signal.pause()"
 spec = ProcessSpec("glm", (sys.executable, "-I", "-S", "-c", code), is_ready)

@@ -26,14 +26,18 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from router.cli import models, up
+from router.cli import model_setup, models, probes, up
+from router.cli import screen as screens
+from router.cli import specs as builder
+from router.cli.child_process import process_identity
 from router.cli.common import command_name
+from router.cli.data_folder import Layout
 from router.cli.main import app
 from router.cli.net import free_port
 from router.cli.redis_check import RedisFound
 from router.cli.redis_server import RedisChoice, RedisMissingError
 from router.cli.samples import default_sample
-from router.cli.supervisor import Event, process_identity
+from router.cli.supervision import Event, ProcessSpec
 from router.cli.torch_probe import TorchReport
 from router.settings import Settings
 
@@ -97,7 +101,7 @@ class TestRefusals:
         def none() -> RedisChoice:
             raise RedisMissingError("no redis found: three choices")
 
-        monkeypatch.setattr(up, "find_redis", none)
+        monkeypatch.setattr(builder, "find_redis", none)
         assert start(tmp_path, "--port", "0").stderr == "glowl: no redis found: three choices\n"
 
     @pytest.mark.parametrize(
@@ -129,14 +133,14 @@ class TestRefusals:
         assert "pocket, random, echo, full" in result.stderr
 
     def test_models_without_torch(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(up, "has_engine_packages", lambda: False)
+        monkeypatch.setattr(model_setup, "has_engine_packages", lambda: False)
         result = start(tmp_path, "--port", "0", "--models", "random")
         assert result.exit_code == 1
         assert "glowl[engines]" in result.stderr
         assert "--models echo" in result.stderr
 
     def test_full_models_on_a_full_disk(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(up, "has_engine_packages", lambda: True)
+        monkeypatch.setattr(model_setup, "has_engine_packages", lambda: True)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 30 * models.GB))
         result = start(tmp_path, "--port", "0", "--models", "full")
         assert result.exit_code == 1
@@ -151,11 +155,11 @@ class TestRefusals:
 
 
 def test_full_models_say_what_they_download_and_how_big(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(up, "has_engine_packages", lambda: True)
+    monkeypatch.setattr(model_setup, "has_engine_packages", lambda: True)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 100 * models.GB))
     gpu = ("NVIDIA L4", 24 * models.GB)
     monkeypatch.setattr("router.cli.torch_probe.probe_torch", lambda: TorchReport("2.13.0", "13.0", (gpu,)))
-    up._prepare_models("full", up.Layout(tmp_path), "en")
+    model_setup.prepare_models("full", Layout(tmp_path), "en")
     said = capsys.readouterr()
     assert "37.0 GB" in said.out
     assert "zai-org/GLM-4.6V-Flash 20.6 GB + MAGAer13/mplug-owl2-llama2-7b 16.4 GB" in said.out
@@ -167,14 +171,14 @@ class TestRandomCheckpoints:
 
     @staticmethod
     def prepare(monkeypatch, tmp_path: Path, code: str) -> models.ModelPlan:
-        layout = up.Layout(tmp_path)
+        layout = Layout(tmp_path)
         layout.make("en")
-        monkeypatch.setattr(up, "has_engine_packages", lambda: True)
+        monkeypatch.setattr(model_setup, "has_engine_packages", lambda: True)
         # The real maker needs torch; a stand-in gets the same folder as its last argument.
         monkeypatch.setattr(
-            up, "guarded_argv", lambda argv, _: [sys.executable, "-I", "-S", "-c", code, argv[-2], argv[-1]]
+            model_setup, "guarded_argv", lambda argv, _: [sys.executable, "-I", "-S", "-c", code, argv[-2], argv[-1]]
         )
-        return up._prepare_models("random", layout, "en")
+        return model_setup.prepare_models("random", layout, "en")
 
     def test_they_are_made_on_the_first_start_only(self, tmp_path, monkeypatch):
         code = """
@@ -199,24 +203,26 @@ for name in ("glm", "owl2"):
         assert log.read_text() == "the reason\n"
 
 
-def specs_for(data_dir: Path, **settings: object) -> dict[str, up.ProcessSpec]:
-    layout = up.Layout(data_dir)
+def specs_for(data_dir: Path, **settings: object) -> dict[str, ProcessSpec]:
+    layout = Layout(data_dir)
     made = Settings(data_dir=data_dir, **settings)  # type: ignore[call-arg, arg-type]
     plan = models.plan("echo", data_dir)
-    return {spec.name: spec for spec in up.build_specs(made, layout, plan, wants_ui=True, language="en")}
+    return {spec.name: spec for spec in builder.build_specs(made, layout, plan, wants_ui=True, language="en")}
 
 
 @pytest.fixture
 def own_redis(monkeypatch) -> None:
-    monkeypatch.setattr(up, "find_redis", lambda: RedisChoice("path", binary=Path("/bin/redis-server"), version="7.2"))
-    monkeypatch.setattr(up, "has_ui", lambda: False)
+    monkeypatch.setattr(
+        builder, "find_redis", lambda: RedisChoice("path", binary=Path("/bin/redis-server"), version="7.2")
+    )
+    monkeypatch.setattr(builder, "has_ui", lambda: False)
 
 
 @pytest.mark.usefixtures("own_redis")
 def test_quantization_reaches_both_engines_and_nobody_else():
-    layout, plan = up.Layout(Path("/data")), models.plan("echo", Path("/data"))
+    layout, plan = Layout(Path("/data")), models.plan("echo", Path("/data"))
     made = Settings(data_dir=Path("/data"))  # type: ignore[call-arg]
-    specs = up.build_specs(made, layout, plan, wants_ui=False, language="en", quantization="int8")
+    specs = builder.build_specs(made, layout, plan, wants_ui=False, language="en", quantization="int8")
 
     with_it = {spec.name for spec in specs if "--quantization" in spec.argv}
     assert with_it == {"glm", "owl2"}
@@ -234,19 +240,19 @@ def test_adapters_reach_the_glm_engine_alone():
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_an_adapter_that_is_not_there_stops_the_start_in_one_line(tmp_path, monkeypatch, capsys, language):
-    monkeypatch.setattr(up, "has_engine_packages", lambda: True)
-    monkeypatch.setattr(up, "find_spec", lambda name: name)
+    monkeypatch.setattr(model_setup, "has_engine_packages", lambda: True)
+    monkeypatch.setattr(model_setup, "find_spec", lambda name: name)
     there = tmp_path / "there"
     there.mkdir()
     (there / "adapter_config.json").write_text("{}")
     adapters = (("a", str(there)), ("b", str(tmp_path / "gone")))
     with pytest.raises(typer.Exit):
-        up._prepare_models("pocket", up.Layout(tmp_path), language, adapters=adapters)
+        model_setup.prepare_models("pocket", Layout(tmp_path), language, adapters=adapters)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "'b'" in said
     assert str(tmp_path / "gone") in said
-    up._prepare_models("pocket", up.Layout(tmp_path), language, adapters=adapters[:1])
+    model_setup.prepare_models("pocket", Layout(tmp_path), language, adapters=adapters[:1])
 
 
 def test_adapters_are_a_list_of_names_and_places_in_the_environment(monkeypatch):
@@ -286,7 +292,7 @@ def test_every_child_is_told_where_the_others_are():
 
 @pytest.mark.usefixtures("own_redis")
 def test_every_child_is_looked_at_while_it_runs(monkeypatch):
-    monkeypatch.setattr(up, "has_ui", lambda: True)
+    monkeypatch.setattr(builder, "has_ui", lambda: True)
     assert all(spec.is_alive is not None for spec in specs_for(Path("/data")).values())
 
 
@@ -307,7 +313,7 @@ OWN_SECRETS = ("GLOWL_API_KEYS", "GLOWL_GLM_API_KEY", "GLOWL_WEBHOOK_SECRET", "G
     ],
 )
 def test_no_process_gets_a_secret_that_it_has_no_use_for(monkeypatch, name, gets):
-    monkeypatch.setattr(up, "has_ui", lambda: True)
+    monkeypatch.setattr(builder, "has_ui", lambda: True)
     spec = specs_for(Path("/data"))[name]
     assert {each for each in (*OWN_SECRETS, "HF_TOKEN") if spec.inherits(each)} == gets
     # And what is no secret stays
@@ -315,9 +321,9 @@ def test_no_process_gets_a_secret_that_it_has_no_use_for(monkeypatch, name, gets
 
 
 async def test_a_server_that_takes_connections_and_says_nothing_is_not_alive(monkeypatch):
-    monkeypatch.setattr(up, "ALIVE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(probes, "ALIVE_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        assert not await up._answers(f"http://127.0.0.1:{mute.getsockname()[1]}", "/healthz")(1)
+        assert not await probes.answers(f"http://127.0.0.1:{mute.getsockname()[1]}", "/healthz")(1)
 
 
 async def test_a_server_that_answers_anything_is_alive():
@@ -328,13 +334,13 @@ async def test_a_server_that_answers_anything_is_alive():
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        assert await up._answers(url, "/healthz")(1)
+        assert await probes.answers(url, "/healthz")(1)
 
 
 async def test_a_worker_is_alive_while_its_file_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(up, "ALIVE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(probes, "ALIVE_TIMEOUT_S", 0.01)
     path = tmp_path / "worker.ready"
-    is_alive = up._is_touched(path)
+    is_alive = probes.is_touched(path)
     assert not await is_alive(1)
     path.write_text("1\n")
     assert await is_alive(1)
@@ -356,18 +362,18 @@ def test_an_engine_whose_url_somebody_set_is_not_started_and_its_url_kept():
 
 
 def test_full_models_that_run_elsewhere_are_not_downloaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(up, "has_engine_packages", lambda: True)
+    monkeypatch.setattr(model_setup, "has_engine_packages", lambda: True)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 20 * models.GB))
     gpu = ("NVIDIA L4", 24 * models.GB)
     monkeypatch.setattr("router.cli.torch_probe.probe_torch", lambda: TorchReport("2.13.0", "13.0", (gpu,)))
 
-    up._prepare_models("full", up.Layout(tmp_path), "en", elsewhere={"glm"})
+    model_setup.prepare_models("full", Layout(tmp_path), "en", elsewhere={"glm"})
 
     said = capsys.readouterr()
     assert "16.4 GB" in said.out
     assert "GLM" not in said.out
     assert "NVIDIA" not in said.err
-    up._prepare_models("full", up.Layout(tmp_path), "en", elsewhere={"glm", "owl2"})
+    model_setup.prepare_models("full", Layout(tmp_path), "en", elsewhere={"glm", "owl2"})
     assert capsys.readouterr().out == ""
 
 
@@ -386,7 +392,7 @@ def test_with_a_redis_url_no_redis_is_started(monkeypatch):
         return RedisFound("7.2")
 
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere:6379/3")
-    monkeypatch.setattr(up, "look_at", answers)
+    monkeypatch.setattr(builder, "look_at", answers)
     specs = specs_for(Path("/data"))
     assert "redis" not in specs
     assert specs["worker"].env["REDIS_URL"] == "redis://elsewhere:6379/3"
@@ -394,11 +400,11 @@ def test_with_a_redis_url_no_redis_is_started(monkeypatch):
 
 @pytest.mark.usefixtures("own_redis")
 def test_the_browser_interface_is_started_where_it_is_installed_and_moves_off_a_taken_port(monkeypatch):
-    monkeypatch.setattr(up, "has_ui", lambda: True)
+    monkeypatch.setattr(builder, "has_ui", lambda: True)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(up, "UI_PORT", taken.getsockname()[1])
+        monkeypatch.setattr(builder, "UI_PORT", taken.getsockname()[1])
         ui = specs_for(Path("/data"), port=8123)["ui"]
-        assert ui.env["GRADIO_SERVER_PORT"] != str(up.UI_PORT)
+        assert ui.env["GRADIO_SERVER_PORT"] != str(builder.UI_PORT)
     assert ui.env["GLOWL_URL"] == "http://127.0.0.1:8123"
 
 
@@ -406,7 +412,7 @@ def test_the_banners_examples_can_be_copied(tmp_path, monkeypatch):
     # Given a terminal that was opened anew, where no virtual environment is active
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     for language in ("en", "zh"):
-        lines = up.banner("http://127.0.0.1:8123", None, "full", tmp_path, language, needs_key=True)
+        lines = screens.banner("http://127.0.0.1:8123", None, "full", tmp_path, language, needs_key=True)
         (curl,) = (shlex.split(line) for line in lines if "curl" in line)
         assert curl[1] == "http://127.0.0.1:8123/v1/chat/completions"
         assert "Authorization: Bearer YOUR_KEY" in curl
@@ -416,7 +422,7 @@ def test_the_banners_examples_can_be_copied(tmp_path, monkeypatch):
     # Then the program is found, and does what the command says
     done = subprocess.run([*ask[: ask.index("ask")], "ask", "--help"], capture_output=True, text=True, cwd="/")
     assert (done.returncode, done.stderr) == (0, "")
-    default = up.banner("http://127.0.0.1:8000", "http://127.0.0.1:7860", "pocket", tmp_path, "en")
+    default = screens.banner("http://127.0.0.1:8000", "http://127.0.0.1:7860", "pocket", tmp_path, "en")
     assert not any("--url" in line or "Bearer" in line for line in default)
     assert any("http://127.0.0.1:7860" in line for line in default)
 
@@ -424,7 +430,7 @@ def test_the_banners_examples_can_be_copied(tmp_path, monkeypatch):
 @pytest.mark.parametrize("choice", models.MODEL_CHOICES)
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_banner_asks_about_pictures_that_are_there(tmp_path, language, choice):
-    lines = up.banner("http://127.0.0.1:8000", None, choice, tmp_path, language)
+    lines = screens.banner("http://127.0.0.1:8000", None, choice, tmp_path, language)
     (ask,) = (shlex.split(line) for line in lines if " ask " in line)
     sample = default_sample(language)
     assert sample is not None
@@ -447,7 +453,7 @@ def test_a_command_on_the_path_is_named_by_its_name_alone(tmp_path, monkeypatch)
 
 def test_the_screen_draws_plain_lines_that_are_never_wrapped_or_read_as_markup():
     drawn = io.StringIO()
-    screen = up.Screen(Console(file=drawn, width=40), ["glm"], Path("/logs"), {"glm": "glm = echo"}, "en")
+    screen = screens.Screen(Console(file=drawn, width=40), ["glm"], Path("/logs"), {"glm": "glm = echo"}, "en")
     screen.begin()
     tail = ("Traceback", "ValueError: [red]no[/red] " + "x" * 60)
     screen.show(Event("died", "glm", 0.5, -9, log_path=Path("/logs/glm.log"), log_tail=tail))
@@ -471,7 +477,7 @@ def test_the_screen_draws_plain_lines_that_are_never_wrapped_or_read_as_markup()
 
 def test_the_screen_has_a_spinner_on_a_terminal_and_takes_it_away():
     drawn = io.StringIO()
-    screen = up.Screen(Console(file=drawn, force_terminal=True), ["glm", "api"], Path("/logs"), {}, "en")
+    screen = screens.Screen(Console(file=drawn, force_terminal=True), ["glm", "api"], Path("/logs"), {}, "en")
     screen.begin()
     screen.show(Event("ready", "glm", 1.0))
     screen.show(Event("all_ready"))
@@ -566,7 +572,7 @@ def test_a_data_folder_that_takes_nothing_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, part: str
 ) -> None:
     # Given folders that are there, one of them on a disk that is full or was mounted read-only since
-    up.Layout(tmp_path).make("en")
+    Layout(tmp_path).make("en")
     bad = tmp_path / part
     temporary = tempfile.TemporaryFile
 
@@ -575,10 +581,10 @@ def test_a_data_folder_that_takes_nothing_is_refused_in_one_line(
             raise OSError(number, os.strerror(number))
         return temporary(dir=dir)
 
-    monkeypatch.setattr(up.tempfile, "TemporaryFile", take)
+    monkeypatch.setattr(tempfile, "TemporaryFile", take)
 
     with pytest.raises(typer.Exit):
-        up.Layout(tmp_path).make("en")
+        Layout(tmp_path).make("en")
 
     [line] = capsys.readouterr().err.splitlines()
     assert f"nothing can be written to {bad}: {os.strerror(number)}; free it, or" in line

@@ -1,0 +1,185 @@
+"""The processes of `glowl up`: which there are, with which command, environment and secrets.
+
+In: settings, the data folder, the weights. Out: a `ProcessSpec` each, in the order in which they are shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router.cli import models, secrets
+from router.cli.common import Language, fail
+from router.cli.data_folder import Layout
+from router.cli.net import LOOPBACK, Address, PortInUseError, base_url, check_port, free_port, local_address
+from router.cli.probes import answers, answers_ok, answers_ping, file_names_pid, is_touched, replies_at
+from router.cli.processes import engine_argv
+from router.cli.redis_check import look_at
+from router.cli.redis_server import RedisMissingError, find_redis, redis_argv, redis_url
+from router.cli.supervision import ProcessSpec
+from router.cli.texts import say
+from router.redis_address import shown
+
+if TYPE_CHECKING:
+    from router.settings import Settings
+
+UI_PORT = 7860
+UP_DRAIN_S = 2.0
+# From the end of the drain to the end of the process: webhooks under way, and closing down.
+STOP_MARGIN_S = 8.0
+# Whatever waits for an engine has a worker of its own: one that hangs takes all places of that worker, and no others.
+WORKERS = {"worker": "glm", "worker-owl2": "owl2", "worker-light": "light,webhooks"}
+# -P: a folder named `router` in the user's current directory must not shadow ours.
+_GLOWL = (sys.executable, "-P", "-m", "router.cli")
+
+
+def build_specs(
+    settings: Settings,
+    layout: Layout,
+    plan: models.ModelPlan,
+    *,
+    wants_ui: bool,
+    language: Language,
+    quantization: str | None = None,
+) -> list[ProcessSpec]:
+    """Turn settings into the processes to run, in the order in which they are shown.
+
+    Raises:
+        typer.Exit: after one line, if there is no redis to be had.
+    """
+    url_of_redis, specs = _redis_specs(layout, language)
+    elsewhere = settings.named_engines
+    addresses = {
+        name: local_address(layout.run_dir / f"{name}.sock") for name in models.ENGINE_NAMES if name not in elsewhere
+    }
+    for name, address in addresses.items():
+        specs.append(_engine_spec(name, address, settings, plan, quantization))
+    # Whoever presses Ctrl-C waits; and what is handed back then is run at the next start.
+    is_set = settings.model_fields_set
+    drain_s = settings.drain_s if "drain_s" in is_set else UP_DRAIN_S
+    notice_s = settings.drain_notice_s if "drain_notice_s" in is_set else 0.0
+    env = {
+        "REDIS_URL": url_of_redis,
+        "GLOWL_GLM_URL": addresses["glm"].url if "glm" in addresses else settings.glm_url,
+        "GLOWL_OWL2_URL": addresses["owl2"].url if "owl2" in addresses else settings.owl2_url,
+        "GLOWL_DATA_DIR": str(layout.data_dir),
+        "GLOWL_HOST": settings.host,
+        "GLOWL_PORT": str(settings.port),
+        "GLOWL_DRAIN_S": f"{drain_s:g}",
+        "GLOWL_DRAIN_NOTICE_S": f"{notice_s:g}",
+    }
+    stop_timeout_s = drain_s + notice_s + STOP_MARGIN_S
+    specs += [_worker_spec(name, layout.worker_ready(name), env, stop_timeout_s) for name in WORKERS]
+    api_url = base_url(settings.host, settings.port)
+    specs.append(
+        ProcessSpec(
+            "api",
+            (*_GLOWL, "api"),
+            is_ready=answers_ok(api_url, "/healthz"),
+            is_alive=answers(api_url, "/healthz"),
+            env=env,
+            inherits=secrets.is_for_api,
+            layer=3,
+            stop_timeout_s=stop_timeout_s,
+        )
+    )
+    if wants_ui and has_ui():
+        specs.append(_ui_spec(api_url))
+    return specs
+
+
+def _redis_specs(layout: Layout, language: Language) -> tuple[str, list[ProcessSpec]]:
+    """The URL of the redis to use, and the process that serves it unless it is the user's own."""
+    try:
+        redis = find_redis()
+    except RedisMissingError as error:
+        fail(str(error))
+    if redis.binary is None:
+        found = asyncio.run(look_at(redis.url))
+        if found.problem:
+            fail(f"REDIS_URL: {say(found.problem, language, url=shown(redis.url), detail=found.detail)}")
+        return redis.url, []
+    address = local_address(layout.run_dir / "redis.sock")
+    url = redis_url(address)
+    spec = ProcessSpec(
+        name="redis",
+        argv=redis_argv(redis.binary, address, layout.redis_dir),
+        is_ready=answers_ping(url),
+        is_alive=replies_at(url),
+        inherits=secrets.is_for_other,
+        layer=0,
+        # It writes its file out on SIGTERM; nothing else may cut that short.
+        death_signal=signal.SIGTERM,
+    )
+    return url, [spec]
+
+
+def _engine_spec(
+    name: str, address: Address, settings: Settings, plan: models.ModelPlan, quantization: str | None
+) -> ProcessSpec:
+    listen: dict[str, str | int | Path | None] = (
+        {"uds": address.uds} if address.uds is not None else {"host": LOOPBACK, "port": address.port}
+    )
+    adapters = settings.glm_adapters if name == "glm" else ()
+    argv = engine_argv(
+        name,
+        model=plan.models[name],
+        device=plan.devices.get(name),
+        quantization=quantization,
+        adapter=[f"{adapter}={source}" for adapter, source in adapters],
+        **listen,
+    )
+    return ProcessSpec(
+        name,
+        tuple(argv),
+        is_ready=answers_ok(address.url, "/readyz"),
+        is_alive=answers(address.url, "/healthz"),
+        inherits=secrets.is_for_engine,
+    )
+
+
+def _worker_spec(name: str, ready: Path, env: dict[str, str], stop_timeout_s: float) -> ProcessSpec:
+    return ProcessSpec(
+        name,
+        (*_GLOWL, "worker", "--queues", WORKERS[name], "--ready-file", str(ready)),
+        is_ready=file_names_pid(ready),
+        is_alive=is_touched(ready),
+        env=env,
+        inherits=secrets.is_for_worker,
+        layer=2,
+        stop_timeout_s=stop_timeout_s,
+    )
+
+
+def has_ui() -> bool:
+    """Whether this installation carries the browser interface and what it needs."""
+    return find_spec("gradio") is not None and find_spec("router.ui") is not None
+
+
+def _ui_spec(api_url: str) -> ProcessSpec:
+    try:
+        check_port("127.0.0.1", UI_PORT)
+        port = UI_PORT
+    except PortInUseError:
+        port = free_port("127.0.0.1")
+    ui_env = {
+        "GLOWL_URL": api_url,
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
+    argv = (sys.executable, "-P", "-m", "router.ui")
+    url = base_url("127.0.0.1", port)
+    return ProcessSpec(
+        "ui",
+        argv,
+        is_ready=answers_ok(url, "/"),
+        is_alive=answers(url, "/"),
+        env=ui_env,
+        inherits=secrets.is_for_other,
+        layer=3,
+    )
