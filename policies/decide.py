@@ -1,40 +1,24 @@
-"""Last step: decide. In: features, rules, the engines' health, the context. Out: a decision that can explain itself.
+"""Last step: decide. In: features, rules, the engines' health, the context. Out: a decision; `explain` tells it.
 
 Total and deterministic: every request gets a route, and the same inputs always get the same one.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
-from policies.complexity import to_chinese
+from policies import sentences, texts
 from policies.context import Context
 from policies.decision import Arm, Decision, EngineName, Flip, Health, Reason, Route, Scalar
 from policies.features import Features
 from policies.flip import find_flip
 from policies.rules import FEATURE_FLAGS, FEATURE_LABELS, Condition, Quotas, Rules
+from policies.text import Text
 
 _OTHER: Final[dict[EngineName, EngineName]] = {"glm": "owl2", "owl2": "glm"}
 _ROUTE_OF: Final[dict[EngineName, Route]] = {"glm": "fast", "owl2": "deep"}
 _OTHER_ROUTE: Final[dict[Route, Route]] = {"fast": "deep", "deep": "fast"}
 _ENGINE_OF: Final[dict[Route, EngineName]] = {"fast": "glm", "deep": "owl2"}
-
-_LANGUAGE_EN: Final = {"zh": "Chinese", "en": "English", "other": "another language", "none": "no language of its own"}
-_LANGUAGE_ZH: Final = {"zh": "中文", "en": "英文", "other": "其他语言", "none": "无法判断语言"}
-_SOURCE_EN: Final = {
-    "script": "by its script",
-    "langdetect": "by its n-grams",
-    "short": "by its words",
-    "history": "from earlier turns",
-    "none": "nothing to read",
-}
-_SOURCE_ZH: Final = {
-    "script": "依据文字",
-    "langdetect": "依据字符片段",
-    "short": "依据词汇",
-    "history": "依据之前的对话",
-    "none": "没有可读的文字",
-}
 
 # Of its limit: an overloaded engine gets other work again once its queue is no older than this.
 RECOVERED_SHARE: Final = 0.5
@@ -65,7 +49,7 @@ class _Outcome:
 
     route: Route
     engine: EngineName
-    notes: tuple[tuple[str, str], ...]
+    notes: tuple[Text, ...]
     is_switched: bool
     reasons: tuple[Reason, ...] = ()
 
@@ -111,12 +95,12 @@ def decide(features: Features, rules: Rules, health: Health = Health(), context:
         engine=outcome.engine,
         rule=wish.rule,
         reasons=(*wish.reasons, *outcome.reasons),
-        degraded=tuple(english for english, _ in notes),
+        degraded=tuple(note.en for note in notes),
         margin=margin,
         preset=rules.name,
         enable_thinking=wish.enable_thinking and not outcome.is_switched,
         nearest=nearest,
-        degraded_zh=tuple(chinese for _, chinese in notes),
+        degraded_zh=tuple(note.zh for note in notes),
         panel=panel,
         flip=wish.flip,
         dial=min(1.0, max(0.0, dial)),
@@ -127,54 +111,30 @@ def decide(features: Features, rules: Rules, health: Health = Health(), context:
 def _overlay(ruled: _Wish, rules: Rules, key_route: Route | None, context: Context) -> _Wish:
     """Let the key, the conversation's last decision or the canary choose instead of the rules, in this order."""
     if key_route is not None:
-        why = Reason(
-            "key", context.key_label or "", key_route, f"the key goes {key_route}", f"该密钥固定走 {key_route} 路径"
-        )
+        why = Reason.of("key", context.key_label or "", key_route, texts.KEY.fill(route=key_route))
         if key_route == ruled.route:
             return replace(ruled, reasons=(*ruled.reasons, why), flip=None)
         return _Wish(key_route, _ENGINE_OF[key_route], "key-override", (why,), is_pinned=False)
     previous = context.previous
     if rules.is_sticky and previous is not None and previous.image_keys == context.image_keys:
         count = len(context.image_keys)
-        why = Reason(
-            "image_keys",
-            count,
-            None,
-            f"the conversation stays {previous.route} while its {count} pictures are the same",
-            f"同一对话的 {count} 张图片没有变化，保持 {previous.route} 路径",
-        )
+        said = texts.SAME_PICTURES.fill(route=previous.route, count=count)
+        why = Reason.of("image_keys", count, None, said)
         if (previous.route, previous.engine) == (ruled.route, ruled.engine):
             return replace(ruled, reasons=(*ruled.reasons, why), flip=None)
         flip = None
         if previous.route != ruled.route:
-            flip = Flip(
-                "image_keys",
-                "the same",
-                "others",
-                ruled.route,
-                f"another set of pictures would send it {ruled.route}",
-                f"图片集合改变后将走 {ruled.route} 路径",
-            )
+            other = texts.OTHER_PICTURES.fill(route=ruled.route)
+            flip = Flip.of("image_keys", "the same", "others", ruled.route, other)
         return _Wish(previous.route, previous.engine, "same-conversation", (why,), is_pinned=False, flip=flip)
     canary = rules.canary
     if canary is not None and context.bucket is not None and context.bucket < canary.share:
-        why = Reason(
-            "bucket",
-            context.bucket,
-            canary.share,
-            f"the conversation is one of the {canary.share:.0%} that try {canary.route}",
-            f"该对话属于试走 {canary.route} 路径的 {canary.share:.0%}",
-        )
+        said = texts.CANARY.fill(share=canary.share, route=canary.route)
+        why = Reason.of("bucket", context.bucket, canary.share, said)
         flip = None
         if canary.route != ruled.route:
-            flip = Flip(
-                "bucket",
-                context.bucket,
-                canary.share,
-                ruled.route,
-                f"outside the canary's share it would go {ruled.route}",
-                f"不在试验份额内时将走 {ruled.route} 路径",
-            )
+            other = texts.NO_CANARY.fill(route=ruled.route)
+            flip = Flip.of("bucket", context.bucket, canary.share, ruled.route, other)
         engine = canary.engine or _ENGINE_OF[canary.route]
         return _Wish(
             canary.route, engine, "canary", (why,), is_pinned=False, enable_thinking=canary.enable_thinking, flip=flip
@@ -182,31 +142,21 @@ def _overlay(ruled: _Wish, rules: Rules, key_route: Route | None, context: Conte
     return ruled
 
 
-def _heed_quota(
-    wish: _Wish, quotas: Quotas, health: Health, context: Context
-) -> tuple[_Wish, tuple[tuple[str, str], ...]]:
+def _heed_quota(wish: _Wish, quotas: Quotas, health: Health, context: Context) -> tuple[_Wish, tuple[Text, ...]]:
     """Send unpinned work the other way when its route has had its share, if the other engine is there to take it."""
     limit, used = quotas.of(wish.route), context.route_shares.get(wish.route, 0.0)
     if wish.is_pinned or limit is None or used < limit:
         return wish, ()
     other = _OTHER_ROUTE[wish.route]
     engine = _ENGINE_OF[other]
-    why = f"the {wish.route} route has had its share ({used:.0%} of {limit:.0%})"
-    why_zh = f"{wish.route} 路径的份额已用完（{used:.0%}，上限 {limit:.0%}）"
+    why = texts.QUOTA.fill(route=wish.route, used=used, limit=limit)
     if not health.of(engine).is_up:
-        return wish, (
-            (f"{why} and {engine} is down: it goes there all the same", f"{why_zh}，而 {engine} 不可用：仍走原路径"),
-        )
-    how, how_zh = ("answered by glm alone", "由 glm 单独回答")
-    if engine == "owl2":
-        how, how_zh = ("answered by owl2, as a job", "改由 owl2 以作业方式回答")
-    return (
-        replace(wish, route=other, engine=engine, enable_thinking=False, panel=()),
-        ((f"{why}: {how}", f"{why_zh}：{how_zh}"),),
-    )
+        return wish, (texts.QUOTA_KEPT.fill(why=why, engine=engine),)
+    moved = replace(wish, route=other, engine=engine, enable_thinking=False, panel=())
+    return moved, (texts.BECAUSE.fill(why=why, how=texts.HOW[engine]),)
 
 
-def _seat_panel(wish: _Wish, outcome: _Outcome, health: Health) -> tuple[tuple[Arm, ...], tuple[tuple[str, str], ...]]:
+def _seat_panel(wish: _Wish, outcome: _Outcome, health: Health) -> tuple[tuple[Arm, ...], tuple[Text, ...]]:
     """Leave out the arms whose engine is down; who is alone is no panel."""
     if not wish.panel or outcome.is_switched:
         return (), ()
@@ -215,106 +165,9 @@ def _seat_panel(wish: _Wish, outcome: _Outcome, health: Health) -> tuple[tuple[A
     seated = tuple(arm for arm in wish.panel if health.of("owl2" if arm == "owl2" else "glm").is_up)
     if len(seated) == len(wish.panel):
         return seated, ()
-    missing = ", ".join(arm for arm in wish.panel if arm not in seated)
-    note = (f"the panel sits without {missing}", f"评审组缺少 {missing}")
+    missing = texts.ENUMERATION.join(Text.same(arm) for arm in wish.panel if arm not in seated)
+    note = texts.PANEL_MISSING.fill(arms=missing)
     return (seated if len(seated) > 1 else ()), (note,)
-
-
-def explain(decision: Decision, features: Features, language: Literal["en", "zh"] = "en") -> str:
-    """Explain a decision to a person: what was measured, which rule held and why, and what was near.
-
-    Args:
-        decision: from `decide`.
-        features: the features it was made from.
-        language: of the explanation.
-
-    Returns:
-        Several lines without a final newline.
-    """
-    is_en = language == "en"
-    none = "none" if is_en else "无"
-    reasons = [reason.text if is_en else reason.text_zh for reason in decision.reasons]
-    degraded = decision.degraded if is_en else decision.degraded_zh
-    if decision.nearest is None:
-        near = "nothing graded is near a threshold" if is_en else "没有接近阈值的度量"
-    else:
-        near = decision.nearest.text if is_en else decision.nearest.text_zh
-    flip = "" if decision.flip is None else decision.flip.text if is_en else decision.flip.text_zh
-    threshold = ""
-    if decision.multi_hop_threshold is not None:
-        threshold = (" against {:g}" if is_en else "，阈值 {:g}").format(decision.multi_hop_threshold)
-    joiner = "; " if is_en else "；"
-    cues = "; ".join(features.multi_hop_cues) if is_en else "；".join(map(to_chinese, features.multi_hop_cues))
-    shown_cues = f" ({cues or none})" if is_en else f"（{cues or none}）"
-    rows = [
-        (
-            (
-                "route",
-                f"{decision.route}, answered by {decision.engine}{', thinking' if decision.enable_thinking else ''}"
-                + (f"; asked: {', '.join(decision.panel)}" if decision.panel else ""),
-            )
-            if is_en
-            else (
-                "路径",
-                f"{decision.route}，由 {decision.engine} 回答{'（先思考）' if decision.enable_thinking else ''}"
-                + (f"；同时询问：{'、'.join(decision.panel)}" if decision.panel else ""),
-            )
-        ),
-        ("rule" if is_en else "规则", f"{decision.rule} ({decision.preset})"),
-        (
-            "because" if is_en else "原因",
-            joiner.join(reasons) or ("no rule before it held" if is_en else "前面的规则都不成立"),
-        ),
-        *((("degraded" if is_en else "降级"), note) for note in degraded),
-        (
-            "margin" if is_en else "余量",
-            f"{decision.margin:.2f} ({near})" if is_en else f"{decision.margin:.2f}（{near}）",
-        ),
-        (
-            "would change it" if is_en else "改变条件",
-            flip or ("no single change" if is_en else "没有单一的改变可以做到"),
-        ),
-        *([("dial" if is_en else "旋钮", f"{decision.dial:g}")] if decision.dial != 0.5 else []),
-        ("", ""),
-        (
-            "language" if is_en else "语言",
-            f"{features.language} ({_SOURCE_EN[features.language_source]})"
-            if is_en
-            else f"{_LANGUAGE_ZH[features.language]}（{_SOURCE_ZH[features.language_source]}）",
-        ),
-        (
-            "pictures" if is_en else "图片",
-            f"{features.num_images} distinct, {features.num_new_images} of them in this turn"
-            if is_en
-            else f"共 {features.num_images} 张不同的图片，本轮 {features.num_new_images} 张",
-        ),
-        ("several in words" if is_en else "提到多张图", ", ".join(features.several_images_cues) or none),
-        (
-            "multi-hop" if is_en else "多步程度",
-            f"{features.multi_hop:.2f}{threshold}{shown_cues}",
-        ),
-        (
-            "interactive" if is_en else "交互",
-            (features.interactive_reason or "no") if is_en else _to_chinese_reason(features.interactive_reason) or "否",
-        ),
-        (
-            "asked for" if is_en else "调用方要求",
-            f"route {features.requested_route}, engine {features.requested_engine or none}"
-            + (f", deadline {features.deadline_ms} ms" if features.deadline_ms is not None else "")
-            if is_en
-            else f"路径 {features.requested_route}，引擎 {features.requested_engine or none}"
-            + (f"，时限 {features.deadline_ms} 毫秒" if features.deadline_ms is not None else ""),
-        ),
-        ("characters" if is_en else "字符数", str(features.num_chars)),
-    ]
-    if is_en:
-        return "\n".join(f"{label + ':':<18}{value}".rstrip() if label else "" for label, value in rows)
-    return "\n".join(f"{label}：{value}" if label else "" for label, value in rows)
-
-
-def _to_chinese_reason(reason: str | None) -> str:
-    """Say ``service_tier is priority`` in Chinese: a field and its value keep their names."""
-    return (reason or "").replace(" is ", " 为 ")
 
 
 def _values(features: Features, estimate_ms: int) -> dict[str, Scalar | None]:
@@ -338,22 +191,19 @@ def _heed_health(wish: _Wish, rules: Rules, features: Features, health: Health) 
     other = _OTHER[wanted]
     if not health.of(wanted).is_up:
         if not health.of(other).is_up:
-            note = (
-                "glm and owl2 are down: the route is kept until one is back",
-                "glm 和 owl2 均不可用：保留原路径，等待恢复",
-            )
-            return _Outcome(wish.route, wanted, (note,), is_switched=False)
-        return _switch(other, f"{wanted} is down", f"{wanted} 不可用", features.requested_engine == wanted)
-    notes: list[tuple[str, str]] = []
+            return _Outcome(wish.route, wanted, (texts.ALL_DOWN,), is_switched=False)
+        why_down = texts.DOWN.fill(engine=wanted)
+        if features.requested_engine == wanted:
+            why_down += texts.ASKED_FOR
+        return _switch(other, why_down)
+    notes: list[Text] = []
     why = None if wish.is_pinned else _overload(wanted, rules, health)
     if why is not None:
         if health.of(other).is_up and health.of(other).can_take_over and _overload(other, rules, health) is None:
-            return _switch(other, why.text, why.text_zh, is_override=False, reasons=(why,))
-        notes.append(
-            (f"{why.text} and {other} cannot take over: it waits", f"{why.text_zh}，而 {other} 无法接手：继续等待")
-        )
+            return _switch(other, Text(why.text, why.text_zh), reasons=(why,))
+        notes.append(texts.NO_TAKE_OVER.fill(why=Text(why.text, why.text_zh), engine=other))
     if wish.route == "deep" and wanted == "owl2" and features.requested_engine is None and not health.of("glm").is_up:
-        notes.append(("glm is down: no first answer before owl2's", "glm 不可用：在 owl2 回答之前没有初步回答"))
+        notes.append(texts.NO_DRAFT)
     return _Outcome(wish.route, wanted, tuple(notes), is_switched=False)
 
 
@@ -368,36 +218,17 @@ def _overload(engine: EngineName, rules: Rules, health: Health) -> Reason | None
         return None
     age_s, back_s = state.queue_age_s, limit_s * RECOVERED_SHARE
     if age_s > limit_s:
-        return Reason(
-            "queue_age_s",
-            age_s,
-            limit_s,
-            f"{engine} has a queue {age_s:g} s old (limit {limit_s:g} s)",
-            f"{engine} 的队列已等待 {age_s:g} 秒（上限 {limit_s:g} 秒）",
-        )
+        said = texts.OVERLOADED.fill(engine=engine, age_s=age_s, limit_s=limit_s)
+        return Reason.of("queue_age_s", age_s, limit_s, said)
     if state.was_overloaded and age_s > back_s:
-        return Reason(
-            "queue_age_s",
-            age_s,
-            back_s,
-            f"{engine} was over its limit of {limit_s:g} s and has a queue {age_s:g} s old (back at {back_s:g} s)",
-            f"{engine} 的队列曾超过上限 {limit_s:g} 秒，现已等待 {age_s:g} 秒（降到 {back_s:g} 秒后恢复）",
-        )
+        said = texts.STILL_OVERLOADED.fill(engine=engine, age_s=age_s, limit_s=limit_s, back_s=back_s)
+        return Reason.of("queue_age_s", age_s, back_s, said)
     return None
 
 
-def _switch(engine: EngineName, why: str, why_zh: str, is_override: bool, reasons: tuple[Reason, ...] = ()) -> _Outcome:
-    how, how_zh = ("answered by glm alone", "由 glm 单独回答")
-    if engine == "owl2":
-        how, how_zh = ("answered by owl2, as a job", "改由 owl2 以作业方式回答")
-    asked, asked_zh = (", which the caller asked for", "（调用方指定）") if is_override else ("", "")
-    return _Outcome(
-        _ROUTE_OF[engine],
-        engine,
-        ((f"{why}{asked}: {how}", f"{why_zh}{asked_zh}：{how_zh}"),),
-        is_switched=True,
-        reasons=reasons,
-    )
+def _switch(engine: EngineName, why: Text, reasons: tuple[Reason, ...] = ()) -> _Outcome:
+    note = texts.BECAUSE.fill(why=why, how=texts.HOW[engine])
+    return _Outcome(_ROUTE_OF[engine], engine, (note,), is_switched=True, reasons=reasons)
 
 
 def _nearest_flip(
@@ -460,51 +291,5 @@ def _reason(feature: str, values: _Values, wanted: Condition, features: Features
         bound = wanted.at_least if wanted.at_least is not None else wanted.below
         assert bound is not None
         threshold = bound if feature == "multi_hop" else int(bound) if bound.is_integer() else bound
-    text, text_zh = _sentences(feature, value, threshold, features, estimate_ms)
-    return Reason(feature, value, threshold, text, text_zh)
-
-
-def _sentences(feature: str, value: Scalar, threshold: Scalar, features: Features, estimate_ms: int) -> tuple[str, str]:
-    if feature == "language":
-        return (
-            f"the question is in {_LANGUAGE_EN[features.language]} ({_SOURCE_EN[features.language_source]})",
-            f"问题语言为{_LANGUAGE_ZH[features.language]}（{_SOURCE_ZH[features.language_source]}）",
-        )
-    if feature == "requested_route":
-        return f"the caller asked for the route {value}", f"调用方指定路径 {value}"
-    if feature == "requested_engine":
-        return f"the caller named the engine {value}", f"调用方指定引擎 {value}"
-    if feature == "mentions_several_images":
-        cues = ", ".join(features.several_images_cues)
-        if value:
-            return f"the wording speaks of several pictures ({cues})", f"措辞提到多张图片（{cues}）"
-        return "the wording does not speak of several pictures", "措辞没有提到多张图片"
-    if feature == "is_courtesy":
-        if value:
-            return "the turn is courtesy and asks nothing", "本轮只是客套话，没有提问"
-        return "the turn asks something", "本轮提出了问题"
-    if feature == "is_interactive":
-        if value:
-            return (
-                f"somebody is waiting ({features.interactive_reason})",
-                f"有人在等待（{_to_chinese_reason(features.interactive_reason)}）",
-            )
-        return "nobody is said to be waiting", "没有说明有人在等待"
-    if feature == "deadline_slack_ms":
-        return (
-            f"the deadline is {features.deadline_ms} ms and a job is expected to take {estimate_ms} ms",
-            f"时限为 {features.deadline_ms} 毫秒，作业预计需要 {estimate_ms} 毫秒",
-        )
-    if feature == "multi_hop":
-        cues = "; ".join(features.multi_hop_cues)
-        cues_zh = "；".join(map(to_chinese, features.multi_hop_cues))
-        return (
-            f"multi-hop score {value:.2f} against {threshold:g}" + (f" ({cues})" if cues else ""),
-            f"多步程度 {value:.2f}，阈值 {threshold:g}" + (f"（{cues_zh}）" if cues else ""),
-        )
-    name, name_zh = {
-        "num_images": ("distinct pictures in the conversation", "对话中不同的图片数"),
-        "num_new_images": ("distinct pictures in this turn", "本轮不同的图片数"),
-        "num_chars": ("characters", "字符数"),
-    }[feature]
-    return f"{name}: {value} against {threshold}", f"{name_zh}：{value}，阈值 {threshold}"
+    said = sentences.reason(feature, value, threshold, features, estimate_ms)
+    return Reason.of(feature, value, threshold, said)

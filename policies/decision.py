@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from policies.text import Text
+
 Route = Literal["fast", "deep"]
 EngineName = Literal["glm", "owl2"]
 # One way to ask an engine: GLM as it is, GLM thinking first, Owl2.
@@ -32,6 +34,11 @@ class Reason:
     text: str
     text_zh: str
 
+    @classmethod
+    def of(cls, feature: str, value: Scalar, threshold: Scalar | None, text: Text) -> "Reason":
+        """Make one from a sentence in both languages."""
+        return cls(feature, value, threshold, text.en, text.zh)
+
 
 @dataclass(frozen=True, slots=True)
 class Flip:
@@ -52,6 +59,11 @@ class Flip:
     route: Route
     text: str
     text_zh: str
+
+    @classmethod
+    def of(cls, feature: str, current: Scalar | None, wanted: Scalar, route: Route, text: Text) -> "Flip":
+        """Make one from a sentence in both languages."""
+        return cls(feature, current, wanted, route, text.en, text.zh)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+from policies import sentences
 from policies.decision import Flip, Route, Scalar
 from policies.rules import FEATURE_FLAGS, FEATURE_LABELS, Rules
 
@@ -22,8 +23,6 @@ _COST: Final = {
 }
 _DEADLINE_FROM_NONE: Final = 4.5
 _GRADED: Final = 4  # decimals of a score
-_LABELS_EN: Final = {"zh": "Chinese", "en": "English", "other": "another language", "none": "no language"}
-_LABELS_ZH: Final = {"zh": "中文", "en": "英文", "other": "其他语言", "none": "没有语言"}
 
 _Values = dict[str, Scalar | None]
 
@@ -97,37 +96,6 @@ def _cost(feature: str, current: Scalar | None, option: Scalar, estimate_ms: int
 def _describe(
     feature: str, current: Scalar | None, wanted: Scalar, route: Route, deadline_ms: int | None, estimate_ms: int
 ) -> Flip:
-    then, then_zh = f"would send it {route}", f"将走 {route} 路径"
-    if feature == "multi_hop":
-        text = f"a multi-hop score of {wanted:g} instead of {current:g}"
-        text_zh = f"多步程度为 {wanted:g}（现为 {current:g}）时"
-    elif feature in ("num_images", "num_new_images", "num_chars"):
-        name, name_zh = {
-            "num_images": ("distinct pictures", "不同的图片数"),
-            "num_new_images": ("distinct pictures in this turn", "本轮不同的图片数"),
-            "num_chars": ("characters", "字符数"),
-        }[feature]
-        text, text_zh = f"{wanted} {name} instead of {current}", f"{name_zh}为 {wanted}（现为 {current}）时"
-    elif feature == "deadline_slack_ms":
-        deadline = max(0, int(wanted) + estimate_ms)
-        was, was_zh = ("none", "没有") if deadline_ms is None else (f"{deadline_ms} ms", f"{deadline_ms} 毫秒")
-        text = f"a deadline of {deadline} ms instead of {was}"
-        text_zh = f"时限为 {deadline} 毫秒（现为{was_zh}）时"
-        return Flip("deadline_ms", deadline_ms, deadline, route, f"{text} {then}", f"{text_zh}{then_zh}")
-    elif feature == "mentions_several_images":
-        text = f"wording that speaks of {'several pictures' if wanted else 'one picture only'}"
-        text_zh = "措辞提到多张图片时" if wanted else "措辞不再提到多张图片时"
-    elif feature == "is_courtesy":
-        text = f"a turn that {'is courtesy alone' if wanted else 'asks something'}"
-        text_zh = "仅为客套话时" if wanted else "提出问题时"
-    elif feature == "is_interactive":
-        text = f"{'somebody waiting (service_tier: priority)' if wanted else 'nobody waiting'}"
-        text_zh = "有人在等待（service_tier: priority）时" if wanted else "没有人等待时"
-    elif feature == "language":
-        text = f"a question in {_LABELS_EN[str(wanted)]} instead of {_LABELS_EN[str(current)]}"
-        text_zh = f"问题语言为{_LABELS_ZH[str(wanted)]}（现为{_LABELS_ZH[str(current)]}）时"
-    elif feature == "requested_route":
-        text, text_zh = f"hybrid.route: {wanted} instead of {current}", f"hybrid.route 为 {wanted}（现为 {current}）时"
-    else:
-        text, text_zh = f"naming the engine {wanted}", f"指定引擎 {wanted} 时"
-    return Flip(feature, current, wanted, route, f"{text} {then}", f"{text_zh}{then_zh}")
+    if feature == "deadline_slack_ms":
+        feature, current, wanted = "deadline_ms", deadline_ms, max(0, int(wanted) + estimate_ms)
+    return Flip.of(feature, current, wanted, route, sentences.change(feature, current, wanted, route))

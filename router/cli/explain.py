@@ -57,6 +57,7 @@ def explain(
         fail(say("ask.question.empty", language), code=2)
 
     from policies import decide as policy
+    from policies import explain as telling
     from policies.context import Context
     from policies.decision import Health
     from policies.features import Hints, Question, measure
@@ -68,7 +69,7 @@ def explain(
     features = measure(Question(text=text, image_keys=keys), Hints(ROUTES[route], engine, deadline_ms=deadline_ms))
     # Offline, both engines count as up and idle.
     decision = policy.decide(features, rules, Health(), Context(dial=dial))
-    explanation = policy.explain(decision, features, language)
+    explanation = telling.explain(decision, features, language)
     if as_json:
         import orjson
 

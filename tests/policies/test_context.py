@@ -3,8 +3,9 @@
 import pytest
 
 from policies.context import Context, Previous, bucket_of
-from policies.decide import decide, explain
+from policies.decide import decide
 from policies.decision import EngineHealth, Health
+from policies.explain import explain
 from policies.rules import Canary, KeyOverrides, Quotas, load_preset
 
 DOWN = EngineHealth(is_up=False)

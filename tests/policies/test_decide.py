@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from policies.decide import decide, explain
+from policies.decide import decide
 from policies.decision import Decision, EngineHealth, Health
+from policies.explain import explain
 from policies.features import Hints, Question, measure
 from policies.rules import Rules, load_preset, load_rules
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from policies.decide import decide, explain
+from policies.decide import decide
+from policies.explain import explain
 from policies.features import Hints, Question, measure
 from policies.rules import load_preset, preset_names
 

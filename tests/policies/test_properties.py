@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from policies.complexity import score
 from policies.context import Context, Previous
-from policies.decide import decide, explain
+from policies.decide import decide
 from policies.decision import EngineHealth, Health
+from policies.explain import explain
 from policies.features import Features, Question, measure
 from policies.language import detect
 from policies.rules import load_preset, preset_names

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 
 from engines.adapter_names import model_with
-from policies.decide import explain
+from policies.explain import explain
 from router.api.errors import json_response, wants_chinese
 from router.api.intake import owner, parse, services_of
 from router.api.models import AUTO_MODEL, resolve_model
