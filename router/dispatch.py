@@ -15,12 +15,9 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from engines.adapter_names import model_with
 from engines.base import (
-    Box,
-    Delta,
     Engine,
     EngineError,
     EngineTimeoutError,
@@ -28,50 +25,36 @@ from engines.base import (
     GenerationFailedError,
     GenerationRequest,
     TextPart,
-    TokenLogprob,
-    Usage,
 )
 from policies.decision import EngineHealth, Health
 from router.answers.groups import no_draft, no_fields, with_degraded
 from router.answers.usable import is_blank
 from router.begun import as_begun
 from router.call import Call, pictures_first, to_stored_messages
+from router.direct import FAST_UNIT, NOT_STORED, DirectAnswer, DirectStream, Keeping, as_accepted
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.events import EventHub
 from router.jobs.job import (
     BranchPlan,
     Event,
-    FinalAnswer,
     Job,
     JobSpec,
-    Unit,
-    UnitResult,
-    end_state,
     new_job_id,
-    to_failure_record,
 )
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
-from router.leftovers import Leftovers, end_tasks
+from router.leftovers import Leftovers
 from router.output_format import with_instruction
 from router.redis import may_be_done
 from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm
 from router.work.local import EarlyStream, LocalRuns
+from router.work.transcript import Piece, Transcript
 
-FAST_UNIT = "fast"
 DRAFT_UNIT = "draft"
-# How long a direct answer waits for redis to come back, where it must be recorded; a key is held for longer.
-_KEEP_PATIENCE_S = 5.0
 _REDIS_RETRY_S = 0.2
-_MAX_BEAT_S = 1.0
 # So many drafts are run by this process; those beyond stand in line for a worker, and GLM's own line stays short.
 _MAX_LOCAL_DRAFTS = 32
-
-_NOT_STORED = (
-    "the answer could not be stored, because redis does not answer: it cannot be read again",
-    "redis 没有响应，未能保存该回答：之后无法再读取",
-)
 
 log = logging.getLogger(__name__)
 
@@ -292,26 +275,21 @@ class Dispatcher:
         plan = BranchPlan(FAST_UNIT, "glm", enable_thinking=routed.decision.enable_thinking)
         spec = self._to_spec(call, routed, (plan,))
         request = _to_request(call, spec, plan)
-        started = time.monotonic()
         is_kept = call.is_stored or call.keep_s > 0 or call.webhook_url is not None
         # Who reads a stream is told the id at its beginning: by then it has to lead somewhere, whatever dies.
         is_told_early = call.is_streamed and (call.is_stored or call.webhook_url is not None)
         begun = self._leftovers.add(self._store.begin(spec, call.images)) if is_told_early else None
+        transcript = Transcript(model_with(info.model_id, call.adapter), time.monotonic())
         deltas = engine.stream(request)
         try:
-            said: list[Delta] = []
-            ttft_s = 0.0
+            said: list[Piece | None] = []
             async for delta in deltas:
-                said.append(delta)
-                ttft_s = ttft_s or round(time.monotonic() - started, 4)
+                said.append(transcript.take(delta))
                 # Until something can be read, nothing is shown: it may still be another engine's to answer.
-                is_begun = plan.enable_thinking or not is_blank("".join(each.text for each in said))
+                is_begun = plan.enable_thinking or not is_blank(transcript.text)
                 if call.is_streamed and is_begun:
                     break
-            if not said:
-                raise GenerationFailedError("The engine ended its answer without saying anything.")
-            if said[-1].finish_reason is not None:
-                _check_usable(said, call)
+            _check_usable(said, transcript, call)
             epoch = await asyncio.shield(begun) if begun is not None else None
         except QueueUnavailableError as unavailable:
             self._take_back(spec, unavailable)
@@ -319,7 +297,7 @@ class Dispatcher:
                 await deltas.aclose()
                 raise
             log.warning("%s cannot be stored: %s", spec.id, unavailable.message)
-            spec = with_degraded(replace(spec, is_stored=False), [_NOT_STORED])
+            spec = with_degraded(replace(spec, is_stored=False), [NOT_STORED])
             epoch, is_kept = None, False
         except BaseException:
             if begun is not None:
@@ -330,87 +308,15 @@ class Dispatcher:
             await deltas.aclose()
             raise
         self._router.count(call, routed.decision)
-        job = as_accepted(Job(spec, "in_progress", {}))
-        finished: list[Job] = []
-        elsewhere: list[Job] = []
-
-        text: list[str] = []
-        logprobs: list[TokenLogprob] = []
-        boxes: list[Box] = []
-        cuts: list[tuple[int, int]] = []
-        last = Delta()
-
-        def to_result(error: dict[str, Any] | None = None) -> UnitResult:
-            return UnitResult(
-                text="".join(text),
-                model=model_with(info.model_id, call.adapter),
-                finish_reason=last.finish_reason or "stop",
-                usage=last.usage or Usage(),
-                error=error,
-                duration_s=round(time.monotonic() - started, 4),
-                ttft_s=ttft_s,
-                logprobs=tuple(logprobs),
-                boxes=tuple(boxes),
-                cuts=tuple(cuts) if is_kept else (),
-            )
-
-        async def answer() -> AsyncGenerator[Event, None]:
-            nonlocal last
-            yield Event("started", FAST_UNIT, 1)
-            num_sent = 0
-            error: dict[str, Any] | None = None
-            async with contextlib.aclosing(deltas):
-                try:
-                    async for last in _chain(said, deltas):
-                        if elsewhere:
-                            break
-                        logprobs.extend(last.logprobs)
-                        boxes.extend(last.boxes)
-                        if last.text:
-                            text.append(last.text)
-                            cuts.append((len(last.text), len(logprobs) - num_sent))
-                            yield Event("delta", FAST_UNIT, 1, text=last.text, logprobs=tuple(logprobs[num_sent:]))
-                            num_sent = len(logprobs)
-                    if last.finish_reason is None and not elsewhere:
-                        raise GenerationFailedError("The engine ended its answer without saying why.")
-                except EngineError as failure:
-                    if isinstance(failure, EngineUnavailableError):
-                        self._monitor.mark_down("glm")
-                    error = to_failure_record(failure)
-            if elsewhere:
-                finished.append(elsewhere[0])
-                yield Event("finished", FAST_UNIT, 1, state="cancelled")
-                yield Event("end", state=elsewhere[0].state)
-                return
-            finished.append(_finish_fast(job, to_result(error)))
-            yield Event("finished", FAST_UNIT, 1, state=finished[0].units[FAST_UNIT].state)
-            if is_kept:
-                try:
-                    # To its end even if the caller hangs up: the id was announced, and leads to the whole answer.
-                    await asyncio.shield(self._leftovers.add(self._keep(call, finished[0], epoch)))
-                except QueueUnavailableError as unavailable:
-                    if call.keep_s > 0 or (call.webhook_url is not None and epoch is None):
-                        raise  # it would be answered a second time under its key, or its webhook never be told
-                    # The answer is there and GLM needed no redis for it: better one that says it is not stored. If
-                    # it was begun on record, a worker will write it again.
-                    log.warning("%s could not be stored: %s", job.id, unavailable.message)
-                    finished[0] = _not_stored(finished[0])
-            yield Event("end", state=finished[0].state)
-
-        async def events() -> AsyncGenerator[Event, None]:
-            beat = asyncio.create_task(self._keep_lease(spec.id, epoch, elsewhere)) if epoch is not None else None
-            try:
-                async with contextlib.aclosing(answer()) as told:
-                    async for event in told:
-                        yield event
-            finally:
-                if beat is not None:
-                    self._leftovers.add(end_tasks(beat))
-                if not finished and is_kept:
-                    # Whoever hung up may have read the id: it leads to what was said until then.
-                    self._leftovers.add(self._keep(call, _cut_off(job, to_result()), epoch))
-
-        return Running(job, await as_begun(events()), is_queued=False, _finished=finished)
+        answer = DirectAnswer(
+            call,
+            as_accepted(Job(spec, "in_progress", {})),
+            DirectStream(transcript, [piece for piece in said if piece is not None], deltas),
+            Keeping(self._store, epoch) if is_kept else None,
+            self._monitor,
+            self._leftovers,
+        )
+        return Running(answer.job, await as_begun(answer.events()), is_queued=False, _finished=answer.finished)
 
     def abandon(self, spec: JobSpec, *, grace_s: float = 0.0) -> None:
         """End a job whose caller has hung up, if nobody else would miss it: clients retry, and work must not multiply.
@@ -462,33 +368,6 @@ class Dispatcher:
         """Take back the record of an answer that failed before its id was announced."""
         if await begun is not None:
             await self._store.delete(job_id)
-
-    async def _keep_lease(self, job_id: str, epoch: int, elsewhere: list[Job]) -> None:
-        """Say that an answer is still being written here, until somebody else has ended it: that record is noted."""
-        while True:
-            await asyncio.sleep(min(self._store.lease_s / 3, _MAX_BEAT_S))
-            with contextlib.suppress(QueueUnavailableError):
-                if await self._store.renew(job_id, FAST_UNIT, epoch):
-                    continue
-                job = await self._store.get(job_id)
-                if job is not None and job.is_terminal:
-                    elsewhere.append(job)
-                return
-
-    async def _keep(self, call: Call, job: Job, epoch: int | None = None) -> None:
-        deadline = time.monotonic() + _KEEP_PATIENCE_S
-        while True:
-            try:
-                if not await self._store.put_finished(job, call.images, epoch=epoch):
-                    log.info("%s was ended by somebody else", job.id)
-                return
-            except QueueUnavailableError:
-                # What came with an Idempotency-Key must be the same when it is asked for again, and what was announced
-                # must be found: worth a restart's time.
-                is_promised = call.keep_s > 0 or epoch is not None or call.webhook_url is not None
-                if not is_promised or time.monotonic() >= deadline:
-                    raise
-            await asyncio.sleep(_REDIS_RETRY_S)
 
     async def aclose(self) -> None:
         """Finish storing what was answered last, and give back the drafts that are not done."""
@@ -551,20 +430,15 @@ def _to_request(call: Call, spec: JobSpec, plan: BranchPlan) -> GenerationReques
     return with_instruction(request, call.output_format, spec.language)
 
 
-async def _chain(first: Sequence[Delta], rest: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-    for delta in first:
-        yield delta
-    async for delta in rest:
-        yield delta
-
-
-def _check_usable(said: Sequence[Delta], call: Call) -> None:
+def _check_usable(said: Sequence[Piece | None], transcript: Transcript, call: Call) -> None:
     """Refuse a whole answer that says nothing, unless a stop string may have cut it to that.
 
     Raises:
         GenerationFailedError: if there is no text.
     """
-    if is_blank("".join(delta.text for delta in said)) and said[-1].finish_reason == "stop" and not call.sampling.stop:
+    if not said:
+        raise GenerationFailedError("The engine ended its answer without saying anything.")
+    if is_blank(transcript.text) and transcript.finish_reason == "stop" and not call.sampling.stop:
         raise GenerationFailedError("The engine answered nothing.")
 
 
@@ -589,58 +463,6 @@ def _with_failure(routed: Routed, error: EngineError) -> Routed:
             degraded_zh=tuple(note.replace("glm 不可用", f"glm {said_zh}") for note in decision.degraded_zh),
         ),
     )
-
-
-def _finish_fast(job: Job, result: UnitResult) -> Job:
-    """Turn GLM's direct answer into the same record that a job ends with."""
-    now = time.time()
-    if result.error:
-        unit = Unit(FAST_UNIT, "failed", epoch=1, result=result)
-        return replace(job, state="failed", units={FAST_UNIT: unit}, error=result.error, completed_at=now)
-    final = FinalAnswer(
-        text=result.text,
-        model=result.model,
-        engine="glm",
-        strategy="single",
-        finish_reason=result.finish_reason,
-        degraded=tuple(job.spec.decision.get("degraded", ())),
-        degraded_zh=tuple(job.spec.decision.get("degraded_zh", ())),
-        usage=result.usage,
-        logprobs=result.logprobs,
-        boxes=result.boxes,
-    )
-    return replace(
-        job,
-        state=end_state(final),
-        units={FAST_UNIT: Unit(FAST_UNIT, "completed", epoch=1, result=result)},
-        final=final,
-        completed_at=now,
-    )
-
-
-def _not_stored(job: Job) -> Job:
-    """Say of an ended answer that redis could not keep it."""
-    english, chinese = _NOT_STORED
-    final = job.final
-    if final is not None:
-        noted = {"degraded": (*final.degraded, english), "degraded_zh": (*final.degraded_zh, chinese)}
-        final = replace(final, **noted)  # type: ignore[arg-type]
-    return replace(job, spec=replace(job.spec, is_stored=False), final=final)
-
-
-def _cut_off(job: Job, result: UnitResult) -> Job:
-    """Turn a direct answer whose caller hung up into a record of what it said until then."""
-    units = {FAST_UNIT: Unit(FAST_UNIT, "cancelled", epoch=1, result=result)}
-    return replace(job, state="cancelled", units=units, completed_at=time.time())
-
-
-def as_accepted(job: Job) -> Job:
-    """Return a record as it was when its answer began: what a stream that is read again begins with."""
-    spec = job.spec
-    if spec.branches[0].name == FAST_UNIT and not spec.is_background:
-        units = {FAST_UNIT: Unit(FAST_UNIT, "in_progress", epoch=1)}
-        return Job(spec, "in_progress", units, started_at=spec.created_at)
-    return Job(spec, "queued", {branch.name: Unit(branch.name, "queued") for branch in spec.branches})
 
 
 def to_router_error(error: EngineError) -> EngineFailedError:

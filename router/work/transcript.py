@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from engines.base import (
     Box,
@@ -72,6 +73,82 @@ class Tape:
             self._sending = None
 
 
+Piece = tuple[str, tuple[TokenLogprob, ...]]
+
+
+class Transcript:
+    """What an engine has said so far in one run.
+
+    Args:
+        model: the name that the answer shows.
+        started_at: `time.monotonic` when the engine was asked.
+
+    Attributes:
+        finish_reason: why the answer ended; None while it has not.
+    """
+
+    def __init__(self, model: str, started_at: float) -> None:
+        self._model = model
+        self._started_at = started_at
+        self._ttft_s: float | None = None
+        self._text: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._boxes: list[Box] = []
+        self._cuts: list[tuple[int, int]] = []
+        self._num_told = 0
+        self._usage: Usage | None = None
+        self.finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self._text)
+
+    def take(self, delta: Delta) -> Piece | None:
+        """Add a delta; returns its text with the log probabilities since the last text, or None if it has no text."""
+        self._logprobs.extend(delta.logprobs)
+        self._boxes.extend(delta.boxes)
+        self._usage, self.finish_reason = delta.usage, delta.finish_reason
+        if not delta.text:
+            return None
+        if self._ttft_s is None:
+            self._ttft_s = time.monotonic() - self._started_at
+        logprobs = tuple(self._logprobs[self._num_told :])
+        self._num_told = len(self._logprobs)
+        self._text.append(delta.text)
+        self._cuts.append((len(delta.text), len(logprobs)))
+        return delta.text, logprobs
+
+    def check_ended(self) -> None:
+        """Refuse an answer that broke off.
+
+        Raises:
+            GenerationFailedError: if it has no finish reason.
+        """
+        if self.finish_reason is None:
+            raise GenerationFailedError("The engine ended its answer without saying why.")
+
+    def to_result(self, error: dict[str, Any] | None = None, *, has_cuts: bool = False) -> UnitResult:
+        """Return it as a result.
+
+        Args:
+            error: what ended it.
+            has_cuts: it was streamed, and no event stream keeps in what pieces.
+        """
+        return UnitResult(
+            text=self.text,
+            model=self._model,
+            finish_reason=self.finish_reason or "stop",
+            usage=self._usage or Usage(),
+            error=error,
+            duration_s=round(time.monotonic() - self._started_at, 4),
+            ttft_s=None if self._ttft_s is None else round(self._ttft_s, 4),
+            logprobs=tuple(self._logprobs),
+            boxes=tuple(self._boxes),
+            cuts=tuple(self._cuts) if has_cuts else (),
+        )
+
+
 async def record(tape: Tape | None, stream: AsyncGenerator[Delta, None], model: str, started: float) -> UnitResult:
     """Read an engine's answer to its end, and write it down as it comes.
 
@@ -85,39 +162,21 @@ async def record(tape: Tape | None, stream: AsyncGenerator[Delta, None], model: 
         EngineError: as the engine raised it; `GenerationFailedError` if its answer ended without a finish reason.
         LeaseLostError: as soon as a write is refused.
     """
-    ttft_s: float | None = None
-    text: list[str] = []
-    logprobs: list[TokenLogprob] = []
-    boxes: list[Box] = []
-    waiting: list[str] = []
-    has_words, num_sent = False, 0
-    last = Delta()
+    transcript = Transcript(model, started)
+    has_words, held = False, list[Piece]()
     async with contextlib.aclosing(stream) as deltas:
-        async for last in deltas:
-            logprobs.extend(last.logprobs)
-            boxes.extend(last.boxes)
-            if not last.text:
+        async for delta in deltas:
+            piece = transcript.take(delta)
+            if tape is None or piece is None:
                 continue
-            if ttft_s is None:
-                ttft_s = time.monotonic() - started
-            text.append(last.text)
-            waiting.append(last.text)
+            held.append(piece)
             # What may turn out to be no answer at all is not told: a reader could not take it back.
-            if tape is not None and (has_words := has_words or not is_blank("".join(text))):
-                await tape.write("".join(waiting), tuple(logprobs[num_sent:]))
-                num_sent = len(logprobs)
-                waiting.clear()
-    if last.finish_reason is None:
-        raise GenerationFailedError("The engine ended its answer without saying why.")
+            has_words = has_words or not is_blank(transcript.text)
+            if has_words:
+                texts, logprobs = zip(*held, strict=True)
+                await tape.write("".join(texts), tuple(token for tokens in logprobs for token in tokens))
+                held.clear()
+    transcript.check_ended()
     if tape is not None:
         await tape.close()
-    return UnitResult(
-        text="".join(text),
-        model=model,
-        finish_reason=last.finish_reason,
-        usage=last.usage or Usage(),
-        duration_s=round(time.monotonic() - started, 4),
-        ttft_s=None if ttft_s is None else round(ttft_s, 4),
-        logprobs=tuple(logprobs),
-        boxes=tuple(boxes),
-    )
+    return transcript.to_result()

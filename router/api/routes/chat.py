@@ -36,7 +36,8 @@ from router.api.owned_stream import OwnedStream
 from router.api.schemas import ChatRequest, check_metadata, to_chat_format, to_chat_sampling, to_thinking
 from router.api.stream import DRAFT, SSE_DONE, SSE_HEADERS, SSE_PING, Said, answer_restarted, draft_title, sse
 from router.call import Call
-from router.dispatch import Running, as_accepted
+from router.direct import as_accepted
+from router.dispatch import Running
 from router.errors import EngineFailedError, NotFoundError, RouterError
 from router.jobs.job import Event, FinalAnswer, Job, JobSpec, UnitResult
 from router.jobs.schedule import to_priority

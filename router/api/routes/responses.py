@@ -44,7 +44,8 @@ from router.api.schemas import (
 )
 from router.api.stream import SSE_HEADERS, SSE_PING, answer_restarted, find_items, sse
 from router.call import Call, from_stored_messages, stored_image_hashes
-from router.dispatch import FAST_UNIT, Running
+from router.direct import FAST_UNIT
+from router.dispatch import Running
 from router.errors import BadRequestError, EngineFailedError, NotFoundError
 from router.jobs.job import Job
 from router.jobs.schedule import to_priority

@@ -13,7 +13,7 @@ import pytest
 
 from engines.base import EngineOverloadedError
 from engines.echo import EchoEngine
-from router import dispatch
+from router import direct
 from router.idempotency import KEEP_S
 from router.lua.constants import NET_S
 from router.redis import PREFIX, queue_unavailable
@@ -201,7 +201,7 @@ def test_an_answer_under_a_key_waits_for_redis_to_come_back(
 def test_an_answer_under_a_key_that_cannot_be_stored_is_a_503_and_not_one_of_two(
     http: httpx.Client, key: dict[str, str], num_misses: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "_KEEP_PATIENCE_S", 0.0)
+    monkeypatch.setattr(direct, "_KEEP_PATIENCE_S", 0.0)
     num_misses[0] = 1
 
     refused = http.post("/v1/responses", json=FAST, headers=key)

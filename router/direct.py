@@ -1,0 +1,251 @@
+"""A direct answer: GLM's, told to the client that waits for it, and recorded at its end.
+
+In: GLM's stream, begun. Out: the same events as a job's, and the same record that a job ends with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from engines.base import Delta, EngineError, EngineUnavailableError
+from router.call import Call
+from router.errors import QueueUnavailableError
+from router.health import EngineMonitor
+from router.jobs.job import Event, FinalAnswer, Job, Unit, UnitResult, end_state, to_failure_record
+from router.jobs.store import JobStore
+from router.leftovers import Leftovers, end_tasks
+from router.work.transcript import Piece, Transcript
+
+log = logging.getLogger(__name__)
+
+FAST_UNIT: Final = "fast"
+# How long a direct answer waits for redis to come back, where it must be recorded; a key is held for longer.
+_KEEP_PATIENCE_S = 5.0
+_REDIS_RETRY_S = 0.2
+_MAX_BEAT_S = 1.0
+
+NOT_STORED = (
+    "the answer could not be stored, because redis does not answer: it cannot be read again",
+    "redis 没有响应，未能保存该回答：之后无法再读取",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectStream:
+    """GLM's answer, begun.
+
+    Attributes:
+        transcript: of what it has said.
+        said: pieces of it that were not told yet.
+        deltas: what is still to come; closed when it was told, or nobody listens any more.
+    """
+
+    transcript: Transcript
+    said: Sequence[Piece]
+    deltas: AsyncGenerator[Delta, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """Where the answer is recorded.
+
+    Attributes:
+        store: the job records.
+        epoch: of `JobStore.begin`, if it was recorded before it was begun; then a worker writes it should this process
+            end.
+    """
+
+    store: JobStore
+    epoch: int | None
+
+
+class DirectAnswer:
+    """One direct answer.
+
+    Args:
+        call: what was asked.
+        job: the record as it is at the beginning.
+        stream: the answer.
+        keeping: where it is recorded; None if it is not.
+        monitor: learns that GLM is gone.
+        leftovers: keep on what must end although the client has hung up.
+
+    Attributes:
+        job: as given.
+        finished: the record at the end, once it is there.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        job: Job,
+        stream: DirectStream,
+        keeping: Keeping | None,
+        monitor: EngineMonitor,
+        leftovers: Leftovers,
+    ) -> None:
+        self.job = job
+        self.finished: list[Job] = []
+        self._call = call
+        self._stream = stream
+        self._keeping = keeping
+        self._monitor = monitor
+        self._leftovers = leftovers
+        self._elsewhere: Job | None = None
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Tell the answer; to be closed when nobody listens any more.
+
+        Raises:
+            QueueUnavailableError: if it has to be recorded, and redis does not answer.
+        """
+        keeping = self._keeping
+        beat: asyncio.Task[None] | None = None
+        if keeping is not None and keeping.epoch is not None:
+            beat = asyncio.create_task(self._keep_lease(keeping.store, keeping.epoch))
+        try:
+            async with contextlib.aclosing(self._tell()) as told:
+                async for event in told:
+                    yield event
+        finally:
+            if beat is not None:
+                self._leftovers.add(end_tasks(beat))
+            if not self.finished and keeping is not None:
+                # Whoever hung up may have read the id: it leads to what was said until then.
+                self._leftovers.add(self._keep(keeping, _cut_off(self.job, self._to_result())))
+
+    async def _tell(self) -> AsyncGenerator[Event, None]:
+        yield Event("started", FAST_UNIT, 1)
+        error: dict[str, Any] | None = None
+        async with contextlib.aclosing(self._stream.deltas):
+            try:
+                async with contextlib.aclosing(self._pieces()) as pieces:
+                    async for text, logprobs in pieces:
+                        yield Event("delta", FAST_UNIT, 1, text=text, logprobs=logprobs)
+                if self._elsewhere is None:
+                    self._stream.transcript.check_ended()
+            except EngineError as failure:
+                if isinstance(failure, EngineUnavailableError):
+                    self._monitor.mark_down("glm")
+                error = to_failure_record(failure)
+        if self._elsewhere is not None:
+            self.finished.append(self._elsewhere)
+            yield Event("finished", FAST_UNIT, 1, state="cancelled")
+        else:
+            self.finished.append(_finish_fast(self.job, self._to_result(error)))
+            yield Event("finished", FAST_UNIT, 1, state=self.finished[0].units[FAST_UNIT].state)
+            await self._keep_end()
+        yield Event("end", state=self.finished[0].state)
+
+    async def _pieces(self) -> AsyncGenerator[Piece, None]:
+        for piece in self._stream.said:
+            if self._elsewhere is None:
+                yield piece
+        async for delta in self._stream.deltas:
+            if self._elsewhere is not None:
+                return
+            if (more := self._stream.transcript.take(delta)) is not None:
+                yield more
+
+    async def _keep_end(self) -> None:
+        if self._keeping is None:
+            return
+        try:
+            # Finish storing even if the client disconnects: it already has the id.
+            await asyncio.shield(self._leftovers.add(self._keep(self._keeping, self.finished[0])))
+        except QueueUnavailableError as unavailable:
+            if self._call.keep_s > 0 or (self._call.webhook_url is not None and self._keeping.epoch is None):
+                raise  # it would be answered a second time under its key, or its webhook never be sent
+            # The answer is there and GLM needed no redis for it: better one that says it is not stored. If it was begun
+            # on record, a worker will write it again.
+            log.warning("%s could not be stored: %s", self.job.id, unavailable.message)
+            self.finished[0] = _not_stored(self.finished[0])
+
+    def _to_result(self, error: dict[str, Any] | None = None) -> UnitResult:
+        return self._stream.transcript.to_result(error, has_cuts=self._keeping is not None)
+
+    async def _keep_lease(self, store: JobStore, epoch: int) -> None:
+        """Say that the answer is still being written here, until somebody else has ended it: that record is noted."""
+        while True:
+            await asyncio.sleep(min(store.lease_s / 3, _MAX_BEAT_S))
+            with contextlib.suppress(QueueUnavailableError):
+                if await store.renew(self.job.id, FAST_UNIT, epoch):
+                    continue
+                job = await store.get(self.job.id)
+                if job is not None and job.is_terminal:
+                    self._elsewhere = job
+                return
+
+    async def _keep(self, keeping: Keeping, job: Job) -> None:
+        deadline = time.monotonic() + _KEEP_PATIENCE_S
+        while True:
+            try:
+                if not await keeping.store.put_finished(job, self._call.images, epoch=keeping.epoch):
+                    log.info("%s was ended by somebody else", job.id)
+                return
+            except QueueUnavailableError:
+                # What came with an Idempotency-Key must be the same when it is asked for again, and what was announced
+                # must be found: worth a restart's time.
+                call = self._call
+                is_promised = call.keep_s > 0 or keeping.epoch is not None or call.webhook_url is not None
+                if not is_promised or time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(_REDIS_RETRY_S)
+
+
+def as_accepted(job: Job) -> Job:
+    """Return a record as it was when its answer began: what a stream that is read again begins with."""
+    spec = job.spec
+    if spec.branches[0].name == FAST_UNIT and not spec.is_background:
+        units = {FAST_UNIT: Unit(FAST_UNIT, "in_progress", epoch=1)}
+        return Job(spec, "in_progress", units, started_at=spec.created_at)
+    return Job(spec, "queued", {branch.name: Unit(branch.name, "queued") for branch in spec.branches})
+
+
+def _finish_fast(job: Job, result: UnitResult) -> Job:
+    """Turn GLM's direct answer into the same record that a job ends with."""
+    now = time.time()
+    if result.error:
+        unit = Unit(FAST_UNIT, "failed", epoch=1, result=result)
+        return replace(job, state="failed", units={FAST_UNIT: unit}, error=result.error, completed_at=now)
+    final = FinalAnswer(
+        text=result.text,
+        model=result.model,
+        engine="glm",
+        strategy="single",
+        finish_reason=result.finish_reason,
+        degraded=tuple(job.spec.decision.get("degraded", ())),
+        degraded_zh=tuple(job.spec.decision.get("degraded_zh", ())),
+        usage=result.usage,
+        logprobs=result.logprobs,
+        boxes=result.boxes,
+    )
+    return replace(
+        job,
+        state=end_state(final),
+        units={FAST_UNIT: Unit(FAST_UNIT, "completed", epoch=1, result=result)},
+        final=final,
+        completed_at=now,
+    )
+
+
+def _not_stored(job: Job) -> Job:
+    """Say of an ended answer that redis could not keep it."""
+    english, chinese = NOT_STORED
+    final = job.final
+    if final is not None:
+        noted = {"degraded": (*final.degraded, english), "degraded_zh": (*final.degraded_zh, chinese)}
+        final = replace(final, **noted)  # type: ignore[arg-type]
+    return replace(job, spec=replace(job.spec, is_stored=False), final=final)
+
+
+def _cut_off(job: Job, result: UnitResult) -> Job:
+    """Turn a direct answer whose caller hung up into a record of what it said until then."""
+    units = {FAST_UNIT: Unit(FAST_UNIT, "cancelled", epoch=1, result=result)}
+    return replace(job, state="cancelled", units=units, completed_at=time.time())
