@@ -330,6 +330,7 @@ async def _stream(
         if not job.is_terminal:
             job = await _announce(services, job)
         if not said_last.text.startswith(sent.text):
+            await _announce(services, job)
             raise answer_restarted(job.id)
         model = said_last.model
         rest = Said(said_last.text, said_last.logprobs).after(sent)

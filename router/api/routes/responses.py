@@ -360,6 +360,8 @@ def _stream(request: Request, running: Running, after: int = -1) -> OwnedStream:
                         # Its first words came from a process that died, and are on no record: who read some of them
                         # cannot go on.
                         raise answer_restarted(running.job.id)
+                    if batch[-1].event["type"] == "error" and not running.job.is_announced:
+                        await services.store.tell(running.job.id)  # it says where the whole answer can be read
                     last = batch[-1].number
                     if last > after:
                         has_sent = True

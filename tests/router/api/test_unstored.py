@@ -9,12 +9,15 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from redis.asyncio import Redis
 
 from engines.echo import EchoEngine
 from router.api.routes import responses
+from router.jobs.job import FinalAnswer, UnitResult
+from router.jobs.store import JobStore
 from router.redis import PREFIX
 from tests.router.api.test_hanging_up import send
-from tests.support.servers import AppServer, wait_until
+from tests.support.servers import AppServer, RedisProcess, wait_until
 
 Json = dict[str, Any]
 DEEP: Json = {"hybrid": {"route": "deep"}}
@@ -168,6 +171,38 @@ def test_an_unstored_answer_is_readable_only_by_who_got_only_the_draft(
     listed = {job["id"] for job in http.get("/v1/jobs", params={"limit": 100}).json()["data"]}
     assert not listed & {told, also_told}
     assert not [key for key in redis_client.scan_iter(f"{PREFIX}jobs:") if redis_client.zcard(key)]
+
+
+async def answer_in_other_words(redis_url: str, job_id: str) -> None:
+    """Do as workers of which one dies in mid-answer, and the next one says something else."""
+    redis = Redis.from_url(redis_url)
+    store = JobStore(redis)
+    epoch = await store.claim(job_id, "deep") or 0
+    await store.append(job_id, "deep", epoch, "one ", piece=1)
+    await store.release(job_id, "deep", epoch, "failure")
+    epoch = await store.claim(job_id, "deep") or 0
+    await store.append(job_id, "deep", epoch, "two ", piece=1)
+    await store.finish(job_id, "deep", epoch, UnitResult(text="two ", model="m"))
+    merge = None
+    while merge is None:  # the api writes the draft
+        merge = await store.claim(job_id, "merge")
+        await asyncio.sleep(0.01)
+    await store.complete(job_id, merge, final=FinalAnswer("two ", "m", "owl2", "deep"))
+    await redis.aclose()
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/responses", RESPONSE)])
+def test_an_answer_begun_again_in_other_words_can_be_read_whole_by_its_reader(
+    http: httpx.Client, redis_process: RedisProcess, redis_client: redis.Redis, path: str, body: Json
+) -> None:
+    with http.stream("POST", path, json={**body, "stream": True}) as answer:
+        job_id = next(iter(wait_until(lambda: jobs_of(redis_client), "a job")))
+        asyncio.run(answer_in_other_words(redis_process.url, job_id))
+        said = answer.read().decode()
+
+    assert "answer_restarted" in said
+    assert f"/v1/responses/{job_id}" in said
+    assert http.get(f"/v1/responses/{job_id}").json()["output"][-1]["content"][0]["text"] == "two "
 
 
 def test_a_fast_answer_that_is_not_stored_announces_no_id(http: httpx.Client) -> None:
