@@ -69,12 +69,14 @@ class Running:
             job goes on.
         is_queued: it is a job in the queue; otherwise the answer lives and dies with ``events``.
         is_replayed: it was begun by an earlier request with the same ``Idempotency-Key``.
+        began_at: when its caller began to wait, as of `time.monotonic`.
     """
 
     job: Job
     events: AsyncGenerator[Event, None]
     is_queued: bool
     is_replayed: bool = False
+    began_at: float = field(default_factory=time.monotonic)
     _finished: list[Job] = field(default_factory=list)
 
     def finished(self) -> Job | None:
@@ -144,6 +146,7 @@ class Dispatcher:
             QueueUnavailableError: if it must become a job and redis does not answer.
             BadRequestError: if there are too many pictures or too much text.
         """
+        began_at = time.monotonic()
         self._check_number(call)
         routed = self.route(call)
         await asyncio.sleep(0)  # what follows takes as long again, for thousands of turns
@@ -159,7 +162,9 @@ class Dispatcher:
             routed = _with_failure(self._router.route(call, health), error)
             # Owl2 cannot be held to a schema: then GLM's own failure says more than that.
             if routed.decision.route == "deep" and call.sampling.json_schema is None:
-                return await self._enqueue(call, routed, health)
+                running = await self._enqueue(call, routed, health)
+                running.began_at = began_at
+                return running
             raise to_router_error(error) from error
         except EngineError as error:
             raise to_router_error(error) from error

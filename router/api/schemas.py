@@ -63,7 +63,13 @@ class Hybrid(WireModel):
         description="deep: Owl2's answer is final; compose: GLM writes the final answer from both; "
         "fields: JSON answers are merged field by field, which needs a JSON format",
     )
-    max_wait_s: float | None = Field(None, ge=0, le=3600, description="how long a chat completion waits for a job")
+    max_wait_s: float | None = Field(
+        None,
+        ge=0,
+        le=3600,
+        description="how long a chat completion waits for a job before it answers with the draft, or "
+        "without one with a 504 that names the id; 0: as soon as the draft is there",
+    )
     deadline_ms: Tokens | None = Field(
         None, description="an answer later than this is of no use: a job ends then with what there is"
     )

@@ -373,7 +373,7 @@ class Play:
                 named = {"name": "answer", "schema": SCHEMA, "strict": True}
                 asked["response_format"] = {"type": "json_schema", "json_schema": named}
             if self.view == "chat-draft":
-                asked["extra_body"]["hybrid"]["max_wait_s"] = 0.05
+                asked["extra_body"]["hybrid"]["max_wait_s"] = 0
             return self.stack.client.begin(self.view.replace("-", "_").replace("_draft", ""), self.url, **asked)
         asked["input"] = self.question
         if self.strategy.is_json:
@@ -709,7 +709,7 @@ def test_a_chat_that_waits_is_kept_alive_and_the_client_passes_over_it(stack: St
     play = Play(stack, Row("deep", "cancelled in draft", "completed"), "chat-stream", "cell-keep-alive")
     play.script.held["deep"] = 0  # once there are words of the final answer, the stream goes on with it
     asked = {"model": "glowl", "messages": [{"role": "user", "content": play.question}]}
-    options = {**play.strategy.hybrid, "max_wait_s": 0.05}
+    options = {**play.strategy.hybrid, "max_wait_s": 0}
     call = stack.client.begin("chat_stream", play.url, **asked, extra_body={"hybrid": options})
     try:
         with httpx.stream(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from engines.http.server import create_app as create_engine_app
 from policies.decision import EngineHealth, Health
 from policies.features import Hints
 from policies.rules import load_preset
+from router.api.routes import chat
 from router.app import create_app
 from router.call import Call
 from router.dispatch import Dispatcher, _with_failure, to_router_error
@@ -150,6 +152,36 @@ def test_an_answer_that_is_none_is_handed_to_owl2_which_the_answer_says(
     assert (found["status"], found["hybrid"]["route"], found["hybrid"]["engine"]) == ("queued", "deep", "owl2")
     assert any("glm" in sentence for sentence in found["hybrid"]["degraded"])
     assert "10.0.0.7" not in response.text
+
+
+def test_a_wait_counts_from_its_beginning_even_if_glm_was_asked_first(
+    http: httpx.Client, glm: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    glm.body, glm.status = BEFORE["no json"], 200
+    began_at: list[float] = []
+    asked_at: list[float] = []
+
+    class NotedWait(chat._Wait):
+        def __init__(self, wait_s: float, began: float) -> None:
+            began_at.append(began)
+            super().__init__(wait_s, began)
+
+    run_now = Dispatcher._run_now
+
+    async def noted(*args: Any) -> Any:
+        asked_at.append(time.monotonic())
+        return await run_now(*args)
+
+    monkeypatch.setattr(chat, "_Wait", NotedWait)
+    monkeypatch.setattr(Dispatcher, "_run_now", noted)
+    messages = [{"role": "user", "content": "你好"}]
+
+    answer = http.post(
+        "/v1/chat/completions", json={"model": "glowl", "messages": messages, "hybrid": {"max_wait_s": 0.01}}
+    )
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "answer_timeout")
+    assert began_at[0] <= asked_at[0]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 401, 404])

@@ -7,6 +7,7 @@ In: a chat request. Out: a chat completion, or its stream.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -46,9 +47,11 @@ from router.services import Services
 routes = APIRouter(tags=["chat"])
 
 PING_S = 5.0
-# Past the wait: how long a draft may be written, and the least that any caller waits for one to be begun.
+# Past the wait, a draft that is being written may be finished; one that pauses for longer is not being written.
 _DRAFT_S = 60.0
-_LEAST_WAIT_S = 15.0
+_PAUSE_S = 3.0
+# A wait of 0 asks for the draft: how long that may take to be begun.
+_BEGIN_S = 15.0
 _MESSAGES_ZH = {
     "deadline_exceeded": "在 hybrid.deadline_ms 规定的时间内没有得到任何回答。",
     "job_expired": "任务在允许的时间内没有完成。",
@@ -171,7 +174,7 @@ async def _settle(services: Services, running: Running, wait_s: float) -> Job:
     Raises:
         EngineFailedError: if it has none, and is not about to.
     """
-    wait = _Wait(wait_s)
+    wait = _Wait(wait_s, running.began_at)
     async with contextlib.aclosing(with_pings(running.events, PING_S, wait.until)) as events:
         async for event in events:
             if event is not None and event.kind == "end":
@@ -180,7 +183,8 @@ async def _settle(services: Services, running: Running, wait_s: float) -> Job:
                 job = await _load(services, running)
                 if job.draft is not None or job.is_terminal:
                     return job
-                wait.check(job)
+                if wait.is_in_vain(job):
+                    raise await _timed_out(services, job, wait)
     return running.finished() or await _load(services, running)
 
 
@@ -188,51 +192,64 @@ class _Wait:
     """How long a job may take.
 
     Args:
-        wait_s: from now.
+        wait_s: most seconds; 0 asks for the draft, however long that takes within reason.
+        began_at: since when, as of `time.monotonic`.
 
     Attributes:
-        until: a time of `time.monotonic`.
+        until: likewise, when it is over.
     """
 
-    def __init__(self, wait_s: float) -> None:
-        self._began = time.monotonic()
-        self.until = self._began + wait_s
+    def __init__(self, wait_s: float, began_at: float) -> None:
+        self.until = began_at + wait_s
+        self._began_at = began_at
         self._wait_s = wait_s
-        self._has_looked = False
+        self._looked_at = -math.inf
+        self._heard_at = -math.inf
 
     @property
     def is_over(self) -> bool:
         """Whether a draft would do as the answer now."""
         return time.monotonic() >= self.until
 
+    @property
+    def waited_s(self) -> float:
+        """How long it has been."""
+        return time.monotonic() - self._began_at
+
     def wants_look(self, event: Event | None) -> bool:
-        """Whether it is over, and there may be a draft that was not there at the last look."""
-        if not self.is_over:
+        """Note an event of the job, or None for a silence; whether the wait is over, and a look at the job is due."""
+        now = time.monotonic()
+        if event is not None and event.unit == DRAFT:
+            self._heard_at = now if event.kind == "delta" else -math.inf
+        if now < self.until:
             return False
-        is_news = event is None or event.kind == "finished" or not self._has_looked
-        self._has_looked = True
-        return is_news
+        is_due = event is None or event.kind == "finished" or now - self._looked_at >= PING_S
+        if is_due:
+            self._looked_at = now
+        return is_due
 
-    def check(self, job: Job) -> None:
-        """Give up on a job, past the wait, that has no draft and is not about to have one.
-
-        Raises:
-            EngineFailedError: with the id under which its answer can be read when it is there.
-        """
-        waited_s = time.monotonic() - self._began
-        draft = job.units.get("draft")
-        # A draft that is being written is worth more time than one that waits for an engine that is full, or away.
+    def is_in_vain(self, job: Job) -> bool:
+        """Whether to give up on a job that has no draft past the wait: none is being written, or for too long."""
+        now = time.monotonic()
+        draft = job.units.get(DRAFT)
         is_running = draft is not None and draft.state == "in_progress"
-        most_s = self._wait_s + _DRAFT_S if is_running else max(self._wait_s, _LEAST_WAIT_S)
-        if time.monotonic() < self._began + most_s:
-            return
-        raise EngineFailedError(
-            f"No answer within {waited_s:.0f} s. The job goes on; its answer will be at /v1/responses/{job.id}.",
-            status=504,
-            code="answer_timeout",
-            param="hybrid.max_wait_s",
-            message_zh=f"{waited_s:.0f} 秒内没有得到回答。任务仍在进行，完成后可通过 /v1/responses/{job.id} 读取。",
-        )
+        # A run is in progress too while its engine has said nothing, or has stopped: worth waiting for only without a
+        # number to keep to.
+        is_written = is_running and (self._wait_s == 0 or now - self._heard_at < _PAUSE_S)
+        return now >= (self.until + _DRAFT_S if is_written else self._began_at + (self._wait_s or _BEGIN_S))
+
+
+async def _timed_out(services: Services, job: Job, wait: _Wait) -> EngineFailedError:
+    """Make the error of a wait without an answer; from now on the answer can be read under the job's id."""
+    await _announce(services, job)
+    waited_s = wait.waited_s
+    return EngineFailedError(
+        f"No answer within {waited_s:.0f} s. The job goes on; its answer will be at /v1/responses/{job.id}.",
+        status=504,
+        code="answer_timeout",
+        param="hybrid.max_wait_s",
+        message_zh=f"{waited_s:.0f} 秒内没有得到回答。任务仍在进行，完成后可通过 /v1/responses/{job.id} 读取。",
+    )
 
 
 class _Draft:
@@ -290,7 +307,7 @@ async def _stream(
     info = services.monitor.info(engine)
     if info is not None:
         model = model_with(info.model_id, job.spec.adapter if engine == "glm" else "")
-    wait = _Wait(wait_s)
+    wait = _Wait(wait_s, running.began_at)
     sent = Said()
     runs: dict[int, Said] = {}
     draft = _Draft(job.spec)
@@ -322,7 +339,8 @@ async def _stream(
                     job = await _load(services, running)
                     if job.draft is not None or job.is_terminal:
                         break
-                    wait.check(job)
+                    if wait.is_in_vain(job):
+                        raise await _timed_out(services, job, wait)
         job = running.finished() or await _load(services, running)
         said_last = _shown(job)
         if said_last is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +18,10 @@ from router import dispatch
 from router.api.routes import chat
 from router.app import create_app
 from router.errors import QueueUnavailableError
+from router.jobs.job import Event
 from router.settings import Settings
 from tests.router.api.test_hanging_up import send
+from tests.router.api.test_unstored import finish
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
 Json = dict[str, Any]
@@ -216,11 +219,25 @@ def test_a_draft_whose_api_was_killed_is_run_again_by_a_worker(
 # A chat on the deep route: nobody will write the final answer here.
 
 
-@pytest.mark.parametrize("wait_s", [0, 0.3])
+class OverInMidDraft(chat._Wait):
+    """A wait that ends with the draft's first word."""
+
+    def wants_look(self, event: Event | None) -> bool:
+        if event is not None and event.kind == "delta" and not self.is_over:
+            self.until = time.monotonic()
+        return super().wants_look(event)
+
+
+@pytest.fixture(params=[0, 3600], ids=["no wait", "over in mid-draft"])
+def wait_s(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr(chat, "_Wait", OverInMidDraft)
+    return float(request.param)
+
+
 def test_a_chat_past_its_wait_is_the_draft_and_says_where_the_rest_will_be(
     http: httpx.Client, echoes: dict[str, EchoEngine], wait_s: float
 ) -> None:
-    # Given a draft that is there after some time, later than a wait of nothing
+    # Given a draft that is there after some time, later than the wait
     echoes["glm"].delta_delay_s = 0.01
 
     answer = http.post("/v1/chat/completions", json={**CHAT, "hybrid": {"route": "deep", "max_wait_s": wait_s}})
@@ -238,7 +255,6 @@ def test_a_chat_past_its_wait_is_the_draft_and_says_where_the_rest_will_be(
     assert http.get(f"/v1/responses/{hybrid['response_id']}").json()["status"] == "in_progress"
 
 
-@pytest.mark.parametrize("wait_s", [0, 0.3])
 def test_a_streamed_chat_past_its_wait_ends_with_the_draft(
     http: httpx.Client, echoes: dict[str, EchoEngine], wait_s: float
 ) -> None:
@@ -257,18 +273,26 @@ def test_a_streamed_chat_past_its_wait_ends_with_the_draft(
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("max_wait_s", [0, 0.2])
 @pytest.mark.parametrize("is_full", [False, True], ids=["silent", "full"])
 def test_a_chat_past_its_wait_without_a_draft_is_told_where_the_answer_will_be(
-    http: httpx.Client, echoes: dict[str, EchoEngine], monkeypatch: pytest.MonkeyPatch, is_full: bool, is_streamed: bool
+    http: httpx.Client,
+    echoes: dict[str, EchoEngine],
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    is_full: bool,
+    max_wait_s: float,
+    is_streamed: bool,
 ) -> None:
     # Given a GLM that takes the question and says nothing, or is full, and an Owl2 that is not there
     echoes["glm"].delta_delay_s = 3600
     if is_full:
         echoes["glm"].delta_delay_s = 0.0
         echoes["glm"].fail_with = EngineOverloadedError("full")
-    for name, seconds in (("PING_S", 0.05), ("_DRAFT_S", 0.2), ("_LEAST_WAIT_S", 0.2)):
-        monkeypatch.setattr(chat, name, seconds)
-    body = {**CHAT, "stream": is_streamed, "hybrid": {"route": "deep", "max_wait_s": 0.1}}
+    if max_wait_s == 0:
+        for name, seconds in (("PING_S", 0.05), ("_DRAFT_S", 0.2), ("_BEGIN_S", 0.2)):
+            monkeypatch.setattr(chat, name, seconds)
+    body = {**CHAT, "stream": is_streamed, "hybrid": {"route": "deep", "max_wait_s": max_wait_s}}
 
     answer = http.post("/v1/chat/completions", json=body, timeout=30)
 
@@ -283,3 +307,7 @@ def test_a_chat_past_its_wait_without_a_draft_is_told_where_the_answer_will_be(
     assert (error["code"], error["param"]) == ("answer_timeout", "hybrid.max_wait_s")
     job_id = error["message"].rpartition("/")[2].rstrip(".")
     assert http.get(f"/v1/responses/{job_id}").json()["status"] in ("queued", "in_progress")
+
+    # And it is kept for whom it was told, though nothing else of this chat is stored
+    finish(redis_client, job_id)
+    assert http.get(f"/v1/responses/{job_id}").json()["status"] == "completed"

@@ -11,11 +11,11 @@ import pytest
 from router.api.intake import with_pings
 from router.api.routes import chat
 from router.api.routes.chat import _Wait
-from router.errors import EngineFailedError
-from router.jobs.job import Event, Job
+from router.jobs.job import Event, Job, Unit, UnitState
 from tests.router.jobs.test_store import make_spec
 
 DELTA, FINISHED = Event("delta", "deep", 1, "x"), Event("finished", "draft", 1, state="completed")
+STARTED, WORD, REQUEUED = Event("started", "draft", 1), Event("delta", "draft", 1, "x"), Event("requeued", "draft", 1)
 
 
 async def nothing() -> AsyncGenerator[int, None]:
@@ -39,16 +39,36 @@ async def test_silence_is_broken_once_when_the_wait_is_over_and_then_no_more_oft
     await pings.aclose()
 
 
-def test_nobody_looks_before_the_wait_is_over() -> None:
-    wait = _Wait(3600)
+class Clock:
+    """A time that a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(chat.time, "monotonic", lambda: self.now)
+
+    def begin(self, wait_s: float) -> _Wait:
+        return _Wait(wait_s, self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def job_with_draft(state: UnitState | None) -> Job:
+    return Job(make_spec(), "in_progress", {} if state is None else {"draft": Unit("draft", state)})
+
+
+def test_nobody_looks_before_the_wait_is_over(clock: Clock) -> None:
+    wait = clock.begin(3600)
+    clock.now += 3599.9
 
     assert not any(wait.wants_look(event) for event in (None, DELTA, FINISHED))
 
 
-def test_after_the_wait_one_looks_at_once_and_then_when_a_draft_may_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given another branch that says a word at a time, whatever the time
-    wait = _Wait(1)
-    monkeypatch.setattr(chat.time, "monotonic", lambda: wait.until + 1)
+def test_after_the_wait_one_looks_at_once_and_then_when_a_draft_may_have_come(clock: Clock) -> None:
+    wait = clock.begin(1)
+    clock.now += 1
 
     assert [wait.wants_look(event) for event in (DELTA, DELTA, FINISHED, DELTA, None)] == [
         True,
@@ -59,12 +79,71 @@ def test_after_the_wait_one_looks_at_once_and_then_when_a_draft_may_have_come(mo
     ]
 
 
-def test_a_job_without_a_draft_is_given_up_when_the_wait_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    wait = chat._Wait(20)
-    job = Job(make_spec(), "queued", {})
-    monkeypatch.setattr(chat.time, "monotonic", lambda: wait.until - 0.001)
-    wait.check(job)
-    monkeypatch.setattr(chat.time, "monotonic", lambda: wait.until)
+def test_another_branch_that_never_pauses_keeps_nobody_waiting(clock: Clock) -> None:
+    wait = clock.begin(1)
+    clock.now += 1
+    assert wait.wants_look(DELTA)
 
-    with pytest.raises(EngineFailedError, match="within 20 s"):
-        wait.check(job)
+    clock.now += chat.PING_S - 0.1
+    assert not wait.wants_look(DELTA)
+    clock.now += 0.2
+    assert wait.wants_look(DELTA)
+
+
+@pytest.mark.parametrize("state", [None, "queued", "failed", "in_progress"])
+@pytest.mark.parametrize("wait_s", [0.1, 10, 20, 120])
+def test_a_wait_without_a_word_of_a_draft_ends_with_the_number_that_was_given(
+    clock: Clock, wait_s: float, state: UnitState | None
+) -> None:
+    wait, job = clock.begin(wait_s), job_with_draft(state)
+
+    clock.now += wait_s - 0.01
+    wait.wants_look(STARTED)
+    assert not wait.is_in_vain(job)
+    clock.now += 0.02
+    assert wait.wants_look(None)
+    assert wait.is_in_vain(job)
+
+
+@pytest.mark.parametrize(("state", "most_s"), [("in_progress", 60), ("queued", 15), ("failed", 15), (None, 15)])
+def test_a_wait_of_nothing_is_for_the_draft(clock: Clock, state: UnitState | None, most_s: float) -> None:
+    wait, job = clock.begin(0), job_with_draft(state)
+    assert wait.is_over
+
+    clock.now += most_s - 0.1
+    assert not wait.is_in_vain(job)
+    clock.now += 0.2
+    assert wait.is_in_vain(job)
+
+
+def test_a_draft_that_is_being_written_is_waited_for_within_bounds(clock: Clock) -> None:
+    wait, job = clock.begin(10), job_with_draft("in_progress")
+    clock.now += 9
+
+    for _ in range(30):
+        wait.wants_look(WORD)
+        assert not wait.is_in_vain(job)
+        clock.now += 2
+    wait.wants_look(WORD)
+    clock.now += 1.1
+
+    assert wait.is_in_vain(job)
+
+
+@pytest.mark.parametrize("ending", [None, STARTED, REQUEUED])
+def test_a_draft_that_stopped_in_the_middle_is_not_being_written(clock: Clock, ending: Event | None) -> None:
+    # Given a draft of some words, whose engine falls silent, or whose run is lost and begun again
+    wait, job = clock.begin(10), job_with_draft("in_progress")
+    clock.now += 9
+    wait.wants_look(WORD)
+    clock.now += 1.5
+    assert not wait.is_in_vain(job)
+    # And Owl2 that goes on
+    wait.wants_look(DELTA)
+
+    if ending is None:
+        clock.now += 2
+    else:
+        wait.wants_look(ending)
+
+    assert wait.is_in_vain(job)
