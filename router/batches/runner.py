@@ -1,166 +1,40 @@
-"""The runner: turns the lines of batches into jobs and their ends into lines of the output.
+"""The runner: takes up the batches that are due, each in a run of its own.
 
-In: batches that are due. Out: jobs through the dispatcher, a bounded number at a time, and records. Runs in every api
-process; a lease lets one of them work on a batch at a time, and another one goes on where it was lost: every line in
-flight is in the record, and its job's id follows from the batch and the line.
+In: batches that are due. Out: runs. Runs in every api process; a lease lets one of them work on a batch at a time, and
+another one goes on where it was lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import time
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
 
-from engines.json_text import dump_line
-from router.batches.files import FileGoneError, FileStore
-from router.batches.lines import (
-    HEAD_BYTES,
-    Line,
-    LineLimits,
-    Parsed,
-    Problem,
-    duplicate,
-    find_file_problem,
-    parse_line,
-    read_lines,
-)
-from router.batches.records import MAX_LINES, Admitted, Batch, BatchSpec, Json, line_id, line_job_id
-from router.batches.store import BatchStore, Ending, LeaseLostError
-from router.call import Call
-from router.dispatch import Dispatcher
-from router.errors import QueueUnavailableError, RouterError, StorageFullError
-from router.jobs.events import EventHub
-from router.jobs.job import Job
-from router.jobs.store import JobStore
+from router.batches.run import BatchContext, Run
+from router.errors import QueueUnavailableError
 from router.leftovers import end_tasks
 from router.redis import repeat
 
-log = logging.getLogger(__name__)
-
 # Batches that one process works on side by side; the others wait for it, or for another process.
 _MAX_RUNS = 64
-# Lines that are being read, validated and their pictures fetched: what bounds this process' memory.
-_MAX_OPENING = 8
-# How often the job of a line is begun when it failed because an engine is full or away, and how long it waits before.
-MAX_ATTEMPTS: Final = 8
-# The same where the line itself may be what silences an engine, or ends the worker: once more in another moment.
-MAX_DOUBTFUL_ATTEMPTS: Final = 2
-_FIRST_WAIT_S = 2.0
-_MAX_WAIT_S = 60.0
-# Lines are begun one after the other, this far apart at least, and further where the loop is late: others wait too.
-_TURN_S = 0.005
-_LATE_FACTOR = 4.0
-_MAX_TURN_S = 0.25
-# Lines that end without ever having been a job are written this many at a time.
-_SKIP_LINES = 200
-_SKIP_BYTES = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a line's request was answered with.
-
-    Attributes:
-        status: HTTP's.
-        body: the object, or the error envelope.
-        usage: token counts by name.
-    """
-
-    status: int
-    body: Json
-    usage: Mapping[str, int] = field(default_factory=dict)
-
-
-class LineApi(Protocol):
-    """The wire shapes, which the runner knows nothing of."""
-
-    def read(self, endpoint: str, body: Json) -> Any:
-        """Validate a line's body.
-
-        Raises:
-            RouterError: for whatever is wrong with it.
-        """
-
-    async def to_call(self, request: Any, spec: BatchSpec, job_id: str) -> Call:
-        """Load the pictures and build the call.
-
-        Raises:
-            RouterError: for whatever is wrong with it.
-        """
-
-    def to_answer(self, spec: BatchSpec, job: Job) -> Answer:
-        """Return what a job that has ended amounts to."""
-
-    def to_refusal(self, spec: BatchSpec, error: RouterError) -> Answer:
-        """Return what a refusal at the door amounts to."""
 
 
 class BatchRunner:
     """Works on batches.
 
     Args:
-        store: their records.
-        files: their input.
-        jobs: where the jobs of lines are read, cancelled and forgotten.
-        hub: tells when a job has ended.
-        dispatcher: begins jobs.
-        api: the wire shapes.
-        lines_in_flight: the most jobs of batches under way at a time, of all batches that this process works on; each
-            batch gets the same share.
-        line_limits: larger lines are refused.
-        first_wait_s: before the first new attempt at a line.
+        context: what its runs work with.
     """
 
-    def __init__(
-        self,
-        *,
-        store: BatchStore,
-        files: FileStore,
-        jobs: JobStore,
-        hub: EventHub,
-        dispatcher: Dispatcher,
-        api: LineApi,
-        lines_in_flight: int,
-        line_limits: LineLimits,
-        first_wait_s: float = _FIRST_WAIT_S,
-    ) -> None:
-        self.store = store
-        self.files = files
-        self.jobs = jobs
-        self.hub = hub
-        self.dispatcher = dispatcher
-        self.api = api
-        self.line_limits = line_limits
-        self.first_wait_s = first_wait_s
-        # First come, first served: batches take turns, whatever their size.
-        self.slots = asyncio.Semaphore(lines_in_flight)
-        self.opening = asyncio.Semaphore(_MAX_OPENING)
-        self._turns = asyncio.Lock()
+    def __init__(self, context: BatchContext) -> None:
+        self._context = context
         self._news = asyncio.Event()
-        self._runs: dict[str, tuple[_Run, asyncio.Task[None]]] = {}
+        self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
 
     def wake(self, batch_id: str) -> None:
         """Look at a batch now rather than in a second: it is new, or was cancelled."""
         self._news.set()
         if batch_id in self._runs:
             self._runs[batch_id][0].news.set()
-
-    async def turn(self) -> None:
-        """Wait until another line may be begun.
-
-        A loop that wakes late has other callers waiting, or shares its cores with whatever the lines keep busy. Engines
-        that take seconds for an answer never get here: their lines wait for a slot.
-        """
-        async with self._turns:
-            begun = time.monotonic()
-            await asyncio.sleep(_TURN_S)
-            late_s = time.monotonic() - begun - _TURN_S
-            if late_s > _TURN_S:
-                await asyncio.sleep(min(_LATE_FACTOR * late_s, _MAX_TURN_S))
 
     async def run_forever(self, *, interval_s: float = 1.0) -> None:
         """Take up what is due; ends only when cancelled, and then lets other processes go on."""
@@ -170,11 +44,11 @@ class BatchRunner:
             runs = list(self._runs.values())
             await end_tasks(*(task for _run, task in runs))
             with contextlib.suppress(QueueUnavailableError):
-                await asyncio.gather(*(self.store.give_back(run.id, run.epoch) for run, _task in runs))
+                await asyncio.gather(*(self._context.store.give_back(run.id, run.epoch) for run, _task in runs))
 
     async def _take_up(self) -> None:
         self._news.clear()
-        for batch_id, epoch in await self.store.claim(_MAX_RUNS - len(self._runs)):
+        for batch_id, epoch in await self._context.store.claim(_MAX_RUNS - len(self._runs)):
             self._begin(batch_id, epoch)
 
     async def _wait(self, interval_s: float) -> None:
@@ -184,437 +58,12 @@ class BatchRunner:
     def _begin(self, batch_id: str, epoch: int) -> None:
         if batch_id in self._runs:  # it lost its lease, and we have won it again: the old run is at its end
             self._runs.pop(batch_id)[1].cancel()
-        run = _Run(self, batch_id, epoch)
+        run = Run(self._context, batch_id, epoch)
         task = asyncio.create_task(run.execute(), name=f"batch-{batch_id}")
         self._runs[batch_id] = (run, task)
         task.add_done_callback(lambda _task: self._end(batch_id, run))
 
-    def _end(self, batch_id: str, run: _Run) -> None:
+    def _end(self, batch_id: str, run: Run) -> None:
         if batch_id in self._runs and self._runs[batch_id][0] is run:
             del self._runs[batch_id]
         self._news.set()
-
-
-class _Permit:
-    """One place of a semaphore, which can be given back once, by whoever comes first."""
-
-    def __init__(self, semaphore: asyncio.Semaphore) -> None:
-        self._semaphore = semaphore
-        self._is_held = False
-
-    async def acquire(self) -> _Permit:
-        await self._semaphore.acquire()
-        self._is_held = True
-        return self
-
-    def release(self) -> None:
-        if self._is_held:
-            self._is_held = False
-            self._semaphore.release()
-
-
-class _Run:
-    """One process' time with one batch, fenced by its epoch."""
-
-    def __init__(self, runner: BatchRunner, batch_id: str, epoch: int) -> None:
-        self.id = batch_id
-        self.epoch = epoch
-        self.news = asyncio.Event()
-        self._runner = runner
-        self._store = runner.store
-        self._jobs = runner.jobs
-        self._api = runner.api
-        self._group = asyncio.TaskGroup()
-        self._spec: BatchSpec
-        self._num_bytes = 0
-        self._is_file_gone = False
-        # Why no more lines are taken and those under way are ended; None while the batch runs.
-        self._ending: Ending | None = None
-        self._closing = asyncio.Event()
-        self._feed: asyncio.Task[None] | None = None
-        self._lines: set[asyncio.Task[None]] = set()
-        self._in_flight: dict[int, str] = {}
-
-    async def execute(self) -> None:
-        """Work until the batch has ended or belongs to another run."""
-        try:
-            async with self._group:
-                heart = self._group.create_task(self._beat())
-                await self._work()
-                await end_tasks(heart)
-        except* LeaseLostError:
-            log.info("batch %s is no longer ours", self.id)
-        except* QueueUnavailableError:
-            log.info("batch %s stops until redis answers", self.id)
-        except* Exception:  # the edge of a batch: taken up again for ever, a bug would be one for ever
-            log.exception("batch %s failed", self.id)
-            await self._give_up()
-
-    async def _beat(self) -> None:
-        interval_s = min(self._store.lease_s / 3, 1.0)
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.news.wait(), interval_s)
-            self.news.clear()
-            try:
-                await self._look()
-            except QueueUnavailableError:
-                continue  # redis may be restarting; its record decides once it is back
-            if self._ending is not None:
-                for job_id in list(self._in_flight.values()):
-                    await self._jobs.cancel(job_id)
-
-    async def _look(self) -> None:
-        """Renew the lease; see whether the batch was cancelled or its time is over."""
-        self._ending = await self._store.renew(self.id, self.epoch)
-        if self._ending is not None and not self._closing.is_set():
-            self._closing.set()
-            if self._feed is not None:
-                self._feed.cancel()
-
-    async def _work(self) -> None:
-        await self._look()
-        batch = await self._store.get(self.id)
-        if batch is None:
-            return
-        self._spec = batch.spec
-        file = await self._runner.files.get(batch.spec.owner, batch.spec.input_file_id)
-        self._is_file_gone = file is None
-        self._num_bytes = file.num_bytes if file else 0
-        if batch.status == "validating" and not self._is_file_gone:
-            problem = await self._validate()
-            if problem is not None:
-                await self._fail(problem)
-                return
-        if self._ending is None and not self._is_file_gone:
-            self._feed = self._group.create_task(self._take_lines(batch))
-            await asyncio.wait({self._feed})
-        while self._lines:
-            await asyncio.wait(self._lines)
-        if self._ending is None and self._is_file_gone:
-            await self._fail(
-                Problem(
-                    "input_file_gone",
-                    "The input file was deleted, or its time was over, before all its lines were read.",
-                    "输入文件在全部行读取完成之前已被删除或过期。",
-                    "input_file_id",
-                )
-            )
-            return
-        if not await self._store.finalize(self.id, self.epoch):
-            await self._look()
-            await self._close_early()
-        if self.epoch > 1:
-            await self._forget_rest()
-        await self._store.finish(self.id, self.epoch)
-
-    async def _forget_rest(self) -> None:
-        """Forget the jobs whose answers an earlier run took, and then died before it had forgotten them."""
-        after, rest = "", []
-        while (
-            page := await self._jobs.list_jobs(self._spec.owner, batch_id=self.id, after=after, limit=100)
-        ) is not None:
-            rest += [job.id for job in page.jobs if not job.spec.is_stored]
-            after = page.last_id
-            if not page.has_more:
-                break
-        for job_id in rest:
-            await self._jobs.delete(job_id)
-
-    async def _validate(self) -> Problem | None:
-        """Count the lines and begin; returns what is wrong with the file as a whole."""
-        total = 0
-        try:
-            head = await self._runner.files.read(self._spec.input_file_id, 0, min(self._num_bytes, HEAD_BYTES))
-            if (problem := find_file_problem(head)) is not None:
-                return problem
-            async with contextlib.aclosing(self._read(0, 0)) as lines:
-                async for _line in lines:
-                    total += 1
-                    if total > MAX_LINES:
-                        return Problem(
-                            "too_many_lines",
-                            f"The input file has more than {MAX_LINES} lines; split it.",
-                            f"输入文件超过 {MAX_LINES} 行；请拆分。",
-                            "input_file_id",
-                        )
-        except FileGoneError:
-            self._is_file_gone = True
-            return None
-        if total == 0:
-            return Problem("empty_file", "The input file has no lines.", "输入文件没有任何内容。", "input_file_id")
-        if not await self._store.start(self.id, self.epoch, total):
-            await self._look()
-        return None
-
-    async def _take_lines(self, batch: Batch) -> None:
-        """Begin what was in flight when the last run ended, then line after line as there is room."""
-        for admitted in await self._store.admitted(self.id):
-            slot = await _Permit(self._runner.slots).acquire()
-            self._spawn(admitted, None, slot, _Permit(self._runner.opening))
-        try:
-            async with contextlib.aclosing(self._read(batch.offset, batch.line)) as lines:
-                while True:
-                    slot = await _Permit(self._runner.slots).acquire()
-                    opening = _Permit(self._runner.opening)
-                    is_taken = False
-                    try:
-                        # Held from before a line is read until its pictures are stored: that bounds the memory.
-                        await opening.acquire()
-                        line = await anext(lines, None)
-                        if line is None:
-                            return
-                        request = await self._admit(line)
-                        if request is not None:
-                            await self._runner.turn()
-                            self._spawn(*request, slot, opening)
-                            is_taken = True
-                    finally:
-                        if not is_taken:
-                            slot.release()
-                            opening.release()
-        except FileGoneError:
-            self._is_file_gone = True
-        except _ClosingError:
-            self.news.set()
-
-    async def _admit(self, line: Line) -> tuple[Admitted, Any] | None:
-        """Take a line; None if it is answered by an error already."""
-        parsed = parse_line(line.data, self._spec.endpoint, self._runner.line_limits)
-        if parsed.problem is not None or parsed.body is None or parsed.custom_id is None:
-            await self._skip(line, parsed)
-            return None
-        refusal: Answer | Problem | None = None
-        try:
-            request = self._api.read(self._spec.endpoint, parsed.body)
-        except RouterError as error:
-            refusal = self._api.to_refusal(self._spec, error)
-        except Exception:  # a bug that this line shows: the others have nothing to do with it
-            refusal = self._bug(line.number)
-        if refusal is not None:
-            entry = self._to_entry(line.number, parsed.custom_id, refusal)
-            await self._store.skip(self.id, self.epoch, line.number, line.end, [entry])
-            return None
-        admitted = Admitted(
-            number=line.number,
-            offset=line.offset,
-            num_bytes=line.num_bytes,
-            custom_id=parsed.custom_id,
-        )
-        match await self._store.admit(self.id, self.epoch, admitted, line.end):
-            case "ok":
-                return admitted, request
-            case "closing":
-                raise _ClosingError
-            case "duplicate":
-                await self._skip(line, duplicate(parsed.custom_id))
-        return None
-
-    def _spawn(self, line: Admitted, request: Any, slot: _Permit, opening: _Permit) -> None:
-        task = self._group.create_task(self._run_line(line, request, opening))
-        self._lines.add(task)
-
-        def done(task: asyncio.Task[None]) -> None:
-            self._lines.discard(task)
-            opening.release()
-            slot.release()
-
-        task.add_done_callback(done)
-
-    async def _run_line(self, line: Admitted, request: Any, opening: _Permit) -> None:
-        try:
-            answer, job = await self._answer(line, request, opening)
-        except (LeaseLostError, QueueUnavailableError):
-            raise
-        except Exception:  # a bug that this line shows: the others have nothing to do with it
-            answer, job = self._bug(line.number), await self._jobs.cancel(line_job_id(self.id, line))
-        await self._record(line, answer, job)
-
-    async def _answer(self, line: Admitted, request: Any, opening: _Permit) -> tuple[Answer | Problem, Job | None]:
-        """Get a line its answer, with as many jobs as that takes; returns the last one too."""
-        wait_s = self._runner.first_wait_s
-        while True:
-            job_id = line_job_id(self.id, line)
-            # A line that was just read has no job yet; one that another run began may have.
-            job = await self._jobs.get(job_id) if request is None else None
-            if job is None:
-                if self._ending is not None:
-                    return self._stopped(), None
-                refusal = await self._submit(line, request, job_id, opening)
-                if isinstance(refusal, Answer) and refusal.status in (429, 503):
-                    # The service is full or an engine is away: the batch has all day.
-                    request = None
-                    wait_s = await self._pause(wait_s)
-                    continue
-                if refusal is not None:
-                    return refusal, None
-            request = None
-            job = await self._wait(line.number, job_id)
-            if job is None:
-                return Problem("response_deleted", "The response was deleted.", "该响应已被删除。"), None
-            if job.state == "cancelled" and self._ending is not None:
-                return self._stopped(), job
-            if self._ending is not None or line.attempt + 1 >= _max_attempts(job):
-                return self._api.to_answer(self._spec, job), job
-            line = replace(line, attempt=line.attempt + 1)
-            await self._store.retry(self.id, self.epoch, line)
-            await self._jobs.delete(job_id)
-            wait_s = await self._pause(wait_s)
-
-    async def _submit(self, line: Admitted, request: Any, job_id: str, opening: _Permit) -> Answer | Problem | None:
-        """Begin a line's job; returns the refusal if it is refused."""
-        try:
-            if request is None:
-                await opening.acquire()
-                data = await self._runner.files.read(self._spec.input_file_id, line.offset, line.num_bytes)
-                body = parse_line(data.strip(), self._spec.endpoint, self._runner.line_limits).body
-                request = self._api.read(self._spec.endpoint, body or {})
-            call = await self._api.to_call(request, self._spec, job_id)
-            running = await self._runner.dispatcher.start(call)
-            await running.events.aclose()
-        except StorageFullError as error:  # what is in flight can end, and makes room
-            return self._api.to_refusal(self._spec, error)
-        except QueueUnavailableError:
-            raise  # nothing can be recorded now; the line is in flight and begun again by the next run
-        except RouterError as error:
-            return self._api.to_refusal(self._spec, error)
-        except FileGoneError:
-            return Problem("input_file_gone", "The input file is gone.", "输入文件已不存在。")
-        finally:
-            opening.release()
-        return None
-
-    async def _wait(self, number: int, job_id: str) -> Job | None:
-        self._in_flight[number] = job_id
-        try:
-            if self._ending is not None:
-                await self._jobs.cancel(job_id)
-            return await self._runner.hub.ended(job_id)
-        finally:
-            del self._in_flight[number]
-
-    async def _pause(self, wait_s: float) -> float:
-        """Wait before another attempt, unless the batch is closed; returns how long to wait next time."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), wait_s)
-        return min(2 * wait_s, _MAX_WAIT_S)
-
-    async def _close_early(self) -> None:
-        """Give every line that has no answer yet an entry in the error file."""
-        for line in await self._store.admitted(self.id):
-            job = await self._jobs.cancel(line_job_id(self.id, line))
-            is_stopped = job is None or job.state == "cancelled"
-            answer: Answer | Problem = self._stopped()
-            if job is not None and not is_stopped:
-                try:
-                    answer = self._api.to_answer(self._spec, job)
-                except Exception:  # a bug that this line shows: the others have nothing to do with it
-                    answer = self._bug(line.number)
-            await self._record(line, answer, job)
-        batch = await self._store.get(self.id)
-        if batch is None or batch.total == 0 or self._is_file_gone:
-            return
-        entries: list[bytes] = []
-        last: Line | None = None
-        with contextlib.suppress(FileGoneError):
-            async with contextlib.aclosing(self._read(batch.offset, batch.line)) as lines:
-                async for last in lines:
-                    parsed = parse_line(last.data, self._spec.endpoint, self._runner.line_limits)
-                    problem = parsed.problem or self._stopped()
-                    entries.append(self._to_entry(last.number, parsed.custom_id, problem))
-                    if len(entries) >= _SKIP_LINES or sum(map(len, entries)) >= _SKIP_BYTES:
-                        await self._store.skip(self.id, self.epoch, last.number, last.end, entries)
-                        entries = []
-        if entries and last is not None:
-            await self._store.skip(self.id, self.epoch, last.number, last.end, entries)
-
-    async def _record(self, line: Admitted, answer: Answer | Problem, job: Job | None) -> None:
-        is_error = isinstance(answer, Problem) or answer.status >= 400
-        entry = self._to_entry(line.number, line.custom_id, answer)
-        usage = {} if isinstance(answer, Problem) else answer.usage
-        await self._store.record(self.id, self.epoch, line.number, entry, is_error=is_error, usage=usage)
-        if job is not None and not job.spec.is_stored:
-            await self._jobs.delete(job.id)  # what it said is in the file
-
-    async def _skip(self, line: Line, parsed: Parsed) -> None:
-        assert parsed.problem is not None
-        entry = self._to_entry(line.number, parsed.custom_id, parsed.problem)
-        await self._store.skip(self.id, self.epoch, line.number, line.end, [entry])
-
-    async def _fail(self, problem: Problem) -> None:
-        error = {"code": problem.code, "message": self._say(problem), "param": problem.param, "line": None}
-        await self._store.fail(self.id, self.epoch, [error])
-
-    async def _give_up(self) -> None:
-        with contextlib.suppress(LeaseLostError, QueueUnavailableError):
-            for line in await self._store.admitted(self.id):
-                await self._jobs.cancel(line_job_id(self.id, line))
-            problem = Problem("server_error", "The server failed; its log says more.", "服务器内部出错，详情见日志。")
-            error = {"code": problem.code, "message": problem.message, "param": None, "line": None}
-            await self._store.fail(self.id, self.epoch, [error])
-
-    def _read(self, offset: int, number: int) -> AsyncGenerator[Line, None]:
-        return read_lines(
-            self._runner.files,
-            self._spec.input_file_id,
-            self._num_bytes,
-            offset=offset,
-            number=number,
-            max_line_bytes=self._runner.line_limits.max_bytes,
-        )
-
-    def _bug(self, number: int) -> Problem:
-        log.exception("line %d of batch %s showed a bug", number, self.id)
-        return Problem(
-            "server_error",
-            "The server failed on this line; its log says more.",
-            "服务器处理该行时出错，详情见日志。",
-        )
-
-    def _stopped(self) -> Problem:
-        if self._ending == "expired":
-            return Problem(
-                "batch_expired",
-                "The time of the batch was over before this line was answered.",
-                "该行在批次到期之前未得到回答。",
-            )
-        return Problem(
-            "batch_cancelled",
-            "The batch was cancelled before this line was answered.",
-            "批次在该行得到回答之前已被取消。",
-        )
-
-    def _say(self, problem: Problem) -> str:
-        return problem.message_zh if self._spec.language == "zh" else problem.message
-
-    def _to_entry(self, number: int, custom_id: str | None, answer: Answer | Problem) -> bytes:
-        """Write a line of the output or the error file."""
-        entry: Json = {"id": line_id(self.id, number), "custom_id": custom_id, "response": None, "error": None}
-        if isinstance(answer, Problem):
-            entry["error"] = {
-                "code": answer.code,
-                "message": self._say(answer),
-                "param": answer.param,
-                "line": number,
-            }
-        else:
-            request_id = line_id(self.id, number).replace("batch_req_", "req_")
-            entry["response"] = {"status_code": answer.status, "request_id": request_id, "body": answer.body}
-        return dump_line(entry) + b"\n"
-
-
-def _max_attempts(job: Job) -> int:
-    """How many jobs a line may take, given how the last one ended: only what waiting mends is worth more than one.
-
-    A bug and a refusal would be the same again, and each job has had its runs; so what is not known counts as one.
-    """
-    error = job.error or {}
-    if job.state != "failed" or not error.get("retryable"):
-        return 1
-    if error.get("status") in (429, 503):
-        return MAX_ATTEMPTS
-    return MAX_DOUBTFUL_ATTEMPTS if error.get("status") == 504 or error.get("code") == "worker_lost" else 1
-
-
-class _ClosingError(Exception):
-    """No more lines are taken from this batch."""

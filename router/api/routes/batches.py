@@ -18,9 +18,11 @@ from router.api.objects import to_completion, to_response
 from router.api.routes import chat, responses
 from router.api.routes.files import MAX_TTL_S, MIN_TTL_S, find_file, to_page
 from router.api.schemas import ChatRequest, ResponsesRequest, WireModel, check_metadata
+from router.batches.line_api import Answer
 from router.batches.lines import LineLimits
 from router.batches.records import CHAT, MAX_OPEN, WINDOW_S, Batch, BatchSpec, new_id
-from router.batches.runner import Answer, BatchRunner
+from router.batches.run import BatchContext
+from router.batches.runner import BatchRunner
 from router.call import Call
 from router.errors import BadRequestError, NotFoundError, QueueUnavailableError, RouterError
 from router.jobs.job import Job
@@ -220,7 +222,7 @@ class Lines:
 
 def make_runner(services: Services) -> BatchRunner:
     """Build what works on batches in an api process."""
-    return BatchRunner(
+    context = BatchContext(
         store=services.batches,
         files=services.files,
         jobs=services.store,
@@ -230,6 +232,7 @@ def make_runner(services: Services) -> BatchRunner:
         lines_in_flight=services.settings.batch_lines_in_flight,
         line_limits=LineLimits(services.settings.max_body_bytes, services.settings.max_json_items),
     )
+    return BatchRunner(context)
 
 
 def _wake(request: Request, batch_id: str) -> None:

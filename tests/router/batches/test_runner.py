@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from router.batches import runner
 from router.batches.files import FileStore
+from router.batches.line_api import Answer
 from router.batches.lines import LineLimits
 from router.batches.records import CHAT, MAX_LINES, WINDOW_S, Admitted, Batch, BatchSpec, line_job_id, new_id
-from router.batches.runner import MAX_ATTEMPTS, MAX_DOUBTFUL_ATTEMPTS, Answer, BatchRunner
+from router.batches.run import MAX_ATTEMPTS, MAX_DOUBTFUL_ATTEMPTS, BatchContext, Run
+from router.batches.runner import BatchRunner
 from router.batches.store import BatchStore
 from router.errors import BadRequestError, EngineFailedError, RouterError
 from router.jobs.events import EventHub
@@ -180,9 +181,10 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
     def make_runner() -> BatchRunner:
         dispatcher: Any = fakes
         parts: dict[str, Any] = {"store": batches, "files": files, "jobs": jobs, "hub": hub, "api": fakes}
-        return BatchRunner(
+        context = BatchContext(
             **parts, dispatcher=dispatcher, lines_in_flight=4, line_limits=LineLimits(100_000, 500), first_wait_s=0.001
         )
+        return BatchRunner(context)
 
     yield Bench(redis, batches, files, fakes, make_runner, now)
     await hub.aclose()
@@ -235,7 +237,7 @@ async def test_a_full_service_is_waited_for_and_costs_no_attempt(bench: Bench) -
     bench.fakes.refuse = {"a": [full, away, storage_full()] * MAX_ATTEMPTS, "b": [BadRequestError("never")]}
     spec = await bench.begin(line("a"), line("b"))
     async with bench.running() as runner:
-        runner.first_wait_s = 0.0
+        runner._context.first_wait_s = 0.0
         done = await bench.wait(spec)
 
     assert set(await bench.read(done.output_file_id)) == {"a"}
@@ -465,7 +467,7 @@ async def test_one_broken_line_is_its_own_error(bench: Bench, data: bytes) -> No
 
 
 async def test_the_wait_before_another_attempt_doubles_up_to_a_minute() -> None:
-    run = runner._Run.__new__(runner._Run)
+    run = Run.__new__(Run)
     run._closing = asyncio.Event()
     run._closing.set()  # so that nothing is waited for
 
@@ -487,10 +489,10 @@ async def test_lines_give_way_where_the_loop_is_late(
         slept.append(round(delay_s, 6))
         now[0] += delay_s + late_s
 
-    monkeypatch.setattr("router.batches.runner.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("router.batches.runner.asyncio.sleep", sleep)
+    monkeypatch.setattr("router.batches.run.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("router.batches.run.asyncio.sleep", sleep)
     # Then the next line waits several times as long as others were made to, within a bound
-    await bench.make_runner().turn()
+    await bench.make_runner()._context.turn()
     assert slept == sleeps
 
 
