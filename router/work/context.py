@@ -15,6 +15,7 @@ from engines.base import (
 from router.jobs.cancels import CancelWatch
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
+from router.leftovers import Leftovers
 from router.webhooks.deliver import Deliverer
 
 
@@ -30,6 +31,7 @@ class Context:
         cancels: tells at once of jobs that ended from outside; None leaves that to the lease.
         wakers: wake the keeper of each lease that is held now.
         draining: set when the process is to end: what still runs is handed back, and nothing more is begun.
+        leftovers: short work that ends after the run that caused it.
     """
 
     store: JobStore
@@ -39,6 +41,7 @@ class Context:
     cancels: CancelWatch | None = None
     wakers: set[asyncio.Event] = field(default_factory=set)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    leftovers: Leftovers = field(default_factory=Leftovers)
 
     def hand_back(self) -> None:
         """Give every running unit back, so that another worker starts it at once."""

@@ -20,7 +20,7 @@ from engines.base import (
 from router.errors import QueueUnavailableError
 from router.jobs.job import Why
 from router.jobs.store import JobStore
-from router.leftovers import Leftovers, end_tasks
+from router.leftovers import end_tasks
 from router.work.context import Context
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ _FULL_DELAY_S = 2.0
 _MAX_DELAY_S = 30.0
 # As an engine may ask for by `Retry-After`.
 _MAX_RETRY_AFTER_S = 60.0
-_ending = Leftovers()
 Result = TypeVar("Result")
 
 
@@ -103,7 +102,7 @@ async def lease(context: Context, job_id: str, unit: str, epoch: int) -> AsyncGe
         finally:
             is_over = True
             context.wakers.discard(ended)
-            _ending.add(end_tasks(beat))  # not awaited: it may be cancelling this very task
+            context.leftovers.add(end_tasks(beat))  # not awaited: it may be cancelling this very task
 
 
 async def hand_back(context: Context, job_id: str, unit: str, epoch: int) -> None:
