@@ -23,11 +23,13 @@ import orjson
 from redis.asyncio import Redis
 
 from engines.base import ImagePart, TokenLogprob
-from engines.json_forms import from_logprobs, to_logprobs
+from engines.json_forms import to_logprobs
 from router.call import stored_image_hashes
-from router.errors import QueueFullError, QueueUnavailableError, StorageFullError
+from router.errors import QueueUnavailableError, StorageFullError
 from router.jobs.eta import Pace, Standing, estimate
-from router.jobs.job import MERGE, Claim, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, Why, end_state
+from router.jobs.given_up import LOST_MERGE, NOT_AWAITED, lost_result, pictures_full, queue_full
+from router.jobs.job import Claim, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, Why, end_state
+from router.jobs.rows import to_event, to_fields, to_job
 from router.jobs.schedule import queue_of, to_class
 from router.lua import Argument, JobScript, Scripts
 from router.redis import PREFIX, Clock, RedisState, guard, state_of
@@ -236,23 +238,7 @@ class JobStore:
             await self._check_room(images)
         except StorageFullError:
             images = ()
-        fields: dict[str, str | bytes | float] = {
-            "units": ",".join(job.units),
-            "spec": orjson.dumps(job.spec.to_dict()),
-            "state": job.state,
-            "completed_at": job.completed_at or job.spec.created_at,
-            "started_at": job.started_at or job.spec.created_at,
-        }
-        for unit in job.units.values():
-            fields[f"{unit.name}.state"] = unit.state
-            fields[f"{unit.name}.epoch"] = unit.epoch
-            if unit.result:
-                fields[f"{unit.name}.result"] = orjson.dumps(unit.result.to_dict())
-        if job.final:
-            fields["final"] = orjson.dumps(job.final.to_dict())
-        if job.error:
-            fields["error"] = orjson.dumps(job.error)
-        words = [word for pair in fields.items() for word in pair]
+        words = [word for pair in to_fields(job).items() for word in pair]
         ttl_s, hashes = self._ttl_s(job.spec), " ".join(dict.fromkeys(stored_image_hashes(job.spec.messages)))
         outcome, *_ = await self._hold(
             images,
@@ -279,7 +265,7 @@ class JobStore:
     async def get(self, job_id: str) -> Job | None:
         """Read a record; None if there is none."""
         raw = await guard(cast("Awaitable[dict[bytes, bytes]]", self._reads.hgetall(f"{PREFIX}job:{job_id}")))
-        return _to_job({key.decode(): value for key, value in raw.items()}) if b"spec" in raw else None
+        return to_job({key.decode(): value for key, value in raw.items()}) if b"spec" in raw else None
 
     async def locate(self, job: Job) -> Job:
         """Add to an unfinished job how far it is; one that has ended stays as it is."""
@@ -486,7 +472,7 @@ class JobStore:
         for job_id in reply[2:]:
             pipeline.hgetall(f"{PREFIX}job:{job_id.decode()}")
         found: list[dict[bytes, bytes]] = await guard(pipeline.execute()) if len(pipeline) else []
-        jobs = [_to_job({key.decode(): value for key, value in raw.items()}) for raw in found if b"spec" in raw]
+        jobs = [to_job({key.decode(): value for key, value in raw.items()}) for raw in found if b"spec" in raw]
         return JobPage(jobs, has_more=bool(reply[0]), last_id=reply[1].decode())
 
     async def reap(self, down: frozenset[str] = frozenset()) -> Reaped:
@@ -515,7 +501,7 @@ class JobStore:
     async def read_events(self, job_id: str, after: str = "") -> list[Event]:
         """Return a job's events, oldest first, after the entry with the given id."""
         entries = await guard(self._reads.xrange(f"{PREFIX}events:{job_id}", min=f"({after or _QUEUED.id}"))
-        events = [_to_event(entry_id, fields) for entry_id, fields in entries]
+        events = [to_event(entry_id, fields) for entry_id, fields in entries]
         if after:
             return events
         # The first event has no entry of its own (`router.lua`): every job of the queue began with it.
@@ -588,33 +574,6 @@ def _to_ending(final: FinalAnswer | None, error: dict[str, Any] | None) -> dict[
     }
 
 
-NOT_AWAITED: Final = UnitResult(
-    error={
-        "code": "not_awaited",
-        "message": "it did not answer in time, and the other answer was there",
-        "message_zh": "未能及时作答，而另一份回答已经完成",
-        "param": None,
-        "status": 504,
-        "retryable": True,
-    }
-)
-
-LOST_MERGE: Final = {"code": "server_error", "message": "the merge could not be finished"}
-
-
-def lost_result(max_failures: int) -> UnitResult:
-    """Return what a branch ends with whose workers were lost too often."""
-    return UnitResult(
-        error={
-            "code": "worker_lost",
-            "message": f"the worker was lost {max_failures} times while this branch ran",
-            "param": None,
-            "status": 500,
-            "retryable": True,
-        }
-    )
-
-
 def to_patience(grace_s: float, merge_patience_s: float) -> dict[Patience, float | str]:
     """Return the seconds that a merge waits for a branch; empty for one that it always waits for."""
     return {"always": "", "a while": max(merge_patience_s, grace_s), "a moment": grace_s}
@@ -630,69 +589,8 @@ def list_name(owner: str, batch_id: str) -> str:
     return f"{owner}|{batch_id}" if batch_id else owner
 
 
-def queue_full(limit: int) -> QueueFullError:
-    """Make the refusal of a job too many."""
-    return QueueFullError(
-        f"You have {limit} unfinished jobs already; wait until some of them have ended.",
-        message_zh=f"您已有 {limit} 个未完成的任务，请等待其中一些结束后再试。",
-        retry_after_s=5,
-    )
-
-
-def pictures_full(limit: int) -> QueueFullError:
-    """Make the refusal of a job whose pictures are too much beside those that its owner's unfinished jobs hold."""
-    return QueueFullError(
-        f"The pictures of your unfinished jobs would have more than {limit} bytes; wait until some of them have ended.",
-        code="too_many_picture_bytes",
-        message_zh=f"您未完成任务的图片合计将超过 {limit} 字节，请等待其中一些结束后再试。",
-        retry_after_s=5,
-    )
-
-
 def sizes_of(hashes: str, images: Iterable[ImagePart]) -> str:
     """Return the pictures' sizes in the order of their hashes; empty if they are not all known."""
     by_hash = {image.sha256: str(len(image.data)) for image in images}
     wanted = hashes.split()
     return " ".join(by_hash[sha256] for sha256 in wanted) if by_hash.keys() >= set(wanted) else ""
-
-
-def _to_event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
-    return Event(
-        kind=cast("Any", fields[b"k"].decode()),
-        unit=fields[b"u"].decode(),
-        epoch=int(fields[b"n"]),
-        text=fields[b"x"].decode(),
-        state=fields[b"s"].decode(),
-        id=entry_id.decode(),
-        logprobs=from_logprobs(orjson.loads(logprobs)) if (logprobs := fields.get(b"l")) else (),
-    )
-
-
-def _to_job(raw: dict[str, bytes]) -> Job:
-    def number(name: str) -> float | None:
-        return float(raw[name]) if name in raw else None
-
-    units: dict[str, Unit] = {}
-    for name in [*raw["units"].decode().split(","), MERGE]:
-        if f"{name}.state" not in raw:
-            continue
-        result = raw.get(f"{name}.result")
-        units[name] = Unit(
-            name=name,
-            state=cast("Any", raw[f"{name}.state"].decode()),
-            epoch=int(raw.get(f"{name}.epoch", 0)),
-            failures=int(raw.get(f"{name}.failures", 0)),
-            result=UnitResult.from_dict(orjson.loads(result)) if result else None,
-            began_at=number(f"{name}.at"),
-        )
-    return Job(
-        spec=JobSpec.from_dict(orjson.loads(raw["spec"])),
-        state=cast("Any", raw["state"].decode()),
-        units=units,
-        started_at=number("started_at"),
-        completed_at=number("completed_at"),
-        final=FinalAnswer.from_dict(orjson.loads(raw["final"])) if "final" in raw else None,
-        error=orjson.loads(raw["error"]) if "error" in raw else None,
-        accepted_at=number("accepted_at"),
-        is_told="told" in raw,
-    )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from engines.base import ImagePart, TokenLogprob
 from router.call import stored_image_hashes
 from router.jobs.eta import Pace, Standing, estimate
+from router.jobs.given_up import LOST_MERGE, NOT_AWAITED, lost_result, pictures_full, queue_full
 from router.jobs.job import (
     MERGE,
     TERMINAL,
@@ -32,15 +33,10 @@ from router.jobs.schedule import QUEUES, queue_of
 from router.jobs.store import (
     BLOB_GRACE_S,
     GRACE_S,
-    LOST_MERGE,
     MOST_WOKEN,
-    NOT_AWAITED,
     UNSTORED_TTL_S,
     Cause,
     Reaped,
-    lost_result,
-    pictures_full,
-    queue_full,
     to_patience,
 )
 from router.lua.constants import LOOK_S, PACE_WEIGHT, QUIET_S

@@ -1,0 +1,56 @@
+"""What ends a branch, a merge or a request that is given up.
+
+In: limits. Out: errors, as records and as refusals.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from router.errors import QueueFullError
+from router.jobs.job import UnitResult
+
+NOT_AWAITED: Final = UnitResult(
+    error={
+        "code": "not_awaited",
+        "message": "it did not answer in time, and the other answer was there",
+        "message_zh": "未能及时作答，而另一份回答已经完成",
+        "param": None,
+        "status": 504,
+        "retryable": True,
+    }
+)
+
+LOST_MERGE: Final = {"code": "server_error", "message": "the merge could not be finished"}
+
+
+def lost_result(max_failures: int) -> UnitResult:
+    """Return what a branch ends with whose workers were lost too often."""
+    return UnitResult(
+        error={
+            "code": "worker_lost",
+            "message": f"the worker was lost {max_failures} times while this branch ran",
+            "param": None,
+            "status": 500,
+            "retryable": True,
+        }
+    )
+
+
+def queue_full(limit: int) -> QueueFullError:
+    """Make the refusal of a job too many."""
+    return QueueFullError(
+        f"You have {limit} unfinished jobs already; wait until some of them have ended.",
+        message_zh=f"您已有 {limit} 个未完成的任务，请等待其中一些结束后再试。",
+        retry_after_s=5,
+    )
+
+
+def pictures_full(limit: int) -> QueueFullError:
+    """Make the refusal of a job whose pictures are too much beside those that its owner's unfinished jobs hold."""
+    return QueueFullError(
+        f"The pictures of your unfinished jobs would have more than {limit} bytes; wait until some of them have ended.",
+        code="too_many_picture_bytes",
+        message_zh=f"您未完成任务的图片合计将超过 {limit} 字节，请等待其中一些结束后再试。",
+        retry_after_s=5,
+    )

@@ -1,0 +1,79 @@
+"""The job record as redis has it: the fields of a hash, and the entries of a stream.
+
+In: what redis returns, or a job. Out: the types of `router.jobs.job`, or fields. What an earlier release wrote is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import orjson
+
+from engines.json_forms import from_logprobs
+from router.jobs.job import MERGE, Event, FinalAnswer, Job, JobSpec, Unit, UnitResult
+
+
+def to_fields(job: Job) -> dict[str, str | bytes | float]:
+    """Return the fields of a job that was answered without the queue; ``units`` comes first."""
+    fields: dict[str, str | bytes | float] = {
+        "units": ",".join(job.units),
+        "spec": orjson.dumps(job.spec.to_dict()),
+        "state": job.state,
+        "completed_at": job.completed_at or job.spec.created_at,
+        "started_at": job.started_at or job.spec.created_at,
+    }
+    for unit in job.units.values():
+        fields[f"{unit.name}.state"] = unit.state
+        fields[f"{unit.name}.epoch"] = unit.epoch
+        if unit.result:
+            fields[f"{unit.name}.result"] = orjson.dumps(unit.result.to_dict())
+    if job.final:
+        fields["final"] = orjson.dumps(job.final.to_dict())
+    if job.error:
+        fields["error"] = orjson.dumps(job.error)
+    return fields
+
+
+def to_event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
+    """Read an entry of a job's events."""
+    return Event(
+        kind=cast("Any", fields[b"k"].decode()),
+        unit=fields[b"u"].decode(),
+        epoch=int(fields[b"n"]),
+        text=fields[b"x"].decode(),
+        state=fields[b"s"].decode(),
+        id=entry_id.decode(),
+        logprobs=from_logprobs(orjson.loads(logprobs)) if (logprobs := fields.get(b"l")) else (),
+    )
+
+
+def to_job(raw: dict[str, bytes]) -> Job:
+    """Read a job's hash."""
+
+    def number(name: str) -> float | None:
+        return float(raw[name]) if name in raw else None
+
+    units: dict[str, Unit] = {}
+    for name in [*raw["units"].decode().split(","), MERGE]:
+        if f"{name}.state" not in raw:
+            continue
+        result = raw.get(f"{name}.result")
+        units[name] = Unit(
+            name=name,
+            state=cast("Any", raw[f"{name}.state"].decode()),
+            epoch=int(raw.get(f"{name}.epoch", 0)),
+            failures=int(raw.get(f"{name}.failures", 0)),
+            result=UnitResult.from_dict(orjson.loads(result)) if result else None,
+            began_at=number(f"{name}.at"),
+        )
+    return Job(
+        spec=JobSpec.from_dict(orjson.loads(raw["spec"])),
+        state=cast("Any", raw["state"].decode()),
+        units=units,
+        started_at=number("started_at"),
+        completed_at=number("completed_at"),
+        final=FinalAnswer.from_dict(orjson.loads(raw["final"])) if "final" in raw else None,
+        error=orjson.loads(raw["error"]) if "error" in raw else None,
+        accepted_at=number("accepted_at"),
+        is_told="told" in raw,
+    )
