@@ -4,9 +4,10 @@ In: specs of new jobs, and what workers and callers want to change. Out: `Job` s
 change is one atomic script (`router.lua`), fenced by the epoch of the run that makes it.
 
 Keys, all under one prefix: ``job:ID`` hash and ``events:ID`` stream; ``turns:QUEUE:CLASS`` sorted set of owners by turn
-and ``line:QUEUE:CLASS:OWNER`` sorted set of ``ID|UNIT`` by age, from which workers take what is next; ``delayed`` and
-``leases`` sorted sets of ``ID|UNIT`` by when they may run again, or are taken for lost; ``agenda`` sorted set of ids by
-when a job is over its time, or its record is to go; ``queues`` and ``unfinished`` hashes of counts and paces;
+and ``line:QUEUE:CLASS:OWNER`` sorted set of ``ID|UNIT`` by age, from which workers take what is next;
+``turned:QUEUE:CLASS`` hash of when an owner had its last turn; ``delayed`` and ``leases`` sorted sets of ``ID|UNIT`` by
+when they may run again, or are taken for lost; ``agenda`` sorted set of ids by when a job is over its time, or its
+record is to go; ``queues`` and ``unfinished`` hashes of counts and paces;
 ``blob:SHA256`` picture bytes and ``holders:SHA256`` the jobs that need them; ``pictures:OWNER`` hash of what an owner
 holds, in bytes, and ``ended_pictures:OWNER`` sorted set of its ended jobs that still hold some; ``activity`` stream of
 job ids with news;
@@ -26,11 +27,12 @@ from engines.base import ImagePart, TokenLogprob
 from engines.json_forms import to_logprobs
 from router.call import stored_image_hashes
 from router.errors import QueueUnavailableError, StorageFullError
+from router.jobs.backlog import Backlogs, to_backlog
 from router.jobs.eta import Pace, Standing, estimate
 from router.jobs.given_up import LOST_MERGE, NOT_AWAITED, lost_result, pictures_full, queue_full
 from router.jobs.job import Claim, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, Why, end_state
 from router.jobs.rows import to_event, to_fields, to_job
-from router.jobs.schedule import queue_of, to_class
+from router.jobs.schedule import QUEUES, queue_of, to_class
 from router.lua import Argument, JobScript, Scripts
 from router.redis import PREFIX, Clock, RedisState, guard, state_of
 from router.room import Room
@@ -291,6 +293,11 @@ class JobStore:
                 queue = rest.partition(":")[0]
                 depths[queue] = depths.get(queue, 0) + int(value)
         return depths
+
+    async def backlogs(self) -> Backlogs:
+        """Return what waits in every queue, and its pace."""
+        found = await self._reading.run(JobScript.BACKLOG, queues=",".join(QUEUES))
+        return Backlogs({queue: to_backlog(row) for queue, row in zip(QUEUES, found, strict=True)})
 
     async def take_next(self, queue: str) -> Claim | None:
         """Take the unit whose turn it is in a queue; None if none waits."""

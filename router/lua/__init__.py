@@ -55,6 +55,7 @@ class JobScript(StrEnum):
     TELL = "jobs/tell"
     DELETE = "jobs/delete"
     PLACE = "jobs/place"
+    BACKLOG = "jobs/backlog"
     REAP = "jobs/reap"
     LIST = "jobs/list"
 

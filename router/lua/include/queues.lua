@@ -2,6 +2,8 @@
 --@include jobs
 local function turns_key(queue, class) return prefix .. 'turns:' .. queue .. ':' .. class end
 local function line_key(queue, class, owner) return prefix .. 'line:' .. queue .. ':' .. class .. ':' .. owner end
+-- When an owner had its last turn, while more of its units wait.
+local function turned_key(queue, class) return prefix .. 'turned:' .. queue .. ':' .. class end
 local DELAYED, QUEUES = prefix .. 'delayed', prefix .. 'queues'
 
 local function is_terminal(state)
@@ -22,7 +24,10 @@ local function take_out(queue, class, owner, member)
   local line = line_key(queue, class, owner)
   if redis.call('ZREM', line, member) == 0 then return false end
   redis.call('HINCRBY', QUEUES, 'depth:' .. queue .. ':' .. class, -1)
-  if redis.call('EXISTS', line) == 0 then redis.call('ZREM', turns_key(queue, class), owner) end
+  if redis.call('EXISTS', line) == 0 then
+    redis.call('ZREM', turns_key(queue, class), owner)
+    redis.call('HDEL', turned_key(queue, class), owner)
+  end
   return true
 end
 
@@ -82,5 +87,5 @@ local function learn(id, unit, now)
     return stamp(tonumber(value) + PACE_WEIGHT * (sample - tonumber(value)))
   end
   redis.call('HSET', QUEUES, 'service:' .. queue, averaged(old[1], now - tonumber(found[2])),
-    'parallel:' .. queue, averaged(old[2], tonumber(old[3])))
+    'parallel:' .. queue, averaged(old[2], tonumber(old[3])), 'learned:' .. queue, stamp(now))
 end

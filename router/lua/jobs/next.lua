@@ -15,6 +15,7 @@ for _, class in ipairs({first, 1, 2, 3}) do
     take_out(queue, class, owner, member)
     if redis.call('ZSCORE', turns, owner) then
       redis.call('ZADD', turns, redis.call('HINCRBY', QUEUES, 'turn', 1), owner)
+      redis.call('HSET', turned_key(queue, class), owner, stamp(now))
     end
     local id, unit = split(member)
     -- A record that redis has forgotten leaves its place behind.
