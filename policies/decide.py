@@ -105,6 +105,7 @@ def decide(features: Features, rules: Rules, health: Health = Health(), context:
         flip=wish.flip,
         dial=min(1.0, max(0.0, dial)),
         multi_hop_threshold=rules.multi_hop_threshold,
+        overloaded=wish.engine if outcome.reasons else None,
     )
 
 

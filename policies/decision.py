@@ -85,6 +85,7 @@ class Decision:
         flip: the smallest change that would send the request the other way, engines' health aside; None = none would.
         dial: where between latency (0) and depth (1) the thresholds stood; 0.5 = as the preset writes them.
         multi_hop_threshold: what the multi-hop score was held against; None where no rule reads it.
+        overloaded: the engine that was to answer and has too much to do, so that the other one does; None = no such.
     """
 
     route: Route
@@ -101,6 +102,7 @@ class Decision:
     flip: Flip | None = None
     dial: float = 0.5
     multi_hop_threshold: float | None = None
+    overloaded: EngineName | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as plain JSON values: numbers, strings, booleans, lists and objects."""

@@ -83,6 +83,7 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
     await services.redis_watch.start()
     await services.hub.start()
     await services.monitor.start()
+    await services.overload.start()
     healers = [
         asyncio.create_task(
             reap_forever(
@@ -102,6 +103,7 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
         await end_tasks(*healers)
         await services.dispatcher.aclose()
         await services.idempotency.aclose()
+        await services.overload.aclose()
         await services.monitor.aclose()
         await services.hub.aclose()
         await services.fetcher.aclose()

@@ -26,6 +26,7 @@ from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue, create_celery
 from router.jobs.store import JobStore
 from router.media import MediaIntake
+from router.overload import OverloadWatch
 from router.redis_watch import LOOK_TIMEOUT_S, RedisWatch, WatchedPool
 from router.room import Room
 from router.routing import Router
@@ -64,6 +65,7 @@ def build_services(settings: Settings) -> Services:
     hub = EventHub(reader, store)
     engines = make_engines(settings)
     monitor = EngineMonitor(engines, on_up=lambda engine: wake(store, queue, engine))
+    overload = OverloadWatch(monitor, store.backlogs, lambda: rules().max_queue_age_s)
     webhooks, webhook_fetcher = make_webhook_store(settings, redis, reads), make_webhook_fetcher(settings)
     ended = make_redis(settings)
     # The monitor asks all the time; a call under way hears from it that its engine is gone.
@@ -81,6 +83,7 @@ def build_services(settings: Settings) -> Services:
         queue=queue,
         hub=hub,
         monitor=monitor,
+        overload=overload,
         dispatcher=Dispatcher(
             engines=asked,
             store=store,
@@ -91,6 +94,7 @@ def build_services(settings: Settings) -> Services:
             max_images=settings.max_images,
             max_text_chars=settings.max_text_chars,
             runner=LocalRuns(context),
+            health=overload.health,
         ),
         media=MediaIntake(settings, fetcher),
         fetcher=fetcher,

@@ -97,6 +97,7 @@ class Dispatcher:
         max_images: most pictures in one conversation; None leaves that to the engines.
         max_text_chars: longest text of one conversation; None leaves that to the engines.
         runner: runs the drafts of callers who wait for the first word in this process; None leaves them to the workers.
+        health: of the engines, for one call; None: what the monitor knows, which is no more than who is up.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Dispatcher:
         max_images: int | None = None,
         max_text_chars: int | None = None,
         runner: LocalRuns | None = None,
+        health: Callable[[Call], Health] | None = None,
     ) -> None:
         self._engines = engines
         self._store = store
@@ -121,6 +123,7 @@ class Dispatcher:
         self._max_images = max_images
         self._max_text_chars = max_text_chars
         self._runner = runner
+        self._health = health or (lambda _call: monitor.health())
         self._leftovers = Leftovers()
         self._closing = asyncio.Event()
         self._doubtful: deque[Callable[[], Awaitable[object]]] = deque()
@@ -132,7 +135,7 @@ class Dispatcher:
             BadRequestError: if the conversation is longer than any engine could read.
         """
         self._check_text(call)
-        return self._router.route(call, self._monitor.health())
+        return self._router.route(call, self._health(call))
 
     async def start(self, call: Call) -> Running:
         """Decide and begin.
@@ -158,7 +161,7 @@ class Dispatcher:
             log.warning("glm failed at a direct answer: %s", error.for_operators)
             if isinstance(error, EngineUnavailableError):
                 self._monitor.mark_down("glm")
-            health = _without(self._monitor.health(), "glm")
+            health = _without(self._health(call), "glm")
             routed = _with_failure(self._router.route(call, health), error)
             # Owl2 cannot be held to a schema: then GLM's own failure says more than that.
             if routed.decision.route == "deep" and call.sampling.json_schema is None:
@@ -206,7 +209,10 @@ class Dispatcher:
             )
 
     async def _enqueue(self, call: Call, routed: Routed, health: Health | None = None) -> Running:
-        health = health or self._monitor.health()
+        health = health or self._health(call)
+        if routed.decision.overloaded == "glm":
+            # It was to be relieved: no draft is asked of it, and no composing.
+            health = _without(health, "glm")
         infos = {name: self._monitor.info(name) for name in self._engines}
         limits = {name: info.max_images if info else None for name, info in infos.items()}
         branches = tuple(

@@ -22,6 +22,7 @@ from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
 from router.media import MediaIntake
+from router.overload import OverloadWatch
 from router.redis_watch import RedisWatch
 from router.settings import Settings
 from router.webhooks.store import WebhookStore
@@ -36,6 +37,7 @@ class Services:
     queue: JobQueue
     hub: EventHub
     monitor: EngineMonitor
+    overload: OverloadWatch
     dispatcher: Dispatcher
     media: MediaIntake
     fetcher: SafeFetcher

@@ -89,6 +89,9 @@ async def readyz(request: Request) -> Response:
         "redis": has_redis,
         "redis_state": redis,
     }
+    queues = services.overload.status()
+    if queues:
+        body["queues"] = queues
     backends = services.monitor.backends()
     if backends:  # a dead server among several costs speed, not answers
         # By their place in the setting: addresses, and reasons that name them, are for the api's log.
