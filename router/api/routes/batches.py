@@ -7,16 +7,17 @@ to each line as the endpoint itself would have given it.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import Field, ValidationError
 
 from router.api.errors import envelope, json_response, status_of, to_invalid, wants_chinese
 from router.api.intake import owner, parse, services_of, webhook_url_of
 from router.api.objects import to_completion, to_response
+from router.api.paging import Limit, to_page
 from router.api.routes import chat, responses
-from router.api.routes.files import MAX_TTL_S, MIN_TTL_S, find_file, to_page
+from router.api.routes.files import MAX_TTL_S, MIN_TTL_S, find_file
 from router.api.schemas import ChatRequest, ResponsesRequest, WireModel, check_metadata
 from router.batches.line_api import Answer
 from router.batches.lines import LineLimits
@@ -93,7 +94,7 @@ async def create_batch(request: Request) -> Response:
 
 
 @routes.get("/v1/batches")
-async def list_batches(request: Request, after: str = "", limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Response:
+async def list_batches(request: Request, after: str = "", limit: Limit = 20) -> Response:
     """List batches, newest first."""
     found, has_more = await services_of(request).batches.list_batches(owner(request), after=after, limit=limit)
     return json_response(to_page([to_batch(each) for each in found], has_more=has_more))

@@ -6,7 +6,6 @@ chunk at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
@@ -16,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from router.api.errors import json_response
 from router.api.intake import owner, services_of
 from router.api.multipart import read_form
+from router.api.paging import to_page
 from router.batches.records import StoredFile
 from router.errors import BadRequestError, NotFoundError
 from router.services import Services
@@ -124,17 +124,6 @@ def to_file(file: StoredFile) -> Json:
         "purpose": file.purpose,
         "status": "processed",
         "status_details": None,
-    }
-
-
-def to_page(data: Sequence[Json], *, has_more: bool) -> Json:
-    """Return a page of a list."""
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": has_more,
     }
 
 

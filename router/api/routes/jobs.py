@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from router.api.errors import json_response
 from router.api.intake import owner, services_of
 from router.api.objects import to_job_summary, to_job_view
+from router.api.paging import Limit, to_page
 from router.api.routes.responses import find
 from router.call import stored_image_hashes
 from router.errors import BadRequestError
@@ -26,7 +27,7 @@ async def list_jobs(
     state: JobState | None = None,
     batch_id: Annotated[str, Query(max_length=128)] = "",
     after: Annotated[str, Query(max_length=128)] = "",
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Limit = 20,
 ) -> Response:
     """List the caller's jobs, newest first: those of requests, or those of the lines of one batch."""
     page = await services_of(request).store.list_jobs(
@@ -40,15 +41,7 @@ async def list_jobs(
             message_zh=f"列表中没有任务 '{after}'；'after' 应为上一页的 'last_id'。",
         )
     data = [to_job_summary(job) for job in page.jobs]
-    return json_response(
-        {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": page.last_id or None,
-            "has_more": page.has_more,
-        }
-    )
+    return json_response(to_page(data, has_more=page.has_more, last_id=page.last_id))
 
 
 @routes.get("/v1/jobs/{job_id}")

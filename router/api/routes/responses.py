@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from engines.base import Message
 from router.api.conversation import answer_turn, from_responses, to_wire_input
@@ -31,6 +31,7 @@ from router.api.intake import (
 from router.api.models import resolve_model
 from router.api.objects import to_poll_headers, to_response, to_route_headers
 from router.api.owned_stream import OwnedStream
+from router.api.paging import Limit, to_page
 from router.api.readers import Frame, Readers, Told, to_frames
 from router.api.routes.chat import PING_S, to_failure
 from router.api.schemas import (
@@ -130,7 +131,7 @@ async def list_input_items(
     request: Request,
     response_id: str,
     after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Limit = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """List what a response was asked, newest first unless ``order`` says otherwise."""
@@ -150,15 +151,7 @@ async def list_input_items(
                 message_zh=f"没有 id 为 '{after}' 的输入项；'after' 应为此列表中的 id。",
             )
     page = items[start : start + limit]
-    return json_response(
-        {
-            "object": "list",
-            "data": page,
-            "first_id": page[0]["id"] if page else None,
-            "last_id": page[-1]["id"] if page else None,
-            "has_more": start + limit < len(items),
-        }
-    )
+    return json_response(to_page(page, has_more=start + limit < len(items)))
 
 
 async def _show(services: Services, job: Job) -> Response:

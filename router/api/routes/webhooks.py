@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, Field
 
 from engines.json_text import dump_line
 from router.api.errors import json_response, wants_chinese
 from router.api.intake import check_webhook_url, owner, parse, read_body, services_of
+from router.api.paging import Limit, to_page
 from router.api.schemas import Items, WireModel
 from router.errors import BadRequestError, NotFoundError
 from router.fetch import FetchError, UrlRefusedError, fetching_for
@@ -29,7 +29,6 @@ from router.webhooks.store import make_event
 routes = APIRouter(tags=["webhooks"])
 
 Json = dict[str, Any]
-Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 def _check_type(event_type: str) -> str:
@@ -104,7 +103,7 @@ async def list_endpoints(request: Request, after: str = "", limit: Limit = 20) -
     """List endpoints, newest first."""
     services, caller = services_of(request), owner(request)
     found, has_more = await services.webhooks.list_endpoints(caller, after=after, limit=limit)
-    return json_response(_to_page([to_endpoint(endpoint) for endpoint in found], has_more=has_more))
+    return json_response(to_page([to_endpoint(endpoint) for endpoint in found], has_more=has_more))
 
 
 @routes.get("/v1/webhook_endpoints/{endpoint_id}")
@@ -299,16 +298,6 @@ def _to_request_secret(services: Services, secret: str) -> Json:
     return {"object": "webhook_secret", "signing_secret": secret, "source": source}
 
 
-def _to_page(data: Sequence[Json], *, has_more: bool) -> Json:
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": has_more,
-    }
-
-
 async def _read_overlap(request: Request) -> bool:
     # Every field may be left out, and then the whole body is.
     body = SecretRotate.model_validate_json(await read_body(request) or b"{}")
@@ -322,7 +311,7 @@ async def _list_deliveries(request: Request, endpoint_id: str, after: str, limit
         raise _no_delivery(after, param="after")
     found, has_more = page
     is_chinese = wants_chinese(request)
-    return json_response(_to_page([to_delivery(each, is_chinese=is_chinese) for each in found], has_more=has_more))
+    return json_response(to_page([to_delivery(each, is_chinese=is_chinese) for each in found], has_more=has_more))
 
 
 async def _find(services: Services, caller: str, endpoint_id: str) -> Endpoint:
