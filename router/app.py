@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from router.api import errors
+from router.api.batch_lines import make_runner
 from router.api.openapi import describe, serve_docs
 from router.api.routes import batches, chat, compat, files, jobs, responses, system, webhooks
 from router.batches.runner import BatchRunner
@@ -41,7 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         policies.rules.RulesError: if the configured preset is wrong.
     """
     services = build_services(settings or Settings())
-    runner = batches.make_runner(services)
+    runner = make_runner(services)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ from starlette.routing import Match
 
 from engines.base import EngineError
 from engines.json_text import dump_line
-from router.api.intake import ClientGoneError
+from router.api.hangups import ClientGoneError
 from router.dispatch import to_router_error
 from router.errors import EngineFailedError, RouterError
 

@@ -13,8 +13,6 @@ from router.errors import NotFoundError
 from router.health import EngineMonitor
 
 AUTO_MODEL: Final = "glowl"
-
-
 # What callers may write as the model, without the suffix that says which weights are loaded.
 _MODELS: Final[dict[str, str | None]] = {
     AUTO_MODEL: None,

@@ -18,13 +18,13 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
-from router.api.intake import MAX_KEY
+from router.api.begin import MAX_KEY
 from router.api.openapi_objects import ANSWERS, OBJECTS, STREAMS, ref
 from router.api.routes.batches import BatchCreate
-from router.api.routes.files import MAX_TTL_S, MIN_TTL_S
 from router.api.routes.webhooks import EndpointCreate, EndpointTest, EndpointUpdate, SecretRotate
 from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, VisionRequest
 from router.api.timings import STEPS
+from router.batches.records import MAX_TTL_S, MIN_TTL_S
 
 _HYBRID_EXAMPLE = {
     "route": "deep",

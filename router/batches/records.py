@@ -25,6 +25,9 @@ RESPONSES: Final = "/v1/responses"
 
 WINDOW_S: Final = 24 * 3600
 MAX_LINES: Final = 50_000
+# How long files are kept, seconds.
+MIN_TTL_S: Final = 3600
+MAX_TTL_S: Final = 30 * 24 * 3600
 # Of one owner: batches under way, and files.
 MAX_OPEN: Final = 100
 MAX_FILES: Final = 10_000

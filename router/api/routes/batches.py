@@ -1,39 +1,29 @@
 """``/v1/batches``: many requests in one file, answered when there is time.
 
-In: batch requests and ids; and, for the runner, the lines of their input. Out: OpenAI's batch objects, and the answer
-to each line as the endpoint itself would have given it.
+In: batch requests and ids. Out: OpenAI's batch objects.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from router.api.errors import envelope, json_response, status_of, to_invalid, wants_chinese
-from router.api.intake import owner, parse, services_of, webhook_url_of
-from router.api.objects import to_completion, to_response
+from router.api.checks import webhook_url_of
+from router.api.errors import json_response, wants_chinese
+from router.api.intake import owner, parse, services_of
+from router.api.owned import find_file
 from router.api.paging import Limit, to_page
-from router.api.routes import chat, responses
-from router.api.routes.files import MAX_TTL_S, MIN_TTL_S, find_file
-from router.api.schemas import ChatRequest, ResponsesRequest, WireModel, check_metadata
-from router.batches.line_api import Answer
-from router.batches.lines import LineLimits
-from router.batches.records import CHAT, MAX_OPEN, WINDOW_S, Batch, BatchSpec, new_id
-from router.batches.run import BatchContext
+from router.api.schemas import WireModel, check_metadata
+from router.batches.records import MAX_OPEN, MAX_TTL_S, MIN_TTL_S, WINDOW_S, Batch, BatchSpec, new_id
 from router.batches.runner import BatchRunner
-from router.call import Call
-from router.errors import BadRequestError, NotFoundError, QueueUnavailableError, RouterError
-from router.jobs.job import Job
-from router.lua.constants import NOBODY
+from router.errors import BadRequestError, NotFoundError, QueueUnavailableError
 from router.services import Services
 
 routes = APIRouter(tags=["batches"])
 
 Json = dict[str, Any]
-LineRequest = ChatRequest | ResponsesRequest
 
 
 class OutputExpiresAfter(WireModel):
@@ -143,97 +133,6 @@ def to_batch(batch: Batch) -> Json:
         "usage": _to_usage(batch),
         "metadata": dict(spec.metadata),
     }
-
-
-class Lines:
-    """What the runner needs to know of the wire: a line is a request like any other, but for who waits for it.
-
-    Args:
-        services: the parts the routes use too.
-    """
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    def read(self, endpoint: str, body: Json) -> LineRequest:
-        """Validate a line's body.
-
-        Raises:
-            RouterError: for whatever is wrong with it.
-        """
-        model: type[LineRequest] = ChatRequest if endpoint == CHAT else ResponsesRequest
-        try:
-            request = model.model_validate(body)
-        except ValidationError as error:
-            raise to_invalid(error) from None
-        if request.stream:
-            raise BadRequestError(
-                "A line of a batch cannot be streamed; leave 'stream' out.",
-                code="unsupported_value",
-                param="stream",
-                message_zh="批次中的请求不支持流式输出；请去掉 'stream'。",
-            )
-        return request
-
-    async def to_call(self, request: LineRequest, spec: BatchSpec, job_id: str) -> Call:
-        """Load the pictures and build the call.
-
-        Raises:
-            RouterError: for whatever is wrong with it.
-        """
-        if isinstance(request, ChatRequest):
-            call = await chat.to_call(request, spec.owner, self._services)
-        else:
-            call = await responses.to_call(request, spec.owner, self._services)
-        # Until it is in the output, the answer is kept whatever the caller wants to be stored.
-        # Its end is an event of the batch, not one for each of fifty thousand lines.
-        call = replace(call, is_background=True, priority="batch", webhook_url=NOBODY)
-        return replace(call, response_id=job_id, keep_s=WINDOW_S, batch_id=spec.id)
-
-    def to_answer(self, spec: BatchSpec, job: Job) -> Answer:
-        """Return what a job that has ended amounts to."""
-        try:
-            if spec.endpoint == CHAT:
-                if job.final is None:
-                    raise chat.to_failure(job)
-                body = to_completion(job, job.final)
-            else:
-                if job.state in ("failed", "cancelled"):
-                    with responses.fields_named():
-                        raise chat.to_failure(job)
-                body = {**to_response(job), "background": False}
-        except RouterError as error:
-            return self.to_refusal(spec, error)
-        if not job.spec.is_stored:
-            # Its record goes once the line is written: the id would lead nowhere.
-            body["hybrid"]["response_id"] = None
-        usage = to_response(job)["usage"]
-        counts = {
-            "input_tokens": usage["input_tokens"],
-            "cached_tokens": usage["input_tokens_details"]["cached_tokens"],
-            "output_tokens": usage["output_tokens"],
-            "reasoning_tokens": usage["output_tokens_details"]["reasoning_tokens"],
-        }
-        return Answer(200, body, counts)
-
-    def to_refusal(self, spec: BatchSpec, error: RouterError) -> Answer:
-        """Return what a refusal at the door amounts to."""
-        return Answer(status_of(error), envelope(error, wants_chinese=spec.language == "zh"))
-
-
-def make_runner(services: Services) -> BatchRunner:
-    """Build what works on batches in an api process."""
-    context = BatchContext(
-        store=services.batches,
-        files=services.files,
-        jobs=services.store,
-        hub=services.hub,
-        dispatcher=services.dispatcher,
-        api=Lines(services),
-        lines_in_flight=services.settings.batch_lines_in_flight,
-        line_limits=LineLimits(services.settings.max_body_bytes, services.settings.max_json_items),
-    )
-    return BatchRunner(context)
 
 
 def _wake(request: Request, batch_id: str) -> None:

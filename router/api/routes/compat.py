@@ -11,16 +11,13 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from engines.base import SamplingParams
-from policies.features import Hints
-from router.api.conversation import from_older_shape
+from router.api.begin import begin
+from router.api.calls import to_older_call
 from router.api.errors import json_response
-from router.api.intake import begin, owner, parse, services_of, timed
-from router.api.models import AUTO_MODEL, Target, resolve_model
+from router.api.intake import owner, parse, services_of
 from router.api.objects import to_job_view, to_poll_headers
-from router.api.routes.chat import answer
 from router.api.schemas import InferenceRequest, VisionRequest
-from router.call import Call
+from router.api.waiting import Extra, answer
 
 routes = APIRouter(tags=["older shapes"])
 
@@ -30,43 +27,20 @@ RESPOND_ASYNC: Final = "respond-async"
 @routes.post("/api/v1/inference")
 async def inference(request: Request) -> Response:
     """Answer a question about one base64 picture."""
-    caller = owner(request)
-    body = await parse(request, InferenceRequest)
-    return await _answer(request, caller, body, Target(None), AUTO_MODEL, extra=_with_bare_text)
+    return await _answer(request, InferenceRequest, extra=_with_bare_text)
 
 
 @routes.post("/v1/vision/completion")
 async def vision_completion(request: Request) -> Response:
     """Answer a question about one picture, given by URL or data URL."""
-    caller = owner(request)
-    body = await parse(request, VisionRequest)
-    model = body.model or AUTO_MODEL
-    target = resolve_model(model, services_of(request).monitor)
-    return await _answer(request, caller, body, target, model)
+    return await _answer(request, VisionRequest)
 
 
-async def _answer(
-    request: Request, caller: str, body: InferenceRequest, target: Target, model: str, extra: Any = None
-) -> Response:
-    services = services_of(request)
+async def _answer(request: Request, shape: type[InferenceRequest], extra: Extra | None = None) -> Response:
+    services, caller = services_of(request), owner(request)
+    body = await parse(request, shape)
     is_async = prefers_async(request)
-
-    async def to_call() -> Call:
-        messages, fetch_ms = await timed(from_older_shape(body, services.media), caller)
-        return Call(
-            messages=messages,
-            sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature or 0.0),
-            hints=Hints(engine=target.engine),
-            model=model,
-            owner=caller,
-            is_background=is_async,
-            is_stored=is_async,
-            adapter=target.adapter,
-            is_watched=not is_async,
-            fetch_ms=fetch_ms,
-        )
-
-    running = await begin(request, caller, to_call)
+    running = await begin(request, caller, lambda: to_older_call(body, caller, services, is_async=is_async))
     if is_async:
         await running.events.aclose()
         headers = {"location": f"/v1/jobs/{running.job.id}", "preference-applied": RESPOND_ASYNC}

@@ -6,7 +6,7 @@ chunk at a time.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
@@ -15,17 +15,15 @@ from fastapi.responses import StreamingResponse
 from router.api.errors import json_response
 from router.api.intake import owner, services_of
 from router.api.multipart import read_form
+from router.api.owned import find_file, no_file
 from router.api.paging import to_page
-from router.batches.records import StoredFile
-from router.errors import BadRequestError, NotFoundError
-from router.services import Services
+from router.batches.records import MAX_TTL_S, MIN_TTL_S, StoredFile
+from router.errors import BadRequestError
 
 routes = APIRouter(tags=["files"])
 
 Json = dict[str, Any]
 
-MIN_TTL_S: Final = 3600
-MAX_TTL_S: Final = 30 * 24 * 3600
 _MAX_FILENAME = 255
 
 
@@ -96,20 +94,8 @@ async def get_content(request: Request, file_id: str) -> Response:
 async def delete_file(request: Request, file_id: str) -> Response:
     """Forget a file."""
     if not await services_of(request).files.delete(owner(request), file_id):
-        raise _missing(file_id)
+        raise no_file(file_id)
     return json_response({"id": file_id, "object": "file", "deleted": True})
-
-
-async def find_file(services: Services, caller: str, file_id: str, *, param: str = "file_id") -> StoredFile:
-    """Return a file of the caller's.
-
-    Raises:
-        NotFoundError: if there is none, or it belongs to somebody else.
-    """
-    found = await services.files.get(caller, file_id)
-    if found is None:
-        raise _missing(file_id, param)
-    return found
 
 
 def to_file(file: StoredFile) -> Json:
@@ -157,12 +143,3 @@ def _read_ttl(fields: dict[str, str]) -> int | None:
             message_zh=f"'expires_after' 的 anchor 必须为 'created_at'，seconds 应在 {MIN_TTL_S} 到 {MAX_TTL_S} 之间。",
         )
     return ttl_s
-
-
-def _missing(file_id: str, param: str = "file_id") -> NotFoundError:
-    return NotFoundError(
-        f"No file with id '{file_id}'.",
-        code="file_not_found",
-        param=param,
-        message_zh=f"没有 id 为 '{file_id}' 的文件。",
-    )

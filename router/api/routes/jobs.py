@@ -12,8 +12,8 @@ from fastapi import APIRouter, Query, Request, Response
 from router.api.errors import json_response
 from router.api.intake import owner, services_of
 from router.api.objects import to_job_summary, to_job_view
+from router.api.owned import find_response
 from router.api.paging import Limit, to_page
-from router.api.routes.responses import find
 from router.call import stored_image_hashes
 from router.errors import BadRequestError
 from router.jobs.job import JobState
@@ -47,14 +47,14 @@ async def list_jobs(
 @routes.get("/v1/jobs/{job_id}")
 async def get_job(request: Request, job_id: str) -> Response:
     """Show a job."""
-    return json_response(to_job_view(await find(services_of(request), job_id, owner(request))))
+    return json_response(to_job_view(await find_response(services_of(request), job_id, owner(request))))
 
 
 @routes.post("/v1/jobs/{job_id}/retry")
 async def retry_job(request: Request, job_id: str) -> Response:
     """Begin a failed job again under its id: every branch, with its failures forgotten."""
     services = services_of(request)
-    job = await find(services, job_id, owner(request))
+    job = await find_response(services, job_id, owner(request))
     hashes = stored_image_hashes(job.spec.messages)
     if job.state == "failed" and len(await services.store.get_images(hashes)) < len(set(hashes)):
         raise BadRequestError(
@@ -70,4 +70,4 @@ async def retry_job(request: Request, job_id: str) -> Response:
             message_zh=f"只有失败的任务可以重试；'{job_id}' 的状态是 {state or 'deleted'}。",
         )
     await services.queue.send_branches(job)
-    return json_response(to_job_view(await find(services, job_id, owner(request))))
+    return json_response(to_job_view(await find_response(services, job_id, owner(request))))

@@ -6,64 +6,35 @@ In: Responses requests and ids. Out: Responses objects and event streams, all fo
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 
-from engines.base import Message
-from router.api.conversation import answer_turn, from_responses, to_wire_input
+from router.api.begin import begin
+from router.api.calls import to_call
+from router.api.conversation import to_wire_input
 from router.api.errors import json_response, to_refusal, wants_chinese
-from router.api.intake import (
-    begin,
-    check_format,
-    check_text,
-    hold,
-    owner,
-    parse,
-    services_of,
-    timed,
-    to_hints,
-    webhook_url_of,
-    with_pings,
-)
-from router.api.models import resolve_model
+from router.api.failures import fields_named, to_failure
+from router.api.hangups import PING_S, hold, with_pings
+from router.api.intake import owner, parse, services_of
 from router.api.objects import to_poll_headers, to_response, to_route_headers
+from router.api.owned import find_response
 from router.api.owned_stream import OwnedStream
 from router.api.paging import Limit, to_page
 from router.api.readers import Frame, Readers, Told, to_frames
-from router.api.routes.chat import PING_S, to_failure
-from router.api.schemas import (
-    InputItem,
-    ItemReference,
-    ResponsesRequest,
-    check_metadata,
-    to_responses_format,
-    to_responses_sampling,
-    to_thinking,
-)
+from router.api.schemas import ResponsesRequest
 from router.api.stream import SSE_HEADERS, SSE_PING, answer_restarted, find_items, sse
-from router.call import Call, from_stored_messages, stored_image_hashes
 from router.direct import FAST_UNIT
 from router.dispatch import Running
-from router.errors import BadRequestError, EngineFailedError, NotFoundError
+from router.errors import BadRequestError
 from router.jobs.job import Job
-from router.jobs.schedule import to_priority
 from router.services import Services
 
 routes = APIRouter(tags=["responses"])
 
 # A stream whose connection broke may be read on for so long; then a job that nobody else would miss ends.
 RESUME_GRACE_S = 30.0
-_ITEM_ID = re.compile(r"(msg|rs)_([0-9a-f]{32})_\d+")
-# Engines name fields as chat completions do.
-_FIELDS = {
-    "messages": "input",
-    "logprobs": "top_logprobs",
-    "max_tokens": "max_output_tokens",
-    "response_format": "text.format",
-}
 
 
 @routes.post("/v1/responses")
@@ -96,7 +67,7 @@ async def get_response(
 ) -> Response:
     """Poll a response, or read its stream from the beginning or after a sequence number."""
     services = services_of(request)
-    job = await find(services, response_id, owner(request))
+    job = await find_response(services, response_id, owner(request))
     if not stream:
         return await _show(services, job)
     if job.spec.is_only_for_its_caller:
@@ -109,7 +80,7 @@ async def get_response(
 async def cancel_response(request: Request, response_id: str) -> Response:
     """End a response now; one that has ended already is returned as it is."""
     services = services_of(request)
-    job = await find(services, response_id, owner(request))
+    job = await find_response(services, response_id, owner(request))
     if not job.is_terminal:
         job = await services.store.cancel(job.id) or job
     return await _to_json(services, job, to_route_headers(job))
@@ -119,7 +90,7 @@ async def cancel_response(request: Request, response_id: str) -> Response:
 async def delete_response(request: Request, response_id: str) -> Response:
     """Forget a response; one that still runs is cancelled first."""
     services = services_of(request)
-    job = await find(services, response_id, owner(request))
+    job = await find_response(services, response_id, owner(request))
     if not job.is_terminal:
         await services.store.cancel(job.id)
     await services.store.delete(job.id)
@@ -136,7 +107,7 @@ async def list_input_items(
 ) -> Response:
     """List what a response was asked, newest first unless ``order`` says otherwise."""
     services = services_of(request)
-    job = await find(services, response_id, owner(request))
+    job = await find_response(services, response_id, owner(request))
     items = to_wire_input(job.spec.messages)
     if order == "desc":
         items.reverse()
@@ -166,152 +137,12 @@ async def _to_json(services: Services, job: Job, headers: dict[str, str]) -> Res
     return json_response(to_response(job, items), headers=headers)
 
 
-async def find(services: Services, response_id: str, caller: str, *, param: str = "response_id") -> Job:
-    """Return a record of the caller's.
-
-    Raises:
-        NotFoundError: if there is none, it belongs to somebody else, or it was not to be stored and has been answered.
-    """
-    job = await services.store.get(response_id)
-    if job is None or job.spec.owner != caller or (job.is_terminal and not job.is_announced):
-        raise NotFoundError(
-            f"No response with id '{response_id}'.",
-            code="response_not_found",
-            param=param,
-            message_zh=f"没有 id 为 '{response_id}' 的响应。",
-        )
-    return job
-
-
-async def to_call(body: ResponsesRequest, caller: str, services: Services) -> Call:
-    """Convert a Responses request.
-
-    Raises:
-        RouterError: for whatever is wrong with it.
-    """
-    sampling = to_responses_sampling(body)
-    metadata = check_metadata(body.metadata)
-    earlier: tuple[Message, ...] = ()
-    if body.previous_response_id:
-        earlier = await _conversation_of(services, body.previous_response_id, caller)
-    hybrid = body.hybrid
-    output_format, _ = to_responses_format(body)
-    target = resolve_model(body.model, services.monitor)
-    check_format(output_format, target.engine, hybrid, "text.format")
-    answers = await _answers_named(services, body.input, caller)
-    check_text(body.input, services.settings)
-    loading = from_responses(body.input, body.instructions, earlier, services.media, answers)
-    messages, fetch_ms = await timed(loading, caller)
-    return Call(
-        messages=messages,
-        sampling=sampling,
-        hints=to_hints(body, target),
-        model=body.model,
-        owner=caller,
-        strategy=hybrid.merge,
-        wants_async=hybrid.async_ == "auto",
-        is_background=bool(body.background),
-        is_stored=body.store is not False,
-        metadata=metadata,
-        instructions=body.instructions,
-        webhook_url=webhook_url_of(metadata, services.settings),
-        dial=hybrid.dial,
-        previous_response_id=body.previous_response_id,
-        adapter=target.adapter,
-        output_format=output_format,
-        wants_thinking=to_thinking(body, target.engine),
-        priority=to_priority(body.service_tier),
-        is_streamed=bool(body.stream),
-        is_watched=bool(body.stream or not (body.background or hybrid.async_ == "auto")),
-        fetch_ms=fetch_ms,
-        draft_as=body.hybrid.draft_as,
-        echo=body.echo,
-    )
-
-
-async def _conversation_of(services: Services, response_id: str, caller: str) -> tuple[Message, ...]:
-    """Return an earlier conversation and its answer, without its instructions, which do not carry over."""
-    try:
-        job = await find(services, response_id, caller)
-    except NotFoundError:
-        # A wrong field of this request, as OpenAI has it; a 404 would say that there is no such endpoint or model.
-        raise BadRequestError(
-            f"Previous response with id '{response_id}' not found; send the whole conversation as 'input' instead.",
-            code="previous_response_not_found",
-            param="previous_response_id",
-            message_zh=f"没有 id 为 '{response_id}' 的响应；请改为在 'input' 中发送整个对话。",
-        ) from None
-    if job.final is None:
-        raise BadRequestError(
-            f"The response '{response_id}' has no answer to continue from (it is {job.state}).",
-            code="previous_response_not_completed",
-            param="previous_response_id",
-            message_zh=f"响应 '{response_id}' 还没有可以继续的答案（状态：{job.state}）。",
-        )
-    stored = job.spec.messages[1:] if job.spec.instructions else job.spec.messages
-    blobs = await services.store.get_images(stored_image_hashes(stored))
-    try:
-        earlier = from_stored_messages(stored, blobs, param="previous_response_id")
-        return (*earlier, answer_turn(job.final.text))
-    except KeyError as error:
-        raise BadRequestError(
-            f"The pictures of the response '{response_id}' are no longer stored; send the conversation again.",
-            code="image_file_not_found",
-            param="previous_response_id",
-            message_zh=f"响应 '{response_id}' 的图片已过期；请重新发送整个对话。",
-        ) from error
-
-
-async def _answers_named(services: Services, items: str | Sequence[InputItem], caller: str) -> dict[str, str | None]:
-    """Look up the output items that an input only names.
-
-    Returns:
-        By id, the answer; None for a draft, which is no turn of the conversation.
-
-    Raises:
-        BadRequestError: if there is no such item of the caller's.
-    """
-    answers: dict[str, str | None] = {}
-    for index, item in enumerate([] if isinstance(items, str) else items):
-        if not isinstance(item, ItemReference) or item.id in answers:
-            continue
-        found = _ITEM_ID.fullmatch(item.id)
-        if found is not None and found[1] == "rs":
-            answers[item.id] = None
-            continue
-        job = await services.store.get(f"resp_{found[2]}") if found is not None else None
-        names = (
-            await find_items(job, lambda job_id=job.id: services.store.read_events(job_id))  # type: ignore[misc]
-            if job is not None and job.spec.owner == caller
-            else None
-        )
-        if job is None or names is None or (job.final is None and item.id == names.final):
-            raise BadRequestError(
-                f"Item with id '{item.id}' not found: it belongs to no stored response; send its text instead.",
-                code="item_not_found",
-                param=f"input[{index}].id",
-                message_zh=f"没有 id 为 '{item.id}' 的项：它不属于任何已保存的响应；请改为发送其文本。",
-            )
-        answers[item.id] = job.final.text if job.final is not None and item.id == names.final else None
-    return answers
-
-
-@contextlib.contextmanager
-def fields_named() -> Iterator[None]:
-    """Let engines' refusals name the fields as this endpoint calls them."""
-    try:
-        yield
-    except EngineFailedError as error:
-        error.param = _FIELDS.get(error.param or "", error.param)
-        raise
-
-
 async def _wait(services: Services, running: Running) -> Job:
     async with contextlib.aclosing(running.events):
         async for _event in running.events:
             pass
     job = running.finished() or await services.hub.load(running.job.id)
-    return job or await find(services, running.job.id, running.job.spec.owner)
+    return job or await find_response(services, running.job.id, running.job.spec.owner)
 
 
 def _stream(request: Request, running: Running, after: int = -1) -> OwnedStream:

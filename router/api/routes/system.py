@@ -12,10 +12,10 @@ from fastapi import APIRouter, Request, Response
 
 from engines.adapter_names import model_with
 from policies.explain import explain
+from router.api.calls import to_call
 from router.api.errors import json_response, wants_chinese
 from router.api.intake import owner, parse, services_of
 from router.api.models import AUTO_MODEL, resolve_model
-from router.api.routes.chat import to_call
 from router.api.schemas import ChatRequest
 from router.redis import RedisState
 from router.services import Services

@@ -14,8 +14,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, Field
 
 from engines.json_text import dump_line
+from router.api.checks import check_webhook_url
 from router.api.errors import json_response, wants_chinese
-from router.api.intake import check_webhook_url, owner, parse, read_body, services_of
+from router.api.intake import owner, parse, read_body, services_of
 from router.api.paging import Limit, to_page
 from router.api.schemas import Items, WireModel
 from router.errors import BadRequestError, NotFoundError

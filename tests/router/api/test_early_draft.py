@@ -15,6 +15,7 @@ import redis
 from engines.base import EngineOverloadedError
 from engines.echo import EchoEngine
 from router import dispatch
+from router.api import waiting
 from router.api.routes import chat
 from router.app import create_app
 from router.errors import QueueUnavailableError
@@ -219,7 +220,7 @@ def test_a_draft_whose_api_was_killed_is_run_again_by_a_worker(
 # A chat on the deep route: nobody will write the final answer here.
 
 
-class OverInMidDraft(chat._Wait):
+class OverInMidDraft(waiting.Wait):
     """A wait that ends with the draft's first word."""
 
     def wants_look(self, event: Event | None) -> bool:
@@ -230,7 +231,8 @@ class OverInMidDraft(chat._Wait):
 
 @pytest.fixture(params=[0, 3600], ids=["no wait", "over in mid-draft"])
 def wait_s(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(chat, "_Wait", OverInMidDraft)
+    for module in (chat, waiting):
+        monkeypatch.setattr(module, "Wait", OverInMidDraft)
     return float(request.param)
 
 
@@ -290,8 +292,9 @@ def test_a_chat_past_its_wait_without_a_draft_is_told_where_the_answer_will_be(
         echoes["glm"].delta_delay_s = 0.0
         echoes["glm"].fail_with = EngineOverloadedError("full")
     if max_wait_s == 0:
+        monkeypatch.setattr(chat, "PING_S", 0.05)
         for name, seconds in (("PING_S", 0.05), ("_DRAFT_S", 0.2), ("_BEGIN_S", 0.2)):
-            monkeypatch.setattr(chat, name, seconds)
+            monkeypatch.setattr(waiting, name, seconds)
     body = {**CHAT, "stream": is_streamed, "hybrid": {"route": "deep", "max_wait_s": max_wait_s}}
 
     answer = http.post("/v1/chat/completions", json=body, timeout=30)

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from engines.base import Usage
+from router.api.batch_lines import Lines
 from router.api.objects import to_completion, to_response
-from router.api.routes.batches import Lines
 from router.batches.records import CHAT, RESPONSES, BatchSpec
 from router.jobs.job import FinalAnswer, Job, JobState, Unit, UnitResult
 from router.lua.constants import NOBODY

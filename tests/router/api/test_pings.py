@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 
-from router.api.intake import with_pings
+from router.api.hangups import with_pings
 
 FOR_EVER_S = 3600.0
 

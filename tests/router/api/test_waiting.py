@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from router.api.intake import with_pings
-from router.api.routes import chat
-from router.api.routes.chat import _Wait
+from router.api import waiting
+from router.api.hangups import PING_S, with_pings
+from router.api.waiting import Wait
 from router.jobs.job import Event, Job, Unit, UnitState
 from tests.router.jobs.test_store import make_spec
 
@@ -44,10 +44,10 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(chat.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(waiting.time, "monotonic", lambda: self.now)
 
-    def begin(self, wait_s: float) -> _Wait:
-        return _Wait(wait_s, self.now)
+    def begin(self, wait_s: float) -> Wait:
+        return Wait(wait_s, self.now)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_another_branch_that_never_pauses_keeps_nobody_waiting(clock: Clock) -> 
     clock.now += 1
     assert wait.wants_look(DELTA)
 
-    clock.now += chat.PING_S - 0.1
+    clock.now += PING_S - 0.1
     assert not wait.wants_look(DELTA)
     clock.now += 0.2
     assert wait.wants_look(DELTA)

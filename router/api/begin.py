@@ -1,0 +1,106 @@
+"""Begin what a request asks for, once per ``Idempotency-Key``.
+
+In: a request and how to make its `Call`. Out: the `Running` answer, new or begun before under the same key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
+
+from fastapi import Request
+
+from router.api.hangups import ClientGoneError, cancel_on_disconnect
+from router.api.intake import services_of
+from router.begun import as_begun
+from router.call import Call
+from router.dispatch import Running
+from router.errors import BadRequestError, NotFoundError
+from router.idempotency import KEEP_S
+
+MAX_KEY: Final = 255
+
+
+async def start(request: Request, call: Call) -> Running:
+    """Begin for a caller who may hang up while the call waits in an engine's line; background work goes on without one.
+
+    Raises:
+        ClientGoneError: if the caller hung up first.
+        RouterError: as `Dispatcher.start` does.
+    """
+    dispatcher = services_of(request).dispatcher
+    if call.is_background:
+        return await dispatcher.start(call)
+    begun: list[Running] = []
+
+    async def beginning() -> Running:
+        begun.append(await dispatcher.start(call))
+        return begun[0]
+
+    try:
+        return await cancel_on_disconnect(request, beginning())
+    except (ClientGoneError, asyncio.CancelledError):
+        # redis-py can swallow a cancellation: then it has begun all the same.
+        for running in begun:
+            await running.events.aclose()
+            if running.is_queued:
+                dispatcher.abandon(running.job.spec)
+        raise
+
+
+async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable[Call]]) -> Running:
+    """Begin what was asked for; or, if its ``Idempotency-Key`` was seen before, find what was begun then.
+
+    Args:
+        request: whose body was read by `parse`.
+        caller: the owner.
+        make_call: loads the pictures and so on; not called for what was begun before.
+
+    Raises:
+        ConflictError: if the request with the same key is still being accepted, or answered without a job.
+        IdempotencyReuseError: if the key came with another body before.
+        RouterError: as `start` does.
+    """
+    key = _idempotency_key(request)
+    if key is None:
+        return _begun(request, await start(request, await make_call()))
+    services = services_of(request)
+    idempotency = services.idempotency
+    claim = await idempotency.claim(caller, request.url.path, key, request.state.body)
+    if not claim.is_new:
+        job = await services.store.get(claim.response_id)
+        if job is not None:
+            request.state.is_replayed = True
+            return Running(job, services.hub.follow(job.id), is_queued=True, is_replayed=True)
+        raise NotFoundError(f"No response '{claim.response_id}'.", code="response_not_found")
+    async with idempotency.holding(claim):
+        call = replace(await make_call(), response_id=claim.response_id, keep_s=KEEP_S)
+        running = await start(request, call)
+    if running.is_queued:
+        await idempotency.accepted(claim)
+    else:
+        running.events = await as_begun(idempotency.follow(claim, running.events, running.finished))
+    return _begun(request, running)
+
+
+def _begun(request: Request, running: Running) -> Running:
+    """Let go of the body: what was queued is in redis, and may be waited for for minutes."""
+    request.state.body = None
+    if running.is_queued:
+        request.state.share.release_bytes()
+    return running
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_KEY:
+        raise BadRequestError(
+            f"An Idempotency-Key has 1 to {MAX_KEY} characters.",
+            code="invalid_idempotency_key",
+            message_zh=f"Idempotency-Key 的长度应为 1 到 {MAX_KEY} 个字符。",
+        )
+    return key

@@ -1,0 +1,141 @@
+"""From requests to calls: what is left to check once the body has its shape, then the pictures.
+
+In: a validated body of any endpoint that asks a question. Out: the `Call` that dispatch runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from dataclasses import replace
+
+from engines.base import Message, SamplingParams
+from policies.features import Hints
+from router.api.checks import check_format, check_text, webhook_url_of
+from router.api.conversation import from_chat, from_older_shape, from_responses
+from router.api.earlier import answers_named, conversation_of
+from router.api.models import AUTO_MODEL, Target, resolve_model
+from router.api.schemas import (
+    ChatRequest,
+    InferenceRequest,
+    ResponsesRequest,
+    Sampling,
+    VisionRequest,
+    check_metadata,
+    to_chat_format,
+    to_chat_sampling,
+    to_responses_format,
+    to_responses_sampling,
+    to_thinking,
+)
+from router.call import Call
+from router.fetch import fetching_for
+from router.jobs.schedule import to_priority
+from router.services import Services
+
+
+async def to_call(body: ChatRequest | ResponsesRequest, caller: str, services: Services) -> Call:
+    """Convert a request of either OpenAI endpoint; what can be refused before a picture is fetched is refused first.
+
+    Raises:
+        RouterError: for whatever is wrong with it.
+    """
+    if isinstance(body, ChatRequest):
+        sampling, (output_format, _), format_param = to_chat_sampling(body), to_chat_format(body), "response_format"
+    else:
+        sampling, (output_format, _), format_param = (
+            to_responses_sampling(body),
+            to_responses_format(body),
+            "text.format",
+        )
+    metadata = check_metadata(body.metadata)
+    target = resolve_model(body.model, services.monitor)
+    check_format(output_format, target.engine, body.hybrid, format_param)
+    call = Call(
+        messages=(),
+        sampling=sampling,
+        hints=_to_hints(body, target),
+        model=body.model,
+        owner=caller,
+        strategy=body.hybrid.merge,
+        metadata=metadata,
+        webhook_url=webhook_url_of(metadata, services.settings),
+        dial=body.hybrid.dial,
+        adapter=target.adapter,
+        output_format=output_format,
+        wants_thinking=to_thinking(body, target.engine),
+        priority=to_priority(body.service_tier),
+        is_streamed=bool(body.stream),
+        draft_as=body.hybrid.draft_as,
+    )
+    if isinstance(body, ChatRequest):
+        return await _of_chat(call, body, services)
+    return await _of_responses(call, body, services)
+
+
+async def to_older_call(body: InferenceRequest, caller: str, services: Services, *, is_async: bool) -> Call:
+    """Convert a request of one of the two older shapes.
+
+    Args:
+        body: with one picture at most.
+        caller: the owner.
+        services: the parts the application was built from.
+        is_async: the caller gets a job instead of the answer.
+
+    Raises:
+        RouterError: for whatever is wrong with it.
+    """
+    model = (body.model if isinstance(body, VisionRequest) else None) or AUTO_MODEL
+    target = resolve_model(model, services.monitor)
+    call = Call(
+        messages=(),
+        sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature or 0.0),
+        hints=Hints(engine=target.engine),
+        model=model,
+        owner=caller,
+        adapter=target.adapter,
+        is_background=is_async,
+        is_stored=is_async,
+        is_watched=not is_async,
+    )
+    return await _with_messages(call, from_older_shape(body, services.media))
+
+
+async def _of_chat(call: Call, body: ChatRequest, services: Services) -> Call:
+    check_text(body.messages, services.settings)
+    call = replace(call, is_stored=bool(body.store), is_watched=True)
+    return await _with_messages(call, from_chat(body.messages, services.media))
+
+
+async def _of_responses(call: Call, body: ResponsesRequest, services: Services) -> Call:
+    check_text(body.input, services.settings)
+    earlier: tuple[Message, ...] = ()
+    if body.previous_response_id:
+        earlier = await conversation_of(services, body.previous_response_id, call.owner)
+    answers = await answers_named(services, body.input, call.owner)
+    call = replace(
+        call,
+        is_background=bool(body.background),
+        is_stored=body.store is not False,
+        is_watched=bool(body.stream or not (body.background or body.hybrid.async_ == "auto")),
+        instructions=body.instructions,
+        previous_response_id=body.previous_response_id,
+        echo=body.echo,
+    )
+    return await _with_messages(call, from_responses(body.input, body.instructions, earlier, services.media, answers))
+
+
+def _to_hints(body: Sampling, target: Target) -> Hints:
+    hybrid = body.hybrid
+    return Hints(hybrid.route, target.engine, service_tier=body.service_tier, deadline_ms=hybrid.deadline_ms)
+
+
+async def _with_messages(call: Call, loading: Awaitable[tuple[Message, ...]]) -> Call:
+    """Add the conversation, and how many milliseconds its pictures took; what it fetches is the caller's."""
+    began = time.perf_counter()
+    with fetching_for(call.owner):
+        messages = await loading
+    took_ms = 1000 * (time.perf_counter() - began)
+    await asyncio.sleep(0)  # as when a body is read: a conversation without pictures is built in one go
+    return replace(call, messages=messages, fetch_ms=took_ms)

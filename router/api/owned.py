@@ -1,0 +1,50 @@
+"""What a caller names by its id: found only if it is the caller's own.
+
+In: an id and an owner. Out: the record; a `NotFoundError` says the same whether it is missing or somebody else's.
+"""
+
+from __future__ import annotations
+
+from router.batches.records import StoredFile
+from router.errors import NotFoundError
+from router.jobs.job import Job
+from router.services import Services
+
+
+async def find_response(services: Services, response_id: str, caller: str, *, param: str = "response_id") -> Job:
+    """Return a record of the caller's.
+
+    Raises:
+        NotFoundError: if there is none, it belongs to somebody else, or it was not to be stored and has been answered.
+    """
+    job = await services.store.get(response_id)
+    if job is None or job.spec.owner != caller or (job.is_terminal and not job.is_announced):
+        raise NotFoundError(
+            f"No response with id '{response_id}'.",
+            code="response_not_found",
+            param=param,
+            message_zh=f"没有 id 为 '{response_id}' 的响应。",
+        )
+    return job
+
+
+async def find_file(services: Services, caller: str, file_id: str, *, param: str = "file_id") -> StoredFile:
+    """Return a file of the caller's.
+
+    Raises:
+        NotFoundError: if there is none, or it belongs to somebody else.
+    """
+    found = await services.files.get(caller, file_id)
+    if found is None:
+        raise no_file(file_id, param)
+    return found
+
+
+def no_file(file_id: str, param: str = "file_id") -> NotFoundError:
+    """Make the error of a file that is not there."""
+    return NotFoundError(
+        f"No file with id '{file_id}'.",
+        code="file_not_found",
+        param=param,
+        message_zh=f"没有 id 为 '{file_id}' 的文件。",
+    )
