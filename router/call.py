@@ -30,8 +30,6 @@ class Call:
         hints: what the caller said about routing.
         model: the model name as the caller wrote it.
         strategy: how to merge, if the caller said so.
-        wants_async: answer with the queued object if the route is deep (``hybrid.async: auto``).
-        max_wait_s: how long a chat completion may wait for a job; None takes the server's default.
         is_background: return at once with an object to poll.
         is_stored: the answer can be read again by its id.
         metadata: the caller's own key-value pairs, returned unchanged.
@@ -60,8 +58,6 @@ class Call:
     model: str
     owner: str
     strategy: Strategy | None = None
-    wants_async: bool = False
-    max_wait_s: float | None = None
     is_background: bool = False
     is_stored: bool = True
     metadata: Mapping[str, str] = field(default_factory=dict)
