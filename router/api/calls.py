@@ -15,20 +15,10 @@ from policies.features import Hints
 from router.api.checks import check_format, check_text, webhook_url_of
 from router.api.conversation import from_chat, from_older_shape, from_responses
 from router.api.earlier import answers_named, conversation_of
+from router.api.formats import to_chat_format, to_responses_format
+from router.api.knobs import check_metadata, to_chat_sampling, to_responses_sampling, to_thinking
 from router.api.models import AUTO_MODEL, Target, resolve_model
-from router.api.schemas import (
-    ChatRequest,
-    InferenceRequest,
-    ResponsesRequest,
-    Sampling,
-    VisionRequest,
-    check_metadata,
-    to_chat_format,
-    to_chat_sampling,
-    to_responses_format,
-    to_responses_sampling,
-    to_thinking,
-)
+from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, Sampling, VisionRequest
 from router.call import Call
 from router.fetch import fetching_for
 from router.jobs.schedule import to_priority

@@ -229,7 +229,7 @@ _RESPONSES_ONLY: Final[dict[str, Rule]] = {
 }
 # Known, and the same answer whatever they say; here so that a new field of the API is decided about, not overlooked.
 HARMLESS: Final[dict[str, str]] = {
-    **dict.fromkeys(("thinking", "enable_thinking", "think", "chat_template_kwargs"), "read by `schemas.to_thinking`"),
+    **dict.fromkeys(("thinking", "enable_thinking", "think", "chat_template_kwargs"), "read by `knobs.to_thinking`"),
     "user": "for the caller's own records",
     "safety_identifier": "for the caller's own records",
     "prompt_cache_key": "where a cache is looked in, not what is answered",

@@ -9,7 +9,8 @@ import pytest
 
 from engines.base import GenerationRequest, Message, SamplingParams, TextPart
 from engines.json_schema import ANY_OBJECT, to_schema_text
-from router.api.schemas import ChatRequest, ResponsesRequest, to_chat_format, to_responses_format
+from router.api.formats import to_chat_format, to_responses_format
+from router.api.schemas import ChatRequest, ResponsesRequest
 from router.errors import BadRequestError
 from router.jobs.job import JobSpec
 from router.output_format import OutputFormat, instruction, with_instruction

@@ -13,9 +13,10 @@ from pydantic import Field
 from router.api.checks import webhook_url_of
 from router.api.errors import json_response, wants_chinese
 from router.api.intake import owner, parse, services_of
+from router.api.knobs import check_metadata
 from router.api.owned import find_file
 from router.api.paging import Limit, to_page
-from router.api.schemas import WireModel, check_metadata
+from router.api.schemas import WireModel
 from router.batches.records import MAX_OPEN, MAX_TTL_S, MIN_TTL_S, WINDOW_S, Batch, BatchSpec, new_id
 from router.batches.runner import BatchRunner
 from router.errors import BadRequestError, NotFoundError, QueueUnavailableError

@@ -13,15 +13,9 @@ from pydantic import ValidationError
 
 from router.api import other_fields
 from router.api.errors import to_invalid
-from router.api.schemas import (
-    ChatRequest,
-    ResponsesRequest,
-    to_chat_format,
-    to_chat_sampling,
-    to_responses_format,
-    to_responses_sampling,
-    to_thinking,
-)
+from router.api.formats import to_chat_format, to_responses_format
+from router.api.knobs import to_chat_sampling, to_responses_sampling, to_thinking
+from router.api.schemas import ChatRequest, ResponsesRequest
 from router.errors import BadRequestError
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}

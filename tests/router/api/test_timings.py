@@ -144,7 +144,8 @@ def test_every_field_of_hybrid_is_described_and_so_is_every_option(http: httpx.C
 
 
 def test_the_examples_on_the_page_are_accepted(http: httpx.Client) -> None:
-    from router.api.schemas import ChatRequest, ResponsesRequest, to_chat_format
+    from router.api.formats import to_chat_format
+    from router.api.schemas import ChatRequest, ResponsesRequest
 
     page = http.get("/openapi.json").json()
     for path, model in (("/v1/chat/completions", ChatRequest), ("/v1/responses", ResponsesRequest)):

@@ -1,0 +1,169 @@
+"""What of a request's knobs can be honoured.
+
+In: validated requests. Out: `SamplingParams`, whether GLM thinks, metadata. What we cannot honour is refused by name;
+what changes nothing is accepted and ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engines.base import SamplingParams
+from router.api.formats import to_chat_format, to_responses_format
+from router.api.other_fields import check_others, unsupported
+from router.api.schemas import ChatRequest, Reasoning, ResponsesRequest, Sampling
+from router.errors import BadRequestError
+
+MAX_METADATA = 16
+LOGPROBS = "message.output_text.logprobs"
+_THINKER = "glm-4.6v-flash"
+_NO_TOOLS = "tool calls are not available; leave it out, or send {} 'none' for an answer in words"
+_NO_TOOLS_ZH = "不支持工具调用；请去掉，或将 {} 设为 'none' 以得到文字回答"
+
+
+def to_chat_sampling(request: ChatRequest) -> SamplingParams:
+    """Read a chat request's knobs.
+
+    Raises:
+        BadRequestError: naming the field, for what we cannot honour.
+    """
+    if request.n not in (None, 1):
+        raise unsupported("n", "only one choice per request is generated; send n=1")
+    if request.top_logprobs and not request.logprobs:
+        raise unsupported("top_logprobs", "send logprobs=true with it")
+    if request.functions and request.function_call != "none":
+        raise unsupported("functions", _NO_TOOLS.format("function_call"), _NO_TOOLS_ZH.format("function_call"))
+    _refuse_tools(request)
+    check_others(request.others, is_chat=True, is_greedy=_is_greedy(request))
+    stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
+    if len(stop) > 4:
+        raise unsupported("stop", "at most 4 stop strings are accepted")
+    _, json_schema = to_chat_format(request)
+    if json_schema is not None and any(stop):
+        raise unsupported("stop", "a stop string could cut the JSON in half; leave it out, or response_format")
+    return SamplingParams(
+        max_tokens=request.max_completion_tokens or request.max_tokens,
+        temperature=0.0 if _is_greedy(request) else request.temperature or 0.0,
+        top_p=request.top_p or 1.0,
+        seed=request.seed,
+        stop=tuple(text for text in stop if text),
+        top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        json_schema=json_schema,
+    )
+
+
+def to_responses_sampling(request: ResponsesRequest) -> SamplingParams:
+    """Read a Responses request's knobs.
+
+    Raises:
+        BadRequestError: naming the field, for what we cannot honour.
+    """
+    if request.conversation:
+        raise unsupported("conversation", "send previous_response_id or the whole conversation as input")
+    if request.background and request.store is False:
+        raise unsupported("store", "a background response must be stored; leave store out")
+    _refuse_tools(request)
+    verbosity = {"verbosity": request.text.verbosity} if request.text else {}
+    check_others({**request.others, **verbosity}, is_chat=False, is_greedy=_is_greedy(request))
+    _, json_schema = to_responses_format(request)
+    has_logprobs = request.top_logprobs or LOGPROBS in (request.include or ())
+    return SamplingParams(
+        max_tokens=request.max_output_tokens,
+        temperature=0.0 if _is_greedy(request) else request.temperature or 0.0,
+        top_p=request.top_p or 1.0,
+        seed=request.seed,
+        top_logprobs=(request.top_logprobs or 0) if has_logprobs else None,
+        json_schema=json_schema,
+    )
+
+
+def _is_greedy(request: Sampling) -> bool:
+    """Whether the likeliest token is taken each time: at a temperature of 0, or because there is no other choice."""
+    return not request.temperature or request.top_p == 0 or request.others.get("top_k") == 1
+
+
+def to_thinking(request: Sampling, engine: str | None) -> bool | None:
+    """Say whether GLM is to think before it answers; None leaves it to the policy.
+
+    Every way in which clients of GLM, Qwen, vLLM, Ollama and OpenAI ask for it is read.
+
+    Args:
+        request: of either endpoint.
+        engine: the one whose model the caller named, if it did.
+
+    Raises:
+        BadRequestError: naming the field, if thinking is asked of an engine that has none, or in a way that is unknown.
+    """
+    wishes: dict[str, bool] = {}
+    reasoning = request.reasoning or Reasoning()
+    if reasoning.max_tokens:
+        raise unsupported("reasoning.max_tokens", "send reasoning_effort", "请使用 reasoning_effort")
+    for name, effort in (("reasoning_effort", request.reasoning_effort), ("reasoning.effort", reasoning.effort)):
+        if effort is not None:
+            wishes[name] = effort not in ("none", "minimal")
+    kwargs = request.others.get("chat_template_kwargs") or {}
+    kwargs = kwargs if isinstance(kwargs, dict) else {"": kwargs}
+    flags = {
+        "reasoning.enabled": reasoning.enabled,
+        **{name: request.others.get(name) for name in ("thinking", "enable_thinking", "think")},
+        **{f"chat_template_kwargs.{name}": value for name, value in kwargs.items()},
+    }
+    for name, flag in flags.items():
+        if isinstance(flag, dict):
+            flag = {"enabled": True, "disabled": False}.get(str(flag.get("type")), flag)
+        if flag is None:
+            continue
+        if not isinstance(flag, bool) or name.rpartition(".")[2] not in (
+            "enabled",
+            "thinking",
+            "enable_thinking",
+            "think",
+        ):
+            raise unsupported(name[:64], "send reasoning_effort", "请使用 reasoning_effort")
+        wishes[name] = flag
+    asking = [name for name, wish in wishes.items() if wish]
+    if asking and engine == "owl2":
+        raise unsupported(
+            asking[0],
+            f"mplug-owl2 does not think before it answers; leave it out, or send model '{_THINKER}'",
+            f"mplug-owl2 没有思考过程；请去掉，或使用模型 '{_THINKER}'",
+        )
+    return bool(asking) if wishes else None
+
+
+def _refuse_tools(request: Sampling) -> None:
+    """Refuse tools unless the caller says itself that none is to be called."""
+    choice = request.tool_choice
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        choice = choice.get("mode")
+    if choice not in (None, "none", "auto"):
+        raise unsupported(
+            "tool_choice",
+            "tool calls are not available; leave out 'tool_choice' and 'tools', or send tool_choice 'none' for an "
+            "answer in words",
+            "不支持工具调用；请去掉 'tool_choice' 与 'tools'，或将 tool_choice 设为 'none' 以得到文字回答",
+        )
+    if request.tools and choice != "none":
+        raise unsupported("tools", _NO_TOOLS.format("tool_choice"), _NO_TOOLS_ZH.format("tool_choice"))
+
+
+def check_metadata(metadata: dict[str, Any] | None) -> dict[str, str]:
+    """Bound the caller's pairs as OpenAI does.
+
+    Raises:
+        BadRequestError: if there are too many, or one is too long or no text.
+    """
+    metadata = metadata or {}
+    if len(metadata) > MAX_METADATA:
+        raise unsupported("metadata", f"at most {MAX_METADATA} pairs are accepted")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise BadRequestError(
+                f"Invalid 'metadata.{key[:64]}': Input should be a valid string.",
+                code="invalid_value",
+                param=f"metadata.{key[:64]}",
+                message_zh=f"参数 'metadata.{key[:64]}' 无效：值必须是字符串。",
+            )
+        if len(key) > 64 or len(value) > 512:
+            raise unsupported(f"metadata.{key[:64]}", "keys hold at most 64 characters, values at most 512")
+    return metadata
