@@ -32,13 +32,11 @@ async def to_call(body: ChatRequest | ResponsesRequest, caller: str, services: S
         RouterError: for whatever is wrong with it.
     """
     if isinstance(body, ChatRequest):
-        sampling, (output_format, _), format_param = to_chat_sampling(body), to_chat_format(body), "response_format"
+        format_param, (output_format, json_schema) = "response_format", to_chat_format(body)
+        sampling = to_chat_sampling(body, json_schema)
     else:
-        sampling, (output_format, _), format_param = (
-            to_responses_sampling(body),
-            to_responses_format(body),
-            "text.format",
-        )
+        format_param, (output_format, json_schema) = "text.format", to_responses_format(body)
+        sampling = to_responses_sampling(body, json_schema)
     metadata = check_metadata(body.metadata)
     target = resolve_model(body.model, services.monitor)
     check_format(output_format, target.engine, body.hybrid, format_param)

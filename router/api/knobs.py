@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from engines.base import SamplingParams
-from router.api.formats import to_chat_format, to_responses_format
 from router.api.other_fields import check_others, unsupported
 from router.api.schemas import ChatRequest, Reasoning, ResponsesRequest, Sampling
 from router.errors import BadRequestError
@@ -21,8 +20,12 @@ _NO_TOOLS = "tool calls are not available; leave it out, or send {} 'none' for a
 _NO_TOOLS_ZH = "不支持工具调用；请去掉，或将 {} 设为 'none' 以得到文字回答"
 
 
-def to_chat_sampling(request: ChatRequest) -> SamplingParams:
+def to_chat_sampling(request: ChatRequest, json_schema: str | None) -> SamplingParams:
     """Read a chat request's knobs.
+
+    Args:
+        request: the body.
+        json_schema: what `to_chat_format` read of it.
 
     Raises:
         BadRequestError: naming the field, for what we cannot honour.
@@ -38,7 +41,6 @@ def to_chat_sampling(request: ChatRequest) -> SamplingParams:
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     if len(stop) > 4:
         raise unsupported("stop", "at most 4 stop strings are accepted")
-    _, json_schema = to_chat_format(request)
     if json_schema is not None and any(stop):
         raise unsupported("stop", "a stop string could cut the JSON in half; leave it out, or response_format")
     return SamplingParams(
@@ -52,8 +54,12 @@ def to_chat_sampling(request: ChatRequest) -> SamplingParams:
     )
 
 
-def to_responses_sampling(request: ResponsesRequest) -> SamplingParams:
+def to_responses_sampling(request: ResponsesRequest, json_schema: str | None) -> SamplingParams:
     """Read a Responses request's knobs.
+
+    Args:
+        request: the body.
+        json_schema: what `to_responses_format` read of it.
 
     Raises:
         BadRequestError: naming the field, for what we cannot honour.
@@ -65,7 +71,6 @@ def to_responses_sampling(request: ResponsesRequest) -> SamplingParams:
     _refuse_tools(request)
     verbosity = {"verbosity": request.text.verbosity} if request.text else {}
     check_others({**request.others, **verbosity}, is_chat=False, is_greedy=_is_greedy(request))
-    _, json_schema = to_responses_format(request)
     has_logprobs = request.top_logprobs or LOGPROBS in (request.include or ())
     return SamplingParams(
         max_tokens=request.max_output_tokens,

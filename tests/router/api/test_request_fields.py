@@ -11,6 +11,7 @@ from openai.types.chat import completion_create_params
 from openai.types.responses import response_create_params
 from pydantic import ValidationError
 
+from engines.base import SamplingParams
 from router.api import other_fields
 from router.api.errors import to_invalid
 from router.api.formats import to_chat_format, to_responses_format
@@ -31,9 +32,17 @@ def responses(**fields: Any) -> ResponsesRequest:
     return ResponsesRequest.model_validate_json(json.dumps({"model": "glowl", "input": "hi", **fields}))
 
 
+def chat_sampling(request: ChatRequest) -> SamplingParams:
+    return to_chat_sampling(request, None)
+
+
+def responses_sampling(request: ResponsesRequest) -> SamplingParams:
+    return to_responses_sampling(request, None)
+
+
 def refused_chat(**fields: Any) -> BadRequestError:
     with pytest.raises(BadRequestError) as caught:
-        to_chat_sampling(chat(**fields))
+        chat_sampling(chat(**fields))
     return caught.value
 
 
@@ -139,8 +148,8 @@ def test_every_field_of_openais_api_is_decided_about(model: Any, params: Any, ru
 def test_a_field_that_would_change_the_answer_is_refused_by_name(endpoint: str, name: str, value: Any) -> None:
     def read() -> object:
         if endpoint == "chat":
-            return to_chat_sampling(chat(**{name: value}))
-        return to_responses_sampling(responses(**{name: value}))
+            return chat_sampling(chat(**{name: value}))
+        return responses_sampling(responses(**{name: value}))
 
     with pytest.raises(BadRequestError) as caught:
         read()
@@ -194,21 +203,21 @@ def test_a_field_that_would_change_the_answer_is_refused_by_name(endpoint: str, 
 )
 def test_at_its_neutral_value_or_without_effect_it_is_accepted(name: str, value: Any) -> None:
     for sent in (value, None):
-        to_chat_sampling(chat(**{name: sent}))
-        to_responses_sampling(responses(**{name: sent}))
+        chat_sampling(chat(**{name: sent}))
+        responses_sampling(responses(**{name: sent}))
 
 
 def test_what_chooses_among_likely_tokens_matters_to_sampling_only() -> None:
-    to_chat_sampling(chat(top_k=40, min_p=0.1))
-    to_chat_sampling(chat(top_k=40, temperature=0))
+    chat_sampling(chat(top_k=40, min_p=0.1))
+    chat_sampling(chat(top_k=40, temperature=0))
     assert refused_chat(top_k=40, temperature=0.7).param == "top_k"
     assert refused_chat(min_p=0.1, temperature=0.7).param == "min_p"
 
 
 @pytest.mark.parametrize("fields", [{"top_p": 0}, {"top_k": 1}, {"top_p": 0.0, "top_k": 40}])
 def test_only_the_likeliest_token_to_choose_from_is_greedy(fields: dict[str, Any]) -> None:
-    assert to_chat_sampling(chat(temperature=1.5, **fields)).temperature == 0
-    assert to_responses_sampling(responses(temperature=1.5, **fields)).temperature == 0
+    assert chat_sampling(chat(temperature=1.5, **fields)).temperature == 0
+    assert responses_sampling(responses(temperature=1.5, **fields)).temperature == 0
 
 
 @pytest.mark.parametrize(
@@ -224,15 +233,15 @@ def test_a_field_of_the_other_endpoint_is_refused_in_a_chat(name: str, value: An
 )
 def test_a_field_of_the_other_endpoint_is_refused_in_a_response(name: str, value: Any) -> None:
     with pytest.raises(BadRequestError) as caught:
-        to_responses_sampling(responses(**{name: value}))
+        responses_sampling(responses(**{name: value}))
 
     assert caught.value.param == name
 
 
 def test_tools_are_accepted_where_the_caller_wants_none_called() -> None:
-    to_chat_sampling(chat(tools=[TOOL], tool_choice="none"))
-    to_chat_sampling(chat(functions=[{"name": "f"}], function_call="none"))
-    to_responses_sampling(responses(tools=[TOOL], tool_choice="none"))
+    chat_sampling(chat(tools=[TOOL], tool_choice="none"))
+    chat_sampling(chat(functions=[{"name": "f"}], function_call="none"))
+    responses_sampling(responses(tools=[TOOL], tool_choice="none"))
     assert refused_chat(tools=[TOOL]).param == "tools"
     assert refused_chat(tools=[TOOL], tool_choice="auto").param == "tools"
     assert refused_chat(functions=[{"name": "f"}]).param == "functions"
@@ -245,7 +254,7 @@ def test_tools_are_accepted_where_the_caller_wants_none_called() -> None:
     "name", ["temperature", "top_p", "max_tokens", "n", "stop", "seed", "stream", "hybrid", "tools"]
 )
 def test_null_is_a_field_that_was_not_sent(name: str) -> None:
-    assert to_chat_sampling(chat(**{name: None})) == to_chat_sampling(chat())
+    assert chat_sampling(chat(**{name: None})) == chat_sampling(chat())
 
 
 def test_null_is_a_default_further_in_too() -> None:
