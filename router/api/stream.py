@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from engines.base import TokenLogprob
 from engines.json_forms import to_logprobs
 from engines.json_text import dump_line
 from router.api.objects import Items, item_id, message_item, output_text, reasoning_item, to_response
+from router.api.said import Runs, Said
 from router.call import DraftAs
 from router.errors import EngineFailedError
 from router.jobs.events import replay
@@ -23,23 +23,6 @@ Json = dict[str, Any]
 
 DRAFT: Final = "draft"
 _PHASES: Final = {"draft": "commentary", "final": "final_answer"}
-
-
-@dataclass
-class Said:
-    """What one run of a unit has written so far, or what of it was sent."""
-
-    text: str = ""
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-    def add(self, text: str, logprobs: tuple[TokenLogprob, ...]) -> None:
-        """Take in what came next."""
-        self.text += text
-        self.logprobs += logprobs
-
-    def after(self, sent: Said) -> Said:
-        """Return what is new in a text that begins with what was sent."""
-        return Said(self.text[len(sent.text) :], self.logprobs[len(sent.logprobs) :])
 
 
 @dataclass
@@ -77,7 +60,7 @@ class ResponseStream:
     is_broken: bool = False
     _sequence: int = 0
     _items: list[_Item] = field(default_factory=list)
-    _runs: dict[tuple[str, int], Said] = field(default_factory=dict)
+    _runs: Runs = field(default_factory=Runs)
     _is_running: bool = False
 
     def begin(self) -> list[Json]:
@@ -142,12 +125,10 @@ class ResponseStream:
         return self.job.spec.draft_as != "none" and all(item.kind == "draft" for item in self._items)
 
     def _write(self, event: Event, kind: Literal["draft", "final"]) -> list[Json]:
-        said = self._runs.setdefault((event.unit, event.epoch), Said())
-        said.add(event.text, event.logprobs)
+        said = self._runs.add(event)
         out: list[Json] = []
         item = self._open_item(kind)
-        sent = item.said.text if item else ""
-        if item is not None and not (said.text.startswith(sent) or sent.startswith(said.text)):
+        if item is not None and said.differs_from(item.said):
             out.extend(self._close(kind, "incomplete"))
             if kind == "final" and self._break_off(out):
                 return out
@@ -157,8 +138,9 @@ class ResponseStream:
                 out.extend(self._close("draft", "incomplete"))
             item, out_opened = self._open(kind)
             out.extend(out_opened)
-        if len(said.text) > len(item.said.text):
-            out.append(self._delta(item, said.after(item.said)))
+        rest = said.after(item.said)
+        if rest.text:
+            out.append(self._delta(item, rest))
         return out
 
     def _break_off(self, out: list[Json]) -> bool:

@@ -21,8 +21,9 @@ from router.api.hangups import PING_S, with_pings
 from router.api.intake import owner, parse, services_of
 from router.api.objects import to_chunk, to_hybrid, to_route_headers
 from router.api.owned_stream import OwnedStream
+from router.api.said import Runs, Said
 from router.api.schemas import ChatRequest
-from router.api.stream import DRAFT, SSE_DONE, SSE_HEADERS, SSE_PING, Said, answer_restarted, draft_title, sse
+from router.api.stream import DRAFT, SSE_DONE, SSE_HEADERS, SSE_PING, answer_restarted, draft_title, sse
 from router.api.waiting import Wait, announce, answer, load, shown, timed_out
 from router.direct import as_accepted
 from router.dispatch import Running
@@ -64,20 +65,19 @@ class _Draft:
 
     def __init__(self, spec: JobSpec) -> None:
         self._spec = spec
-        self._runs: dict[int, Said] = {}
+        self._runs = Runs()
         self._sent: Said | None = None
 
     def write(self, event: Event) -> list[dict[str, Any]]:
         """Return the fields of the chunks that a piece of the draft amounts to."""
-        said = self._runs.setdefault(event.epoch, Said())
-        said.add(event.text, ())
+        said = self._runs.add(event)
         text = ""
         if self._sent is None:
             self._sent, text = Said(), draft_title(self._spec) if self._spec.draft_as == "reasoning" else ""
-        elif not (said.text.startswith(self._sent.text) or self._sent.text.startswith(said.text)):
+        elif said.differs_from(self._sent):
             self._sent, text = Said(), "\n\n"  # begun again in other words
         rest = said.after(self._sent)
-        self._sent.add(rest.text, ())
+        self._sent.add(rest.text, rest.logprobs)
         if not rest.text:
             return []
         if self._spec.draft_as == "reasoning":
@@ -98,7 +98,7 @@ async def _stream(
         model = model_with(info.model_id, job.spec.adapter if engine == "glm" else "")
     wait = Wait(wait_s, running.began_at)
     sent = Said()
-    runs: dict[int, Said] = {}
+    runs = Runs()
     draft = _Draft(job.spec)
 
     def chunk(**fields: Any) -> bytes:
@@ -117,11 +117,9 @@ async def _stream(
                     for fields in draft.write(event):
                         yield chunk(**fields)
                 elif event.kind == "delta" and event.unit == job.spec.final_unit:
-                    said = runs.setdefault(event.epoch, Said())
-                    said.add(event.text, event.logprobs)
-                    # A run that was started again repeats itself; only what is new goes out.
-                    if said.text.startswith(sent.text) and len(said.text) > len(sent.text):
-                        rest = said.after(sent)
+                    said = runs.add(event)
+                    rest = said.after(sent)
+                    if rest.text and not said.differs_from(sent):
                         yield chunk(delta={"content": rest.text}, logprobs=rest.logprobs)
                         sent.add(rest.text, rest.logprobs)
                 if running.is_queued and not sent.text and wait.wants_look(event):
