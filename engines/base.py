@@ -18,6 +18,7 @@ Errors::
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -274,6 +275,37 @@ class HasTrouble(Protocol):
 
     def trouble(self) -> str:
         """Say why the next request would not be served at normal speed; empty if it would."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallerWait:
+    """What of one caller's waits for a place in the batch.
+
+    Attributes:
+        caller: whose it is, as a hash: the engine server tells it to others.
+        num_waiting: how many requests.
+        oldest_s: how long the oldest has been waiting, seconds.
+        turn_s: how long the caller has been waiting for this turn, seconds; callers take turns.
+    """
+
+    caller: str
+    num_waiting: int
+    oldest_s: float
+    turn_s: float
+
+
+def hash_caller(caller: str) -> str:
+    """Return what stands for a caller in a `CallerWait`."""
+    return hashlib.sha256(caller.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+@runtime_checkable
+class HasWaiting(Protocol):
+    """An engine that can say who waits for it."""
+
+    def waiting(self) -> tuple[CallerWait, ...]:
+        """Say who waits for a place in the batch; empty if nobody does."""
         ...
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
-from engines.base import EngineError, EngineInfo
+from engines.base import EngineError, EngineInfo, hash_caller
 from engines.http.balancer import BackendStatus, BalancedClient, RemoteEngine
 from policies.decision import EngineHealth, Health
 from router.leftovers import Leftovers, end_tasks
@@ -82,6 +82,28 @@ class EngineMonitor:
         """
         known = model_id.strip().lower()
         return next((name for name, info in self._infos.items() if info.model_id.lower() == known), None)
+
+    def waiting_s(self, name: str, owner: str) -> float:
+        """How long the wait is that an owner's next request would join at an engine, seconds.
+
+        Of several servers, at the one with the shortest: the balancer finds it. A server that does not say counts as
+        one at which nobody waits.
+        """
+        engine, caller = self._engines.get(name), hash_caller(owner)
+        if engine is None:
+            return 0.0
+        return min(
+            (
+                max((each.oldest_s if each.caller == caller else each.turn_s for each in waiting), default=0.0)
+                for waiting in engine.waiting()
+            ),
+            default=0.0,
+        )
+
+    def num_waiting(self, name: str) -> int:
+        """How many requests wait at an engine, as far as its servers say."""
+        engine = self._engines.get(name)
+        return 0 if engine is None else sum(each.num_waiting for waiting in engine.waiting() for each in waiting)
 
     def backends(self) -> dict[str, tuple[BackendStatus, ...]]:
         """What is known of each server of those engines that have several."""

@@ -112,6 +112,7 @@ class OverloadWatch:
             if backlog is not None:
                 found[engine] = {
                     "num_waiting": backlog.depth,
+                    "num_waiting_at_engine": self._monitor.num_waiting(engine),
                     "queue_age_s": round(backlog.oldest_s, 1),
                     "overloaded": any(way.engine == engine for way, _ in self._over),
                 }
@@ -137,9 +138,11 @@ class OverloadWatch:
         )
 
     def _age_s(self, way: _Way, owner: str, priority: Priority = "normal") -> float:
-        if not way.is_queued:
-            return 0.0
-        return self._known().of.get(queue_of(way.engine), Backlog()).age_for(owner, priority)
+        """How long the wait is that an owner's next request would join: in the queue, and then at the engine."""
+        age_s = self._monitor.waiting_s(way.engine, owner)
+        if way.is_queued:
+            age_s += self._known().of.get(queue_of(way.engine), Backlog()).age_for(owner, priority)
+        return age_s
 
     def _found_over(self) -> list[tuple[_Way, str]]:
         limits, found = self._limits(), []

@@ -27,6 +27,7 @@ from tokenizers import Tokenizer
 
 from engines.adapter_names import check_adapter
 from engines.base import (
+    CallerWait,
     Delta,
     EngineInfo,
     EngineOptions,
@@ -183,6 +184,10 @@ class GlmEngine:
     def trouble(self) -> str:
         """See `engines.base.HasTrouble`."""
         return self._pictures.trouble()
+
+    def waiting(self) -> tuple[CallerWait, ...]:
+        """See `engines.base.HasWaiting`."""
+        return () if self._scheduler is None else self._scheduler.waiting()
 
     @property
     def health(self) -> dict[str, str]:

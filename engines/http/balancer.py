@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from engines.base import (
+    CallerWait,
     Delta,
     EngineError,
     EngineInfo,
@@ -57,6 +58,10 @@ class Server(Protocol):
 
     async def probe(self) -> tuple[Readiness, str]:
         """Whether the next request would be served, and if not, why."""
+        ...
+
+    def waiting(self) -> tuple[tuple[CallerWait, ...], ...]:
+        """What the last probe said of who waits there."""
         ...
 
     async def start(self) -> None:
@@ -274,6 +279,12 @@ class BalancedClient:
         return tuple(
             BackendStatus(backend.client.url, backend.circuit != "open", backend.reason, backend.num_outstanding)
             for backend in self._backends
+        )
+
+    def waiting(self) -> tuple[tuple[CallerWait, ...], ...]:
+        """What the last probes said of who waits, for each server that takes requests."""
+        return tuple(
+            found for backend in self._backends if backend.circuit != "open" for found in backend.client.waiting()
         )
 
     async def start(self) -> None:

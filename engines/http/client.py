@@ -22,6 +22,7 @@ import orjson
 
 from engines.adapter_names import UnknownAdapterError, describe_unknown, model_with
 from engines.base import (
+    CallerWait,
     ContextLengthError,
     Delta,
     EngineError,
@@ -112,6 +113,7 @@ class EngineClient:
         self._unknown_fields: frozenset[str] = frozenset()
         self._probe_path: str | None = None
         self._listed: tuple[float, Readiness, str] | None = None
+        self._waiting: tuple[CallerWait, ...] = ()
         self._session: aiohttp.ClientSession | None = None
         self._is_closed = False
 
@@ -147,6 +149,7 @@ class EngineClient:
         if self._listed is not None and time.monotonic() < self._listed[0]:
             return self._listed[1:]
         self._listed = None
+        self._waiting = ()
         status, body = 404, b""
         try:
             for path in (self._probe_path,) if self._probe_path else _PROBE_PATHS:
@@ -160,12 +163,17 @@ class EngineClient:
         except EngineUnavailableError as error:
             return "waiting", error.for_operators
         if status == 200:
+            self._waiting = _to_waiting(body)
             return "ready", ""
         try:
             reason = str(orjson.loads(body)["reason"])
         except (ValueError, KeyError, TypeError):
             reason = f"the readiness probe answered {status}"
         return "failed" if status == 500 else "waiting", reason
+
+    def waiting(self) -> tuple[tuple[CallerWait, ...], ...]:
+        """What the last probe said of who waits there, for the one server; nobody where servers do not say."""
+        return (self._waiting,)
 
     async def start(self) -> None:
         """Wait until the server is ready.
@@ -584,3 +592,14 @@ def _check_json(text: str) -> None:
 
 def _describe(error: Exception) -> str:
     return str(error) or type(error).__name__
+
+
+def _to_waiting(body: bytes) -> tuple[CallerWait, ...]:
+    """Read who waits from the answer of a readiness probe; a server of another make says something else, or nothing."""
+    try:
+        return tuple(
+            CallerWait(str(each["caller"]), int(each["num_waiting"]), float(each["oldest_s"]), float(each["turn_s"]))
+            for each in orjson.loads(body)["waiting"]
+        )
+    except (ValueError, KeyError, TypeError):
+        return ()

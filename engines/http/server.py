@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -50,6 +50,7 @@ from engines.base import (
     GenerationFailedError,
     GenerationRequest,
     HasTrouble,
+    HasWaiting,
     generate,
 )
 from engines.http import answers, errors, models, requests
@@ -151,7 +152,10 @@ def _create_app(host: EngineHost) -> Starlette:
         if host.state == "ready" and isinstance(host.engine, HasTrouble) and (trouble := host.engine.trouble()):
             return _json({"status": "stuck", "reason": trouble}, 503)
         status_code = {"ready": 200, "failed": 500}.get(host.state, 503)
-        return _json({"status": host.state, "reason": host.reason}, status_code)
+        body: dict[str, object] = {"status": host.state, "reason": host.reason}
+        if host.state == "ready" and isinstance(host.engine, HasWaiting):
+            body["waiting"] = [asdict(each) for each in host.engine.waiting()]
+        return _json(body, status_code)
 
     async def list_models(_request: Request) -> Response:
         return Response(models.to_models(host.require_ready(), created), media_type="application/json")

@@ -21,6 +21,7 @@ from PIL import Image
 from transformers.utils import is_flash_attn_2_available
 
 from engines.base import (
+    CallerWait,
     Delta,
     Engine,
     EngineInfo,
@@ -184,6 +185,10 @@ class Owl2Engine:
     def trouble(self) -> str:
         """See `engines.base.HasTrouble`."""
         return self._pictures.trouble()
+
+    def waiting(self) -> tuple[CallerWait, ...]:
+        """See `engines.base.HasWaiting`."""
+        return () if self._scheduler is None else self._scheduler.waiting()
 
     def _get_loaded(self) -> LoadedCheckpoint:
         if self._loaded is None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -17,11 +18,13 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from engines.base import (
+    CallerWait,
     Delta,
     EngineError,
     EngineOverloadedError,
     EngineUnavailableError,
     GenerationFailedError,
+    hash_caller,
 )
 
 T = TypeVar("T")
@@ -122,6 +125,7 @@ class _Entry(Generic[Job, Row]):
     job: Job
     sink: Sink
     caller: str
+    since: float
     row: Row | None = None
     num_chunks: int = 0
 
@@ -176,10 +180,21 @@ class ContinuousBatch(Generic[Job, Row]):
     Args:
         runner: does the work.
         limits: how many requests at a time.
+        clock: seconds that never go back.
     """
 
-    def __init__(self, runner: BatchRunner[Job, Row], limits: BatchLimits) -> None:
+    def __init__(
+        self,
+        runner: BatchRunner[Job, Row],
+        limits: BatchLimits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limits = limits
+        self._clock = clock
+        self._turned_at: dict[str, float] = {}
+        # By caller: how many wait, since when the oldest does, since when for this turn. Replaced as a whole, so that
+        # other threads may read it.
+        self._waits: dict[str, tuple[int, float, float]] = {}
         self._runner = runner
         self._line: _FairLine[_Entry[Job, Row]] = _FairLine()
         self._reading: deque[_Entry[Job, Row]] = deque()
@@ -202,12 +217,22 @@ class ContinuousBatch(Generic[Job, Row]):
 
     def submit(self, job: Job, sink: Sink, caller: str = "") -> None:
         """Put a request in line."""
-        self._line.push(_Entry(job, sink, caller))
+        self._line.push(_Entry(job, sink, caller, self._clock()))
+        self._note_waits()
+
+    def waiting(self) -> tuple[CallerWait, ...]:
+        """Say who waits; may be asked for from any thread."""
+        now = self._clock()
+        return tuple(
+            CallerWait(hash_caller(caller), number, now - oldest_at, now - turn_at)
+            for caller, (number, oldest_at, turn_at) in self._waits.items()
+        )
 
     def step(self) -> None:
         """Forget who left, admit who fits, read some prompt, and choose one token for every row that is ready."""
         self._forget_cancelled()
         self._admit()
+        self._note_waits()
         self._prefill()
         self._forget_cancelled()  # a chunk takes a while; no decode step is spent on who left meanwhile
         self._decode()
@@ -234,8 +259,21 @@ class ContinuousBatch(Generic[Job, Row]):
                 self._end(entry, error)
                 continue
             self._line.pop()
+            self._turned_at[entry.caller] = self._clock()
             entry.row = row
             self._reading.append(entry)
+
+    def _note_waits(self) -> None:
+        if not self._line and not self._waits:
+            return
+        waits: dict[str, tuple[int, float, float]] = {}
+        for entry in self._line:
+            turn_at = max(entry.since, self._turned_at.get(entry.caller, 0.0))
+            number, oldest_at, turn_at = waits.get(entry.caller, (0, entry.since, turn_at))
+            waits[entry.caller] = (number + 1, oldest_at, turn_at)
+        # Whoever has nothing waiting begins anew.
+        self._turned_at = {caller: at for caller, at in self._turned_at.items() if caller in waits}
+        self._waits = waits
 
     def _prefill(self) -> None:
         num_left = self.limits.prefill_tokens
@@ -502,6 +540,10 @@ class Scheduler(Generic[Job, Row]):
     def num_waiting(self) -> int:
         """Requests that are being prepared or wait in line; those whose caller has left are not counted."""
         return max(0, self._num_wanted - self.num_running)
+
+    def waiting(self) -> tuple[CallerWait, ...]:
+        """Say who waits for a row; requests that are being prepared do not wait yet."""
+        return () if self._batch is None else self._batch.waiting()
 
     def _check_open(self) -> None:
         if self._closing.is_set():

@@ -27,6 +27,15 @@ class Monitor:
     def health(self) -> Health:
         return Health({"glm": EngineHealth(), "owl2": EngineHealth()})
 
+    def __init__(self) -> None:
+        self.waits = {"glm": 0.0, "owl2": 0.0}
+
+    def waiting_s(self, name: str, owner: str) -> float:
+        return self.waits[name]
+
+    def num_waiting(self, name: str) -> int:
+        return int(self.waits[name])
+
     def info(self, name: str) -> EngineInfo:
         return EngineInfo(name, name, "echo", 9, 2)
 
@@ -39,7 +48,8 @@ class Bench:
         self.lines: dict[str, tuple[Line, ...]] = {}
         self.is_away = False
         self.limits = QueueLimits(glm=60, owl2=300)
-        self.watch = OverloadWatch(cast("Any", Monitor()), self.read, lambda: self.limits, clock=lambda: self.now)
+        self.monitor = Monitor()
+        self.watch = OverloadWatch(cast("Any", self.monitor), self.read, lambda: self.limits, clock=lambda: self.now)
 
     async def read(self) -> Backlogs:
         if self.is_away:
@@ -78,7 +88,9 @@ async def test_the_age_of_a_queue_is_its_engines(bench: Bench) -> None:
     assert bench.of("owl2") == EngineHealth(queue_age_s=301.2, was_overloaded=True)
     assert bench.of("glm") == EngineHealth()
     assert bench.watch.health(CALL).estimated_deep_ms == 20_000
-    assert bench.watch.status() == {"owl2": {"num_waiting": 1, "queue_age_s": 301.2, "overloaded": True}}
+    assert bench.watch.status() == {
+        "owl2": {"num_waiting": 1, "num_waiting_at_engine": 0, "queue_age_s": 301.2, "overloaded": True}
+    }
 
 
 async def test_an_overload_is_remembered_down_to_half_of_the_limit_and_no_longer(bench: Bench) -> None:
@@ -135,6 +147,23 @@ async def test_an_owners_own_long_line_is_old_for_it_alone(bench: Bench) -> None
 
     assert bench.of("owl2") == EngineHealth(queue_age_s=400, was_overloaded=True)
     assert bench.of("owl2", replace(CALL, owner="bob")) == EngineHealth(queue_age_s=8)
+
+
+async def test_who_waits_at_an_engine_comes_on_top_of_who_waits_for_a_worker(bench: Bench) -> None:
+    bench.monitor.waits = {"glm": 61.0, "owl2": 40.0}
+    await bench.look(glm=10, owl2=200)
+
+    assert bench.of("glm") == EngineHealth(queue_age_s=61, was_overloaded=True)
+    assert bench.of("glm", replace(CALL, is_background=True)).queue_age_s == 71
+    assert bench.of("owl2") == EngineHealth(queue_age_s=240)
+
+
+async def test_glm_is_known_to_be_overloaded_while_redis_is_away(bench: Bench) -> None:
+    bench.is_away, bench.monitor.waits = True, {"glm": 61.0, "owl2": 0.0}
+    with pytest.raises(QueueUnavailableError):
+        await bench.watch.look()
+
+    assert bench.of("glm") == EngineHealth(queue_age_s=61, was_overloaded=True)
 
 
 async def test_without_a_limit_nothing_is_overloaded(bench: Bench) -> None:

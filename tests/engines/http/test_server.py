@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from engines.base import (
+    CallerWait,
     Delta,
     EngineOptions,
     EngineOverloadedError,
@@ -28,10 +29,13 @@ from engines.base import (
     GenerationFailedError,
     GenerationRequest,
     InvalidRequestError,
+    hash_caller,
 )
 from engines.echo import EchoEngine
 from engines.http import server
-from engines.http.client import EngineClient
+from engines.http.balancer import BalancedClient
+from engines.http.client import EngineClient, _to_waiting
+from router.health import EngineMonitor
 from router.settings import DEFAULT_GLM_PORT, DEFAULT_OWL2_PORT
 
 CHAT = "/v1/chat/completions"
@@ -155,6 +159,43 @@ async def test_an_engine_that_does_not_get_on_is_not_ready_but_lives(open_http):
     engine.reason = ""
     assert await client.is_ready()
     await client.aclose()
+
+
+async def test_who_waits_for_an_engine_is_told_with_its_readiness(open_http):
+    class Busy(EchoEngine):
+        waits = (CallerWait(hash_caller("ann"), 3, 61.5, 2.5),)
+
+        def waiting(self) -> tuple[CallerWait, ...]:
+            return self.waits
+
+    engine = Busy("glm")
+    http = await open_http(engine)
+    client = EngineClient(str(http.base_url), timeout_s=10.0)
+    assert client.waiting() == ((),)
+
+    assert await client.is_ready()
+    assert client.waiting() == (engine.waits,)
+    balanced = BalancedClient([client])
+    assert balanced.waiting() == (engine.waits,)
+    monitor = EngineMonitor({"glm": balanced})
+    assert (monitor.waiting_s("glm", "ann"), monitor.waiting_s("glm", "bob"), monitor.num_waiting("glm")) == (
+        61.5,
+        2.5,
+        3,
+    )
+    assert monitor.waiting_s("owl2", "ann") == 0.0
+
+    engine.waits = ()
+    assert await client.is_ready()
+    assert client.waiting() == ((),)
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"ok", b"[]", b"{}", b'{"waiting": 3}', b'{"waiting": [{"caller": "x"}]}', b'{"waiting": [null]}']
+)
+def test_a_server_that_says_nothing_of_who_waits_has_nobody_waiting(body):
+    assert _to_waiting(body) == ()
 
 
 async def test_the_model_list_describes_the_engine(http):

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import (
+    CallerWait,
     Delta,
     EngineError,
     EngineOverloadedError,
     EngineUnavailableError,
     GenerationFailedError,
     InvalidRequestError,
+    hash_caller,
 )
 from engines.runtime.batching import BatchLimits, ContinuousBatch, Scheduler
 
@@ -119,11 +121,13 @@ class FakeSink:
 
 
 class Stage:
-    """A batch over a fake runner, and the sinks of what was submitted."""
+    """A batch over a fake runner, with a clock of the test's own, and the sinks of what was submitted."""
 
     def __init__(self, max_rows: int = 4, max_tokens: int = 1000, prefill_tokens: int = 10) -> None:
         self.runner = FakeRunner()
-        self.batch = ContinuousBatch[FakeJob, FakeRow](self.runner, BatchLimits(max_rows, max_tokens, prefill_tokens))
+        self.now = 100.0
+        limits = BatchLimits(max_rows, max_tokens, prefill_tokens)
+        self.batch = ContinuousBatch[FakeJob, FakeRow](self.runner, limits, clock=lambda: self.now)
         self.sinks: dict[str, FakeSink] = {}
 
     def submit(self, name: str, prompt: int = 1, answer: int = 3, caller: str = "") -> FakeSink:
@@ -475,6 +479,37 @@ class Gate:
 
     async def wait_reached(self) -> None:
         assert await asyncio.to_thread(self.reached.wait, 10)
+
+
+def test_who_waits_for_a_row_is_said_by_caller_and_for_how_long() -> None:
+    # Given one row, and requests of two callers
+    stage = Stage(max_rows=1)
+    for name, caller in (("a1", "ann"), ("a2", "ann"), ("b1", "bob"), ("a3", "ann")):
+        stage.submit(name, answer=2, caller=caller)
+        stage.now += 10
+
+    # Then all wait until there is a step
+    ann, bob = hash_caller("ann"), hash_caller("bob")
+    assert stage.batch.waiting() == (CallerWait(ann, 3, 40.0, 40.0), CallerWait(bob, 1, 20.0, 20.0))
+
+    # When the first has its row, ann's others begin to wait for her next turn
+    stage.batch.step()
+    stage.now += 5
+    assert stage.batch.waiting() == (CallerWait(bob, 1, 25.0, 25.0), CallerWait(ann, 2, 35.0, 5.0))
+
+    # and one whose caller has left does not wait
+    stage.sinks["b1"].is_cancelled = True
+    stage.batch.step()
+    assert [each.caller for each in stage.batch.waiting()] == [ann]
+    stage.run()
+    assert stage.batch.waiting() == ()
+
+    # A turn of long ago is no reason for the next wait to be short
+    stage.now += 500
+    stage.submit("a4", caller="ann")
+    stage.now += 7
+    assert stage.batch.waiting() == (CallerWait(ann, 1, 7.0, 7.0),)
+    stage.run()
 
 
 @pytest.fixture
