@@ -18,6 +18,7 @@ from engines.base import SamplingParams, TokenLogprob, Usage
 from engines.echo import EchoEngine
 from router.api.objects import MAX_POLL_MS, MIN_POLL_MS, item_id, to_poll_headers
 from router.call import DraftAs
+from router.direct import DirectAnswer
 from router.jobs.job import FinalAnswer, Job, UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
@@ -48,7 +49,7 @@ STEPS = st.lists(
 async def run_job(redis_url: str, steps: list[Step], *, has_logprobs: bool, draft_as: DraftAs = "message") -> str:
     """Write the record that such a run of a job leaves behind."""
     redis = Redis.from_url(redis_url)
-    store = JobStore(redis, max_failures=100)
+    store = JobStore(redis, max_attempts=100)
     spec = make_spec(sampling=SamplingParams(top_logprobs=0 if has_logprobs else None), draft_as=draft_as)
     await store.create(spec)
     epochs = {branch.name: await store.claim(spec.id, branch.name) or 0 for branch in PAIR}
@@ -208,11 +209,10 @@ def test_the_id_that_a_stream_announced_is_found_after_hanging_up(
 def test_what_goes_wrong_in_a_stream_is_said_in_the_callers_language(
     api: AppServer, monkeypatch: pytest.MonkeyPatch, http: httpx.Client, language: str, said: str
 ) -> None:
-    async def keep(_call: Any, _job: Job) -> None:
+    async def keep(*_arguments: Any) -> None:
         raise KeyError("not foreseen")
 
-    services = api._app.state.services
-    monkeypatch.setattr(services.dispatcher, "_keep", keep)
+    monkeypatch.setattr(DirectAnswer, "_keep", keep)
     headers = {"Accept-Language": language}
     body = {"model": "glowl", "store": True, "stream": True, "messages": [{"role": "user", "content": "你好"}]}
 
