@@ -120,21 +120,7 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
         boxes=answer.boxes,
     )
     final = _with_agreement(final, agreement)
-    for branch in job.spec.branches:
-        if branch.name not in answers:
-            error = results[branch.name].error or {}
-            code, message = error.get("code", "unknown"), error.get("message", "unknown error")
-            final = _noted(
-                final,
-                f"{branch.engine} gave no answer ({code}): {message}",
-                f"{branch.engine} 没有给出回答（{code}）：{error.get('message_zh', message)}",
-            )
-        elif answers[branch.name].finish_reason != "stop" and any(a.finish_reason == "stop" for a in answers.values()):
-            final = _noted(
-                final,
-                f"{branch.engine}'s answer was cut ({answers[branch.name].finish_reason}), another one is complete",
-                f"{branch.engine} 的回答被截断（{answers[branch.name].finish_reason}），另一份回答是完整的",
-            )
+    final = _with_missing(job, final, answers, results)
     if has_schema and engine == "owl2":
         if answer.json_state:
             return _by_field(job, final, answer, by_glm, results)
@@ -151,6 +137,28 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
         return ComposeRequest(
             prompt, final, draft="" if are_comparable else by_glm.text, question=question, agreement=agreement
         )
+    return final
+
+
+def _with_missing(
+    job: Job, final: FinalAnswer, answers: Mapping[str, UnitResult], results: Mapping[str, UnitResult]
+) -> FinalAnswer:
+    """Name the branches without an answer, and those whose answer was cut where another one is whole."""
+    for branch in job.spec.branches:
+        if branch.name not in answers:
+            error = results[branch.name].error or {}
+            code, message = error.get("code", "unknown"), error.get("message", "unknown error")
+            final = _noted(
+                final,
+                f"{branch.engine} gave no answer ({code}): {message}",
+                f"{branch.engine} 没有给出回答（{code}）：{error.get('message_zh', message)}",
+            )
+        elif answers[branch.name].finish_reason != "stop" and any(a.finish_reason == "stop" for a in answers.values()):
+            final = _noted(
+                final,
+                f"{branch.engine}'s answer was cut ({answers[branch.name].finish_reason}), another one is complete",
+                f"{branch.engine} 的回答被截断（{answers[branch.name].finish_reason}），另一份回答是完整的",
+            )
     return final
 
 
