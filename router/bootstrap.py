@@ -180,7 +180,7 @@ def make_store(settings: Settings, redis: Redis, reads: Redis | None = None) -> 
         redis,
         reads=reads,
         lease_s=settings.lease_s,
-        max_failures=settings.max_attempts,
+        max_attempts=settings.max_attempts,
         job_ttl_s=settings.job_ttl_s,
         blob_ttl_s=settings.blob_ttl_s,
         expires_s=settings.job_expires_s,

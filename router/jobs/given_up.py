@@ -24,12 +24,12 @@ NOT_AWAITED: Final = UnitResult(
 LOST_MERGE: Final = {"code": "server_error", "message": "the merge could not be finished"}
 
 
-def lost_result(max_failures: int) -> UnitResult:
+def lost_result(max_attempts: int) -> UnitResult:
     """Return what a branch ends with whose workers were lost too often."""
     return UnitResult(
         error={
             "code": "worker_lost",
-            "message": f"the worker was lost {max_failures} times while this branch ran",
+            "message": f"the worker was lost {max_attempts} times while this branch ran",
             "param": None,
             "status": 500,
             "retryable": True,

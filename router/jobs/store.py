@@ -93,7 +93,7 @@ class JobStore:
         redis: an asyncio client that returns bytes.
         reads: another, for what only reads, which may be given up sooner; None for the same.
         lease_s: how long a claimed unit may be silent.
-        max_failures: runs of a unit that may fail before it is given up.
+        max_attempts: runs of a unit that may fail before it is given up (`GLOWL_MAX_ATTEMPTS`).
         job_ttl_s: how long a finished job can be read; `UNSTORED_TTL_S` if it is not to be stored.
         blob_ttl_s: how long a picture is kept after its last job has ended, if that job can be read for so long.
         expires_s: a job that has not ended so long after it was accepted is ended with what there is.
@@ -115,7 +115,7 @@ class JobStore:
         *,
         reads: Redis | None = None,
         lease_s: float = 5.0,
-        max_failures: int = 3,
+        max_attempts: int = 3,
         job_ttl_s: int = 7 * 24 * 3600,
         blob_ttl_s: int = 24 * 3600,
         expires_s: int = 24 * 3600,
@@ -131,7 +131,7 @@ class JobStore:
         self._reads = reads or redis
         self._room = room
         self.lease_s = lease_s
-        self.max_failures = max_failures
+        self.max_attempts = max_attempts
         self._job_ttl_s = job_ttl_s
         self._blob_ttl_s = blob_ttl_s
         self._expires_s = expires_s
@@ -382,7 +382,7 @@ class JobStore:
             why=why,
             delay_s=delay_s,
             max_delay_s=delay_s if max_delay_s is None else max_delay_s,
-            max_failures=self.max_failures,
+            max_attempts=self.max_attempts,
             engine_patience_s=self._engine_patience_s,
         )
         return outcome != b"given up"
@@ -492,9 +492,9 @@ class JobStore:
         """
         tickets, overdue = await self._run(
             JobScript.REAP,
-            max_failures=self.max_failures,
+            max_attempts=self.max_attempts,
             max_reaped=_REAP_BATCH,
-            lost_branch=orjson.dumps(lost_result(self.max_failures).to_dict()),
+            lost_branch=orjson.dumps(lost_result(self.max_attempts).to_dict()),
             lost_merge=orjson.dumps(LOST_MERGE),
             not_awaited=orjson.dumps(NOT_AWAITED.to_dict()),
             down_queues=",".join(sorted(down)),

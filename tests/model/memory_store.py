@@ -108,7 +108,7 @@ class MemoryJobStore:
     Args:
         clock: unix seconds.
         lease_s: as `JobStore` has it, and so are all others.
-        max_failures: likewise.
+        max_attempts: likewise.
         job_ttl_s: likewise.
         blob_ttl_s: likewise.
         expires_s: likewise.
@@ -123,7 +123,7 @@ class MemoryJobStore:
         clock: Callable[[], float],
         *,
         lease_s: float = 5.0,
-        max_failures: int = 3,
+        max_attempts: int = 3,
         job_ttl_s: int = 7 * 24 * 3600,
         blob_ttl_s: int = 24 * 3600,
         expires_s: int = 24 * 3600,
@@ -134,7 +134,7 @@ class MemoryJobStore:
         engine_patience_s: float = 300.0,
     ) -> None:
         self.lease_s = lease_s
-        self.max_failures = max_failures
+        self.max_attempts = max_attempts
         self._clock = clock
         self._job_ttl_s = job_ttl_s
         self._blob_ttl_s = blob_ttl_s
@@ -318,7 +318,7 @@ class MemoryJobStore:
         if why == "failure":
             run.failures += 1
             times = run.failures
-            if run.failures >= self.max_failures:
+            if run.failures >= self.max_attempts:
                 return False
         elif why != "handed back":
             run.waits += 1
@@ -407,13 +407,13 @@ class MemoryJobStore:
             record = self._jobs[job_id]
             self._drop(record, unit)
             record.units[unit].failures += 1
-            if record.units[unit].failures < self.max_failures:
+            if record.units[unit].failures < self.max_attempts:
                 tell(self._line_up(record, unit))
                 self._tell(record, Event("requeued", unit, record.units[unit].epoch))
             elif unit == MERGE:
                 record.units[MERGE].state, record.error = "failed", LOST_MERGE
                 self._finish_job(record, "failed")
-            elif self._finish_branch(record, unit, "failed", lost_result(self.max_failures)):
+            elif self._finish_branch(record, unit, "failed", lost_result(self.max_attempts)):
                 tell(record.units[MERGE].queue)
         for job_id, unit in _due(self._delayed, now):
             tell(self._line_up(self._jobs[job_id], unit))

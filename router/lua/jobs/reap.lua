@@ -2,9 +2,9 @@
 -- In: lost_branch, lost_merge, not_awaited: JSON of how these end. down_queues: of engines that are down, with commas.
 -- Out: {{queue, units queued, ...}, {id, 'deadline' | 'expired', ...}}.
 --@include branches
-local now, max_failures, max_reaped, lost_branch, lost_merge, not_awaited, down_queues = unpack(ARGV)
+local now, max_attempts, max_reaped, lost_branch, lost_merge, not_awaited, down_queues = unpack(ARGV)
 now = clock(now)
-local most, batch = tonumber(max_failures), tonumber(max_reaped)
+local most, batch = tonumber(max_attempts), tonumber(max_reaped)
 local lined_up, overdue, down = {}, {}, {}
 for queue in string.gmatch(down_queues, '[^,]+') do down[queue] = true end
 

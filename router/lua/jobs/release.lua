@@ -2,14 +2,14 @@
 -- In: why: 'failure', 'full', 'away' or 'handed back'. delay_s: doubled each time, up to max_delay_s.
 -- Out: 'not yours' | 'queued' | 'given up' (no retries are left; it is still yours).
 --@include queues
-local id, now, unit, epoch, why, delay_s, max_delay_s, max_failures, engine_patience_s = unpack(ARGV)
+local id, now, unit, epoch, why, delay_s, max_delay_s, max_attempts, engine_patience_s = unpack(ARGV)
 now = clock(now)
 local delay = tonumber(delay_s)
 if not owns(id, unit, epoch) then return 'not yours' end
 local key, times = job_key(id), 1
 if why == 'failure' then
   times = redis.call('HINCRBY', key, unit .. '.failures', 1)
-  if times >= tonumber(max_failures) then return 'given up' end
+  if times >= tonumber(max_attempts) then return 'given up' end
 elseif why ~= 'handed back' then
   times = redis.call('HINCRBY', key, unit .. '.waits', 1)
 end

@@ -49,7 +49,7 @@ def play(redis_url: str, job_id: str, steps: list[tuple[str, str]]) -> None:
 
     async def work() -> None:
         async with Redis.from_url(redis_url) as client:
-            store = JobStore(client, max_failures=100)
+            store = JobStore(client, max_attempts=100)
             epochs: dict[str, int] = {}
             ended: set[str] = set()
             for unit, what in [*steps, ("draft", "END"), ("deep", "END")]:

@@ -43,7 +43,7 @@ PROFILE = settings(
 )
 LIMITS: dict[str, Any] = {
     "lease_s": 5.0,
-    "max_failures": 2,
+    "max_attempts": 2,
     "job_ttl_s": 1000,
     "blob_ttl_s": 300,
     "max_picture_bytes": 2 * 9,  # of three pictures of 9 bytes

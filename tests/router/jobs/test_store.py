@@ -53,7 +53,7 @@ def clock() -> Clock:
     return Clock()
 
 
-LIMITS: dict[str, Any] = {"lease_s": 5, "max_failures": 3, "max_unfinished": 20}
+LIMITS: dict[str, Any] = {"lease_s": 5, "max_attempts": 3, "max_unfinished": 20}
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ class Queue:
 @pytest.fixture
 async def store(redis_url: str) -> AsyncIterator[JobStore]:
     redis = Redis.from_url(redis_url)
-    yield JobStore(redis, max_failures=1)
+    yield JobStore(redis, max_attempts=1)
     await redis.aclose()
 
 
@@ -177,7 +177,7 @@ REFUSALS: dict[str, tuple[EngineError, int]] = {
 async def test_an_engine_that_is_full_or_away_is_no_failure_of_the_run(
     redis: Redis, refusal: EngineError, num_failures: int
 ) -> None:
-    store = JobStore(redis, max_failures=2)
+    store = JobStore(redis, max_attempts=2)
     context, queue = await context_of(store, owl2=EchoEngine("owl2", fail_with=refusal))
     spec = make_spec(branches=DEEP_ALONE, strategy="single")
     await store.create(spec)
@@ -193,7 +193,7 @@ async def test_an_engine_that_is_full_or_away_is_no_failure_of_the_run(
 async def test_an_engine_that_dies_of_a_request_is_not_fed_it_for_ever(redis: Redis) -> None:
     refusal = EngineUnavailableError("the connection broke")
     refusal.is_broken_off = True
-    store = JobStore(redis, max_failures=2)
+    store = JobStore(redis, max_attempts=2)
     context, queue = await context_of(store, owl2=EchoEngine("owl2", fail_with=refusal))
     spec = make_spec(branches=DEEP_ALONE, strategy="single")
     await store.create(spec)
@@ -227,7 +227,7 @@ async def test_a_full_engine_is_asked_again_when_it_says_and_else_less_and_less_
     "bug", [TypeError("x"), KeyError("x"), RecursionError("x"), UnicodeEncodeError("utf-8", "\ud800", 0, 1, "x")]
 )
 async def test_a_bug_is_not_retried_as_if_an_engine_were_away(redis: Redis, bug: Exception) -> None:
-    store = JobStore(redis, max_failures=3)
+    store = JobStore(redis, max_attempts=3)
     context, _ = await context_of(store, glm=EchoEngine("glm"), owl2=Broken(bug))
 
     job = await run_all(context, make_spec())
@@ -240,7 +240,7 @@ async def test_a_bug_is_not_retried_as_if_an_engine_were_away(redis: Redis, bug:
 
 @pytest.mark.parametrize("trouble", [OSError("no file descriptors"), TimeoutError(), MemoryError()])
 async def test_what_the_machine_lacks_for_a_moment_is_retried(redis: Redis, trouble: Exception) -> None:
-    store = JobStore(redis, max_failures=3)
+    store = JobStore(redis, max_attempts=3)
     context, _ = await context_of(store, owl2=Broken(trouble))
     spec = make_spec(branches=DEEP_ALONE, strategy="single")
     await store.create(spec)
@@ -503,7 +503,7 @@ async def test_with_a_schema_and_glm_gone_the_merge_is_tried_again_and_then_fail
     # Given an Owl2 that answers and a GLM that does not
     glm = EchoEngine("glm", fail_with=GenerationFailedError("gone"))
     redis = Redis.from_url(redis_url)
-    patient = JobStore(redis, max_failures=2)
+    patient = JobStore(redis, max_attempts=2)
     context, _ = await context_of(patient, glm=glm, owl2=EchoEngine("owl2"))
     spec = make_spec(sampling=HELD, output_format=OutputFormat("json_object"), strategy="compose")
     await patient.create(spec)

@@ -71,7 +71,7 @@ class Stepper(EchoEngine):
 
 @pytest.fixture
 async def store(redis: Redis) -> JobStore:
-    return JobStore(redis, lease_s=30, max_failures=1)
+    return JobStore(redis, lease_s=30, max_attempts=1)
 
 
 @contextlib.asynccontextmanager
@@ -235,7 +235,7 @@ async def test_a_redis_that_goes_away_for_a_moment_costs_no_run_and_doubles_no_w
 ) -> None:
     monkeypatch.setattr(lease, "REDIS_RETRY_S", 0.001)
     monkeypatch.setattr(transcript, "REDIS_RETRY_S", 0.001)
-    store = Flaky(redis, lease_s=0.03 if name == "renew" else 30, max_failures=1)
+    store = Flaky(redis, lease_s=0.03 if name == "renew" else 30, max_attempts=1)
     store.break_at(name, {1, 2, 4}, is_done=is_done)
     engine = Stepper(WORDS)
     engine.allow(1000)

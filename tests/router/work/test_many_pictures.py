@@ -144,7 +144,7 @@ class Stage:
 @pytest.fixture
 async def stage(redis_url: str) -> AsyncIterator[Stage]:
     redis = Redis.from_url(redis_url)
-    yield Stage(JobStore(redis, max_failures=1))
+    yield Stage(JobStore(redis, max_attempts=1))
     await redis.aclose()
 
 
@@ -271,7 +271,7 @@ async def test_findings_stand_for_the_answer_if_no_engine_makes_one(stage: Stage
 async def test_an_engine_that_is_gone_for_a_moment_is_asked_again_and_no_group_is(redis_url: str) -> None:
     # Given a merge that loses its engine in the middle of a word
     redis = Redis.from_url(redis_url)
-    stage = Stage(JobStore(redis, max_failures=2))
+    stage = Stage(JobStore(redis, max_attempts=2))
     spec = await stage.begin()
     engine = owl(fails=reduces(GenerationFailedError("gone")))
 
@@ -290,7 +290,7 @@ async def test_a_group_whose_worker_died_runs_again_alone_and_the_merge_runs_onc
     # Given a job one of whose groups was taken by a worker that is silent since
     now = [1_000_000.0]
     redis = Redis.from_url(redis_url)
-    stage = Stage(JobStore(redis, max_failures=3, lease_s=5, clock=lambda: now[0]))
+    stage = Stage(JobStore(redis, max_attempts=3, lease_s=5, clock=lambda: now[0]))
     spec = await stage.begin()
     lost = await stage.store.claim(spec.id, "deep-2")
     engine = owl()
