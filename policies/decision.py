@@ -141,6 +141,13 @@ class Health:
     engines: Mapping[str, EngineHealth] = field(default_factory=dict)
     estimated_deep_ms: int | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known as plain JSON values."""
+        return {
+            "engines": {name: asdict(state) for name, state in self.engines.items()},
+            "estimated_deep_ms": self.estimated_deep_ms,
+        }
+
     def of(self, engine: str) -> EngineHealth:
         """Return one engine's health."""
         return self.engines.get(engine, _HEALTHY)

@@ -6,7 +6,7 @@ In: a decision and the features it was made from. Out: lines of text in one lang
 from __future__ import annotations
 
 from policies import texts
-from policies.decision import Decision
+from policies.decision import Decision, Health
 from policies.features import Features
 from policies.sentences import interactive, multi_hop_cues
 from policies.text import NOTHING, Language, Text
@@ -14,18 +14,20 @@ from policies.text import NOTHING, Language, Text
 _Row = tuple[str, Text]
 
 
-def explain(decision: Decision, features: Features, language: Language = "en") -> str:
+def explain(decision: Decision, features: Features, language: Language = "en", health: Health | None = None) -> str:
     """Explain a decision to a person: what was measured, which rule held and why, and what was near.
 
     Args:
         decision: from `policies.decide.decide`.
         features: the features it was made from.
         language: of the explanation.
+        health: the engines' when it was decided; None = it is not told.
 
     Returns:
         Several lines without a final newline.
     """
-    lines = [_line(row, language) for row in _decided(decision)]
+    rows = [*_decided(decision), *([] if health is None else [("engines", _engines(health))])]
+    lines = [_line(row, language) for row in rows]
     return "\n".join([*lines, "", *(_line(row, language) for row in _measured(features, decision.multi_hop_threshold))])
 
 
@@ -55,6 +57,16 @@ def _decided(decision: Decision) -> list[_Row]:
     if decision.dial != 0.5:
         rows.append(("dial", Text.same(f"{decision.dial:g}")))
     return rows
+
+
+def _engines(health: Health) -> Text:
+    said = [
+        (texts.ENGINE_UP if state.is_up else texts.ENGINE_DOWN).fill(engine=name, age_s=state.queue_age_s)
+        for name, state in ((name, health.of(name)) for name in ("glm", "owl2"))
+    ]
+    if health.estimated_deep_ms is not None:
+        said.append(texts.EXPECTED.fill(ms=health.estimated_deep_ms))
+    return texts.LIST.join(said)
 
 
 def _measured(features: Features, threshold: float | None) -> list[_Row]:

@@ -123,6 +123,12 @@ CHANGED_ROUTE: Final = Text(
 )
 CHANGED_ENGINE: Final = Text("naming the engine {wanted}", "指定引擎 {wanted} 时")
 
+# --- the engines' health ------------------------------------------------------------------------------------------
+
+ENGINE_DOWN: Final = Text("{engine} down", "{engine} 不可用")
+ENGINE_UP: Final = Text("{engine} up, queue {age_s:g} s old", "{engine} 可用，队列已等待 {age_s:g} 秒")
+EXPECTED: Final = Text("a job is expected to take {ms} ms", "作业预计需要 {ms} 毫秒")
+
 # --- the rows of an explanation ----------------------------------------------------------------------------------
 
 LABELS: Final = {
@@ -133,6 +139,7 @@ LABELS: Final = {
     "margin": Text("margin", "余量"),
     "flip": Text("would change it", "改变条件"),
     "dial": Text("dial", "旋钮"),
+    "engines": Text("engines", "引擎"),
     "language": Text("language", "语言"),
     "pictures": Text("pictures", "图片"),
     "several": Text("several in words", "提到多张图"),

@@ -37,6 +37,7 @@ class Routed:
     features: Features
     decision: Decision
     took_ms: float = 0.0
+    health: Health = Health()
 
 
 class Router:
@@ -64,7 +65,7 @@ class Router:
         )
         features = measure(to_question(call), call.hints)
         decision = _with_thinking(decide(features, rules, health, context), call.wants_thinking)
-        return Routed(features, decision, 1000 * (time.perf_counter() - began))
+        return Routed(features, decision, 1000 * (time.perf_counter() - began), health)
 
     def count(self, call: Call, decision: Decision) -> None:
         """Remember, for quotas, that a call really went where it was sent."""

@@ -200,6 +200,7 @@ OBJECTS: Final[dict[str, Json]] = {
             "engine": _TEXT,
             "rule": _TEXT,
             "reasons": _list(_ANY),
+            "health": {**_ANY, "description": "what was known of the engines: up, and how old their queues are"},
             "explanation": {"description": "the same in words"},
         },
         kind="route",

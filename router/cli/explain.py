@@ -5,6 +5,7 @@ In: a question, pictures or only their number, hints. Out: the decision and what
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os.path
@@ -39,6 +40,13 @@ def explain(
     preset: Annotated[
         str | None, typer.Option(help="Preset name or YAML file; default GLOWL_PRESET or `seed`.")
     ] = None,
+    queue_ages: Annotated[
+        list[str] | None,
+        typer.Option("--queue-age", metavar="ENGINE=SECONDS", help="Decide as if an engine's queue were so old."),
+    ] = None,
+    job_ms: Annotated[
+        int | None, typer.Option(min=0, help="Decide as if a job took so long, milliseconds; default the preset's.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print decision and features as JSON.")] = False,
     lang: LanguageOption = None,
 ) -> None:
@@ -48,6 +56,7 @@ def explain(
         raise typer.BadParameter(f"{route!r} is none of {', '.join(ROUTES)}", param_hint="--route")
     if engine not in (None, "glm", "owl2"):
         raise typer.BadParameter(f"{engine!r} is none of glm, owl2", param_hint="--engine")
+    ages = dict(_parse_age(text) for text in queue_ages or [])
     *pictures, text = arguments
     if pictures and num_images is not None:
         raise typer.BadParameter("give either pictures or their number", param_hint="--images")
@@ -59,7 +68,7 @@ def explain(
     from policies import decide as policy
     from policies import explain as telling
     from policies.context import Context
-    from policies.decision import Health
+    from policies.decision import EngineHealth, Health
     from policies.features import Hints, Question, measure
 
     keys = tuple(picture_key(picture, language) for picture in pictures) or tuple(
@@ -67,9 +76,11 @@ def explain(
     )
     rules = _load_rules(preset or load_settings().preset)
     features = measure(Question(text=text, image_keys=keys), Hints(ROUTES[route], engine, deadline_ms=deadline_ms))
-    # Offline, both engines count as up and idle.
-    decision = policy.decide(features, rules, Health(), Context(dial=dial))
-    explanation = telling.explain(decision, features, language)
+    # Offline, both engines count as up, and idle unless it is said otherwise.
+    health = Health({name: EngineHealth(queue_age_s=age_s) for name, age_s in ages.items()}, job_ms)
+    decision = policy.decide(features, rules, health, Context(dial=dial))
+    is_told = bool(ages) or job_ms is not None
+    explanation = telling.explain(decision, features, language, health if is_told else None)
     if as_json:
         import orjson
 
@@ -77,6 +88,19 @@ def explain(
         typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
     else:
         typer.echo(explanation)
+
+
+def _parse_age(text: str) -> tuple[str, float]:
+    """Read ``owl2=400``.
+
+    Raises:
+        typer.BadParameter: if it is something else.
+    """
+    name, _, age = text.partition("=")
+    with contextlib.suppress(ValueError):
+        if name in ("glm", "owl2") and 0 <= float(age) < float("inf"):
+            return name, float(age)
+    raise typer.BadParameter(f"{text!r} is not ENGINE=SECONDS, such as owl2=400", param_hint="--queue-age")
 
 
 def picture_key(picture: str, language: Language) -> str:

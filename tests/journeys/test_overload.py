@@ -68,6 +68,11 @@ def test_work_for_an_overloaded_owl2_is_glms_until_the_queue_is_short_again(stac
     assert hybrid["degraded"][0].startswith("owl2 has a queue ")
     assert hybrid["degraded"][0].endswith("s old (limit 0.5 s): answered by glm alone")
     assert hybrid["reasons"][-1]["feature"] == "queue_age_s"
+    # and so does the decision alone, with the numbers
+    decided = http.post("/v1/route", json={"model": "glowl", "messages": [{"role": "user", "content": ENGLISH}]}).json()
+    assert (decided["engine"], decided["overloaded"]) == ("glm", "owl2")
+    assert decided["health"]["engines"]["owl2"]["queue_age_s"] > 0.5
+    assert "owl2 up, queue " in decided["explanation"]
     # and one that a caller pinned waits its turn
     pinned = ask(http, background=True, hybrid={"route": "deep"})
     assert (pinned["hybrid"]["engine"], pinned["hybrid"]["degraded"]) == ("owl2", [])

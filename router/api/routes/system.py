@@ -66,7 +66,8 @@ async def decide_only(request: Request) -> Response:
         {
             "object": "route",
             **routed.decision.to_dict(),
-            "explanation": explain(routed.decision, routed.features, language),
+            "health": routed.health.to_dict(),
+            "explanation": explain(routed.decision, routed.features, language, routed.health),
         }
     )
 

@@ -96,3 +96,25 @@ def test_an_empty_question_is_refused():
         refused = explain("--images", "2", text)
         assert refused.exit_code == 2
         assert "empty" in refused.stderr
+
+
+def test_a_queue_said_to_be_old_is_decided_upon_and_told():
+    english = explain("--lang", "en", "--queue-age", "owl2=400", "--queue-age", "glm=3", "How many cats are there?")
+    assert "answered by glm alone" in english.stdout
+    assert "engines:          glm up, queue 3 s old; owl2 up, queue 400 s old" in english.stdout
+    chinese = explain("--lang", "zh", "--queue-age", "owl2=400", "How many cats are there?").stdout
+    assert "引擎：glm 可用，队列已等待 0 秒；owl2 可用，队列已等待 400 秒" in chinese
+    assert "engines:" not in explain("--lang", "en", "How many cats are there?").stdout
+
+
+def test_a_job_said_to_take_long_is_held_against_the_deadline():
+    arguments = ["--json", "--deadline-ms", "40000", "How many cats are there?"]
+    found = [orjson.loads(explain("--job-ms", ms, *arguments).stdout)["rule"] for ms in ("40000", "40001")]
+    assert found == ["english", "deadline-too-short-for-a-job"]
+
+
+@pytest.mark.parametrize("value", ["owl2", "owl3=4", "owl2=-1", "owl2=nan", "owl2=inf", "=", "owl2=4s"])
+def test_a_queue_age_that_is_none_is_refused(value):
+    result = explain("--queue-age", value, "How many cats are there?")
+    assert result.exit_code == 2
+    assert "ENGINE=SECONDS" in result.output
