@@ -46,19 +46,19 @@ from engines.base import (
 from engines.boxes import BOX_END, BOX_START, BoxReader
 from engines.glm.adapters import load_adapters
 from engines.glm.decoding import Answer
-from engines.glm.loading import load_model, resolve_device, resolve_dtype
+from engines.glm.loading import load_model
 from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, StreamDetokenizer, TokenBytes
 from engines.glm.processor import load_processor, longest_token_bytes
 from engines.glm.prompts import least_bytes, to_conversation
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
 from engines.images import check_request, decode_image, fit_size, picture_size, upright_size
 from engines.json_schema import ANY_OBJECT
-from engines.runtime.batching import BatchLimits, ContinuousBatch, FairBudget, Scheduler
+from engines.runtime.batching import ContinuousBatch, FairBudget, Scheduler
 from engines.runtime.constrained import Grammar, GrammarCompiler
-from engines.runtime.host_store import HostStore
+from engines.runtime.devices import resolve_device, resolve_dtype, size_batch
 from engines.runtime.kv_cache import memory_bytes
 from engines.runtime.picture_stage import PictureStage
-from engines.runtime.prefix_cache import CacheScope, PrefixCache
+from engines.runtime.prefix_cache import CacheScope
 
 MAX_IMAGES = 16
 MAX_SIDE_PX = 2048  # longer pictures are scaled down at decoding; costs no token under the pixel budget
@@ -67,13 +67,6 @@ MAX_ASPECT_RATIO = 200
 DEFAULT_MAX_TOKENS = 1024
 DEFAULT_MAX_TOKENS_THINKING = 4096  # thinking and answer share one budget
 FULL_CONTEXT_TOKENS = 131_072
-# Rows of the running batch, and tokens of a prompt between two of its steps: enough to keep the hardware busy, few
-# enough that running streams need not wait. A GPU's decode step costs the same for many rows, a CPU's soon does not.
-_MAX_ROWS = {"cpu": 8, "cuda": 32}
-_PREFILL_TOKENS = {"cpu": 128, "cuda": 512}
-# Shares of the memory: on CUDA of what the weights leave free, on the CPU of all there is, which others use too.
-_BATCH_SHARE = {"cpu": 1 / 4, "cuda": 1 / 2}
-_CACHE_SHARE = {"cpu": 1 / 16, "cuda": 1 / 8}
 # Of the host's memory, for pictures that are decoded and wait for the model; 24 MB a megapixel.
 _PIXEL_SHARE = 1 / 16
 # Sides of the pictures to warm up with. A CPU computes every size with the same code; a GPU chooses by size.
@@ -355,20 +348,8 @@ class GlmEngine:
 
     def _make_batch(self) -> ContinuousBatch[PreparedRequest, Row]:
         self._load()
-        device, shape = self._device, kv_shape(self._model)
-        max_rows = self._options.max_batch or _MAX_ROWS.get(device.type, 8)
-        memory = memory_bytes(device)
-        cache_bytes = self._options.cache_bytes
-        if cache_bytes is None:
-            cache_bytes = int(memory * _CACHE_SHARE.get(device.type, 1 / 16))
-        limits = BatchLimits(
-            max_rows=max_rows,
-            max_tokens=int(memory * _BATCH_SHARE.get(device.type, 1 / 4)) // shape.bytes_per_token,
-            prefill_tokens=_PREFILL_TOKENS.get(device.type, 128),
-        )
-        log.info("%s; prefix cache of %d MB", limits, cache_bytes // 2**20)
-        cache = PrefixCache(cache_bytes, HostStore.beside(device, cache_bytes))
-        self._runner = GlmRunner(self._model, self.make_answer, cache, max_rows, self._adapters)
+        limits, cache = size_batch(self._options, self._device, kv_shape(self._model))
+        self._runner = GlmRunner(self._model, self.make_answer, cache, limits.max_rows, self._adapters)
         return ContinuousBatch(self._runner, limits)
 
     def _load(self) -> None:

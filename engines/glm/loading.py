@@ -1,4 +1,4 @@
-"""From a checkpoint name and wishes to a model on a device: what ``auto`` means, and which attention really works.
+"""From a checkpoint name to a model on a device, with the best attention that really works.
 
 In: the fields of `EngineOptions`. Out: transformers' model, and the attention it ended up with.
 """
@@ -22,27 +22,6 @@ UNQUANTIZED_MODULES = ("model.visual", "lm_head")
 _ATTENTION = ("flash_attention_3", "flash_attention_2", "sdpa", "eager")
 
 log = logging.getLogger(__name__)
-
-
-def resolve_device(name: str) -> torch.device:
-    """Turn ``auto`` into the first CUDA device, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Turn ``auto`` into bfloat16 on CUDA and float32 on the CPU.
-
-    Raises:
-        ValueError: for a name that is no floating dtype of torch.
-    """
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype must be auto, float32, bfloat16 or float16, not {name!r}")
-    return dtype
 
 
 def attention_candidates(name: str, device: torch.device, dtype: torch.dtype) -> list[str]:

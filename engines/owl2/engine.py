@@ -46,11 +46,10 @@ from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.processor import MPLUGOwl2Processor
 from engines.owl2.prompts import render
 from engines.owl2.runner import Owl2Runner, PreparedRequest, Row, kv_shape
-from engines.runtime.batching import BatchLimits, ContinuousBatch, Scheduler
-from engines.runtime.host_store import HostStore
-from engines.runtime.kv_cache import memory_bytes
+from engines.runtime.batching import ContinuousBatch, Scheduler
+from engines.runtime.devices import resolve_device, resolve_dtype, size_batch
 from engines.runtime.picture_stage import PictureStage
-from engines.runtime.prefix_cache import CacheScope, PrefixCache
+from engines.runtime.prefix_cache import CacheScope
 
 DEFAULT_MAX_TOKENS = 512
 # The model saw one picture per conversation in instruction tuning; more than a few are accepted by no published use.
@@ -63,13 +62,6 @@ _MAX_SIDE_PX = 10_000
 # The vision tower sees 448 px a side; of a picture that is not square, what is cut off or squeezed had more.
 _SEEN_PIXELS = 1_000_000
 
-# Rows of the running batch, and tokens of a prompt between two of its steps: enough to keep the hardware busy, few
-# enough that running streams need not wait. A GPU's decode step costs the same for many rows, a CPU's soon does not.
-_MAX_ROWS = {"cpu": 8, "cuda": 32}
-_PREFILL_TOKENS = {"cpu": 128, "cuda": 512}
-# Shares of the memory: on CUDA of what the weights leave free, on the CPU of all there is, which others use too.
-_BATCH_SHARE = {"cpu": 1 / 4, "cuda": 1 / 2}
-_CACHE_SHARE = {"cpu": 1 / 16, "cuda": 1 / 8}
 # Part of every cache key: to be raised with any change to prompts.py, tokenizer.py or processor.py that changes inputs.
 _PREPROCESS_VERSION = "1"
 
@@ -197,21 +189,9 @@ class Owl2Engine:
 
     def _make_batch(self) -> ContinuousBatch[PreparedRequest, Row]:
         loaded = self._load()
-        device, shape = loaded.model.device, kv_shape(loaded.model)
-        max_rows = self._options.max_batch or _MAX_ROWS.get(device.type, 8)
-        memory = memory_bytes(device)
-        cache_bytes = self._options.cache_bytes
-        if cache_bytes is None:
-            cache_bytes = int(memory * _CACHE_SHARE.get(device.type, 0))
-        limits = BatchLimits(
-            max_rows=max_rows,
-            max_tokens=int(memory * _BATCH_SHARE.get(device.type, 1 / 4)) // shape.bytes_per_token,
-            prefill_tokens=_PREFILL_TOKENS.get(device.type, 128),
-        )
-        log.info("%s; prefix cache of %d MB", limits, cache_bytes // 2**20)
+        limits, cache = size_batch(self._options, loaded.model.device, kv_shape(loaded.model))
         tokenizer = loaded.processor.tokenizer
-        cache = PrefixCache(cache_bytes, HostStore.beside(device, cache_bytes))
-        self._runner = Owl2Runner(loaded.model, tokenizer, loaded.eos_token_ids, cache, max_rows)
+        self._runner = Owl2Runner(loaded.model, tokenizer, loaded.eos_token_ids, cache, limits.max_rows)
         self._loaded = loaded
         return ContinuousBatch(self._runner, limits)
 
@@ -220,11 +200,11 @@ class Owl2Engine:
         self._runner.cache.clear()
 
     def _load(self) -> LoadedCheckpoint:
-        device = _choose_device(self._options.device)
+        device = resolve_device(self._options.device)
         folder = resolve_folder(self._options.model)
         model = load_model(
             folder,
-            dtype=_choose_dtype(self._options.dtype, device),
+            dtype=resolve_dtype(self._options.dtype, device),
             device=device,
             attn_implementation=_choose_attention(self._options.attn_implementation, device),
             quantization=self._options.quantization,
@@ -313,21 +293,6 @@ def _check_fit(config: MPLUGOwl2Config, processor: MPLUGOwl2Processor) -> None:
         raise CheckpointError(
             f"tokenizer.model has {processor.tokenizer.vocab_size} pieces but the model only {config.vocab_size} tokens"
         )
-
-
-def _choose_device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"dtype {name!r} is none; use auto, float32, bfloat16 or float16")
-    return dtype
 
 
 def _choose_attention(name: str, device: torch.device) -> str:

@@ -42,6 +42,7 @@ from engines.glm.prompts import least_bytes
 from engines.glm.runner import Row
 from engines.images import picture_size
 from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, make_glm
+from engines.runtime import devices
 from engines.runtime.batching import FairBudget
 from engines.runtime.picture_stage import STUCK_S
 from engines.runtime.sampling import Pick
@@ -621,14 +622,14 @@ async def test_pictures_are_prepared_in_their_order(engine: GlmEngine) -> None:
 def test_auto_means_what_the_device_offers(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
 
-    assert loading.resolve_dtype("auto", cpu) == torch.float32
-    assert loading.resolve_dtype("auto", cuda) == torch.bfloat16
-    assert loading.resolve_dtype("float16", cpu) == torch.float16
+    assert devices.resolve_dtype("auto", cpu) == torch.float32
+    assert devices.resolve_dtype("auto", cuda) == torch.bfloat16
+    assert devices.resolve_dtype("float16", cpu) == torch.float16
     with pytest.raises(ValueError, match="int8"):
-        loading.resolve_dtype("int8", cpu)
+        devices.resolve_dtype("int8", cpu)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert loading.resolve_device("auto") == cuda
-    assert loading.resolve_device("cpu") == cpu
+    assert devices.resolve_device("auto") == cuda
+    assert devices.resolve_device("cpu") == cpu
 
 
 def test_the_attention_is_the_best_installed_and_an_explicit_choice_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,69 @@
+"""Which device and dtype a model gets, and how much of the device its running batch and its caches may take.
+
+In: the fields of `EngineOptions`. Out: torch's device and dtype; limits of the batch, and an empty prefix cache.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import torch
+
+from engines.base import EngineOptions
+from engines.runtime.batching import BatchLimits
+from engines.runtime.host_store import HostStore
+from engines.runtime.kv_cache import KVShape, memory_bytes
+from engines.runtime.prefix_cache import PrefixCache
+
+# Rows of the running batch, and tokens of a prompt between two of its steps: enough to keep the hardware busy, few
+# enough that running streams need not wait. A GPU's decode step costs the same for many rows, a CPU's soon does not.
+_MAX_ROWS: Final = {"cpu": 8, "cuda": 32}
+_PREFILL_TOKENS: Final = {"cpu": 128, "cuda": 512}
+# Shares of the memory: on CUDA of what the weights leave free, on the CPU of all there is, which others use too.
+_BATCH_SHARE: Final = {"cpu": 1 / 4, "cuda": 1 / 2}
+_CACHE_SHARE: Final = {"cpu": 1 / 16, "cuda": 1 / 8}
+
+log = logging.getLogger(__name__)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto`` into the first CUDA device, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Turn ``auto`` into bfloat16 on CUDA and float32 on the CPU.
+
+    Raises:
+        ValueError: for a name that is no floating dtype of torch.
+    """
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype must be auto, float32, bfloat16 or float16, not {name!r}")
+    return dtype
+
+
+def size_batch(options: EngineOptions, device: torch.device, shape: KVShape) -> tuple[BatchLimits, PrefixCache]:
+    """Decide what a batch may hold, and make the cache beside it, from the memory that the weights left.
+
+    Args:
+        options: may name both sizes.
+        device: where the weights are.
+        shape: of the model's keys and values.
+    """
+    memory = memory_bytes(device)
+    cache_bytes = options.cache_bytes
+    if cache_bytes is None:
+        cache_bytes = int(memory * _CACHE_SHARE.get(device.type, 1 / 16))
+    limits = BatchLimits(
+        max_rows=options.max_batch or _MAX_ROWS.get(device.type, 8),
+        max_tokens=int(memory * _BATCH_SHARE.get(device.type, 1 / 4)) // shape.bytes_per_token,
+        prefill_tokens=_PREFILL_TOKENS.get(device.type, 128),
+    )
+    log.info("%s; prefix cache of %d MB", limits, cache_bytes // 2**20)
+    return limits, PrefixCache(cache_bytes, HostStore.beside(device, cache_bytes))
