@@ -53,12 +53,14 @@ from engines.glm.prompts import least_bytes, to_conversation
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
 from engines.images import check_request, decode_image, fit_size, picture_size, upright_size
 from engines.json_schema import ANY_OBJECT
-from engines.runtime.batching import ContinuousBatch, FairBudget, Scheduler
+from engines.runtime.batching import ContinuousBatch
 from engines.runtime.constrained import Grammar, GrammarCompiler
 from engines.runtime.devices import resolve_device, resolve_dtype, size_batch
+from engines.runtime.fair_budget import FairBudget
 from engines.runtime.kv_cache import memory_bytes
 from engines.runtime.picture_stage import PictureStage
 from engines.runtime.prefix_cache import CacheScope
+from engines.runtime.scheduler import Scheduler
 
 MAX_IMAGES = 16
 MAX_SIDE_PX = 2048  # longer pictures are scaled down at decoding; costs no token under the pixel budget

@@ -46,10 +46,11 @@ from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.processor import MPLUGOwl2Processor
 from engines.owl2.prompts import render
 from engines.owl2.runner import Owl2Runner, PreparedRequest, Row, kv_shape
-from engines.runtime.batching import ContinuousBatch, Scheduler
+from engines.runtime.batching import ContinuousBatch
 from engines.runtime.devices import resolve_device, resolve_dtype, size_batch
 from engines.runtime.picture_stage import PictureStage
 from engines.runtime.prefix_cache import CacheScope
+from engines.runtime.scheduler import Scheduler
 
 DEFAULT_MAX_TOKENS = 512
 # The model saw one picture per conversation in instruction tuning; more than a few are accepted by no published use.

@@ -1,19 +1,15 @@
-"""One thread owns the model; asyncio callers wait in a bounded line for it and share it between decode steps.
+"""The running batch: requests that share a model join between decode steps and leave when they are done.
 
-In: prepared requests, and the `BatchRunner` that knows the model. Out: an async stream of deltas per request. Nothing
-here knows of tensors.
+In: prepared requests, and the `BatchRunner` that knows the model. Out: deltas, into each request's sink. Nothing here
+knows of tensors or threads.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import queue
-import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -22,12 +18,11 @@ from engines.base import (
     Delta,
     EngineError,
     EngineOverloadedError,
-    EngineUnavailableError,
     GenerationFailedError,
     hash_caller,
 )
+from engines.runtime.fair_budget import FairQueue
 
-T = TypeVar("T")
 Job = TypeVar("Job")
 Row = TypeVar("Row")
 JobIn = TypeVar("JobIn", contravariant=True)
@@ -97,7 +92,7 @@ class Sink(Protocol):
 
     @property
     def is_cancelled(self) -> bool:
-        """Nobody wants the rest."""
+        """The caller has left."""
         ...
 
     def put(self, item: Delta | EngineError | None) -> None:
@@ -130,48 +125,6 @@ class _Entry(Generic[Job, Row]):
     num_chunks: int = 0
 
 
-class _HasCaller(Protocol):
-    @property
-    def caller(self) -> str: ...
-
-
-Waiting = TypeVar("Waiting", bound=_HasCaller)
-
-
-class _FairLine(Generic[Waiting]):
-    """Who waits: in order of arrival within a caller, one after another over callers."""
-
-    def __init__(self) -> None:
-        self._callers: OrderedDict[str, deque[Waiting]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return sum(map(len, self._callers.values()))
-
-    def __iter__(self) -> Iterator[Waiting]:
-        for entries in self._callers.values():
-            yield from entries
-
-    def push(self, entry: Waiting) -> None:
-        self._callers.setdefault(entry.caller, deque()).append(entry)
-
-    def peek(self) -> Waiting | None:
-        return next(iter(self._callers.values()))[0] if self._callers else None
-
-    def pop(self) -> None:
-        """Take the first one out; its caller's others go behind everybody else's."""
-        caller, entries = next(iter(self._callers.items()))
-        entries.popleft()
-        self._callers.move_to_end(caller)
-        if not entries:
-            del self._callers[caller]
-
-    def remove(self, entry: Waiting) -> None:
-        entries = self._callers[entry.caller]
-        entries.remove(entry)
-        if not entries:
-            del self._callers[entry.caller]
-
-
 class ContinuousBatch(Generic[Job, Row]):
     """Requests that share a model: they join between decode steps and leave when they are done.
 
@@ -196,14 +149,14 @@ class ContinuousBatch(Generic[Job, Row]):
         # other threads may read it.
         self._waits: dict[str, tuple[int, float, float]] = {}
         self._runner = runner
-        self._line: _FairLine[_Entry[Job, Row]] = _FairLine()
+        self._queue: FairQueue[_Entry[Job, Row]] = FairQueue()
         self._reading: deque[_Entry[Job, Row]] = deque()
         self._answering: list[_Entry[Job, Row]] = []
 
     @property
     def num_waiting(self) -> int:
         """Requests that were not admitted yet."""
-        return len(self._line)
+        return len(self._queue)
 
     @property
     def num_rows(self) -> int:
@@ -213,11 +166,11 @@ class ContinuousBatch(Generic[Job, Row]):
     @property
     def is_idle(self) -> bool:
         """There is nothing to do."""
-        return not (self._reading or self._answering or self._line)
+        return not (self._reading or self._answering or self._queue)
 
     def submit(self, job: Job, sink: Sink, caller: str = "") -> None:
-        """Put a request in line."""
-        self._line.push(_Entry(job, sink, caller, self._clock()))
+        """Queue a request."""
+        self._queue.push(_Entry(job, sink, caller, self._clock()))
         self._note_waits()
 
     def waiting(self) -> tuple[CallerWait, ...]:
@@ -239,18 +192,18 @@ class ContinuousBatch(Generic[Job, Row]):
 
     def close(self, error: EngineError) -> None:
         """End every request with an error."""
-        for entry in [*self._line, *self._reading, *self._answering]:
+        for entry in [*self._queue, *self._reading, *self._answering]:
             self._end(entry, error)
 
     def _forget_cancelled(self) -> None:
-        for entry in [*self._line, *self._reading, *self._answering]:
+        for entry in [*self._queue, *self._reading, *self._answering]:
             if entry.sink.is_cancelled:
                 self._end(entry)
 
     def _admit(self) -> None:
-        while self.num_rows < self.limits.max_rows and (entry := self._line.peek()) is not None:
+        while self.num_rows < self.limits.max_rows and (entry := self._queue.peek()) is not None:
             jobs = [other.job for other in (*self._reading, *self._answering)]
-            # Nobody overtakes: else small requests could keep a large one out for ever.
+            # No request overtakes another: else small requests could keep a large one out for ever.
             if jobs and self._runner.cost([*jobs, entry.job]) > self.limits.max_tokens:
                 return
             try:
@@ -258,20 +211,20 @@ class ContinuousBatch(Generic[Job, Row]):
             except BaseException as error:  # one request's trouble is not the others'
                 self._end(entry, error)
                 continue
-            self._line.pop()
+            self._queue.pop()
             self._turned_at[entry.caller] = self._clock()
             entry.row = row
             self._reading.append(entry)
 
     def _note_waits(self) -> None:
-        if not self._line and not self._waits:
+        if not self._queue and not self._waits:
             return
         waits: dict[str, tuple[int, float, float]] = {}
-        for entry in self._line:
+        for entry in self._queue:
             turn_at = max(entry.since, self._turned_at.get(entry.caller, 0.0))
             number, oldest_at, turn_at = waits.get(entry.caller, (0, entry.since, turn_at))
             waits[entry.caller] = (number + 1, oldest_at, turn_at)
-        # Whoever has nothing waiting begins anew.
+        # A caller with nothing waiting begins anew.
         self._turned_at = {caller: at for caller, at in self._turned_at.items() if caller in waits}
         self._waits = waits
 
@@ -352,7 +305,7 @@ class ContinuousBatch(Generic[Job, Row]):
     def _end(self, entry: _Entry[Job, Row], error: BaseException | None = None, *, is_complete: bool = False) -> None:
         """Take a request out, wherever it is, and end its stream."""
         if entry.row is None:
-            self._line.remove(entry)
+            self._queue.remove(entry)
         else:
             if entry in self._reading:
                 self._reading.remove(entry)
@@ -381,251 +334,3 @@ def to_engine_error(error: BaseException) -> EngineError:
         )
     log.error("generation failed", exc_info=error)
     return GenerationFailedError(f"the model failed while generating: {type(error).__name__}")
-
-
-class _Channel:
-    """Deltas on their way from the model thread to one caller, and whether the caller is still there."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._cancelled = threading.Event()
-        self._items: asyncio.Queue[Delta | EngineError | None] = asyncio.Queue()
-
-    @property
-    def is_cancelled(self) -> bool:
-        return self._cancelled.is_set()
-
-    def put(self, item: Delta | EngineError | None) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
-        except RuntimeError:  # the caller's loop is closed: nobody is left to tell
-            self._cancelled.set()
-
-    async def receive(self) -> AsyncGenerator[Delta, None]:
-        try:
-            while (item := await self._items.get()) is not None:
-                if isinstance(item, EngineError):
-                    raise item
-                yield item
-        finally:
-            self._cancelled.set()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Call:
-    """A function to run on the model thread, whose end the channel tells."""
-
-    function: Callable[[], None]
-    channel: _Channel
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Submission(Generic[Job]):
-    """A request on its way into the batch."""
-
-    job: Job
-    channel: _Channel
-    caller: str
-
-
-def _shutting_down() -> EngineUnavailableError:
-    return EngineUnavailableError("the engine is shutting down")
-
-
-class Scheduler(Generic[Job, Row]):
-    """A continuous batch on a thread of its own, and the bounded line in front of it.
-
-    torch keeps per-thread state and models keep per-request state on themselves, so exactly one thread may touch one.
-
-    Args:
-        name: thread name, for logs and debuggers.
-        max_queue: requests that may wait when every row is taken; one more is refused.
-    """
-
-    def __init__(self, name: str, max_queue: int) -> None:
-        self._max_queue = max_queue
-        self._batch: ContinuousBatch[Job, Row] | None = None
-        self._num_wanted = 0  # streams whose caller is still there
-        self._inbox: queue.SimpleQueue[_Call | _Submission[Job] | None] = queue.SimpleQueue()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    async def start(self, make_batch: Callable[[], ContinuousBatch[Job, Row]]) -> None:
-        """Load the model and make its batch, on the model thread.
-
-        Raises:
-            BaseException: what the function raised.
-        """
-
-        def make() -> None:
-            self._batch = make_batch()
-
-        await self.call(make)
-
-    async def stream(self, prepare: Callable[[], Awaitable[Job]], caller: str = "") -> AsyncGenerator[Delta, None]:
-        """Prepare a request, wait in line, and yield its deltas; closing the generator cancels it at any point.
-
-        Args:
-            prepare: makes what the runner takes. It is only called if there is room in line, so that a request that is
-                refused costs nothing.
-            caller: rows go round over callers.
-
-        Raises:
-            EngineOverloadedError: if every row is taken and ``max_queue`` requests are waiting, or memory ran out.
-            EngineUnavailableError: before `start` or while shutting down.
-            EngineError: what the runner raised for this request; anything else comes as `GenerationFailedError`.
-        """
-        self._check_open()
-        if self._batch is None:
-            raise EngineUnavailableError("the engine is not started")
-        if self._num_wanted >= self._batch.limits.max_rows + self._max_queue:
-            raise EngineOverloadedError(f"{self._max_queue} requests are waiting for this engine already")
-        self._num_wanted += 1
-        try:
-            job = await prepare()
-            self._check_open()
-            channel = _Channel(asyncio.get_running_loop())
-            self._inbox.put(_Submission(job, channel, caller))
-            async with aclosing(channel.receive()) as deltas:
-                async for delta in deltas:
-                    yield delta
-        finally:
-            self._num_wanted -= 1
-
-    async def call(self, function: Callable[[], T]) -> T:
-        """Run a function on the model thread between two steps, and return its result.
-
-        Raises:
-            EngineUnavailableError: if the thread is shutting down, or does so before the function's turn.
-            BaseException: what the function raised.
-        """
-        self._check_open()
-        results: list[T] = []
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                results.append(function())
-            except BaseException as error:  # handed to the caller as it is
-                errors.append(error)
-
-        call = _Call(run, _Channel(asyncio.get_running_loop()))
-        self._inbox.put(call)
-        async with aclosing(call.channel.receive()) as deltas:
-            async for _ in deltas:
-                raise AssertionError("a call emits nothing")
-        if errors:
-            raise errors[0]
-        return results[0]
-
-    async def aclose(self) -> None:
-        """End what runs, refuse what waits, and wait for the thread to end."""
-        self._closing.set()
-        self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-    @property
-    def limits(self) -> BatchLimits:
-        """The batch's; only after `start`."""
-        assert self._batch is not None
-        return self._batch.limits
-
-    @property
-    def num_running(self) -> int:
-        """Requests that are being read or answered."""
-        return 0 if self._batch is None else self._batch.num_rows
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that are being prepared or wait in line; those whose caller has left are not counted."""
-        return max(0, self._num_wanted - self.num_running)
-
-    def waiting(self) -> tuple[CallerWait, ...]:
-        """Say who waits for a row; requests that are being prepared do not wait yet."""
-        return () if self._batch is None else self._batch.waiting()
-
-    def _check_open(self) -> None:
-        if self._closing.is_set():
-            raise _shutting_down()
-
-    def _run(self) -> None:
-        while self._take():
-            if self._batch is None or self._batch.is_idle or self._closing.is_set():
-                continue
-            try:
-                self._batch.step()
-            except BaseException as error:  # a bug of the scheduler itself: no stream may hang on it
-                self._batch.close(to_engine_error(error))
-        if self._batch is not None:
-            self._batch.close(_shutting_down())
-
-    def _take(self) -> bool:
-        """Take in what has arrived, and wait for it if there is nothing else to do; False when closing."""
-        wants_wait = self._batch is None or self._batch.is_idle
-        while True:
-            try:
-                item = self._inbox.get(block=wants_wait)
-            except queue.Empty:
-                return True
-            wants_wait = False
-            if item is None:
-                return False
-            if self._closing.is_set():
-                item.channel.put(_shutting_down())
-                item.channel.put(None)
-            elif isinstance(item, _Call):
-                if not item.channel.is_cancelled:
-                    item.function()
-                item.channel.put(None)
-            else:
-                assert self._batch is not None
-                self._batch.submit(item.job, item.channel, item.caller)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiter:
-    amount: int
-    caller: str
-    turn: asyncio.Future[None]
-
-
-class FairBudget:
-    """An amount of something, such as memory, that requests hold parts of; belongs to one event loop.
-
-    Args:
-        total: of it; whoever wants more than that holds it alone.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.num_held = 0
-        self._total = total
-        self._line: _FairLine[_Waiter] = _FairLine()
-
-    @asynccontextmanager
-    async def hold(self, amount: int, caller: str = "") -> AsyncIterator[None]:
-        """Wait for a part and hold it; callers take turns, and nobody overtakes."""
-        waiter = _Waiter(amount, caller, asyncio.get_running_loop().create_future())
-        self._line.push(waiter)
-        self._give_out()
-        try:
-            await waiter.turn
-        except asyncio.CancelledError:
-            if not waiter.turn.cancelled():  # its turn came in the same moment
-                self.num_held -= amount
-            self._give_out()
-            raise
-        try:
-            yield
-        finally:
-            self.num_held -= amount
-            self._give_out()
-
-    def _give_out(self) -> None:
-        while (waiter := self._line.peek()) is not None:
-            if not waiter.turn.cancelled():
-                if self.num_held and self.num_held + waiter.amount > self._total:
-                    return
-                self.num_held += waiter.amount
-                waiter.turn.set_result(None)
-            self._line.pop()

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from engines.base import EngineUnavailableError, ImagePart
 from engines.images import MAX_PIXELS, DecodeGoneError, check_request, picture_size
-from engines.runtime.batching import FairBudget
+from engines.runtime.fair_budget import FairBudget
 
 STUCK_S: Final = 60.0  # several times what the slowest picture may take, see `engines.images.MAX_DECODE_S`
 _MAX_THREADS: Final = 4

@@ -43,7 +43,7 @@ from engines.glm.runner import Row
 from engines.images import picture_size
 from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, make_glm
 from engines.runtime import devices
-from engines.runtime.batching import FairBudget
+from engines.runtime.fair_budget import FairBudget
 from engines.runtime.picture_stage import STUCK_S
 from engines.runtime.sampling import Pick
 

@@ -1,4 +1,4 @@
-"""engines.runtime.batching: the continuous batch, step by step with a runner that only counts; then on its thread."""
+"""engines.runtime.batching and scheduler: the batch, step by step with a runner that counts; then on its thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from engines.base import (
     InvalidRequestError,
     hash_caller,
 )
-from engines.runtime.batching import BatchLimits, ContinuousBatch, Scheduler
+from engines.runtime.batching import BatchLimits, ContinuousBatch
+from engines.runtime.scheduler import Scheduler
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""engines.runtime.batching: calls on the model's thread, and a budget that requests share."""
+"""engines.runtime.fair_budget and scheduler: a budget that requests share, and calls on the model's thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import EngineUnavailableError
-from engines.runtime.batching import FairBudget, Scheduler
+from engines.runtime.fair_budget import FairBudget
+from engines.runtime.scheduler import Scheduler
 
 
 @pytest.fixture
