@@ -18,8 +18,8 @@ from starlette.routing import Match
 from typer.main import get_command
 
 from engines.base import EngineOptions
-from engines.http.server import create_app as create_engine_app
-from engines.http.server import load_engine
+from engines.http.app import create_app as create_engine_app
+from engines.http.loading import load_engine
 from router.app import create_app
 from router.cli.main import app as cli
 from router.cli.net import Address

@@ -15,7 +15,7 @@ import redis
 from openai.types import Batch
 
 from engines.echo import EchoEngine
-from engines.http.server import create_app as create_engine_app
+from engines.http.app import create_app as create_engine_app
 from router.app import create_app
 from router.settings import Settings
 from tests.support.servers import AppServer, RedisProcess, wait_until

@@ -16,7 +16,8 @@ pytest.importorskip("transformers")
 from engines.base import Engine, EngineOptions  # noqa: E402
 from engines.http.balancer import BalancedClient  # noqa: E402
 from engines.http.client import EngineClient  # noqa: E402
-from engines.http.server import listening, load_engine  # noqa: E402
+from engines.http.loading import load_engine  # noqa: E402
+from engines.http.server import listening  # noqa: E402
 from engines.pocket.random_tiny import ensure_random_tiny  # noqa: E402
 from tests.contract.test_engine_contract import (  # noqa: E402, F401  collected here once more, with our own `engine`
     test_a_prompt_over_the_context_is_refused,

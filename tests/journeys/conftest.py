@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from engines.echo import EchoEngine
-from engines.http.server import create_app as create_engine_app
+from engines.http.app import create_app as create_engine_app
 from router.app import create_app
 from router.settings import Settings
 from tests.support.servers import AppServer, Process, RedisProcess, start_worker, wait_until

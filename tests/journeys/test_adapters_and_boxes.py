@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 from engines.base import EngineOptions
 from engines.echo import EchoEngine
 from engines.glm.engine import GlmEngine, load
-from engines.http.server import create_app as create_engine_app
+from engines.http.app import create_app as create_engine_app
 from engines.pocket.random_tiny import make_glm
 from engines.runtime.sampling import Pick
 from router.app import create_app

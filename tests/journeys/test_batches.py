@@ -21,7 +21,7 @@ import redis
 from openai.types import Batch
 
 from engines.echo import EchoEngine
-from engines.http.server import create_app as create_engine_app
+from engines.http.app import create_app as create_engine_app
 from tests.journeys.conftest import Stack, picture
 from tests.support.servers import AppServer, Process, RedisProcess, free_port, start_worker, wait_until
 

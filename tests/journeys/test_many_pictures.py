@@ -12,7 +12,7 @@ import pytest
 
 from engines.base import Delta, GenerationRequest, InvalidImageError
 from engines.echo import EchoEngine
-from engines.http.server import create_app as create_engine_app
+from engines.http.app import create_app as create_engine_app
 from tests.journeys.conftest import Stack, picture
 from tests.support.receiver import Receiver
 from tests.support.servers import AppServer, wait_until

@@ -19,7 +19,7 @@ import httpx
 import orjson
 import pytest
 
-from engines.http.server import create_app as create_engine_app
+from engines.http.app import create_app as create_engine_app
 from router.call import DraftAs
 from tests.support.clients import Call, CallFailedError, ClientProcess
 from tests.support.receiver import Receiver

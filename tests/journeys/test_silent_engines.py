@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from engines.http.server import create_app as create_engine_app
+from engines.http.app import create_app as create_engine_app
 from tests.journeys.conftest import Stack
 from tests.support.receiver import Receiver
 from tests.support.servers import AppServer

@@ -30,7 +30,7 @@ from engines.base import (
     TextPart,
 )
 from engines.echo import EchoEngine
-from engines.http.server import create_app as create_engine_app
+from engines.http.app import create_app as create_engine_app
 from policies.decision import EngineHealth, Health
 from policies.features import Hints
 from policies.rules import load_preset

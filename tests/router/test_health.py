@@ -19,9 +19,9 @@ from starlette.routing import Route
 
 from engines.base import EngineInfo
 from engines.echo import EchoEngine
+from engines.http.app import create_app as create_engine_app
 from engines.http.balancer import BalancedClient
 from engines.http.client import EngineClient
-from engines.http.server import create_app as create_engine_app
 from router.app import create_app
 from router.health import EngineMonitor
 from router.settings import Settings

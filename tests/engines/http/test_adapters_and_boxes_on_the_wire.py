@@ -26,7 +26,7 @@ from engines.base import (
     generate,
 )
 from engines.echo import EchoEngine
-from engines.http import answers, server, sse
+from engines.http import answers, loading, server, sse
 from engines.http.client import EngineClient
 from engines.http.server import listening
 from tests.support.vllm_server import VllmServer, serving
@@ -182,7 +182,7 @@ async def test_another_server_is_asked_for_the_name_it_lists_the_adapter_under(l
 def test_an_adapter_that_cannot_be_is_one_clear_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(server.importlib.util, "find_spec", lambda _name: object())
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda _name: object())
 
     assert server.main(arguments) == 1
 
@@ -192,7 +192,7 @@ def test_an_adapter_that_cannot_be_is_one_clear_line(
 
 
 def test_without_peft_the_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None if name == "peft" else object())
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None if name == "peft" else object())
 
     assert server.main(["glm", "--model", "a/b", "--adapter", "x=c/d"]) == 1
 

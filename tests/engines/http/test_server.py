@@ -32,7 +32,7 @@ from engines.base import (
     hash_caller,
 )
 from engines.echo import EchoEngine
-from engines.http import server
+from engines.http import app, loading, server
 from engines.http.balancer import BalancedClient
 from engines.http.client import EngineClient, _to_waiting
 from router.health import EngineMonitor
@@ -344,7 +344,7 @@ async def test_a_picture_address_is_refused_and_told_what_to_send(http):
 
 
 async def test_a_body_over_the_limit_is_refused_before_it_is_parsed(http, monkeypatch):
-    monkeypatch.setattr(server, "MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr(app, "MAX_BODY_BYTES", 1000)
 
     response = await http.post(CHAT, json=body("x" * 5_000_000))
 
@@ -498,10 +498,10 @@ async def test_shutting_down_in_mid_stream_sends_an_error_event():
 
 
 async def test_an_engine_that_does_not_close_does_not_hold_up_the_end(monkeypatch):
-    monkeypatch.setattr(server, "_CLOSE_S", 0.01)
+    monkeypatch.setattr(app, "_CLOSE_S", 0.01)
     engine = EchoEngine()
     engine.aclose = asyncio.Event().wait
-    host = server.EngineHost(engine)
+    host = app.EngineHost(engine)
 
     async with host.run():
         pass
@@ -579,7 +579,7 @@ def test_default_ports_are_those_the_router_looks_at():
 )
 def test_what_is_not_there_is_one_clear_line(capsys, monkeypatch, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: object())
 
     assert server.main(arguments) == 1
 
@@ -598,7 +598,7 @@ def test_a_port_in_use_is_one_clear_line(capsys):
 
 
 def test_without_torch_the_extra_is_named(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
 
     assert server.main(["glm", "--model", checkpoint(tmp_path)]) == 1
 
@@ -612,11 +612,11 @@ async def test_an_engine_is_its_folders_load_called_when_it_starts(monkeypatch, 
     given: list[EngineOptions] = []
     module = types.SimpleNamespace(load=lambda options: given.append(options) or EchoEngine("glm"))
     monkeypatch.setitem(sys.modules, "engines.glm.engine", module)
-    monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: object())
     options = EngineOptions(model=checkpoint(tmp_path), device="cpu")
 
     # When it is made, then nothing is loaded yet; when it is started, then it is
-    engine = server.load_engine("glm", options)
+    engine = loading.load_engine("glm", options)
     assert given == []
     with pytest.raises(Exception, match="loading"):
         await engine.info()
@@ -636,7 +636,7 @@ async def test_an_import_broken_off_half_way_is_waited_for_and_its_engine_closed
         may_finish.wait()
         return echo
 
-    engine = server.DeferredEngine(load)
+    engine = loading.DeferredEngine(load)
     starting = asyncio.create_task(engine.start())
     await asyncio.sleep(0)
     starting.cancel()
@@ -658,7 +658,7 @@ async def test_a_module_that_fails_to_import_fails_the_start_and_closes_quietly(
     def load() -> EchoEngine:
         raise ImportError("no CUDA here")
 
-    engine = server.DeferredEngine(load)
+    engine = loading.DeferredEngine(load)
 
     with pytest.raises(ImportError, match="no CUDA here"):
         await engine.start()

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from engines.echo import EchoEngine
-from engines.http.server import create_app as create_engine_app
+from engines.http.app import create_app as create_engine_app
 from router.app import create_app
 from router.settings import Settings
 from tests.support.servers import AppServer, RedisProcess

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from engines.base import Delta, EngineUnavailableError, GenerationRequest
 from engines.echo import EchoEngine
+from engines.http.app import create_app as create_engine_app
 from engines.http.client import EngineClient
-from engines.http.server import create_app as create_engine_app
 from router.api.stream import to_response_events
 from router.errors import QueueUnavailableError
 from router.jobs.cancels import CancelWatch

@@ -1,0 +1,124 @@
+"""From an engine's name to an engine that is imported and loaded when it starts.
+
+In: a name and `EngineOptions`. Out: an engine, or a `ValueError` that says what is missing, before anything heavy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+import pkgutil
+import re
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import engines
+from engines import echo
+from engines.base import Delta, Engine, EngineInfo, EngineOptions, EngineUnavailableError, GenerationRequest
+
+
+class DeferredEngine:
+    """An engine whose module is imported, and which is made, by `start`: importing torch takes seconds.
+
+    Args:
+        load: makes the engine; called once, on another thread.
+    """
+
+    def __init__(self, load: Callable[[], Engine]) -> None:
+        self._load = load
+        self._loading: asyncio.Future[Engine] | None = None
+
+    async def info(self) -> EngineInfo:
+        """Describe the engine.
+
+        Raises:
+            EngineUnavailableError: before it is loaded.
+        """
+        return await self._engine().info()
+
+    async def start(self) -> None:
+        """Import, load and warm up."""
+        self._loading = asyncio.ensure_future(asyncio.to_thread(self._load))
+        engine = await asyncio.shield(self._loading)
+        await engine.start()
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Generate an answer.
+
+        Raises:
+            EngineError: what the engine raises; `EngineUnavailableError` before it is loaded.
+        """
+        async with contextlib.aclosing(self._engine().stream(request)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def aclose(self) -> None:
+        """Wait for an import that is under way, since it cannot be broken off, then close what it made."""
+        if self._loading is None:
+            return
+        with contextlib.suppress(Exception):  # `start` has raised it already
+            engine = await asyncio.shield(self._loading)
+            await engine.aclose()
+
+    def _engine(self) -> Engine:
+        if self._loading is None or not self._loading.done():
+            raise EngineUnavailableError("The engine is loading.")
+        return self._loading.result()
+
+
+def load_engine(name: str, options: EngineOptions) -> Engine:
+    """Make the engine that a name and a model stand for; nothing heavy is imported before its ``start``.
+
+    Args:
+        name: a folder under ``engines/`` that has an ``engine.py`` with ``load(options)``.
+        options: ``model="echo"`` gives the echo engine of that name.
+
+    Raises:
+        ValueError: if there is no such engine, no such checkpoint folder or no such adapter, or if torch or, with
+            adapters, peft is not installed.
+    """
+    if options.adapters and name != "glm":
+        raise ValueError(f"engine '{name}' takes no adapters; only 'glm' does")
+    if options.model == "echo":
+        return echo.load(name, options)
+    if name not in _engine_names():
+        raise ValueError(f"there is no engine named '{name}'; there are: {', '.join(_engine_names())}")
+    missing = [package for package in ("torch", "transformers") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ValueError(
+            f"engine '{name}' needs {' and '.join(missing)}, not installed here: pip install 'glowl[engines]'"
+        )
+    model = Path(options.model).expanduser()
+    if model.is_dir():
+        if not (model / "config.json").is_file():
+            raise ValueError(f"{model} is no checkpoint folder: it has no config.json")
+    elif not _is_hub_id(options.model):
+        raise ValueError(f"there is no checkpoint folder at {model}")
+
+    if options.adapters and importlib.util.find_spec("peft") is None:
+        raise ValueError("adapters need peft, not installed here: pip install 'glowl[adapters]'")
+    for adapter, source in options.adapters:
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            if not (folder / "adapter_config.json").is_file():
+                raise ValueError(f"adapter '{adapter}': {folder} is no adapter's folder: it has no adapter_config.json")
+        elif not _is_hub_id(source):
+            raise ValueError(f"adapter '{adapter}': there is no folder at {folder}")
+
+    def load() -> Engine:
+        engine: Engine = importlib.import_module(f"engines.{name}.engine").load(options)
+        return engine
+
+    return DeferredEngine(load)
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None
+
+
+def _engine_names() -> list[str]:
+    folders = [Path(path) for path in engines.__path__]
+    packages = [module.name for module in pkgutil.iter_modules(engines.__path__) if module.ispkg]
+    return [name for name in packages if any((folder / name / "engine.py").is_file() for folder in folders)]
