@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -19,33 +17,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from engines.pocket.files import (
+    GLM_CONTEXT_TOKENS,
+    GLM_TOKENS,
+    GLM_VISIBLE,
+    OWL2_CONTEXT_TOKENS,
+    save_glm_tokenizer,
+    save_owl2_tokenizer,
+    write_glm_preprocessor,
+    write_json,
+    write_owl2_settings,
+)
+
 VARIANT = "random-tiny"
-GLM_CONTEXT_TOKENS = 8192
-OWL2_CONTEXT_TOKENS = 2048
 _HIDDEN = 64
+_IMAGE_SIDE = 112
 _RUN_LENGTH = 24  # words from a random place until the answer ends
 
-_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
-_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
-
-# fmt: off
-# In the order of the real vocabulary.
-_GLM_TOKENS = (
-    "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>",
-    "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
-    "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>",
-    "<|begin_of_audio|>", "<|end_of_audio|>", "<|begin_of_transcription|>", "<|end_of_transcription|>",
-    "<|code_prefix|>", "<|code_middle|>", "<|code_suffix|>",
-    "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
-    "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>",
-    "/nothink", "<|begin_of_box|>", "<|end_of_box|>", "<|image|>", "<|video|>",
-)
-# Decoding keeps these; the rest are special.
-_GLM_VISIBLE = frozenset({
-    "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
-    "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "<|begin_of_box|>", "<|end_of_box|>",
-})
-# fmt: on
 _GLM_BASE_VOCAB = 924
 _GLM_VOCAB = 960
 _GLM_SPLIT = (
@@ -117,26 +105,33 @@ def make_glm(folder: Path, seed: int = 0) -> None:
         seed: of the random weights.
     """
     import torch
-    from transformers import Glm4vConfig, Glm4vForConditionalGeneration, PreTrainedTokenizerFast
+    from transformers import Glm4vForConditionalGeneration
 
     folder.mkdir(parents=True, exist_ok=True)
     backend = _train_byte_level_bpe()
-    end_of_text = _GLM_TOKENS[0]
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend,
-        eos_token=end_of_text,
-        pad_token=end_of_text,
-        additional_special_tokens=[token for token in _GLM_TOKENS if token not in _GLM_VISIBLE],
-        clean_up_tokenization_spaces=False,
-        model_max_length=GLM_CONTEXT_TOKENS,
-        padding_side="left",
-    )
-    tokenizer.chat_template = Path(__file__).with_name("chat_template.jinja").read_text("utf-8")
-    tokenizer.save_pretrained(folder)
+    save_glm_tokenizer(backend, folder)
+    config = _glm_config({token: backend.token_to_id(token) for token in GLM_TOKENS})
+    stop_ids = config.text_config.eos_token_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Glm4vForConditionalGeneration(config)
+        _randomize(model)
+        words = [index for index in range(_GLM_BASE_VOCAB) if _is_word(backend.decode([index]))]
+        _end_answers(model.get_input_embeddings().weight, model.lm_head.weight, words, stop_id=stop_ids[0], pull=1.2)
+    model.generation_config.eos_token_id = stop_ids
+    model.generation_config.pad_token_id = stop_ids[0]
+    model.save_pretrained(folder)
+    # Pixels of two frames: at most 128 rows a picture, so that 16 pictures fit and a CPU does not sweat.
+    write_glm_preprocessor(folder, 14, {"shortest_edge": 12544, "longest_edge": 2 * 128 * 28 * 28})
+    write_json(folder / "glowl.json", {"variant": VARIANT})
 
-    ids = {token: backend.token_to_id(token) for token in _GLM_TOKENS}
-    stop_ids = [ids[end_of_text], ids["<|user|>"], ids["<|observation|>"]]
-    config = Glm4vConfig(
+
+def _glm_config(ids: dict[str, int]) -> Any:
+    """Describe the tiny model; ``ids`` are those of its control tokens."""
+    from transformers import Glm4vConfig
+
+    stop_ids = [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]]
+    return Glm4vConfig(
         text_config={
             "vocab_size": _GLM_VOCAB,
             "hidden_size": _HIDDEN,
@@ -147,7 +142,7 @@ def make_glm(folder: Path, seed: int = 0) -> None:
             "max_position_embeddings": GLM_CONTEXT_TOKENS,
             "attention_bias": True,
             "eos_token_id": stop_ids,
-            "pad_token_id": ids[end_of_text],
+            "pad_token_id": stop_ids[0],
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
@@ -174,31 +169,6 @@ def make_glm(folder: Path, seed: int = 0) -> None:
         video_end_token_id=ids["<|end_of_video|>"],
         tie_word_embeddings=False,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Glm4vForConditionalGeneration(config)
-        _randomize(model)
-        words = [index for index in range(_GLM_BASE_VOCAB) if _is_word(backend.decode([index]))]
-        _end_answers(model.get_input_embeddings().weight, model.lm_head.weight, words, stop_id=stop_ids[0], pull=1.2)
-    model.generation_config.eos_token_id = stop_ids
-    model.generation_config.pad_token_id = stop_ids[0]
-    model.save_pretrained(folder)
-    _write_json(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "Glm46VImageProcessor",
-            "processor_class": "Glm46VProcessor",
-            "do_rescale": True,
-            "patch_size": 14,
-            "temporal_patch_size": 2,
-            "merge_size": 2,
-            # Pixels of two frames: at most 128 rows a picture, so that 16 pictures fit and a CPU does not sweat.
-            "size": {"shortest_edge": 12544, "longest_edge": 2 * 128 * 28 * 28},
-            "image_mean": _CLIP_MEAN,
-            "image_std": _CLIP_STD,
-        },
-    )
-    _write_json(folder / "glowl.json", {"variant": VARIANT})
 
 
 def make_owl2(folder: Path, seed: int = 0) -> None:
@@ -211,30 +181,33 @@ def make_owl2(folder: Path, seed: int = 0) -> None:
     import sentencepiece
     import torch
 
-    from engines.owl2.config import MPLUGOwl2Config
     from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer_model = train_sentencepiece(_TEXT.splitlines(), _OWL2_VOCAB)
-    (folder / "tokenizer.model").write_bytes(tokenizer_model)
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
-    _write_json(folder / "special_tokens_map.json", special)
-    _write_json(
-        folder / "tokenizer_config.json",
-        {
-            **special,
-            "tokenizer_class": "LlamaTokenizer",
-            "add_bos_token": True,
-            "add_eos_token": False,
-            "clean_up_tokenization_spaces": False,
-            "legacy": False,
-            "model_max_length": OWL2_CONTEXT_TOKENS,
-            "padding_side": "right",
-            "sp_model_kwargs": {},
-        },
-    )
-    width, image_size, patch_size = 32, 112, 14
-    config = MPLUGOwl2Config(
+    save_owl2_tokenizer(tokenizer_model, folder)
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer_model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MPLUGOwl2ForConditionalGeneration(_owl2_config())
+        _randomize(model)
+        words = [
+            index
+            for index in range(_OWL2_VOCAB)
+            if not pieces.is_byte(index) and not pieces.is_control(index) and _is_word(pieces.id_to_piece(index))
+        ]
+        _end_answers(model.get_input_embeddings().weight, model.lm_head.weight, words, stop_id=2, pull=0.85)
+    model.save_pretrained(folder)
+    write_owl2_settings(folder, _IMAGE_SIDE)
+    write_json(folder / "glowl.json", {"variant": VARIANT})
+
+
+def _owl2_config() -> Any:
+    """Describe the tiny model."""
+    from engines.owl2.config import MPLUGOwl2Config
+
+    width, patch_size = 32, 14
+    return MPLUGOwl2Config(
         vocab_size=_OWL2_VOCAB,
         hidden_size=_HIDDEN,
         intermediate_size=2 * _HIDDEN,
@@ -251,7 +224,7 @@ def make_owl2(folder: Path, seed: int = 0) -> None:
                 "intermediate_size": 2 * width,
                 "num_hidden_layers": 2,
                 "num_attention_heads": 2,
-                "image_size": image_size,
+                "image_size": _IMAGE_SIDE,
                 "patch_size": patch_size,
             },
             "visual_abstractor": {
@@ -261,38 +234,10 @@ def make_owl2(folder: Path, seed: int = 0) -> None:
                 "num_hidden_layers": 2,
                 "num_attention_heads": 2,
                 "num_learnable_queries": 16,
-                "grid_size": image_size // patch_size,
+                "grid_size": _IMAGE_SIDE // patch_size,
             },
         },
     )
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer_model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = MPLUGOwl2ForConditionalGeneration(config)
-        _randomize(model)
-        words = [
-            index
-            for index in range(_OWL2_VOCAB)
-            if not pieces.is_byte(index) and not pieces.is_control(index) and _is_word(pieces.id_to_piece(index))
-        ]
-        _end_answers(model.get_input_embeddings().weight, model.lm_head.weight, words, stop_id=2, pull=0.85)
-    model.save_pretrained(folder)
-    _write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
-    _write_json(
-        folder / "preprocessor_config.json",
-        {
-            "feature_extractor_type": "CLIPFeatureExtractor",
-            "crop_size": image_size,
-            "size": image_size,
-            "do_resize": True,
-            "do_center_crop": True,
-            "do_normalize": True,
-            "resample": 3,
-            "image_mean": _CLIP_MEAN,
-            "image_std": _CLIP_STD,
-        },
-    )
-    _write_json(folder / "glowl.json", {"variant": VARIANT})
 
 
 def _randomize(model: Any) -> None:
@@ -372,7 +317,7 @@ def _train_byte_level_bpe() -> Any:
     if tokenizer.get_vocab_size() != _GLM_BASE_VOCAB:
         raise RuntimeError(f"the training text gives only {tokenizer.get_vocab_size()} of {_GLM_BASE_VOCAB} tokens")
     tokenizer.add_tokens(
-        [AddedToken(token, special=token not in _GLM_VISIBLE, normalized=False) for token in _GLM_TOKENS]
+        [AddedToken(token, special=token not in GLM_VISIBLE, normalized=False) for token in GLM_TOKENS]
     )
     return tokenizer
 
@@ -412,10 +357,6 @@ def train_sentencepiece(sentences: Iterable[str], vocab_size: int, *, is_exact: 
         minloglevel=2,
     )
     return model.getvalue()
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + os.linesep, "utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

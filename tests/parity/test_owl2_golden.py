@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 from engines.owl2 import MPLUGOwl2ForConditionalGeneration, MPLUGOwl2Processor
 from engines.owl2.config import IMAGE_TOKEN_ID
-from engines.owl2.model import plan_insertion
+from engines.owl2.insertion import plan_insertion
 from engines.owl2.prompts import render
 from tests.parity.owl2_golden import (
     FEATURES,

@@ -16,7 +16,7 @@ import torch
 
 from engines.owl2 import MPLUGOwl2ForConditionalGeneration, MPLUGOwl2Processor
 from engines.owl2.config import IGNORE_LABEL, IMAGE_TOKEN_ID
-from engines.owl2.model import plan_insertion
+from engines.owl2.insertion import plan_insertion
 from engines.owl2.prompts import IMAGE_MARKER, TEMPLATES
 from engines.owl2.training import (
     collate,

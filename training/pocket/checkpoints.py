@@ -7,7 +7,6 @@ layout of the real one, marked ``pocket`` in ``glowl.json`` and read by the engi
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
@@ -19,8 +18,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, OWL2_CONTEXT_TOKENS, train_sentencepiece
-from training.pocket import SHIPPED
+from engines.pocket.files import (
+    GLM_CONTEXT_TOKENS,
+    GLM_TOKENS,
+    GLM_VISIBLE,
+    OWL2_CONTEXT_TOKENS,
+    save_glm_tokenizer,
+    save_owl2_tokenizer,
+    write_glm_preprocessor,
+    write_json,
+    write_owl2_settings,
+)
+from engines.pocket.random_tiny import train_sentencepiece
 
 EngineName = Literal["glm", "owl2"]
 VARIANT = "pocket"
@@ -32,8 +41,6 @@ OWL2_SIDE = 96
 """Side of every picture after Owl2's preprocessing, in pixels; others are squeezed into a square."""
 
 PATCH = 8
-_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
-_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 # Words beside those of the sampled questions: what a person may type around them, and what documents say.
 _MORE_ENGLISH = (
@@ -94,8 +101,6 @@ def make_glm_tokenizer(chinese: Sequence[str], english: Sequence[str]) -> Any:
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from engines.pocket.random_tiny import _GLM_TOKENS, _GLM_VISIBLE
-
     phrases = "|".join(sorted((word for word in chinese if len(word) > 1), key=len, reverse=True))
     split = rf"{phrases}|\p{{Han}}| ?[A-Za-z]+|\p{{N}}|\s| ?[^\s\p{{L}}\p{{N}}]|\p{{L}}"
     tokenizer = Tokenizer(models.BPE())
@@ -112,7 +117,7 @@ def make_glm_tokenizer(chinese: Sequence[str], english: Sequence[str]) -> Any:
     )
     tokenizer.train_from_iterator(words, trainer)
     tokenizer.add_tokens(
-        [AddedToken(token, special=token not in _GLM_VISIBLE, normalized=False) for token in _GLM_TOKENS]
+        [AddedToken(token, special=token not in GLM_VISIBLE, normalized=False) for token in GLM_TOKENS]
     )
     return tokenizer
 
@@ -132,39 +137,9 @@ def write_tokenizer(engine: EngineName, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     chinese, english = build_words()
     if engine == "glm":
-        from transformers import PreTrainedTokenizerFast
-
-        from engines.pocket.random_tiny import _GLM_TOKENS, _GLM_VISIBLE
-
-        tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-            tokenizer_object=make_glm_tokenizer(chinese, english),
-            eos_token=_GLM_TOKENS[0],
-            pad_token=_GLM_TOKENS[0],
-            additional_special_tokens=[token for token in _GLM_TOKENS if token not in _GLM_VISIBLE],
-            clean_up_tokenization_spaces=False,
-            model_max_length=GLM_CONTEXT_TOKENS,
-            padding_side="left",
-        )
-        tokenizer.chat_template = (SHIPPED / "chat_template.jinja").read_text("utf-8")
-        tokenizer.save_pretrained(folder)
-        return
-    (folder / "tokenizer.model").write_bytes(make_owl2_tokenizer(english))
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
-    write_json(folder / "special_tokens_map.json", special)
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            **special,
-            "tokenizer_class": "LlamaTokenizer",
-            "add_bos_token": True,
-            "add_eos_token": False,
-            "clean_up_tokenization_spaces": False,
-            "legacy": False,
-            "model_max_length": OWL2_CONTEXT_TOKENS,
-            "padding_side": "right",
-            "sp_model_kwargs": {},
-        },
-    )
+        save_glm_tokenizer(make_glm_tokenizer(chinese, english), folder)
+    else:
+        save_owl2_tokenizer(make_owl2_tokenizer(english), folder)
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -377,8 +352,6 @@ def save_checkpoint(engine: EngineName, model: nn.Module, tokenizer_folder: Path
             if file.is_file():
                 shutil.copyfile(file, unfinished / file.name)
         write_preprocessor(engine, unfinished)
-        if engine == "owl2":
-            write_json(unfinished / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
         write_json(unfinished / "glowl.json", {"variant": VARIANT})
         (unfinished / "README.md").write_text(card, "utf-8")
         licence = Path(__file__).resolve().parents[2] / "LICENSE"
@@ -394,34 +367,14 @@ def save_checkpoint(engine: EngineName, model: nn.Module, tokenizer_folder: Path
 
 
 def write_preprocessor(engine: EngineName, folder: Path) -> None:
-    """Write ``preprocessor_config.json``."""
+    """Write ``preprocessor_config.json``, and what else an engine's loader reads beside its weights."""
     if engine == "glm":
-        value: dict[str, Any] = {
-            "image_processor_type": "Glm46VImageProcessor",
-            "processor_class": "Glm46VProcessor",
-            "do_rescale": True,
-            "patch_size": PATCH,
-            "temporal_patch_size": 2,
-            "merge_size": 2,
-            # Pixels of two frames. Both bounds lie so close that a square of any size becomes 96x96.
-            "size": {"shortest_edge": 2 * (GLM_SIDE - 1) ** 2, "longest_edge": 2 * (GLM_SIDE + 2) ** 2},
-        }
+        # Pixels of two frames. Both bounds lie so close that a square of any size becomes 96x96.
+        write_glm_preprocessor(
+            folder, PATCH, {"shortest_edge": 2 * (GLM_SIDE - 1) ** 2, "longest_edge": 2 * (GLM_SIDE + 2) ** 2}
+        )
     else:
-        value = {
-            "feature_extractor_type": "CLIPFeatureExtractor",
-            "crop_size": OWL2_SIDE,
-            "size": OWL2_SIDE,
-            "do_resize": True,
-            "do_center_crop": True,
-            "do_normalize": True,
-            "resample": 3,
-        }
-    write_json(folder / "preprocessor_config.json", {**value, "image_mean": _CLIP_MEAN, "image_std": _CLIP_STD})
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file as a person would."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + os.linesep, "utf-8")
+        write_owl2_settings(folder, OWL2_SIDE)
 
 
 def num_parameters(parameters: Iterable[Tensor]) -> int:

@@ -13,8 +13,8 @@ from transformers import DynamicCache
 
 from engines.owl2 import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.files import CheckpointError
+from engines.owl2.insertion import plan_insertion
 from engines.owl2.loading import read_variant, resolve_folder
-from engines.owl2.model import plan_insertion
 
 I = -200  # noqa: E741 - reads well in the tables below
 

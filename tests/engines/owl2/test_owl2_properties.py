@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import ImagePart, Message, Part, TextPart
-from engines.owl2.model import MPLUGOwl2Model, plan_insertion
+from engines.owl2.insertion import plan_insertion
+from engines.owl2.model import MPLUGOwl2Model
 from engines.owl2.prompts import EndOfTurn, Prompt, PromptPiece, render
 from engines.owl2.tokenizer import Owl2Tokenizer
 
