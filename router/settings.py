@@ -52,25 +52,25 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         DEFAULT_REDIS_URL,
         validation_alias="REDIS_URL",
-        description="redis://host:port/db or unix:///path?db=0",
+        description="address of redis: redis://host:port/db or unix:///path?db=0",
     )
     glm_url: str = Field(
         f"http://127.0.0.1:{DEFAULT_GLM_PORT}",
         description="GLM engine: http(s)://... or unix:///path; several separated by commas share the work",
     )
-    glm_api_key: SecretStr | None = Field(None, description="key that the GLM servers ask for")
+    glm_api_key: SecretStr | None = Field(None, description="key for the GLM servers")
     glm_model: str | None = Field(None, description="name of the model on the GLM servers; empty: their first one")
     glm_adapters: Annotated[tuple[tuple[str, str], ...], NoDecode] = Field(
         (), description="LoRA adapters that `glowl up` gives the GLM engine: NAME=FOLDER_OR_HUB_ID, comma-separated"
     )
     owl2_url: str = Field(f"http://127.0.0.1:{DEFAULT_OWL2_PORT}", description="Owl2 engine: the same, one or several")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="comma-separated keys callers must send; empty: no key is asked for"
+        (), description="comma-separated API keys; a request must send one of them; empty: none is needed"
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="comma-separated names of this service beside localhost, its addresses and GLOWL_HOST; others are "
-        "refused while no key is asked for; *: any",
+        description="comma-separated host names of this service beside localhost, its addresses and GLOWL_HOST; "
+        "without keys, requests for other hosts are refused; *: any",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma-separated origins of web pages that may use the api, as https://app.example.com; *: any"
@@ -80,20 +80,20 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(40_000_000, gt=0, description="largest single picture, decoded")
     max_body_bytes: int = Field(64 * 1024 * 1024, gt=0, description="largest request body")
     max_json_items: int = Field(
-        8192, gt=0, description="most objects and lists in one request, and an eighth of the most values"
+        8192, gt=0, description="most objects and lists in one request; it may hold eight times as many values"
     )
     max_text_chars: int = Field(2_000_000, gt=0, description="longest conversation, its pictures not counted")
     max_connections: int = Field(
-        2000, ge=2, description="connections that one api process has open; one address has half of them at most"
+        2000, ge=2, description="open connections of one api process; one address may have half of them"
     )
     head_timeout_s: float = Field(10.0, gt=0, description="time for the headers of a request to arrive")
     max_requests_in_flight: int = Field(
-        2000, ge=2, description="requests that one api process has open at a time; one key has half of them at most"
+        2000, ge=2, description="open requests of one api process; one key may have half of them"
     )
     max_bytes_in_flight: int = Field(
         384 * 1024 * 1024,
         gt=0,
-        description="bytes of request bodies that one api process holds at a time; one key has half of them at most",
+        description="bytes of request bodies in one api process at a time; one key may have half of them",
     )
     body_timeout_s: float = Field(15.0, gt=0, description="longest pause while a request body arrives")
     max_images: int = Field(16, gt=0, description="most pictures in one request, earlier turns included")
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     contact: str = Field(
         PRODUCT_URL,
         pattern=r"^[!-~]{1,200}$",
-        description="mail address or URL in the User-Agent of what is fetched and posted; many sites ask for one",
+        description="mail address or URL in the User-Agent of downloads and webhooks; many sites ask for one",
     )
     webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
@@ -114,48 +114,48 @@ class Settings(BaseSettings):
     webhook_timeout_s: float = Field(20.0, gt=0, description="time for one attempt to deliver a webhook")
     webhook_delays_s: Annotated[tuple[float, ...], NoDecode] = Field(
         default_factory=lambda: DEFAULT_WEBHOOK_DELAYS_S,
-        description="comma-separated waits after a webhook's failed attempts; the last repeats until 72 hours are over",
+        description="comma-separated waits after failed attempts of a webhook; the last repeats for 72 hours in all",
     )
     max_wait_s: float = Field(
         120.0, ge=0, description="how long a chat completion waits for a job before it answers with the draft"
     )
     engine_timeout_s: float = Field(300.0, gt=0, description="longest silence of an engine before a branch is given up")
     answer_timeout_s: float = Field(3600.0, gt=0, description="longest time that one answer of an engine may take")
-    lease_s: float = Field(5.0, gt=0, description="a running branch not heard of for so long is run again")
-    resend_after_s: float = Field(15.0, gt=0, description="how often lost messages to the workers are looked for")
+    lease_s: float = Field(5.0, gt=0, description="a branch whose worker is silent for this long is run again")
+    resend_after_s: float = Field(15.0, gt=0, description="time between two checks for lost messages to the workers")
     engine_patience_s: float = Field(
         300.0, ge=0, description="how long a branch waits for an engine that is loading or away before it fails"
     )
     merge_patience_s: float = Field(
-        30.0, ge=0, description="how long Owl2's finished answer waits for GLM's part in the final one"
+        30.0, ge=0, description="how long Owl2's finished answer waits for GLM's part of the final one"
     )
-    max_attempts: int = Field(3, ge=1, description="runs of one branch before it is recorded as failed")
+    max_attempts: int = Field(3, ge=1, description="most runs of one branch; after that it has failed")
     max_unfinished_jobs: int = Field(
         1000, ge=1, description="jobs that one key may have queued or running; lines of batches are counted apart"
     )
     job_expires_s: int = Field(
-        24 * 3600, gt=0, description="a job that has not ended so long after it was accepted is ended as it is"
+        24 * 3600, gt=0, description="longest life of an unfinished job; then it ends with what it has"
     )
     job_ttl_s: int = Field(7 * 24 * 3600, gt=0, description="how long a finished job can be read")
     blob_ttl_s: int = Field(24 * 3600, gt=0, description="how long a picture is kept after its last job ended")
     max_picture_bytes: int = Field(
         1024 * 1024 * 1024,
         gt=0,
-        description="most bytes in the pictures of one key's jobs together; those of ended jobs go first",
+        description="most bytes of pictures for all jobs of one key; pictures of ended jobs are dropped first",
     )
     max_file_bytes: int = Field(200 * 1024 * 1024, gt=0, description="largest uploaded file")
-    max_stored_bytes: int = Field(1024 * 1024 * 1024, gt=0, description="most bytes in the files of one key together")
+    max_stored_bytes: int = Field(1024 * 1024 * 1024, gt=0, description="most bytes of files for one key")
     file_ttl_s: int = Field(
-        7 * 24 * 3600, ge=3600, description="how long a file is kept if its upload or its batch does not say"
+        7 * 24 * 3600, ge=3600, description="how long a file is kept, unless its upload or batch says otherwise"
     )
-    batch_lines_in_flight: int = Field(32, ge=1, description="jobs of batches that one api process has under way")
+    batch_lines_in_flight: int = Field(32, ge=1, description="batch lines that one api process runs at a time")
     drain_s: float = Field(
-        20.0, ge=0, description="after SIGTERM a worker's runs and the api's streams get so long to end"
+        20.0, ge=0, description="time after SIGTERM for a worker's runs and the api's streams to end"
     )
     drain_notice_s: float = Field(
-        1.0, ge=0, description="before that the api answers for so long while /readyz says that it is going"
+        1.0, ge=0, description="time before that in which the api still answers, while /readyz says 503"
     )
-    worker_concurrency: int = Field(8, ge=1, description="tasks one worker runs side by side")
+    worker_concurrency: int = Field(8, ge=1, description="tasks that one worker runs at a time")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     @field_validator("api_keys", "allowed_hosts", "cors_origins", "webhook_secret", "webhook_delays_s", mode="before")

@@ -45,7 +45,13 @@ def settings() -> dict[str, tuple[str | None, str]]:
     found: dict[str, tuple[str | None, str]] = {}
     for name, field in Settings.model_fields.items():
         value = field.get_default(call_default_factory=True)
-        shown = None if field.default_factory else str(value).lower() if isinstance(value, bool) else str(value or "")
+        shown: str | None = str(value or "")
+        if name == "data_dir":
+            shown = None
+        elif isinstance(value, bool):
+            shown = str(value).lower()
+        elif isinstance(value, tuple):
+            shown = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
         variable = str(field.validation_alias or f"GLOWL_{name.upper()}")
         found[variable] = (shown, field.description or "")
     return found

@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from router.cli.main import app as cli
 from router.cli.models import FULL_MODELS, MODEL_CHOICES
+from router.settings import Settings
 from scripts.doc_pages import PAGES, Lang, path_of
 from tests.docs.pages import ALL, PAIRS, ROOT, Page
 
@@ -65,6 +66,16 @@ def test_the_readmes_stay_short(page: Page) -> None:
 def test_generated_pages_are_up_to_date(name: str, lang: Lang) -> None:
     on_disk = path_of(name, lang).read_text("utf-8")
     assert PAGES[name, lang](lang) == on_disk, "run: python -m scripts.doc_pages"
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_defaults_of_the_settings_page_are_what_settings_take(lang: Lang, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given the environment that the page shows
+    for variable, shown, _ in (row for row in Page(path_of("settings", lang)).rows if "_" in row[0]):
+        if shown.startswith("`"):
+            monkeypatch.setenv(variable.strip("`"), shown.strip("`"))
+    # Then it is the same as none
+    assert Settings() == Settings.model_construct()
 
 
 def test_decisions_are_dated_and_stand_in_their_folder_alone() -> None:
