@@ -34,7 +34,7 @@ from engines.http.app import create_app as create_engine_app
 from policies.decision import EngineHealth, Health
 from policies.features import Hints
 from policies.rules import load_preset
-from router.api.routes import chat
+from router.api import waiting
 from router.app import create_app
 from router.call import Call
 from router.dispatch import Dispatcher, _with_failure, to_router_error
@@ -161,7 +161,7 @@ def test_a_wait_counts_from_its_beginning_even_if_glm_was_asked_first(
     began_at: list[float] = []
     asked_at: list[float] = []
 
-    class NotedWait(chat._Wait):
+    class NotedWait(waiting.Wait):
         def __init__(self, wait_s: float, began: float) -> None:
             began_at.append(began)
             super().__init__(wait_s, began)
@@ -172,7 +172,7 @@ def test_a_wait_counts_from_its_beginning_even_if_glm_was_asked_first(
         asked_at.append(time.monotonic())
         return await run_now(*args)
 
-    monkeypatch.setattr(chat, "_Wait", NotedWait)
+    monkeypatch.setattr(waiting, "Wait", NotedWait)
     monkeypatch.setattr(Dispatcher, "_run_now", noted)
     messages = [{"role": "user", "content": "你好"}]
 
