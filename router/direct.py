@@ -11,13 +11,13 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from engines.base import Delta, EngineError, EngineUnavailableError
 from router.call import Call
 from router.errors import QueueUnavailableError
 from router.health import EngineMonitor
-from router.jobs.job import Event, FinalAnswer, Job, Unit, UnitResult, end_state, to_failure_record
+from router.jobs.job import ErrorRecord, Event, FinalAnswer, Job, Unit, UnitResult, end_state, to_failure_record
 from router.jobs.store import JobStore
 from router.leftovers import Leftovers, end_tasks
 from router.work.transcript import Piece, Transcript
@@ -122,7 +122,7 @@ class DirectAnswer:
 
     async def _tell(self) -> AsyncGenerator[Event, None]:
         yield Event("started", FAST_UNIT, 1)
-        error: dict[str, Any] | None = None
+        error: ErrorRecord | None = None
         async with contextlib.aclosing(self._stream.deltas):
             try:
                 async with contextlib.aclosing(self._pieces()) as pieces:
@@ -167,7 +167,7 @@ class DirectAnswer:
             log.warning("%s could not be stored: %s", self.job.id, unavailable.message)
             self.finished[0] = _not_stored(self.finished[0])
 
-    def _to_result(self, error: dict[str, Any] | None = None) -> UnitResult:
+    def _to_result(self, error: ErrorRecord | None = None) -> UnitResult:
         return self._stream.transcript.to_result(error, has_cuts=self._keeping is not None)
 
     async def _keep_lease(self, store: JobStore, epoch: int) -> None:

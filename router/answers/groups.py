@@ -17,7 +17,7 @@ from typing import Any, Final
 from engines.base import SamplingParams
 from router.answers.agreement import Agreement
 from router.answers.merge import ComposeRequest
-from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult, add_usage
+from router.jobs.job import BranchPlan, ErrorRecord, FinalAnswer, Job, JobSpec, Unit, UnitResult, add_usage
 
 Span = tuple[int, int]
 StoredMessage = dict[str, Any]
@@ -363,7 +363,7 @@ def _findings(job: Job, most_chars: int | None = None) -> Iterator[str]:
 
 def _failure(group: BranchPlan, job: Job) -> tuple[str, str]:
     result = job.units[group.name].result or UnitResult()
-    error = result.error or {}
+    error: ErrorRecord = result.error or {}
     code, message = error.get("code", "unknown"), error.get("message", "unknown error")
     return (
         f"{_named(_span(group), 'en')} could not be analysed by {group.engine} ({code}): {message}",

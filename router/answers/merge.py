@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from router.answers.agreement import Agreement, combine, compare, script_of
 from router.answers.fields import merge_fields
 from router.answers.json_answers import UncheckableSchemaError, dump_json, parse, to_check
 from router.answers.usable import is_blank
-from router.jobs.job import FinalAnswer, Job, UnitResult, add_usage
+from router.jobs.job import ErrorRecord, FinalAnswer, Job, UnitResult, add_usage
 
 _COMPOSE_ZH: Final = (
     "下面是针对同一个问题和图片的两份回答。请结合图片核对，写出一份最终回答：用中文，直接回答问题，"
@@ -73,10 +73,10 @@ class NoAnswer:
     """Every branch failed.
 
     Attributes:
-        error: ``{"code", "message", ...}`` for the Responses object.
+        error: for the Responses object.
     """
 
-    error: dict[str, Any]
+    error: ErrorRecord
 
 
 def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
@@ -146,7 +146,7 @@ def _with_missing(
     """Name the branches without an answer, and those whose answer was cut where another one is whole."""
     for branch in job.spec.branches:
         if branch.name not in answers:
-            error = results[branch.name].error or {}
+            error: ErrorRecord = results[branch.name].error or {}
             code, message = error.get("code", "unknown"), error.get("message", "unknown error")
             final = _noted(
                 final,
@@ -174,7 +174,9 @@ def _by_field(
         )
     alone = replace(final, logprobs=(), provenance={"": "owl2"})
     if by_glm is None:
-        refused = next((each.error for each in results.values() if (each.error or {}).get("code") == _BAD_SCHEMA), None)
+        refused = next(
+            (each.error for each in results.values() if each.error and each.error.get("code") == _BAD_SCHEMA), None
+        )
         return NoAnswer(refused) if refused else alone  # as on the fast route, whatever Owl2 makes of that schema
     if by_glm.finish_reason != "stop":  # half an object is none
         return _noted(alone, "glm's JSON was cut: owl2's stands alone", "glm 的 JSON 被截断：仅采用 owl2 的结果")
@@ -249,8 +251,8 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
         reason, reason_zh = _why_not(result)
         if not request.has_fallback:
             message = f"Only GLM can write the answer in the form that was asked for, and it failed: {reason}"
-            error = {"code": "server_error", "param": None, "status": 500, "retryable": True, **(result.error or {})}
-            return NoAnswer({**error, "message": message})
+            error: ErrorRecord = {"code": "server_error", "param": None, "status": 500, "retryable": True}
+            return NoAnswer({**error, **(result.error or ErrorRecord()), "message": message})
         return _noted(
             request.fallback,
             f"the answers could not be composed by glm: {reason}",

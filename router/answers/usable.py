@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-from router.jobs.job import JobSpec, UnitResult
+from router.jobs.job import ErrorRecord, JobSpec, UnitResult
 
 # What a model, or the server before it, should have kept to itself: `</s>`, `<|endoftext|>`, `<unk>`.
 _SPECIAL_TOKEN: Final = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|unk|pad|bos|eos|br)\s*/?>|\[(?:PAD|UNK|CLS|SEP)\]")
@@ -43,7 +43,7 @@ def checked(result: UnitResult, spec: JobSpec) -> UnitResult:
     return replace(result, text="", logprobs=(), boxes=(), error=_error_of(result.finish_reason))
 
 
-def _error_of(finish_reason: str) -> dict[str, Any]:
+def _error_of(finish_reason: str) -> ErrorRecord:
     message, message_zh = {
         "length": ("it reached its length limit before it had written anything", "在写出任何内容之前已达到长度上限"),
         "content_filter": ("its answer was withheld by a content filter", "其回答被内容过滤器拦截"),

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator
 
 from router.errors import EngineFailedError, RouterError
-from router.jobs.job import Job
+from router.jobs.job import ErrorRecord, Job
 
 _MESSAGES_ZH = {
     "deadline_exceeded": "在 hybrid.deadline_ms 规定的时间内没有得到任何回答。",
@@ -26,7 +26,7 @@ def to_failure(job: Job) -> RouterError:
             code="response_cancelled",
             message_zh=f"响应 {job.id} 已被取消。",
         )
-    error = job.error or {}
+    error: ErrorRecord = job.error or {}
     return EngineFailedError(
         error.get("message", "no engine gave an answer"),
         status=int(error.get("status", 500)),

@@ -34,7 +34,7 @@ from router.batches.store import BatchStore, Ending, LeaseLostError
 from router.dispatch import Dispatcher
 from router.errors import QueueUnavailableError, RouterError, StorageFullError
 from router.jobs.events import EventHub
-from router.jobs.job import Job
+from router.jobs.job import ErrorRecord, Job
 from router.jobs.store import JobStore
 from router.leftovers import end_tasks
 
@@ -526,7 +526,7 @@ def _max_attempts(job: Job) -> int:
 
     A bug and a refusal would be the same again, and each job has had its runs; so what is not known counts as one.
     """
-    error = job.error or {}
+    error: ErrorRecord = job.error or {}
     if job.state != "failed" or not error.get("retryable"):
         return 1
     if error.get("status") in (429, 503):

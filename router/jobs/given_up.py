@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from router.errors import QueueFullError
-from router.jobs.job import UnitResult
+from router.jobs.job import ErrorRecord, UnitResult
 
 NOT_AWAITED: Final = UnitResult(
     error={
@@ -21,7 +21,7 @@ NOT_AWAITED: Final = UnitResult(
     }
 )
 
-LOST_MERGE: Final = {"code": "server_error", "message": "the merge could not be finished"}
+LOST_MERGE: Final[ErrorRecord] = {"code": "server_error", "message": "the merge could not be finished"}
 
 
 def lost_result(max_attempts: int) -> UnitResult:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 from engines.base import Box, EngineError, SamplingParams, TokenLogprob, Usage
 from engines.json_forms import from_boxes, from_logprobs, to_boxes, to_logprobs
@@ -32,6 +32,17 @@ MERGE: Final = "merge"
 def new_job_id() -> str:
     """Return an id nobody can guess: ``resp_`` and 32 hex digits."""
     return f"resp_{secrets.token_hex(16)}"
+
+
+class ErrorRecord(TypedDict, total=False):
+    """Why there is no answer, as it is stored; whoever reads it does without what an earlier release left out."""
+
+    code: str
+    message: str
+    message_zh: str
+    param: str | None
+    status: int
+    retryable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +211,7 @@ class UnitResult:
         model: the model's shown name.
         finish_reason: ``stop``, ``length`` or ``content_filter``.
         usage: token counts.
-        error: ``{"code", "message", "param", "status", "retryable"}`` of a failed branch.
+        error: of a failed branch.
         duration_s: from start to end of the last run.
         ttft_s: from start to the first text.
         logprobs: of the answer's tokens, if they were asked for.
@@ -216,7 +227,7 @@ class UnitResult:
     model: str = ""
     finish_reason: str = "stop"
     usage: Usage = Usage()
-    error: dict[str, Any] | None = None
+    error: ErrorRecord | None = None
     duration_s: float = 0.0
     ttft_s: float | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -383,7 +394,7 @@ class Job:
     started_at: float | None = None
     completed_at: float | None = None
     final: FinalAnswer | None = None
-    error: dict[str, Any] | None = None
+    error: ErrorRecord | None = None
     place: QueuePlace | None = None
     accepted_at: float | None = None
     is_told: bool = False
@@ -467,7 +478,7 @@ def _with_logprobs(data: dict[str, Any], logprobs: tuple[TokenLogprob, ...]) -> 
     return {**data, "logprobs": to_logprobs(logprobs)} if logprobs else data
 
 
-def to_failure_record(error: EngineError) -> dict[str, Any]:
+def to_failure_record(error: EngineError) -> ErrorRecord:
     """Write down an engine's refusal, as `UnitResult.error` has it."""
     return {
         "code": error.code,

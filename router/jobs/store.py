@@ -30,7 +30,19 @@ from router.errors import QueueUnavailableError, StorageFullError
 from router.jobs.backlog import Backlogs, to_backlog
 from router.jobs.eta import Pace, Standing, estimate
 from router.jobs.given_up import LOST_MERGE, NOT_AWAITED, lost_result, pictures_full, queue_full
-from router.jobs.job import Claim, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, Why, end_state
+from router.jobs.job import (
+    Claim,
+    ErrorRecord,
+    Event,
+    FinalAnswer,
+    Job,
+    JobSpec,
+    Patience,
+    Unit,
+    UnitResult,
+    Why,
+    end_state,
+)
 from router.jobs.rows import to_event, to_fields, to_job
 from router.jobs.schedule import QUEUES, queue_of, to_class
 from router.lua import Argument, JobScript, Scripts
@@ -392,13 +404,13 @@ class JobStore:
         return int(await self._run(JobScript.WAKE, queue=queue, max_woken=MOST_WOKEN, max_looked_at=_MOST_LOOKED_AT))
 
     async def complete(
-        self, job_id: str, epoch: int, *, final: FinalAnswer | None = None, error: dict[str, Any] | None = None
+        self, job_id: str, epoch: int, *, final: FinalAnswer | None = None, error: ErrorRecord | None = None
     ) -> bool:
         """End a job with its final answer, or with the error that left none; True if webhook deliveries are due."""
         outcome: bytes = await self._run(JobScript.COMPLETE, id=job_id, epoch=epoch, **_to_ending(final, error))
         return outcome == b"deliveries due"
 
-    async def end(self, job: Job, *, final: FinalAnswer | None = None, error: dict[str, Any] | None = None) -> bool:
+    async def end(self, job: Job, *, final: FinalAnswer | None = None, error: ErrorRecord | None = None) -> bool:
         """End a job that is over its time with what it had when it was read.
 
         Returns:
@@ -573,7 +585,7 @@ class JobStore:
         return await self._scripts.run(script, *more, **arguments)
 
 
-def _to_ending(final: FinalAnswer | None, error: dict[str, Any] | None) -> dict[str, str | bytes]:
+def _to_ending(final: FinalAnswer | None, error: ErrorRecord | None) -> dict[str, str | bytes]:
     return {
         "state": end_state(final),
         "final": orjson.dumps(final.to_dict()) if final else "",

@@ -7,11 +7,10 @@ that its finished branches amount to, saying what is missing; or, with none fini
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from router.answers import merge
 from router.answers.steps import Ask, Merging, NoEngine
-from router.jobs.job import FinalAnswer, Job, UnitResult
+from router.jobs.job import ErrorRecord, FinalAnswer, Job, UnitResult
 from router.jobs.store import Cause
 
 
@@ -34,7 +33,7 @@ def settle(job: Job, cause: Cause) -> FinalAnswer | merge.NoAnswer:
     return step.outcome
 
 
-def to_error(job: Job, cause: Cause) -> dict[str, Any]:
+def to_error(job: Job, cause: Cause) -> ErrorRecord:
     """Return the record of what ran out."""
     if cause == "deadline":
         message, code, param = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
 
 from engines.base import (
     Box,
@@ -19,7 +18,7 @@ from engines.base import (
 )
 from router.answers.usable import is_blank
 from router.errors import QueueUnavailableError
-from router.jobs.job import UnitResult
+from router.jobs.job import ErrorRecord, UnitResult
 from router.jobs.store import JobStore
 from router.work.lease import REDIS_RETRY_S, LeaseLostError, patiently
 
@@ -128,7 +127,7 @@ class Transcript:
         if self.finish_reason is None:
             raise GenerationFailedError("The engine ended its answer without saying why.")
 
-    def to_result(self, error: dict[str, Any] | None = None, *, has_cuts: bool = False) -> UnitResult:
+    def to_result(self, error: ErrorRecord | None = None, *, has_cuts: bool = False) -> UnitResult:
         """Return it as a result.
 
         Args:
