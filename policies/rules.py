@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from policies.context import Context
 from policies.decision import Arm, EngineName, Route, Scalar
-from policies.yaml_text import YamlError, describe_fault, make_fault, read_yaml
+from policies.yaml_text import YamlError, describe_fault, keys_of, make_fault, read_yaml
 
 # What a condition may be put on, and the words each may equal. `deadline_slack_ms` is the caller's deadline minus what
 # a job is expected to take; without a deadline no condition on it holds.
@@ -281,20 +281,6 @@ def _turn(rule: Rule, dial: float) -> Rule:
     return rule.model_copy(update={"when": {**rule.when, "multi_hop": turned}})
 
 
-_ACCEPTED_KEYS: Final = {
-    "preset": (
-        "version", "name", "summary", "assumed_deep_ms", "max_queue_age_s", "dial", "sticky", "quotas", "canary",
-        "keys", "rules",
-    ),
-    "rule": ("name", "when", "route", "engine", "enable_thinking", "on_overload", "panel"),
-    "quota": ("fast", "deep"),
-    "canary": ("share", "route", "engine", "enable_thinking"),
-    "key": ("dial", "route", "quotas"),
-    "condition": ("is", "at_least", "below"),
-    "queue": ("glm", "owl2"),
-}  # fmt: skip
-
-
 def preset_names() -> tuple[str, ...]:
     """Return the names of the presets that ship, sorted."""
     folder = resources.files("policies").joinpath("presets")
@@ -331,7 +317,7 @@ def _load(source: Traversable | Path, label: str) -> Rules:
     except YamlError as error:
         raise RulesError(str(error)) from error
     if not isinstance(data, dict):
-        raise RulesError(f"{label}, line 1: a mapping is expected, with the keys {', '.join(_ACCEPTED_KEYS['preset'])}")
+        raise RulesError(f"{label}, line 1: a mapping is expected, with the keys {', '.join(keys_of(Rules))}")
     try:
         # YAML has lists where the model is frozen with tuples; nothing else is converted.
         if isinstance(data.get("rules"), list):
@@ -346,20 +332,20 @@ def _load(source: Traversable | Path, label: str) -> Rules:
 
 
 def _accepted_at(parent: tuple[str | int, ...]) -> tuple[str, ...]:
-    return _ACCEPTED_KEYS[_kind(parent)]
+    return keys_of(_model_at(parent))
 
 
-def _kind(parent: tuple[str | int, ...]) -> str:
+def _model_at(parent: tuple[str | int, ...]) -> type[_Strict]:
     if not parent:
-        return "preset"
+        return Rules
     if parent[0] in _SECTIONS:
         return _SECTIONS[str(parent[0])]
     if parent[0] == "keys":
-        return "key" if len(parent) == 2 else "quota"
-    return "rule" if len(parent) == 2 else "condition"
+        return KeyOverrides if len(parent) == 2 else Quotas
+    return Rule if len(parent) == 2 else Condition
 
 
-_SECTIONS: Final = {"max_queue_age_s": "queue", "quotas": "quota", "canary": "canary"}
+_SECTIONS: Final[dict[str, type[_Strict]]] = {"max_queue_age_s": QueueLimits, "quotas": Quotas, "canary": Canary}
 
 
 class RulesFile:

@@ -19,7 +19,7 @@ from policies.decide import decide
 from policies.decision import Decision, EngineHealth, EngineName, Health, Route
 from policies.features import Hints, Question, RequestedRoute, measure
 from policies.rules import Rules
-from policies.yaml_text import YamlError, describe_fault, make_fault, read_yaml
+from policies.yaml_text import YamlError, describe_fault, keys_of, make_fault, read_yaml
 
 _EXPECTED: Final = ("route", "engine", "rule", "enable_thinking")
 
@@ -149,4 +149,4 @@ def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _accepted_at(parent: tuple[str | int, ...]) -> tuple[str, ...]:
-    return tuple(Case.model_fields) if parent else tuple(Table.model_fields)
+    return keys_of(Case if parent else Table)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
 Location = tuple[str | int, ...]
@@ -26,6 +27,11 @@ def make_fault(message: str, *at: str | int) -> PydanticCustomError:
         at: the way to it from the model's own place.
     """
     return PydanticCustomError("rules", "{message}", {"message": message, "at": at})
+
+
+def keys_of(model: type[BaseModel]) -> tuple[str, ...]:
+    """Return the keys that a mapping of this kind may have, as they are written."""
+    return tuple(field.alias or name for name, field in model.model_fields.items())
 
 
 def read_yaml(source: Traversable | Path, label: str) -> tuple[Any, dict[Location, int]]:
