@@ -122,12 +122,10 @@ class FetchedBody:
     Attributes:
         data: the body, at most ``max_image_bytes`` long.
         content_type: what the server called it, lower case and without parameters; empty if it said nothing.
-        final_url: where it was found, after redirects.
     """
 
     data: bytes = field(repr=False)
     content_type: str
-    final_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +364,7 @@ class SafeFetcher:
             if len(body) > limit:
                 raise _too_large(limit)
         content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        return FetchedBody(data=bytes(body), content_type=content_type, final_url=str(response.url))
+        return FetchedBody(data=bytes(body), content_type=content_type)
 
     @contextlib.asynccontextmanager
     async def _place(self, url: URL) -> AsyncGenerator[None]:

@@ -71,11 +71,6 @@ class Fetcher(Protocol):
         ...
 
 
-def data_url(part: ImagePart) -> str:
-    """The picture as a ``data:`` URL, for OpenAI-compatible servers behind us."""
-    return f"data:{part.media_type};base64,{pybase64.b64encode_as_string(part.data)}"
-
-
 @dataclass(frozen=True, slots=True)
 class _Accepted:
     """A picture that may pass, and how many pixels it has."""

@@ -244,10 +244,10 @@ def redirecting(location: str) -> Handler:
     return answering(status=302, headers={"Location": location})
 
 
-async def test_a_body_comes_back_with_its_type_and_address(site: Site, fetcher: SafeFetcher) -> None:
+async def test_a_body_comes_back_with_its_type(site: Site, fetcher: SafeFetcher) -> None:
     url = site.on("/a.png", answering(b"bytes", content_type="IMAGE/PNG"))
     body = await fetcher.get(url)
-    assert (body.data, body.content_type, body.final_url) == (b"bytes", "image/png", url)
+    assert (body.data, body.content_type) == (b"bytes", "image/png")
 
 
 async def test_a_body_exactly_at_the_limit_passes(site: Site, fetcher: SafeFetcher) -> None:
@@ -341,7 +341,7 @@ async def test_redirects_are_followed_to_the_end(site: Site, fetcher: SafeFetche
     start = site.on("/0", redirecting("/1"))
     # When the first is fetched, then the last is found
     body = await fetcher.get(start)
-    assert (body.data, body.final_url) == (b"end", end)
+    assert body.data == b"end"
     assert len(site.seen) == MAX_REDIRECTS + 1 == 11
 
 

@@ -20,7 +20,7 @@ from engines.base import ImagePart
 from router import media
 from router.errors import ImageError, ImageFetchError, RouterError
 from router.fetch import FetchedBody, FetchError, FetchFailedError, FetchTooLargeError, UrlRefusedError
-from router.media import FETCH_CONCURRENCY, MAX_SIDE_PX, MediaIntake, data_url
+from router.media import FETCH_CONCURRENCY, MAX_SIDE_PX, MediaIntake
 from router.settings import Settings
 
 LIMIT = 400_000
@@ -71,7 +71,7 @@ class FakeFetcher:
         body = self.bodies[url]
         if isinstance(body, FetchError):
             raise body
-        return FetchedBody(body, self.content_type, url)
+        return FetchedBody(body, self.content_type)
 
 
 def intake(fetcher: media.Fetcher | None = None, **changes: object) -> MediaIntake:
@@ -505,8 +505,3 @@ async def test_a_bitmap_of_too_many_runs_is_refused() -> None:
 
 async def test_no_pictures_are_no_pictures() -> None:
     assert await intake().load_all([]) == ()
-
-
-async def test_a_part_turns_back_into_the_data_url_it_came_from() -> None:
-    source = as_url(JPEG, "image/jpeg")
-    assert data_url(await intake().load(source, param="image")) == source
