@@ -30,8 +30,7 @@ class Context:
     """The state around one request. Everything may be left out: then it has no say.
 
     Attributes:
-        key_label: label of the caller's key; picks the overrides in the rules' `keys`.
-        key_hash: hash of the key's owner; tried after the label.
+        owner: whose key it is, a hash; picks the overrides in the rules' `keys`.
         dial: the caller's own place between latency (0) and depth (1); outranks the key's and the preset's.
         route_shares: share of recent requests, 0 to 1, that each route got, by whatever window the caller counts;
             held against the quotas.
@@ -40,8 +39,7 @@ class Context:
         image_keys: content hashes of the conversation's pictures now, new and old.
     """
 
-    key_label: str | None = None
-    key_hash: str | None = None
+    owner: str | None = None
     dial: float | None = None
     route_shares: Mapping[Route, float] = field(default_factory=dict)
     bucket: float | None = None

@@ -112,7 +112,7 @@ def decide(features: Features, rules: Rules, health: Health = Health(), context:
 def _overlay(ruled: _Wish, rules: Rules, key_route: Route | None, context: Context) -> _Wish:
     """Let the key, the conversation's last decision or the canary choose instead of the rules, in this order."""
     if key_route is not None:
-        why = Reason.of("key", context.key_label or "", key_route, texts.KEY.fill(route=key_route))
+        why = Reason.of("key", context.owner or "", key_route, texts.KEY.fill(route=key_route))
         if key_route == ruled.route:
             return replace(ruled, reasons=(*ruled.reasons, why), flip=None)
         return _Wish(key_route, _ENGINE_OF[key_route], "key-override", (why,), is_pinned=False)

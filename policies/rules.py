@@ -195,7 +195,7 @@ class Rules(_Strict):
         is_sticky: a conversation keeps its route until its set of pictures changes.
         quotas: per route.
         canary: a share of the conversations that try another way.
-        keys: overrides by a key's label, or by its owner's hash.
+        keys: overrides by the hash of a key's owner.
         rules: tried from the top.
     """
 
@@ -246,11 +246,8 @@ class Rules(_Strict):
         return len(self.rules) - 1
 
     def overrides_for(self, context: Context) -> KeyOverrides:
-        """Return what is different for the caller's key: by its label, else by its owner's hash, else nothing."""
-        for name in (context.key_label, context.key_hash):
-            if name is not None and name in self.keys:
-                return self.keys[name]
-        return _NO_OVERRIDES
+        """Return what is different for the caller's key; nothing if it is not named."""
+        return self.keys.get(context.owner, _NO_OVERRIDES) if context.owner is not None else _NO_OVERRIDES
 
     def turned(self, dial: float) -> "Rules":
         """Return the rules with their multi-hop thresholds moved by the dial.

@@ -40,7 +40,7 @@ class Case(_Strict):
         ask_engine: the engine that `model` names.
         service_tier: as in the request.
         deadline_ms: `hybrid.deadline_ms`.
-        key: label of the caller's key.
+        key: the owner of the caller's key, as the rules' `keys` name it.
         down: engines that are down.
         route: expected.
         engine: expected.
@@ -128,7 +128,7 @@ def _run(case: Case, rules: Rules) -> Outcome:
     )
     hints = Hints(case.ask_route, case.ask_engine, case.service_tier, case.deadline_ms)
     health = Health({name: EngineHealth(is_up=False) for name in case.down})
-    decision = decide(measure(question, hints), rules, health, Context(key_label=case.key))
+    decision = decide(measure(question, hints), rules, health, Context(owner=case.key))
     differences = tuple(
         f"{name}: {getattr(decision, name)}, expected {wanted}"
         for name in _EXPECTED

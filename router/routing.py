@@ -56,7 +56,7 @@ class Router:
         began = time.perf_counter()
         rules = self._rules()
         context = Context(
-            key_hash=call.owner,
+            owner=call.owner,
             dial=call.dial,
             route_shares=self._shares(call.owner),
             bucket=bucket_of(conversation_id(call)),
@@ -200,7 +200,7 @@ def _previous(call: Call, rules: Rules) -> Previous | None:
     for index in turns[:1] + turns[1:][1 - _MAX_DECIDED_AGAIN :]:
         earlier = replace(call, messages=call.messages[: index + 1])
         image_keys = frozenset(image.sha256 for image in earlier.images)
-        context = Context(key_hash=call.owner, dial=call.dial, previous=previous, image_keys=image_keys)
+        context = Context(owner=call.owner, dial=call.dial, previous=previous, image_keys=image_keys)
         decision = decide(measure(to_question(earlier), call.hints), rules, Health(), context)
         previous = Previous(decision.route, decision.engine, image_keys)
     return previous

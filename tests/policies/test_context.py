@@ -38,23 +38,21 @@ def test_the_callers_dial_outranks_the_keys_and_that_the_presets(seed, features)
     rules = seed.model_copy(update={"dial": 0.1, "keys": {"ops": KeyOverrides(dial=0.2)}})
 
     assert decide(features(), rules).dial == 0.1
-    assert decide(features(), rules, context=Context(key_label="ops")).dial == 0.2
-    assert decide(features(), rules, context=Context(key_label="ops", dial=0.9)).dial == 0.9
+    assert decide(features(), rules, context=Context(owner="ops")).dial == 0.2
+    assert decide(features(), rules, context=Context(owner="ops", dial=0.9)).dial == 0.9
 
 
 @pytest.mark.parametrize(
     ("context", "route", "rule"),
     [
         (Context(), "fast", "chinese"),
-        (Context(key_label="research"), "deep", "key-override"),
-        (Context(key_hash="c0ffee"), "deep", "key-override"),
-        (Context(key_label="stranger", key_hash="c0ffee"), "deep", "key-override"),
-        (Context(key_label="stranger"), "fast", "chinese"),
+        (Context(owner="c0ffee"), "deep", "key-override"),
+        (Context(owner="stranger"), "fast", "chinese"),
     ],
 )
-def test_a_key_may_have_its_own_route_by_label_or_by_owner(seed, features, context, route, rule):
+def test_a_key_may_have_its_own_route(seed, features, context, route, rule):
     deep = KeyOverrides(route="deep")
-    rules = seed.model_copy(update={"keys": {"research": deep, "c0ffee": deep}})
+    rules = seed.model_copy(update={"keys": {"c0ffee": deep}})
 
     decision = decide(features(), rules, context=context)
 
@@ -134,7 +132,7 @@ def test_a_used_up_quota_sends_unpinned_work_the_other_way_and_says_so(seed, fea
 
 def test_a_keys_quota_replaces_the_presets(seed, features):
     rules = seed.model_copy(update={"quotas": Quotas(deep=0.3), "keys": {"vip": KeyOverrides(quotas=Quotas())}})
-    context = Context(key_label="vip", route_shares={"deep": 0.9})
+    context = Context(owner="vip", route_shares={"deep": 0.9})
 
     assert decide(features(language="en"), rules, context=context).route == "deep"
 
