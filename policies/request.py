@@ -41,14 +41,12 @@ class Request:
     Attributes:
         text: the request, width variants folded, one sentence a line; empty if nothing but courtesy and form was said.
         spoken: the words that show the language: the request, or the courtesy where there is nothing else.
-        brought: kinds of what came with it.
         is_courtesy: the turn greets, thanks or agrees and asks nothing.
         answer_language: "zh" or "en" if the turn says in which language to answer; None if it doesn't.
     """
 
     text: str
     spoken: str
-    brought: frozenset[Kind] = frozenset()
     is_courtesy: bool = False
     answer_language: Literal["en", "zh"] | None = None
 
@@ -143,7 +141,6 @@ def _find(text: str) -> Request:
     return Request(
         text=kept_text,
         spoken=kept_text if words.LETTER.search(kept_text) else " ".join(polite) or prose.strip(),
-        brought=frozenset(brought),
         is_courtesy=bool(polite) and not sentences and not has_form and not brought,
         answer_language=answer_language,
     )
