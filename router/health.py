@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
-from engines.base import EngineError, EngineInfo, hash_caller
+from engines.base import EngineError, EngineInfo
 from engines.http.balancer import BackendStatus, BalancedClient, RemoteEngine
 from policies.decision import EngineHealth, Health
 from router.leftovers import Leftovers, end_tasks
@@ -83,22 +83,24 @@ class EngineMonitor:
         known = model_id.strip().lower()
         return next((name for name, info in self._infos.items() if info.model_id.lower() == known), None)
 
-    def waiting_s(self, name: str, owner: str) -> float:
-        """How long the wait is that an owner's next request would join at an engine, seconds.
+    def waits(self, name: str) -> tuple[float, dict[str, float]]:
+        """How long the wait is that a new request would join at an engine, seconds.
 
         Of several servers, at the one with the shortest: the balancer finds it. A server that does not say counts as
         one at which nobody waits.
+
+        Returns:
+            For anybody, and for those callers, as `hash_caller` names them, who wait there already.
         """
-        engine, caller = self._engines.get(name), hash_caller(owner)
-        if engine is None:
-            return 0.0
-        return min(
-            (
-                max((each.oldest_s if each.caller == caller else each.turn_s for each in waiting), default=0.0)
-                for waiting in engine.waiting()
-            ),
-            default=0.0,
-        )
+        engine = self._engines.get(name)
+        servers = () if engine is None else engine.waiting()
+        turns = [max((each.turn_s for each in waiting), default=0.0) for waiting in servers]
+        own: list[dict[str, float]] = [{each.caller: each.oldest_s for each in waiting} for waiting in servers]
+        callers = {caller for found in own for caller in found}
+        return min(turns, default=0.0), {
+            caller: min(max(turn_s, found.get(caller, 0.0)) for turn_s, found in zip(turns, own, strict=True))
+            for caller in callers
+        }
 
     def num_waiting(self, name: str) -> int:
         """How many requests wait at an engine, as far as its servers say."""

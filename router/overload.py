@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from engines.base import hash_caller
 from policies.decide import RECOVERED_SHARE
 from policies.decision import EngineHealth, EngineName, Health
 from policies.rules import QueueLimits
@@ -26,7 +27,9 @@ _ENGINES: Final[tuple[EngineName, ...]] = ("glm", "owl2")
 _LOOK_EVERY_S: Final = 1.0
 # A redis that misses a look or two is busy; numbers older than this are not known any more.
 _FRESH_S: Final = 5.0
-# Stands for every owner that has nothing waiting.
+# What is a batch's may wait, so no age counts for it.
+_PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "normal")
+# Stands for every caller that has nothing waiting.
 _ANYBODY: Final = ""
 
 
@@ -68,6 +71,9 @@ class OverloadWatch:
         self._clock = clock
         self._backlogs = Backlogs()
         self._read_at = -_FRESH_S
+        # By caller, as a hash, since engines name them so.
+        self._ages: dict[tuple[_Way, Priority], dict[str, float]] = {}
+        self._judged_at = -_FRESH_S
         self._over: frozenset[tuple[_Way, str]] = frozenset()
         self._looking: asyncio.Task[None] | None = None
 
@@ -92,7 +98,7 @@ class OverloadWatch:
             self._backlogs = await self._read()
             self._read_at = self._clock()
         finally:
-            self._over = frozenset(self._found_over())
+            self._judge()
 
     def health(self, call: Call) -> Health:
         """What is known of the engines, for one call.
@@ -130,32 +136,38 @@ class OverloadWatch:
         can_take_over = not is_too_much and not (engine == "owl2" and has_schema)
         if call.priority == "batch":
             return EngineHealth(known.is_up, can_take_over=can_take_over)
+        caller = hash_caller(call.owner)
+        ages = self._ages.get((way, call.priority), {}) if self._clock() - self._judged_at < _FRESH_S else {}
         return EngineHealth(
             known.is_up,
-            round(self._age_s(way, call.owner, call.priority), 1),
-            was_overloaded=(way, call.owner) in self._over or (way, _ANYBODY) in self._over,
+            round(ages.get(caller, ages.get(_ANYBODY, 0.0)), 1),
+            was_overloaded=not self._over.isdisjoint({(way, caller), (way, _ANYBODY)}),
             can_take_over=can_take_over,
         )
 
-    def _age_s(self, way: _Way, owner: str, priority: Priority = "normal") -> float:
-        """How long the wait is that an owner's next request would join: in the queue, and then at the engine."""
-        age_s = self._monitor.waiting_s(way.engine, owner)
-        if way.is_queued:
-            age_s += self._known().of.get(queue_of(way.engine), Backlog()).age_for(owner, priority)
-        return age_s
-
-    def _found_over(self) -> list[tuple[_Way, str]]:
-        limits, found = self._limits(), []
-        owners = {
-            _ANYBODY,
-            *(line.owner for backlog in self._known().of.values() for lines in backlog.lines for line in lines),
-        }
+    def _judge(self) -> None:
+        """Say anew how old each queue is, for whom, and who finds it over its limit."""
+        limits, over = self._limits(), set[tuple[_Way, str]]()
         for way in _WAYS:
+            for priority in _PRIORITIES:
+                self._ages[way, priority] = self._measure(way, priority)
             limit_s = limits.of(way.engine)
             if limit_s is None:
                 continue
-            for owner in owners:
-                back_s = limit_s * RECOVERED_SHARE if (way, owner) in self._over else limit_s
-                if self._age_s(way, owner) > back_s:
-                    found.append((way, owner))
-        return found
+            for caller, age_s in self._ages[way, "normal"].items():
+                if age_s > (limit_s * RECOVERED_SHARE if (way, caller) in self._over else limit_s):
+                    over.add((way, caller))
+        self._over = frozenset(over)
+        self._judged_at = self._clock()
+
+    def _measure(self, way: _Way, priority: Priority) -> dict[str, float]:
+        """How long the wait is that a new request would join, by caller: in the queue, and then at the engine."""
+        anybody_s, at_engine = self._monitor.waits(way.engine)
+        queue_s, in_queue = 0.0, dict[str, float]()
+        if way.is_queued:
+            queue_s, by_owner = self._known().of.get(queue_of(way.engine), Backlog()).ages(priority)
+            in_queue = {hash_caller(owner): age_s for owner, age_s in by_owner.items()}
+        return {_ANYBODY: queue_s + anybody_s} | {
+            caller: in_queue.get(caller, queue_s) + at_engine.get(caller, anybody_s)
+            for caller in in_queue.keys() | at_engine.keys()
+        }

@@ -74,10 +74,24 @@ class Backlog:
         is_known = self.learned_s_ago is not None and self.learned_s_ago <= _LEARNED_FOR_S
         return self.pace if is_known else Pace(None, self.pace.parallel, self.pace.num_running)
 
+    def ages(self, priority: Priority) -> tuple[float, dict[str, float]]:
+        """How long the wait is that a new job would join, seconds.
+
+        Returns:
+            For anybody, and for those owners for whom it is longer, since they have a line of their own.
+        """
+        lines = [line for lines in self.lines[: to_class(priority)] for line in lines]
+        turn_s = max((line.turn_s for line in lines), default=0.0)
+        longer: dict[str, float] = {}
+        for line in lines:
+            if line.oldest_s > max(turn_s, longer.get(line.owner, 0.0)):
+                longer[line.owner] = line.oldest_s
+        return turn_s, longer
+
     def age_for(self, owner: str, priority: Priority) -> float:
         """How long the wait is that this owner's next job would join, seconds."""
-        lines = [line for lines in self.lines[: to_class(priority)] for line in lines]
-        return max((line.oldest_s if line.owner == owner else line.turn_s for line in lines), default=0.0)
+        turn_s, longer = self.ages(priority)
+        return longer.get(owner, turn_s)
 
     def ahead_of(self, owner: str, priority: Priority) -> int:
         """How many units would be started before this owner's next one; as ``jobs/place.lua`` counts."""

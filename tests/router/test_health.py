@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engines.base import EngineInfo
+from engines.base import CallerWait, EngineInfo
 from engines.echo import EchoEngine
 from engines.http.app import create_app as create_engine_app
 from engines.http.balancer import BalancedClient
@@ -284,3 +284,25 @@ async def test_an_engine_that_hangs_does_not_keep_others_from_being_seen() -> No
         await seen.wait()
     await monitor.aclose()
     assert monitor.is_up("glm")
+
+
+def test_of_several_servers_the_shortest_wait_counts() -> None:
+    class Servers:
+        found: tuple[tuple[CallerWait, ...], ...] = ()
+
+        def waiting(self) -> tuple[tuple[CallerWait, ...], ...]:
+            return self.found
+
+    servers = Servers()
+    monitor = EngineMonitor({"glm": cast("Any", servers)})
+    assert monitor.waits("glm") == (0.0, {})
+
+    servers.found = ((CallerWait("ann", 2, 90.0, 10.0), CallerWait("bob", 1, 20.0, 20.0)),)
+    assert monitor.waits("glm") == (20.0, {"ann": 90.0, "bob": 20.0})
+
+    servers.found = (*servers.found, (CallerWait("ann", 1, 70.0, 5.0),))
+    assert monitor.waits("glm") == (5.0, {"ann": 70.0, "bob": 5.0})
+
+    # One that says nothing, as vLLM does, counts as one at which nobody waits.
+    servers.found = (*servers.found, ())
+    assert monitor.waits("glm") == (0.0, {"ann": 0.0, "bob": 0.0})

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from engines.base import EngineInfo, ImagePart, Message, SamplingParams, TextPart
+from engines.base import EngineInfo, ImagePart, Message, SamplingParams, TextPart, hash_caller
 from policies.decision import EngineHealth, Health
 from policies.features import Hints
 from policies.rules import QueueLimits
@@ -28,13 +28,14 @@ class Monitor:
         return Health({"glm": EngineHealth(), "owl2": EngineHealth()})
 
     def __init__(self) -> None:
-        self.waits = {"glm": 0.0, "owl2": 0.0}
+        self.waits_s = {"glm": 0.0, "owl2": 0.0}
+        self.own_waits_s: dict[str, dict[str, float]] = {"glm": {}, "owl2": {}}
 
-    def waiting_s(self, name: str, owner: str) -> float:
-        return self.waits[name]
+    def waits(self, name: str) -> tuple[float, dict[str, float]]:
+        return self.waits_s[name], self.own_waits_s[name]
 
     def num_waiting(self, name: str) -> int:
-        return int(self.waits[name])
+        return int(self.waits_s[name])
 
     def info(self, name: str) -> EngineInfo:
         return EngineInfo(name, name, "echo", 9, 2)
@@ -150,7 +151,7 @@ async def test_an_owners_own_long_line_is_old_for_it_alone(bench: Bench) -> None
 
 
 async def test_who_waits_at_an_engine_comes_on_top_of_who_waits_for_a_worker(bench: Bench) -> None:
-    bench.monitor.waits = {"glm": 61.0, "owl2": 40.0}
+    bench.monitor.waits_s = {"glm": 61.0, "owl2": 40.0}
     await bench.look(glm=10, owl2=200)
 
     assert bench.of("glm") == EngineHealth(queue_age_s=61, was_overloaded=True)
@@ -158,8 +159,27 @@ async def test_who_waits_at_an_engine_comes_on_top_of_who_waits_for_a_worker(ben
     assert bench.of("owl2") == EngineHealth(queue_age_s=240)
 
 
+async def test_an_owners_own_wait_at_an_engine_is_remembered_for_it_alone(bench: Bench) -> None:
+    bench.monitor.own_waits_s["glm"] = {hash_caller("ann"): 61.0}
+    await bench.look()
+    assert bench.of("glm") == EngineHealth(queue_age_s=61, was_overloaded=True)
+    assert bench.of("glm", replace(CALL, owner="bob")) == EngineHealth()
+
+    bench.monitor.own_waits_s["glm"] = {hash_caller("ann"): 40.0}
+    await bench.look()
+    assert bench.of("glm") == EngineHealth(queue_age_s=40, was_overloaded=True)
+
+
+async def test_a_watch_that_has_stopped_looking_knows_nothing(bench: Bench) -> None:
+    bench.monitor.waits_s["glm"] = 61.0
+    await bench.look(owl2=400)
+    bench.now += 5
+
+    assert (bench.of("glm").queue_age_s, bench.of("owl2").queue_age_s) == (0.0, 0.0)
+
+
 async def test_glm_is_known_to_be_overloaded_while_redis_is_away(bench: Bench) -> None:
-    bench.is_away, bench.monitor.waits = True, {"glm": 61.0, "owl2": 0.0}
+    bench.is_away, bench.monitor.waits_s = True, {"glm": 61.0, "owl2": 0.0}
     with pytest.raises(QueueUnavailableError):
         await bench.watch.look()
 
