@@ -147,7 +147,7 @@ class MarkedText:
             elif self._marked is not None:
                 boxes += self._reader.read(self._marked) if self._reader is not None else ()
                 self._marked = None
-        num_certain = len(self._held) - _num_begun(self._held)
+        num_certain = len(self._held) - num_begun(self._held, (BOX_START, BOX_END))
         shown.append(self._show(self._held[:num_certain]))
         self._held = self._held[num_certain:]
         return "".join(shown), boxes
@@ -165,13 +165,9 @@ class MarkedText:
         return text
 
 
-def _num_begun(text: str) -> int:
+def num_begun(text: str, marks: Sequence[str]) -> int:
     """Length of the longest end of a text that could be the beginning of a mark."""
+    longest = min(max(map(len, marks)) - 1, len(text))
     return next(
-        (
-            length
-            for length in range(min(len(BOX_START), len(text)), 0, -1)
-            if BOX_START.startswith(text[-length:]) or BOX_END.startswith(text[-length:])
-        ),
-        0,
+        (length for length in range(longest, 0, -1) if any(mark.startswith(text[-length:]) for mark in marks)), 0
     )

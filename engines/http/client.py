@@ -211,7 +211,7 @@ class EngineClient:
         end = asyncio.get_running_loop().time() + self._answer_timeout_s
         room = self._max_chars(request)
         response = await self._open(request)
-        # Servers of other makes send the model's box marks as text; ours have read them already.
+        # Servers of other makes send the model's marks as text; ours have read them already.
         marks = AnswerMarks(request) if self._is_foreign else None
         try:
             parser = sse.EventParser()
@@ -227,7 +227,7 @@ class EngineClient:
                         is_done = True
                         break
                     delta = answers.from_event(payload)
-                    is_over = finish_reason is not None
+                    is_over = finish_reason is not None or (marks is not None and marks.is_over)
                     finish_reason = _worse(finish_reason, delta.finish_reason)
                     usage = delta.usage or usage
                     if is_over:  # the answer has ended; only its token counts may still come
@@ -243,6 +243,8 @@ class EngineClient:
                     content = replace(delta, finish_reason=None, usage=None)
                     if marks is not None:
                         content = marks.read(content)
+                        if marks.is_over:  # its server may write on for as long as it is let
+                            end = min(end, asyncio.get_running_loop().time() + _TAIL_S)
                     if said is not None:
                         said.append(content.text)
                     if content != _NOTHING:
@@ -252,9 +254,14 @@ class EngineClient:
             if finish_reason is None:
                 raise self._broken_off("it closed the connection in the middle of an answer")
             await self._read_tail(response)
+        except EngineError:
+            if marks is None or not marks.is_over:  # the answer is whole: only its token counts are missing
+                raise
         finally:
             response.close()
-        rest = _NOTHING if marks is None else marks.finish()
+        rest = _NOTHING if marks is None else marks.finish(finish_reason)
+        if marks is not None and marks.is_over and finish_reason != "content_filter":
+            finish_reason = "stop"
         if said is not None and finish_reason == "stop":
             _check_json("".join(said) + rest.text)
         yield replace(rest, finish_reason=finish_reason, usage=usage)

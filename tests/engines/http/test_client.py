@@ -27,6 +27,7 @@ from engines.base import (
     generate,
 )
 from engines.echo import EchoEngine
+from engines.http import client as http_client
 from engines.http import requests
 from engines.http.address import split_urls
 from engines.http.client import EngineClient
@@ -210,6 +211,56 @@ async def test_thinking_that_a_server_left_in_the_answer_is_taken_out(client_of,
     async with replying(writing(*pieces, text_event("", "stop"))) as url:
         result = await generate(client_of(url), HI)
     assert (result.text, result.reasoning) == (text, thought)
+
+
+COUNTED = b'data: {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("rest", "completion_tokens"),
+    [
+        ([text_event("", "stop"), COUNTED, b"data: [DONE]\n\n"], 2),
+        ([text_event("Why?"), text_event("", "length"), COUNTED], 2),
+        ([], 0),
+        ([b'data: {"error": {"message": "CUDA died", "code": 500}}\n\n'], 0),
+        ([b"data: {oops\n\n"], 0),
+    ],
+    ids=["an end", "another turn", "nothing", "an error", "no json"],
+)
+@pytest.mark.parametrize("pieces", [("Red<|user|>",), ("Re", "d<|u", "ser|>")])
+async def test_an_answer_whose_turn_has_ended_is_whole_whatever_its_server_says(
+    client_of, pieces, rest, completion_tokens
+):
+    async with replying(writing(*map(text_event, pieces), *rest)) as url:
+        result = await generate(client_of(url), HI)
+    assert (result.text, result.finish_reason, result.usage.completion_tokens) == ("Red", "stop", completion_tokens)
+
+
+@pytest.mark.parametrize("word", ["", "sky "])
+async def test_a_server_that_goes_on_after_the_turn_is_left(client_of, monkeypatch, word):
+    monkeypatch.setattr(http_client, "_TAIL_S", 0.05)
+    is_left = asyncio.Event()
+
+    async def reply(writer: asyncio.StreamWriter) -> None:
+        try:
+            await writing(text_event("Red"), text_event("<|user|>"))(writer)
+            while True:
+                writer.write(text_event(word) if word else b": ping\n\n")
+                await writer.drain()
+                await asyncio.sleep(0)
+        finally:
+            is_left.set()
+
+    async with replying(reply) as url:
+        result = await generate(client_of(url), HI)
+        assert (result.text, result.finish_reason) == ("Red", "stop")
+        await asyncio.wait_for(is_left.wait(), 60)
+
+
+async def test_json_is_checked_up_to_the_end_of_the_turn(client_of):
+    asked = replace(HI, sampling=SamplingParams(json_schema='{"type": "object"}'))
+    async with replying(writing(text_event('{"a": 1}<|endoftext|>x'), text_event("", "stop"))) as url:
+        assert (await generate(client_of(url), asked)).text == '{"a": 1}'
 
 
 async def test_a_connection_reset_in_mid_answer_is_an_unavailable_engine(client_of):
