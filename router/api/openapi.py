@@ -267,11 +267,11 @@ def _describe_answers(page: dict[str, Any]) -> None:
         "properties": {
             "position": {
                 "type": "integer",
-                "description": "1 is the next to be started; 0 if nothing of it waits any more",
+                "description": "1 starts next; 0 if nothing of it is queued any more",
             },
             "eta_ms": {
                 "anyOf": [{"type": "integer"}, {"type": "null"}],
-                "description": "until the answer, learned from what ran lately; null while nobody can know",
+                "description": "until the answer, learned from what ran lately; null while unknown",
             },
         },
     }
@@ -309,11 +309,11 @@ def _hybrid_properties() -> dict[str, Any]:
     optional = {"anyOf": [number, {"type": "null"}]}
     return {
         "route": {**text, "enum": ["fast", "deep"], "description": "`fast`: answered at once; `deep`: a job"},
-        "engine": {**text, "enum": ["glm", "owl2"], "description": "whose the final answer is, or is to be"},
-        "rule": {**text, "description": "the rule of the preset that held"},
+        "engine": {**text, "enum": ["glm", "owl2"], "description": "engine that gives the final answer"},
+        "rule": {**text, "description": "name of the rule that decided"},
         "reasons": {
             "type": "array",
-            "description": "the measured values that made it hold, each with a sentence in both languages",
+            "description": "measured values that made the rule apply, each with a sentence in English and Chinese",
             "items": {"type": "object"},
         },
         "preset": {**text, "description": "the rule set"},
