@@ -99,7 +99,7 @@ def _shape(schema: Any, root: dict[str, Any]) -> _Shape:
     kinds = node.get("type", [])
     kinds = {"number" if kind == "integer" else kind for kind in (kinds if isinstance(kinds, list) else [kinds])}
     properties, required = node.get("properties", {}), frozenset(node.get("required", ()))
-    tags = {}
+    tags: dict[str, AbstractSet[bytes]] = {}
     for name in required & properties.keys():
         inner = _follow(properties[name], root)
         if inner is not None and (listed := _values(inner)) is not None:
