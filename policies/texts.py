@@ -48,7 +48,7 @@ INTERACTIVE: Final = Text("somebody is waiting ({reason})", "有人在等待（{
 NOT_INTERACTIVE: Final = Text("nobody is said to be waiting", "没有说明有人在等待")
 DEADLINE: Final = Text(
     "the deadline is {deadline_ms} ms and a job is expected to take {estimate_ms} ms",
-    "时限为 {deadline_ms} 毫秒，作业预计需要 {estimate_ms} 毫秒",
+    "时限为 {deadline_ms} 毫秒，任务预计需要 {estimate_ms} 毫秒",
 )
 MULTI_HOP: Final = Text(
     "multi-hop score {value:.2f} against {threshold:g}{cues}", "多步程度 {value:.2f}，阈值 {threshold:g}{cues}"
@@ -72,7 +72,7 @@ NO_CANARY: Final = Text("outside the canary's share it would go {route}", "不�
 
 HOW: Final = {
     "glm": Text("answered by glm alone", "由 glm 单独回答"),
-    "owl2": Text("answered by owl2, as a job", "改由 owl2 以作业方式回答"),
+    "owl2": Text("answered by owl2, as a job", "改由 owl2 以任务方式回答"),
 }
 BECAUSE: Final = Text("{why}: {how}", "{why}：{how}")
 QUOTA: Final = Text(

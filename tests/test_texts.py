@@ -23,7 +23,7 @@ def texts() -> Iterator[tuple[str, Text]]:
     """All texts that modules named ``texts`` hold, by name."""
     for package in (policies, router):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if module.name.rpartition(".")[2] == "texts":
+            if "texts" in module.name.split("."):
                 held = vars(importlib.import_module(module.name))
                 for name, value in held.items():
                     yield from within(f"{module.name}.{name}", value)

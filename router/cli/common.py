@@ -13,14 +13,15 @@ import shutil
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from policies.text import Language as Language
+from router.cli.texts import say
+
 if TYPE_CHECKING:
     from router.settings import Settings
-
-Language = Literal["en", "zh"]
 
 # Read by the commands that ask a service.
 _OF_CLIENTS = frozenset({"GLOWL_URL", "GLOWL_API_KEY"})
@@ -95,8 +96,6 @@ def unknown_variables(environ: Mapping[str, str], known: Collection[str]) -> lis
 
 
 def _about_unknown(name: str, known: Collection[str]) -> str:
-    from router.cli.texts import say
-
     near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
     key = "settings.unknown.near" if near else "settings.unknown"
     return say(key, detect_language(), name=name, near="".join(near))

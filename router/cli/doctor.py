@@ -166,7 +166,7 @@ def check_redis(language: Language) -> Check:
     try:
         choice = find_redis()
     except RedisMissingError as error:
-        return Check("redis", "fail", str(error))
+        return Check("redis", "fail", error.text.of(language))
     if choice.source == "env":
         try:
             check_redis_url(choice.url)

@@ -17,8 +17,8 @@ from typing import Annotated
 import typer
 
 from router.cli import models
-from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language
-from router.cli.processes import ENGINES_MISSING, has_engine_packages
+from router.cli.common import Language, LanguageOption, detect_language, fail, load_settings, parse_language
+from router.cli.processes import has_engine_packages
 from router.cli.texts import say
 
 app = typer.Typer(name="models", help="The weights on this machine.", no_args_is_help=True, rich_markup_mode=None)
@@ -136,7 +136,7 @@ def convert(
     if dtype not in DTYPES:
         raise typer.BadParameter(f"{dtype!r} is none of {', '.join(DTYPES)}", param_hint="--dtype")
     if not has_engine_packages():
-        fail(ENGINES_MISSING)
+        fail(say("engines.missing", detect_language()))
     argv = convert_argv(source, target, dtype=dtype, max_shard_size=max_shard_size)
     # A new process image, because torch must never be loaded into the command line's own.
     os.execv(argv[0], argv)  # noqa: S606

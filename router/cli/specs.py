@@ -97,7 +97,7 @@ def _redis_specs(layout: Layout, language: Language) -> tuple[str, list[ProcessS
     try:
         redis = find_redis()
     except RedisMissingError as error:
-        fail(str(error))
+        fail(error.text.of(language))
     if redis.binary is None:
         found = asyncio.run(look_at(redis.url))
         if found.problem:

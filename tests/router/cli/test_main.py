@@ -67,8 +67,8 @@ def test_a_variable_that_is_no_setting_is_said_and_the_command_goes_on(monkeypat
     result = runner.invoke(app, ["explain", "What is it?", "--lang", "en"])
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
-        "glowl: warning: GLOWL_COLOUR is no setting and is ignored; docs/settings.md lists them all",
-        "glowl: warning: GLOWL_MAX_IMAGE is no setting and is ignored; GLOWL_MAX_IMAGES is one",
+        "glowl: warning: GLOWL_COLOUR is not a setting and is ignored; docs/settings.md lists all settings",
+        "glowl: warning: GLOWL_MAX_IMAGE is not a setting and is ignored; did you mean GLOWL_MAX_IMAGES?",
     ]
 
 

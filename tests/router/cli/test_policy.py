@@ -108,7 +108,7 @@ def test_two_presets_are_compared_with_a_picture_of_their_route_mix(tmp_path, qu
 
     assert result.exit_code == 0
     assert "seed (4 questions)" in result.stdout
-    assert "2 of 4 questions go another way" in result.stdout
+    assert "2 of 4 questions change their route" in result.stdout
     assert "deep (english) -> fast (always-glm): What is this?" in result.stdout
     bars = [line for line in result.stdout.splitlines() if "█" in line]
     assert [bar.count("█") for bar in bars] == [20, 20, 40]

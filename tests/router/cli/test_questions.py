@@ -102,7 +102,7 @@ def test_several_pictures_and_large_cells_come_along(folder):
         ("question,image\nok,\nWhat is it?;a.png\n", "line 3: 1 cells"),
         ("question,image\nok,\n\n,a.png\n", "line 4: the question is empty"),
         ("question\nok\n\u200b\u2060\n", "line 3: the question is empty"),
-        ("question,,image\nWhat?,a.png,\n", "'a.png' stands in a column without a name"),
+        ("question,,image\nWhat?,a.png,\n", "'a.png' is in a column without a name"),
         ('question,image\n"What?,a.png\n', "line 2"),
         ("question,image\nWhat?,b.png\n", "b.png"),
         ("question,image\nWhat?,.\n", "directory"),

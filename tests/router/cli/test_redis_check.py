@@ -23,7 +23,7 @@ GUARD_S = 30.0
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Host and port of a real redis that wants a password."""
+    """Host and port of a real redis that needs a password."""
     with server(tmp_path_factory.mktemp("guarded"), "--requirepass", PASSWORD) as where:
         yield where
 
@@ -130,6 +130,5 @@ async def test_a_server_with_tls_is_told_from_one_that_hangs_up(tmp_path: Path) 
 
 
 def test_each_has_a_sentence_in_both_languages() -> None:
-    sentences = [texts for key, texts in TEXTS.items() if key.startswith("redis.")]
-    assert len({english for english, _chinese in sentences}) == len(sentences) > 20
-    assert all("{url}" in english for english, _chinese in sentences)
+    sentences = [text for key, text in TEXTS.items() if key.startswith("redis.") and "{url}" in text.en]
+    assert len({text.en for text in sentences}) == len({text.zh for text in sentences}) == len(sentences) > 20

@@ -26,6 +26,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from policies.text import Text
 from router.cli import model_setup, models, probes, up
 from router.cli import screen as screens
 from router.cli import specs as builder
@@ -99,7 +100,7 @@ class TestRefusals:
 
     def test_no_redis_at_all(self, tmp_path, monkeypatch):
         def none() -> RedisChoice:
-            raise RedisMissingError("no redis found: three choices")
+            raise RedisMissingError(Text.same("no redis found: three choices"))
 
         monkeypatch.setattr(builder, "find_redis", none)
         assert start(tmp_path, "--port", "0").stderr == "glowl: no redis found: three choices\n"
@@ -469,7 +470,7 @@ def test_the_screen_draws_plain_lines_that_are_never_wrapped_or_read_as_markup()
         "still starting after 30 s: glm (logs: /logs)",
         "ready     glm     1.2 s   glm = echo",
         "died      glm     cannot be started: no memory; starting it again in 60.0 s; last lines of /logs/glm.log:",
-        "gave up   glm     exit status 1, again and again without ever being ready; last lines of /logs/glm.log:",
+        "gave up   glm     exit status 1, repeatedly and without ever being ready; last lines of /logs/glm.log:",
         "glowl cannot run without glm: stopping everything",
         "stopping (Ctrl-C again kills) ...",
     ]
@@ -587,6 +588,6 @@ def test_a_data_folder_that_takes_nothing_is_refused_in_one_line(
         Layout(tmp_path).make("en")
 
     [line] = capsys.readouterr().err.splitlines()
-    assert f"nothing can be written to {bad}: {os.strerror(number)}; free it, or" in line
+    assert f"cannot write to {bad}: {os.strerror(number)}; free it, or" in line
     assert "--data-dir" in line
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

