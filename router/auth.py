@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import SecretStr
 from starlette.datastructures import Headers
 
+from router import texts
 from router.errors import AuthenticationError
 
 LOCAL_OWNER = "local"
@@ -33,23 +34,14 @@ def owner_of(headers: Mapping[str, str], keys: Sequence[SecretStr]) -> str:
         return LOCAL_OWNER
     given = _given(headers)
     if not given:
-        raise AuthenticationError(
-            "No API key was sent; send it as 'Authorization: Bearer KEY', 'api-key: KEY' or 'x-api-key: KEY'.",
-            message_zh="没有提供 API 密钥；请用 'Authorization: Bearer KEY'、'api-key: KEY' 或 'x-api-key: KEY' 发送。",
-        )
+        raise AuthenticationError(texts.NO_KEY)
     if len(set(given)) > 1:
-        raise AuthenticationError(
-            "The request has API keys that differ, so its caller cannot be told; send one, or the same in "
-            "'Authorization: Bearer KEY', 'api-key: KEY' and 'x-api-key: KEY'.",
-            code="conflicting_api_keys",
-            message_zh="请求中的多个 API 密钥不一致，无法确定调用者；请只发送一个，或在 'Authorization: Bearer KEY'、"
-            "'api-key: KEY' 与 'x-api-key: KEY' 中使用相同的密钥。",
-        )
+        raise AuthenticationError(texts.KEYS_DIFFER, code="conflicting_api_keys")
     known = [key.get_secret_value() for key in keys]
     # All keys are compared, in constant time, so that the time taken tells nothing.
     matches = [key for key in known if secrets.compare_digest(given[0].encode(), key.encode())]
     if not matches:
-        raise AuthenticationError("This API key is not known here.", message_zh="API 密钥无效。")
+        raise AuthenticationError(texts.UNKNOWN_KEY)
     return hashlib.sha256(matches[0].encode()).hexdigest()[:16]
 
 

@@ -27,6 +27,7 @@ from engines.base import (
     TextPart,
 )
 from policies.decision import EngineHealth, Health
+from router import texts
 from router.answers.groups import no_draft, no_fields, with_degraded
 from router.answers.usable import is_blank
 from router.begun import as_begun
@@ -181,11 +182,10 @@ class Dispatcher:
         info = self._monitor.info(engine)
         if info is not None and len(call.images) > info.max_images:
             raise BadRequestError(
-                f"{len(call.images)} pictures were sent; {info.model_id} accepts at most {info.max_images} at a time. "
-                'With model "glowl" and hybrid {"route": "deep"}, more are looked at in groups.',
+                texts.TOO_MANY_FOR_MODEL.fill(
+                    num_images=len(call.images), model_id=info.model_id, max_images=info.max_images
+                ),
                 code="too_many_images",
-                message_zh=f"发送了 {len(call.images)} 张图片；{info.model_id} 一次最多接受 {info.max_images} 张。"
-                'model 为 "glowl" 且 hybrid 为 {"route": "deep"} 时，更多的图片会分组分析。',
             )
 
     def _check_text(self, call: Call) -> None:
@@ -203,9 +203,8 @@ class Dispatcher:
         """
         if self._max_images is not None and len(call.images) > self._max_images:
             raise BadRequestError(
-                f"The conversation has {len(call.images)} pictures; at most {self._max_images} are accepted.",
+                texts.TOO_MANY_IN_CONVERSATION.fill(num_images=len(call.images), max_images=self._max_images),
                 code="too_many_images",
-                message_zh=f"对话共有 {len(call.images)} 张图片，最多支持 {self._max_images} 张。",
             )
 
     async def _enqueue(self, call: Call, routed: Routed, health: Health | None = None) -> Running:
@@ -223,13 +222,7 @@ class Dispatcher:
         )
         has_glm = any(branch.engine == "glm" for branch in branches)
         if call.sampling.json_schema is not None and not has_glm and not wants_glm(call, health):
-            raise EngineFailedError(
-                "Only GLM-4.6V-Flash can hold an answer to a JSON Schema, and it is not available; try again later.",
-                status=503,
-                code="engine_unavailable",
-                message_zh="只有 GLM-4.6V-Flash 能按 JSON Schema 回答，目前不可用，请稍后再试。",
-                retry_after_s=1,
-            )
+            raise EngineFailedError(texts.NO_ENGINE_FOR_SCHEMA, status=503, code="engine_unavailable", retry_after_s=1)
         if branches[-1].engine == "glm":
             self._check_images(call, "glm")
         spec = self._to_spec(call, routed, branches)
@@ -425,7 +418,7 @@ class Dispatcher:
             | ({"fetch": round(call.fetch_ms, 3)} if call.fetch_ms is not None and call.images else {}),
         )
         notes = call.output_format.degraded if call.output_format is not None else []
-        return with_degraded(spec, notes) if notes else spec
+        return with_degraded(spec, [(note.en, note.zh) for note in notes]) if notes else spec
 
 
 def _to_request(call: Call, spec: JobSpec, plan: BranchPlan) -> GenerationRequest:
@@ -478,22 +471,12 @@ def _with_failure(routed: Routed, error: EngineError) -> Routed:
 
 def to_router_error(error: EngineError) -> EngineFailedError:
     """Carry an engine's refusal to the caller with its status, code and field."""
-    messages_zh = {
-        "engine_unavailable": "推理引擎暂时不可用，请稍后再试。",
-        "engine_overloaded": "推理引擎正忙，请稍后再试。",
-        "engine_timeout": "推理引擎响应超时，请稍后再试。",
-        "invalid_json_schema": f"无法按该 JSON Schema 回答：{error.message}",
-        "image_parse_error": "图片无法解码：文件不完整、已损坏或不是图片。请发送完整的图片文件。",
-        "image_too_large": f"图片过大，无法解码：{error.message}",
-        "invalid_image": f"图片不符合要求：{error.message}",
-        "out_of_memory": "推理引擎内存不足，请稍后再试。",
-    }
+    said = texts.OF_ENGINE.get(error.code, texts.OF_ENGINE_OTHER).fill(says=error.message)
     return EngineFailedError(
-        error.message,
+        said,
         status=error.status_code,
         code=error.code,
         param=error.param,
-        message_zh=messages_zh.get(error.code),
         retry_after_s=math.ceil(error.retry_after_s or 1) if error.retryable else None,
     )
 
@@ -506,7 +489,5 @@ def check_num_chars(num_chars: int, limit: int) -> None:
     """
     if num_chars > limit:
         raise BadRequestError(
-            f"The conversation has {num_chars} characters; at most {limit} are accepted.",
-            code="context_length_exceeded",
-            message_zh=f"对话共有 {num_chars} 个字符，最多 {limit} 个。",
+            texts.TOO_MANY_CHARACTERS.fill(num_chars=num_chars, limit=limit), code="context_length_exceeded"
         )

@@ -27,16 +27,22 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from policies.text import Text
+
 
 class RouterError(Exception):
     """Base of every refusal.
 
     Args:
-        message: what is wrong, in English, and what would be accepted.
+        text: what is wrong, and what would be accepted. A string is what others said, in whatever language that is.
         code: machine-readable; OpenAI's where one exists.
         param: the request field at fault.
-        message_zh: the same in Chinese, for callers whose ``Accept-Language`` prefers it.
         retry_after_s: when set, sent as ``Retry-After``.
+
+    Attributes:
+        text: in both languages.
+        message: the text in English.
+        message_zh: in Chinese, for callers whose ``Accept-Language`` prefers it.
     """
 
     status_code: ClassVar[int] = 400
@@ -45,16 +51,17 @@ class RouterError(Exception):
 
     def __init__(
         self,
-        message: str,
+        text: Text | str,
         *,
         code: str | None = None,
         param: str | None = None,
-        message_zh: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.message_zh = message_zh or message
+        text = Text.same(text) if isinstance(text, str) else text
+        super().__init__(text.en)
+        self.text = text
+        self.message = text.en
+        self.message_zh = text.zh
         self.code = code or self.default_code
         self.param = param
         self.retry_after_s = retry_after_s
@@ -186,13 +193,12 @@ class EngineFailedError(RouterError):
 
     def __init__(
         self,
-        message: str,
+        text: Text | str,
         *,
         status: int,
         code: str,
         param: str | None = None,
-        message_zh: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
-        super().__init__(message, code=code, param=param, message_zh=message_zh, retry_after_s=retry_after_s)
+        super().__init__(text, code=code, param=param, retry_after_s=retry_after_s)
         self.status = status

@@ -30,6 +30,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from policies.text import Text
+from router import texts
 from router.lookup import OWNER, Lookups, LookupTimeoutError
 from router.shares import Shares
 
@@ -69,14 +71,19 @@ class FetchError(Exception):
     """Base of everything a fetch raises on purpose.
 
     Args:
-        message: what is wrong and what would work, in English.
-        message_zh: the same in Chinese.
+        text: what is wrong and what would work.
+
+    Attributes:
+        text: in both languages.
+        message: in English.
+        message_zh: in Chinese.
     """
 
-    def __init__(self, message: str, message_zh: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.message_zh = message_zh
+    def __init__(self, text: Text) -> None:
+        super().__init__(text.en)
+        self.text = text
+        self.message = text.en
+        self.message_zh = text.zh
 
 
 class UrlRefusedError(FetchError):
@@ -191,8 +198,7 @@ def parse_url(url: str, *, allow_private: bool = False) -> URL:
     url = url.strip()
     if len(url) > MAX_URL_CHARS:
         raise UrlRefusedError(
-            f"The URL is longer than {MAX_URL_CHARS} characters. Send a shorter one, or the picture as a data URL.",
-            f"URL 超过 {MAX_URL_CHARS} 个字符。请使用更短的 URL，或以 data URL 发送图片。",
+            texts.URL_TOO_LONG.fill(max_url_chars=MAX_URL_CHARS),
         )
     # One parser for the check and for the connection. Already encoded URLs stay as they are: signed ones would break.
     try:
@@ -203,16 +209,14 @@ def parse_url(url: str, *, allow_private: bool = False) -> URL:
         raise _malformed() from None
     if parsed.scheme not in ("http", "https"):
         raise UrlRefusedError(
-            "Only http:// and https:// URLs are fetched. Send one of those, or the picture as a data URL.",
-            "仅支持 http:// 与 https:// 地址。请改用此类地址，或以 data URL 发送图片。",
+            texts.URL_SCHEME,
         )
     authority = _AUTHORITY.match(url)
     if not host or not port or re.search(r"[\x00-\x1f\x7f\\]", url) or (authority and " " in authority[0]):
         raise _malformed()
     if has_userinfo:
         raise UrlRefusedError(
-            "URLs with a user name or password inside are not fetched. Send a URL without them.",
-            "不支持包含用户名或密码的 URL。请去掉后重试。",
+            texts.URL_CREDENTIALS,
         )
     address = _literal_address(host)
     if address is None:
@@ -294,8 +298,7 @@ class SafeFetcher:
                         continue
                     return await self._read_body(response)
             raise FetchFailedError(
-                f"The URL redirects more than {MAX_REDIRECTS} times. Send the final URL.",
-                f"该 URL 重定向超过 {MAX_REDIRECTS} 次。请使用最终地址。",
+                texts.TOO_MANY_REDIRECTS.fill(max_redirects=MAX_REDIRECTS),
             )
 
     async def post_json(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> PostAnswer:
@@ -346,14 +349,12 @@ class SafeFetcher:
     async def _read_body(self, response: aiohttp.ClientResponse) -> FetchedBody:
         if response.status != 200:
             raise FetchFailedError(
-                f"The server answered with status {response.status} instead of 200.",
-                f"对方服务器返回状态码 {response.status}，而不是 200。",
+                texts.FETCH_STATUS.fill(status=response.status),
             )
         if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
             # Decompressing would let a small transfer grow past every bound.
             raise FetchFailedError(
-                "The server sent a compressed body although it was asked not to.",
-                "对方服务器返回了压缩内容，而请求中已声明不接受压缩。",
+                texts.FETCH_PACKED,
             )
         limit = self._settings.max_image_bytes
         if (response.content_length or 0) > limit:
@@ -379,9 +380,7 @@ class SafeFetcher:
                 await place.take()
         except TimeoutError:
             raise FetchFailedError(
-                "Too many slow downloads from this host, or of this key, are under way. Try again later, or send the "
-                "file itself.",
-                "该主机或该密钥正在进行的慢速下载过多。请稍后重试，或直接发送文件。",
+                texts.TOO_MANY_DOWNLOADS,
             ) from None
         token = _PLACE.set(place)
         try:
@@ -399,21 +398,17 @@ class SafeFetcher:
                 yield
         except TimeoutError:
             raise FetchFailedError(
-                f"The server did not finish its answer within {timeout_s:g} seconds.",
-                f"对方服务器未在 {timeout_s:g} 秒内完成响应。",
+                texts.FETCH_TIMEOUT.fill(timeout_s=timeout_s),
             ) from None
         except aiohttp.ClientSSLError:
-            raise FetchFailedError(
-                "The server's TLS certificate could not be verified.", "无法验证对方服务器的 TLS 证书。"
-            ) from None
+            raise FetchFailedError(texts.FETCH_TLS) from None
         except (aiohttp.ClientConnectorError, OSError):
-            raise FetchFailedError("The server could not be reached.", "无法连接对方服务器。") from None
+            raise FetchFailedError(texts.FETCH_UNREACHABLE) from None
         except (aiohttp.InvalidURL, ValueError):
             raise _malformed() from None
         except aiohttp.ClientError:
             raise FetchFailedError(
-                "The server broke off the transfer or did not speak proper HTTP.",
-                "对方服务器中断了传输，或响应不是有效的 HTTP。",
+                texts.FETCH_BROKEN,
             ) from None
 
 
@@ -442,13 +437,11 @@ class _VettingResolver(AbstractResolver):
         try:
             addresses = [ipaddress.ip_address(text) for text in await self._resolve(host, port)]
         except LookupTimeoutError:
-            raise FetchFailedError(
-                "The URL's host name could not be looked up in time.", "未能及时解析该 URL 的主机名。"
-            ) from None
+            raise FetchFailedError(texts.HOST_TIMEOUT) from None
         except (OSError, ValueError):
             addresses = []
         if not addresses:
-            raise FetchFailedError("The URL's host name was not found.", "找不到该 URL 的主机名。")
+            raise FetchFailedError(texts.HOST_UNKNOWN)
         if not self._allow_private and not all(is_public_address(address) for address in addresses):
             raise _not_public()
         if place is not None:
@@ -498,21 +491,17 @@ def _literal_address(host: str) -> IPAddress | None:
 
 def _malformed() -> UrlRefusedError:
     return UrlRefusedError(
-        "This is not a well-formed URL. Send one such as https://example.com/picture.png.",
-        "URL 格式不正确。请使用形如 https://example.com/picture.png 的地址。",
+        texts.URL_FORM,
     )
 
 
 def _not_public() -> UrlRefusedError:
     return UrlRefusedError(
-        "The URL leads to a private, local or reserved address, which is not fetched. "
-        "Send a public URL, or the picture itself as a data URL.",
-        "该 URL 指向私有、本机或保留地址，不予访问。请使用公网地址，或以 data URL 直接发送图片。",
+        texts.URL_PRIVATE,
     )
 
 
 def _too_large(limit: int) -> FetchTooLargeError:
     return FetchTooLargeError(
-        f"The file behind the URL is larger than {limit} bytes, the most that is accepted.",
-        f"该 URL 的文件超过 {limit} 字节的上限。",
+        texts.URL_TOO_LARGE.fill(limit=limit),
     )

@@ -18,6 +18,7 @@ from typing import Final, Literal, cast
 
 from redis.asyncio import Redis
 
+from router import texts
 from router.errors import ConflictError, IdempotencyReuseError, NotFoundError, QueueUnavailableError
 from router.jobs.job import Event, Job, new_job_id
 from router.leftovers import Leftovers, end_tasks
@@ -87,24 +88,11 @@ class Idempotency:
         state = cast("Literal['new', 'known', 'busy', 'other', 'gone']", reply[0].decode())
         response_id: str = reply[1].decode()
         if state == "other":
-            raise IdempotencyReuseError(
-                "This Idempotency-Key was sent before with another body; send a new key with a new request.",
-                code="idempotency_key_reuse",
-                message_zh="该 Idempotency-Key 已用于另一个请求体；新的请求请使用新的键。",
-            )
+            raise IdempotencyReuseError(texts.KEY_REUSED, code="idempotency_key_reuse")
         if state == "busy":
-            raise ConflictError(
-                "The request with this Idempotency-Key is still being worked on; send it again shortly.",
-                code="idempotency_key_in_use",
-                message_zh="使用该 Idempotency-Key 的请求仍在处理中，请稍后重试。",
-                retry_after_s=1,
-            )
+            raise ConflictError(texts.STILL_RUNNING, code="idempotency_key_in_use", retry_after_s=1)
         if state == "gone":
-            raise NotFoundError(
-                f"The response '{response_id}' of this Idempotency-Key was deleted.",
-                code="response_not_found",
-                message_zh=f"该 Idempotency-Key 对应的响应 '{response_id}' 已被删除。",
-            )
+            raise NotFoundError(texts.KEYED_RESPONSE_DELETED.fill(response_id=response_id), code="response_not_found")
         return Claim(response_id, state == "new", where, token)
 
     @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from router import texts
 from router.errors import BodyTimeoutError, OverloadedError, TooManyInFlightError
 
 # Small bodies need no room: a client with a short question must not wait behind others' pictures. Their number is
@@ -63,16 +64,10 @@ class InFlight:
         """
         if self._requests[owner] >= self._max_requests_of_one:
             raise TooManyInFlightError(
-                f"Too many requests at a time: at most {self._max_requests_of_one} may be open; try again later.",
-                message_zh=f"同时进行的请求过多：最多 {self._max_requests_of_one} 个；请稍后重试。",
-                retry_after_s=1,
+                texts.TOO_MANY_REQUESTS.fill(max_requests_of_one=self._max_requests_of_one), retry_after_s=1
             )
         if self._requests.total() >= self._max_requests:
-            raise OverloadedError(
-                f"The service has {self._max_requests} requests open already; try again later.",
-                message_zh=f"服务同时进行的请求已达 {self._max_requests} 个；请稍后重试。",
-                retry_after_s=1,
-            )
+            raise OverloadedError(texts.TOO_MANY_REQUESTS_OF_ALL.fill(max_requests=self._max_requests), retry_after_s=1)
         share = Share(self, owner)
         self._requests[owner] += 1
         self._shares.add(share)
@@ -134,16 +129,8 @@ class InFlight:
     def _no_room(self, owner: str, num_bytes: int) -> TooManyInFlightError | OverloadedError:
         if not self._fits_one(owner, num_bytes):
             limit = self._max_bytes_of_one
-            return TooManyInFlightError(
-                f"Too much is being sent at a time: request bodies may have {limit} bytes together; try again later.",
-                message_zh=f"同时发送的数据过多：请求体合计最多 {limit} 字节；请稍后重试。",
-                retry_after_s=1,
-            )
-        return OverloadedError(
-            "Too much is being sent to the service at a time; try again later.",
-            message_zh="同时发送给服务的数据过多；请稍后重试。",
-            retry_after_s=1,
-        )
+            return TooManyInFlightError(texts.TOO_MUCH_AT_A_TIME.fill(limit=limit), retry_after_s=1)
+        return OverloadedError(texts.TOO_MUCH_OF_ALL, retry_after_s=1)
 
 
 class Share:
@@ -198,10 +185,7 @@ class Share:
             yield self._timeout
         except TimeoutError:
             raise BodyTimeoutError(
-                f"The request body did not arrive in time: at least {_MIN_BYTES_PER_S // 1024} KB a second, and no "
-                f"pause of more than {self._all.body_timeout_s:g} s.",
-                message_zh=f"请求体未按时到达：每秒至少 {_MIN_BYTES_PER_S // 1024} KB，"
-                f"停顿不超过 {self._all.body_timeout_s:g} 秒。",
+                texts.BODY_TIMEOUT.fill(num_kb=_MIN_BYTES_PER_S // 1024, body_timeout_s=self._all.body_timeout_s)
             ) from None
         finally:
             self._timeout = self.silent_since = None

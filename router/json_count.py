@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from router import texts
 from router.errors import BadRequestError
 
 # Commas outside strings, for each object and list that is accepted: members of objects and lists of numbers.
@@ -79,7 +80,5 @@ class JsonCounter:
 
 def _too_many(max_items: int, max_commas: int) -> BadRequestError:
     return BadRequestError(
-        f"The request has too many parts: at most {max_items} objects and lists and {max_commas} values are accepted.",
-        code="too_many_values",
-        message_zh=f"请求的内容项过多：最多 {max_items} 个对象和数组、{max_commas} 个值。",
+        texts.TOO_MANY_PARTS.fill(max_items=max_items, max_commas=max_commas), code="too_many_values"
     )

@@ -21,6 +21,8 @@ from engines.base import ImagePart
 from engines.image_header import ACCEPTED_TYPES, ImageHeader, read_header, sniff_media_type
 from engines.image_layout import TooManyBlocksError, has_too_many_scans
 from engines.images import MAX_REQUEST_PIXELS
+from policies.text import NOTHING
+from router import texts
 from router.errors import ImageError, ImageFetchError
 from router.fetch import FetchedBody, FetchError, FetchTooLargeError, UrlRefusedError
 
@@ -28,10 +30,6 @@ MAX_SIDE_PX = 16384
 FETCH_CONCURRENCY = 4
 _INLINE_BYTES = 128 * 1024  # below this, decoding and hashing cost less than a hop to a thread
 
-_ACCEPTED_EN = "PNG, JPEG, WebP, BMP and GIF with a single frame are accepted."
-_ACCEPTED_ZH = "支持 PNG、JPEG、WebP、BMP 以及单帧 GIF。"
-_SOURCES_EN = "Send a data URL (data:image/png;base64,...), an http(s) URL or base64."
-_SOURCES_ZH = "请发送 data URL（data:image/png;base64,...）、http(s) 地址或 base64。"
 
 _DATA_URL = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
@@ -105,10 +103,9 @@ class MediaIntake:
         limit = self._settings.max_images
         if len(sources) > limit:
             raise ImageError(
-                f"The request has {len(sources)} pictures; at most {limit} are accepted.",
+                texts.TOO_MANY_PICTURES.fill(num_images=len(sources), limit=limit),
                 code="too_many_images",
                 param=sources[limit][1],
-                message_zh=f"请求包含 {len(sources)} 张图片，最多支持 {limit} 张。",
             )
         slots = asyncio.Semaphore(FETCH_CONCURRENCY)
 
@@ -125,11 +122,9 @@ class MediaIntake:
         for number, total in enumerate(accumulate(each.num_pixels for each in accepted)):
             if total > MAX_REQUEST_PIXELS:
                 raise ImageError(
-                    f"The pictures of the request have more than {MAX_REQUEST_PIXELS} pixels together. Send fewer or "
-                    "smaller ones.",
+                    texts.TOO_MANY_PIXELS_OF_ALL.fill(max_request_pixels=MAX_REQUEST_PIXELS),
                     code="image_too_large",
                     param=sources[number][1],
-                    message_zh=f"请求中的图片总像素超过 {MAX_REQUEST_PIXELS} 的上限，请减少图片数量或缩小图片。",
                 )
         return tuple(each.part for each in accepted)
 
@@ -158,12 +153,7 @@ class MediaIntake:
                 body = await self._fetch(source, param)
                 return await _run(len(body.data), lambda: self._from_body(body, param))
             case name:
-                raise ImageError(
-                    f"Pictures are not read from {name}: URLs. {_SOURCES_EN}",
-                    code="invalid_image_url",
-                    param=param,
-                    message_zh=f"不支持 {name}: 形式的图片地址。{_SOURCES_ZH}",
-                )
+                raise ImageError(texts.PICTURE_SCHEME.fill(name=name), code="invalid_image_url", param=param)
 
     async def _fetch(self, url: str, param: str) -> FetchedBody:
         try:
@@ -173,22 +163,16 @@ class MediaIntake:
         except FetchError as error:
             code = "invalid_image_url" if isinstance(error, UrlRefusedError) else "failed_to_download_image"
             raise ImageFetchError(
-                f"The picture could not be downloaded. {error.message}",
+                texts.DOWNLOAD_FAILED.fill(why=error.text),
                 code=code,
                 param=param,
-                message_zh=f"图片下载失败。{error.message_zh}",
             ) from error
 
     def _from_data_url(self, source: str, param: str) -> _Accepted:
         prefix = _DATA_URL.match(source, 0, 1024)
         # What is declared beside "base64" does not matter: clients mislabel pictures all the time; the bytes decide.
         if prefix is None or "base64" not in [part.strip().lower() for part in prefix.group(1).split(";")]:
-            raise ImageError(
-                "The data URL is not of the form data:image/png;base64,...",
-                code="invalid_base64_image",
-                param=param,
-                message_zh="data URL 的格式应为 data:image/png;base64,...。",
-            )
+            raise ImageError(texts.DATA_URL, code="invalid_base64_image", param=param)
         return self._from_base64(source, param, prefix.end())
 
     def _from_base64(self, text: str, param: str, start: int = 0) -> _Accepted:
@@ -210,12 +194,7 @@ class MediaIntake:
             canonical = _to_canonical(text, start, max_chars)
             data = None if canonical is None else pybase64.b64decode(canonical, validate=True)
         except ValueError:
-            raise ImageError(
-                f"The picture is not valid base64. {_SOURCES_EN}",
-                code="invalid_base64_image",
-                param=param,
-                message_zh=f"图片不是有效的 base64。{_SOURCES_ZH}",
-            ) from None
+            raise ImageError(texts.NOT_BASE64, code="invalid_base64_image", param=param) from None
         if data is None:
             raise self._too_many_bytes(param)
         return self._bounded(data, param)
@@ -232,45 +211,24 @@ class MediaIntake:
             ImageError: if they are not a picture that is accepted.
         """
         if not data:
-            raise ImageError(
-                f"The picture is empty. {_SOURCES_EN}",
-                code="empty_image_file",
-                param=param,
-                message_zh=f"图片为空。{_SOURCES_ZH}",
-            )
+            raise ImageError(texts.EMPTY_PICTURE, code="empty_image_file", param=param)
         media_type = sniff_media_type(data)
         if not media_type:
-            label_en, label_zh = (f" (served as {served_as})", f"（类型标为 {served_as}）") if served_as else ("", "")
-            raise ImageError(
-                f"The bytes{label_en} are not a picture of a known type. {_ACCEPTED_EN}",
-                code="invalid_image",
-                param=param,
-                message_zh=f"内容{label_zh}不是可识别的图片。{_ACCEPTED_ZH}",
-            )
+            label = texts.SERVED_AS.fill(served_as=served_as) if served_as else NOTHING
+            raise ImageError(texts.UNKNOWN_PICTURE.fill(label=label), code="invalid_image", param=param)
         if media_type not in ACCEPTED_TYPES:
             raise ImageError(
-                f"{media_type} is not accepted as a picture. {_ACCEPTED_EN}",
-                code="unsupported_image_media_type",
-                param=param,
-                message_zh=f"不支持 {media_type}。{_ACCEPTED_ZH}",
+                texts.PICTURE_TYPE.fill(media_type=media_type), code="unsupported_image_media_type", param=param
             )
         try:
             header = read_header(data)
         except TooManyBlocksError as error:
             raise ImageError(
-                f"The picture ({media_type}) consists of more than {error.most} chunks, segments, scans or "
-                "extensions, too many to read. Save it again as an ordinary PNG or JPEG.",
-                code="image_too_large",
-                param=param,
-                message_zh=f"图片（{media_type}）所含的数据块、段、扫描或扩展超过 {error.most} 个，读取开销过大。"
-                "请另存为普通 PNG 或 JPEG。",
+                texts.TOO_MANY_CHUNKS.fill(media_type=media_type, most=error.most), code="image_too_large", param=param
             ) from None
         except ValueError:
             raise ImageError(
-                f"The picture starts like {media_type} but its header is broken or cut off. Send the whole file.",
-                code="image_parse_error",
-                param=param,
-                message_zh=f"图片看似 {media_type}，但文件头损坏或不完整。请发送完整文件。",
+                texts.BROKEN_HEADER.fill(media_type=media_type), code="image_parse_error", param=param
             ) from None
         self._check_header(header, len(data), param)
         part = ImagePart(data=data, media_type=media_type, sha256=hashlib.sha256(data).hexdigest(), param=param)
@@ -280,51 +238,25 @@ class MediaIntake:
         max_pixels = self._settings.max_image_pixels
         size = f"{header.width_px} x {header.height_px}"
         if header.width_px < 1 or header.height_px < 1:
-            raise ImageError(
-                f"The picture is {size} pixels. Send one of at least 1 x 1.",
-                code="image_too_small",
-                param=param,
-                message_zh=f"图片尺寸为 {size} 像素，至少应为 1 x 1。",
-            )
+            raise ImageError(texts.PICTURE_TOO_SMALL.fill(size=size), code="image_too_small", param=param)
         if max(header.width_px, header.height_px) > MAX_SIDE_PX or header.num_pixels > max_pixels:
             raise ImageError(
-                f"The picture has too many pixels ({size}). At most {max_pixels} in all and {MAX_SIDE_PX} a side "
-                "are accepted.",
+                texts.TOO_MANY_PIXELS.fill(size=size, max_pixels=max_pixels, max_side_px=MAX_SIDE_PX),
                 code="image_too_large",
                 param=param,
-                message_zh=f"图片像素过多（{size}）。总像素上限为 {max_pixels}，单边上限为 {MAX_SIDE_PX}。",
             )
         if has_too_many_scans(header.num_scans, header.num_pixels):
             raise ImageError(
-                f"The picture is a JPEG of {header.num_scans} scans ({size}), too many to decode. Save it again as an "
-                "ordinary JPEG.",
-                code="image_too_large",
-                param=param,
-                message_zh=f"图片是含 {header.num_scans} 次扫描的 JPEG（{size}），解码开销过大。请另存为普通 JPEG。",
+                texts.TOO_MANY_SCANS.fill(num_scans=header.num_scans, size=size), code="image_too_large", param=param
             )
         if header.is_slow_bitmap(num_bytes):
-            raise ImageError(
-                f"The picture is a large run-length encoded BMP ({size}). Save it as a PNG.",
-                code="image_too_large",
-                param=param,
-                message_zh=f"图片是较大的行程编码 BMP（{size}），请另存为 PNG。",
-            )
+            raise ImageError(texts.LARGE_RLE.fill(size=size), code="image_too_large", param=param)
         if header.is_animated:
-            raise ImageError(
-                f"The picture is animated. Send a single frame. {_ACCEPTED_EN}",
-                code="unsupported_image_media_type",
-                param=param,
-                message_zh=f"不支持动图，请发送单帧图片。{_ACCEPTED_ZH}",
-            )
+            raise ImageError(texts.ANIMATED, code="unsupported_image_media_type", param=param)
 
     def _too_many_bytes(self, param: str) -> ImageError:
         limit = self._settings.max_image_bytes
-        return ImageError(
-            f"The picture is larger than {limit} bytes, the most that is accepted.",
-            code="image_file_too_large",
-            param=param,
-            message_zh=f"图片超过 {limit} 字节的上限。",
-        )
+        return ImageError(texts.PICTURE_TOO_LARGE.fill(limit=limit), code="image_file_too_large", param=param)
 
 
 def _to_canonical(text: str, start: int, max_chars: int) -> bytearray | None:

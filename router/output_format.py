@@ -15,6 +15,8 @@ import orjson
 
 from engines.base import GenerationRequest, Message, TextPart
 from engines.json_schema import FORMATS, resolve
+from policies.text import Text
+from router import texts
 from router.templates import template_schema
 
 _MAX_FIELDS: Final = 80
@@ -48,13 +50,10 @@ class OutputFormat:
     dropped_patterns: tuple[str, ...] = ()
 
     @property
-    def degraded(self) -> list[tuple[str, str]]:
-        """What of the format is not kept: sentences in English and in Chinese."""
+    def degraded(self) -> list[Text]:
+        """What of the format is not kept."""
         return [
-            (
-                f"the 'pattern' at {place[:_MAX_PLACE] or 'the top'} of the JSON Schema is not kept; its 'format' is",
-                f"无法保证 JSON Schema 中 {place[:_MAX_PLACE] or '顶层'} 的 'pattern'，只保证其 'format'",
-            )
+            texts.PATTERN_NOT_KEPT.fill(place=place[:_MAX_PLACE] or texts.TOP)
             for place in self.dropped_patterns[:_MAX_NOTES]
         ]
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
+from router import texts
 from router.errors import QueueUnavailableError, StorageFullError
 from router.redis_watch import RedisSilentError
 
@@ -52,21 +53,12 @@ def may_be_done(error: QueueUnavailableError) -> bool:
 
 def queue_unavailable() -> QueueUnavailableError:
     """Make the refusal of whoever needs redis."""
-    return QueueUnavailableError(
-        "The job queue (redis) does not answer; try again shortly.",
-        message_zh="任务队列（redis）暂时没有响应，请稍后再试。",
-        retry_after_s=2,
-    )
+    return QueueUnavailableError(texts.REDIS_AWAY, retry_after_s=2)
 
 
 def storage_full() -> StorageFullError:
     """Make the refusal of what would be stored."""
-    return StorageFullError(
-        "The store (redis) is full, so no new jobs and files are accepted; questions that are answered at once go on. "
-        "Try again later, or delete jobs and files.",
-        message_zh="存储（redis）已满，暂不接受新任务和文件；即时回答不受影响。请稍后再试，或删除部分任务和文件。",
-        retry_after_s=30,
-    )
+    return StorageFullError(texts.REDIS_FULL, retry_after_s=30)
 
 
 def is_full(error: Exception) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from string import Formatter
+from typing import NamedTuple
 
 import policies
 import router
@@ -62,8 +65,9 @@ def test_chinese_has_chinese_punctuation() -> None:
 
 
 def test_both_languages_take_the_same_values() -> None:
-    # MEASURED_LANGUAGE shows a code in English and a name in Chinese.
-    different = [name for name, text in texts() if fields(text.en) != fields(text.zh)]
+    # MEASURED_LANGUAGE shows a code in English and a name in Chinese; "{says}" is the English of another part.
+    texts_of_ours = [(name, text) for name, text in texts() if text.en != "{says}"]
+    different = [name for name, text in texts_of_ours if fields(text.en) != fields(text.zh)]
     assert different == ["policies.texts.MEASURED_LANGUAGE"]
 
 
@@ -72,3 +76,44 @@ def test_a_text_brings_both_languages_into_another() -> None:
     assert Text("{why}: {how}", "{why}：{how}").fill(why=inner, how="x") == Text("no 1: x", "无 1：x")
     assert Text(", ", "、").join([inner, inner]).of("zh") == "无 1、无 1"
     assert (inner + Text.same("!")).of("en") == "no 1!"
+
+
+class Use(NamedTuple):
+    """Where a module's code says ``texts.NAME``, and with which values it is filled there; None: it is not."""
+
+    where: str
+    values: set[str] | None
+    text: object
+
+
+def uses() -> Iterator[Use]:
+    root = Path(policies.__file__).parents[1]
+    for path in sorted([*root.glob("policies/**/*.py"), *root.glob("router/**/*.py")]):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        sources = [
+            node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and any(name.name == "texts" for name in node.names)
+        ]
+        filled = {
+            id(node.func.value): {keyword.arg or "**" for keyword in node.keywords}
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "fill"
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "texts":
+                assert len(sources) == 1, path
+                held = vars(importlib.import_module(f"{sources[0]}.texts"))
+                yield Use(f"{path}:{node.lineno} {node.attr}", filled.get(id(node)), held[node.attr])
+
+
+def test_every_text_is_filled_with_the_values_it_has_places_for() -> None:
+    found = [use for use in uses() if isinstance(use.text, Text) and use.values is not None and "**" not in use.values]
+    assert len(found) > 100
+    wrong = [use.where for use in found if use.values != fields(use.text.en) | fields(use.text.zh)]
+    assert wrong == []
+
+
+def test_every_text_of_a_refusal_is_said_somewhere() -> None:
+    said = {id(use.text) for use in uses()}
+    assert [name for name, text in texts() if ".cli." not in name and id(text) not in said and "[" not in name] == []

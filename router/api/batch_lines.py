@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from router.api import texts
 from router.api.calls import to_call
 from router.api.errors import envelope, status_of, to_invalid
 from router.api.failures import fields_named, to_failure
@@ -52,12 +53,7 @@ class Lines:
         except ValidationError as error:
             raise to_invalid(error) from None
         if request.stream:
-            raise BadRequestError(
-                "A line of a batch cannot be streamed; leave 'stream' out.",
-                code="unsupported_value",
-                param="stream",
-                message_zh="批次中的请求不支持流式输出；请去掉 'stream'。",
-            )
+            raise BadRequestError(texts.BATCH_STREAM, code="unsupported_value", param="stream")
         return request
 
     async def to_call(self, request: LineRequest, spec: BatchSpec, job_id: str) -> Call:

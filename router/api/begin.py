@@ -12,6 +12,7 @@ from typing import Final
 
 from fastapi import Request
 
+from router.api import texts
 from router.api.hangups import ClientGoneError, cancel_on_disconnect
 from router.api.intake import services_of
 from router.begun import as_begun
@@ -98,9 +99,5 @@ def _idempotency_key(request: Request) -> str | None:
     if key is None:
         return None
     if not 0 < len(key) <= MAX_KEY:
-        raise BadRequestError(
-            f"An Idempotency-Key has 1 to {MAX_KEY} characters.",
-            code="invalid_idempotency_key",
-            message_zh=f"Idempotency-Key 的长度应为 1 到 {MAX_KEY} 个字符。",
-        )
+        raise BadRequestError(texts.IDEMPOTENCY_KEY_LENGTH.fill(max_key=MAX_KEY), code="invalid_idempotency_key")
     return key

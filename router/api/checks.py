@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from policies.text import NOTHING
+from router.api import texts
 from router.api.models import AUTO_MODEL
 from router.api.schemas import Hybrid
 from router.dispatch import check_num_chars
@@ -26,32 +28,18 @@ def check_format(output_format: OutputFormat | None, engine: str | None, hybrid:
     if output_format is None:
         if hybrid.merge == "fields":
             raise BadRequestError(
-                f"Only JSON answers have fields: send '{param}' or 'hybrid.template' with hybrid.merge 'fields'.",
-                code="unsupported_value",
-                param="hybrid.merge",
-                message_zh="只有 JSON 回答才有字段：使用 hybrid.merge 'fields' 时，"
-                f"请同时发送 '{param}' 或 'hybrid.template'。",
+                texts.FIELDS_NEED_FORMAT.fill(param=param), code="unsupported_value", param="hybrid.merge"
             )
         return
     if output_format.template is not None:
         param = "hybrid.template"
     if engine == "owl2":
         raise BadRequestError(
-            f"mplug-owl2 cannot hold its answers to a JSON Schema: leave '{param}' out, or send model '{AUTO_MODEL}' "
-            "or 'glm-4.6v-flash'.",
-            code="unsupported_value",
-            param=param,
-            message_zh=f"mplug-owl2 不能按 JSON Schema 回答：请去掉 '{param}'，"
-            f"或使用模型 '{AUTO_MODEL}'、'glm-4.6v-flash'。",
+            texts.NO_SCHEMA_OF_OWL2.fill(param=param, auto_model=AUTO_MODEL), code="unsupported_value", param=param
         )
     if hybrid.merge == "deep":
         raise BadRequestError(
-            f"With '{param}' the final answer is not mplug-owl2's, which cannot hold it to a JSON Schema: leave "
-            "'hybrid.merge' out or send 'compose' or 'fields'.",
-            code="unsupported_value",
-            param="hybrid.merge",
-            message_zh=f"使用 '{param}' 时最终回答不能由 mplug-owl2 给出（它不能按 JSON Schema 回答）："
-            "请去掉 'hybrid.merge' 或改为 'compose'、'fields'。",
+            texts.NO_SCHEMA_FOR_MERGE.fill(param=param), code="unsupported_value", param="hybrid.merge"
         )
 
 
@@ -92,12 +80,8 @@ def check_webhook_url(url: str, param: str, settings: Settings) -> str:
     try:
         parse_url(url, allow_private=settings.allow_private_urls)
     except UrlRefusedError:
-        where, where_zh = ("", "") if settings.allow_private_urls else (" to a public host", "公网")
+        where = NOTHING if settings.allow_private_urls else texts.PUBLIC
         raise BadRequestError(
-            f"'{param}' must be an http(s) URL{where}, without a user name or password inside, "
-            "such as https://example.com/hooks.",
-            code="invalid_url",
-            param=param,
-            message_zh=f"'{param}' 必须是{where_zh} http(s) 地址，且不含用户名或密码，例如 https://example.com/hooks。",
+            texts.INVALID_WEBHOOK_URL.fill(param=param, where=where), code="invalid_url", param=param
         ) from None
     return url.strip()

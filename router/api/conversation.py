@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from engines.base import ImagePart, Message, Part, Role, TextPart
+from router.api import texts
 from router.api.other_fields import unsupported
 from router.api.schemas import (
     ChatMessage,
@@ -46,8 +47,7 @@ async def from_chat(messages: Sequence[ChatMessage], media: MediaIntake) -> tupl
         if message.role not in _ROLES or message.tool_calls or message.function_call:
             raise unsupported(
                 f"messages[{index}].role",
-                "only system, developer, user and assistant turns are accepted, without tool calls",
-                "只接受 system、developer、user、assistant 消息，且不含工具调用",
+                texts.CONVERSATION_ROLES,
             )
         parts: list[str | tuple[str, str]] = []
         if isinstance(message.content, str):
@@ -106,8 +106,7 @@ async def from_responses(
                 if part.image_url is None:
                     raise unsupported(
                         param,
-                        "send the picture as image_url: a data URL or an http(s) URL",
-                        "请以 image_url 发送图片：data URL 或 http(s) 地址",
+                        texts.SEND_IMAGE_URL,
                     )
                 parts.append((part.image_url, param))
             turns.append((_ROLES[item.role], parts))
@@ -148,20 +147,10 @@ def _ending_in_question(messages: list[Message], param: str) -> tuple[Message, .
     if len(messages) > 1 and messages[-1].role == "assistant" and is_empty(messages[-1].text):
         messages = messages[:-1]  # some clients put an empty turn where the answer is to be
     if not messages:
-        raise BadRequestError(
-            "The conversation is empty; send a message.",
-            code="no_user_message",
-            param=param,
-            message_zh="对话为空；请发送消息。",
-        )
+        raise BadRequestError(texts.EMPTY_CONVERSATION, code="no_user_message", param=param)
     last = messages[-1]
     if is_empty(last.text) and not any(isinstance(part, ImagePart) for part in last.parts):
-        raise BadRequestError(
-            "The last message is empty; send a question, a picture, or both.",
-            code="empty_message",
-            param=param,
-            message_zh="最后一条消息为空；请发送问题、图片或两者。",
-        )
+        raise BadRequestError(texts.EMPTY_MESSAGE, code="empty_message", param=param)
     if last.role == "system":
         return (*messages[:-1], replace(last, role="user"))
     if last.role == "assistant":

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from engines.base import Message
+from router.api import texts
 from router.api.conversation import answer_turn
 from router.api.owned import find_response
 from router.api.schemas import InputItem, ItemReference
@@ -27,17 +28,15 @@ async def conversation_of(services: Services, response_id: str, caller: str) -> 
     except NotFoundError:
         # A wrong field of this request, as OpenAI has it; a 404 would say that there is no such endpoint or model.
         raise BadRequestError(
-            f"Previous response with id '{response_id}' not found; send the whole conversation as 'input' instead.",
+            texts.NO_PREVIOUS_RESPONSE.fill(response_id=response_id),
             code="previous_response_not_found",
             param="previous_response_id",
-            message_zh=f"没有 id 为 '{response_id}' 的响应；请改为在 'input' 中发送整个对话。",
         ) from None
     if job.final is None:
         raise BadRequestError(
-            f"The response '{response_id}' has no answer to continue from (it is {job.state}).",
+            texts.NOTHING_TO_CONTINUE.fill(response_id=response_id, state=job.state),
             code="previous_response_not_completed",
             param="previous_response_id",
-            message_zh=f"响应 '{response_id}' 还没有可以继续的答案（状态：{job.state}）。",
         )
     stored = job.spec.messages[1:] if job.spec.instructions else job.spec.messages
     blobs = await services.store.get_images(stored_image_hashes(stored))
@@ -46,10 +45,9 @@ async def conversation_of(services: Services, response_id: str, caller: str) -> 
         return (*earlier, answer_turn(job.final.text))
     except KeyError as error:
         raise BadRequestError(
-            f"The pictures of the response '{response_id}' are no longer stored; send the conversation again.",
+            texts.RESPONSE_PICTURES_GONE.fill(response_id=response_id),
             code="image_file_not_found",
             param="previous_response_id",
-            message_zh=f"响应 '{response_id}' 的图片已过期；请重新发送整个对话。",
         ) from error
 
 
@@ -77,11 +75,6 @@ async def answers_named(services: Services, items: str | Sequence[InputItem], ca
             else None
         )
         if job is None or names is None or (job.final is None and item.id == names.final):
-            raise BadRequestError(
-                f"Item with id '{item.id}' not found: it belongs to no stored response; send its text instead.",
-                code="item_not_found",
-                param=f"input[{index}].id",
-                message_zh=f"没有 id 为 '{item.id}' 的项：它不属于任何已保存的响应；请改为发送其文本。",
-            )
+            raise BadRequestError(texts.NO_ITEM.fill(id=item.id), code="item_not_found", param=f"input[{index}].id")
         answers[item.id] = job.final.text if job.final is not None and item.id == names.final else None
     return answers

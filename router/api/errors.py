@@ -18,6 +18,8 @@ from starlette.routing import Match
 
 from engines.base import EngineError
 from engines.json_text import dump_line
+from policies.text import Text
+from router.api import texts
 from router.api.hangups import ClientGoneError
 from router.dispatch import to_router_error
 from router.errors import EngineFailedError, RouterError
@@ -126,33 +128,29 @@ def to_invalid(error: ValidationError | RequestValidationError) -> RouterError:
     path = _to_path(first["loc"])
     if first["type"] == "json_invalid":
         return RouterError(
-            f"The request body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}.",
-            code="invalid_json",
-            message_zh="请求体不是有效的 JSON。",
+            texts.INVALID_JSON.fill(why=first.get("ctx", {}).get("error", first["msg"])), code="invalid_json"
         )
     is_missing = first["type"] == "missing"
     says = _JSON_WORDS.get(first["type"], first["msg"])
+    said = texts.MISSING_PARAMETER if is_missing else texts.INVALID_PARAMETER
     return RouterError(
-        f"Missing required parameter: '{path}'." if is_missing else f"Invalid '{path}': {says}.",
+        said.fill(param=path, says=says),
         code="missing_required_parameter" if is_missing else "invalid_value",
         param=path or None,
-        message_zh=f"缺少必需的参数 '{path}'。" if is_missing else f"参数 '{path}' 无效：{says}。",
     )
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = {
-        404: ("not_found", f"There is no {request.url.path} here; see /docs.", "没有这个地址；请查看 /docs。"),
-        405: (
-            "method_not_allowed",
-            f"{request.method} is not allowed on {request.url.path}; see /docs.",
-            "这个地址不支持该方法；请查看 /docs。",
-        ),
-        413: ("request_too_large", "The request body is too large.", "请求体过大。"),
+        404: ("not_found", texts.NO_PATH),
+        405: ("method_not_allowed", texts.NO_METHOD),
+        413: ("request_too_large", texts.TOO_LARGE),
     }
-    code, message, message_zh = known.get(error.status_code, ("http_error", str(error.detail), str(error.detail)))
-    response = respond(request, EngineFailedError(message, status=error.status_code, code=code, message_zh=message_zh))
+    code, said = known.get(error.status_code, ("http_error", Text.same(str(error.detail))))
+    if error.status_code in known:
+        said = said.fill(path=request.url.path, method=request.method)
+    response = respond(request, EngineFailedError(said, status=error.status_code, code=code))
     response.headers.update(error.headers or {})
     if error.status_code == 405:
         response.headers["allow"] = ", ".join(_methods_of(request))
@@ -194,12 +192,7 @@ def to_refusal(error: Exception, what: str) -> RouterError:
     if isinstance(error, EngineError):
         return to_router_error(error)
     log.error("unhandled error at %s", what, exc_info=error)
-    return EngineFailedError(
-        "Something went wrong in the server; the log says more.",
-        status=500,
-        code="server_error",
-        message_zh="服务器内部出错，详情见日志。",
-    )
+    return EngineFailedError(texts.SERVER_FAILED, status=500, code="server_error")
 
 
 def _type_of(error: RouterError) -> str:

@@ -8,31 +8,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from policies.text import Text
+from router.api import texts
 from router.errors import EngineFailedError, RouterError
 from router.jobs.job import ErrorRecord, Job
-
-_MESSAGES_ZH = {
-    "deadline_exceeded": "在 hybrid.deadline_ms 规定的时间内没有得到任何回答。",
-    "job_expired": "任务在允许的时间内没有完成。",
-}
 
 
 def to_failure(job: Job) -> RouterError:
     """Return the error that a job without an answer ended with."""
     if job.state == "cancelled":
-        return EngineFailedError(
-            f"The response {job.id} was cancelled.",
-            status=400,
-            code="response_cancelled",
-            message_zh=f"响应 {job.id} 已被取消。",
-        )
+        return EngineFailedError(texts.CANCELLED.fill(id=job.id), status=400, code="response_cancelled")
     error: ErrorRecord = job.error or {}
+    message, code = error.get("message", texts.NO_ANSWER.en), error.get("code", "server_error")
     return EngineFailedError(
-        error.get("message", "no engine gave an answer"),
+        Text(message, texts.OF_JOB_ZH.get(code, message)),
         status=int(error.get("status", 500)),
-        code=error.get("code", "server_error"),
+        code=code,
         param=error.get("param"),
-        message_zh=_MESSAGES_ZH.get(error.get("code", "")),
         retry_after_s=1 if error.get("retryable") else None,
     )
 

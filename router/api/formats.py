@@ -10,16 +10,13 @@ from typing import Any
 import orjson
 
 from engines.json_schema import ANY_OBJECT, JsonSchemaError, check_schema, to_schema_text
+from policies.text import Text
+from router.api import texts
 from router.api.other_fields import unsupported
 from router.api.schemas import ChatRequest, Hybrid, JsonSchemaFormat, ResponsesRequest
 from router.errors import BadRequestError
 from router.output_format import OutputFormat
 from router.templates import NAMES, template_schema
-
-_JSON_ONLY = (
-    "answers can be held to a JSON Schema only; send response_format of type 'json_schema', for a choice with an enum",
-    "回答只能按 JSON Schema 约束；请使用 response_format 的 'json_schema'，限定选项请用 enum",
-)
 
 
 def to_chat_format(request: ChatRequest) -> tuple[OutputFormat | None, str | None]:
@@ -43,10 +40,10 @@ def to_chat_format(request: ChatRequest) -> tuple[OutputFormat | None, str | Non
         elif name == "json_object" and isinstance(value, bool):
             ways |= {"structured_outputs": ("json_object", None)} if value else {}
         elif value is not None and value is not False:
-            raise unsupported(f"structured_outputs.{name[:64]}", *_JSON_ONLY)
+            raise unsupported(f"structured_outputs.{name[:64]}", texts.JSON_SCHEMA_ONLY)
     if len(ways) > 1:
         names = ", ".join(ways)
-        raise unsupported(list(ways)[1], f"send one of {names}", f"{names} 只能使用其中一个")
+        raise unsupported(list(ways)[1], texts.SEND_ONE_OF.fill(names=names))
     for param, (kind, schema) in ways.items():
         if kind == "json_schema" and schema is None:
             raise _missing("response_format.json_schema")
@@ -62,7 +59,7 @@ def _to_schema(value: dict[str, Any] | str, param: str) -> JsonSchemaFormat:
         except orjson.JSONDecodeError:
             value = ""
     if not isinstance(value, dict):
-        raise unsupported(param, "send a JSON Schema: an object, or its text", "请发送 JSON Schema：对象或其文本")
+        raise unsupported(param, texts.SEND_SCHEMA)
     return JsonSchemaFormat(schema=value)
 
 
@@ -88,25 +85,25 @@ def _to_format(
 ) -> tuple[OutputFormat | None, str | None]:
     if hybrid.template is not None:
         if kind != "text":
-            raise unsupported("hybrid.template", f"a template is a format by itself; send it or {param}, not both")
+            raise unsupported("hybrid.template", texts.TEMPLATE_IS_FORMAT.fill(param=param))
         if hybrid.template not in NAMES:
             known = ", ".join(f"'{name}'" for name in NAMES)
             raise BadRequestError(
-                f"There is no template '{hybrid.template}'; there are {known}, see /v1/templates.",
+                texts.UNKNOWN_TEMPLATE.fill(template=hybrid.template, known=known),
                 code="unknown_template",
                 param="hybrid.template",
-                message_zh=f"没有名为 '{hybrid.template}' 的模板；可用：{known}，详见 /v1/templates。",
             )
         text = to_schema_text(template_schema(hybrid.template))
         return OutputFormat("json_schema", hybrid.template, strict=True, template=hybrid.template), text
     if kind == "text" and schema is not None:
-        raise unsupported(f"{param}.type", "with a schema send 'json_schema'", "提供 schema 时请使用 'json_schema'")
+        raise unsupported(f"{param}.type", texts.SEND_JSON_SCHEMA)
     if schema is None:
         return (OutputFormat("json_object"), ANY_OBJECT) if kind == "json_object" else (None, None)
     try:
         checked = check_schema(schema.json_schema)
     except JsonSchemaError as error:
-        raise BadRequestError(error.message, code=error.code, param=param, message_zh=error.message_zh) from error
+        refusal = Text(error.message, error.message_zh)
+        raise BadRequestError(refusal, code=error.code, param=param) from error
     dropped = checked.dropped_patterns
     return OutputFormat(
         "json_schema", schema.name, schema.description, schema.strict, dropped_patterns=dropped
@@ -114,9 +111,4 @@ def _to_format(
 
 
 def _missing(param: str) -> BadRequestError:
-    return BadRequestError(
-        f"Missing required parameter: '{param}'.",
-        code="missing_required_parameter",
-        param=param,
-        message_zh=f"缺少必需的参数 '{param}'。",
-    )
+    return BadRequestError(texts.MISSING_PARAMETER.fill(param=param), code="missing_required_parameter", param=param)

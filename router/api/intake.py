@@ -15,6 +15,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from router.api import texts
 from router.api.schemas import WireModel
 from router.auth import owner_of
 from router.errors import BadRequestError, BodyTooLargeError
@@ -52,9 +53,7 @@ async def read_body(request: Request) -> bytes:
     """
     settings = services_of(request).settings
     limit, counter = settings.max_body_bytes, JsonCounter(settings.max_json_items)
-    error = BodyTooLargeError(
-        f"The request body is larger than {limit} bytes.", message_zh=f"请求体超过 {limit} 字节的上限。"
-    )
+    error = BodyTooLargeError(texts.BODY_TOO_LARGE.fill(limit=limit))
     share: Share = request.state.share
     declared = request.headers.get("content-length", "")
     if declared.isdigit():
@@ -89,9 +88,8 @@ def _to_utf8(body: bytes) -> bytes:
 
 def _not_utf8(what: str | None = None) -> BadRequestError:
     return BadRequestError(
-        f"The request body is {what or 'not valid UTF-8'}; JSON is sent in UTF-8.",
+        texts.WRONG_ENCODING.fill(what=texts.ENCODED_AS.fill(encoding=what) if what else texts.NOT_UTF8),
         code="invalid_encoding",
-        message_zh=f"请求体的编码{'为 ' + what if what else '不是有效的 UTF-8'}；JSON 须使用 UTF-8 编码。",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from engines.base import SamplingParams
+from router.api import texts
 from router.api.other_fields import check_others, unsupported
 from router.api.schemas import ChatRequest, Reasoning, ResponsesRequest, Sampling
 from router.errors import BadRequestError
@@ -16,8 +17,6 @@ from router.errors import BadRequestError
 MAX_METADATA = 16
 LOGPROBS = "message.output_text.logprobs"
 _THINKER = "glm-4.6v-flash"
-_NO_TOOLS = "tool calls are not available; leave it out, or send {} 'none' for an answer in words"
-_NO_TOOLS_ZH = "不支持工具调用；请去掉，或将 {} 设为 'none' 以得到文字回答"
 
 
 def to_chat_sampling(request: ChatRequest, json_schema: str | None) -> SamplingParams:
@@ -31,18 +30,18 @@ def to_chat_sampling(request: ChatRequest, json_schema: str | None) -> SamplingP
         BadRequestError: naming the field, for what we cannot honour.
     """
     if request.n not in (None, 1):
-        raise unsupported("n", "only one choice per request is generated; send n=1")
+        raise unsupported("n", texts.ONE_CHOICE)
     if request.top_logprobs and not request.logprobs:
-        raise unsupported("top_logprobs", "send logprobs=true with it")
+        raise unsupported("top_logprobs", texts.SEND_LOGPROBS)
     if request.functions and request.function_call != "none":
-        raise unsupported("functions", _NO_TOOLS.format("function_call"), _NO_TOOLS_ZH.format("function_call"))
+        raise unsupported("functions", texts.NO_TOOLS.fill(param="function_call"))
     _refuse_tools(request)
     check_others(request.others, is_chat=True, is_greedy=_is_greedy(request))
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     if len(stop) > 4:
-        raise unsupported("stop", "at most 4 stop strings are accepted")
+        raise unsupported("stop", texts.FOUR_STOPS)
     if json_schema is not None and any(stop):
-        raise unsupported("stop", "a stop string could cut the JSON in half; leave it out, or response_format")
+        raise unsupported("stop", texts.STOP_CUTS_JSON)
     return SamplingParams(
         max_tokens=request.max_completion_tokens or request.max_tokens,
         temperature=0.0 if _is_greedy(request) else request.temperature or 0.0,
@@ -65,9 +64,9 @@ def to_responses_sampling(request: ResponsesRequest, json_schema: str | None) ->
         BadRequestError: naming the field, for what we cannot honour.
     """
     if request.conversation:
-        raise unsupported("conversation", "send previous_response_id or the whole conversation as input")
+        raise unsupported("conversation", texts.NO_CONVERSATIONS)
     if request.background and request.store is False:
-        raise unsupported("store", "a background response must be stored; leave store out")
+        raise unsupported("store", texts.BACKGROUND_IS_STORED)
     _refuse_tools(request)
     verbosity = {"verbosity": request.text.verbosity} if request.text else {}
     check_others({**request.others, **verbosity}, is_chat=False, is_greedy=_is_greedy(request))
@@ -102,7 +101,7 @@ def to_thinking(request: Sampling, engine: str | None) -> bool | None:
     wishes: dict[str, bool] = {}
     reasoning = request.reasoning or Reasoning()
     if reasoning.max_tokens:
-        raise unsupported("reasoning.max_tokens", "send reasoning_effort", "请使用 reasoning_effort")
+        raise unsupported("reasoning.max_tokens", texts.SEND_REASONING_EFFORT)
     for name, effort in (("reasoning_effort", request.reasoning_effort), ("reasoning.effort", reasoning.effort)):
         if effort is not None:
             wishes[name] = effort not in ("none", "minimal")
@@ -124,14 +123,13 @@ def to_thinking(request: Sampling, engine: str | None) -> bool | None:
             "enable_thinking",
             "think",
         ):
-            raise unsupported(name[:64], "send reasoning_effort", "请使用 reasoning_effort")
+            raise unsupported(name[:64], texts.SEND_REASONING_EFFORT)
         wishes[name] = flag
     asking = [name for name, wish in wishes.items() if wish]
     if asking and engine == "owl2":
         raise unsupported(
             asking[0],
-            f"mplug-owl2 does not think before it answers; leave it out, or send model '{_THINKER}'",
-            f"mplug-owl2 没有思考过程；请去掉，或使用模型 '{_THINKER}'",
+            texts.OWL2_DOES_NOT_THINK.fill(thinker=_THINKER),
         )
     return bool(asking) if wishes else None
 
@@ -144,12 +142,10 @@ def _refuse_tools(request: Sampling) -> None:
     if choice not in (None, "none", "auto"):
         raise unsupported(
             "tool_choice",
-            "tool calls are not available; leave out 'tool_choice' and 'tools', or send tool_choice 'none' for an "
-            "answer in words",
-            "不支持工具调用；请去掉 'tool_choice' 与 'tools'，或将 tool_choice 设为 'none' 以得到文字回答",
+            texts.NO_TOOL_CALLS,
         )
     if request.tools and choice != "none":
-        raise unsupported("tools", _NO_TOOLS.format("tool_choice"), _NO_TOOLS_ZH.format("tool_choice"))
+        raise unsupported("tools", texts.NO_TOOLS.fill(param="tool_choice"))
 
 
 def check_metadata(metadata: dict[str, Any] | None) -> dict[str, str]:
@@ -160,15 +156,12 @@ def check_metadata(metadata: dict[str, Any] | None) -> dict[str, str]:
     """
     metadata = metadata or {}
     if len(metadata) > MAX_METADATA:
-        raise unsupported("metadata", f"at most {MAX_METADATA} pairs are accepted")
+        raise unsupported("metadata", texts.METADATA_PAIRS.fill(most=MAX_METADATA))
     for key, value in metadata.items():
         if not isinstance(value, str):
             raise BadRequestError(
-                f"Invalid 'metadata.{key[:64]}': Input should be a valid string.",
-                code="invalid_value",
-                param=f"metadata.{key[:64]}",
-                message_zh=f"参数 'metadata.{key[:64]}' 无效：值必须是字符串。",
+                texts.METADATA_NOT_TEXT.fill(key=key[:64]), code="invalid_value", param=f"metadata.{key[:64]}"
             )
         if len(key) > 64 or len(value) > 512:
-            raise unsupported(f"metadata.{key[:64]}", "keys hold at most 64 characters, values at most 512")
+            raise unsupported(f"metadata.{key[:64]}", texts.METADATA_LENGTHS)
     return metadata

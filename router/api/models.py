@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from engines.adapter_names import describe_unknown, find_adapter, model_with, split_model
+from router.api import texts
 from router.errors import NotFoundError
 from router.health import EngineMonitor
 
@@ -63,10 +64,7 @@ def resolve_model(name: str, monitor: EngineMonitor) -> Target:
         engine = monitor.name_of(base)
     if engine is None and (":" in name or bare not in _MODELS):
         raise NotFoundError(
-            f"The model '{name}' does not exist here; use '{AUTO_MODEL}', 'glm-4.6v-flash' or 'mplug-owl2'.",
-            code="model_not_found",
-            param="model",
-            message_zh=f"模型 '{name}' 不存在；可用 '{AUTO_MODEL}'、'glm-4.6v-flash' 或 'mplug-owl2'。",
+            texts.UNKNOWN_MODEL.fill(name=name, auto_model=AUTO_MODEL), code="model_not_found", param="model"
         )
     if engine is None or ":" not in name:
         return Target(engine)
@@ -75,11 +73,11 @@ def resolve_model(name: str, monitor: EngineMonitor) -> Target:
         return Target(engine, wanted)
     adapter = find_adapter(wanted, info.adapters)
     if adapter is None:
-        known = "、".join(f"'{model_with(info.model_id, other)}'" for other in info.adapters)
+        names = [f"'{model_with(info.model_id, other)}'" for other in info.adapters]
+        known = texts.ADAPTERS.fill(adapters="、".join(names)) if names else texts.NO_ADAPTERS
         raise NotFoundError(
-            describe_unknown(name, info),
+            texts.UNKNOWN_ADAPTER.fill(says=describe_unknown(name, info), name=name, known=known),
             code="model_not_found",
             param="model",
-            message_zh=f"模型 '{name}' 不存在；" + (f"可用的适配器：{known}。" if known else "没有可用的适配器。"),
         )
     return Target(engine, adapter)

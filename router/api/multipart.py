@@ -11,6 +11,8 @@ from email.message import Message
 from email.parser import HeaderParser
 from typing import Final
 
+from policies.text import Text
+from router.api import texts
 from router.errors import BadRequestError
 
 _MAX_HEAD_BYTES: Final = 8192
@@ -48,7 +50,7 @@ async def read_form(content_type: str, body: AsyncIterator[bytes], *, file_field
     head = _parse_head(b"content-type: " + content_type.encode("latin-1", "replace"))
     boundary = head.get_boundary()
     if head.get_content_type() != "multipart/form-data" or not boundary:
-        raise _broken("Send the file as multipart/form-data.", "请以 multipart/form-data 形式上传文件。")
+        raise _broken(texts.FORM_TYPE)
     pieces = _Pieces(body, b"\r\n")
     delimiter = b"--" + boundary.encode("latin-1", "replace")
     form = Form()
@@ -67,7 +69,7 @@ async def read_form(content_type: str, body: AsyncIterator[bytes], *, file_field
         else:
             text = await pieces.read_until(b"\r\n" + delimiter, _MAX_FIELD_BYTES)
             form.fields[str(name)] = text.decode("utf-8", "replace")
-    raise _broken("The form has too many fields.", "表单字段过多。")
+    raise _broken(texts.FORM_FIELDS)
 
 
 class _Pieces:
@@ -86,9 +88,9 @@ class _Pieces:
                 if or_end:
                     at = len(self._pending)
                     break
-                raise _broken("The form breaks off.", "表单不完整。")
+                raise _broken(texts.FORM_CUT)
         if not 0 <= at <= limit:
-            raise _broken("A field of the form is too long.", "表单字段过长。")
+            raise _broken(texts.FORM_FIELD_LONG)
         found = bytes(self._pending[:at])
         del self._pending[: at + len(mark)]
         return found
@@ -102,7 +104,7 @@ class _Pieces:
                 await write(bytes(self._pending[:num_sure]))
                 del self._pending[:num_sure]
             if not await self._fill():
-                raise _broken("The form breaks off.", "表单不完整。")
+                raise _broken(texts.FORM_CUT)
         if at:
             await write(bytes(self._pending[:at]))
         del self._pending[: at + len(mark)]
@@ -123,5 +125,5 @@ def _parse_head(head: bytes) -> Message:
     return HeaderParser().parsestr(head.decode("utf-8", "replace"))
 
 
-def _broken(message: str, message_zh: str) -> BadRequestError:
-    return BadRequestError(message, code="invalid_form", message_zh=message_zh)
+def _broken(text: Text) -> BadRequestError:
+    return BadRequestError(text, code="invalid_form")

@@ -5,6 +5,7 @@ In: an id and an owner. Out: the record; a `NotFoundError` says the same whether
 
 from __future__ import annotations
 
+from router.api import texts
 from router.batches.records import StoredFile
 from router.errors import NotFoundError
 from router.jobs.job import Job
@@ -19,12 +20,7 @@ async def find_response(services: Services, response_id: str, caller: str, *, pa
     """
     job = await services.store.get(response_id)
     if job is None or job.spec.owner != caller or (job.is_terminal and not job.is_announced):
-        raise NotFoundError(
-            f"No response with id '{response_id}'.",
-            code="response_not_found",
-            param=param,
-            message_zh=f"没有 id 为 '{response_id}' 的响应。",
-        )
+        raise NotFoundError(texts.NO_RESPONSE.fill(response_id=response_id), code="response_not_found", param=param)
     return job
 
 
@@ -42,9 +38,4 @@ async def find_file(services: Services, caller: str, file_id: str, *, param: str
 
 def no_file(file_id: str, param: str = "file_id") -> NotFoundError:
     """Make the error of a file that is not there."""
-    return NotFoundError(
-        f"No file with id '{file_id}'.",
-        code="file_not_found",
-        param=param,
-        message_zh=f"没有 id 为 '{file_id}' 的文件。",
-    )
+    return NotFoundError(texts.NO_FILE.fill(file_id=file_id), code="file_not_found", param=param)

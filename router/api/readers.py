@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from router.api import texts
 from router.api.stream import sse, to_response_events
 from router.errors import TooManyInFlightError
 from router.jobs.events import EventHub
@@ -143,11 +144,8 @@ class Readers:
         shared = self._streams.get(job.id)
         if (shared is not None and shared.num_readers >= MAX_OF_JOB) or self._by_owner[job.spec.owner] >= MAX_OF_OWNER:
             raise TooManyInFlightError(
-                f"Too many readers: at most {MAX_OF_JOB} may read one stream at a time, and one key at most "
-                f"{MAX_OF_OWNER} streams; poll the response instead, or try again later.",
+                texts.TOO_MANY_READERS.fill(max_of_job=MAX_OF_JOB, max_of_owner=MAX_OF_OWNER),
                 code="too_many_readers",
-                message_zh=f"读取者过多：同一个流最多 {MAX_OF_JOB} 个读取者，同一密钥最多同时读取 {MAX_OF_OWNER} 个流；"
-                "请改为轮询该响应，或稍后重试。",
                 retry_after_s=5,
             )
 

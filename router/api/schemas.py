@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import PydanticUseDefault
 
 from engines.http.requests import MAX_TOP_LOGPROBS
+from router.api import texts
 from router.call import DraftAs
 from router.errors import BadRequestError
 from router.templates import NAMES
@@ -89,10 +90,7 @@ class Hybrid(WireModel):
             if key not in known:
                 shown, accepted = f"hybrid.{str(key)[:64]}", ", ".join(known)
                 raise BadRequestError(
-                    f"Unknown parameter: '{shown}'. The options of 'hybrid' are {accepted}.",
-                    code="unknown_parameter",
-                    param=shown,
-                    message_zh=f"未知参数：'{shown}'。'hybrid' 可用的选项有 {accepted}。",
+                    texts.UNKNOWN_OPTION.fill(shown=shown, accepted=accepted), code="unknown_parameter", param=shown
                 )
         return sent
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from engines.json_forms import to_logprobs
 from engines.json_text import dump_line
+from router.api import texts
 from router.api.objects import Items, item_id, message_item, output_text, reasoning_item, to_response
 from router.api.said import Runs, Said
 from router.call import DraftAs
@@ -268,12 +269,7 @@ def draft_title(spec: JobSpec) -> str:
 
 def answer_restarted(job_id: str) -> EngineFailedError:
     """Make the error of a stream whose answer was begun again in other words: what was sent cannot be taken back."""
-    return EngineFailedError(
-        f"The answer changed while it was written; read it as /v1/responses/{job_id}.",
-        status=500,
-        code="answer_restarted",
-        message_zh=f"回答在生成过程中发生了变化；请通过 /v1/responses/{job_id} 读取。",
-    )
+    return EngineFailedError(texts.ANSWER_CHANGED.fill(job_id=job_id), status=500, code="answer_restarted")
 
 
 async def to_response_events(

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from router.api import texts
 from router.api.errors import json_response
 from router.api.failures import to_failure
 from router.api.hangups import PING_S, hold, with_pings
@@ -132,11 +133,10 @@ async def timed_out(services: Services, job: Job, wait: Wait) -> EngineFailedErr
     await announce(services, job)
     waited_s = wait.waited_s
     return EngineFailedError(
-        f"No answer within {waited_s:.0f} s. The job goes on; its answer will be at /v1/responses/{job.id}.",
+        texts.NO_ANSWER_YET.fill(waited_s=waited_s, id=job.id),
         status=504,
         code="answer_timeout",
         param="hybrid.max_wait_s",
-        message_zh=f"{waited_s:.0f} 秒内没有得到回答。任务仍在进行，完成后可通过 /v1/responses/{job.id} 读取。",
     )
 
 
@@ -160,9 +160,5 @@ async def load(services: Services, running: Running) -> Job:
     """
     job = await services.hub.load(running.job.id)
     if job is None:
-        raise NotFoundError(
-            f"No response '{running.job.id}'.",
-            code="response_not_found",
-            message_zh=f"没有 id 为 '{running.job.id}' 的响应。",
-        )
+        raise NotFoundError(texts.RESPONSE_GONE.fill(id=running.job.id), code="response_not_found")
     return job

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
+from router.batches import texts
 from router.batches.records import MAX_FILES, StoredFile, new_id
 from router.errors import BadRequestError, BodyTooLargeError
 from router.lua import FileScript, Scripts
@@ -162,12 +163,7 @@ class FileStore:
             max_total_bytes=self._max_total_bytes,
         )
         if outcome == b"too many files":
-            raise BadRequestError(
-                f"There are {MAX_FILES} files already; delete some first.",
-                code="too_many_files",
-                param="file",
-                message_zh=f"已有 {MAX_FILES} 个文件；请先删除一些。",
-            )
+            raise BadRequestError(texts.TOO_MANY_FILES.fill(max_files=MAX_FILES), code="too_many_files", param="file")
         if outcome == b"too many bytes":
             raise self._too_many_bytes()
         found = await self.get(upload.owner, upload.id)
@@ -176,10 +172,7 @@ class FileStore:
 
     def _too_many_bytes(self) -> BadRequestError:
         return BadRequestError(
-            f"All files together would have more than {self._max_total_bytes} bytes; delete some first.",
-            code="storage_full",
-            param="file",
-            message_zh=f"全部文件将超过 {self._max_total_bytes} 字节的上限；请先删除一些。",
+            texts.FILES_TOO_LARGE.fill(max_total_bytes=self._max_total_bytes), code="storage_full", param="file"
         )
 
     async def _read_all(self, ids: Sequence[str]) -> list[StoredFile]:
@@ -219,9 +212,7 @@ class Upload:
         limit = self._files.max_file_bytes
         self.size += len(data)
         if self.size > limit:
-            raise BodyTooLargeError(
-                f"The file is larger than {limit} bytes.", param="file", message_zh=f"文件超过 {limit} 字节的上限。"
-            )
+            raise BodyTooLargeError(texts.FILE_TOO_LARGE.fill(limit=limit), param="file")
         self._pending += data
         while len(self._pending) >= CHUNK_BYTES:
             await self._flush()

@@ -14,6 +14,8 @@ from typing import Any
 
 import orjson
 
+from policies.text import Text
+from router.batches import texts
 from router.batches.files import FileStore
 from router.errors import BadRequestError
 from router.json_count import JsonCounter
@@ -72,8 +74,7 @@ class Problem:
     """Why a line cannot become a request."""
 
     code: str
-    message: str
-    message_zh: str
+    text: Text
     param: str | None = None
 
 
@@ -101,20 +102,16 @@ def find_file_problem(head: bytes) -> Problem | None:
     packed = next((name for magic, name in _PACKED if head.startswith(magic)), None)
     if packed is not None:
         return _wrong_file(
-            f"The input file is compressed ({packed}); upload it unpacked: JSON lines in UTF-8.",
-            f"输入文件是压缩文件（{packed}）；请解压后上传 UTF-8 编码的 JSON Lines 文件。",
+            texts.PACKED.fill(packed=packed),
         )
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head or _is_other_encoding(head):
         return _wrong_file(
-            "The input file must be UTF-8 text; save it in that encoding.",
-            "输入文件必须是 UTF-8 编码的文本；请以该编码保存。",
+            texts.NOT_UTF8,
         )
     text = head.removeprefix(_BOM).lstrip()
     if text.startswith(b"[") or text.partition(b"\n")[0].strip() == b"{":
         return _wrong_file(
-            "The input file must have one JSON object per line, as `jq -c` writes them; this is an array, or an object "
-            "over several lines.",
-            "输入文件必须每行一个 JSON 对象（可用 `jq -c` 转换）；此文件是一个数组，或一个跨多行的对象。",
+            texts.NOT_LINES,
         )
     return None
 
@@ -134,8 +131,8 @@ def _is_utf_8(line: bytes) -> bool:
     return True
 
 
-def _wrong_file(message: str, message_zh: str) -> Problem:
-    return Problem("invalid_input_file", message, message_zh, "input_file_id")
+def _wrong_file(text: Text) -> Problem:
+    return Problem("invalid_input_file", text, "input_file_id")
 
 
 async def read_lines(
@@ -201,34 +198,32 @@ def parse_line(data: bytes | None, endpoint: str, limits: LineLimits) -> Parsed:
     """
     if data is None:
         size = limits.max_bytes
-        return _refused(None, "line_too_large", f"longer than {size} bytes", f"超过 {size} 字节")
+        return _refused(None, "line_too_large", texts.LINE_TOO_LONG.fill(size=size))
     try:
         JsonCounter(limits.max_items).feed(data)
     except BadRequestError as error:
-        return _refused(None, error.code, error.message, error.message_zh)
+        return _refused(None, error.code, error.text)
     try:
         entry = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        return _refused(None, "invalid_json_line", f"not valid JSON: {error}", f"不是有效的 JSON：{error}")
+        return _refused(None, "invalid_json_line", texts.NOT_JSON.fill(error=error))
     if not isinstance(entry, dict):
-        return _refused(None, "invalid_json_line", "not a JSON object", "不是 JSON 对象")
+        return _refused(None, "invalid_json_line", texts.NOT_OBJECT)
     custom_id = entry.get("custom_id")
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
         return _refused(
             None,
             "invalid_custom_id",
-            f"'custom_id' must be a text of 1 to {MAX_CUSTOM_ID} characters",
-            f"'custom_id' 必须是 1 至 {MAX_CUSTOM_ID} 个字符的字符串",
+            texts.CUSTOM_ID.fill(max_custom_id=MAX_CUSTOM_ID),
             "custom_id",
         )
     if entry.get("method") != "POST":
-        return _refused(custom_id, "invalid_method", "'method' must be 'POST'", "'method' 必须为 'POST'", "method")
+        return _refused(custom_id, "invalid_method", texts.METHOD, "method")
     if entry.get("url") != endpoint:
-        why = f"'url' must be the endpoint of the batch, '{endpoint}'"
-        return _refused(custom_id, "mismatched_endpoint", why, f"'url' 必须与批次的端点一致：'{endpoint}'", "url")
+        return _refused(custom_id, "mismatched_endpoint", texts.ENDPOINT.fill(endpoint=endpoint), "url")
     body = entry.get("body")
     if not isinstance(body, dict):
-        return _refused(custom_id, "invalid_body", "'body' must be an object", "'body' 必须是对象", "body")
+        return _refused(custom_id, "invalid_body", texts.BODY, "body")
     return Parsed(custom_id, body)
 
 
@@ -237,11 +232,10 @@ def duplicate(custom_id: str) -> Parsed:
     return _refused(
         custom_id,
         "duplicate_custom_id",
-        "an earlier line has the same 'custom_id'",
-        "前面的行已使用同一个 'custom_id'",
+        texts.SAME_ID,
         "custom_id",
     )
 
 
-def _refused(custom_id: str | None, code: str, message: str, message_zh: str, param: str | None = None) -> Parsed:
-    return Parsed(custom_id, None, Problem(code, message, message_zh, param))
+def _refused(custom_id: str | None, code: str, text: Text, param: str | None = None) -> Parsed:
+    return Parsed(custom_id, None, Problem(code, text, param))

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from engines.json_text import dump_line
+from router.batches import texts
 from router.batches.files import FileGoneError, FileStore
 from router.batches.line_api import Answer, LineApi
 from router.batches.lines import (
@@ -213,8 +214,7 @@ class Run:
             await self._fail(
                 Problem(
                     "input_file_gone",
-                    "The input file was deleted, or its time was over, before all its lines were read.",
-                    "输入文件在全部行读取完成之前已被删除或过期。",
+                    texts.INPUT_EXPIRED,
                     "input_file_id",
                 )
             )
@@ -252,15 +252,14 @@ class Run:
                     if total > MAX_LINES:
                         return Problem(
                             "too_many_lines",
-                            f"The input file has more than {MAX_LINES} lines; split it.",
-                            f"输入文件超过 {MAX_LINES} 行；请拆分。",
+                            texts.TOO_MANY_LINES.fill(max_lines=MAX_LINES),
                             "input_file_id",
                         )
         except FileGoneError:
             self._is_file_gone = True
             return None
         if total == 0:
-            return Problem("empty_file", "The input file has no lines.", "输入文件没有任何内容。", "input_file_id")
+            return Problem("empty_file", texts.EMPTY_FILE, "input_file_id")
         if not await self._store.start(self.id, self.epoch, total):
             await self._look()
         return None
@@ -369,7 +368,7 @@ class Run:
             request = None
             job = await self._wait(line.number, job_id)
             if job is None:
-                return Problem("response_deleted", "The response was deleted.", "该响应已被删除。"), None
+                return Problem("response_deleted", texts.RESPONSE_DELETED), None
             if job.state == "cancelled" and self._ending is not None:
                 return self._stopped(), job
             if self._ending is not None or line.attempt + 1 >= _max_attempts(job):
@@ -397,7 +396,7 @@ class Run:
         except RouterError as error:
             return self._api.to_refusal(self._spec, error)
         except FileGoneError:
-            return Problem("input_file_gone", "The input file is gone.", "输入文件已不存在。")
+            return Problem("input_file_gone", texts.INPUT_GONE)
         finally:
             opening.release()
         return None
@@ -467,8 +466,8 @@ class Run:
         with contextlib.suppress(LeaseLostError, QueueUnavailableError):
             for line in await self._store.admitted(self.id):
                 await self._jobs.cancel(line_job_id(self.id, line))
-            problem = Problem("server_error", "The server failed; its log says more.", "服务器内部出错，详情见日志。")
-            error = {"code": problem.code, "message": problem.message, "param": None, "line": None}
+            problem = Problem("server_error", texts.BATCH_FAILED)
+            error = {"code": problem.code, "message": problem.text.en, "param": None, "line": None}
             await self._store.fail(self.id, self.epoch, [error])
 
     def _read(self, offset: int, number: int) -> AsyncGenerator[Line, None]:
@@ -485,25 +484,22 @@ class Run:
         log.exception("line %d of batch %s showed a bug", number, self.id)
         return Problem(
             "server_error",
-            "The server failed on this line; its log says more.",
-            "服务器处理该行时出错，详情见日志。",
+            texts.LINE_FAILED,
         )
 
     def _stopped(self) -> Problem:
         if self._ending == "expired":
             return Problem(
                 "batch_expired",
-                "The time of the batch was over before this line was answered.",
-                "该行在批次到期之前未得到回答。",
+                texts.LINE_EXPIRED,
             )
         return Problem(
             "batch_cancelled",
-            "The batch was cancelled before this line was answered.",
-            "批次在该行得到回答之前已被取消。",
+            texts.LINE_CANCELLED,
         )
 
     def _say(self, problem: Problem) -> str:
-        return problem.message_zh if self._spec.language == "zh" else problem.message
+        return problem.text.of(self._spec.language)
 
     def _to_entry(self, number: int, custom_id: str | None, answer: Answer | Problem) -> bytes:
         """Write a line of the output or the error file."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from router.errors import QueueFullError
+from router.jobs import texts
 from router.jobs.job import ErrorRecord, UnitResult
 
 NOT_AWAITED: Final = UnitResult(
@@ -39,18 +40,9 @@ def lost_result(max_attempts: int) -> UnitResult:
 
 def queue_full(limit: int) -> QueueFullError:
     """Make the refusal of a job too many."""
-    return QueueFullError(
-        f"You have {limit} unfinished jobs already; wait until some of them have ended.",
-        message_zh=f"您已有 {limit} 个未完成的任务，请等待其中一些结束后再试。",
-        retry_after_s=5,
-    )
+    return QueueFullError(texts.TOO_MANY_JOBS.fill(limit=limit), retry_after_s=5)
 
 
 def pictures_full(limit: int) -> QueueFullError:
     """Make the refusal of a job whose pictures are too much beside those that its owner's unfinished jobs hold."""
-    return QueueFullError(
-        f"The pictures of your unfinished jobs would have more than {limit} bytes; wait until some of them have ended.",
-        code="too_many_picture_bytes",
-        message_zh=f"您未完成任务的图片合计将超过 {limit} 字节，请等待其中一些结束后再试。",
-        retry_after_s=5,
-    )
+    return QueueFullError(texts.JOBS_TOO_LARGE.fill(limit=limit), code="too_many_picture_bytes", retry_after_s=5)

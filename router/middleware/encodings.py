@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api.errors import respond
 from router.errors import BadRequestError, BodyTooLargeError, EncodingUnsupportedError
+from router.middleware import texts
 from router.settings import Settings
 
 # A piece takes well under a millisecond to unpack; between two of them others get their turn.
@@ -120,10 +121,7 @@ class _Body:
             self._is_last = not message.get("more_body", False)
             self._packed_bytes += len(message.get("body", b""))
             if self._packed_bytes > self._max_bytes:
-                raise BodyTooLargeError(
-                    f"The packed request body is larger than {self._max_bytes} bytes.",
-                    message_zh=f"压缩后的请求体超过 {self._max_bytes} 字节的上限。",
-                )
+                raise BodyTooLargeError(texts.PACKED_TOO_LARGE.fill(max_bytes=self._max_bytes))
             self._pieces = self._unpacker.feed(message.get("body", b""))
         return await self._receive()
 
@@ -224,15 +222,8 @@ def _unpack(stream: zlib._Decompress, data: bytes) -> Iterator[bytes]:
 
 def _unsupported(encoding: str) -> EncodingUnsupportedError:
     accepted = "gzip, deflate, zstd"
-    return EncodingUnsupportedError(
-        f"The content encoding '{encoding[:64]}' is not supported: send the body plain, or in one of {accepted}.",
-        message_zh=f"不支持内容编码 '{encoding[:64]}'：请直接发送请求体，或使用 {accepted} 之一。",
-    )
+    return EncodingUnsupportedError(texts.UNKNOWN_ENCODING.fill(encoding=encoding[:64], accepted=accepted))
 
 
 def _broken(encoding: str, why: str) -> BadRequestError:
-    return BadRequestError(
-        f"The body is not valid {encoding}, as its Content-Encoding says: {why}.",
-        code="invalid_encoding",
-        message_zh=f"请求体不是有效的 {encoding} 数据，与其 Content-Encoding 不符：{why}。",
-    )
+    return BadRequestError(texts.NOT_ENCODED.fill(encoding=encoding, why=why), code="invalid_encoding")

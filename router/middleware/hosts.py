@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.api.errors import respond
 from router.errors import HostRefusedError, OriginRefusedError, RouterError
+from router.middleware import texts
 from router.settings import Settings
 
 ANY: Final = "*"
@@ -93,21 +94,11 @@ class HostsChecked:
         headers = Headers(scope=scope)
         for host in headers.getlist("host"):
             if not self._is_own(to_hostname(host)):
-                return HostRefusedError(
-                    f"The host {host[:100]!r} is not a name of this service: use 127.0.0.1 or localhost, or set "
-                    "GLOWL_ALLOWED_HOSTS to the names it has, or GLOWL_API_KEYS.",
-                    message_zh=f"主机名 {host[:100]!r} 不是本服务的名称：请使用 127.0.0.1 或 localhost，"
-                    "或用 GLOWL_ALLOWED_HOSTS 列出本服务的名称，或设置 GLOWL_API_KEYS。",
-                )
+                return HostRefusedError(texts.HOST_REFUSED.fill(host=host[:100]))
         source = self._foreign_source(scope["method"], headers)
         if source is None:
             return None
-        return OriginRefusedError(
-            f"Requests from {source[:100]!r} are not accepted: set GLOWL_CORS_ORIGINS to the origins of web pages that "
-            "may use this service, or GLOWL_API_KEYS.",
-            message_zh=f"不接受来自 {source[:100]!r} 的请求：请用 GLOWL_CORS_ORIGINS 列出可以使用本服务的网页来源，"
-            "或设置 GLOWL_API_KEYS。",
-        )
+        return OriginRefusedError(texts.ORIGIN_REFUSED.fill(origin=source[:100]))
 
     def _foreign_source(self, method: str, headers: Headers) -> str | None:
         """Return the web page that sent the request, if it may not."""

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from engines.base import ImagePart
+from policies.text import Text
 from router import media
 from router.errors import ImageError, ImageFetchError, RouterError
 from router.fetch import FetchedBody, FetchError, FetchFailedError, FetchTooLargeError, UrlRefusedError
@@ -410,9 +411,9 @@ async def test_a_url_that_serves_no_picture_is_refused_with_what_it_served() -> 
 @pytest.mark.parametrize(
     ("failure", "kind", "code"),
     [
-        (UrlRefusedError("no", "不"), ImageFetchError, "invalid_image_url"),
-        (FetchFailedError("no", "不"), ImageFetchError, "failed_to_download_image"),
-        (FetchTooLargeError("no", "不"), ImageError, "image_file_too_large"),
+        (UrlRefusedError(Text("no", "不")), ImageFetchError, "invalid_image_url"),
+        (FetchFailedError(Text("no", "不")), ImageFetchError, "failed_to_download_image"),
+        (FetchTooLargeError(Text("no", "不")), ImageError, "image_file_too_large"),
     ],
 )
 async def test_a_failed_fetch_becomes_a_refusal(failure: FetchError, kind: type[RouterError], code: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
+from router.api import texts
 from router.api.checks import webhook_url_of
 from router.api.errors import json_response, wants_chinese
 from router.api.intake import owner, parse, services_of
@@ -53,10 +54,7 @@ async def create_batch(request: Request) -> Response:
     file = await find_file(services, caller, body.input_file_id, param="input_file_id")
     if file.purpose != "batch":
         raise BadRequestError(
-            f"The file '{file.id}' has the purpose '{file.purpose}'; upload the input with 'batch'.",
-            code="invalid_input_file",
-            param="input_file_id",
-            message_zh=f"文件 '{file.id}' 的用途为 '{file.purpose}'；请以用途 'batch' 上传输入文件。",
+            texts.WRONG_PURPOSE.fill(id=file.id, purpose=file.purpose), code="invalid_input_file", param="input_file_id"
         )
     expiry = body.output_expires_after
     spec = BatchSpec(
@@ -75,11 +73,7 @@ async def create_batch(request: Request) -> Response:
         services.dispatcher.take_back(error, lambda: services.batches.cancel(caller, spec.id))
         raise
     if not is_created:
-        raise BadRequestError(
-            f"There are {MAX_OPEN} batches under way already; wait for one of them, or cancel one.",
-            code="too_many_batches",
-            message_zh=f"已有 {MAX_OPEN} 个批次正在进行；请等待其中一个完成，或取消一个。",
-        )
+        raise BadRequestError(texts.TOO_MANY_BATCHES.fill(max_open=MAX_OPEN), code="too_many_batches")
     _wake(request, spec.id)
     return json_response(to_batch(await _find(services, caller, spec.id)))
 
@@ -162,9 +156,4 @@ async def _find(services: Services, caller: str, batch_id: str) -> Batch:
 
 
 def _missing(batch_id: str) -> NotFoundError:
-    return NotFoundError(
-        f"No batch with id '{batch_id}'.",
-        code="batch_not_found",
-        param="batch_id",
-        message_zh=f"没有 id 为 '{batch_id}' 的批次。",
-    )
+    return NotFoundError(texts.NO_BATCH.fill(batch_id=batch_id), code="batch_not_found", param="batch_id")

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from router.api import texts
 from router.api.errors import json_response
 from router.api.intake import owner, services_of
 from router.api.multipart import read_form
@@ -38,10 +39,9 @@ async def create_file(request: Request) -> Response:
         )
         if form.filename is None:
             raise BadRequestError(
-                "Missing required parameter: 'file'.",
+                texts.MISSING_PARAMETER.fill(param="file"),
                 code="missing_required_parameter",
                 param="file",
-                message_zh="缺少必需的参数 'file'。",
             )
         _check_purpose(form.fields.get("purpose"))
         ttl_s = _read_ttl(form.fields)
@@ -116,17 +116,13 @@ def to_file(file: StoredFile) -> Json:
 def _check_purpose(purpose: str | None) -> None:
     if purpose is None:
         raise BadRequestError(
-            "Missing required parameter: 'purpose'.",
+            texts.MISSING_PARAMETER.fill(param="purpose"),
             code="missing_required_parameter",
             param="purpose",
-            message_zh="缺少必需的参数 'purpose'。",
         )
     if purpose != "batch":
         raise BadRequestError(
-            f"The purpose '{purpose[:64]}' is not supported; files are for batches: send 'batch'.",
-            code="unsupported_value",
-            param="purpose",
-            message_zh=f"不支持用途 '{purpose[:64]}'；文件仅用于批处理，请使用 'batch'。",
+            texts.UNKNOWN_PURPOSE.fill(purpose=purpose[:64]), code="unsupported_value", param="purpose"
         )
 
 
@@ -137,9 +133,8 @@ def _read_ttl(fields: dict[str, str]) -> int | None:
     ttl_s = int(seconds) if seconds is not None and seconds.isascii() and seconds.isdigit() else 0
     if anchor != "created_at" or not MIN_TTL_S <= ttl_s <= MAX_TTL_S:
         raise BadRequestError(
-            f"'expires_after' needs the anchor 'created_at' and from {MIN_TTL_S} to {MAX_TTL_S} seconds.",
+            texts.INVALID_EXPIRY.fill(min_ttl_s=MIN_TTL_S, max_ttl_s=MAX_TTL_S),
             code="invalid_value",
             param="expires_after",
-            message_zh=f"'expires_after' 的 anchor 必须为 'created_at'，seconds 应在 {MIN_TTL_S} 到 {MAX_TTL_S} 之间。",
         )
     return ttl_s

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from router.api import texts
 from router.api.errors import json_response
 from router.api.intake import owner, services_of
 from router.api.objects import to_job_summary, to_job_view
@@ -34,12 +35,7 @@ async def list_jobs(
         owner(request), batch_id=batch_id, state=state or "", after=after, limit=limit
     )
     if page is None:
-        raise BadRequestError(
-            f"There is no job '{after}' in the list; send the 'last_id' of the page before as 'after'.",
-            code="invalid_value",
-            param="after",
-            message_zh=f"列表中没有任务 '{after}'；'after' 应为上一页的 'last_id'。",
-        )
+        raise BadRequestError(texts.NO_JOB_AFTER.fill(after=after), code="invalid_value", param="after")
     data = [to_job_summary(job) for job in page.jobs]
     return json_response(to_page(data, has_more=page.has_more, last_id=page.last_id))
 
@@ -57,17 +53,9 @@ async def retry_job(request: Request, job_id: str) -> Response:
     job = await find_response(services, job_id, owner(request))
     hashes = stored_image_hashes(job.spec.messages)
     if job.state == "failed" and len(await services.store.get_images(hashes)) < len(set(hashes)):
-        raise BadRequestError(
-            f"The pictures of '{job_id}' are no longer stored; send the request again.",
-            code="image_file_not_found",
-            message_zh=f"'{job_id}' 的图片已过期；请重新发送请求。",
-        )
+        raise BadRequestError(texts.JOB_PICTURES_GONE.fill(job_id=job_id), code="image_file_not_found")
     state = await services.store.retry(job)
     if state != "failed":
-        raise BadRequestError(
-            f"Only a failed job can be begun again; '{job_id}' is {state or 'deleted'}.",
-            code="job_not_failed",
-            message_zh=f"只有失败的任务可以重试；'{job_id}' 的状态是 {state or 'deleted'}。",
-        )
+        raise BadRequestError(texts.NOT_FAILED.fill(job_id=job_id, state=state or "deleted"), code="job_not_failed")
     await services.queue.send_branches(job)
     return json_response(to_job_view(await find_response(services, job_id, owner(request))))

@@ -11,6 +11,7 @@ from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 
+from router.api import texts
 from router.api.begin import begin
 from router.api.calls import to_call
 from router.api.conversation import to_wire_input
@@ -115,12 +116,7 @@ async def list_input_items(
     if after is not None:
         start = next((index for index, item in enumerate(items, 1) if item["id"] == after), -1)
         if start < 0:
-            raise BadRequestError(
-                f"There is no input item '{after}'; send an id of this list as 'after'.",
-                code="invalid_value",
-                param="after",
-                message_zh=f"没有 id 为 '{after}' 的输入项；'after' 应为此列表中的 id。",
-            )
+            raise BadRequestError(texts.NO_ITEM_AFTER.fill(after=after), code="invalid_value", param="after")
     page = items[start : start + limit]
     return json_response(to_page(page, has_more=start + limit < len(items)))
 

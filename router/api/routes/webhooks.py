@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, Field
 
 from engines.json_text import dump_line
+from router.api import texts
 from router.api.checks import check_webhook_url
 from router.api.errors import json_response, wants_chinese
 from router.api.intake import owner, parse, read_body, services_of
@@ -91,9 +92,7 @@ async def create_endpoint(request: Request) -> Response:
     created = await services.webhooks.create_endpoint(caller, name=body.name, url=url, event_types=types)
     if created is None:
         raise BadRequestError(
-            f"There are {MAX_ENDPOINTS} webhook endpoints already; delete one first.",
-            code="too_many_webhook_endpoints",
-            message_zh=f"已有 {MAX_ENDPOINTS} 个 webhook 端点；请先删除一个。",
+            texts.TOO_MANY_ENDPOINTS.fill(max_endpoints=MAX_ENDPOINTS), code="too_many_webhook_endpoints"
         )
     endpoint, secret = created
     return json_response({**to_endpoint(endpoint), "signing_secret": secret})
@@ -167,13 +166,9 @@ async def test_endpoint(request: Request, endpoint_id: str) -> Response:
             answer = await services.webhook_fetcher.post_json(endpoint.url, payload, headers)
     except FetchError as error:
         is_refused = isinstance(error, UrlRefusedError)
-        why = "the URL leads to an address that is not posted to" if is_refused else error.message
-        why_zh = "该 URL 指向不允许投递的地址" if is_refused else error.message_zh
+        why = texts.URL_NOT_POSTED_TO if is_refused else error.text
         raise BadRequestError(
-            f"The test event did not reach the endpoint: {why}",
-            code="webhook_unreachable",
-            param="webhook_endpoint_id",
-            message_zh=f"测试事件未能送达：{why_zh}",
+            texts.TEST_FAILED.fill(why=why), code="webhook_unreachable", param="webhook_endpoint_id"
         ) from None
     return json_response(
         {
@@ -217,12 +212,7 @@ async def redeliver(request: Request, delivery_id: str) -> Response:
     if was_begun is None or delivery is None:
         raise _no_delivery(delivery_id)
     if not was_begun:
-        raise BadRequestError(
-            "The endpoint of this delivery is disabled or deleted; enable it first.",
-            code="webhook_endpoint_disabled",
-            param="delivery_id",
-            message_zh="该投递的端点已停用或已删除；请先启用。",
-        )
+        raise BadRequestError(texts.ENDPOINT_DISABLED, code="webhook_endpoint_disabled", param="delivery_id")
     await services.queue.send_tickets({WEBHOOKS: 1})
     return json_response(to_delivery(delivery, is_chinese=wants_chinese(request)))
 
@@ -241,11 +231,7 @@ async def rotate_request_secret(request: Request) -> Response:
     services, caller = services_of(request), owner(request)
     keep_old = await _read_overlap(request)
     if services.webhooks.has_configured_secret:
-        raise BadRequestError(
-            "This secret is set by GLOWL_WEBHOOK_SECRET; put the new one before it there, separated by a comma.",
-            code="webhook_secret_configured",
-            message_zh="该密钥由 GLOWL_WEBHOOK_SECRET 设定；请在其中将新密钥写在旧密钥之前，以逗号分隔。",
-        )
+        raise BadRequestError(texts.SECRET_IS_SET, code="webhook_secret_configured")
     secret = await services.webhooks.rotate_request_secret(caller, keep_old=keep_old)
     return json_response(_to_request_secret(services, secret))
 
@@ -326,17 +312,11 @@ def _missing(endpoint_id: str) -> NoReturn:
         NotFoundError: always.
     """
     raise NotFoundError(
-        f"No webhook endpoint with id '{endpoint_id}'.",
-        code="webhook_endpoint_not_found",
-        param="webhook_endpoint_id",
-        message_zh=f"没有 id 为 '{endpoint_id}' 的 webhook 端点。",
+        texts.NO_ENDPOINT.fill(endpoint_id=endpoint_id), code="webhook_endpoint_not_found", param="webhook_endpoint_id"
     )
 
 
 def _no_delivery(delivery_id: str, *, param: str = "delivery_id") -> NotFoundError:
     return NotFoundError(
-        f"No webhook delivery with id '{delivery_id}' here.",
-        code="webhook_delivery_not_found",
-        param=param,
-        message_zh=f"这里没有 id 为 '{delivery_id}' 的投递。",
+        texts.NO_DELIVERY.fill(delivery_id=delivery_id), code="webhook_delivery_not_found", param=param
     )

@@ -101,5 +101,5 @@ def test_what_is_wrong_with_a_line_is_named_in_both_languages(
     assert parsed.body is None
     assert parsed.problem is not None
     assert (parsed.problem.code, parsed.problem.param) == (code, param)
-    assert parsed.problem.message.isascii()
-    assert not parsed.problem.message_zh.isascii()
+    assert parsed.problem.text.en.isascii()
+    assert not parsed.problem.text.zh.isascii()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from policies.text import Text
 from router.batches.files import FileStore
 from router.batches.line_api import Answer
 from router.batches.lines import LineLimits
@@ -65,7 +66,7 @@ class Fakes:
         if body.get("name") == "bug-at-the-door":
             raise TypeError("unhashable type: 'list'")
         if "name" not in body:
-            raise BadRequestError("no name", param="name", message_zh="没有名字")
+            raise BadRequestError(Text("no name", "没有名字"), param="name")
         return Asked(body["name"])
 
     async def to_call(self, request: Asked, spec: BatchSpec, job_id: str) -> Any:

@@ -1,0 +1,275 @@
+"""What the modules of router/api/ say to callers: refusals and notes, in English and Chinese.
+
+In: nothing. Out: `Text`s with places for values.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from policies.text import Text
+
+EMPTY_CONVERSATION: Final = Text("The conversation is empty; send a message.", "对话为空；请发送消息。")
+EMPTY_MESSAGE: Final = Text(
+    "The last message is empty; send a question, a picture, or both.", "最后一条消息为空；请发送问题、图片或两者。"
+)
+SERVER_FAILED: Final = Text("Something went wrong in the server; the log says more.", "服务器内部出错，详情见日志。")
+INVALID_JSON: Final = Text("The request body is not valid JSON: {why}.", "请求体不是有效的 JSON（{why}）。")
+BODY_TOO_LARGE: Final = Text("The request body is larger than {limit} bytes.", "请求体超过 {limit} 字节的上限。")
+NO_SCHEMA_OF_OWL2: Final = Text(
+    "mplug-owl2 cannot hold its answers to a JSON Schema: leave '{param}' out, or send model '{auto_model}' "
+    "or 'glm-4.6v-flash'.",
+    "mplug-owl2 不能按 JSON Schema 回答：请去掉 '{param}'，或使用模型 '{auto_model}'、'glm-4.6v-flash'。",
+)
+NO_SCHEMA_FOR_MERGE: Final = Text(
+    "With '{param}' the final answer is not mplug-owl2's, which cannot hold it to a JSON Schema: leave "
+    "'hybrid.merge' out or send 'compose' or 'fields'.",
+    "使用 '{param}' 时最终回答不能由 mplug-owl2 给出（它不能按 JSON Schema 回答）：请去掉 'hybrid.merge' "
+    "或改为 'compose'、'fields'。",
+)
+IDEMPOTENCY_KEY_LENGTH: Final = Text(
+    "An Idempotency-Key has 1 to {max_key} characters.", "Idempotency-Key 的长度应为 1 到 {max_key} 个字符。"
+)
+FIELDS_NEED_FORMAT: Final = Text(
+    "Only JSON answers have fields: send '{param}' or 'hybrid.template' with hybrid.merge 'fields'.",
+    "只有 JSON 回答才有字段：使用 hybrid.merge 'fields' 时，请同时发送 '{param}' 或 'hybrid.template'。",
+)
+UNKNOWN_MODEL: Final = Text(
+    "The model '{name}' does not exist here; use '{auto_model}', 'glm-4.6v-flash' or 'mplug-owl2'.",
+    "模型 '{name}' 不存在；可用 '{auto_model}'、'glm-4.6v-flash' 或 'mplug-owl2'。",
+)
+TOO_MANY_READERS: Final = Text(
+    "Too many readers: at most {max_of_job} may read one stream at a time, and one key at most "
+    "{max_of_owner} streams; poll the response instead, or try again later.",
+    "读取者过多：同一个流最多 {max_of_job} 个读取者，同一密钥最多同时读取 {max_of_owner} 个流；"
+    "请改为轮询该响应，或稍后重试。",
+)
+NO_BATCH: Final = Text("No batch with id '{batch_id}'.", "没有 id 为 '{batch_id}' 的批次。")
+WRONG_PURPOSE: Final = Text(
+    "The file '{id}' has the purpose '{purpose}'; upload the input with 'batch'.",
+    "文件 '{id}' 的用途为 '{purpose}'；请以用途 'batch' 上传输入文件。",
+)
+TOO_MANY_BATCHES: Final = Text(
+    "There are {max_open} batches under way already; wait for one of them, or cancel one.",
+    "已有 {max_open} 个批次正在进行；请等待其中一个完成，或取消一个。",
+)
+BATCH_STREAM: Final = Text(
+    "A line of a batch cannot be streamed; leave 'stream' out.", "批次中的请求不支持流式输出；请去掉 'stream'。"
+)
+NO_ANSWER_YET: Final = Text(
+    "No answer within {waited_s:.0f} s. The job goes on; its answer will be at /v1/responses/{id}.",
+    "{waited_s:.0f} 秒内没有得到回答。任务仍在进行，完成后可通过 /v1/responses/{id} 读取。",
+)
+CANCELLED: Final = Text("The response {id} was cancelled.", "响应 {id} 已被取消。")
+RESPONSE_GONE: Final = Text("No response '{id}'.", "没有 id 为 '{id}' 的响应。")
+NO_FILE: Final = Text("No file with id '{file_id}'.", "没有 id 为 '{file_id}' 的文件。")
+UNKNOWN_PURPOSE: Final = Text(
+    "The purpose '{purpose}' is not supported; files are for batches: send 'batch'.",
+    "不支持用途 '{purpose}'；文件仅用于批处理，请使用 'batch'。",
+)
+INVALID_EXPIRY: Final = Text(
+    "'expires_after' needs the anchor 'created_at' and from {min_ttl_s} to {max_ttl_s} seconds.",
+    "'expires_after' 的 anchor 必须为 'created_at'，seconds 应在 {min_ttl_s} 到 {max_ttl_s} 之间。",
+)
+NO_JOB_AFTER: Final = Text(
+    "There is no job '{after}' in the list; send the 'last_id' of the page before as 'after'.",
+    "列表中没有任务 '{after}'；'after' 应为上一页的 'last_id'。",
+)
+JOB_PICTURES_GONE: Final = Text(
+    "The pictures of '{job_id}' are no longer stored; send the request again.",
+    "'{job_id}' 的图片已过期；请重新发送请求。",
+)
+NOT_FAILED: Final = Text(
+    "Only a failed job can be begun again; '{job_id}' is {state}.",
+    "只有失败的任务可以重试；'{job_id}' 的状态是 {state}。",
+)
+NO_RESPONSE: Final = Text("No response with id '{response_id}'.", "没有 id 为 '{response_id}' 的响应。")
+NOTHING_TO_CONTINUE: Final = Text(
+    "The response '{response_id}' has no answer to continue from (it is {state}).",
+    "响应 '{response_id}' 还没有可以继续的答案（状态：{state}）。",
+)
+NO_ITEM_AFTER: Final = Text(
+    "There is no input item '{after}'; send an id of this list as 'after'.",
+    "没有 id 为 '{after}' 的输入项；'after' 应为此列表中的 id。",
+)
+NO_PREVIOUS_RESPONSE: Final = Text(
+    "Previous response with id '{response_id}' not found; send the whole conversation as 'input' instead.",
+    "没有 id 为 '{response_id}' 的响应；请改为在 'input' 中发送整个对话。",
+)
+RESPONSE_PICTURES_GONE: Final = Text(
+    "The pictures of the response '{response_id}' are no longer stored; send the conversation again.",
+    "响应 '{response_id}' 的图片已过期；请重新发送整个对话。",
+)
+NO_ITEM: Final = Text(
+    "Item with id '{id}' not found: it belongs to no stored response; send its text instead.",
+    "没有 id 为 '{id}' 的项：它不属于任何已保存的响应；请改为发送其文本。",
+)
+NO_ENDPOINT: Final = Text(
+    "No webhook endpoint with id '{endpoint_id}'.", "没有 id 为 '{endpoint_id}' 的 webhook 端点。"
+)
+NO_DELIVERY: Final = Text(
+    "No webhook delivery with id '{delivery_id}' here.", "这里没有 id 为 '{delivery_id}' 的投递。"
+)
+TOO_MANY_ENDPOINTS: Final = Text(
+    "There are {max_endpoints} webhook endpoints already; delete one first.",
+    "已有 {max_endpoints} 个 webhook 端点；请先删除一个。",
+)
+ENDPOINT_DISABLED: Final = Text(
+    "The endpoint of this delivery is disabled or deleted; enable it first.", "该投递的端点已停用或已删除；请先启用。"
+)
+SECRET_IS_SET: Final = Text(
+    "This secret is set by GLOWL_WEBHOOK_SECRET; put the new one before it there, separated by a comma.",
+    "该密钥由 GLOWL_WEBHOOK_SECRET 设定；请在其中将新密钥写在旧密钥之前，以逗号分隔。",
+)
+MISSING_PARAMETER: Final = Text("Missing required parameter: '{param}'.", "缺少必需的参数 '{param}'。")
+UNKNOWN_TEMPLATE: Final = Text(
+    "There is no template '{template}'; there are {known}, see /v1/templates.",
+    "没有名为 '{template}' 的模板；可用：{known}，详见 /v1/templates。",
+)
+METADATA_NOT_TEXT: Final = Text(
+    "Invalid 'metadata.{key}': Input should be a valid string.", "参数 'metadata.{key}' 无效：值必须是字符串。"
+)
+UNKNOWN_OPTION: Final = Text(
+    "Unknown parameter: '{shown}'. The options of 'hybrid' are {accepted}.",
+    "未知参数：'{shown}'。'hybrid' 可用的选项有 {accepted}。",
+)
+ANSWER_CHANGED: Final = Text(
+    "The answer changed while it was written; read it as /v1/responses/{job_id}.",
+    "回答在生成过程中发生了变化；请通过 /v1/responses/{job_id} 读取。",
+)
+CONVERSATION_ROLES: Final = Text(
+    "only system, developer, user and assistant turns are accepted, without tool calls",
+    "只接受 system、developer、user、assistant 消息，且不含工具调用",
+)
+SEND_IMAGE_URL: Final = Text(
+    "send the picture as image_url: a data URL or an http(s) URL", "请以 image_url 发送图片：data URL 或 http(s) 地址"
+)
+FORM_FIELDS: Final = Text("The form has too many fields.", "表单字段过多。")
+FORM_TYPE: Final = Text("Send the file as multipart/form-data.", "请以 multipart/form-data 形式上传文件。")
+FORM_FIELD_LONG: Final = Text("A field of the form is too long.", "表单字段过长。")
+FORM_CUT: Final = Text("The form breaks off.", "表单不完整。")
+SEND_REASONING_EFFORT: Final = Text("send reasoning_effort", "请使用 reasoning_effort")
+OWL2_DOES_NOT_THINK: Final = Text(
+    "mplug-owl2 does not think before it answers; leave it out, or send model '{thinker}'",
+    "mplug-owl2 没有思考过程；请去掉，或使用模型 '{thinker}'",
+)
+SEND_ONE_OF: Final = Text("send one of {names}", "{names} 只能使用其中一个")
+SEND_SCHEMA: Final = Text("send a JSON Schema: an object, or its text", "请发送 JSON Schema：对象或其文本")
+SEND_JSON_SCHEMA: Final = Text("with a schema send 'json_schema'", "提供 schema 时请使用 'json_schema'")
+NO_TOOL_CALLS: Final = Text(
+    "tool calls are not available; leave out 'tool_choice' and 'tools', or send tool_choice 'none' for an "
+    "answer in words",
+    "不支持工具调用；请去掉 'tool_choice' 与 'tools'，或将 tool_choice 设为 'none' 以得到文字回答",
+)
+NO_ANSWER: Final = Text("no engine gave an answer", "没有引擎给出回答")
+INVALID_PARAMETER: Final = Text("Invalid '{param}': {says}.", "参数 '{param}' 无效：{says}。")
+NO_PATH: Final = Text("There is no {path} here; see /docs.", "没有 {path} 这个地址；请查看 /docs。")
+NO_METHOD: Final = Text("{method} is not allowed on {path}; see /docs.", "{path} 不支持 {method} 方法；请查看 /docs。")
+TOO_LARGE: Final = Text("The request body is too large.", "请求体过大。")
+WRONG_ENCODING: Final = Text(
+    "The request body is {what}; JSON is sent in UTF-8.", "请求体的编码{what}；JSON 须使用 UTF-8 编码。"
+)
+NOT_UTF8: Final = Text("not valid UTF-8", "不是有效的 UTF-8")
+ENCODED_AS: Final = Text("{encoding}", "为 {encoding}")
+INVALID_WEBHOOK_URL: Final = Text(
+    "'{param}' must be an http(s) URL{where}, without a user name or password inside, such as "
+    "https://example.com/hooks.",
+    "'{param}' 必须是{where} http(s) 地址，且不含用户名或密码，例如 https://example.com/hooks。",
+)
+PUBLIC: Final = Text(" to a public host", "公网")
+UNKNOWN_ADAPTER: Final = Text("{says}", "模型 '{name}' 不存在；{known}。")
+ADAPTERS: Final = Text("adapters are: {adapters}", "可用的适配器：{adapters}")
+NO_ADAPTERS: Final = Text("there are no adapters", "没有可用的适配器")
+TEST_FAILED: Final = Text("The test event did not reach the endpoint: {why}", "测试事件未能送达：{why}")
+URL_NOT_POSTED_TO: Final = Text("the URL leads to an address that is not posted to", "该 URL 指向不允许投递的地址")
+UNSUPPORTED_VALUE: Final = Text(
+    "Unsupported value for '{param}': {advice}.", "不支持参数 '{param}' 的这个取值：{advice}。"
+)
+JSON_SCHEMA_ONLY: Final = Text(
+    "answers can be held to a JSON Schema only; send response_format of type 'json_schema', for a choice with an enum",
+    "回答只能按 JSON Schema 约束；请使用 response_format 的 'json_schema'，限定选项请用 enum",
+)
+NO_TOOLS: Final = Text(
+    "tool calls are not available; leave it out, or send {param} 'none' for an answer in words",
+    "不支持工具调用；请去掉，或将 {param} 设为 'none' 以得到文字回答",
+)
+ONE_CHOICE: Final = Text("only one choice per request is generated; send n=1", "每个请求只生成一个回答；请设 n=1")
+SEND_LOGPROBS: Final = Text("send logprobs=true with it", "请同时设 logprobs=true")
+FOUR_STOPS: Final = Text("at most 4 stop strings are accepted", "最多接受 4 个停止字符串")
+STOP_CUTS_JSON: Final = Text(
+    "a stop string could cut the JSON in half; leave it out, or response_format",
+    "停止字符串可能截断 JSON；请去掉它，或去掉 response_format",
+)
+NO_CONVERSATIONS: Final = Text(
+    "send previous_response_id or the whole conversation as input",
+    "请使用 previous_response_id，或在 input 中发送整个对话",
+)
+BACKGROUND_IS_STORED: Final = Text(
+    "a background response must be stored; leave store out", "后台响应必须保存；请去掉 store"
+)
+TEMPLATE_IS_FORMAT: Final = Text(
+    "a template is a format by itself; send it or {param}, not both",
+    "模板本身就是一种格式；请只发送模板或 {param} 之一",
+)
+METADATA_PAIRS: Final = Text("at most {most} pairs are accepted", "最多接受 {most} 个键值对")
+METADATA_LENGTHS: Final = Text(
+    "keys hold at most 64 characters, values at most 512", "键最多 64 个字符，值最多 512 个字符"
+)
+SEND_SYSTEM_MESSAGE: Final = Text(
+    "send it as a message of role 'system' or 'user'", "请作为 role 为 'system' 或 'user' 的消息发送"
+)
+SEND_STOP: Final = Text("send stop strings as 'stop'", "请用 'stop' 发送停止字符串")
+SEND_MAX_TOKENS_OF_EITHER: Final = Text(
+    "send max_completion_tokens, or max_output_tokens in a response",
+    "请使用 max_completion_tokens，在 responses 中使用 max_output_tokens",
+)
+NAME_ADAPTER: Final = Text("name an adapter behind a colon of 'model'", "请在 'model' 的冒号后指定适配器")
+SEND_OPTIONS_APART: Final = Text("send each option as a field of its own", "请把各选项作为单独的字段发送")
+NO_WEB_SEARCH: Final = Text("there is no web search; leave it out", "不支持联网搜索；请去掉")
+OWN_TEMPLATE: Final = Text("the model's own template is used", "只使用模型自带的模板")
+NO_TOOL_FIELDS: Final = Text("tool calls are not available; leave it out", "不支持工具调用；请去掉")
+LEAVE_IT_OUT: Final = Text("leave it out", "请去掉")
+TEXT_MODALITY: Final = Text("answers are text; leave it out or send ['text']", "只支持文本；请去掉或设为 ['text']")
+TEXT_ONLY: Final = Text("answers are text; leave it out", "只支持文本；请去掉")
+NO_TRUNCATION: Final = Text(
+    "nothing is dropped from a conversation; leave it out or send 'disabled', and shorten the input",
+    "对话内容不会被自动截断；请去掉或设为 'disabled'，并自行缩短输入",
+)
+NO_VERBOSITY: Final = Text(
+    "leave it out or send 'medium', and say in the question how long the answer is to be",
+    "请去掉或设为 'medium'，并在问题中说明需要的篇幅",
+)
+NO_STORED_PROMPTS: Final = Text(
+    "stored prompts are not available; send messages or input", "不支持已存储的 prompt；请发送 messages 或 input"
+)
+SAMPLE_BY_TEMPERATURE: Final = Text(
+    "leave it out, and send a temperature above 0 to sample", "请去掉；需要采样时请将 temperature 设为大于 0"
+)
+SEND_TOP_P: Final = Text("send top_p", "请使用 top_p")
+CHOOSE_BY_TOP_P: Final = Text(
+    "leave it out, and send top_p to choose among fewer tokens", "请去掉；需要缩小候选范围时请使用 top_p"
+)
+SEND_LOGPROBS_OF_ANSWER: Final = Text(
+    "send logprobs for the tokens of the answer", "请用 logprobs 获取回答中各 token 的概率"
+)
+SHORTEN_MESSAGES: Final = Text("shorten the messages yourself", "请自行缩短消息")
+OWN_CONTEXT: Final = Text("the context is the model's own; leave it out", "上下文长度由模型决定；请去掉")
+SEND_SEED: Final = Text("send seed", "请使用 seed")
+SEND_IMAGE_PARTS: Final = Text("send pictures as image_url parts of a message", "请在消息中以 image_url 发送图片")
+ONE_MODEL: Final = Text("one 'model' is asked", "只接受一个 'model'")
+SEND_MAX_COMPLETION_TOKENS: Final = Text("send max_completion_tokens", "请使用 max_completion_tokens")
+SEND_MESSAGES: Final = Text("send messages", "请使用 messages")
+SEND_RESPONSE_FORMAT: Final = Text("send response_format", "请使用 response_format")
+SEND_WHOLE_CONVERSATION: Final = Text("send the whole conversation as messages", "请在 messages 中发送整个对话")
+SEND_MAX_OUTPUT_TOKENS: Final = Text("send max_output_tokens", "请使用 max_output_tokens")
+SEND_INPUT: Final = Text("send input", "请使用 input")
+SEND_TEXT_FORMAT: Final = Text("send text.format", "请使用 text.format")
+SEND_TOP_LOGPROBS: Final = Text("send top_logprobs", "请使用 top_logprobs")
+STOP_IS_OF_CHAT: Final = Text("stop strings are part of chat completions", "停止字符串请用于 chat completions")
+OR: Final = Text(" or ", " 或 ")
+NOT_AVAILABLE: Final = Text("it is not available; leave it out or send {shown}", "不支持该功能；请去掉，或设为 {shown}")
+# Why a job ended without an answer, by its code: the English comes with the job.
+OF_JOB_ZH: Final = {
+    "deadline_exceeded": "在 hybrid.deadline_ms 规定的时间内没有得到任何回答。",
+    "job_expired": "任务在允许的时间内没有完成。",
+}

@@ -1,0 +1,19 @@
+"""What the modules of router/jobs/ say to callers: refusals and notes, in English and Chinese.
+
+In: nothing. Out: `Text`s with places for values.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from policies.text import Text
+
+TOO_MANY_JOBS: Final = Text(
+    "You have {limit} unfinished jobs already; wait until some of them have ended.",
+    "您已有 {limit} 个未完成的任务，请等待其中一些结束后再试。",
+)
+JOBS_TOO_LARGE: Final = Text(
+    "The pictures of your unfinished jobs would have more than {limit} bytes; wait until some of them have ended.",
+    "您未完成任务的图片合计将超过 {limit} 字节，请等待其中一些结束后再试。",
+)

@@ -1,0 +1,33 @@
+"""What the modules of router/middleware/ say to callers: refusals and notes, in English and Chinese.
+
+In: nothing. Out: `Text`s with places for values.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from policies.text import Text
+
+UNKNOWN_ENCODING: Final = Text(
+    "The content encoding '{encoding}' is not supported: send the body plain, or in one of {accepted}.",
+    "不支持内容编码 '{encoding}'：请直接发送请求体，或使用 {accepted} 之一。",
+)
+NOT_ENCODED: Final = Text(
+    "The body is not valid {encoding}, as its Content-Encoding says: {why}.",
+    "请求体不是有效的 {encoding} 数据，与其 Content-Encoding 不符：{why}。",
+)
+PACKED_TOO_LARGE: Final = Text(
+    "The packed request body is larger than {max_bytes} bytes.", "压缩后的请求体超过 {max_bytes} 字节的上限。"
+)
+ORIGIN_REFUSED: Final = Text(
+    "Requests from {origin!r} are not accepted: set GLOWL_CORS_ORIGINS to the origins of web pages that may "
+    "use this service, or GLOWL_API_KEYS.",
+    "不接受来自 {origin!r} 的请求：请用 GLOWL_CORS_ORIGINS 列出可以使用本服务的网页来源，或设置 GLOWL_API_KEYS。",
+)
+HOST_REFUSED: Final = Text(
+    "The host {host!r} is not a name of this service: use 127.0.0.1 or localhost, or set GLOWL_ALLOWED_HOSTS "
+    "to the names it has, or GLOWL_API_KEYS.",
+    "主机名 {host!r} 不是本服务的名称：请使用 127.0.0.1 或 localhost，或用 GLOWL_ALLOWED_HOSTS "
+    "列出本服务的名称，或设置 GLOWL_API_KEYS。",
+)

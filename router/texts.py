@@ -1,0 +1,216 @@
+"""What the modules of router/ say to callers: refusals and notes, in English and Chinese.
+
+In: nothing. Out: `Text`s with places for values.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from policies.text import Text
+
+NO_KEY: Final = Text(
+    "No API key was sent; send it as 'Authorization: Bearer KEY', 'api-key: KEY' or 'x-api-key: KEY'.",
+    "没有提供 API 密钥；请用 'Authorization: Bearer KEY'、'api-key: KEY' 或 'x-api-key: KEY' 发送。",
+)
+KEYS_DIFFER: Final = Text(
+    "The request has API keys that differ, so its caller cannot be told; send one, or the same in "
+    "'Authorization: Bearer KEY', 'api-key: KEY' and 'x-api-key: KEY'.",
+    "请求中的多个 API 密钥不一致，无法确定调用者；请只发送一个，或在 'Authorization: Bearer KEY'、'api-key: "
+    "KEY' 与 'x-api-key: KEY' 中使用相同的密钥。",
+)
+UNKNOWN_KEY: Final = Text("This API key is not known here.", "API 密钥无效。")
+TOO_MANY_CHARACTERS: Final = Text(
+    "The conversation has {num_chars} characters; at most {limit} are accepted.",
+    "对话共有 {num_chars} 个字符，最多 {limit} 个。",
+)
+TOO_MANY_FOR_MODEL: Final = Text(
+    '{num_images} pictures were sent; {model_id} accepts at most {max_images} at a time. With model "glowl" '
+    'and hybrid {{"route": "deep"}}, more are looked at in groups.',
+    '发送了 {num_images} 张图片；{model_id} 一次最多接受 {max_images} 张。model 为 "glowl" 且 hybrid 为 '
+    '{{"route": "deep"}} 时，更多的图片会分组分析。',
+)
+TOO_MANY_IN_CONVERSATION: Final = Text(
+    "The conversation has {num_images} pictures; at most {max_images} are accepted.",
+    "对话共有 {num_images} 张图片，最多支持 {max_images} 张。",
+)
+NO_ENGINE_FOR_SCHEMA: Final = Text(
+    "Only GLM-4.6V-Flash can hold an answer to a JSON Schema, and it is not available; try again later.",
+    "只有 GLM-4.6V-Flash 能按 JSON Schema 回答，目前不可用，请稍后再试。",
+)
+KEY_REUSED: Final = Text(
+    "This Idempotency-Key was sent before with another body; send a new key with a new request.",
+    "该 Idempotency-Key 已用于另一个请求体；新的请求请使用新的键。",
+)
+STILL_RUNNING: Final = Text(
+    "The request with this Idempotency-Key is still being worked on; send it again shortly.",
+    "使用该 Idempotency-Key 的请求仍在处理中，请稍后重试。",
+)
+KEYED_RESPONSE_DELETED: Final = Text(
+    "The response '{response_id}' of this Idempotency-Key was deleted.",
+    "该 Idempotency-Key 对应的响应 '{response_id}' 已被删除。",
+)
+TOO_MUCH_OF_ALL: Final = Text(
+    "Too much is being sent to the service at a time; try again later.", "同时发送给服务的数据过多；请稍后重试。"
+)
+TOO_MANY_REQUESTS: Final = Text(
+    "Too many requests at a time: at most {max_requests_of_one} may be open; try again later.",
+    "同时进行的请求过多：最多 {max_requests_of_one} 个；请稍后重试。",
+)
+TOO_MANY_REQUESTS_OF_ALL: Final = Text(
+    "The service has {max_requests} requests open already; try again later.",
+    "服务同时进行的请求已达 {max_requests} 个；请稍后重试。",
+)
+TOO_MUCH_AT_A_TIME: Final = Text(
+    "Too much is being sent at a time: request bodies may have {limit} bytes together; try again later.",
+    "同时发送的数据过多：请求体合计最多 {limit} 字节；请稍后重试。",
+)
+BODY_TIMEOUT: Final = Text(
+    "The request body did not arrive in time: at least {num_kb} KB a second, and no pause of more than "
+    "{body_timeout_s:g} s.",
+    "请求体未按时到达：每秒至少 {num_kb} KB，停顿不超过 {body_timeout_s:g} 秒。",
+)
+TOO_MANY_PARTS: Final = Text(
+    "The request has too many parts: at most {max_items} objects and lists and {max_commas} values are accepted.",
+    "请求的内容项过多：最多 {max_items} 个对象和数组、{max_commas} 个值。",
+)
+PICTURE_TOO_LARGE: Final = Text(
+    "The picture is larger than {limit} bytes, the most that is accepted.", "图片超过 {limit} 字节的上限。"
+)
+TOO_MANY_PICTURES: Final = Text(
+    "The request has {num_images} pictures; at most {limit} are accepted.",
+    "请求包含 {num_images} 张图片，最多支持 {limit} 张。",
+)
+DATA_URL: Final = Text(
+    "The data URL is not of the form data:image/png;base64,...", "data URL 的格式应为 data:image/png;base64,...。"
+)
+EMPTY_PICTURE: Final = Text(
+    "The picture is empty. Send a data URL (data:image/png;base64,...), an http(s) URL or base64.",
+    "图片为空。请发送 data URL（data:image/png;base64,...）、http(s) 地址或 base64。",
+)
+PICTURE_TYPE: Final = Text(
+    "{media_type} is not accepted as a picture. PNG, JPEG, WebP, BMP and GIF with a single frame are accepted.",
+    "不支持 {media_type}。支持 PNG、JPEG、WebP、BMP 以及单帧 GIF。",
+)
+PICTURE_TOO_SMALL: Final = Text(
+    "The picture is {size} pixels. Send one of at least 1 x 1.", "图片尺寸为 {size} 像素，至少应为 1 x 1。"
+)
+TOO_MANY_PIXELS: Final = Text(
+    "The picture has too many pixels ({size}). At most {max_pixels} in all and {max_side_px} a side are accepted.",
+    "图片像素过多（{size}）。总像素上限为 {max_pixels}，单边上限为 {max_side_px}。",
+)
+TOO_MANY_SCANS: Final = Text(
+    "The picture is a JPEG of {num_scans} scans ({size}), too many to decode. Save it again as an ordinary JPEG.",
+    "图片是含 {num_scans} 次扫描的 JPEG（{size}），解码开销过大。请另存为普通 JPEG。",
+)
+LARGE_RLE: Final = Text(
+    "The picture is a large run-length encoded BMP ({size}). Save it as a PNG.",
+    "图片是较大的行程编码 BMP（{size}），请另存为 PNG。",
+)
+ANIMATED: Final = Text(
+    "The picture is animated. Send a single frame. PNG, JPEG, WebP, BMP and GIF with a single frame are accepted.",
+    "不支持动图，请发送单帧图片。支持 PNG、JPEG、WebP、BMP 以及单帧 GIF。",
+)
+TOO_MANY_PIXELS_OF_ALL: Final = Text(
+    "The pictures of the request have more than {max_request_pixels} pixels together. Send fewer or smaller ones.",
+    "请求中的图片总像素超过 {max_request_pixels} 的上限，请减少图片数量或缩小图片。",
+)
+PICTURE_SCHEME: Final = Text(
+    "Pictures are not read from {name}: URLs. Send a data URL (data:image/png;base64,...), an http(s) URL or base64.",
+    "不支持 {name}: 形式的图片地址。请发送 data URL（data:image/png;base64,...）、http(s) 地址或 base64。",
+)
+NOT_BASE64: Final = Text(
+    "The picture is not valid base64. Send a data URL (data:image/png;base64,...), an http(s) URL or base64.",
+    "图片不是有效的 base64。请发送 data URL（data:image/png;base64,...）、http(s) 地址或 base64。",
+)
+TOO_MANY_CHUNKS: Final = Text(
+    "The picture ({media_type}) consists of more than {most} chunks, segments, scans or extensions, too many "
+    "to read. Save it again as an ordinary PNG or JPEG.",
+    "图片（{media_type}）所含的数据块、段、扫描或扩展超过 {most} 个，读取开销过大。请另存为普通 PNG 或 JPEG。",
+)
+BROKEN_HEADER: Final = Text(
+    "The picture starts like {media_type} but its header is broken or cut off. Send the whole file.",
+    "图片看似 {media_type}，但文件头损坏或不完整。请发送完整文件。",
+)
+REDIS_AWAY: Final = Text(
+    "The job queue (redis) does not answer; try again shortly.", "任务队列（redis）暂时没有响应，请稍后再试。"
+)
+REDIS_FULL: Final = Text(
+    "The store (redis) is full, so no new jobs and files are accepted; questions that are answered at once "
+    "go on. Try again later, or delete jobs and files.",
+    "存储（redis）已满，暂不接受新任务和文件；即时回答不受影响。请稍后再试，或删除部分任务和文件。",
+)
+URL_FORM: Final = Text(
+    "This is not a well-formed URL. Send one such as https://example.com/picture.png.",
+    "URL 格式不正确。请使用形如 https://example.com/picture.png 的地址。",
+)
+URL_PRIVATE: Final = Text(
+    "The URL leads to a private, local or reserved address, which is not fetched. Send a public URL, or the "
+    "picture itself as a data URL.",
+    "该 URL 指向私有、本机或保留地址，不予访问。请使用公网地址，或以 data URL 直接发送图片。",
+)
+URL_TOO_LARGE: Final = Text(
+    "The file behind the URL is larger than {limit} bytes, the most that is accepted.",
+    "该 URL 的文件超过 {limit} 字节的上限。",
+)
+URL_TOO_LONG: Final = Text(
+    "The URL is longer than {max_url_chars} characters. Send a shorter one, or the picture as a data URL.",
+    "URL 超过 {max_url_chars} 个字符。请使用更短的 URL，或以 data URL 发送图片。",
+)
+URL_SCHEME: Final = Text(
+    "Only http:// and https:// URLs are fetched. Send one of those, or the picture as a data URL.",
+    "仅支持 http:// 与 https:// 地址。请改用此类地址，或以 data URL 发送图片。",
+)
+URL_CREDENTIALS: Final = Text(
+    "URLs with a user name or password inside are not fetched. Send a URL without them.",
+    "不支持包含用户名或密码的 URL。请去掉后重试。",
+)
+TOO_MANY_REDIRECTS: Final = Text(
+    "The URL redirects more than {max_redirects} times. Send the final URL.",
+    "该 URL 重定向超过 {max_redirects} 次。请使用最终地址。",
+)
+FETCH_STATUS: Final = Text(
+    "The server answered with status {status} instead of 200.", "对方服务器返回状态码 {status}，而不是 200。"
+)
+FETCH_PACKED: Final = Text(
+    "The server sent a compressed body although it was asked not to.",
+    "对方服务器返回了压缩内容，而请求中已声明不接受压缩。",
+)
+HOST_UNKNOWN: Final = Text("The URL's host name was not found.", "找不到该 URL 的主机名。")
+TOO_MANY_DOWNLOADS: Final = Text(
+    "Too many slow downloads from this host, or of this key, are under way. Try again later, or send the file itself.",
+    "该主机或该密钥正在进行的慢速下载过多。请稍后重试，或直接发送文件。",
+)
+FETCH_TIMEOUT: Final = Text(
+    "The server did not finish its answer within {timeout_s:g} seconds.", "对方服务器未在 {timeout_s:g} 秒内完成响应。"
+)
+FETCH_TLS: Final = Text("The server's TLS certificate could not be verified.", "无法验证对方服务器的 TLS 证书。")
+FETCH_UNREACHABLE: Final = Text("The server could not be reached.", "无法连接对方服务器。")
+FETCH_BROKEN: Final = Text(
+    "The server broke off the transfer or did not speak proper HTTP.", "对方服务器中断了传输，或响应不是有效的 HTTP。"
+)
+HOST_TIMEOUT: Final = Text("The URL's host name could not be looked up in time.", "未能及时解析该 URL 的主机名。")
+SERVED_AS: Final = Text(" (served as {served_as})", "（类型标为 {served_as}）")
+UNKNOWN_PICTURE: Final = Text(
+    "The bytes{label} are not a picture of a known type. PNG, JPEG, WebP, BMP and GIF with a single frame "
+    "are accepted.",
+    "内容{label}不是可识别的图片。支持 PNG、JPEG、WebP、BMP 以及单帧 GIF。",
+)
+DOWNLOAD_FAILED: Final = Text("The picture could not be downloaded. {why}", "图片下载失败。{why}")
+# What an engine says, by the code of its error: `says` is the engine's own English.
+OF_ENGINE: Final = {
+    "engine_unavailable": Text("{says}", "推理引擎暂时不可用，请稍后再试。"),
+    "engine_overloaded": Text("{says}", "推理引擎正忙，请稍后再试。"),
+    "engine_timeout": Text("{says}", "推理引擎响应超时，请稍后再试。"),
+    "invalid_json_schema": Text("{says}", "无法按该 JSON Schema 回答：{says}"),
+    "image_parse_error": Text("{says}", "图片无法解码：文件不完整、已损坏或不是图片。请发送完整的图片文件。"),
+    "image_too_large": Text("{says}", "图片过大，无法解码：{says}"),
+    "invalid_image": Text("{says}", "图片不符合要求：{says}"),
+    "out_of_memory": Text("{says}", "推理引擎内存不足，请稍后再试。"),
+}
+OF_ENGINE_OTHER: Final = Text("{says}", "{says}")
+PATTERN_NOT_KEPT: Final = Text(
+    "the 'pattern' at {place} of the JSON Schema is not kept; its 'format' is",
+    "无法保证 JSON Schema 中 {place} 的 'pattern'，只保证其 'format'",
+)
+TOP: Final = Text("the top", "顶层")
