@@ -92,6 +92,7 @@ async def attended(
     silence_s: float | None = None,
     calm_s: float = _CALM_S,
     look_s: float = _LOOK_S,
+    unheard_s: float | None = None,
 ) -> AsyncGenerator[Delta, None]:
     """Yield what an engine says for as long as there is hope.
 
@@ -101,6 +102,7 @@ async def attended(
         silence_s: the longest silence; None leaves that to the engine's client.
         calm_s: after so long a silence the engine is asked whether it is well.
         look_s: time between two such looks.
+        unheard_s: an engine that lets a look wait for longer is not well; None waits for what the look says.
 
     Raises:
         EngineUnavailableError: if the engine is silent and not well.
@@ -127,7 +129,7 @@ async def attended(
                 num_bad = 0
                 continue
             else:
-                num_bad = 0 if await _asked(is_well) else num_bad + 1
+                num_bad = 0 if await _asked(is_well, unheard_s) else num_bad + 1
                 # Whatever came meanwhile is no silence any more.
                 if num_bad < _LOOKS or waiting is None or loop.time() - waiting[0] < calm_s:
                     continue
@@ -157,8 +159,9 @@ async def attended(
         await end_tasks(watcher)
 
 
-async def _asked(is_well: Callable[[], Awaitable[bool]]) -> bool:
+async def _asked(is_well: Callable[[], Awaitable[bool]], unheard_s: float | None) -> bool:
     try:
-        return await is_well()
-    except EngineError:
+        async with asyncio.timeout(unheard_s):
+            return await is_well()
+    except (EngineError, TimeoutError):
         return False

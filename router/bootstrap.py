@@ -136,10 +136,12 @@ async def _is_up(monitor: EngineMonitor, name: str) -> bool:
 
 async def make_context(settings: Settings) -> Context:
     """Build what a worker's tasks use, on the event loop that will run them."""
+    engines = make_engines(settings)
     return Context(
         store=make_store(settings, make_redis(settings)),
         queue=JobQueue(create_celery(settings)),
-        engines={name: AttendedEngine(engine, engine.is_ready) for name, engine in make_engines(settings).items()},
+        engines={name: AttendedEngine(engine, engine.is_ready) for name, engine in engines.items()},
+        looks={name: engine.is_ready for name, engine in engines.items()},
         deliverer=make_deliverer(
             settings, make_webhook_store(settings, make_redis(settings)), make_webhook_fetcher(settings)
         ),

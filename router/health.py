@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _SILENT_S: Final = 30.0
 # A server that is well answers a look in milliseconds, and within its five seconds when it is very busy.
-_UNHEARD_S: Final = 2.0
+UNHEARD_S: Final = 2.0
 
 
 class EngineMonitor:
@@ -117,7 +117,7 @@ class EngineMonitor:
 
     def unheard(self) -> frozenset[str]:
         """The engines that are down, or have not answered a look for a while: too early to route by, not to wait by."""
-        long_ago = self._clock() - _UNHEARD_S
+        long_ago = self._clock() - UNHEARD_S
         return self.down() | {name for name, asked_at in self._asked_at.items() if asked_at <= long_ago}
 
     def is_up(self, name: str) -> bool:

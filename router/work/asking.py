@@ -19,6 +19,7 @@ from engines.base import (
 )
 from router.attend import attended
 from router.call import from_stored_messages, pictures_first, stored_image_hashes
+from router.health import UNHEARD_S
 from router.jobs.job import Job, UnitResult
 from router.work.context import Context
 from router.work.lease import patiently
@@ -76,7 +77,8 @@ async def generate(
         engine_name: who is asked.
         request: what for.
         is_told: while it is written.
-        silence_s: how long the engine may say nothing; None leaves that to its client.
+        silence_s: how long the engine may say nothing, if there is an answer to fall back on: then it is also given up
+            as soon as it no longer says how it is. None leaves that to its client.
 
     Raises:
         EngineError: as the engine raised it; `GenerationFailedError` if its answer ended without a finish reason.
@@ -87,12 +89,13 @@ async def generate(
     tape = Tape(context.store, job_id, unit, epoch) if is_told else None
     deltas = engine.stream(request)
     if silence_s is not None:
-        deltas = attended(deltas, _is_well, silence_s=silence_s)
+        is_well = context.looks.get(engine_name, _is_well)
+        deltas = attended(deltas, is_well, silence_s=silence_s, calm_s=UNHEARD_S, unheard_s=UNHEARD_S)
     return await record(tape, deltas, model, time.monotonic())
 
 
 async def _is_well() -> bool:
-    return True  # whoever made the engine's client looks after that
+    return True
 
 
 class _BugError(EngineError):

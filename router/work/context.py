@@ -6,7 +6,7 @@ In: the parts that `router.bootstrap` builds. Out: one `Context` per process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from engines.base import (
@@ -27,6 +27,7 @@ class Context:
         store: the job records.
         queue: sends units to the workers.
         engines: by name.
+        looks: by name, asks an engine whether it is well; of one that is missing it is believed.
         deliverer: posts webhooks.
         cancels: tells at once of jobs that ended from outside; None leaves that to the lease.
         wakers: wake the keeper of each lease that is held now.
@@ -39,6 +40,7 @@ class Context:
     engines: Mapping[str, Engine]
     deliverer: Deliverer
     cancels: CancelWatch | None = None
+    looks: Mapping[str, Callable[[], Awaitable[bool]]] = field(default_factory=dict)
     wakers: set[asyncio.Event] = field(default_factory=set)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     leftovers: Leftovers = field(default_factory=Leftovers)

@@ -104,6 +104,42 @@ async def test_a_silence_may_be_bounded_even_if_the_engine_is_well() -> None:
         await read(Engine("a"), calm_s=3600.0, silence_s=0.01)
 
 
+class ClockLoop(asyncio.SelectorEventLoop):
+    """A loop whose time passes only while all of its tasks wait, and then at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        selector: Any = self._selector  # type: ignore[attr-defined]
+        select = selector.select
+
+        def jump(timeout: float | None = None) -> Any:
+            self._now += timeout or 0.0
+            return select(0)
+
+        selector.select = jump
+
+    def time(self) -> float:
+        return self._now
+
+
+@pytest.mark.parametrize("words", [(), ("a",), ("a", "b")])
+def test_an_engine_that_lets_looks_wait_is_given_up_in_seconds(words: tuple[str, ...]) -> None:
+    # Given an engine that stops like a stopped process, and a look that ends only with its own timeout of 5 s
+    async def look() -> bool:
+        await asyncio.sleep(5)
+        return False
+
+    async def ask() -> float:
+        with pytest.raises(EngineUnavailableError, match="stopped answering"):
+            async for _ in attended(Engine(*words).stream(), look, silence_s=30, calm_s=2, look_s=1, unheard_s=2):
+                pass
+        return asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=ClockLoop) as runner:
+        assert runner.run(ask()) == pytest.approx(7, abs=0.1)
+
+
 async def test_a_reader_who_takes_his_time_is_no_silence() -> None:
     engine = Engine("a", is_well=False)
     stream = attended(engine.stream(), engine.ask, silence_s=0.001, **QUICK)

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -33,11 +34,13 @@ from engines.base import (
 from engines.echo import EchoEngine
 from engines.json_forms import to_boxes
 from router.api.objects import to_hybrid
+from router.attend import attended
 from router.call import to_stored_messages
 from router.jobs.job import BranchPlan, Job, JobSpec, UnitResult
 from router.jobs.store import JobStore
 from router.output_format import OutputFormat
 from router.redis import PREFIX
+from router.work import asking
 from router.work.branch import run_branch
 from router.work.context import Context
 from router.work.join import join
@@ -351,6 +354,34 @@ async def test_a_finished_answer_does_not_wait_for_ever_to_be_composed(redis: Re
     assert job.final is not None
     assert job.final.text.startswith("[echo owl2]")
     assert job.final.degraded == ("the answers could not be composed by glm: The engine said nothing for 0.01 s.",)
+
+
+async def test_a_finished_answer_is_not_composed_by_an_engine_that_has_stopped(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given both answers, and a GLM that stops before it composes: it answers no look either
+    monkeypatch.setattr(asking, "attended", partial(attended, look_s=0.001))
+    monkeypatch.setattr(asking, "UNHEARD_S", 0.01)
+    store = JobStore(redis, merge_patience_s=3600)
+    context, _ = await context_of(store, glm=EchoEngine("glm"), owl2=EchoEngine("owl2"))
+    spec = make_spec(strategy="compose")
+    await store.create(spec)
+    for unit in ("draft", "deep"):
+        await run_branch(context, spec.id, unit)
+    stopped, _ = await context_of(store, glm=EchoEngine("glm", delta_delay_s=3600))
+
+    async def look() -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    async with asyncio.timeout(60):
+        await join(replace(stopped, looks={"glm": look}), spec.id)
+
+    job = await store.get(spec.id)
+    assert job is not None
+    assert job.final is not None
+    assert job.final.text.startswith("[echo owl2]")
+    assert job.final.degraded == ("the answers could not be composed by glm: The engine has stopped answering.",)
 
 
 class SlowToAnswer(JobStore):
