@@ -32,8 +32,9 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     # up: before anything starts
     "up.data_dir": Text(
-        "cannot write to {path}: {reason}; make it writable, or name another folder with --data-dir or GLOWL_DATA_DIR",
-        "无法写入 {path}：{reason}；请使其可写，或用 --data-dir 或 GLOWL_DATA_DIR 指定其他目录",
+        "cannot write to {path}: {reason}; make room, or make it writable, or name another folder with --data-dir or "
+        "GLOWL_DATA_DIR",
+        "无法写入 {path}：{reason}；请释放空间或使其可写，或用 --data-dir 或 GLOWL_DATA_DIR 指定其他目录",
     ),
     "up.locked": Text(
         "another `glowl up` ({holder}) already uses {data_dir}; stop it, or give this one its own --data-dir",

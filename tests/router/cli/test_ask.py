@@ -142,7 +142,7 @@ async def test_the_words_are_chinese_where_the_locale_is(api, run, monkeypatch):
     monkeypatch.setenv("LANG", "zh_CN.UTF-8")
     api.events = DRAFT_AND_FINAL
     result = await run("这是什么?")
-    assert result.stderr.splitlines()[:3] == ["路由 deep · 引擎 owl2 · 规则 english", "  - 问题是英文", "草稿:"]
+    assert result.stderr.splitlines()[:3] == ["路由 deep · 引擎 owl2 · 规则 english", "  - 问题是英文", "草稿："]
     assert api.headers["Accept-Language"] == "zh"
 
 

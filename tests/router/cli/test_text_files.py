@@ -98,7 +98,7 @@ def test_few_chinese_characters_that_are_utf_8_too_are_not_guessed(tmp_path, tex
     file.write_bytes(f"question\n{text}\n".encode("gbk"))
     assert file.read_bytes().decode("utf-8")
     # Then it is refused until somebody says what it is
-    with pytest.raises(TextFileError, match="cannot be told"):
+    with pytest.raises(TextFileError, match="is not certain"):
         read_text_file(file, "en")
     assert read_text_file(file, "en", "gbk")[0] == f"question\n{text}\n"
 
@@ -122,8 +122,8 @@ def test_usual_words_and_signs_of_utf_8_are_read(tmp_path, text):
         (b"\x28\xb5\x2f\xfd\x00", "unpack it first"),
         (b"%PDF-1.7", "PDF"),
         (b"\x89PNG\r\n\x1a\n", "PNG"),
-        (b"\x00\x01\x02\x00", "cannot be told"),
-        (b"abc\x01\x02", "no text file"),
+        (b"\x00\x01\x02\x00", "is not certain"),
+        (b"abc\x01\x02", "not a text file"),
     ],
 )
 def test_what_is_no_text_is_refused_by_what_it_is(tmp_path, data, said):

@@ -588,6 +588,6 @@ def test_a_data_folder_that_takes_nothing_is_refused_in_one_line(
         Layout(tmp_path).make("en")
 
     [line] = capsys.readouterr().err.splitlines()
-    assert f"cannot write to {bad}: {os.strerror(number)}; free it, or" in line
+    assert f"cannot write to {bad}: {os.strerror(number)}; make room, or" in line
     assert "--data-dir" in line
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
