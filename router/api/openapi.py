@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -63,6 +63,83 @@ _HYBRID_EXAMPLE = {
 # The routes that take an Idempotency-Key.
 KEYED = ("/v1/chat/completions", "/v1/responses", "/api/v1/inference", "/v1/vision/completion")
 _SAMPLES = resources.files("engines").joinpath("pocket", "samples")
+
+_TEXT: Final = {"type": "string"}
+_NUMBER: Final = {"type": "number"}
+_HYBRID_PROPERTIES: Final[dict[str, Any]] = {
+    "route": {**_TEXT, "enum": ["fast", "deep"], "description": "`fast`: answered at once; `deep`: a job"},
+    "engine": {**_TEXT, "enum": ["glm", "owl2"], "description": "engine that gives the final answer"},
+    "rule": {**_TEXT, "description": "name of the rule that decided"},
+    "reasons": {
+        "type": "array",
+        "description": "measured values that made the rule apply, each with a sentence in English and Chinese",
+        "items": {"type": "object"},
+    },
+    "preset": {**_TEXT, "description": "the rule set"},
+    "stage": {
+        "anyOf": [{**_TEXT, "enum": ["draft", "final"]}, {"type": "null"}],
+        "description": "what the text is; null while there is none, or at the end of a job without an answer",
+    },
+    "response_id": {
+        "anyOf": [_TEXT, {"type": "null"}],
+        "description": "under which the response is read: `/v1/responses/{response_id}`; null if it leads nowhere, "
+        "as of an answer that was not to be stored",
+    },
+    "merge": {**_TEXT, "description": "how the branches' answers became one: the strategy really used"},
+    "draft": {
+        "type": "object",
+        "description": "GLM's first answer, kept beside the final one",
+        "required": ["item_id", "model", "text"],
+        "properties": {"item_id": _TEXT, "model": _TEXT, "text": _TEXT},
+    },
+    "agreement": {
+        "anyOf": [_NUMBER, {"type": "null"}],
+        "description": "0 to 1, how far the models agree; null if nothing can be compared",
+    },
+    "agreement_basis": {"type": "array", "items": _TEXT, "description": "what it was computed from"},
+    "conflicts": {
+        "type": "array",
+        "items": {"type": "object"},
+        "description": "where the models contradict each other",
+    },
+    "provenance": {
+        "type": "object",
+        "additionalProperties": _TEXT,
+        "description": "of JSON merged field by field: by JSON pointer, where each field comes from",
+    },
+    "degraded": {"type": "array", "items": _TEXT, "description": "what is missing and why; empty when all is well"},
+    "queue": {
+        "$ref": "#/components/schemas/QueuePlace",
+        "description": "how many are before it, and when it will be done",
+    },
+    "usage": {
+        "type": "object",
+        "description": "tokens of all engines: `total`, and `branches` by name, the merge among them; the answer's "
+        "own are in the object's `usage`",
+    },
+    "timings": {
+        "type": "object",
+        "description": "milliseconds by step; steps that did not happen or are not known yet are left out. "
+        "`queue`, `prefill` and `decode` are of the branch whose text is shown, of a composed answer the main one",
+        "properties": {name: {**_NUMBER, "description": about} for name, about in STEPS.items()},
+    },
+    "branches": {
+        "type": "array",
+        "description": "each engine's part: its state, model, times and failure",
+        "items": {"type": "object"},
+    },
+    "groups": {
+        "type": "array",
+        "items": {"type": "object"},
+        "description": "of many pictures: which were looked at together, and how that ended",
+    },
+    "template": {**_TEXT, "description": "the shipped schema that was asked for"},
+    "boxes": {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/Box"},
+        "description": "places in pictures that the answer names",
+    },
+}
 
 
 def _sample(name: str) -> str:
@@ -280,7 +357,7 @@ def _describe_answers(page: dict[str, Any]) -> None:
         "description": "How the request was routed, how far it is, and what each engine did. Sentences are in the "
         "question's language: English unless it is Chinese.",
         "required": ["route", "engine", "rule", "reasons", "stage", "response_id", "degraded", "branches", "timings"],
-        "properties": _hybrid_properties(),
+        "properties": _HYBRID_PROPERTIES,
         "example": _HYBRID_EXAMPLE,
     }
     page["components"]["schemas"].update(OBJECTS)
@@ -302,82 +379,6 @@ def _describe_answers(page: dict[str, Any]) -> None:
             answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
         page["paths"][path][method]["responses"]["200"] = answer
     _describe_preference(page)
-
-
-def _hybrid_properties() -> dict[str, Any]:
-    text, number = {"type": "string"}, {"type": "number"}
-    optional = {"anyOf": [number, {"type": "null"}]}
-    return {
-        "route": {**text, "enum": ["fast", "deep"], "description": "`fast`: answered at once; `deep`: a job"},
-        "engine": {**text, "enum": ["glm", "owl2"], "description": "engine that gives the final answer"},
-        "rule": {**text, "description": "name of the rule that decided"},
-        "reasons": {
-            "type": "array",
-            "description": "measured values that made the rule apply, each with a sentence in English and Chinese",
-            "items": {"type": "object"},
-        },
-        "preset": {**text, "description": "the rule set"},
-        "stage": {
-            "anyOf": [{**text, "enum": ["draft", "final"]}, {"type": "null"}],
-            "description": "what the text is; null while there is none, or at the end of a job without an answer",
-        },
-        "response_id": {
-            "anyOf": [text, {"type": "null"}],
-            "description": "under which the response is read: `/v1/responses/{response_id}`; null if it leads nowhere, "
-            "as of an answer that was not to be stored",
-        },
-        "merge": {**text, "description": "how the branches' answers became one: the strategy really used"},
-        "draft": {
-            "type": "object",
-            "description": "GLM's first answer, kept beside the final one",
-            "required": ["item_id", "model", "text"],
-            "properties": {"item_id": text, "model": text, "text": text},
-        },
-        "agreement": {**optional, "description": "0 to 1, how far the models agree; null if nothing can be compared"},
-        "agreement_basis": {"type": "array", "items": text, "description": "what it was computed from"},
-        "conflicts": {
-            "type": "array",
-            "items": {"type": "object"},
-            "description": "where the models contradict each other",
-        },
-        "provenance": {
-            "type": "object",
-            "additionalProperties": text,
-            "description": "of JSON merged field by field: by JSON pointer, where each field comes from",
-        },
-        "degraded": {"type": "array", "items": text, "description": "what is missing and why; empty when all is well"},
-        "queue": {
-            "$ref": "#/components/schemas/QueuePlace",
-            "description": "how many are before it, and when it will be done",
-        },
-        "usage": {
-            "type": "object",
-            "description": "tokens of all engines: `total`, and `branches` by name, the merge among them; the answer's "
-            "own are in the object's `usage`",
-        },
-        "timings": {
-            "type": "object",
-            "description": "milliseconds by step; steps that did not happen or are not known yet are left out. "
-            "`queue`, `prefill` and `decode` are of the branch whose text is shown, of a composed answer the main one",
-            "properties": {name: {**number, "description": about} for name, about in STEPS.items()},
-        },
-        "branches": {
-            "type": "array",
-            "description": "each engine's part: its state, model, times and failure",
-            "items": {"type": "object"},
-        },
-        "groups": {
-            "type": "array",
-            "items": {"type": "object"},
-            "description": "of many pictures: which were looked at together, and how that ended",
-        },
-        "template": {**text, "description": "the shipped schema that was asked for"},
-        "boxes": {
-            "type": "array",
-            "items": {"$ref": "#/components/schemas/Box"},
-            "description": "places in pictures that the answer names",
-        },
-    }
 
 
 def _describe_preference(page: dict[str, Any]) -> None:

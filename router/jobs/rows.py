@@ -5,12 +5,14 @@ In: what redis returns, or a job. Out: the types of `router.jobs.job`, or fields
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import orjson
 
+from engines.base import ImagePart
 from engines.json_forms import from_logprobs
-from router.jobs.job import MERGE, Event, FinalAnswer, Job, JobSpec, Unit, UnitResult
+from router.jobs.job import MERGE, ErrorRecord, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, end_state
 
 
 def to_fields(job: Job) -> dict[str, str | bytes | float]:
@@ -77,3 +79,34 @@ def to_job(raw: dict[str, bytes]) -> Job:
         accepted_at=number("accepted_at"),
         is_told="told" in raw,
     )
+
+
+def to_ending(final: FinalAnswer | None, error: ErrorRecord | None) -> dict[str, str | bytes]:
+    """Return the fields with which a job ends."""
+    return {
+        "state": end_state(final),
+        "final": orjson.dumps(final.to_dict()) if final else "",
+        "error": orjson.dumps(error) if error else "",
+    }
+
+
+def to_patience(grace_s: float, merge_patience_s: float) -> dict[Patience, float | str]:
+    """Return the seconds that a merge waits for a branch; empty for one that it always waits for."""
+    return {"always": "", "a while": max(merge_patience_s, grace_s), "a moment": grace_s}
+
+
+def list_of(spec: JobSpec) -> str:
+    """Return the list in which a job stands; empty for one that is not to be stored, which is in none."""
+    return list_name(spec.owner, spec.batch_id) if spec.is_stored or spec.batch_id else ""
+
+
+def list_name(owner: str, batch_id: str) -> str:
+    """Return the list in which a job stands."""
+    return f"{owner}|{batch_id}" if batch_id else owner
+
+
+def sizes_of(hashes: str, images: Iterable[ImagePart]) -> str:
+    """Return the pictures' sizes in the order of their hashes; empty if they are not all known."""
+    by_hash = {image.sha256: str(len(image.data)) for image in images}
+    wanted = hashes.split()
+    return " ".join(by_hash[sha256] for sha256 in wanted) if by_hash.keys() >= set(wanted) else ""

@@ -37,13 +37,11 @@ from router.jobs.job import (
     FinalAnswer,
     Job,
     JobSpec,
-    Patience,
     Unit,
     UnitResult,
     Why,
-    end_state,
 )
-from router.jobs.rows import to_event, to_fields, to_job
+from router.jobs.rows import list_name, list_of, sizes_of, to_ending, to_event, to_fields, to_job, to_patience
 from router.jobs.schedule import QUEUES, queue_of, to_class
 from router.lua import Argument, JobScript, Scripts
 from router.redis import PREFIX, Clock, RedisState, guard, state_of
@@ -407,7 +405,7 @@ class JobStore:
         self, job_id: str, epoch: int, *, final: FinalAnswer | None = None, error: ErrorRecord | None = None
     ) -> bool:
         """End a job with its final answer, or with the error that left none; True if webhook deliveries are due."""
-        outcome: bytes = await self._run(JobScript.COMPLETE, id=job_id, epoch=epoch, **_to_ending(final, error))
+        outcome: bytes = await self._run(JobScript.COMPLETE, id=job_id, epoch=epoch, **to_ending(final, error))
         return outcome == b"deliveries due"
 
     async def end(self, job: Job, *, final: FinalAnswer | None = None, error: ErrorRecord | None = None) -> bool:
@@ -417,7 +415,7 @@ class JobStore:
             False if any of its units has moved on since, or it has ended: it is to be looked at again.
         """
         states = ",".join(f"{unit.name}={unit.state}" for unit in job.units.values())
-        return bool(await self._run(JobScript.END, id=job.id, read_states=states, **_to_ending(final, error)))
+        return bool(await self._run(JobScript.END, id=job.id, read_states=states, **to_ending(final, error)))
 
     async def cancel(self, job_id: str, *, left_by: str = "") -> Job | None:
         """End a job now unless it has ended already; returns what it is then.
@@ -583,33 +581,3 @@ class JobStore:
 
     async def _run(self, script: JobScript, *more: Argument, **arguments: Argument) -> Any:
         return await self._scripts.run(script, *more, **arguments)
-
-
-def _to_ending(final: FinalAnswer | None, error: ErrorRecord | None) -> dict[str, str | bytes]:
-    return {
-        "state": end_state(final),
-        "final": orjson.dumps(final.to_dict()) if final else "",
-        "error": orjson.dumps(error) if error else "",
-    }
-
-
-def to_patience(grace_s: float, merge_patience_s: float) -> dict[Patience, float | str]:
-    """Return the seconds that a merge waits for a branch; empty for one that it always waits for."""
-    return {"always": "", "a while": max(merge_patience_s, grace_s), "a moment": grace_s}
-
-
-def list_of(spec: JobSpec) -> str:
-    """Return the list in which a job stands; empty for one that is not to be stored, which is in none."""
-    return list_name(spec.owner, spec.batch_id) if spec.is_stored or spec.batch_id else ""
-
-
-def list_name(owner: str, batch_id: str) -> str:
-    """Return the list in which a job stands."""
-    return f"{owner}|{batch_id}" if batch_id else owner
-
-
-def sizes_of(hashes: str, images: Iterable[ImagePart]) -> str:
-    """Return the pictures' sizes in the order of their hashes; empty if they are not all known."""
-    by_hash = {image.sha256: str(len(image.data)) for image in images}
-    wanted = hashes.split()
-    return " ".join(by_hash[sha256] for sha256 in wanted) if by_hash.keys() >= set(wanted) else ""

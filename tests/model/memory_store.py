@@ -29,6 +29,7 @@ from router.jobs.job import (
     Why,
     end_state,
 )
+from router.jobs.rows import to_patience
 from router.jobs.schedule import QUEUES, queue_of
 from router.jobs.store import (
     BLOB_GRACE_S,
@@ -37,7 +38,6 @@ from router.jobs.store import (
     UNSTORED_TTL_S,
     Cause,
     Reaped,
-    to_patience,
 )
 from router.lua.constants import LOOK_S, PACE_WEIGHT, QUIET_S
 from tests.model.fair_queue import FairQueue
