@@ -171,6 +171,8 @@ class GlmEngine:
         self._is_closed = True
         if self._scheduler is not None:
             await self._scheduler.aclose()
+        if self._runner is not None:
+            log.info("%s", self._runner.cache.stats.describe())
         self._pool.shutdown(wait=False)
         self._long_pool.shutdown(wait=False)
         self._pictures.close()

@@ -171,6 +171,8 @@ class Owl2Engine:
         """Stop the running generations, refuse the waiting ones and let go of the weights."""
         if self._scheduler is not None:
             await self._scheduler.aclose()
+        if self._runner is not None:
+            log.info("%s", self._runner.cache.stats.describe())
         self._loaded = self._runner = self._scheduler = None
         self._pool.shutdown(wait=False)
         self._pictures.close()

@@ -133,6 +133,17 @@ class CacheStats:
     num_feature_misses: int = 0
     num_prefix_tokens_reused: int = 0
 
+    def describe(self) -> str:
+        """Say in one line what the cache was good for, and whether it was too small."""
+        num_pictures = self.num_feature_hits + self.num_feature_misses
+        return (
+            f"prefix cache: {self.num_feature_hits} of {num_pictures} pictures found, "
+            f"{self.num_prefix_tokens_reused} prompt tokens not read again; "
+            f"{self.num_evictions} entries left the device, {self.num_spills} of them for the host, which gave "
+            f"{self.num_host_hits} back and let {self.num_host_evictions} go; "
+            f"{self.num_entries} held in {self.num_bytes} bytes, and {self.num_host_bytes} on the host"
+        )
+
 
 @dataclass(eq=False, slots=True)
 class _Entry:

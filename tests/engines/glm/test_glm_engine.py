@@ -104,6 +104,17 @@ async def test_the_engine_describes_itself_before_and_after_it_is_loaded(checkpo
     await engine.aclose()
 
 
+async def test_a_closed_engine_says_what_its_cache_was_good_for(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = load(EngineOptions(str(checkpoint)))
+    await engine.start()
+    with caplog.at_level("INFO"):
+        await engine.aclose()
+
+    assert "prefix cache: 0 of 1 pictures found" in caplog.text  # that of the warm-up
+
+
 async def test_a_checkpoint_without_a_variant_file_is_the_full_model(tmp_path: Path) -> None:
     assert (await load(EngineOptions(str(tmp_path))).info()).variant == "full"
     assert (await load(EngineOptions("zai-org/GLM-4.6V-Flash")).info()).context_tokens == 131_072

@@ -258,6 +258,19 @@ def test_clearing_lets_everything_go(cache: PrefixCache) -> None:
     assert found(cache, [1, 2, 3]) == 0
 
 
+def test_the_counts_say_what_the_cache_was_good_for(cache: PrefixCache) -> None:
+    put(cache, [1, 2, 3])
+    cache.put_features(ALICE, "cat", torch.ones(1))
+    cache.get_features(ALICE, "cat")
+    cache.get_features(ALICE, "dog")
+    found(cache, [1, 2, 3, 4])
+
+    said = cache.stats.describe()
+
+    assert "1 of 2 pictures found, 3 prompt tokens not read again" in said
+    assert "0 entries left the device" in said
+
+
 def test_the_counts_can_be_read_from_another_thread(cache: PrefixCache) -> None:
     put(cache, [1, 2])
     read: list[int] = []
