@@ -17,14 +17,12 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engines.adapter_names import parse_adapters
-from engines.http.address import split_urls
+from engines.http.address import DEFAULT_PORTS, split_urls
 from router.redis_address import check_redis_url
 
 PRODUCT_URL = "https://github.com/glowl/glowl"
 DEFAULT_PORT = 8000
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
-DEFAULT_GLM_PORT = 8101
-DEFAULT_OWL2_PORT = 8102
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 MAX_WEBHOOK_DELAY_S = 72 * 3600.0
 DEFAULT_WEBHOOK_DELAYS_S = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0)
@@ -55,7 +53,7 @@ class Settings(BaseSettings):
         description="address of redis: redis://host:port/db or unix:///path?db=0",
     )
     glm_url: str = Field(
-        f"http://127.0.0.1:{DEFAULT_GLM_PORT}",
+        f"http://127.0.0.1:{DEFAULT_PORTS['glm']}",
         description="GLM engine: http(s)://... or unix:///path; several separated by commas share the work",
     )
     glm_api_key: SecretStr | None = Field(None, description="key for the GLM servers")
@@ -63,7 +61,9 @@ class Settings(BaseSettings):
     glm_adapters: Annotated[tuple[tuple[str, str], ...], NoDecode] = Field(
         (), description="LoRA adapters that `glowl up` gives the GLM engine: NAME=FOLDER_OR_HUB_ID, comma-separated"
     )
-    owl2_url: str = Field(f"http://127.0.0.1:{DEFAULT_OWL2_PORT}", description="Owl2 engine: the same, one or several")
+    owl2_url: str = Field(
+        f"http://127.0.0.1:{DEFAULT_PORTS['owl2']}", description="Owl2 engine: the same, one or several"
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="comma-separated API keys; a request must send one of them; empty: none is needed"
     )

@@ -25,10 +25,10 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from engines.adapter_names import parse_adapters
 from engines.base import Engine, EngineOptions
+from engines.http.address import DEFAULT_PORTS
 from engines.http.app import EngineHost, app_of
 from engines.http.loading import load_engine
 
-DEFAULT_PORTS: Final = {"glm": 8101, "owl2": 8102}  # the same as in the router's settings
 _KEEP_ALIVE_S: Final = 30  # longer than clients keep idle connections, so that none is closed as it is used again
 _DRAIN_S: Final = 3
 
@@ -209,7 +209,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("name", help="which engine: glm, owl2")
     parser.add_argument("--model", required=True, help="checkpoint folder, hub id, or 'echo' for no weights at all")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, help="port, 0 for a free one (default: 8101 for glm, 8102 for owl2)")
+    ports = ", ".join(f"{port} for {name}" for name, port in DEFAULT_PORTS.items())
+    parser.add_argument("--port", type=int, help=f"port, 0 for a free one (default: {ports})")
     parser.add_argument("--uds", help="listen on this unix socket instead of a port")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32 (default: %(default)s)")

@@ -36,7 +36,6 @@ from engines.http import app, loading, server
 from engines.http.balancer import BalancedClient
 from engines.http.client import EngineClient, _to_waiting
 from router.health import EngineMonitor
-from router.settings import DEFAULT_GLM_PORT, DEFAULT_OWL2_PORT
 
 CHAT = "/v1/chat/completions"
 
@@ -558,10 +557,6 @@ async def test_serving_leaves_the_signals_to_the_owner_of_the_process(open_http)
 def checkpoint(folder: Path) -> str:
     (folder / "config.json").write_text("{}")
     return str(folder)
-
-
-def test_default_ports_are_those_the_router_looks_at():
-    assert server.DEFAULT_PORTS == {"glm": DEFAULT_GLM_PORT, "owl2": DEFAULT_OWL2_PORT}
 
 
 @pytest.mark.parametrize(
