@@ -32,6 +32,11 @@ from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
 
 MAX_TOP_LOGPROBS: Final = 20
 STOP_WITH_SCHEMA: Final = "'stop' cannot be combined with 'response_format': a stop string could cut the JSON in half."
+# Knobs that the public endpoints and the engines' take alike. Larger numbers can be read from JSON but not be written.
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 # What a server may not know and an answer does not depend on.
 OPTIONAL_FIELDS: Final = ("stream_options", "user", "cache_salt")
 # Two spellings of one switch: vLLM's and SGLang's, and that of Z.ai, who host the model. A server needs one of them.
@@ -113,16 +118,16 @@ class _ChatBody(_Model):
     model: str = ""
     # The first error is the one that is told, and a million of them would take gigabytes.
     messages: Annotated[list[_ChatMessage], FailFast()] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    temperature: Temperature | None = None
     top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    seed: Seed | None = None
     stop: Annotated[list[Annotated[str, Field(min_length=1)]], FailFast(), BeforeValidator(_as_list)] = Field(
         default_factory=list
     )
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    top_logprobs: TopLogprobs | None = None
     user: str | None = None
     stream: bool | None = None
     response_format: _ResponseFormat | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticUseDefault
 
-from engines.http.requests import MAX_TOP_LOGPROBS
+from engines.http.requests import Seed, Temperature, Tokens, TopLogprobs
 from router.api import texts
 from router.call import DraftAs
 from router.errors import BadRequestError
@@ -27,9 +27,6 @@ def _default_if_null(value: object) -> object:
 
 # Many clients write null for what is not set.
 NullAsDefault = BeforeValidator(_default_if_null)
-# Larger numbers than these can be read from JSON but not be written to it.
-Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 # Refused at the first wrong item: a list of a million of them would cost gigabytes of errors.
 Item = TypeVar("Item")
@@ -185,7 +182,7 @@ class Sampling(WireModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    temperature: float | None = Field(None, ge=0, le=2)
+    temperature: Temperature | None = None
     top_p: float | None = Field(None, ge=0, le=1, description="0 is greedy")
     stream: bool | None = False
     store: bool | None = None
@@ -201,7 +198,7 @@ class Sampling(WireModel):
     )
     tools: list[Any] | None = Field(None, description="accepted with tool_choice `none` only")
     tool_choice: Any = None
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    top_logprobs: TopLogprobs | None = None
     hybrid: Annotated[Hybrid, NullAsDefault] = Hybrid()
 
     @property
@@ -355,7 +352,7 @@ class InferenceRequest(WireModel):
     image: str | None = None
     prompt: str = Field(min_length=1)
     max_tokens: Tokens | None = None
-    temperature: float | None = Field(None, ge=0, le=2)
+    temperature: Temperature | None = None
 
 
 class VisionRequest(InferenceRequest):
