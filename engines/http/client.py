@@ -48,6 +48,7 @@ _PROBE_CONNECT_S: Final = 2.0
 _PROBE_S: Final = 5.0  # a probe that takes longer is as good as none
 _TAIL_S: Final = 1.0  # an answer is complete before its connection is: how long to wait for the end, to use it again
 _POLL_S: Final = 0.1
+_MAX_RETRY_AFTER_S: Final = 3600.0  # a server may write any number, even one that is no time
 # Shorter than the 5 s after which uvicorn, under vLLM too, closes an idle connection: ours must not be closed in use.
 _KEEP_ALIVE_S: Final = 4.0
 _MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024  # of a refusal, a probe or a model list
@@ -499,17 +500,17 @@ def _worse(first: FinishReason | None, second: FinishReason | None) -> FinishRea
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Read ``Retry-After``: seconds, or a date."""
+    """Read ``Retry-After``: seconds, or a date; at most `_MAX_RETRY_AFTER_S`."""
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        wait_s = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            wait_s = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return None if math.isnan(wait_s) else min(max(0.0, wait_s), _MAX_RETRY_AFTER_S)
 
 
 def _has_error(body: bytes) -> bool:

@@ -638,7 +638,19 @@ async def test_a_full_server_says_when_to_come_again(client_of, retry_after):
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [("Wed, 01 Jan 2020 00:00:00 GMT", 0.0), ("soon", None), ("-3", 0.0), (None, None)]
+    ("value", "seconds"),
+    [
+        ("Wed, 01 Jan 2020 00:00:00 GMT", 0.0),
+        ("Fri, 01 Jan 9999 00:00:00 GMT", 3600.0),
+        ("soon", None),
+        ("-3", 0.0),
+        (None, None),
+        ("nan", None),
+        ("-inf", 0.0),
+        ("inf", 3600.0),
+        ("1e400", 3600.0),
+        ("9" * 400, 3600.0),
+    ],
 )
 async def test_a_time_to_come_again_may_be_a_date_or_nonsense(client_of, value, seconds):
     headers = {} if value is None else {"Retry-After": value}
