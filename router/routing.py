@@ -10,13 +10,13 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from engines.json_check import can_check
 from policies.context import Context, Previous, bucket_of
 from policies.decide import decide
 from policies.decision import Decision, Health, Route
 from policies.features import Features, Question, measure
 from policies.rules import Rules
 from router.answers import groups
-from router.answers.json_answers import can_check
 from router.call import Call
 from router.jobs.job import BranchPlan
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from engines.json_check import UncheckableSchemaError, parse, to_check
 from router.answers.agreement import Agreement, combine, compare, script_of
 from router.answers.fields import merge_fields
-from router.answers.json_answers import UncheckableSchemaError, dump_json, parse, to_check
+from router.answers.json_answers import dump_json
 from router.answers.usable import is_blank
 from router.jobs.job import ErrorRecord, FinalAnswer, Job, UnitResult, add_usage
 

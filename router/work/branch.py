@@ -16,8 +16,9 @@ from engines.base import (
     Message,
     TextPart,
 )
+from engines.json_check import UncheckableSchemaError
 from router.answers import groups
-from router.answers.json_answers import InvalidJsonError, UncheckableSchemaError, dump_json, read_json, repair_prompt
+from router.answers.json_answers import InvalidJsonError, dump_json, read_json, repair_prompt
 from router.answers.usable import checked
 from router.errors import QueueUnavailableError
 from router.jobs.job import MERGE, BranchPlan, Job, UnitResult, add_usage, to_failure_record

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from engines.base import EngineError, GenerationRequest, Message, SamplingParams, TextPart, generate
 from engines.echo import EchoEngine
+from engines.json_check import can_check
 from engines.json_schema import (
     FORMATS,
     JsonSchemaError,
@@ -22,7 +23,6 @@ from engines.json_schema import (
     to_schema_text,
 )
 from engines.schema_keywords import KEYWORDS, is_beyond_regular
-from router.answers.json_answers import can_check
 from router.output_format import OutputFormat, instruction
 
 

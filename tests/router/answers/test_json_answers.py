@@ -7,16 +7,8 @@ from typing import Any
 
 import pytest
 
-from router.answers.json_answers import (
-    InvalidJsonError,
-    UncheckableSchemaError,
-    can_check,
-    dump_json,
-    parse,
-    read_json,
-    repair_prompt,
-    to_check,
-)
+from engines.json_check import UncheckableSchemaError, can_check, parse, to_check
+from router.answers.json_answers import InvalidJsonError, dump_json, read_json, repair_prompt
 
 SCHEMA = json.dumps(
     {
@@ -138,3 +130,9 @@ def test_a_fence_that_is_never_closed_is_read_once() -> None:
 
 def test_an_unknown_format_is_an_annotation() -> None:
     assert to_check(json.dumps({"type": "string", "format": "regex"}))("(") is None
+
+
+@pytest.mark.parametrize("text", ['{"a":1e999}', "[-1e400]", '{"a":1,"a":2}', '[{"b":{"c":0,"c":0}}]', '{"a":NaN}'])
+def test_strict_json_has_no_endless_number_and_no_key_twice(text):
+    with pytest.raises(ValueError):
+        parse(text)
