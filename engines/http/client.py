@@ -20,6 +20,7 @@ from typing import Final, Literal
 import aiohttp
 import orjson
 
+from engines import json_check
 from engines.adapter_names import UnknownAdapterError, describe_unknown, model_with
 from engines.base import (
     CallerWait,
@@ -264,7 +265,8 @@ class EngineClient:
         if marks is not None and marks.is_over and finish_reason != "content_filter":
             finish_reason = "stop"
         if said is not None and finish_reason == "stop":
-            _check_json("".join(said) + rest.text)
+            schema = request.sampling.json_schema if self._is_foreign else None  # ours are held to it
+            await asyncio.to_thread(_check_json, "".join(said) + rest.text, schema)
         yield replace(rest, finish_reason=finish_reason, usage=usage)
 
     async def aclose(self) -> None:
@@ -521,13 +523,31 @@ def _has_error(body: bytes) -> bool:
     return isinstance(document, dict) and bool(document.get("error"))
 
 
-def _check_json(text: str) -> None:
+def _check_json(text: str, schema: str | None) -> None:
+    """Refuse what is no JSON; with a schema, also what is not strictly JSON or breaks the schema.
+
+    Raises:
+        GenerationFailedError: if it is refused.
+    """
     try:
-        json.loads(text)
+        if schema is None:
+            json.loads(text)
+            return
+        value = json_check.parse(text)
     except ValueError as error:
         raise GenerationFailedError(
             "The engine's answer is no JSON although it was asked for JSON: its server ignores 'response_format'."
         ) from error
+    try:
+        problem = json_check.to_check(schema)(value)
+    except json_check.UncheckableSchemaError as error:
+        log.info("an answer was not held against its schema: %s", error)
+        return
+    if problem is not None:
+        raise GenerationFailedError(
+            "The engine's answer is JSON, but breaks the JSON Schema: its server ignores 'response_format' "
+            f"({problem})."
+        )
 
 
 def _describe(error: Exception) -> str:

@@ -888,3 +888,32 @@ async def test_a_schema_is_sent_to_other_servers_in_openais_shape_and_prose_in_r
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": {"type": "object", "required": ["a"]}, "strict": True},
     }
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"b":"no"}',
+        "5",
+        '{"a":"1"}',
+        '{"a": NaN}',
+        '{"a":-Infinity}',
+        '{"a":1e999}',
+        '{"a":1,"b":[1e400]}',
+        '{"a":1,"a":2}',
+        '{"a":1,"b":{"c":1,"c":1}}',
+    ],
+)
+async def test_json_of_a_foreign_server_that_breaks_the_schema_is_no_answer(client_of, said):
+    schema = '{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]}'
+    async with scripted(events_of(said)) as (url, _):
+        with pytest.raises(GenerationFailedError, match="ignores 'response_format'"):
+            await generate(client_of(url), replace(HI, sampling=SamplingParams(json_schema=schema)))
+
+
+async def test_json_is_taken_where_its_schema_cannot_be_checked_in_bounds(client_of):
+    schema = '{"type":"string","pattern":"(a+)+$"}'
+    async with scripted(events_of('"aaaa"')) as (url, _):
+        result = await generate(client_of(url), replace(HI, sampling=SamplingParams(json_schema=schema)))
+
+    assert result.text == '"aaaa"'
