@@ -2,25 +2,28 @@
 
 In: the fields of a body that no model declares. Out: nothing, or a `BadRequestError`. A field that would change the
 answer is never ignored in silence: clients of OpenAI, vLLM, SGLang, Ollama, OpenRouter and others send many. One that
-stands at the value at which it changes nothing is fine; so are names that nobody knows.
+stands at the value at which it changes nothing is fine; so are names that nobody knows. Another spelling of a field
+(topLogprobs, Top-Logprobs) is refused with the right one.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from policies.text import Text
 from router.api import texts
+from router.api.schemas import ChatRequest, ResponsesRequest
 from router.errors import BadRequestError
 
 log = logging.getLogger(__name__)
 
-# Clients of Google's API and many written in JavaScript spell stopSequences what others spell stop_sequences.
-_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+# Longer names, and more of them, are no slips: looking closely at what a megabyte holds would keep others waiting.
+_MAX_NAME: Final = 64
+_MAX_UNKNOWN: Final = 256
+_NO_MARKS: Final = dict.fromkeys(map(ord, "_- ."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,17 @@ def _absent(instead: Text = texts.LEAVE_IT_OUT) -> Rule:
     return Rule(lambda value: value in ("", False) or value == [] or value == {}, instead)
 
 
+def _named(name: str) -> Rule:
+    """Refuse each value: whatever it is, it was meant for the field of that name, where 0 and false mean something."""
+    return Rule(lambda value: False, texts.SEND_AS.fill(name=name))
+
+
 def _is_without_bias(value: Any) -> bool:
     return isinstance(value, dict) and not any(value.values())
+
+
+def _is_plain(value: Any) -> bool:
+    return value in ("", "text", {"type": "text"})
 
 
 def _is_text_only(value: Any) -> bool:
@@ -75,6 +87,8 @@ _INSTEAD_LENGTH: Final = _absent(
 )
 _INSTEAD_ADAPTER: Final = _absent(texts.NAME_ADAPTER)
 _INSTEAD_FIELDS: Final = _absent(texts.SEND_OPTIONS_APART)
+_INSTEAD_PARTS: Final = _absent(texts.SEND_IMAGE_PARTS)
+_INSTEAD_TURNS: Final = _absent(texts.SEND_TURNS)
 _NO_SEARCH: Final = _absent(texts.NO_WEB_SEARCH)
 _OWN_TEMPLATE: Final = _absent(texts.OWN_TEMPLATE)
 _NO_TOOLS: Final = _absent(texts.NO_TOOL_FIELDS)
@@ -98,7 +112,7 @@ _OPENAI: Final[dict[str, Rule]] = {
     ),
     "prompt": _absent(texts.NO_STORED_PROMPTS),
     "context_management": _absent(),
-    "image": _absent(),
+    "image": _INSTEAD_PARTS,
     "suffix": _absent(),
     "echo": _only(False),
     "best_of": _only(1),
@@ -135,10 +149,13 @@ _OTHERS: Final[dict[str, Rule]] = {
     "skip_special_tokens": _only(True),
     "stop_token_ids": _INSTEAD_STOP,
     "stop_regex": _INSTEAD_STOP,
-    **dict.fromkeys(("stop_sequences", "stop_strings", "stop_words"), _INSTEAD_STOP),
+    **dict.fromkeys(("stop_sequences", "stop_strings", "stop_words", "stop_tokens", "stop_strs"), _INSTEAD_STOP),
+    **dict.fromkeys(("stop_sequence", "stop_string", "stop_word", "stop_token", "stop_str"), _INSTEAD_STOP),
+    **dict.fromkeys(("end_sequences", "end_sequence", "eos_token", "eos_token_id"), _INSTEAD_STOP),
     **dict.fromkeys(("bad_words", "bad_words_ids", "banned_tokens", "suppress_tokens", "negative_prompt"), _absent()),
     "guidance_scale": _only(1),
-    "num_return_sequences": _only(1),
+    **dict.fromkeys(("num_return_sequences", "candidate_count", "num_choices", "num_completions"), _only(1)),
+    **dict.fromkeys(("num_candidates", "num_generations", "num_samples", "n_choices"), _only(1)),
     "do_sample": Rule(
         lambda value: value is False,
         texts.SAMPLE_BY_TEMPERATURE,
@@ -170,15 +187,24 @@ _OTHERS: Final[dict[str, Rule]] = {
     "regex": _INSTEAD_SCHEMA,
     "ebnf": _INSTEAD_SCHEMA,
     "grammar": _INSTEAD_SCHEMA,
-    "json_schema": _INSTEAD_SCHEMA,
-    "format": _INSTEAD_SCHEMA,
+    **dict.fromkeys(("json_schema", "response_json_schema", "output_schema", "schema"), _INSTEAD_SCHEMA),
+    **dict.fromkeys(("json_mode", "json_output", "json_object"), _INSTEAD_SCHEMA),
+    **dict.fromkeys(("format", "output_format", "response_type"), Rule(_is_plain, _INSTEAD_SCHEMA.advice)),
     "chat_template": _OWN_TEMPLATE,
     "prompt_template": _OWN_TEMPLATE,
     "add_generation_prompt": _only(True),
     "continue_final_message": _only(False),
     "documents": _INSTEAD_MESSAGE,
-    **dict.fromkeys(("system", "system_prompt", "system_instruction", "preamble"), _INSTEAD_MESSAGE),
-    "images": _absent(texts.SEND_IMAGE_PARTS),
+    **dict.fromkeys(("system", "system_prompt", "system_message", "system_instruction", "preamble"), _INSTEAD_MESSAGE),
+    **dict.fromkeys(("images", "image_url", "image_urls", "image_data", "image_base64", "picture"), _INSTEAD_PARTS),
+    **dict.fromkeys(("pictures", "input_image", "input_images", "multi_modal_data", "media"), _INSTEAD_PARTS),
+    **dict.fromkeys(("file", "files", "file_id", "file_ids", "attachments", "attachment"), _INSTEAD_PARTS),
+    **dict.fromkeys(("video", "videos", "video_url", "video_urls", "audio_url", "audios"), _INSTEAD_PARTS),
+    **dict.fromkeys(("prompt_token_ids", "prompt_embeds", "input_ids", "input_embeds", "inputs"), _INSTEAD_TURNS),
+    **dict.fromkeys(("contents", "chat_history", "history", "conversation_history"), _INSTEAD_TURNS),
+    **dict.fromkeys(("prefill", "assistant_prefill", "response_prefix"), _INSTEAD_TURNS),
+    **dict.fromkeys(("data_sources", "mcp_servers", "tool_config", "tool_resources", "connectors"), _NO_TOOLS),
+    "safe_prompt": _only(False),
     "mm_processor_kwargs": _absent(),
     **dict.fromkeys(("lora_path", "lora_name", "lora_request", "adapter_id"), _INSTEAD_ADAPTER),
     **dict.fromkeys(("options", "extra_body", "generation_config", "nvext", "output_config"), _INSTEAD_FIELDS),
@@ -191,6 +217,13 @@ _OTHERS: Final[dict[str, Rule]] = {
     "models": _absent(texts.ONE_MODEL),
     "return_token_ids": _only(False),
     "return_tokens_as_token_ids": _only(False),
+}
+# Glowl's own, which stand in an object of theirs. OpenRouter's clients send the route "fallback", about its models.
+_OWN: Final[dict[str, Rule]] = {
+    **{each: _named(f"hybrid.{each}") for each in ("merge", "template", "dial", "deadline_ms", "max_wait_s", "draft")},
+    "route": Rule(lambda value: value == "fallback", texts.SEND_AS.fill(name="hybrid.route")),
+    "async": Rule(lambda value: value is False, texts.SEND_AS.fill(name="hybrid.async")),
+    **dict.fromkeys(("webhook", "webhook_url", "callback_url"), _absent(texts.SET_UP_WEBHOOK)),
 }
 # What the other endpoint calls so.
 _CHAT_ONLY: Final[dict[str, Rule]] = {
@@ -213,9 +246,10 @@ _RESPONSES_ONLY: Final[dict[str, Rule]] = {
     "logprobs": _absent(texts.SEND_TOP_LOGPROBS),
     "stop": _absent(texts.STOP_IS_OF_CHAT),
 }
+_THINKING: Final = ("thinking", "enable_thinking", "think", "chat_template_kwargs")
 # Known, and the same answer whatever they say; here so that a new field of the API is decided about, not overlooked.
 HARMLESS: Final[dict[str, str]] = {
-    **dict.fromkeys(("thinking", "enable_thinking", "think", "chat_template_kwargs"), "read by `knobs.to_thinking`"),
+    **dict.fromkeys(_THINKING, "read by `knobs.to_thinking`"),
     "user": "for the caller's own records",
     "safety_identifier": "for the caller's own records",
     "prompt_cache_key": "where a cache is looked in, not what is answered",
@@ -230,27 +264,52 @@ HARMLESS: Final[dict[str, str]] = {
 }
 
 
+def _bare(name: str) -> str:
+    """Take away what spellings differ in: stopSequences, Stop-Sequences and stop_sequences are one."""
+    return name.translate(_NO_MARKS).lower()
+
+
+def _by_spelling(rules: Mapping[str, Rule], read: Collection[str]) -> dict[str, Rule]:
+    """Return the rules of names that are not quite those of fields, by what all their spellings have in common."""
+    found = {_bare(name): _named(name) for name in read}
+    for name, rule in rules.items():
+        found.setdefault(_bare(name), rule)
+    return found
+
+
+_CHAT: Final = {**_OPENAI, **_OTHERS, **_OWN, **_CHAT_ONLY}
+_RESPONSES: Final = {**_OPENAI, **_OTHERS, **_OWN, **_RESPONSES_ONLY}
+_CHAT_SPELLINGS: Final = _by_spelling(_CHAT, (*ChatRequest.model_fields, *_THINKING))
+_RESPONSES_SPELLINGS: Final = _by_spelling(_RESPONSES, (*ResponsesRequest.model_fields, *_THINKING))
+
+
 def check_others(others: Mapping[str, Any], *, is_chat: bool, is_greedy: bool) -> None:
-    """Refuse a field that would change the answer, if it were known here.
+    """Refuse a field that would change the answer, if it were known here, or were spelled as it is here.
 
     Args:
-        others: fields that the request's model does not declare.
+        others: fields that the request's model does not declare. Spellings are looked at for the first 256 that are
+            not known as they stand.
         is_chat: of a chat completion; else of a response.
         is_greedy: the likeliest token is taken each time.
 
     Raises:
         BadRequestError: naming the first such field, and what to do instead.
     """
-    rules = {**_OPENAI, **_OTHERS, **(_CHAT_ONLY if is_chat else _RESPONSES_ONLY)}
+    rules, spellings = (_CHAT, _CHAT_SPELLINGS) if is_chat else (_RESPONSES, _RESPONSES_SPELLINGS)
+    unknown = 0
     for name, value in others.items():
-        rule = rules.get(name) or rules.get(_HUMP.sub("_", name).lower())
+        if value is None or name in HARMLESS:
+            continue
+        rule = rules.get(name)
         if rule is None:
-            if name not in HARMLESS:
-                log.debug("a request has the unknown field %r", name[:64])
-            continue
-        if value is None or (rule.is_for_sampling and is_greedy) or rule.is_neutral(value):
-            continue
-        raise unsupported(name, rule.advice)
+            unknown += 1
+            if unknown > _MAX_UNKNOWN or len(name) > _MAX_NAME:
+                continue
+            rule = spellings.get(_bare(name))
+        if rule is None:
+            log.debug("a request has the unknown field %r", name)
+        elif not ((rule.is_for_sampling and is_greedy) or rule.is_neutral(value)):
+            raise unsupported(name, rule.advice)
 
 
 def unsupported(param: str, advice: Text) -> BadRequestError:

@@ -256,6 +256,15 @@ SHORTEN_MESSAGES: Final = Text("shorten the messages yourself", "请自行缩短
 OWN_CONTEXT: Final = Text("the context is the model's own; leave it out", "上下文长度由模型决定；请去掉")
 SEND_SEED: Final = Text("send seed", "请使用 seed")
 SEND_IMAGE_PARTS: Final = Text("send pictures as image_url parts of a message", "请在消息中以 image_url 发送图片")
+SEND_AS: Final = Text("it is not read under this name; send it as '{name}'", "不识别此名称；请写作 '{name}'")
+SEND_TURNS: Final = Text(
+    "send the whole conversation as messages, or as input of a response",
+    "请在 messages 中发送整个对话，在 responses 中使用 input",
+)
+SET_UP_WEBHOOK: Final = Text(
+    "webhooks are not set per request; leave it out, and set up an endpoint with POST /v1/webhook_endpoints",
+    "webhook 不能按请求设置；请去掉，并用 POST /v1/webhook_endpoints 创建端点",
+)
 ONE_MODEL: Final = Text("one 'model' is asked", "只接受一个 'model'")
 SEND_MAX_COMPLETION_TOKENS: Final = Text("send max_completion_tokens", "请使用 max_completion_tokens")
 SEND_MESSAGES: Final = Text("send messages", "请使用 messages")

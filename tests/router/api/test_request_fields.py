@@ -16,7 +16,7 @@ from router.api import other_fields
 from router.api.errors import to_invalid
 from router.api.formats import to_chat_format, to_responses_format
 from router.api.knobs import to_chat_sampling, to_responses_sampling, to_thinking
-from router.api.schemas import ChatRequest, ResponsesRequest
+from router.api.schemas import ChatRequest, Hybrid, ResponsesRequest
 from router.errors import BadRequestError
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -142,6 +142,37 @@ def test_every_field_of_openais_api_is_decided_about(model: Any, params: Any, ru
         ("responseSchema", {"x": 1}),
         ("frequencyPenalty", 0.5),
         ("maxCompletionTokens", 10),
+        ("FrequencyPenalty", 0.5),
+        ("repetition-penalty", 1.5),
+        ("image", "data:,"),
+        ("image_url", "https://example.com/a.png"),
+        ("imageUrls", ["https://example.com/a.png"]),
+        ("image_data", ["x"]),
+        ("multi_modal_data", {"image": "x"}),
+        ("attachments", [{"x": 1}]),
+        ("files", ["file-1"]),
+        ("file_ids", ["file-1"]),
+        ("video", "https://example.com/a.mp4"),
+        ("output_format", "json"),
+        ("output_schema", {"type": "object"}),
+        ("response_json_schema", {"type": "object"}),
+        ("json_mode", True),
+        ("schema", {"type": "object"}),
+        ("stop_str", "x"),
+        ("stopSequence", "x"),
+        ("eos_token_id", 3),
+        ("candidate_count", 2),
+        ("candidateCount", 2),
+        ("num_choices", 2),
+        ("prompt_token_ids", [1, 2]),
+        ("prompt_embeds", "x"),
+        ("chat_history", [{"x": 1}]),
+        ("contents", [{"x": 1}]),
+        ("data_sources", [{"x": 1}]),
+        ("mcp_servers", [{"x": 1}]),
+        ("prefill", "x"),
+        ("webhook_url", "https://example.com/hook"),
+        ("safe_prompt", True),
     ],
 )
 @pytest.mark.parametrize("endpoint", ["chat", "responses"])
@@ -198,6 +229,11 @@ def test_a_field_that_would_change_the_answer_is_refused_by_name(endpoint: str, 
         ("search_parameters", {"mode": "off"}),
         ("extra_body", {}),
         ("frequencyPenalty", 0),
+        ("candidate_count", 1),
+        ("json_mode", False),
+        ("output_format", "text"),
+        ("attachments", []),
+        ("prefill", ""),
         ("nobodyKnowsThis", "x"),
     ],
 )
@@ -205,6 +241,62 @@ def test_at_its_neutral_value_or_without_effect_it_is_accepted(name: str, value:
     for sent in (value, None):
         chat_sampling(chat(**{name: sent}))
         responses_sampling(responses(**{name: sent}))
+
+
+def spelled(name: str) -> set[str]:
+    first, *rest = name.split("_")
+    camel = first + "".join(map(str.title, rest))
+    title = "-".join(map(str.title, (first, *rest)))
+    squashed = name.replace("_", "")
+    forms = {camel, title, title.replace("-", ""), name.replace("_", "-"), name.upper(), name.replace("_", " ")}
+    return {*forms, squashed} - {name}
+
+
+@pytest.mark.parametrize(
+    ("model", "read"),
+    [
+        (ChatRequest, lambda sent: chat_sampling(chat(**sent))),
+        (ResponsesRequest, lambda sent: responses_sampling(responses(**sent))),
+    ],
+)
+@pytest.mark.parametrize("value", [0, False, "low", {"type": "json_object"}])
+def test_another_spelling_of_a_field_is_refused_with_the_right_one(model: Any, read: Any, value: Any) -> None:
+    exact = {
+        *other_fields._CHAT,
+        *other_fields._RESPONSES,
+    }  # maxTokens is a name that other APIs have: a row of its own
+    for name in (*model.model_fields, "enable_thinking", "chat_template_kwargs"):
+        for form in spelled(name) - exact - {*model.model_fields}:
+            with pytest.raises(BadRequestError) as caught:
+                read({form: value})
+            assert (caught.value.param, caught.value.status_code) == (form, 400)
+            assert f"'{name}'" in caught.value.message
+            assert f"'{name}'" in caught.value.message_zh
+            read({form: None})
+
+
+@pytest.mark.parametrize("option", sorted({each.alias or name for name, each in Hybrid.model_fields.items()}))
+def test_an_option_of_our_own_outside_its_object_is_refused_with_its_place(option: str) -> None:
+    for name in (option, *spelled(option)):
+        for value in ("auto", "deep", 1, True):
+            refused = refused_chat(**{name: value})
+            assert refused.param == name
+            assert f"'hybrid.{option}'" in refused.message
+
+
+def test_openrouters_route_and_no_async_change_nothing() -> None:
+    chat_sampling(chat(**{"route": "fallback", "async": False}))
+
+
+def test_many_and_long_unknown_names_are_not_looked_at_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(other_fields, "_bare", lambda name: seen.append(name) or name)
+
+    chat_sampling(chat(**{"aB" * 1_000_000: 1, **{f"unknown{i}": 1 for i in range(5000)}}))
+
+    assert len(seen) <= 256
+    assert max(map(len, seen)) <= 64
+    assert refused_chat(**{f"unknown{i}": 1 for i in range(5000)}, stop_words=["x"]).param == "stop_words"
 
 
 def test_what_chooses_among_likely_tokens_matters_to_sampling_only() -> None:
