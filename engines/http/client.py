@@ -39,7 +39,9 @@ from engines.base import (
 )
 from engines.http import answers, errors, models, requests, sse
 from engines.http.address import EngineAddress
+from engines.http.fence import Unfenced
 from engines.http.marks import AnswerMarks
+from engines.schema_keywords import JsonSchemaError
 
 _CONNECT_S: Final = 5.0
 # A container that was made anew has another address under its name.
@@ -215,6 +217,9 @@ class EngineClient:
         response = await self._open(request)
         # Servers of other makes send the model's marks as text; ours have read them already.
         marks = AnswerMarks(request) if self._is_foreign else None
+        # Log probabilities are of the tokens as they were, fence and all.
+        is_unfenced = self._is_foreign and said is not None and request.sampling.top_logprobs is None
+        fence = Unfenced() if is_unfenced else None
         try:
             parser = sse.EventParser()
             is_done = False
@@ -247,6 +252,8 @@ class EngineClient:
                         content = marks.read(content)
                         if marks.is_over:  # its server may write on for as long as it is let
                             end = min(end, asyncio.get_running_loop().time() + _TAIL_S)
+                    if fence is not None:
+                        content = replace(content, text=fence.take(content.text))
                     if said is not None:
                         said.append(content.text)
                     if content != _NOTHING:
@@ -262,6 +269,8 @@ class EngineClient:
         finally:
             response.close()
         rest = _NOTHING if marks is None else marks.finish(finish_reason)
+        if fence is not None:
+            rest = replace(rest, text=fence.take(rest.text) + fence.finish())
         if marks is not None and marks.is_over and finish_reason != "content_filter":
             finish_reason = "stop"
         if said is not None and finish_reason == "stop":
@@ -540,7 +549,7 @@ def _check_json(text: str, schema: str | None) -> None:
         ) from error
     try:
         problem = json_check.to_check(schema)(value)
-    except json_check.UncheckableSchemaError as error:
+    except (json_check.UncheckableSchemaError, JsonSchemaError) as error:
         log.info("an answer was not held against its schema: %s", error)
         return
     if problem is not None:

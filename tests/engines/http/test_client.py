@@ -586,8 +586,9 @@ async def scripted(*replies: web.Response) -> AsyncIterator[tuple[str, list[tupl
         await runner.cleanup()
 
 
-def events_of(text: str) -> web.Response:
-    return web.Response(body=text_event(text, "stop") + b"data: [DONE]\n\n", content_type="text/event-stream")
+def events_of(*pieces: str) -> web.Response:
+    events = b"".join(text_event(piece) for piece in pieces[:-1]) + text_event(pieces[-1], "stop")
+    return web.Response(body=events + b"data: [DONE]\n\n", content_type="text/event-stream")
 
 
 def refusal(status: int, message: str, **details: object) -> web.Response:
@@ -917,3 +918,40 @@ async def test_json_is_taken_where_its_schema_cannot_be_checked_in_bounds(client
         result = await generate(client_of(url), replace(HI, sampling=SamplingParams(json_schema=schema)))
 
     assert result.text == '"aaaa"'
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ['```json\n{"a":1}\n```'],
+        ["\n`", "``", "json\n", '{"a":', "1}", "\n``", "`\n"],
+        ['```\n{"a":1}```'],
+        ['```JSON\r\n{"a":1}\r\n```  '],
+        ['```json {"a":1} ```'],
+        ['```{"a":1}```'],
+        ['{"a"', ":1}"],
+    ],
+)
+async def test_json_of_a_foreign_server_comes_without_its_fence(client_of, pieces):
+    held = replace(HI, sampling=SamplingParams(json_schema='{"type":"object","required":["a"]}'))
+    async with scripted(events_of(*pieces)) as (url, _):
+        result = await generate(client_of(url), held)
+
+    assert result.text == '{"a":1}'
+
+
+@pytest.mark.parametrize(
+    "said", ['```json\n{"b":1}\n```', '```json\n{"a":1}', '```json\n{"a":1}\n```\nDone.', "```", "``", "``````", ""]
+)
+async def test_a_fence_without_the_json_asked_for_is_no_answer(client_of, said):
+    held = replace(HI, sampling=SamplingParams(json_schema='{"type":"object","required":["a"]}'))
+    async with scripted(events_of(said)) as (url, _):
+        with pytest.raises(GenerationFailedError, match="ignores 'response_format'"):
+            await generate(client_of(url), held)
+
+
+async def test_a_fence_stays_where_no_json_was_asked_for(client_of):
+    async with scripted(events_of("```json\n", "{}\n```")) as (url, _):
+        result = await generate(client_of(url), HI)
+
+    assert result.text == "```json\n{}\n```"
