@@ -32,6 +32,8 @@ _MAX_COURTESY_CHARS: Final = 120
 _MAX_CONTEXT_WORDS: Final = 24
 # The same for sentences on other lines than the one that asks.
 _MAX_APART_WORDS: Final = 12
+# Marks around a whole turn stand in one another seldom, and no deeper.
+_MAX_WRAPS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class _Sentence:
 @lru_cache(maxsize=16)
 def _find(text: str) -> Request:
     """The language, the score and the pictures of one request all start from this, so that it is kept for a moment."""
-    folded = _fold(text).replace("\r\n", "\n").replace("\r", "\n")
+    folded = _unwrap(_fold(text).replace("\r\n", "\n").replace("\r", "\n"))
     if (whole := folded.strip()) and len(whole) <= _MAX_COURTESY_CHARS and words.ONLY_COURTESY.fullmatch(whole):
         return Request(text="", spoken=words.EMOJI.sub(" ", whole).strip(), is_courtesy=True)
     brought: set[Kind] = set()
@@ -144,6 +146,44 @@ def _find(text: str) -> Request:
         is_courtesy=bool(polite) and not sentences and not has_form and not brought,
         answer_language=answer_language,
     )
+
+
+def _unwrap(text: str) -> str:
+    """Take off what stands around the whole turn: marks, tags, mentions, signatures, and a letter's closing."""
+    for _ in range(_MAX_WRAPS):
+        inner = _unwrap_once(text.strip())
+        if inner == text or not words.LETTER.search(inner):
+            break
+        text = inner
+    return text
+
+
+def _unwrap_once(text: str) -> str:
+    if "[" in text or "<" in text:
+        text = words.TURN_MARK.sub("\n", text).strip()
+    if "*" in text or "~~" in text:
+        text = words.EMPHASIS.sub(r"\2", text)
+    for pattern in (words.MENTION, words.TAG):
+        if found := pattern.match(text):
+            text = text[found.end() :]
+    for pattern in (words.TAG_AT_END, words.SENT_FROM):
+        if (found := pattern.search(text)) and not _asks(found[0].strip()):
+            text = text[: found.start()]
+    found = words.LETTER_END.search(text)
+    # A letter that is brought along keeps its closing: by that it is known.
+    if found and not _asks(found["name"] or "") and not _has_salutation(text):
+        text = text[: found.start()]
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if lines and all(line.startswith(">") and not line.startswith(">>>") for line in lines):
+        text = "\n".join(line.lstrip("> \t") for line in lines)
+    for pattern in (words.WHOLE_UNDERLINED, words.HEADING, words.WHOLE_QUOTATION):
+        if found := pattern.fullmatch(text.strip()):
+            text = found[found.lastindex or 0]
+    return text
+
+
+def _has_salutation(text: str) -> bool:
+    return any(words.MAIL_SALUTATION.match(line.strip()) for line in text.split("\n"))
 
 
 def _take_blocks(text: str, brought: set[Kind]) -> str:

@@ -68,6 +68,22 @@ def test_no_wrapper_flips_more_than_one_real_question_in_twenty(seed):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "#翻译# 图里的字",
+        "祝福语怎么写好",
+        "图里有什么?\n来自华为手机的是哪一张",
+        "我是什么老师",
+        "计算2*3*4的值",
+        "「猫」和「狗」哪个多",
+        "那么多人在做什么",
+    ],
+)
+def test_words_that_only_look_like_a_wrapper_stay(text):
+    assert find_request(text).text == text
+
+
+@pytest.mark.parametrize(
     ("text", "request_text"),
     [
         # Who asks is told from what is asked about, in both directions and either order.
