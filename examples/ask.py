@@ -32,7 +32,7 @@ completion = client.chat.completions.create(
     ],
 )
 hybrid = completion.hybrid
-print("draft: ", hybrid["draft"]["text"])
+print("draft: ", hybrid.get("draft", {}).get("text"))  # there is none if GLM had said nothing when Owl2 was done
 print("answer:", completion.choices[0].message.content)
 print("route: ", hybrid["route"])
 print("why:   ", hybrid["reasons"][0]["text"])

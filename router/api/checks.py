@@ -71,6 +71,15 @@ def webhook_url_of(metadata: dict[str, str], settings: Settings) -> str | None:
     return None if url is None else check_webhook_url(url, "metadata.webhook_url", settings)
 
 
+def _is_private(url: str) -> bool:
+    """Say whether a refused URL would do if inner addresses were allowed."""
+    try:
+        parse_url(url, allow_private=True)
+    except UrlRefusedError:
+        return False
+    return True
+
+
 def check_webhook_url(url: str, param: str, settings: Settings) -> str:
     """Return a URL that events can be posted to; where its name leads is looked at whenever something is posted.
 
@@ -81,7 +90,8 @@ def check_webhook_url(url: str, param: str, settings: Settings) -> str:
         parse_url(url, allow_private=settings.allow_private_urls)
     except UrlRefusedError:
         where = NOTHING if settings.allow_private_urls else texts.PUBLIC
+        hint = texts.PRIVATE_HINT if not settings.allow_private_urls and _is_private(url) else NOTHING
         raise BadRequestError(
-            texts.INVALID_WEBHOOK_URL.fill(param=param, where=where), code="invalid_url", param=param
+            texts.INVALID_WEBHOOK_URL.fill(param=param, where=where, hint=hint), code="invalid_url", param=param
         ) from None
     return url.strip()

@@ -173,10 +173,14 @@ NOT_UTF8: Final = Text("not valid UTF-8", "不是有效的 UTF-8")
 ENCODED_AS: Final = Text("{encoding}", "为 {encoding}")
 INVALID_WEBHOOK_URL: Final = Text(
     "'{param}' must be an http(s) URL{where}, without a user name or password inside, such as "
-    "https://example.com/hooks.",
-    "'{param}' 必须是{where} http(s) 地址，且不含用户名或密码，例如 https://example.com/hooks。",
+    "https://example.com/hooks.{hint}",
+    "'{param}' 必须是{where} http(s) 地址，且不含用户名或密码，例如 https://example.com/hooks。{hint}",
 )
 PUBLIC: Final = Text(" to a public host", "公网")
+PRIVATE_HINT: Final = Text(
+    " GLOWL_ALLOW_PRIVATE_URLS=true lets in addresses of your own network.",
+    "如需使用内网地址，请设置 GLOWL_ALLOW_PRIVATE_URLS=true。",
+)
 UNKNOWN_ADAPTER: Final = Text("{says}", "模型 '{name}' 不存在；{known}。")
 ADAPTERS: Final = Text("adapters are: {adapters}", "可用的适配器：{adapters}")
 NO_ADAPTERS: Final = Text("there are no adapters", "没有可用的适配器")

@@ -227,6 +227,8 @@ def test_a_url_that_is_not_posted_to_is_refused_at_once(http: httpx.Client, url:
     error = refused.json()["error"]
     assert (error["code"], error["param"]) == ("invalid_url", "url")
     assert "public host" in error["message"]
+    is_inner = any(host in url for host in ("127.0.0.1", "10.0.0.7", "::1", "169.254", "localhost"))
+    assert ("GLOWL_ALLOW_PRIVATE_URLS" in error["message"]) is is_inner
     chinese = http.post("/v1/webhook_endpoints", json=body, headers={"accept-language": "zh-CN"})
     assert "公网" in chinese.json()["error"]["message"]
 
