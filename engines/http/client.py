@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import logging
 import math
 import time
@@ -20,7 +19,6 @@ from typing import Final, Literal
 import aiohttp
 import orjson
 
-from engines import json_check
 from engines.adapter_names import UnknownAdapterError, describe_unknown, model_with
 from engines.base import (
     CallerWait,
@@ -39,9 +37,7 @@ from engines.base import (
 )
 from engines.http import answers, errors, models, requests, sse
 from engines.http.address import EngineAddress
-from engines.http.fence import Unfenced
-from engines.http.marks import AnswerMarks
-from engines.schema_keywords import JsonSchemaError
+from engines.http.content import AnswerContent
 
 _CONNECT_S: Final = 5.0
 # A container that was made anew has another address under its name.
@@ -209,17 +205,12 @@ class EngineClient:
             EngineError: what the engine itself raised.
         """
         lacks_logprobs = request.sampling.top_logprobs is not None
-        said: list[str] | None = None if request.sampling.json_schema is None else []
         finish_reason: FinishReason | None = None
         usage = Usage()
         end = asyncio.get_running_loop().time() + self._answer_timeout_s
         room = self._max_chars(request)
         response = await self._open(request)
-        # Servers of other makes send the model's marks as text; ours have read them already.
-        marks = AnswerMarks(request) if self._is_foreign else None
-        # Log probabilities are of the tokens as they were, fence and all.
-        is_unfenced = self._is_foreign and said is not None and request.sampling.top_logprobs is None
-        fence = Unfenced() if is_unfenced else None
+        content = AnswerContent(request, is_foreign=self._is_foreign)
         try:
             parser = sse.EventParser()
             is_done = False
@@ -234,7 +225,7 @@ class EngineClient:
                         is_done = True
                         break
                     delta = answers.from_event(payload)
-                    is_over = finish_reason is not None or (marks is not None and marks.is_over)
+                    is_over = finish_reason is not None or content.is_over
                     finish_reason = _worse(finish_reason, delta.finish_reason)
                     usage = delta.usage or usage
                     if is_over:  # the answer has ended; only its token counts may still come
@@ -247,36 +238,22 @@ class EngineClient:
                         raise InvalidRequestError(
                             "This engine gives no log probabilities: leave 'logprobs' out.", param="logprobs"
                         )
-                    content = replace(delta, finish_reason=None, usage=None)
-                    if marks is not None:
-                        content = marks.read(content)
-                        if marks.is_over:  # its server may write on for as long as it is let
-                            end = min(end, asyncio.get_running_loop().time() + _TAIL_S)
-                    if fence is not None:
-                        content = replace(content, text=fence.take(content.text))
-                    if said is not None:
-                        said.append(content.text)
-                    if content != _NOTHING:
-                        yield content
+                    shown = content.read(delta)
+                    if content.is_over:  # its server may write on for as long as it is let
+                        end = min(end, asyncio.get_running_loop().time() + _TAIL_S)
+                    if shown != _NOTHING:
+                        yield shown
                 if payloads:  # comments keep a connection alive, but they are no sign of a living model
                     deadline = self._new_deadline()
             if finish_reason is None:
                 raise self._broken_off("it closed the connection in the middle of an answer")
             await self._read_tail(response)
         except EngineError:
-            if marks is None or not marks.is_over:  # the answer is whole: only its token counts are missing
+            if not content.is_over:  # else the answer is whole: only its token counts are missing
                 raise
         finally:
             response.close()
-        rest = _NOTHING if marks is None else marks.finish(finish_reason)
-        if fence is not None:
-            rest = replace(rest, text=fence.take(rest.text) + fence.finish())
-        if marks is not None and marks.is_over and finish_reason != "content_filter":
-            finish_reason = "stop"
-        if said is not None and finish_reason == "stop":
-            schema = request.sampling.json_schema if self._is_foreign else None  # ours are held to it
-            await asyncio.to_thread(_check_json, "".join(said) + rest.text, schema)
-        yield replace(rest, finish_reason=finish_reason, usage=usage)
+        yield replace(await content.finish(finish_reason), usage=usage)
 
     async def aclose(self) -> None:
         """Close every connection; running answers end with `EngineUnavailableError`."""
@@ -530,33 +507,6 @@ def _has_error(body: bytes) -> bool:
     except orjson.JSONDecodeError:
         return False
     return isinstance(document, dict) and bool(document.get("error"))
-
-
-def _check_json(text: str, schema: str | None) -> None:
-    """Refuse what is no JSON; with a schema, also what is not strictly JSON or breaks the schema.
-
-    Raises:
-        GenerationFailedError: if it is refused.
-    """
-    try:
-        if schema is None:
-            json.loads(text)
-            return
-        value = json_check.parse(text)
-    except ValueError as error:
-        raise GenerationFailedError(
-            "The engine's answer is no JSON although it was asked for JSON: its server ignores 'response_format'."
-        ) from error
-    try:
-        problem = json_check.to_check(schema)(value)
-    except (json_check.UncheckableSchemaError, JsonSchemaError) as error:
-        log.info("an answer was not held against its schema: %s", error)
-        return
-    if problem is not None:
-        raise GenerationFailedError(
-            "The engine's answer is JSON, but breaks the JSON Schema: its server ignores 'response_format' "
-            f"({problem})."
-        )
 
 
 def _describe(error: Exception) -> str:

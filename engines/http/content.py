@@ -1,0 +1,96 @@
+"""What is shown of a streamed answer.
+
+In: deltas as a server sends them. Out: deltas without the marks of a foreign server and without the fence around its
+JSON; at the end, the check that JSON is what was asked for. Our own server is held to a schema token by token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import replace
+
+from engines import json_check
+from engines.base import Delta, FinishReason, GenerationFailedError, GenerationRequest
+from engines.http.fence import Unfenced
+from engines.http.marks import AnswerMarks
+from engines.schema_keywords import JsonSchemaError
+
+log = logging.getLogger(__name__)
+
+
+class AnswerContent:
+    """Reads one answer.
+
+    Args:
+        request: what was asked for.
+        is_foreign: the server is of another make: it may send the model's marks as text, and ignore the schema.
+    """
+
+    def __init__(self, request: GenerationRequest, *, is_foreign: bool) -> None:
+        schema = request.sampling.json_schema
+        self._schema = schema if is_foreign else None
+        self._said: list[str] | None = None if schema is None else []
+        self._marks = AnswerMarks(request) if is_foreign else None
+        # Log probabilities belong to the tokens of the fence, too.
+        is_unfenced = is_foreign and schema is not None and request.sampling.top_logprobs is None
+        self._fence = Unfenced() if is_unfenced else None
+
+    @property
+    def is_over(self) -> bool:
+        """A mark has ended the answer; what its server still writes is no part of it."""
+        return self._marks is not None and self._marks.is_over
+
+    def read(self, delta: Delta) -> Delta:
+        """Return what may be shown after this delta; its finish reason and usage are left out."""
+        shown = replace(delta, finish_reason=None, usage=None)
+        if self._marks is not None:
+            shown = self._marks.read(shown)
+        if self._fence is not None:
+            shown = replace(shown, text=self._fence.take(shown.text))
+        if self._said is not None:
+            self._said.append(shown.text)
+        return shown
+
+    async def finish(self, finish_reason: FinishReason | None) -> Delta:
+        """Return what was kept back, with the reason for which the answer ended.
+
+        Raises:
+            GenerationFailedError: if JSON was asked for, and the finished answer is none or breaks the schema.
+        """
+        rest = Delta() if self._marks is None else self._marks.finish(finish_reason)
+        if self._fence is not None:
+            rest = replace(rest, text=self._fence.take(rest.text) + self._fence.finish())
+        if self.is_over and finish_reason != "content_filter":
+            finish_reason = "stop"
+        if self._said is not None and finish_reason == "stop":
+            await asyncio.to_thread(_check_json, "".join(self._said) + rest.text, self._schema)
+        return replace(rest, finish_reason=finish_reason)
+
+
+def _check_json(text: str, schema: str | None) -> None:
+    """Refuse what is no JSON; with a schema, also what is not strictly JSON or breaks the schema.
+
+    Raises:
+        GenerationFailedError: if it is refused.
+    """
+    try:
+        if schema is None:
+            json.loads(text)
+            return
+        value = json_check.parse(text)
+    except ValueError as error:
+        raise GenerationFailedError(
+            "The engine's answer is no JSON although it was asked for JSON: its server ignores 'response_format'."
+        ) from error
+    try:
+        problem = json_check.to_check(schema)(value)
+    except (json_check.UncheckableSchemaError, JsonSchemaError) as error:
+        log.info("an answer was not held against its schema: %s", error)
+        return
+    if problem is not None:
+        raise GenerationFailedError(
+            "The engine's answer is JSON, but breaks the JSON Schema: its server ignores 'response_format' "
+            f"({problem})."
+        )
