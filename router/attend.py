@@ -100,9 +100,9 @@ async def attended(
         deltas: of the engine; closed with this.
         is_well: asks the engine, or whoever asks it all the time.
         silence_s: the longest silence; None leaves that to the engine's client.
-        calm_s: after so long a silence the engine is asked whether it is well.
+        calm_s: the silence after which the engine is asked whether it is well.
         look_s: time between two such looks.
-        unheard_s: an engine that lets a look wait for longer is not well; None waits for what the look says.
+        unheard_s: an engine that answers no look in this time is not well; None waits for the answer.
 
     Raises:
         EngineUnavailableError: if the engine is silent and not well.
@@ -110,7 +110,7 @@ async def attended(
         EngineError: as the engine raised it.
     """
     loop = asyncio.get_running_loop()
-    # The wait for the next delta that is under way: since when, and its timeout, which never comes by itself.
+    # Since when the reader waits for the next delta, and the timeout of that wait, which `watch` sets off.
     waiting: tuple[float, asyncio.Timeout] | None = None
     failure: EngineError | None = None
 
@@ -119,10 +119,8 @@ async def attended(
         num_bad = 0
         while True:
             await asyncio.sleep(look_s)
-            if waiting is None:  # the reader takes his time
-                num_bad = 0
-                continue
-            silent_s = loop.time() - waiting[0]
+            # The time that the reader takes is no silence of the engine.
+            silent_s = -1.0 if waiting is None else loop.time() - waiting[0]
             if silence_s is not None and silent_s >= silence_s:
                 failure = EngineTimeoutError(f"The engine said nothing for {silence_s:g} s.")
             elif silent_s < calm_s:
