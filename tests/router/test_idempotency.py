@@ -13,6 +13,7 @@ from router.errors import ConflictError, IdempotencyReuseError, NotFoundError
 from router.idempotency import HOLD_S, KEEP_S, Idempotency
 from router.jobs.job import BranchPlan, Event, Job, JobState
 from router.jobs.store import JobStore
+from router.lua import KeyScript, Scripts
 from tests.router.jobs.test_store import Clock, make_spec
 
 WHO = ("alice", "/v1/responses", "key-1")
@@ -188,23 +189,24 @@ async def test_a_key_is_forgotten_after_a_day(keys: Idempotency, redis: Redis) -
     assert KEEP_S - 5 <= await redis.ttl(claim.key) <= KEEP_S
 
 
-async def test_a_holder_at_work_keeps_the_key(redis: Redis) -> None:
+async def test_a_holder_at_work_keeps_the_key(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a holder that takes longer than a dead one is waited for
     renewed = asyncio.Event()
 
-    class Watched(Idempotency):
-        async def _run(self, script: Any, key: str, *args: str | float) -> Any:
-            answer = await super()._run(script, key, *args)
-            if script is self._renew:
+    class Watched(Scripts):
+        async def run(self, script: Any, *more: Any, **arguments: Any) -> Any:
+            answer = await super().run(script, *more, **arguments)
+            if script is KeyScript.RENEW:
                 renewed.set()
             return answer
 
-    keys = Watched(redis, hold_s=0.15)
+    monkeypatch.setattr("router.idempotency.Scripts", Watched)
+    keys = Idempotency(redis, hold_s=0.15)
     claim = await keys.claim(*WHO, b"body")
     before = await redis.hget(claim.key, "until")  # type: ignore[misc]
 
     async with keys.holding(claim):
-        await renewed.wait()
+        await asyncio.wait_for(renewed.wait(), 60)
 
     assert await redis.hget(claim.key, "until") > before  # type: ignore[misc]
 
