@@ -153,6 +153,19 @@ async def test_a_reader_who_takes_his_time_is_no_silence() -> None:
     await stream.aclose()
 
 
+async def test_a_slow_reader_neither_ends_a_bounded_silence_nor_its_watch() -> None:
+    # Given a reader that takes longer for a word than the engine may be silent
+    engine = Engine("a")
+    deltas = attended(engine.stream(), engine.ask, **{**QUICK, "calm_s": 3600.0, "silence_s": 0.01})
+    async with asyncio.timeout(GUARD_S):
+        assert (await anext(deltas)).text == "a"
+        await asyncio.sleep(0.05)
+
+        # Then a silence of the engine afterwards is still found
+        with pytest.raises(EngineTimeoutError):
+            await anext(deltas)
+
+
 async def test_what_the_engine_raises_and_what_the_reader_does_comes_through() -> None:
     async def failing() -> AsyncGenerator[Delta, None]:
         yield Delta(text="a")
