@@ -15,6 +15,7 @@ from engines.base import Engine
 from engines.http.balancer import RemoteEngine, connect
 from policies.rules import Rules, RulesFile, load_preset
 from router.attend import AttendedEngine
+from router.auth.authenticator import Authenticator
 from router.batches.files import FileStore
 from router.batches.store import BatchStore
 from router.dispatch import Dispatcher
@@ -79,6 +80,7 @@ def build_services(settings: Settings) -> Services:
     fetcher = SafeFetcher(settings)
     return Services(
         settings=settings,
+        authenticator=Authenticator(settings.api_keys),
         store=store,
         queue=queue,
         hub=hub,

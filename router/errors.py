@@ -7,6 +7,7 @@ Errors::
     ├── ImageError                   400; a picture that is none, is truncated, too large or of an unknown type
     ├── ImageFetchError              400; a picture URL that cannot be fetched
     ├── AuthenticationError          401; no key, or an unknown one
+    ├── PermissionDeniedError        403; the key is not good for this route
     ├── OriginRefusedError           403; sent by a web page that may not use this service
     ├── NotFoundError                404; no such response, job, model or path (also: somebody else's)
     ├── BodyTimeoutError             408; the request body did not arrive in time
@@ -89,6 +90,14 @@ class AuthenticationError(RouterError):
     status_code: ClassVar[int] = 401
     type: ClassVar[str] = "authentication_error"
     default_code: ClassVar[str] = "invalid_api_key"
+
+
+class PermissionDeniedError(RouterError):
+    """The key is known, and not good for what was asked for."""
+
+    status_code: ClassVar[int] = 403
+    type: ClassVar[str] = "permission_error"
+    default_code: ClassVar[str] = "insufficient_scope"
 
 
 class OriginRefusedError(RouterError):

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from engines.http.balancer import RemoteEngine
 from policies.rules import RulesFile
+from router.auth.authenticator import Authenticator
 from router.batches.files import FileStore
 from router.batches.store import BatchStore
 from router.dispatch import Dispatcher
@@ -33,6 +34,7 @@ class Services:
     """What a route may use."""
 
     settings: Settings
+    authenticator: Authenticator
     store: JobStore
     queue: JobQueue
     hub: EventHub

@@ -1,6 +1,6 @@
 """What every route does first: know the caller and read the body.
 
-In: a Starlette request. Out: the application's parts, the owner, the validated body.
+In: a Starlette request. Out: the application's parts, the caller, the validated body.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pydantic_core import from_json
 
 from router.api import texts
 from router.api.schemas import WireModel
-from router.auth import owner_of
-from router.errors import BadRequestError, BodyTooLargeError
+from router.auth.caller import Caller, Scope
+from router.errors import BadRequestError, BodyTooLargeError, PermissionDeniedError, RouterError
 from router.in_flight import Share
 from router.json_count import JsonCounter
 from router.services import Services
@@ -32,13 +32,30 @@ def services_of(request: Request) -> Services:
     return services
 
 
-def owner(request: Request) -> str:
-    """Return whom the request acts for.
+def caller_of(request: Request, scope: Scope) -> Caller:
+    """Return who sent the request, if they may do what it asks for.
+
+    Args:
+        request: that came through `router.middleware.callers`.
+        scope: what a key needs for this route.
 
     Raises:
-        AuthenticationError: if keys are configured and the request has none of them.
+        AuthenticationError: if a key is needed and the request has no known one.
+        PermissionDeniedError: if its key is not good for this route.
+        QueueUnavailableError: if it cannot be told now whether the key is known.
     """
-    return owner_of(request.headers, services_of(request).settings.api_keys)
+    error: RouterError | None = getattr(request.state, "caller_error", None)
+    if error is not None:
+        raise error
+    caller: Caller = request.state.caller
+    if scope not in caller.scopes:
+        raise PermissionDeniedError(texts.SCOPE_MISSING.fill(scope=scope))
+    return caller
+
+
+def owner(request: Request, scope: Scope) -> str:
+    """Return whom the request acts for; raises what `caller_of` does."""
+    return caller_of(request, scope).owner
 
 
 async def read_body(request: Request) -> bytes:

@@ -281,6 +281,10 @@ SEND_TOP_LOGPROBS: Final = Text("send top_logprobs", "请使用 top_logprobs")
 STOP_IS_OF_CHAT: Final = Text("stop strings are part of chat completions", "停止字符串请用于 chat completions")
 OR: Final = Text(" or ", " 或 ")
 NOT_AVAILABLE: Final = Text("it is not available; leave it out or send {shown}", "不支持该功能；请去掉，或设为 {shown}")
+SCOPE_MISSING: Final = Text(
+    "This API key may not be used for this: it lacks the scope '{scope}'.",
+    "此 API 密钥不能用于该操作：缺少权限范围 '{scope}'。",
+)
 # Why a job ended without an answer, by its code: the English comes with the job.
 OF_JOB_ZH: Final = {
     "deadline_exceeded": "在 hybrid.deadline_ms 规定的时间内没有得到任何回答。",

@@ -1,6 +1,7 @@
 """How many requests are open, how long a body may take, and who is cut when there is no room.
 
-In: any request. Out: the request with its `router.in_flight.Share` in ``state``, its body timed; or a 429 or 503.
+In: any request, its caller known (`router.middleware.callers`). Out: the request with its `router.in_flight.Share` in
+``state``, its body timed; or a 429 or 503.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api.errors import respond
-from router.auth import owner_of
-from router.errors import AuthenticationError, BodyTimeoutError, OverloadedError, TooManyInFlightError
+from router.auth.caller import Caller
+from router.errors import BodyTimeoutError, OverloadedError, TooManyInFlightError
 from router.in_flight import InFlight, Share
 from router.settings import Settings
 
@@ -34,12 +35,11 @@ class Bounded:
 
     Args:
         app: what comes after.
-        settings: the limits and the keys.
+        settings: the limits.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._keys = settings.api_keys
         self._in_flight = InFlight(
             max_requests=settings.max_requests_in_flight,
             max_bytes=settings.max_bytes_in_flight,
@@ -53,19 +53,13 @@ class Bounded:
             await self._app(scope, receive, send)
             return
         try:
-            with self._in_flight.request(self._owner(scope)) as share:
+            with self._in_flight.request(_owner(scope)) as share:
                 scope.setdefault("state", {})["share"] = share
                 body = _Body(receive, share)
                 await self._app(scope, body.receive, _lingering(send, body) if _ends_after(scope) else send)
         except (TooManyInFlightError, OverloadedError) as error:
             # Raised before anything was begun; what is raised further in is answered there.
             await respond(Request(scope), error)(scope, receive, send)
-
-    def _owner(self, scope: Scope) -> str:
-        try:
-            return owner_of(Headers(scope=scope), self._keys)
-        except AuthenticationError:
-            return _NOBODY
 
 
 class _Body:
@@ -99,6 +93,11 @@ class _Body:
                 while not self._is_whole:
                     await self.receive()
                     await asyncio.sleep(_LINGER_PAUSE_S)
+
+
+def _owner(scope: Scope) -> str:
+    caller: Caller | None = scope.get("state", {}).get("caller")
+    return _NOBODY if caller is None else caller.owner
 
 
 def _ends_after(scope: Scope) -> bool:

@@ -48,7 +48,7 @@ class BatchCreate(WireModel):
 @routes.post("/v1/batches")
 async def create_batch(request: Request) -> Response:
     """Begin with a file of requests."""
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "jobs")
     body = await parse(request, BatchCreate)
     metadata = check_metadata(body.metadata)
     file = await find_file(services, caller, body.input_file_id, param="input_file_id")
@@ -81,20 +81,20 @@ async def create_batch(request: Request) -> Response:
 @routes.get("/v1/batches")
 async def list_batches(request: Request, after: str = "", limit: Limit = 20) -> Response:
     """List batches, newest first."""
-    found, has_more = await services_of(request).batches.list_batches(owner(request), after=after, limit=limit)
+    found, has_more = await services_of(request).batches.list_batches(owner(request, "jobs"), after=after, limit=limit)
     return json_response(to_page([to_batch(each) for each in found], has_more=has_more))
 
 
 @routes.get("/v1/batches/{batch_id}")
 async def get_batch(request: Request, batch_id: str) -> Response:
     """Describe a batch."""
-    return json_response(to_batch(await _find(services_of(request), owner(request), batch_id)))
+    return json_response(to_batch(await _find(services_of(request), owner(request, "jobs"), batch_id)))
 
 
 @routes.post("/v1/batches/{batch_id}/cancel")
 async def cancel_batch(request: Request, batch_id: str) -> Response:
     """Begin no more lines and end those under way; a batch that has ended already is returned as it is."""
-    found = await services_of(request).batches.cancel(owner(request), batch_id)
+    found = await services_of(request).batches.cancel(owner(request, "jobs"), batch_id)
     if found is None:
         raise _missing(batch_id)
     _wake(request, batch_id)

@@ -37,7 +37,7 @@ routes = APIRouter(tags=["chat"])
 async def create_chat_completion(request: Request) -> Response:
     """Answer a chat request."""
     services = services_of(request)
-    caller = owner(request)
+    caller = owner(request, "ask")
     body = await parse(request, ChatRequest)
     running = await begin(request, caller, lambda: to_call(body, caller, services))
     body = body.model_copy(update={"messages": ()})  # the pictures are not to be held as long as the answer takes

@@ -37,7 +37,7 @@ async def vision_completion(request: Request) -> Response:
 
 
 async def _answer(request: Request, shape: type[InferenceRequest], extra: Extra | None = None) -> Response:
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "ask")
     body = await parse(request, shape)
     is_async = prefers_async(request)
     running = await begin(request, caller, lambda: to_older_call(body, caller, services, is_async=is_async))

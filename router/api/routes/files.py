@@ -31,7 +31,7 @@ _MAX_FILENAME = 255
 @routes.post("/v1/files")
 async def create_file(request: Request) -> Response:
     """Store a file."""
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "files")
     upload = services.files.begin(caller)
     try:
         form = await read_form(
@@ -62,7 +62,7 @@ async def list_files(
     purpose: str = "",
 ) -> Response:
     """List files."""
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "files")
     found, has_more = await services.files.list_files(
         caller, after=after, limit=limit, purpose=purpose, is_newest_first=order == "desc"
     )
@@ -72,14 +72,14 @@ async def list_files(
 @routes.get("/v1/files/{file_id}")
 async def get_file(request: Request, file_id: str) -> Response:
     """Describe a file."""
-    return json_response(to_file(await find_file(services_of(request), owner(request), file_id)))
+    return json_response(to_file(await find_file(services_of(request), owner(request, "files"), file_id)))
 
 
 @routes.get("/v1/files/{file_id}/content")
 async def get_content(request: Request, file_id: str) -> Response:
     """Read a file."""
     services = services_of(request)
-    file = await find_file(services, owner(request), file_id)
+    file = await find_file(services, owner(request, "files"), file_id)
     return StreamingResponse(
         services.files.stream(file.id, file.num_bytes),
         media_type="application/octet-stream",
@@ -93,7 +93,7 @@ async def get_content(request: Request, file_id: str) -> Response:
 @routes.delete("/v1/files/{file_id}")
 async def delete_file(request: Request, file_id: str) -> Response:
     """Forget a file."""
-    if not await services_of(request).files.delete(owner(request), file_id):
+    if not await services_of(request).files.delete(owner(request, "files"), file_id):
         raise no_file(file_id)
     return json_response({"id": file_id, "object": "file", "deleted": True})
 

@@ -32,7 +32,7 @@ async def list_jobs(
 ) -> Response:
     """List the caller's jobs, newest first: those of requests, or those of the lines of one batch."""
     page = await services_of(request).store.list_jobs(
-        owner(request), batch_id=batch_id, state=state or "", after=after, limit=limit
+        owner(request, "jobs"), batch_id=batch_id, state=state or "", after=after, limit=limit
     )
     if page is None:
         raise BadRequestError(texts.NO_JOB_AFTER.fill(after=after), code="invalid_value", param="after")
@@ -43,14 +43,14 @@ async def list_jobs(
 @routes.get("/v1/jobs/{job_id}")
 async def get_job(request: Request, job_id: str) -> Response:
     """Show a job."""
-    return json_response(to_job_view(await find_response(services_of(request), job_id, owner(request))))
+    return json_response(to_job_view(await find_response(services_of(request), job_id, owner(request, "jobs"))))
 
 
 @routes.post("/v1/jobs/{job_id}/retry")
 async def retry_job(request: Request, job_id: str) -> Response:
     """Begin a failed job again under its id: every branch, with its failures forgotten."""
     services = services_of(request)
-    job = await find_response(services, job_id, owner(request))
+    job = await find_response(services, job_id, owner(request, "jobs"))
     hashes = stored_image_hashes(job.spec.messages)
     if job.state == "failed" and len(await services.store.get_images(hashes)) < len(set(hashes)):
         raise BadRequestError(texts.JOB_PICTURES_GONE.fill(job_id=job_id), code="image_file_not_found")
@@ -58,4 +58,4 @@ async def retry_job(request: Request, job_id: str) -> Response:
     if state != "failed":
         raise BadRequestError(texts.NOT_FAILED.fill(job_id=job_id, state=state or "deleted"), code="job_not_failed")
     await services.queue.send_branches(job)
-    return json_response(to_job_view(await find_response(services, job_id, owner(request))))
+    return json_response(to_job_view(await find_response(services, job_id, owner(request, "jobs"))))

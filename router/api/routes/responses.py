@@ -42,7 +42,7 @@ RESUME_GRACE_S = 30.0
 async def create_response(request: Request) -> Response:
     """Answer now, as a stream, or in the background."""
     services = services_of(request)
-    caller = owner(request)
+    caller = owner(request, "ask")
     body = await parse(request, ResponsesRequest)
     with fields_named():
         running = await begin(request, caller, lambda: to_call(body, caller, services))
@@ -68,7 +68,7 @@ async def get_response(
 ) -> Response:
     """Poll a response, or read its stream from the beginning or after a sequence number."""
     services = services_of(request)
-    job = await find_response(services, response_id, owner(request))
+    job = await find_response(services, response_id, owner(request, "ask"))
     if not stream:
         return await _show(services, job)
     if job.spec.is_only_for_its_caller:
@@ -81,7 +81,7 @@ async def get_response(
 async def cancel_response(request: Request, response_id: str) -> Response:
     """End a response now; one that has ended already is returned as it is."""
     services = services_of(request)
-    job = await find_response(services, response_id, owner(request))
+    job = await find_response(services, response_id, owner(request, "ask"))
     if not job.is_terminal:
         job = await services.store.cancel(job.id) or job
     return await _to_json(services, job, to_route_headers(job))
@@ -91,7 +91,7 @@ async def cancel_response(request: Request, response_id: str) -> Response:
 async def delete_response(request: Request, response_id: str) -> Response:
     """Forget a response; one that still runs is cancelled first."""
     services = services_of(request)
-    job = await find_response(services, response_id, owner(request))
+    job = await find_response(services, response_id, owner(request, "ask"))
     if not job.is_terminal:
         await services.store.cancel(job.id)
     await services.store.delete(job.id)
@@ -108,7 +108,7 @@ async def list_input_items(
 ) -> Response:
     """List what a response was asked, newest first unless ``order`` says otherwise."""
     services = services_of(request)
-    job = await find_response(services, response_id, owner(request))
+    job = await find_response(services, response_id, owner(request, "ask"))
     items = to_wire_input(job.spec.messages)
     if order == "desc":
         items.reverse()

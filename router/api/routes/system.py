@@ -31,14 +31,14 @@ _REDIS_PROBE_S = 0.7
 @routes.get("/v1/models")
 async def list_models(request: Request) -> Response:
     """List what may be written as ``model``."""
-    owner(request)
+    owner(request, "ask")
     return json_response({"object": "list", "data": _models(services_of(request))})
 
 
 @routes.get("/v1/models/{model:path}")
 async def get_model(request: Request, model: str) -> Response:
     """Describe one model."""
-    owner(request)
+    owner(request, "ask")
     services = services_of(request)
     target = resolve_model(model, services.monitor)
     listed = {(entry["hybrid"]["engine"], entry["hybrid"]["adapter"]): entry for entry in _models(services)}
@@ -48,7 +48,7 @@ async def get_model(request: Request, model: str) -> Response:
 @routes.get("/v1/templates")
 async def list_templates(request: Request) -> Response:
     """List what may be written as ``hybrid.template``, with the JSON Schemas."""
-    owner(request)
+    owner(request, "ask")
     language: Literal["en", "zh"] = "zh" if wants_chinese(request) else "en"
     data = [_template(name, language) for name in NAMES]
     return json_response({"object": "list", "data": data})
@@ -58,7 +58,7 @@ async def list_templates(request: Request) -> Response:
 async def decide_only(request: Request) -> Response:
     """Say where a chat request would go, and why, without answering it."""
     services = services_of(request)
-    caller = owner(request)
+    caller = owner(request, "ask")
     call = await to_call(await parse(request, ChatRequest), caller, services)
     routed = services.dispatcher.route(call)
     language: Literal["en", "zh"] = "zh" if wants_chinese(request) else "en"

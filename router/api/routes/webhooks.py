@@ -78,14 +78,14 @@ class EndpointTest(WireModel):
 @routes.get("/v1/webhook_event_types")
 async def list_event_types(request: Request) -> Response:
     """List what endpoints may ask for."""
-    owner(request)
+    owner(request, "jobs")
     return json_response({"object": "list", "data": list(EVENT_TYPES)})
 
 
 @routes.post("/v1/webhook_endpoints")
 async def create_endpoint(request: Request) -> Response:
     """Register an endpoint; its signing secret is shown in this answer only."""
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "jobs")
     body = await parse(request, EndpointCreate)
     url = check_webhook_url(body.url, "url", services.settings)
     types = tuple(dict.fromkeys(body.event_types))
@@ -101,7 +101,7 @@ async def create_endpoint(request: Request) -> Response:
 @routes.get("/v1/webhook_endpoints")
 async def list_endpoints(request: Request, after: str = "", limit: Limit = 20) -> Response:
     """List endpoints, newest first."""
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "jobs")
     found, has_more = await services.webhooks.list_endpoints(caller, after=after, limit=limit)
     return json_response(to_page([to_endpoint(endpoint) for endpoint in found], has_more=has_more))
 
@@ -109,13 +109,13 @@ async def list_endpoints(request: Request, after: str = "", limit: Limit = 20) -
 @routes.get("/v1/webhook_endpoints/{endpoint_id}")
 async def get_endpoint(request: Request, endpoint_id: str) -> Response:
     """Describe an endpoint."""
-    return json_response(to_endpoint(await _find(services_of(request), owner(request), endpoint_id)))
+    return json_response(to_endpoint(await _find(services_of(request), owner(request, "jobs"), endpoint_id)))
 
 
 @routes.post("/v1/webhook_endpoints/{endpoint_id}")
 async def update_endpoint(request: Request, endpoint_id: str) -> Response:
     """Change an endpoint; retries of what is under way go by the new settings."""
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "jobs")
     body = await parse(request, EndpointUpdate)
     changes: dict[str, str] = {}
     if body.name is not None:
@@ -133,7 +133,7 @@ async def update_endpoint(request: Request, endpoint_id: str) -> Response:
 @routes.delete("/v1/webhook_endpoints/{endpoint_id}")
 async def delete_endpoint(request: Request, endpoint_id: str) -> Response:
     """Forget an endpoint; what was still to be sent to it is given up."""
-    if not await services_of(request).webhooks.delete_endpoint(owner(request), endpoint_id):
+    if not await services_of(request).webhooks.delete_endpoint(owner(request, "jobs"), endpoint_id):
         _missing(endpoint_id)
     return json_response({"id": endpoint_id, "object": "webhook_endpoint.deleted", "deleted": True})
 
@@ -141,7 +141,7 @@ async def delete_endpoint(request: Request, endpoint_id: str) -> Response:
 @routes.post("/v1/webhook_endpoints/{endpoint_id}/rotate_secret")
 async def rotate_secret(request: Request, endpoint_id: str) -> Response:
     """Make a new signing secret, shown in this answer only; for a day the old one may go on signing beside it."""
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "jobs")
     keep_old = await _read_overlap(request)
     endpoint, secret = await services.webhooks.rotate_secret(caller, endpoint_id, keep_old=keep_old) or _missing(
         endpoint_id
@@ -152,7 +152,7 @@ async def rotate_secret(request: Request, endpoint_id: str) -> Response:
 @routes.post("/v1/webhook_endpoints/{endpoint_id}/test")
 async def test_endpoint(request: Request, endpoint_id: str) -> Response:
     """Post a signed sample event now, once, and say what the receiver answered."""
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "jobs")
     body = await parse(request, EndpointTest)
     endpoint = await _find(services, caller, endpoint_id)
     now = time.time()
@@ -184,7 +184,7 @@ async def test_endpoint(request: Request, endpoint_id: str) -> Response:
 @routes.get("/v1/webhook_endpoints/{endpoint_id}/deliveries")
 async def list_endpoint_deliveries(request: Request, endpoint_id: str, after: str = "", limit: Limit = 20) -> Response:
     """List what was, or is still to be, sent to an endpoint, newest first, with every attempt."""
-    await _find(services_of(request), owner(request), endpoint_id)
+    await _find(services_of(request), owner(request, "jobs"), endpoint_id)
     return await _list_deliveries(request, endpoint_id, after, limit)
 
 
@@ -197,7 +197,7 @@ async def list_deliveries(request: Request, after: str = "", limit: Limit = 20) 
 @routes.get("/v1/webhook_deliveries/{delivery_id}")
 async def get_delivery(request: Request, delivery_id: str) -> Response:
     """Show a delivery and its attempts."""
-    delivery = await services_of(request).webhooks.get_delivery(owner(request), delivery_id)
+    delivery = await services_of(request).webhooks.get_delivery(owner(request, "jobs"), delivery_id)
     if delivery is None:
         raise _no_delivery(delivery_id)
     return json_response(to_delivery(delivery, is_chinese=wants_chinese(request)))
@@ -206,7 +206,7 @@ async def get_delivery(request: Request, delivery_id: str) -> Response:
 @routes.post("/v1/webhook_deliveries/{delivery_id}/redeliver")
 async def redeliver(request: Request, delivery_id: str) -> Response:
     """Send an event again, under the same id, with all its retries; whatever became of it before."""
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "jobs")
     was_begun = await services.webhooks.redeliver(caller, delivery_id)
     delivery = await services.webhooks.get_delivery(caller, delivery_id)
     if was_begun is None or delivery is None:
@@ -220,7 +220,7 @@ async def redeliver(request: Request, delivery_id: str) -> Response:
 @routes.post("/v1/webhook_secret")
 async def show_request_secret(request: Request) -> Response:
     """Show the secret that signs events to URLs named in requests; made now if there was none."""
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "jobs")
     secret, *_ = await services.webhooks.request_secrets(caller)
     return json_response(_to_request_secret(services, secret))
 
@@ -228,7 +228,7 @@ async def show_request_secret(request: Request) -> Response:
 @routes.post("/v1/webhook_secret/rotate")
 async def rotate_request_secret(request: Request) -> Response:
     """Make a new secret for URLs named in requests; for a day the old one may go on signing beside it."""
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "jobs")
     keep_old = await _read_overlap(request)
     if services.webhooks.has_configured_secret:
         raise BadRequestError(texts.SECRET_IS_SET, code="webhook_secret_configured")
@@ -292,7 +292,7 @@ async def _read_overlap(request: Request) -> bool:
 
 
 async def _list_deliveries(request: Request, endpoint_id: str, after: str, limit: int) -> Response:
-    services, caller = services_of(request), owner(request)
+    services, caller = services_of(request), owner(request, "jobs")
     page = await services.webhooks.list_deliveries(caller, endpoint_id=endpoint_id, after=after, limit=limit)
     if page is None:
         raise _no_delivery(after, param="after")

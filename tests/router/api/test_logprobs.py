@@ -7,11 +7,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from pydantic import SecretStr
 
 from engines.base import InvalidRequestError
 from engines.echo import EchoEngine
-from router.auth import owner_of
+from router.auth.authenticator import owner_of_key
 from tests.support.servers import AppServer
 
 SAID = "[echo glm] no pictures, question: 你好"
@@ -109,4 +108,4 @@ def test_the_engine_learns_whose_request_it_is(keyed_api: AppServer, echoes: dic
         callers.append(echoes["glm"].last_request.caller)
 
     # The owner of the key, whatever the body claims.
-    assert callers == [owner_of({"authorization": f"Bearer {key}"}, [SecretStr(key)]) for key in ("alice", "bob")]
+    assert callers == [owner_of_key(key) for key in ("alice", "bob")]

@@ -8,12 +8,17 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from starlette.datastructures import Headers
 
-from router.auth import LOCAL_OWNER, owner_of
+from router.auth.authenticator import Authenticator, owner_of_key
+from router.auth.caller import LOCAL, Caller
 from router.errors import AuthenticationError
 from router.settings import Settings
 
 KEYS = [SecretStr("alice"), SecretStr("bob")]
-ALICE = owner_of({"authorization": "Bearer alice"}, KEYS)
+ALICE = owner_of_key("alice")
+
+
+async def identify(headers: Mapping[str, str], keys: list[SecretStr]) -> Caller:
+    return await Authenticator(keys).identify(headers)
 
 
 @pytest.mark.parametrize(
@@ -29,9 +34,9 @@ ALICE = owner_of({"authorization": "Bearer alice"}, KEYS)
     ],
     ids=str,
 )
-def test_all_headers_of_clients_lead_to_the_same_owner(headers: dict[str, str]) -> None:
-    assert owner_of(headers, KEYS) == ALICE
-    assert owner_of(headers, []) == LOCAL_OWNER
+async def test_all_headers_of_clients_lead_to_the_same_owner(headers: dict[str, str]) -> None:
+    assert (await identify(headers, KEYS)).owner == ALICE
+    assert await identify(headers, []) == LOCAL
 
 
 @pytest.mark.parametrize(
@@ -39,9 +44,9 @@ def test_all_headers_of_clients_lead_to_the_same_owner(headers: dict[str, str]) 
     [{}, {"api-key": ""}, {"authorization": "alice"}, {"x-api-key": "Alice"}, {"api-key": "ÿé"}, {"authorization": ""}],
     ids=str,
 )
-def test_no_known_key_is_refused(headers: dict[str, str]) -> None:
+async def test_no_known_key_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(AuthenticationError):
-        owner_of(headers, KEYS)
+        await identify(headers, KEYS)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +62,13 @@ def test_no_known_key_is_refused(headers: dict[str, str]) -> None:
     ],
     ids=str,
 )
-def test_keys_that_differ_are_refused_by_name_and_not_repeated(headers: Mapping[str, str]) -> None:
+async def test_keys_that_differ_are_refused_by_name_and_not_repeated(headers: Mapping[str, str]) -> None:
     with pytest.raises(AuthenticationError, match="differ") as refused:
-        owner_of(headers, KEYS)
+        await identify(headers, KEYS)
     assert refused.value.code == "conflicting_api_keys"
     assert "alice" not in refused.value.message
     # Without keys nobody is told apart, and SDKs send one made up.
-    assert owner_of(headers, []) == LOCAL_OWNER
+    assert await identify(headers, []) == LOCAL
 
 
 @pytest.mark.parametrize("key", ["schlüssel", "钥匙", "two words", "tab\tkey", "a\u00a0b", "\x7f"])

@@ -1,0 +1,1 @@
+"""Who is calling: from the headers of a request to its `Caller`."""

@@ -1,0 +1,39 @@
+"""Who is calling, and what they may do.
+
+In: nothing; an authenticator makes it. Out: the frozen `Caller` that every route and every limit reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from router.limits.limits import Limits
+
+# What a key is good for. ask: questions, and one's own answers by their ids. jobs: lists of jobs, batches, webhooks.
+# files: uploads. admin: what concerns the whole service.
+Scope = Literal["ask", "jobs", "files", "admin"]
+SCOPES: Final[frozenset[Scope]] = frozenset(get_args(Scope))
+
+# Whose everything is while no keys are configured.
+LOCAL_OWNER: Final = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever sent a request, as far as the service is concerned.
+
+    Attributes:
+        owner: the id under which everything of theirs is stored; only the same owner may read it.
+        scopes: what the key or token may be used for.
+        key_id: the public name of the key or token, for limits and logs; empty where none was needed.
+        limits: how much the owner may do; nothing is limited by default.
+    """
+
+    owner: str
+    scopes: frozenset[Scope] = SCOPES
+    key_id: str = ""
+    limits: Limits = field(default_factory=Limits)
+
+
+LOCAL: Final = Caller(LOCAL_OWNER)

@@ -1,0 +1,1 @@
+"""How much one owner may do: limits, and what counts against them."""
