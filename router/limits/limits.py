@@ -1,16 +1,36 @@
-"""How much one owner, key or address may do.
+"""How much one owner, key or address may do, and how that is written.
 
-In: nothing. Out: the frozen `Limits`.
+In: a text such as ``requests=60/min, tokens=100k/min, concurrent=8``. Out: the frozen `Limits`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
+from typing import Final, Self
+
+# What a limit may be at most: charges are counted in units of a sixty-millionth of one, in numbers that a double holds.
+MAX_LIMIT: Final = 100_000_000
+# Written for a limit that is lifted: unlike one that is not named, it is not the default either.
+UNLIMITED: Final = 0
+
+_NAMES: Final = {
+    "requests": "requests_per_minute",
+    "pictures": "pictures_per_minute",
+    "megapixels": "megapixels_per_minute",
+    "tokens": "tokens_per_minute",
+    "concurrent": "max_requests",
+    "jobs": "max_unfinished_jobs",
+}
+_PER_MINUTE: Final = frozenset({"requests", "pictures", "megapixels", "tokens"})
+_FACTORS: Final = {"": 1, "k": 1_000, "m": 1_000_000}
+_VALUE: Final = re.compile(r"(\d{1,9})\s*([km]?)\s*(/\s*(?:m|min|minute)\.?)?", re.IGNORECASE)
+_NONE: Final = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """None: not limited.
+    """None: not said, so that a default counts. `UNLIMITED`: not limited, whatever the default is.
 
     Attributes:
         requests_per_minute: that ask something.
@@ -27,3 +47,57 @@ class Limits:
     tokens_per_minute: int | None = None
     max_requests: int | None = None
     max_unfinished_jobs: int | None = None
+
+    def over(self, default: Limits) -> Limits:
+        """Return these limits, with those of a default where nothing is said."""
+        if default == NO_LIMITS:
+            return self
+        mine = {each.name: getattr(self, each.name) for each in fields(self)}
+        return Limits(**{name: getattr(default, name) if value is None else value for name, value in mine.items()})
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the form in which limits are written.
+
+        Args:
+            text: ``NAME=NUMBER`` or ``NAME=none``, separated by commas; empty for no limits. ``k`` and ``M`` after a
+                number are thousands and millions; ``/min`` may follow what is counted per minute.
+
+        Raises:
+            ValueError: saying what would be accepted.
+        """
+        found: dict[str, int] = {}
+        for entry in filter(None, (each.strip() for each in text.split(","))):
+            name, is_there, value = (each.strip() for each in entry.partition("="))
+            if not is_there or name not in _NAMES:
+                raise ValueError(f"'{entry}' is no limit; write NAME=NUMBER with a name out of {', '.join(_NAMES)}")
+            if _NAMES[name] in found:
+                raise ValueError(f"'{name}' is limited twice")
+            found[_NAMES[name]] = UNLIMITED if value.lower() == _NONE else _to_number(name, value)
+        return cls(**found)
+
+    def __str__(self) -> str:
+        """Write them as `parse` reads them."""
+        said = {name: getattr(self, field) for name, field in _NAMES.items()}
+        return ", ".join(f"{name}={_to_text(name, value)}" for name, value in said.items() if value is not None)
+
+
+NO_LIMITS: Final = Limits()
+
+
+def _to_number(name: str, value: str) -> int:
+    found = _VALUE.fullmatch(value)
+    if found is None or (found[3] and name not in _PER_MINUTE):
+        example = "100k/min" if name in _PER_MINUTE else "8"
+        raise ValueError(f"'{name}={value}' is no limit; write a number as {name}={example}, or {name}={_NONE}")
+    number = int(found[1]) * _FACTORS[found[2].lower()]
+    if not 0 < number <= MAX_LIMIT:
+        raise ValueError(f"'{name}={value}': a limit is 1 to {MAX_LIMIT}; {name}={_NONE} lifts it")
+    return number
+
+
+def _to_text(name: str, value: int) -> str:
+    if value == UNLIMITED:
+        return _NONE
+    unit = next((unit for unit in ("m", "k") if value % _FACTORS[unit] == 0), "")
+    return f"{value // _FACTORS[unit]}{unit.replace('m', 'M')}{'/min' if name in _PER_MINUTE else ''}"
