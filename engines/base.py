@@ -223,6 +223,7 @@ class EngineInfo:
         context_tokens: prompt and answer together.
         max_images: most pictures in one request.
         adapters: names of the LoRA adapters that a request may ask for.
+        revision: changes whenever answers may, with the weights for one; empty if the engine does not say.
     """
 
     name: str
@@ -231,6 +232,7 @@ class EngineInfo:
     context_tokens: int
     max_images: int
     adapters: tuple[str, ...] = ()
+    revision: str = ""
 
     @property
     def model_id(self) -> str:

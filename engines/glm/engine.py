@@ -53,6 +53,7 @@ from engines.glm.prompts import least_bytes, to_conversation
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
 from engines.images import check_request, decode_image, fit_size, picture_size, upright_size
 from engines.json_schema import ANY_OBJECT
+from engines.revision import revision_of
 from engines.runtime.batching import ContinuousBatch
 from engines.runtime.constrained import Grammar, GrammarCompiler
 from engines.runtime.devices import resolve_device, resolve_dtype, size_batch
@@ -385,7 +386,13 @@ class GlmEngine:
         self._stop_ids = frozenset(stop_ids)
         num_logits = self._model.config.get_text_config().vocab_size
         self._compiler = GrammarCompiler(tokenizer, num_logits, self._stop_ids)
-        self._info = replace(self._info, context_tokens=self._model.config.get_text_config().max_position_embeddings)
+        self._info = replace(
+            self._info,
+            context_tokens=self._model.config.get_text_config().max_position_embeddings,
+            revision=revision_of(
+                [("", options.model), *options.adapters], f"{self._scope.dtype}/{self._scope.preprocess}"
+            ),
+        )
 
     def make_parser(self, stop: tuple[str, ...] = (), picture_sizes: Sequence[tuple[int, int]] = ()) -> AnswerParser:
         """Make the parser for one answer; ids are resolved by name, since every checkpoint numbers them its own way."""

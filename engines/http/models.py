@@ -33,6 +33,7 @@ def to_models(info: EngineInfo, created: int) -> bytes:
             "variant": info.variant,
             "context_tokens": info.context_tokens,
             "max_images": info.max_images,
+            "revision": info.revision,
         },
     }
     adapted = [{**model, "id": model_with(info.model_id, name), "parent": info.model_id} for name in info.adapters]
@@ -44,7 +45,8 @@ def from_models(body: bytes, model: str | None = None) -> EngineInfo:
 
     A server of another make says neither its role nor its limits: its model id is then taken for its name, and limits
     it does not tell are set so high that the server itself is the one to refuse. Adapters are the entries that name the
-    model as their ``parent``.
+    model as their ``parent``; vLLM and SGLang say as ``root`` where they loaded it from, which is all that is known of
+    its revision.
 
     Args:
         body: the answer to ``GET /v1/models``.
@@ -71,6 +73,7 @@ def from_models(body: bytes, model: str | None = None) -> EngineInfo:
                 context_tokens=entry.get("max_model_len") or UNKNOWN_CONTEXT_TOKENS,
                 max_images=UNKNOWN_MAX_IMAGES,
                 adapters=adapters,
+                revision=_text(entry.get("root")),
             )
         variant = own["variant"]
         if variant not in get_args(Variant):
@@ -82,6 +85,7 @@ def from_models(body: bytes, model: str | None = None) -> EngineInfo:
             context_tokens=own["context_tokens"],
             max_images=own["max_images"],
             adapters=adapters,
+            revision=_text(own.get("revision")),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineUnavailableError("The engine answered with something that is no model list.") from error
@@ -93,6 +97,10 @@ def adapter_ids(body: bytes, model_id: str) -> dict[str, str]:
     Ours and SGLang say ``model:name``; vLLM says whatever it was started with, and then that is the name.
     """
     return _adapter_ids(orjson.loads(body)["data"], model_id)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _adapter_ids(entries: list[dict[str, Any]], model_id: str) -> dict[str, str]:

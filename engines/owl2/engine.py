@@ -46,6 +46,7 @@ from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.processor import MPLUGOwl2Processor
 from engines.owl2.prompts import render
 from engines.owl2.runner import Owl2Runner, PreparedRequest, Row, kv_shape
+from engines.revision import revision_of
 from engines.runtime.batching import ContinuousBatch
 from engines.runtime.devices import resolve_device, resolve_dtype, size_batch
 from engines.runtime.picture_stage import PictureStage
@@ -216,15 +217,16 @@ class Owl2Engine:
         _check_fit(model.config, processor)
         eos = model.generation_config.eos_token_id
         eos_token_ids = {processor.tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])}
+        dtype = f"{model.dtype}/{self._options.quantization}/{model.config._attn_implementation}"
         info = EngineInfo(
             name="owl2",
             model="mplug-owl2",
             variant=read_variant(folder),
             context_tokens=model.config.max_position_embeddings,
             max_images=max_images_for(model.config),
+            revision=revision_of([("", str(folder))], f"{dtype}/{_PREPROCESS_VERSION}"),
         )
         log.info("loaded %s (%s) on %s as %s", info.model_id, folder, model.device, model.dtype)
-        dtype = f"{model.dtype}/{self._options.quantization}/{model.config._attn_implementation}"
         scope = CacheScope("", str(folder), dtype=dtype, preprocess=_PREPROCESS_VERSION)
         return LoadedCheckpoint(model, processor, frozenset(eos_token_ids), info, scope)
 

@@ -633,7 +633,7 @@ def test_an_error_event_raises_what_it_carries():
 
 @pytest.mark.parametrize("variant", ["full", "pocket", "random-tiny", "echo"])
 def test_an_engine_describes_itself_over_the_wire(variant):
-    info = EngineInfo("owl2", "mplug-owl2", variant, context_tokens=2048, max_images=4)
+    info = EngineInfo("owl2", "mplug-owl2", variant, context_tokens=2048, max_images=4, revision="0a1b")
 
     assert models.from_models(models.to_models(info, created=0)) == info
 
@@ -644,6 +644,13 @@ def test_a_foreign_server_is_the_full_model_with_the_context_it_tells():
     info = models.from_models(answer, "zai-org/GLM-4.6V-Flash")
 
     assert (info.model_id, info.variant, info.context_tokens) == ("zai-org/GLM-4.6V-Flash", "full", 4096)
+
+
+@pytest.mark.parametrize(("root", "revision"), [("/models/glm-2", "/models/glm-2"), (None, ""), (7, "")])
+def test_what_a_foreign_server_loaded_is_its_revision(root, revision):
+    answer = orjson.dumps({"data": [{"id": "m", "root": root}]})
+
+    assert models.from_models(answer, "m").revision == revision
 
 
 @pytest.mark.parametrize(
