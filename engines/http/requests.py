@@ -32,11 +32,19 @@ from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
 
 MAX_TOP_LOGPROBS: Final = 20
 STOP_WITH_SCHEMA: Final = "'stop' cannot be combined with 'response_format': a stop string could cut the JSON in half."
+
+
+def _as_whole(value: object) -> object:
+    """Take 5.0 for 5, as JSON Schema does: some languages have one kind of number and write all with a point."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 # Knobs that the public endpoints and the engines' take alike. Larger numbers can be read from JSON but not be written.
-Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Whole = Annotated[int, BeforeValidator(_as_whole)]
+Seed = Annotated[Whole, Field(ge=-(2**63), le=2**63 - 1)]
+Tokens = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
-TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
+TopLogprobs = Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 # What a server may not know and an answer does not depend on.
 OPTIONAL_FIELDS: Final = ("stream_options", "user", "cache_salt")
 # Two spellings of one switch: vLLM's and SGLang's, and that of Z.ai, who host the model. A server needs one of them.
@@ -134,7 +142,7 @@ class _ChatBody(_Model):
     stream_options: _StreamOptions | None = None
     chat_template_kwargs: _TemplateKwargs | None = None
     # Declared only to be refused: an answer that silently ignores them would be a wrong one.
-    n: int | None = None
+    n: Whole | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     logit_bias: dict[str, Any] | None = None

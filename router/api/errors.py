@@ -25,15 +25,6 @@ from router.dispatch import to_router_error
 from router.errors import EngineFailedError, RouterError
 
 _CLIENT_CLOSED = 499
-# Bodies are validated as Python objects; who sent JSON is told of JSON.
-_OBJECT = "Input should be an object"
-_JSON_WORDS = {
-    "model_type": _OBJECT,
-    "model_attributes_type": _OBJECT,
-    "dict_type": _OBJECT,
-    "list_type": "Input should be a valid array",
-}
-
 log = logging.getLogger(__name__)
 
 
@@ -126,12 +117,9 @@ def to_invalid(error: ValidationError | RequestValidationError) -> RouterError:
     # Of a field that may be several things, pydantic says what is wrong with each; the deepest place says most.
     first = max((each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]), key=lambda each: len(each["loc"]))
     path = _to_path(first["loc"])
-    if first["type"] == "json_invalid":
-        return RouterError(
-            texts.INVALID_JSON.fill(why=first.get("ctx", {}).get("error", first["msg"])), code="invalid_json"
-        )
     is_missing = first["type"] == "missing"
-    says = _JSON_WORDS.get(first["type"], first["msg"])
+    says = texts.SHAPES.get(first["type"])
+    says = says.fill(**first.get("ctx", {})) if says else Text.same(first["msg"])
     said = texts.MISSING_PARAMETER if is_missing else texts.INVALID_PARAMETER
     return RouterError(
         said.fill(param=path, says=says),

@@ -72,9 +72,7 @@ def to_responses_format(request: ResponsesRequest) -> tuple[OutputFormat | None,
     wanted, param = request.text.format if request.text else None, "text.format"
     schema = None
     if wanted is not None and wanted.json_schema is not None:
-        schema = JsonSchemaFormat(
-            name=wanted.name, schema=wanted.json_schema, description=wanted.description, strict=wanted.strict
-        )
+        schema = JsonSchemaFormat.model_validate(wanted.model_dump(by_alias=True))
     if wanted is not None and wanted.type == "json_schema" and schema is None:
         raise _missing("text.format.schema")
     return _to_format(wanted.type if wanted else "text", schema, request.hybrid, param)

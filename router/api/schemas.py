@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticUseDefault
 
-from engines.http.requests import Seed, Temperature, Tokens, TopLogprobs
+from engines.http.requests import Seed, Temperature, Tokens, TopLogprobs, Whole
 from router.api import texts
 from router.call import DraftAs
 from router.errors import BadRequestError
@@ -34,9 +34,13 @@ Items = Annotated[list[Item], Field(fail_fast=True)]
 
 
 class WireModel(BaseModel):
-    """Base of request shapes: unknown fields are ignored, as OpenAI clients expect."""
+    """Base of request shapes: unknown fields are ignored, as OpenAI clients expect.
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    Strict: `true` is no number, "5" neither, and "yes" is no boolean. A guess at what was meant would answer another
+    question than the caller's.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
 class Hybrid(WireModel):
@@ -45,7 +49,7 @@ class Hybrid(WireModel):
     A key that is not one of them is refused: no other client writes into this object, so it can only be a slip.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid")
 
     route: Annotated[Literal["auto", "fast", "deep"], NullAsDefault] = Field("auto", description="override the policy")
     merge: Literal["deep", "compose", "fields"] | None = Field(
@@ -174,13 +178,13 @@ class Reasoning(WireModel):
 
     effort: ReasoningEffort | None = None
     enabled: bool | None = None
-    max_tokens: int | None = None
+    max_tokens: Whole | None = None
 
 
 class Sampling(WireModel):
     """Knobs that both OpenAI endpoints share; `other_fields` says which others are refused."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     temperature: Temperature | None = None
     top_p: float | None = Field(None, ge=0, le=1, description="0 is greedy")
@@ -243,7 +247,7 @@ class ChatRequest(Sampling):
     messages: Items[ChatMessage] = Field(min_length=1)
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    n: int | None = 1
+    n: Whole | None = 1
     stop: str | Items[str] | None = None
     logprobs: bool | None = None
     response_format: ResponseFormat | None = None
@@ -334,7 +338,7 @@ class ResponsesRequest(Sampling):
     previous_response_id: str | None = Field(None, max_length=MAX_NAME)
     conversation: Any = None
     text: TextOptions | None = None
-    max_tool_calls: int | None = None
+    max_tool_calls: Whole | None = None
     prompt_cache_key: str | None = Field(None, max_length=MAX_NAME)
     safety_identifier: str | None = Field(None, max_length=MAX_NAME)
     user: str | None = Field(None, max_length=MAX_NAME)

@@ -163,6 +163,28 @@ NO_TOOL_CALLS: Final = Text(
 )
 NO_ANSWER: Final = Text("no engine gave an answer", "没有引擎给出回答")
 INVALID_PARAMETER: Final = Text("Invalid '{param}': {says}.", "参数 '{param}' 无效：{says}。")
+# By pydantic's name of what is wrong. Bodies are validated as Python objects; who sent JSON is told of JSON.
+SHAPES: Final[dict[str, Text]] = {
+    **dict.fromkeys(
+        ("model_type", "model_attributes_type", "dict_type"), Text("Input should be an object", "值必须是对象")
+    ),
+    **dict.fromkeys(
+        ("int_type", "int_from_float", "int_parsing"), Text("Input should be a valid integer", "值必须是整数")
+    ),
+    "list_type": Text("Input should be a valid array", "值必须是数组"),
+    "string_type": Text("Input should be a valid string", "值必须是字符串"),
+    "float_type": Text("Input should be a valid number", "值必须是数字"),
+    "bool_type": Text("Input should be a valid boolean", "值必须是布尔值（true 或 false）"),
+    "literal_error": Text("Input should be {expected}", "值必须是 {expected}"),
+    "greater_than_equal": Text("Input should be greater than or equal to {ge}", "值不得小于 {ge}"),
+    "less_than_equal": Text("Input should be less than or equal to {le}", "值不得大于 {le}"),
+    "string_too_short": Text(
+        "String should have at least {min_length} characters", "字符串不得少于 {min_length} 个字符"
+    ),
+    "string_too_long": Text("String should have at most {max_length} characters", "字符串不得超过 {max_length} 个字符"),
+    "too_short": Text("Array should have at least {min_length} items", "数组不得少于 {min_length} 项"),
+    "too_long": Text("Array should have at most {max_length} items", "数组不得超过 {max_length} 项"),
+}
 NO_PATH: Final = Text("There is no {path} here; see /docs.", "没有 {path} 这个地址；请查看 /docs。")
 NO_METHOD: Final = Text("{method} is not allowed on {path}; see /docs.", "{path} 不支持 {method} 方法；请查看 /docs。")
 TOO_LARGE: Final = Text("The request body is too large.", "请求体过大。")

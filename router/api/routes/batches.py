@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
+from engines.http.requests import Whole
 from router.api import texts
 from router.api.checks import webhook_url_of
 from router.api.errors import json_response, wants_chinese
@@ -32,7 +33,7 @@ class OutputExpiresAfter(WireModel):
     """How long the files of a batch are kept."""
 
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=MIN_TTL_S, le=MAX_TTL_S)
+    seconds: Whole = Field(ge=MIN_TTL_S, le=MAX_TTL_S)
 
 
 class BatchCreate(WireModel):
