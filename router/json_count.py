@@ -7,8 +7,9 @@ same 8 MB of one picture take milliseconds. So bytes alone are no bound.
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Final
+from typing import Any, Final
 
 from router import texts
 from router.errors import BadRequestError
@@ -17,12 +18,14 @@ from router.errors import BadRequestError
 _COMMAS_PER_ITEM: Final = 8
 # A text has at most a name and a value for each comma or bracket, and then one.
 _STRINGS_PER_COMMA: Final = 2
+_MAX_SHOWN: Final = 64
+_NESTED: Final = (dict, list)
 # To the end of a string, or of the piece; a backslash at the end of a piece is left over.
 _REST_OF_STRING: Final = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
 
 
 class JsonCounter:
-    """Counts objects, lists, commas and strings.
+    """Counts objects, lists, commas, colons and strings.
 
     Args:
         max_items: objects and lists that are accepted.
@@ -32,7 +35,7 @@ class JsonCounter:
         self._max_items = max_items
         self._max_commas = max_items * _COMMAS_PER_ITEM
         self._max_strings = (self._max_commas + max_items) * _STRINGS_PER_COMMA
-        self._items = self._commas = self._strings = 0
+        self._items = self._commas = self._strings = self._members = 0
         self._is_in_string = False
         self._skips_first = False
 
@@ -51,12 +54,32 @@ class JsonCounter:
             end = len(piece) if quote < 0 else quote
             self._items += piece.count(b"{", at, end) + piece.count(b"[", at, end)
             self._commas += piece.count(b",", at, end)
+            self._members += piece.count(b":", at, end)
             if quote >= 0:
                 self._strings += 1
                 self._is_in_string = True
             if self._items > self._max_items or self._commas > self._max_commas or self._strings > self._max_strings:
                 raise _too_many(self._max_items, self._max_commas)
             at = end + 1
+
+    def check_names(self, text: bytes, content: object) -> None:
+        """Refuse an object that has a name twice: a parser keeps the last one only, and a picture may be in the first.
+
+        Objects that lost no member have as many as there were colons, so that only what is refused is parsed again.
+
+        Args:
+            text: all that was counted.
+            content: what a parser made of it.
+
+        Raises:
+            BadRequestError: naming the first name that comes twice.
+        """
+        if _num_members(content) == self._members:
+            return
+        name = find_repeated_name(text)
+        if name is not None:
+            name = name[:_MAX_SHOWN]
+            raise BadRequestError(texts.REPEATED_NAME.fill(name=name), code="repeated_name", param=name)
 
     def _pass_string(self, piece: bytes, at: int) -> int:
         """Return where what comes behind the string begins, or the end of the piece."""
@@ -76,6 +99,44 @@ class JsonCounter:
             return len(piece)
         self._is_in_string = False
         return end + 1
+
+
+def find_repeated_name(text: bytes | str) -> str | None:
+    """Return the first name that an object has twice.
+
+    Args:
+        text: valid JSON.
+    """
+    try:
+        json.loads(text, object_pairs_hook=_with_names_once)
+    except _RepeatedNameError as error:
+        return str(error)
+    return None
+
+
+class _RepeatedNameError(ValueError):
+    """An object has a name twice."""
+
+
+def _with_names_once(members: list[tuple[str, Any]]) -> None:
+    names: set[str] = set()
+    for name, _ in members:
+        if name in names:
+            raise _RepeatedNameError(name)
+        names.add(name)
+
+
+def _num_members(content: object) -> int:
+    """Count the members of all objects."""
+    found, left = 0, [content]
+    while left:
+        node = left.pop()
+        if isinstance(node, dict):
+            found += len(node)
+            left += [each for each in node.values() if isinstance(each, _NESTED)]
+        elif isinstance(node, list):
+            left += [each for each in node if isinstance(each, _NESTED)]
+    return found
 
 
 def _too_many(max_items: int, max_commas: int) -> BadRequestError:

@@ -70,6 +70,10 @@ BODY_TIMEOUT: Final = Text(
     "{body_timeout_s:g} s.",
     "请求体未按时到达：每秒至少 {num_kb} KB，停顿不超过 {body_timeout_s:g} 秒。",
 )
+REPEATED_NAME: Final = Text(
+    "'{name}' is there twice in one object, and only one of them could count; send it once.",
+    "同一个对象中出现了两个 '{name}'，只能有一个生效；请只发送一个。",
+)
 TOO_MANY_PARTS: Final = Text(
     "The request has too many parts: at most {max_items} objects and lists and {max_commas} values are accepted.",
     "请求的内容项过多：最多 {max_items} 个对象和数组、{max_commas} 个值。",

@@ -12,7 +12,6 @@ import json
 from typing import TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
 from pydantic_core import from_json
 
 from router.api import texts
@@ -58,8 +57,11 @@ def owner(request: Request, scope: Scope) -> str:
     return caller_of(request, scope).owner
 
 
-async def read_body(request: Request) -> bytes:
+async def _read_body(request: Request) -> tuple[bytes, JsonCounter]:
     """Read a whole JSON body, whatever its content type says: older clients send JSON without declaring it.
+
+    Returns:
+        The body, and what it was counted by.
 
     Raises:
         BodyTooLargeError: as soon as it is over the limit.
@@ -86,7 +88,7 @@ async def read_body(request: Request) -> bytes:
         counter.feed(chunk)
         await share.hold(body.tell() + len(chunk))
         body.write(chunk)
-    return _to_utf8(body.getvalue())
+    return _to_utf8(body.getvalue()), counter
 
 
 def _to_utf8(body: bytes) -> bytes:
@@ -110,28 +112,32 @@ def _not_utf8(what: str | None = None) -> BadRequestError:
     )
 
 
-async def parse(request: Request, model: type[Model]) -> Model:
+async def parse(request: Request, model: type[Model], if_empty: bytes = b"") -> Model:
     """Read and validate the body.
 
+    Args:
+        request: whose body it is.
+        model: its shape.
+        if_empty: what an empty body stands for.
+
     Raises:
-        pydantic.ValidationError: if it is not JSON or not of the shape.
+        pydantic.ValidationError: if it is not of the shape.
         BodyTooLargeError: if it is over the limit.
-        BadRequestError: if it has too many parts.
+        BadRequestError: if it is not JSON, has too many parts, or an object in it has a name twice.
     """
-    body = await read_body(request)
+    body, counter = await _read_body(request)
     if "idempotency-key" in request.headers:
         request.state.body = body  # compared, byte for byte, with what the key came with
     try:
-        content = from_json(body)
-    except ValueError:
+        content = from_json(body or if_empty, allow_inf_nan=False)
+    except ValueError as error:
         try:
-            return model.model_validate_json(body)  # says as a field's error what is wrong, and where
-        except ValidationError:
-            try:
-                body.decode()
-            except UnicodeDecodeError:
-                raise _not_utf8() from None
-            raise
+            body.decode()
+        except UnicodeDecodeError:
+            raise _not_utf8() from None
+        raise BadRequestError(texts.INVALID_JSON.fill(why=error), code="invalid_json") from None
+    if body:
+        counter.check_names(body, content)
     # In two steps: in one, what is looked at before it is validated is copied whole, and pictures are what is large.
     validated = model.model_validate(content)
     await asyncio.sleep(0)  # thousands of turns take 50 ms to read: others have their turn before the next step

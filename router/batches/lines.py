@@ -199,12 +199,12 @@ def parse_line(data: bytes | None, endpoint: str, limits: LineLimits) -> Parsed:
     if data is None:
         size = limits.max_bytes
         return _refused(None, "line_too_large", texts.LINE_TOO_LONG.fill(size=size))
+    counter = JsonCounter(limits.max_items)
     try:
-        JsonCounter(limits.max_items).feed(data)
+        counter.feed(data)
+        entry = orjson.loads(data)
     except BadRequestError as error:
         return _refused(None, error.code, error.text)
-    try:
-        entry = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         return _refused(None, "invalid_json_line", texts.NOT_JSON.fill(error=error))
     if not isinstance(entry, dict):
@@ -217,6 +217,10 @@ def parse_line(data: bytes | None, endpoint: str, limits: LineLimits) -> Parsed:
             texts.CUSTOM_ID.fill(max_custom_id=MAX_CUSTOM_ID),
             "custom_id",
         )
+    try:
+        counter.check_names(data, entry)
+    except BadRequestError as error:
+        return _refused(custom_id, error.code, error.text, error.param)
     if entry.get("method") != "POST":
         return _refused(custom_id, "invalid_method", texts.METHOD, "method")
     if entry.get("url") != endpoint:

@@ -23,6 +23,7 @@ from router.cli.common import Language
 from router.cli.pictures import PictureError, is_url, to_image_url
 from router.cli.text_files import STDIN, TextFileError, read_text_file, split_lines
 from router.cli.texts import say
+from router.json_count import find_repeated_name
 from router.questions import is_empty
 
 CHAT, RESPONSES = ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
@@ -173,6 +174,9 @@ def _read_json_lines(text: str, file: str, language: Language) -> Iterator[_Row]
             raise RowError(say("batch.row.json", language, why=error, **where)) from None
         if not isinstance(row, dict):
             raise RowError(say("batch.row", language, **where))
+        twice = find_repeated_name(line)
+        if twice is not None:
+            raise RowError(say("batch.row.key.twice", language, name=_short(twice), **where))
         unknown = [key for key in row if key not in KEYS]
         if unknown:
             names = {"names": ", ".join(map(_short, unknown)), "keys": ", ".join(KEYS)}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import BadRequestError
-from router.json_count import JsonCounter
+from router.json_count import JsonCounter, find_repeated_name
 
 
 def pieces(data: bytes, size: int) -> list[bytes]:
@@ -88,3 +88,51 @@ def test_what_a_text_holds_is_not_counted(text: str) -> None:
     data = orjson.dumps({"messages": [{"role": "user", "content": text}]})
     for size in (1, 7, 1 << 20):
         assert is_accepted(data, 3, size)
+
+
+def counted(text: bytes, size: int = 1 << 16) -> JsonCounter:
+    counter = JsonCounter(100)
+    for piece in pieces(text, size):
+        counter.feed(piece)
+    return counter
+
+
+@given(value=VALUES, size=st.integers(1, 9))
+def test_objects_that_lost_no_member_pass(value: Any, size: int) -> None:
+    text = orjson.dumps([value])
+
+    counted(text, size).check_names(text, orjson.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (b'{"a": 1, "a": 1}', "a"),
+        (b'{"model": "m", "messages": [{"content": "x:y", "content": ["z"]}]}', "content"),
+        (b'[[{"b": {"c": 1, "d": 2, "c": {}}}]]', "c"),
+        (rb'{"a": 1, "\u0061": 2}', "a"),
+        (rb'{"x\"": 1, "x\"": ":"}', 'x"'),
+        ('{"图": 1, "图": 2}'.encode(), "图"),
+        (b'{"": 1, "": 2}', ""),
+        (b'{"a": {"a": 1}, "b": {"a": 1}}', None),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1 << 16])
+def test_a_name_that_an_object_has_twice_is_found(text: bytes, name: str | None, size: int) -> None:
+    counter = counted(text, size)
+    content = orjson.loads(text)
+
+    assert find_repeated_name(text) == name
+    if name is None:
+        counter.check_names(text, content)
+    else:
+        with pytest.raises(BadRequestError) as caught:
+            counter.check_names(text, content)
+        assert (caught.value.code, caught.value.param) == ("repeated_name", name)
+
+
+def test_a_body_without_repeated_names_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = orjson.dumps({"messages": [{"role": "user", "content": "a:b" * 10}] * 20})
+    monkeypatch.setattr("router.json_count.find_repeated_name", lambda text: pytest.fail("parsed again"))
+
+    counted(text).check_names(text, orjson.loads(text))

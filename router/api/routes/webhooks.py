@@ -17,7 +17,7 @@ from engines.json_text import dump_line
 from router.api import texts
 from router.api.checks import check_webhook_url
 from router.api.errors import json_response, wants_chinese
-from router.api.intake import owner, parse, read_body, services_of
+from router.api.intake import owner, parse, services_of
 from router.api.paging import Limit, to_page
 from router.api.schemas import Items, WireModel
 from router.errors import BadRequestError, NotFoundError
@@ -287,7 +287,7 @@ def _to_request_secret(services: Services, secret: str) -> Json:
 
 async def _read_overlap(request: Request) -> bool:
     # Every field may be left out, and then the whole body is.
-    body = SecretRotate.model_validate_json(await read_body(request) or b"{}")
+    body = await parse(request, SecretRotate, if_empty=b"{}")
     return body.keep_old_secret_active_for_24_hours
 
 

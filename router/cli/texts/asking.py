@@ -124,6 +124,10 @@ TEXTS: Final[dict[str, Text]] = {
         "{file}, line {number}: unknown keys: {names} (known: {keys})",
         "{file}，第 {number} 行：未知的键：{names}（可用：{keys}）",
     ),
+    "batch.row.key.twice": Text(
+        "{file}, line {number}: '{name}' is there twice in one object; write it once",
+        "{file}，第 {number} 行：同一个对象中出现了两个 '{name}'；请只写一个",
+    ),
     "batch.row.both": Text(
         '{file}, line {number}: has "image" and "images"; put all pictures into "images"',
         '{file}，第 {number} 行：同时有 "image" 和 "images"；请把全部图片写入 "images"',

@@ -107,3 +107,9 @@ def test_the_refusal_names_the_field_and_its_type(
         error = response.json()["error"]
         assert (response.status_code, error["code"], error["param"]) == (400, "invalid_value", param)
         assert word in error["message"]
+
+
+def test_a_number_that_json_does_not_have_is_no_json(http: httpx.Client) -> None:
+    body = b'{"model": "glowl", "messages": [{"role": "user", "content": "hi"}], "x": NaN}'
+
+    assert http.post("/v1/chat/completions", content=body).json()["error"]["code"] == "invalid_json"

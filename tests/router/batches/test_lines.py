@@ -103,3 +103,17 @@ def test_what_is_wrong_with_a_line_is_named_in_both_languages(
     assert (parsed.problem.code, parsed.problem.param) == (code, param)
     assert parsed.problem.text.en.isascii()
     assert not parsed.problem.text.zh.isascii()
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [('"method": "POST"', "method"), ('"more": {"content": 1, "x": 2, "content": 3}', "content")],
+)
+def test_a_line_with_a_name_twice_is_refused_under_its_own_id(more: str, name: str) -> None:
+    line = f'{{"custom_id": "a", "method": "POST", "url": "{CHAT}", "body": {{"model": "m"}}, {more}}}'
+
+    parsed = parse_line(line.encode(), CHAT, LineLimits(MAX_LINE, 10))
+
+    assert (parsed.custom_id, parsed.body) == ("a", None)
+    assert parsed.problem is not None
+    assert (parsed.problem.code, parsed.problem.param) == ("repeated_name", name)

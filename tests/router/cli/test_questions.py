@@ -156,6 +156,7 @@ def test_a_json_row_that_would_be_answered_otherwise_is_refused(folder, row, sai
         ('{\n"question": "What?"\n}', "line 1: not valid JSON"),
         ('{"question": "a"}\n{"question": "b"', "line 2: not valid JSON"),
         ('{"question": "a"}\n{"question": "\\ud800"}', "line 2: not valid JSON"),
+        ('{"question": "a", "image": "1.png", "image": "2.png"}', "line 1: 'image' is there twice"),
         ('{"question": "a"}\n"b"', "line 2"),
         ('{"question": "a"}\n{"custom_id": "x", "body": {}}', "unknown keys: custom_id, body"),
     ],
