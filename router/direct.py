@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from engines.base import Delta, EngineError, EngineUnavailableError
+from router import texts
 from router.call import Call
 from router.errors import QueueUnavailableError
 from router.health import EngineMonitor
@@ -29,11 +30,6 @@ FAST_UNIT: Final = "fast"
 _KEEP_PATIENCE_S = 5.0
 _REDIS_RETRY_S = 0.2
 _MAX_BEAT_S = 1.0
-
-NOT_STORED = (
-    "the answer could not be stored, because redis does not answer: it cannot be read again",
-    "redis 没有响应，未能保存该回答：之后无法再读取",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +233,9 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
 
 def _not_stored(job: Job) -> Job:
     """Say of an ended answer that redis could not keep it."""
-    english, chinese = NOT_STORED
-    final = job.final
+    note, final = texts.NOT_STORED, job.final
     if final is not None:
-        noted = {"degraded": (*final.degraded, english), "degraded_zh": (*final.degraded_zh, chinese)}
-        final = replace(final, **noted)  # type: ignore[arg-type]
+        final = replace(final, degraded=(*final.degraded, note.en), degraded_zh=(*final.degraded_zh, note.zh))
     return replace(job, spec=replace(job.spec, is_stored=False), final=final)
 
 

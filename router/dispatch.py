@@ -28,11 +28,11 @@ from engines.base import (
 )
 from policies.decision import EngineHealth, Health
 from router import texts
-from router.answers.groups import no_draft, no_fields, with_degraded
+from router.answers.groups import with_degraded
 from router.answers.usable import is_blank
 from router.begun import as_begun
 from router.call import Call, pictures_first, to_stored_messages
-from router.direct import FAST_UNIT, NOT_STORED, DirectAnswer, DirectStream, Keeping, as_accepted
+from router.direct import FAST_UNIT, DirectAnswer, DirectStream, Keeping, as_accepted
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.events import EventHub
@@ -228,9 +228,10 @@ class Dispatcher:
         spec = self._to_spec(call, routed, branches)
         glm = infos.get("glm")
         if glm is not None and not has_glm and wants_glm(call, health):
-            spec = with_degraded(spec, [no_draft(glm.model_id, glm.max_images, len(call.images))])
+            note = texts.NO_DRAFT.fill(model=glm.model_id, most=glm.max_images, number=len(call.images))
+            spec = with_degraded(spec, [note])
         if call.strategy == "fields" and branches[-1].pictures:
-            spec = with_degraded(spec, [no_fields()])
+            spec = with_degraded(spec, [texts.NO_FIELDS])
         draft = self._begin_draft(call, spec)
         epoch: int | None = None
         try:
@@ -301,7 +302,7 @@ class Dispatcher:
                 await deltas.aclose()
                 raise
             log.warning("%s cannot be stored: %s", spec.id, unavailable.message)
-            spec = with_degraded(replace(spec, is_stored=False), [NOT_STORED])
+            spec = with_degraded(replace(spec, is_stored=False), [texts.NOT_STORED])
             epoch, is_kept = None, False
         except BaseException:
             if begun is not None:
@@ -418,7 +419,7 @@ class Dispatcher:
             | ({"fetch": round(call.fetch_ms, 3)} if call.fetch_ms is not None and call.images else {}),
         )
         notes = call.output_format.degraded if call.output_format is not None else []
-        return with_degraded(spec, [(note.en, note.zh) for note in notes]) if notes else spec
+        return with_degraded(spec, notes) if notes else spec
 
 
 def _to_request(call: Call, spec: JobSpec, plan: BranchPlan) -> GenerationRequest:
@@ -455,16 +456,15 @@ def _with_failure(routed: Routed, error: EngineError) -> Routed:
     """Say of a GLM that answered, but not with an answer, what it did: the policy knows only up and down."""
     if isinstance(error, EngineUnavailableError):
         return routed
-    said, said_zh = "gave no answer that can be read", "没有给出可读的回答"
-    if isinstance(error, EngineTimeoutError):
-        said, said_zh = "did not answer in time", "未能及时作答"
+    is_late = isinstance(error, EngineTimeoutError)
+    said = texts.GLM_LATE if is_late else texts.GLM_UNREADABLE
     decision = routed.decision
     return replace(
         routed,
         decision=replace(
             decision,
-            degraded=tuple(note.replace("glm is down", f"glm {said}") for note in decision.degraded),
-            degraded_zh=tuple(note.replace("glm 不可用", f"glm {said_zh}") for note in decision.degraded_zh),
+            degraded=tuple(note.replace(texts.GLM_DOWN.en, said.en) for note in decision.degraded),
+            degraded_zh=tuple(note.replace(texts.GLM_DOWN.zh, said.zh) for note in decision.degraded_zh),
         ),
     )
 

@@ -16,6 +16,7 @@ from policies.decide import decide
 from policies.decision import Decision, Health, Route
 from policies.features import Features, Question, measure
 from policies.rules import Rules
+from router import texts
 from router.answers import groups
 from router.call import Call
 from router.jobs.job import BranchPlan
@@ -92,8 +93,8 @@ def _with_thinking(decision: Decision, wish: bool | None) -> Decision:
         return decision
     return replace(
         decision,
-        degraded=(*decision.degraded, "no engine thinks before it answers on this route, though that was asked for"),
-        degraded_zh=(*decision.degraded_zh, "该路径上没有引擎会先思考再回答，尽管请求了思考"),
+        degraded=(*decision.degraded, texts.NO_THINKING.en),
+        degraded_zh=(*decision.degraded_zh, texts.NO_THINKING.zh),
     )
 
 

@@ -218,3 +218,26 @@ PATTERN_NOT_KEPT: Final = Text(
     "无法保证 JSON Schema 中 {place} 的 'pattern'，只保证其 'format'",
 )
 TOP: Final = Text("the top", "顶层")
+
+# Notes: what of an answer is not as it was asked for.
+
+NOT_STORED: Final = Text(
+    "the answer could not be stored, because redis does not answer: it cannot be read again",
+    "redis 没有响应，未能保存该回答：之后无法再读取",
+)
+NO_THINKING: Final = Text(
+    "no engine thinks before it answers on this route, though that was asked for",
+    "该路径上没有引擎会先思考再回答，尽管请求了思考",
+)
+# What the policy says of an engine that is down; of one that answers, but not with an answer, it is not true.
+GLM_DOWN: Final = Text("glm is down", "glm 不可用")
+GLM_LATE: Final = Text("glm did not answer in time", "glm 未能及时作答")
+GLM_UNREADABLE: Final = Text("glm gave no answer that can be read", "glm 没有给出可读的回答")
+NO_FIELDS: Final = Text(
+    "what is found in groups of pictures has no fields to compare: glm writes the JSON from it",
+    "分组分析的结果没有可逐项比较的字段：由 glm 据此写出 JSON",
+)
+NO_DRAFT: Final = Text(
+    "there is no draft: {model} takes at most {most} pictures, and {number} were sent",
+    "没有草稿：{model} 最多接受 {most} 张图片，而发送了 {number} 张",
+)

@@ -15,8 +15,10 @@ from itertools import groupby, pairwise
 from typing import Any, Final
 
 from engines.base import SamplingParams
+from policies.text import Language, Text
+from router.answers import texts
 from router.answers.agreement import Agreement
-from router.answers.merge import ComposeRequest
+from router.answers.merge import ComposeRequest, message_of, named_language
 from router.jobs.job import BranchPlan, ErrorRecord, FinalAnswer, Job, JobSpec, Unit, UnitResult, add_usage
 
 Span = tuple[int, int]
@@ -29,26 +31,6 @@ _LEAST_FINDING_TOKENS: Final = 32
 _MOST_FINDING_TOKENS: Final = 512
 # What an engine accepts that was never up to say so: as many as the published mPLUG-Owl2.
 _UNKNOWN_MAX_IMAGES: Final = 4
-
-_GROUP_EN: Final = (
-    "\n\nYou see {named} of {total} here, in this order; the others are looked at separately. Say what you find in "
-    "these for the question above, picture by picture and by these numbers, and nothing about pictures that you do not "
-    "see."
-)
-_GROUP_ZH: Final = (
-    "\n\n一共有 {total} 张图片，这里依次给出{named}，其余的另行分析。请按编号逐张说明其中与上述问题有关的内容，"
-    "不要涉及没有看到的图片。"
-)
-_REDUCE_EN: Final = (
-    "A question about {total} pictures was looked into in groups of pictures. What was found, in their order:\n\n"
-    "{findings}\n\nQuestion: {question}\n\n"
-    "Answer the question about all the pictures together from what was found, in {language}: directly, and without "
-    "mentioning groups or findings."
-)
-_REDUCE_ZH: Final = (
-    "针对一个关于 {total} 张图片的问题，已分组分析。按图片顺序，分析结果如下（可能是英文）：\n\n{findings}\n\n"
-    "问题：{question}\n\n请根据这些结果，用中文直接回答针对全部图片的问题，不要提到分组或分析结果。"
-)
 
 
 def split(num_pictures: int, most: int) -> tuple[Span, ...]:
@@ -92,9 +74,8 @@ def shown_to(spec: JobSpec, branch: BranchPlan) -> list[StoredMessage]:
     """
     if branch.pictures is None:
         return spec.messages
-    *earlier, last = _show(spec.messages, branch.pictures, spec.language)
-    template = _GROUP_ZH if spec.language == "zh" else _GROUP_EN
-    told = template.format(named=_named(branch.pictures, spec.language), total=num_pictures(spec))
+    *earlier, last = _show(spec.messages, branch.pictures, _in(spec))
+    told = texts.GROUP.fill(named=_named(branch.pictures), total=num_pictures(spec)).of(_in(spec))
     parts = last["parts"]
     if [kind for kind, _ in groupby(part["type"] for part in parts)] == ["text", "image"]:
         # The engine moves pictures to the front only where nothing follows them, and now these words do.
@@ -183,7 +164,7 @@ def wants_reduce(job: Job) -> bool:
 
 def without_pictures(spec: JobSpec) -> list[StoredMessage]:
     """Return the conversation for an engine that takes fewer pictures than it has."""
-    return _show(spec.messages, None, spec.language)
+    return _show(spec.messages, None, _in(spec))
 
 
 def reduce_messages(job: Job, most_chars: int | None = None) -> list[StoredMessage]:
@@ -199,12 +180,13 @@ def reduce_messages(job: Job, most_chars: int | None = None) -> list[StoredMessa
 
 def reduce_prompt(job: Job, most_chars: int | None = None) -> str:
     """Return the request for one answer from what was found, in the language of the question."""
-    return (_REDUCE_ZH if job.spec.language == "zh" else _REDUCE_EN).format(
+    said = texts.REDUCE.fill(
         total=num_pictures(job.spec),
         findings="\n\n".join(_findings(job, most_chars)),
         question=job.spec.question,
-        language="English" if job.spec.language == "en" else "the language of the question",
+        language=named_language(job.spec.language),
     )
+    return said.of(_in(job.spec))
 
 
 def reduced(folded: Job, engine: str, result: UnitResult) -> Job:
@@ -220,30 +202,19 @@ def reduced(folded: Job, engine: str, result: UnitResult) -> Job:
     )
 
 
-def with_degraded(spec: JobSpec, sentences: Sequence[tuple[str, str]]) -> JobSpec:
-    """Add to what a job's decision says is degraded.
-
-    Args:
-        spec: of the job.
-        sentences: each in English and in Chinese.
-    """
+def with_degraded(spec: JobSpec, notes: Sequence[Text]) -> JobSpec:
+    """Add to what a job's decision says is degraded."""
     added = {
-        "degraded": [*spec.decision.get("degraded", ()), *(english for english, _ in sentences)],
-        "degraded_zh": [*spec.decision.get("degraded_zh", ()), *(chinese for _, chinese in sentences)],
+        "degraded": [*spec.decision.get("degraded", ()), *(note.en for note in notes)],
+        "degraded_zh": [*spec.decision.get("degraded_zh", ()), *(note.zh for note in notes)],
     }
     return replace(spec, decision={**spec.decision, **added})
 
 
-def not_reduced(folded: Job, engine: str, reason: str, *, is_last: bool) -> Job:
+def not_reduced(folded: Job, engine: str, reason: Text, *, is_last: bool) -> Job:
     """Say that an engine could not make one answer of the findings; after the last one, they are the answer."""
-    if is_last:
-        sentence = (
-            f"what was found in the groups of pictures could not be made into one answer by {engine}: {reason}",
-            f"{engine} 未能将各组图片的分析结果合成一个回答：{reason}",
-        )
-    else:
-        sentence = (f"the answers could not be composed by {engine}: {reason}", f"{engine} 未能写出最终回答：{reason}")
-    return replace(folded, spec=with_degraded(folded.spec, [sentence]))
+    note = (texts.NOT_REDUCED if is_last else texts.NOT_COMPOSED).fill(engine=engine, reason=reason)
+    return replace(folded, spec=with_degraded(folded.spec, [note]))
 
 
 def without_compose(folded: Job) -> Job:
@@ -265,22 +236,6 @@ def after_compose(final: FinalAnswer, fallback: FinalAnswer) -> FinalAnswer:
     missing = (sentence for sentence in fallback.degraded if sentence not in final.degraded)
     missing_zh = (sentence for sentence in fallback.degraded_zh if sentence not in final.degraded_zh)
     return replace(final, degraded=(*final.degraded, *missing), degraded_zh=(*final.degraded_zh, *missing_zh))
-
-
-def no_fields() -> tuple[str, str]:
-    """Say, in English and in Chinese, that the answers cannot be merged by field, though that was asked for."""
-    return (
-        "what is found in groups of pictures has no fields to compare: glm writes the JSON from it",
-        "分组分析的结果没有可逐项比较的字段：由 glm 据此写出 JSON",
-    )
-
-
-def no_draft(model: str, most: int, number: int) -> tuple[str, str]:
-    """Say, in English and in Chinese, that GLM takes too few pictures to give a first answer."""
-    return (
-        f"there is no draft: {model} takes at most {most} pictures, and {number} were sent",
-        f"没有草稿：{model} 最多接受 {most} 张图片，而发送了 {number} 张",
-    )
 
 
 def finished(job: Job, folded: Job, final: FinalAnswer) -> FinalAnswer:
@@ -305,7 +260,7 @@ def finished(job: Job, folded: Job, final: FinalAnswer) -> FinalAnswer:
         final = replace(final, agreement=None, agreement_basis=(), conflicts=())
     if job.spec.sampling.json_schema is not None:
         return final
-    notes = [_missing(group, job.spec.language) for group in failed_groups(job)]
+    notes = [_missing(group).of(_in(job.spec)) for group in failed_groups(job)]
     return replace(final, text="\n\n".join([final.text, *(note for note in notes if note not in final.text)]))
 
 
@@ -317,7 +272,7 @@ def to_states(job: Job) -> list[dict[str, Any]]:
     ]
 
 
-def _show(messages: Sequence[StoredMessage], pictures: Span | None, language: str) -> list[StoredMessage]:
+def _show(messages: Sequence[StoredMessage], pictures: Span | None, language: Language) -> list[StoredMessage]:
     """Return a conversation with the pictures of one group only, or none; notes stand for some of the others."""
     first, last = pictures or (0, -1)
     shown: list[StoredMessage] = []
@@ -337,7 +292,7 @@ def _show(messages: Sequence[StoredMessage], pictures: Span | None, language: st
             if not is_image or is_shown:
                 parts += [part for part, _ in members]
             elif wants_notes:
-                parts.append({"type": "text", "text": _left_out((members[0][1], members[-1][1]), language)})
+                parts.append({"type": "text", "text": _left_out((members[0][1], members[-1][1])).of(language)})
         shown.append({**message, "parts": parts})
     return shown
 
@@ -348,45 +303,47 @@ def _alternates(parts: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _findings(job: Job, most_chars: int | None = None) -> Iterator[str]:
-    language = job.spec.language
+    language = _in(job.spec)
     for group in groups_of(job.spec):
         answer = job.units[group.name].answer
         if answer is None:
-            yield _missing(group, language)
+            yield _missing(group).of(language)
             continue
         text = answer.text.strip()
         if most_chars is not None and len(text) > most_chars:
             text = text[:most_chars].rstrip() + "..."
-        named = _named(_span(group), language)
-        yield f"{named}：{text}" if language == "zh" else f"{named[0].upper()}{named[1:]}: {text}"
+        yield _capital(texts.FINDING.fill(named=_named(_span(group)), text=text)).of(language)
 
 
-def _failure(group: BranchPlan, job: Job) -> tuple[str, str]:
+def _failure(group: BranchPlan, job: Job) -> Text:
     result = job.units[group.name].result or UnitResult()
     error: ErrorRecord = result.error or {}
-    code, message = error.get("code", "unknown"), error.get("message", "unknown error")
-    return (
-        f"{_named(_span(group), 'en')} could not be analysed by {group.engine} ({code}): {message}",
-        f"{group.engine} 未能分析{_named(_span(group), 'zh')}（{code}）：{message}",
+    return texts.GROUP_FAILED.fill(
+        named=_named(_span(group)), engine=group.engine, code=error.get("code", "unknown"), message=message_of(error)
     )
 
 
-def _missing(group: BranchPlan, language: str) -> str:
-    named = _named(_span(group), language)
-    return f"{named}未能分析。" if language == "zh" else f"{named[0].upper()}{named[1:]} could not be analysed."
+def _missing(group: BranchPlan) -> Text:
+    return _capital(texts.GROUP_MISSING.fill(named=_named(_span(group))))
 
 
-def _left_out(span: Span, language: str) -> str:
-    named = _named(span, language)
-    if language == "zh":
-        return f"[{named}未在此处显示]"
-    return f"[{named} {'is' if span[0] == span[1] else 'are'} not shown here]"
+def _left_out(span: Span) -> Text:
+    text = texts.ONE_LEFT_OUT if span[0] == span[1] else texts.SOME_LEFT_OUT
+    return text.fill(named=_named(span))
 
 
-def _named(span: Span, language: str) -> str:
+def _named(span: Span) -> Text:
     first, last = span
-    numbers = str(first) if first == last else f"{first}-{last}"
-    return f"第 {numbers} 张图片" if language == "zh" else f"picture{'s' if first < last else ''} {numbers}"
+    return (texts.ONE_PICTURE if first == last else texts.SOME_PICTURES).fill(first=first, last=last)
+
+
+def _capital(sentence: Text) -> Text:
+    return Text(sentence.en[0].upper() + sentence.en[1:], sentence.zh)
+
+
+def _in(spec: JobSpec) -> Language:
+    """The language in which models are told something: that of the question, if there are words in it."""
+    return "zh" if spec.language == "zh" else "en"
 
 
 def _span(group: BranchPlan) -> Span:

@@ -12,32 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from engines.json_check import UncheckableSchemaError, parse, to_check
+from policies.text import Text
+from router.answers import texts
 from router.answers.agreement import Agreement, combine, compare, script_of
 from router.answers.fields import merge_fields
 from router.answers.json_answers import dump_json
 from router.answers.usable import is_blank
 from router.jobs.job import ErrorRecord, FinalAnswer, Job, UnitResult, add_usage
-
-_COMPOSE_ZH: Final = (
-    "下面是针对同一个问题和图片的两份回答。请结合图片核对，写出一份最终回答：用中文，直接回答问题，"
-    "不要提到“两份回答”。两份回答不一致时，以图片为准。\n\n问题：{question}\n\n初步回答：{draft}\n\n深入分析（可能是英文）：{deep}"
-)
-_COMPOSE_EN: Final = (
-    "Below are two answers to the same question about the same pictures. Check them against the pictures and write "
-    "one final answer in {language}: answer the question directly and do not mention that there were two answers. "
-    "Where they disagree, trust the pictures.\n\n"
-    "Question: {question}\n\nFirst answer: {draft}\n\nDeeper analysis: {deep}"
-)
-
-_FORM_ZH: Final = (
-    "下面是对图片和问题的分析（可能是英文）。请结合图片核对，按要求的格式写出最终回答，以图片为准。\n\n"
-    "问题：{question}\n\n分析：{deep}"
-)
-_FORM_EN: Final = (
-    "Below is an analysis of the question and the pictures. Check it against the pictures and write the final answer "
-    "in the form that is asked for. Where they disagree, trust the pictures.\n\n"
-    "Question: {question}\n\nAnalysis: {deep}"
-)
 
 log = logging.getLogger(__name__)
 
@@ -126,11 +107,7 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
         if answer.json_state:
             return _by_field(job, final, answer, by_glm, results)
         if job.spec.strategy == "fields":
-            final = _noted(
-                final,
-                "owl2 wrote no JSON that satisfies the schema: glm puts its answer into the form",
-                "owl2 没有写出符合 schema 的 JSON：由 glm 将其回答整理成要求的格式",
-            )
+            final = _noted(final, texts.NO_SCHEMA_JSON)
         return _into_form(job, question, final, by_glm, results)
     if job.spec.strategy == "compose" and by_glm is not None and "deep" in answers:
         prompt = compose_prompt(question, by_glm.text, answers["deep"].text, job.spec.language)
@@ -148,18 +125,11 @@ def _with_missing(
     for branch in job.spec.branches:
         if branch.name not in answers:
             error: ErrorRecord = results[branch.name].error or {}
-            code, message = error.get("code", "unknown"), error.get("message", "unknown error")
-            final = _noted(
-                final,
-                f"{branch.engine} gave no answer ({code}): {message}",
-                f"{branch.engine} 没有给出回答（{code}）：{error.get('message_zh', message)}",
-            )
+            code = error.get("code", "unknown")
+            final = _noted(final, texts.NO_ANSWER.fill(engine=branch.engine, code=code, message=message_of(error)))
         elif answers[branch.name].finish_reason != "stop" and any(a.finish_reason == "stop" for a in answers.values()):
-            final = _noted(
-                final,
-                f"{branch.engine}'s answer was cut ({answers[branch.name].finish_reason}), another one is complete",
-                f"{branch.engine} 的回答被截断（{answers[branch.name].finish_reason}），另一份回答是完整的",
-            )
+            finish_reason = answers[branch.name].finish_reason
+            final = _noted(final, texts.ANSWER_CUT.fill(engine=branch.engine, finish_reason=finish_reason))
     return final
 
 
@@ -168,11 +138,7 @@ def _by_field(
 ) -> FinalAnswer | NoAnswer:
     """Merge the JSON of both models, or take the only one there is."""
     if answer.json_state == "repaired":
-        final = _noted(
-            final,
-            "owl2's JSON did not satisfy the schema at first and was repaired",
-            "owl2 的 JSON 起初不符合 schema，已修复",
-        )
+        final = _noted(final, texts.JSON_REPAIRED)
     alone = replace(final, logprobs=(), provenance={"": "owl2"})
     if by_glm is None:
         refused = next(
@@ -180,7 +146,7 @@ def _by_field(
         )
         return NoAnswer(refused) if refused else alone  # as on the fast route, whatever Owl2 makes of that schema
     if by_glm.finish_reason != "stop":  # half an object is none
-        return _noted(alone, "glm's JSON was cut: owl2's stands alone", "glm 的 JSON 被截断：仅采用 owl2 的结果")
+        return _noted(alone, texts.GLM_JSON_CUT)
     try:
         value = parse(by_glm.text)
         is_reading = job.spec.output_format is not None and job.spec.output_format.template is not None
@@ -202,11 +168,8 @@ def _by_field(
     if merged is not None:
         final = _with_agreement(final, Agreement(merged.score, ("fields",), merged.conflicts))
     if merged is None or not is_valid:
-        return _noted(
-            replace(final, strategy=_name_of(by_glm, results), provenance={"": "glm"}),
-            "the fields of both answers do not satisfy the schema together: glm's answer stands as a whole",
-            "两份回答的字段合并后不符合 schema：整体采用 glm 的回答",
-        )
+        alone = replace(final, strategy=_name_of(by_glm, results), provenance={"": "glm"})
+        return _noted(alone, texts.FIELDS_DO_NOT_FIT)
     final = replace(final, strategy="fields", provenance=dict(merged.provenance))
     if merged.value == value:
         return final  # as GLM wrote it, byte for byte
@@ -222,8 +185,8 @@ def _into_form(
         refused = [result.error for name, result in results.items() if name != "deep" and result.error]
         if any(error["status"] < 500 and not error["retryable"] for error in refused):
             return NoAnswer(refused[0])  # it would refuse again: a schema it cannot follow, say
-        form = _FORM_ZH if language == "zh" else _FORM_EN
-        return ComposeRequest(form.format(question=question, deep=final.text), final, has_fallback=False)
+        prompt = texts.FORM.fill(question=question, deep=final.text).of("zh" if language == "zh" else "en")
+        return ComposeRequest(prompt, final, has_fallback=False)
     # GLM's own answer follows the schema, if it was not cut.
     fallback = replace(
         final,
@@ -249,22 +212,15 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
     fallback = request.fallback
     is_worse = result.finish_reason != "stop" and request.has_fallback and fallback.finish_reason == "stop"
     if result.error or is_blank(result.text) or (is_worse and request.is_json):
-        reason, reason_zh = _why_not(result)
+        reason = _why_not(result)
         if not request.has_fallback:
-            message = f"Only GLM can write the answer in the form that was asked for, and it failed: {reason}"
+            message = f"Only GLM can write the answer in the form that was asked for, and it failed: {reason.en}"
             error: ErrorRecord = {"code": "server_error", "param": None, "status": 500, "retryable": True}
             return NoAnswer({**error, **(result.error or ErrorRecord()), "message": message})
-        return _noted(
-            request.fallback,
-            f"the answers could not be composed by glm: {reason}",
-            f"glm 未能写出最终回答：{reason_zh}",
-        )
+        return _noted(request.fallback, texts.NOT_COMPOSED.fill(engine="glm", reason=reason))
     if is_worse:
-        fallback = _noted(
-            fallback,
-            f"glm's composed answer was cut ({result.finish_reason}), {fallback.engine}'s own one is complete",
-            f"glm 整合的回答被截断（{result.finish_reason}），{fallback.engine} 自己的回答是完整的",
-        )
+        note = texts.COMPOSED_CUT.fill(finish_reason=result.finish_reason, engine=fallback.engine)
+        fallback = _noted(fallback, note)
     final = replace(
         fallback,
         text=result.text,
@@ -305,21 +261,26 @@ def without_merging(job: Job) -> FinalAnswer | NoAnswer:
             logprobs=answer.logprobs,
             boxes=answer.boxes,
         )
-        return _noted(
-            final,
-            "the answers could not be merged, because of an error of this service: one of them stands alone",
-            "由于本服务的错误，未能合并各份回答：仅采用其中一份",
-        )
+        return _noted(final, texts.NOT_MERGED)
     message = "The answers could not be merged, because of an error of this service."
     return NoAnswer({"code": "internal_error", "message": message, "param": None, "status": 500, "retryable": False})
 
 
 def compose_prompt(question: str, draft: str, deep: str, language: str) -> str:
     """Write the instruction under which GLM composes the final answer, in the language of the question."""
-    if language == "zh":
-        return _COMPOSE_ZH.format(question=question, draft=draft, deep=deep)
-    named = "English" if language == "en" else "the language of the question"
-    return _COMPOSE_EN.format(question=question, draft=draft, deep=deep, language=named)
+    said = texts.COMPOSE.fill(question=question, draft=draft, deep=deep, language=named_language(language))
+    return said.of("zh" if language == "zh" else "en")
+
+
+def named_language(language: str) -> Text:
+    """Name the language that an answer is to be in, as instructions do."""
+    return texts.QUESTION_LANGUAGE if language in ("en", "zh") else Text.same(texts.OTHER_LANGUAGE)
+
+
+def message_of(error: ErrorRecord) -> Text:
+    """Return what a record says went wrong."""
+    message = error.get("message", "unknown error")
+    return Text(message, error.get("message_zh", message))
 
 
 def _compare_json(first: str, second: str) -> Agreement:
@@ -331,14 +292,13 @@ def _compare_json(first: str, second: str) -> Agreement:
     return Agreement(merged.score, ("fields",) if merged.score is not None else (), merged.conflicts)
 
 
-def _why_not(result: UnitResult) -> tuple[str, str]:
-    """Say, in English and in Chinese, why there is no answer in what GLM wrote."""
+def _why_not(result: UnitResult) -> Text:
+    """Say why there is no answer in what GLM wrote."""
     if result.error:
-        message = result.error.get("message", "unknown error")
-        return message, result.error.get("message_zh", message)
+        return message_of(result.error)
     if is_blank(result.text):
-        return "it wrote nothing", "没有写出任何内容"
-    return f"its JSON was cut ({result.finish_reason})", f"其 JSON 被截断（{result.finish_reason}）"
+        return texts.WROTE_NOTHING
+    return texts.JSON_CUT.fill(finish_reason=result.finish_reason)
 
 
 def _with_agreement(final: FinalAnswer, agreement: Agreement) -> FinalAnswer:
@@ -350,8 +310,8 @@ def _with_agreement(final: FinalAnswer, agreement: Agreement) -> FinalAnswer:
     )
 
 
-def _noted(final: FinalAnswer, english: str, chinese: str) -> FinalAnswer:
-    return replace(final, degraded=(*final.degraded, english), degraded_zh=(*final.degraded_zh, chinese))
+def _noted(final: FinalAnswer, note: Text) -> FinalAnswer:
+    return replace(final, degraded=(*final.degraded, note.en), degraded_zh=(*final.degraded_zh, note.zh))
 
 
 def _name_of(result: UnitResult, results: Mapping[str, UnitResult]) -> str:

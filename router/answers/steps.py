@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from router.answers import groups, merge
-from router.answers.merge import ComposeRequest, NoAnswer
+from router.answers import groups, merge, texts
+from router.answers.merge import ComposeRequest, NoAnswer, message_of
 from router.answers.usable import is_blank
 from router.jobs.job import FinalAnswer, Job, UnitResult
 
@@ -136,7 +136,7 @@ def _reduce(
         if result.error is None and not is_blank(result.text):
             return groups.reduced(folded, engine, result), False
         is_failed, is_told = result.error is not None, False
-        reason = result.error["message"] if result.error else "it wrote nothing"
+        reason = message_of(result.error) if result.error else texts.WROTE_NOTHING
         if isinstance(reply, NoEngine):
             return groups.not_reduced(folded, writers[-1], reason, is_last=True), True
         folded = groups.not_reduced(folded, engine, reason, is_last=engine == writers[-1])

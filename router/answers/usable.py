@@ -11,6 +11,7 @@ import unicodedata
 from dataclasses import replace
 from typing import Final
 
+from router.answers import texts
 from router.jobs.job import ErrorRecord, JobSpec, UnitResult
 
 # What a model, or the server before it, should have kept to itself: `</s>`, `<|endoftext|>`, `<unk>`.
@@ -44,14 +45,13 @@ def checked(result: UnitResult, spec: JobSpec) -> UnitResult:
 
 
 def _error_of(finish_reason: str) -> ErrorRecord:
-    message, message_zh = {
-        "length": ("it reached its length limit before it had written anything", "在写出任何内容之前已达到长度上限"),
-        "content_filter": ("its answer was withheld by a content filter", "其回答被内容过滤器拦截"),
-    }.get(finish_reason, ("it wrote nothing", "没有写出任何内容"))
+    said = {"length": texts.NOTHING_BEFORE_LIMIT, "content_filter": texts.WITHHELD}.get(
+        finish_reason, texts.WROTE_NOTHING
+    )
     return {
         "code": "content_filter" if finish_reason == "content_filter" else "empty_answer",
-        "message": message,
-        "message_zh": message_zh,
+        "message": said.en,
+        "message_zh": said.zh,
         "param": None,
         "status": 502,
         "retryable": False,

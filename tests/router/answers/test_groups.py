@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import Box, SamplingParams, Usage
+from policies.text import Text
 from router.answers import groups, merge
 from router.api.objects import to_hybrid
 from router.jobs.job import MERGE, BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult
@@ -324,13 +325,14 @@ def test_the_reduced_answer_is_the_merges_deep_answer_and_names_what_is_missing(
 def test_findings_that_nobody_reduced_name_what_is_missing_once() -> None:
     made = job(deep_2=None)
 
-    final = final_of(made, groups.not_reduced(groups.fold(made), "owl2", "gone", is_last=True))
+    final = final_of(made, groups.not_reduced(groups.fold(made), "owl2", Text("gone", "没了"), is_last=True))
 
     assert final.text.count("could not be analysed") == 1
     assert final.text.startswith("Pictures 1-4: deep-1 said")
     assert (
         final.degraded[-1] == "what was found in the groups of pictures could not be made into one answer by owl2: gone"
     )
+    assert final.degraded_zh[-1] == "owl2 未能将各组图片的分析结果合成一个回答：没了"
 
 
 def test_a_draft_in_the_place_of_all_groups_is_said_to_be_one() -> None:
