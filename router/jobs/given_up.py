@@ -14,8 +14,8 @@ from router.jobs.job import ErrorRecord, UnitResult
 NOT_AWAITED: Final = UnitResult(
     error={
         "code": "not_awaited",
-        "message": "it did not answer in time, and the other answer was there",
-        "message_zh": "未能及时作答，而另一份回答已经完成",
+        "message": texts.NOT_AWAITED.en,
+        "message_zh": texts.NOT_AWAITED.zh,
         "param": None,
         "status": 504,
         "retryable": True,

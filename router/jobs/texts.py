@@ -17,3 +17,6 @@ JOBS_TOO_LARGE: Final = Text(
     "The pictures of your unfinished jobs would have more than {limit} bytes; wait until some of them have ended.",
     "您未完成任务的图片合计将超过 {limit} 字节，请等待其中一些结束后再试。",
 )
+NOT_AWAITED: Final = Text(
+    "it did not answer in time, and the other answer was there", "未能及时作答，而另一份回答已经完成"
+)

@@ -16,9 +16,11 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
+from policies.text import Text
 from router.errors import QueueUnavailableError
 from router.fetch import FetchError, SafeFetcher, UrlRefusedError, fetching_for
 from router.shares import Shares
+from router.webhooks import texts
 from router.webhooks.backoff import Backoff, parse_retry_after
 from router.webhooks.records import Attempt, Claim, Full
 from router.webhooks.signing import to_headers
@@ -160,20 +162,21 @@ class Deliverer:
     async def _post(self, claim: Claim, secrets: tuple[str, ...]) -> tuple[Attempt, float | None]:
         started_at, started = self._clock(), time.monotonic()
         headers = to_headers(claim.event_id, int(started_at), claim.body, secrets)
-        status, retry_after_s, error, error_zh = None, None, None, None
+        status, retry_after_s = None, None
+        error: Text | None = None
         try:
             with fetching_for(claim.owner):
                 answer = await self._fetcher.post_json(claim.url, claim.body, headers)
         except UrlRefusedError:
-            error = "the URL leads to an address that is not posted to"
-            error_zh = "该 URL 指向不允许投递的地址"
+            error = texts.ADDRESS_REFUSED
         except FetchError as failure:
-            error, error_zh = failure.message, failure.message_zh
+            error = failure.text
         else:
             status = answer.status
             if not 200 <= status < 300:
-                error, error_zh = f"the receiver answered {status}", f"对方返回 {status}"
+                error = texts.RECEIVER_ANSWERED.fill(status=status)
             if status in _BUSY:
                 retry_after_s = parse_retry_after(answer.retry_after, started_at)
         duration_ms = round((time.monotonic() - started) * 1000)
-        return Attempt(claim.number, round(started_at, 3), status, duration_ms, error, error_zh), retry_after_s
+        said, said_zh = (None, None) if error is None else (error.en, error.zh)
+        return Attempt(claim.number, round(started_at, 3), status, duration_ms, said, said_zh), retry_after_s

@@ -24,6 +24,7 @@ from redis.asyncio import Redis
 from engines.json_text import dump_line
 from router.lua import Scripts, WebhookScript
 from router.redis import PREFIX, Clock, guard
+from router.webhooks import texts
 from router.webhooks.records import (
     MAX_ENDPOINTS,
     ROTATION_OVERLAP_S,
@@ -40,8 +41,8 @@ from router.webhooks.signing import new_secret
 _LOST = {
     "status_code": None,
     "duration_ms": 0,
-    "error": "the worker was lost during this attempt; whether the receiver got it is not known",
-    "error_zh": "投递进程在本次尝试中丢失；对方是否收到未知",
+    "error": texts.ATTEMPT_LOST.en,
+    "error_zh": texts.ATTEMPT_LOST.zh,
 }
 
 
