@@ -9,8 +9,10 @@ import re
 from dataclasses import dataclass, fields
 from typing import Final, Self
 
-# What a limit may be at most: charges are counted in units of a sixty-millionth of one, in numbers that a double holds.
+# What a limit may be at most: charges are counted in sixty-millionths of one, and redis' scripts have no whole numbers
+# beyond 2**53. Pixels are counted by the thousand.
 MAX_LIMIT: Final = 100_000_000
+_MAX_MEGAPIXELS: Final = MAX_LIMIT // 1000
 # Written for a limit that is lifted: unlike one that is not named, it is not the default either.
 UNLIMITED: Final = 0
 
@@ -91,8 +93,9 @@ def _to_number(name: str, value: str) -> int:
         example = "100k/min" if name in _PER_MINUTE else "8"
         raise ValueError(f"'{name}={value}' is no limit; write a number as {name}={example}, or {name}={_NONE}")
     number = int(found[1]) * _FACTORS[found[2].lower()]
-    if not 0 < number <= MAX_LIMIT:
-        raise ValueError(f"'{name}={value}': a limit is 1 to {MAX_LIMIT}; {name}={_NONE} lifts it")
+    most = _MAX_MEGAPIXELS if name == "megapixels" else MAX_LIMIT
+    if not 0 < number <= most:
+        raise ValueError(f"'{name}={value}': the limit is 1 to {most}; {name}={_NONE} lifts it")
     return number
 
 

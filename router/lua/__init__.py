@@ -108,7 +108,15 @@ class KeyScript(StrEnum):
     SETTLE = "idempotency/settle"
 
 
-Script = JobScript | FileScript | BatchScript | WebhookScript | KeyScript
+class LimitScript(StrEnum):
+    """Of what callers are charged."""
+
+    CHARGE = "limits/charge"
+    SETTLE = "limits/settle"
+    RENEW = "limits/renew"
+
+
+Script = JobScript | FileScript | BatchScript | WebhookScript | KeyScript | LimitScript
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,4 +37,11 @@ MAX_TURNS: Final = 512
 # Small enough that reading or writing one holds redis up for less than a millisecond.
 CHUNK_BYTES: Final = 512 * 1024
 
+# Limits are per minute, and time is counted in microseconds.
+MINUTE_US: Final = 60_000_000
+# How long the ledger says what was charged for a request; after a minute nothing of it can be given back any more.
+LEDGER_TTL_S: Final = 600
+# After so long a request that was one too many at a time may be sent again.
+OPEN_WAIT_US: Final = 1_000_000
+
 CONSTANTS: Final[dict[str, int | float | str]] = {name: value for name, value in globals().items() if name.isupper()}
