@@ -7,11 +7,13 @@ cannot be told for certain is refused in one line that says what to do: a wrong 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 import sys
 from pathlib import Path
 
 from router.cli.common import Language
+from router.cli.encodings import find_rivals, is_everyday
 from router.cli.texts import say
 
 STDIN = Path("-")
@@ -53,8 +55,8 @@ _SHIFTED: tuple[tuple[re.Pattern[bytes], str], ...] = (
 _UTF7_RUN = re.compile(rb"\+(?:-|([A-Za-z0-9+/]*)-?)")
 # What few characters of a UTF-8 file usually are; each of them may be a Chinese one in GB18030 (CD BC is "图").
 _USUAL_IN_UTF8 = re.compile(
-    "[A-Za-z\u00c0-\u017f]{2,}|[\u0386-\u03ce]{3,}|[\u0400-\u045f\u0490\u0491]{2,}|[\u05d0-\u05ea]{2,}|[\u0621-\u064a]{2,}"
-    "|[£¥§±] ?\\d|\\d ?[°²³½¼¾]|[«»¡¿©®]|(?:\\d|\\b[kM]?)[ ]?[\u00b5\u03bc\u03a9]"
+    "(?=[\u00c0-\u017f]*[A-Za-z])[A-Za-z\u00c0-\u017f]{2,}|[\u0386-\u03ce]{3,}|[\u0400-\u045f\u0490\u0491]{2,}|[\u05d0-\u05ea]{2,}|[\u0621-\u064a]{2,}"
+    "|\u00a0|[£¥§±] ?\\d|\\d ?[°²³½¼¾]|[«»¡¿©®]|(?:\\d|\\b[kM]?)[ ]?[\u00b5\u03bc\u03a9]"
 )
 _FOREIGN = re.compile("[^\x00-\x7f]")
 # Eight Chinese characters that are UTF-8 by chance are rarer than one file in ten million.
@@ -93,7 +95,7 @@ def read_text_file(file: Path, language: Language, encoding: str | None = None) 
             raise TextFileError(say("text.encoding.shifted", language, path=file, encoding=shifted))
         found = detect_encoding(data)
         if found is None:
-            raise TextFileError(say("text.encoding.unknown", language, path=file))
+            raise TextFileError(_say_uncertain(data, file, language))
     else:
         found = encoding
     try:
@@ -128,8 +130,19 @@ def detect_encoding(data: bytes) -> str | None:
             continue
         if candidate == "utf-8" and _is_doubtful(text, data):
             return None
-        return candidate if candidate != "gb18030" or _is_chinese(text) else None
+        return candidate if candidate != "gb18030" or _is_certainly_chinese(text, data) else None
     return None
+
+
+def _say_uncertain(data: bytes, file: Path, language: Language) -> str:
+    """Say that an encoding cannot be told, and which ones it may be."""
+    found = [] if b"\x00" in data else find_rivals(data)
+    with contextlib.suppress(UnicodeDecodeError):
+        if b"\x00" not in data and _is_chinese(data.decode("gb18030")):
+            found.insert(0, "gb18030")
+    if not found:
+        return say("text.encoding.unknown", language, path=file)
+    return say("text.encoding.maybe", language, path=file, encodings=", ".join(found), first=found[0])
 
 
 def find_shifted(data: bytes) -> str | None:
@@ -162,7 +175,7 @@ def _is_utf7(data: bytes) -> bool:
 
 
 def _is_doubtful(text: str, data: bytes) -> bool:
-    """Whether the few characters of a UTF-8 text would be usual ones in Chinese too, and are unusual as they are."""
+    """Whether the few characters of a UTF-8 text are unusual, and would be usual ones in another encoding."""
     foreign = _FOREIGN.findall(text)
     if not 0 < len(foreign) <= _MAX_CHANCE or max(foreign) > "\u07ff":
         return False
@@ -170,7 +183,13 @@ def _is_doubtful(text: str, data: bytes) -> bool:
         chinese = data.decode("gb18030")
     except UnicodeDecodeError:
         return False
-    return _is_chinese(chinese) and _FOREIGN.search(_USUAL_IN_UTF8.sub("", text)) is not None
+    is_other = bool(find_rivals(data)) or all("\u4e00" <= char <= "\u9fff" for char in _FOREIGN.findall(chinese))
+    return is_other and _FOREIGN.search(_USUAL_IN_UTF8.sub("", text)) is not None
+
+
+def _is_certainly_chinese(text: str, data: bytes) -> bool:
+    """Whether a text is Chinese, and is not as good in another encoding, or speaks the most usual Chinese."""
+    return _is_chinese(text) and (is_everyday(text) or not find_rivals(data))
 
 
 def _is_chinese(text: str) -> bool:

@@ -160,6 +160,12 @@ TEXTS: Final[dict[str, Text]] = {
         "the encoding of {path} is not certain; save it as UTF-8, and name it: --encoding utf-8",
         "无法确定 {path} 的编码；请另存为 UTF-8，并注明 --encoding utf-8",
     ),
+    "text.encoding.maybe": Text(
+        "the encoding of {path} is not certain: it may be {encodings}; name it, as in --encoding {first}, or save it "
+        "as UTF-8, and name it: --encoding utf-8",
+        "无法确定 {path} 的编码，可能是 {encodings}；请注明编码（如 --encoding {first}），或另存为 UTF-8 并注明 "
+        "--encoding utf-8",
+    ),
     "text.encoding.shifted": Text(
         "{path} looks like {encoding}; save it as UTF-8, or name the encoding: --encoding {encoding} if it is, "
         "--encoding utf-8 if it is not",

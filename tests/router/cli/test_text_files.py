@@ -52,6 +52,55 @@ def test_an_encoding_that_is_not_certain_is_refused_until_it_is_named(tmp_path, 
     assert read_text_file(file, "en", encoding) == (text, encoding)
 
 
+# Words whose bytes are common Chinese characters in GB18030.
+SHORT = {
+    "euc_jp": ("会社名", "製品番号", "大阪府", "価格表", "山田太郎", "犬", "注文数量", "短長"),
+    "euc_kr": ("사진", "서울", "안녕하세요", "개", "대한민국", "수량 이름", "한국어"),
+    "big5": ("貓", "價格", "公司名稱", "一二三"),
+    "koi8-r": ("цена", "Москва", "кот и ёж"),
+    "cp1251": ("ПРИВЕТ", "Имя"),
+    "iso8859-5": ("да", "ЦЕНА"),
+    "shift_jis": ("ｶﾒ", "ﾃﾞｰﾀ"),
+    "gbk": ("貓",),
+}
+
+
+@pytest.mark.parametrize(("encoding", "text"), [(name, text) for name, texts in SHORT.items() for text in texts])
+@pytest.mark.parametrize("table", ["{}", "question\n{}\n", "question,image\n{},a.png\n", "question\n{0}\n{0}\n"])
+def test_a_few_foreign_characters_are_not_taken_for_chinese(tmp_path, encoding, text, table):
+    file = tmp_path / "q.csv"
+    file.write_bytes(table.format(text).encode(encoding))
+    for language in ("en", "zh"):
+        with pytest.raises(TextFileError, match="--encoding") as refusal:
+            read_text_file(file, language)
+        assert "\n" not in str(refusal.value)
+    assert read_text_file(file, "en", encoding) == (table.format(text), encoding)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "named"),
+    [
+        ("euc_kr", "사과는 몇 개입니까?", "may be euc_kr"),
+        ("koi8-r", "Сколько яблок на столе?", "may be koi8-r"),
+        ("gbk", "价格", "may be gb18030, euc_kr, euc_jp"),
+    ],
+)
+def test_a_refusal_names_the_encodings_that_it_may_be(tmp_path, encoding, text, named):
+    file = tmp_path / "q.csv"
+    file.write_bytes(f"question\n{text}\n".encode(encoding))
+    with pytest.raises(TextFileError, match=named):
+        read_text_file(file, "en")
+
+
+@pytest.mark.parametrize(
+    "text", ["这是什么？", "车子在哪边？", "圆周率有哪些近似值？", "总金额是多少", "请描述这张图片"]
+)
+def test_a_short_question_in_gbk_is_read(tmp_path, text):
+    file = tmp_path / "q.csv"
+    file.write_bytes(f"question\n{text}\n".encode("gbk"))
+    assert read_text_file(file, "en") == (f"question\n{text}\n", "gb18030")
+
+
 @pytest.mark.parametrize(
     ("encoding", "text"),
     [
