@@ -22,7 +22,7 @@ from router.lua.constants import CHUNK_BYTES
 from router.redis import PREFIX, Clock, guard
 from router.room import Room
 
-# An upload that is silent for so long has broken off: it counts no more, and its chunks go.
+# An upload silent for this long is abandoned: it stops counting and its chunks are deleted.
 _UPLOAD_TTL_S = 120
 
 

@@ -21,7 +21,7 @@ from router.errors import BadRequestError
 from router.json_count import JsonCounter
 
 MAX_CUSTOM_ID = 512
-# What is looked at to tell a file that holds something else than lines.
+# Read this much to recognise a file that holds no lines of JSON.
 HEAD_BYTES = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
 _PACKED = (

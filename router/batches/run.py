@@ -41,19 +41,19 @@ from router.leftovers import end_tasks
 
 log = logging.getLogger(__name__)
 
-# Lines that are being read, validated and their pictures fetched: what bounds this process' memory.
+# Lines being read, validated, or having pictures fetched: this bounds the memory of the process.
 _MAX_OPENING = 8
-# How often the job of a line is begun when it failed because an engine is full or away, and how long it waits before.
+# Retries of a line's job that failed because an engine was full or away, and the delay before each.
 MAX_ATTEMPTS: Final = 8
-# The same where the line itself may be what silences an engine, or ends the worker: once more in another moment.
+# The same where the line itself may silence the engine or crash the worker: one retry later.
 MAX_DOUBTFUL_ATTEMPTS: Final = 2
 _FIRST_WAIT_S = 2.0
 _MAX_WAIT_S = 60.0
-# Lines are begun one after the other, this far apart at least, and further where the loop is late: others wait too.
+# Shortest time between the starts of two lines; longer while the event loop is late, since other clients wait too.
 _TURN_S = 0.005
 _LATE_FACTOR = 4.0
 _MAX_TURN_S = 0.25
-# Lines that end without ever having been a job are written this many at a time.
+# Lines that ended without a job are written in groups of this many.
 _SKIP_LINES = 200
 _SKIP_BYTES = 256 * 1024
 
@@ -95,7 +95,7 @@ class BatchContext:
         self.api = api
         self.line_limits = line_limits
         self.first_wait_s = first_wait_s
-        # First come, first served: batches take turns, whatever their size.
+        # First come, first served: batches take turns, large or small.
         self.slots = asyncio.Semaphore(lines_in_flight)
         self.opening = asyncio.Semaphore(_MAX_OPENING)
         self._turns = asyncio.Lock()
@@ -147,7 +147,7 @@ class Run:
         self._spec: BatchSpec
         self._num_bytes = 0
         self._is_file_gone = False
-        # Why no more lines are taken and those under way are ended; None while the batch runs.
+        # Why the batch takes no more lines and ends the running ones; None while it runs.
         self._ending: Ending | None = None
         self._closing = asyncio.Event()
         self._feed: asyncio.Task[None] | None = None
@@ -165,7 +165,7 @@ class Run:
             log.info("batch %s is no longer ours", self.id)
         except* QueueUnavailableError:
             log.info("batch %s stops until redis answers", self.id)
-        except* Exception:  # the edge of a batch: taken up again for ever, a bug would be one for ever
+        except* Exception:  # the edge of a batch: a batch with a bug must not be retried for ever
             log.exception("batch %s failed", self.id)
             await self._give_up()
 
@@ -178,7 +178,7 @@ class Run:
             try:
                 await self._look()
             except QueueUnavailableError:
-                continue  # redis may be restarting; its record decides once it is back
+                continue  # redis may be restarting; the record decides once it is back
             if self._ending is not None:
                 for job_id in list(self._in_flight.values()):
                     await self._jobs.cancel(job_id)
@@ -276,7 +276,7 @@ class Run:
                     opening = _Permit(self._context.opening)
                     is_taken = False
                     try:
-                        # Held from before a line is read until its pictures are stored: that bounds the memory.
+                        # Held from before a line is read until its pictures are stored, which bounds the memory.
                         await opening.acquire()
                         line = await anext(lines, None)
                         if line is None:
@@ -306,7 +306,7 @@ class Run:
             request = self._api.read(self._spec.endpoint, parsed.body)
         except RouterError as error:
             refusal = self._api.to_refusal(self._spec, error)
-        except Exception:  # a bug that this line shows: the others have nothing to do with it
+        except Exception:  # a bug that this line triggers must not end the other lines
             refusal = self._bug(line.number)
         if refusal is not None:
             entry = self._to_entry(line.number, parsed.custom_id, refusal)
@@ -343,7 +343,7 @@ class Run:
             answer, job = await self._answer(line, request, opening)
         except (LeaseLostError, QueueUnavailableError):
             raise
-        except Exception:  # a bug that this line shows: the others have nothing to do with it
+        except Exception:  # a bug that this line triggers must not end the other lines
             answer, job = self._bug(line.number), await self._jobs.cancel(line_job_id(self.id, line))
         await self._record(line, answer, job)
 
@@ -352,14 +352,14 @@ class Run:
         wait_s = self._context.first_wait_s
         while True:
             job_id = line_job_id(self.id, line)
-            # A line that was just read has no job yet; one that another run began may have.
+            # A line just read has no job yet, unless an earlier run of this batch started one.
             job = await self._jobs.get(job_id) if request is None else None
             if job is None:
                 if self._ending is not None:
                     return self._stopped(), None
                 refusal = await self._submit(line, request, job_id, opening)
                 if isinstance(refusal, Answer) and refusal.status in (429, 503):
-                    # The service is full or an engine is away: the batch has all day.
+                    # The service is full or an engine is away: a batch can wait.
                     request = None
                     wait_s = await self._pause(wait_s)
                     continue
@@ -389,10 +389,10 @@ class Run:
             call = await self._api.to_call(request, self._spec, job_id)
             running = await self._context.dispatcher.start(call)
             await running.events.aclose()
-        except StorageFullError as error:  # what is in flight can end, and makes room
+        except StorageFullError as error:  # running lines can end and make room
             return self._api.to_refusal(self._spec, error)
         except QueueUnavailableError:
-            raise  # nothing can be recorded now; the line is in flight and begun again by the next run
+            raise  # no record can be written now; the next run starts this line again
         except RouterError as error:
             return self._api.to_refusal(self._spec, error)
         except FileGoneError:
@@ -425,7 +425,7 @@ class Run:
             if job is not None and not is_stopped:
                 try:
                     answer = self._api.to_answer(self._spec, job)
-                except Exception:  # a bug that this line shows: the others have nothing to do with it
+                except Exception:  # a bug that this line triggers must not end the other lines
                     answer = self._bug(line.number)
             await self._record(line, answer, job)
         batch = await self._store.get(self.id)
@@ -451,7 +451,7 @@ class Run:
         usage = {} if isinstance(answer, Problem) else answer.usage
         await self._store.record(self.id, self.epoch, line.number, entry, is_error=is_error, usage=usage)
         if job is not None and not job.spec.is_stored:
-            await self._jobs.delete(job.id)  # what it said is in the file
+            await self._jobs.delete(job.id)  # its answer is in the file
 
     async def _skip(self, line: Line, parsed: Parsed) -> None:
         assert parsed.problem is not None

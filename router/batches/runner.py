@@ -14,7 +14,7 @@ from router.errors import QueueUnavailableError
 from router.leftovers import end_tasks
 from router.redis import repeat
 
-# Batches that one process works on side by side; the others wait for it, or for another process.
+# Most batches that one process runs at a time; the others wait for it or for another process.
 _MAX_RUNS = 64
 
 
@@ -56,7 +56,7 @@ class BatchRunner:
             await asyncio.wait_for(self._news.wait(), interval_s)
 
     def _begin(self, batch_id: str, epoch: int) -> None:
-        if batch_id in self._runs:  # it lost its lease, and we have won it again: the old run is at its end
+        if batch_id in self._runs:  # its lease was lost and won again here: the old run is ending
             self._runs.pop(batch_id)[1].cancel()
         run = Run(self._context, batch_id, epoch)
         task = asyncio.create_task(run.execute(), name=f"batch-{batch_id}")

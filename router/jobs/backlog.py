@@ -18,7 +18,7 @@ from router.jobs.eta import Pace, Standing, estimate
 from router.jobs.schedule import to_class
 from router.lua.constants import MAX_WALK, SHARE
 
-# What nobody has measured for so long is not known any more: else a slow hour would keep jobs away for ever.
+# A measurement older than this is dropped: else one slow hour would keep jobs away for ever.
 _LEARNED_FOR_S: Final = 3600.0
 _NO_PACE: Final = Pace()
 
@@ -106,7 +106,7 @@ class Backlog:
                 min(rank + (place < mine), line.num_waiting) for place, line in enumerate(lines) if place != mine
             )
             ahead = rank + (others * num_owners // MAX_WALK if num_owners > MAX_WALK else others)
-        # For each unit of its priority so many of higher ones are started, if they wait.
+        # For each started unit of this priority, this many of higher priority start first, if they wait.
         passed_by = int(SHARE ** (number - 1)) - 1
         return ahead + min(sum(self.depths[: number - 1]), passed_by * (ahead + 1))
 

@@ -61,7 +61,7 @@ class CancelWatch:
             try:
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
                     await guard(channel.subscribe(f"{PREFIX}ended"))
-                    # What was published while nobody listened is not told again.
+                    # Redis does not repeat what it published while this client was not subscribed.
                     for events in self._watched.values():
                         _set_all(events)
                     while True:

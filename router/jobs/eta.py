@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-# A run that takes longer than usual is never said to be just about to end.
+# The estimate of a run that takes longer than usual never falls to zero.
 _LEAST_REST: Final = 0.1
 
 

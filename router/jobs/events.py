@@ -69,11 +69,11 @@ class EventHub:
                     events = await self._store.read_events(job_id, last)
                     job = await self._store.get(job_id) if not events else None
                     if job is not None and job.is_terminal:
-                        # It may have ended between the two reads; told again from its record, it would be told twice.
+                        # The job may have ended between the two reads; sending its record too would repeat events.
                         events = await self._store.read_events(job_id, last)
                         events = events or (replay(job) if not last else [Event("end", state=job.state)])
                 except QueueUnavailableError:
-                    # The record outlives a restart of redis, so a waiter only has to be patient.
+                    # The record survives a restart of redis, so a waiter can simply wait.
                     await asyncio.sleep(_RETRY_S)
                     continue
                 for event in events:
@@ -83,7 +83,7 @@ class EventHub:
                         return
                 if not events and job is None:
                     raise NotFoundError(f"No response '{job_id}'.", code="response_not_found", param="response_id")
-                # Not read again to see that there is no more: whatever came since the last read has set this.
+                # No read to see that nothing is left: every new event sets this flag.
                 if not news.is_set():
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(news.wait(), _RECHECK_S)
@@ -127,7 +127,7 @@ class EventHub:
                 if last is None:
                     # Not "$": it would mean "from this very call on" and miss what happens between two calls.
                     last = await self._newest()
-                    # What came before the newest, while redis was away, was read by nobody.
+                    # Events before the newest, written while redis was away, have not been read by this hub.
                     self._wake_all()
                 reply: Any = await guard(self._redis.xread({f"{PREFIX}activity": last}, block=_BLOCK_MS, count=1000))
             except QueueUnavailableError as error:

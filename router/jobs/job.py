@@ -20,7 +20,7 @@ from router.output_format import OutputFormat
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 UnitState = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
-# How long a merge waits for a branch: to its end; for some time; or hardly, being able to do without.
+# How long a merge waits for a branch: until it ends; for a limited time; or hardly, since it is optional.
 Patience = Literal["always", "a while", "a moment"]
 # Why a run is given back: it failed; its engine was full, or away; the process has to end.
 Why = Literal["failure", "full", "away", "handed back"]
@@ -138,7 +138,7 @@ class JobSpec:
         """Say how long the merge waits for a branch once the others it needs have answered."""
         if branch.pictures or branch.name == self.branches[-1].name:
             return "always"
-        # GLM's word is part of the final answer, or its second thoughts were asked for.
+        # The final answer contains GLM's answer, or the caller asked GLM to think.
         is_wanted = self.strategy in ("compose", "fields") or self.sampling.json_schema is not None
         return "a while" if is_wanted or branch.enable_thinking else "a moment"
 

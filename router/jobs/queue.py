@@ -26,11 +26,11 @@ from router.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# One per engine, for whatever may wait for that engine; one for merges that ask none; one for webhooks.
+# One queue per engine, for tasks that wait for that engine; one for merges that call no engine; one for webhooks.
 QUEUE_GLM: Final = "glowl.glm"
 QUEUE_OWL2: Final = "glowl.owl2"
 QUEUE_LIGHT: Final = "glowl.light"
-# Not in the job record: the deliveries that are due stand in lines of their own (`router.webhooks`).
+# Not in the job record: due deliveries have queues of their own (`router.webhooks`).
 WEBHOOKS: Final = "webhooks"
 QUEUE_WEBHOOKS: Final = f"glowl.{WEBHOOKS}"
 QUEUES: Final = (QUEUE_GLM, QUEUE_OWL2, QUEUE_LIGHT, QUEUE_WEBHOOKS)
@@ -38,7 +38,7 @@ QUEUES: Final = (QUEUE_GLM, QUEUE_OWL2, QUEUE_LIGHT, QUEUE_WEBHOOKS)
 WORK: Final = "glowl.work"
 
 _MAX_SENDS_AT_ONCE = 4
-# Whoever sends has a caller, or a reaper, waiting: kombu's own are 4 s for a connection, with pauses of 2 s.
+# A client or the reaper waits for this send; kombu's defaults are 4 s per connection, with pauses of 2 s.
 _CONNECT_OPTIONS: Final = {
     "max_retries": 2,
     "interval_start": 0.1,

@@ -16,7 +16,7 @@ from router.call import Priority
 
 # Highest first. In redis a priority is its place in here, from 1.
 PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "normal", "batch")
-# The queues: one per engine, for whatever may wait for that engine, and one for merges that ask none.
+# The queues: one per engine, for tasks that wait for that engine, and one for merges that call no engine.
 Queue = Literal["glm", "owl2", "light"]
 QUEUES: Final[tuple[Queue, ...]] = ("glm", "owl2", "light")
 

@@ -48,23 +48,23 @@ from router.redis import PREFIX, Clock, RedisState, guard, state_of
 from router.room import Room
 
 _REAP_BATCH = 200
-# A picture that no job holds yet: the job comes within seconds, or never.
+# Lifetime of a picture that no job holds yet: the job follows within seconds, or never.
 BLOB_GRACE_S: Final = 600
-# A picture may go with its last job between being put and being held; more often than this it does not.
+# A picture may expire with its last job between put and hold; retry the put at most this often.
 _MOST_PUTS = 6
-# Whoever asked for nothing to be kept may still have been given a draft, and comes back for the final answer.
+# A client that asked for no storage may have received a draft only, and polls for the final answer.
 UNSTORED_TTL_S = 600
 
 _QUEUED: Final = Event("queued", state="queued", id="0-0")
 
 Cause = Literal["deadline", "expired"]
 
-# A page of a rare state ends after so many jobs were looked at; the next one goes on from there.
+# A page of a rare state ends after looking at this many jobs; the next page continues from there.
 _MOST_LISTED = 2000
-# An engine that is back gets so much work at once; the rest comes when its delays are over.
+# A recovered engine gets at most this many units at once; the rest follow when their delays end.
 MOST_WOKEN: Final = 200
 _MOST_LOOKED_AT = 2000
-# GLM's draft is usually there before Owl2's answer; a draft that is nearly done is worth a moment, for `agreement`.
+# GLM's draft usually ends before Owl2's answer. Wait a moment for a late one, since `agreement` needs it.
 GRACE_S: Final = 2.0
 
 

@@ -28,10 +28,10 @@ from router.webhooks.store import WebhookStore
 
 log = logging.getLogger(__name__)
 
-# An attempt under way costs a connection and its body: many may wait for receivers that say nothing.
-# Owners share them, and an owner's hosts share the owner's, so that a host that says nothing holds nobody else up.
+# An attempt holds a connection and its body, and a silent receiver holds both until the timeout.
+# Owners share these places, and an owner's hosts share the owner's, so a silent host delays no other.
 MAX_AT_ONCE: Final = 256
-# No host is posted to more often at a time, for one owner and for all together.
+# Most concurrent posts to one host, per owner and in all.
 MAX_PER_LINE: Final = 8
 MAX_PER_HOST: Final = 32
 # A lease outlives the longest attempt by this much.
@@ -110,8 +110,8 @@ class Deliverer:
                         break
                     self._begin(claim)
         except QueueUnavailableError as error:
-            log.warning("webhooks: %s", error.message)  # the sweeper has this looked at again
-        except Exception:  # the edge of a task nobody awaits
+            log.warning("webhooks: %s", error.message)  # the sweeper retries this
+        except Exception:  # the edge of a background task
             log.exception("could not take the webhooks that are due")
         finally:
             self._taking = None
@@ -133,7 +133,7 @@ class Deliverer:
             await self.deliver(claim)
         except QueueUnavailableError as error:
             log.warning("webhook %s: %s", claim.delivery_id, error.message)
-        except Exception:  # the edge of a task nobody awaits; its lease runs out
+        except Exception:  # the edge of a background task; its lease expires
             log.exception("webhook %s failed", claim.delivery_id)
 
     async def deliver(self, claim: Claim) -> str | None:
@@ -150,7 +150,7 @@ class Deliverer:
             retry_in_s = self._backoff.delay_s(claim.failures + 1, retry_after_s)
         state = await self.store.record(claim, attempt, retry_in_s=retry_in_s, is_gone=is_gone)
         if attempt.error is not None:
-            # No more of the URL than this: paths and queries of webhook URLs often hold a token.
+            # Log no path or query: webhook URLs often contain a token there.
             parts = urlsplit(claim.url)
             log.warning(
                 "webhook %s (%s) to %s://%s: attempt %d failed: %s; %s",

@@ -13,7 +13,7 @@ from router.webhooks.store import WebhookStore
 
 async def sweep_once(store: WebhookStore, queue: JobQueue) -> bool:
     """Send a ticket if anything is due and none waits; returns whether one was sent."""
-    # One is enough for all that is due. While no worker takes any, more of them would only pile up.
+    # One ticket serves all due deliveries. More would only pile up while no worker takes any.
     if not await store.is_due() or await queue.num_waiting(WEBHOOKS) > 0:
         return False
     await queue.send_tickets({WEBHOOKS: 1})
