@@ -22,7 +22,7 @@ from router.answers.quantities import Quantity, fold, plain, take_quantities
 Kind = Literal["number", "yes_no", "choice", "field"]
 Script = Literal["han", "latin", "other"]
 
-# Two answers with the same number or the same yes may be worded entirely differently.
+# Two answers with the same number or the same yes may use entirely different words.
 _DECISIVE_SHARE: Final = 0.6
 _MAX_SHOWN: Final = 20
 _MAX_CHARS: Final = 20_000
@@ -36,7 +36,7 @@ _FUNCTION_WORDS_EN: Final = (
     "has have picture image photo shows show shown yes no"
 )
 _FUNCTION_WORDS: Final = frozenset(_FUNCTION_WORDS_EN.split())
-# They split a run of Han characters; what they leave are the words that carry the meaning, more or less.
+# Split a run of Han characters here: roughly, the rest are the words with meaning.
 _HAN_FUNCTION: Final = re.compile(r"[的了着吗呢啊吧是在有和与及]|图中|图片中?|图里")
 
 _NEGATED: Final = r"(?:not|no|never|none|neither|cannot)\b|\w+n't\b"

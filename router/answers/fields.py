@@ -23,10 +23,10 @@ from router.answers.quantities import Quantity, fold, plain, read_date, read_qua
 Origin = Literal["agree", "glm", "owl2", "conflict"]
 
 _MAX_CONFLICTS: Final = 50
-# Beyond so many comparisons of elements, arrays are matched by index.
+# Match arrays by index if matching them by content takes more comparisons than this.
 _MAX_MATCHED: Final = 2_500
 _MAX_COMPARED_CHARS: Final = 200
-# Two spellings this close are two readings of one print.
+# Two spellings this similar are readings of the same print.
 _NEARLY: Final = 0.75
 _NOTHING: Final = frozenset(
     ["", "-", "--", "null", "n/a", "unknown", "not visible", "not shown", "未知", "不详", "看不清", "无法识别"]

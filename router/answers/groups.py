@@ -25,11 +25,11 @@ Span = tuple[int, int]
 StoredMessage = dict[str, Any]
 
 DEEP: Final = "deep"
-# Of Owl2's context, by the number of groups: what all findings may take of the context they are put together in.
+# All findings together may take one part in this many of the context of the engine that combines them.
 _FINDINGS_SHARE: Final = 2
 _LEAST_FINDING_TOKENS: Final = 32
 _MOST_FINDING_TOKENS: Final = 512
-# What an engine accepts that was never up to say so: as many as the published mPLUG-Owl2.
+# For an engine that has not reported its limit yet: that of the published mPLUG-Owl2.
 _UNKNOWN_MAX_IMAGES: Final = 4
 
 
@@ -78,7 +78,7 @@ def shown_to(spec: JobSpec, branch: BranchPlan) -> list[StoredMessage]:
     told = texts.GROUP.fill(named=_named(branch.pictures), total=num_pictures(spec)).of(_in(spec))
     parts = last["parts"]
     if [kind for kind, _ in groupby(part["type"] for part in parts)] == ["text", "image"]:
-        # The engine moves pictures to the front only where nothing follows them, and now these words do.
+        # The engine moves pictures to the front only if no text follows them, and now this text does.
         parts = sorted(parts, key=lambda part: str(part["type"]))
     return [*earlier, {**last, "parts": [*parts, {"type": "text", "text": told}]}]
 
@@ -256,7 +256,7 @@ def finished(job: Job, folded: Job, final: FinalAnswer) -> FinalAnswer:
         return final
     final = replace(final, strategy="deep" if final.engine == "owl2" else "compose")
     if final.engine == "owl2" and deep.text == "\n\n".join(_findings(job)):
-        # Parts of an answer, however right, have other numbers than the whole.
+        # Findings about single groups have other numbers than the answer about all pictures.
         final = replace(final, agreement=None, agreement_basis=(), conflicts=())
     if job.spec.sampling.json_schema is not None:
         return final

@@ -17,7 +17,7 @@ import json_repair
 
 from engines.json_check import LENIENT_DECODER, check_depth, parse, to_check
 
-# Mending takes time that grows with the square of the length: 8,000 characters take a second at worst.
+# Repair time grows with the square of the length: at worst 1 s for 8,000 characters.
 _MAX_MENDED_CHARS: Final = 8_000
 _MAX_READ_CHARS: Final = 200_000
 _MAX_SCHEMA_SHOWN: Final = 4_000

@@ -81,7 +81,7 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
     engine = next(branch.engine for branch in job.spec.branches if branch.name == chosen)
     answer = answers[chosen]
     agreement = _NOT_COMPARED
-    # Beside Owl2, GLM's best answer is the one it thought about; that one itself is compared with the draft.
+    # Compare Owl2's answer with GLM's thinking answer if there is one, and that one with the draft.
     by_glm = (answers.get("thinking") if main.name == "deep" else None) or answers.get("draft")
     has_schema = job.spec.sampling.json_schema is not None
     if by_glm is not None and chosen == main.name and not has_schema:
@@ -144,8 +144,8 @@ def _by_field(
         refused = next(
             (each.error for each in results.values() if each.error and each.error.get("code") == _BAD_SCHEMA), None
         )
-        return NoAnswer(refused) if refused else alone  # as on the fast route, whatever Owl2 makes of that schema
-    if by_glm.finish_reason != "stop":  # half an object is none
+        return NoAnswer(refused) if refused else alone  # refuse as the fast route does, even if Owl2 answered
+    if by_glm.finish_reason != "stop":  # a cut JSON object is unusable
         return _noted(alone, texts.GLM_JSON_CUT)
     try:
         value = parse(by_glm.text)
@@ -184,7 +184,7 @@ def _into_form(
     if by_glm is None:
         refused = [result.error for name, result in results.items() if name != "deep" and result.error]
         if any(error["status"] < 500 and not error["retryable"] for error in refused):
-            return NoAnswer(refused[0])  # it would refuse again: a schema it cannot follow, say
+            return NoAnswer(refused[0])  # GLM would refuse again, as with a schema that it cannot follow
         prompt = texts.FORM.fill(question=question, deep=final.text).of("zh" if language == "zh" else "en")
         return ComposeRequest(prompt, final, has_fallback=False)
     # GLM's own answer follows the schema, if it was not cut.

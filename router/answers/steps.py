@@ -103,7 +103,7 @@ def _merge(job: Job, *, wants_all: bool) -> Generator[Ask, Reply | None, Ended]:
         if isinstance(outcome, NoAnswer):
             return Ended(outcome, wants_retry=result.error is not None)
         if has_groups and outcome.engine == "owl2" and not isinstance(reply, NoEngine):
-            # GLM could not compose: what its text would have replaced are findings, and still no answer.
+            # GLM could not compose, so the fallback holds findings of groups and still needs combining.
             folded = groups.without_compose(folded)
             folded, is_failed = yield from _reduce(folded, ("owl2",), is_told=False)
             alone = merge.resolve(folded, job.spec.question)

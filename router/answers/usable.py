@@ -14,9 +14,9 @@ from typing import Final
 from router.answers import texts
 from router.jobs.job import ErrorRecord, JobSpec, UnitResult
 
-# What a model, or the server before it, should have kept to itself: `</s>`, `<|endoftext|>`, `<unk>`.
+# Special tokens that the model or its server leaked: `</s>`, `<|endoftext|>`, `<unk>`.
 _SPECIAL_TOKEN: Final = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|unk|pad|bos|eos|br)\s*/?>|\[(?:PAD|UNK|CLS|SEP)\]")
-# Marks that say nothing by themselves, however many; and those that say nothing even alone. One `-` may be an answer.
+# Punctuation that is no answer in any number, and punctuation that is none alone. One `-` may be an answer.
 _MARKS: Final = frozenset(".。,，、;；:：…·•-—–_*`#>|\"'“”‘’~")
 _LONE_MARKS: Final = frozenset(".。,，、;；:：…·•`_")
 

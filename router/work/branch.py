@@ -85,19 +85,19 @@ async def run_under_lease(
         await hand_back(context, job_id, unit, epoch)
         return False
     except QueueUnavailableError:
-        raise  # nothing can be recorded now; the lease runs out and the unit is run again
-    except Exception as error:  # the edge of the process: without a record the job would wait for a lost lease, thrice
+        raise  # no record can be written now; the lease expires and the unit is retried
+    except Exception as error:  # the edge of the process: without a record the job would wait for three lost leases
         refusal = to_engine_error(error, f"{unit} of {job_id}")
         if refusal.retryable and await release(store, job_id, unit, epoch, refusal):
             return False
         result = UnitResult(error=to_failure_record(refusal))
-    # Outside the lease: a renewal that finds the unit finished would take it for lost and cancel this very line.
+    # Outside the lease: a renewal that finds the unit finished would cancel this call as if the lease were lost.
     is_first_try = True
 
     async def finish() -> bool:
         nonlocal is_first_try
         was_first_try, is_first_try = is_first_try, False
-        # A second try finds the unit finished if only the answer to the first was lost; a needless message is harmless.
+        # If only the reply to the first try was lost, a second finds the unit finished; an extra message is harmless.
         return await store.finish(job_id, unit, epoch, result) or not was_first_try
 
     return await patiently(finish)

@@ -28,7 +28,7 @@ from router.work.lease import HandedBackError, LeaseLostError, hand_back, lease,
 
 log = logging.getLogger(__name__)
 
-# How much of each finding is shown to whoever makes one answer of them: all, then less, until it fits the context.
+# Characters of each finding in the prompt that combines them: all, then fewer, until the prompt fits the context.
 _FINDING_CHARS: Final = (None, 800, 250)
 
 
@@ -56,8 +56,8 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
         await hand_back(context, job_id, MERGE, epoch)
         return
     except QueueUnavailableError:
-        raise  # nothing can be recorded now; the lease runs out and the merge is run again
-    except Exception:  # the edge of the process; whatever comparing and merging ran into, the answers are there
+        raise  # no record can be written now; the lease expires and the merge is retried
+    except Exception:  # the edge of the process: a bug in the merge must not lose the branches' answers
         log.exception("the merge of %s failed", job_id)
         ended, failure = Ended(merge.without_merging(job)), None
     cause = failure if ended.wants_retry else None
@@ -87,7 +87,7 @@ async def _merge(context: Context, job: Job, epoch: int) -> tuple[Ended, EngineE
                 reply = await _compose(context, job, epoch, step.compose)
         except (LeaseLostError, QueueUnavailableError):
             raise
-        except Exception as error:  # all branches have ended: whatever goes wrong here, their answers are there
+        except Exception as error:  # all branches have ended: an error here must not lose their answers
             failure = to_engine_error(error, f"the merge of {job.id}")
             reply = UnitResult(error=to_failure_record(failure))
         step = merging.next_step(reply)
@@ -130,6 +130,6 @@ async def _compose(context: Context, job: Job, epoch: int, compose: merge.Compos
     head, tail = request.messages[:-1], request.messages[-1]
     request = replace(request, messages=(*head, Message("user", (*tail.images, TextPart(prompt)))))
     request = with_instruction(request, job.spec.output_format, job.spec.language)
-    # A finished answer does not wait for ever to be made a better one.
+    # A finished answer waits only a limited time for a better one.
     silence_s = context.store.merge_patience_s if compose.has_fallback else None
     return await generate(context, job.id, MERGE, epoch, "glm", request, silence_s=silence_s)

@@ -25,17 +25,17 @@ from router.work.context import Context
 
 log = logging.getLogger(__name__)
 
-# A worker holds on to what an engine has said for so long while redis is away; then the lease has run out anyway.
+# While redis is away, a worker keeps an engine's answer this long; after that its lease has expired anyway.
 _PATIENCE_S = 60.0
 _MAX_BEAT_S = 1.0
 _CANCEL_AGAIN_S = 0.5
-# Shorter than the reaper's round: whoever still has the answer is back before the unit is taken for lost.
+# Shorter than the reaper's interval: a worker that has the answer writes it before the unit counts as lost.
 REDIS_RETRY_S = 0.2
-# Before a run that is tried again; doubled each time, up to the longest.
+# Delay before a retry; doubled each time, up to the maximum.
 _RETRY_DELAY_S = 1.0
 _FULL_DELAY_S = 2.0
 _MAX_DELAY_S = 30.0
-# As an engine may ask for by `Retry-After`.
+# Longest delay that an engine can ask for by `Retry-After`.
 _MAX_RETRY_AFTER_S = 60.0
 Result = TypeVar("Result")
 
@@ -75,13 +75,13 @@ async def lease(context: Context, job_id: str, unit: str, epoch: int) -> AsyncGe
                     wait_s = min(store.lease_s / 3, _MAX_BEAT_S)
                     continue
             except QueueUnavailableError:
-                # It may be restarting; its record decides once it is back, and then this must come before the reaper.
+                # Redis may be restarting. Write before the reaper looks at the record.
                 wait_s = min(store.lease_s / 3, REDIS_RETRY_S)
                 continue
             is_lost = True
             break
         while not is_over:
-            # Once may not do: cancelled in the middle of a command, redis' client may return as if nothing had been.
+            # redis-py can swallow a `CancelledError` in mid-command, so cancel repeatedly.
             body.cancel()
             await asyncio.sleep(_CANCEL_AGAIN_S)
 
@@ -90,10 +90,10 @@ async def lease(context: Context, job_id: str, unit: str, epoch: int) -> AsyncGe
         context.wakers.add(ended)
         try:
             yield
-            # It may be cancelled by now and not know it yet: it would, at its next await, far from here.
+            # A pending cancellation would otherwise surface at the next await, far from here.
             if body.cancelling() and (is_lost or context.draining.is_set()):
                 raise asyncio.CancelledError
-        except (asyncio.CancelledError, Exception):  # clients turn a cancellation into errors of their own
+        except (asyncio.CancelledError, Exception):  # clients turn a cancellation into their own errors
             if not body.cancelling() or not (is_lost or context.draining.is_set()):
                 raise
             while body.uncancel():
@@ -102,13 +102,13 @@ async def lease(context: Context, job_id: str, unit: str, epoch: int) -> AsyncGe
         finally:
             is_over = True
             context.wakers.discard(ended)
-            context.leftovers.add(end_tasks(beat))  # not awaited: it may be cancelling this very task
+            context.leftovers.add(end_tasks(beat))  # not awaited: it may be cancelling this task
 
 
 async def hand_back(context: Context, job_id: str, unit: str, epoch: int) -> None:
     """Put a unit back into its queue, to be run again elsewhere; that is no failure of it."""
     log.info("handing back %s of %s", unit, job_id)
-    with contextlib.suppress(QueueUnavailableError):  # then the lease runs out, which takes a little longer
+    with contextlib.suppress(QueueUnavailableError):  # then the lease expires, which takes a little longer
         await context.store.release(job_id, unit, epoch, "handed back")
         await send_on(context, job_id, unit)
 

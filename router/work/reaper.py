@@ -44,7 +44,7 @@ async def reap_once(store: JobStore, queue: JobQueue, down: Down = _none_down) -
             await end_overdue(store, job_id, cause)
         except QueueUnavailableError:
             raise
-        except Exception:  # one bad record must not keep all others from being ended
+        except Exception:  # one bad record must not keep the reaper from the others
             log.exception("could not end %s, which is over its time", job_id)
     if found.lined_up:
         log.info("put in line again: %s", found.lined_up)
@@ -58,7 +58,7 @@ async def end_overdue(store: JobStore, job_id: str, cause: Cause) -> None:
         return
     try:
         outcome = settle(job, cause)
-    except Exception:  # it would fail at every round, and the job would never end
+    except Exception:  # it would fail in every round, and the job would never end
         log.exception("could not merge what there is of %s", job_id)
         outcome = merge.without_merging(job)
     final, error = (None, outcome.error) if isinstance(outcome, merge.NoAnswer) else (outcome, None)
@@ -98,7 +98,7 @@ async def reap_forever(
     ticket_check_s: float = 15.0,
 ) -> None:
     """Reap every ``interval_s``, and look for lost tickets every ``ticket_check_s``; ends only when cancelled."""
-    # Side by side: the broker's client is slow to see that redis is away, and deadlines do not wait for it.
+    # Concurrently: the broker's client is slow to notice that redis is away, and deadlines must not wait for it.
     async with asyncio.TaskGroup() as loops:
         loops.create_task(
             repeat_in_one(store.redis, "reaper", lambda: reap_once(store, queue, down), interval_s=interval_s)

@@ -30,7 +30,7 @@ async def work(context: Context, queue: str) -> None:
     try:
         await _work(context, queue)
     except QueueUnavailableError as error:
-        # The ticket is lost, and is missed and sent again; the lease of what was begun runs out.
+        # The ticket is lost: the reaper sends it again, and the lease of a started run expires.
         log.warning("a worker of %s goes on without redis: %s", queue, error.message)
 
 
@@ -50,7 +50,7 @@ async def _work(context: Context, queue: str) -> None:
     if ended.queue_of(MERGE) != "light":
         await context.queue.send(ended, MERGE)
         return
-    # It asks no engine: a message and its way through the broker would cost more than the merge itself.
+    # This merge calls no engine: a message through the broker would cost more than the merge itself.
     epoch = await patiently(lambda: context.store.claim(due.id, MERGE))
     if epoch is not None:
         await join(context, due.id, epoch)

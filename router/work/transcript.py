@@ -169,7 +169,7 @@ async def record(tape: Tape | None, stream: AsyncGenerator[Delta, None], model: 
             if tape is None or piece is None:
                 continue
             held.append(piece)
-            # What may turn out to be no answer at all is not told: a reader could not take it back.
+            # Hold back text that may turn out to be no answer: a reader could not take it back.
             has_words = has_words or not is_blank(transcript.text)
             if has_words:
                 texts, logprobs = zip(*held, strict=True)
