@@ -22,10 +22,10 @@ from engines.base import (
 )
 from router.leftovers import end_tasks
 
-# Long prompts, and long queues, make a well engine silent too: only one that is silent and not well is given up.
+# Long prompts and queues silence a healthy engine too: give up only one that is silent and fails its health check.
 _CALM_S = 5.0
 _LOOK_S = 1.0
-# One look may fail for a reason of its own.
+# A single health check may fail by chance.
 _LOOKS = 2
 
 
@@ -119,7 +119,7 @@ async def attended(
         num_bad = 0
         while True:
             await asyncio.sleep(look_s)
-            # The time that the reader takes is no silence of the engine.
+            # The reader's own time does not count as the engine's silence.
             silent_s = -1.0 if waiting is None else loop.time() - waiting[0]
             if silence_s is not None and silent_s >= silence_s:
                 failure = EngineTimeoutError(f"The engine said nothing for {silence_s:g} s.")
@@ -128,7 +128,7 @@ async def attended(
                 continue
             else:
                 num_bad = 0 if await _asked(is_well, unheard_s) else num_bad + 1
-                # Whatever came meanwhile is no silence any more.
+                # A delta that came meanwhile ends the silence.
                 if num_bad < _LOOKS or waiting is None or loop.time() - waiting[0] < calm_s:
                     continue
                 failure = EngineUnavailableError("The engine has stopped answering.")

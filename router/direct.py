@@ -26,7 +26,7 @@ from router.work.transcript import Piece, Transcript
 log = logging.getLogger(__name__)
 
 FAST_UNIT: Final = "fast"
-# How long a direct answer waits for redis to come back, where it must be recorded; a key is held for longer.
+# Timeout for redis to come back where a direct answer must be stored; an idempotency key is held for longer.
 _KEEP_PATIENCE_S = 5.0
 _REDIS_RETRY_S = 0.2
 _MAX_BEAT_S = 1.0
@@ -113,7 +113,7 @@ class DirectAnswer:
             if beat is not None:
                 self._leftovers.add(end_tasks(beat))
             if not self.finished and keeping is not None:
-                # Whoever hung up may have read the id: it leads to what was said until then.
+                # The client that hung up may know the id: store the text written so far under it.
                 self._leftovers.add(self._keep(keeping, _cut_off(self.job, self._to_result())))
 
     async def _tell(self) -> AsyncGenerator[Event, None]:
@@ -157,9 +157,9 @@ class DirectAnswer:
             await asyncio.shield(self._leftovers.add(self._keep(self._keeping, self.finished[0])))
         except QueueUnavailableError as unavailable:
             if self._call.keep_s > 0 or (self._call.webhook_url is not None and self._keeping.epoch is None):
-                raise  # it would be answered a second time under its key, or its webhook never be sent
-            # The answer is there and GLM needed no redis for it: better one that says it is not stored. If it was begun
-            # on record, a worker will write it again.
+                raise  # else a retry under its key would be answered twice, or its webhook never sent
+            # GLM needed no redis for this answer: return it and say that it is not stored. If it was begun
+            # in the store, a worker will write it again.
             log.warning("%s could not be stored: %s", self.job.id, unavailable.message)
             self.finished[0] = _not_stored(self.finished[0])
 
@@ -186,8 +186,8 @@ class DirectAnswer:
                     log.info("%s was ended by somebody else", job.id)
                 return
             except QueueUnavailableError:
-                # What came with an Idempotency-Key must be the same when it is asked for again, and what was announced
-                # must be found: worth a restart's time.
+                # A replay under an Idempotency-Key must return the same answer, and an announced id
+                # must be found: wait as long as a restart of redis takes.
                 call = self._call
                 is_promised = call.keep_s > 0 or keeping.epoch is not None or call.webhook_url is not None
                 if not is_promised or time.monotonic() >= deadline:

@@ -54,7 +54,7 @@ from router.work.transcript import Piece, Transcript
 
 DRAFT_UNIT = "draft"
 _REDIS_RETRY_S = 0.2
-# So many drafts are run by this process; those beyond stand in line for a worker, and GLM's own line stays short.
+# At most this many drafts run in this process; the rest go to a worker, which keeps GLM's queue short.
 _MAX_LOCAL_DRAFTS = 32
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class Dispatcher:
         began_at = time.monotonic()
         self._check_number(call)
         routed = self.route(call)
-        await asyncio.sleep(0)  # what follows takes as long again, for thousands of turns
+        await asyncio.sleep(0)  # with thousands of turns, the next step blocks as long as the last
         if routed.decision.route == "deep" or call.is_background:
             return await self._enqueue(call, routed)
         try:
@@ -164,7 +164,7 @@ class Dispatcher:
                 self._monitor.mark_down("glm")
             health = _without(self._health(call), "glm")
             routed = _with_failure(self._router.route(call, health), error)
-            # Owl2 cannot be held to a schema: then GLM's own failure says more than that.
+            # Owl2 has no constrained decoding, so with a schema GLM's own error is returned.
             if routed.decision.route == "deep" and call.sampling.json_schema is None:
                 running = await self._enqueue(call, routed, health)
                 running.began_at = began_at
@@ -210,7 +210,7 @@ class Dispatcher:
     async def _enqueue(self, call: Call, routed: Routed, health: Health | None = None) -> Running:
         health = health or self._health(call)
         if routed.decision.overloaded == "glm":
-            # It was to be relieved: no draft is asked of it, and no composing.
+            # GLM is overloaded: ask it for no draft and no composing.
             health = _without(health, "glm")
         infos = {name: self._monitor.info(name) for name in self._engines}
         limits = {name: info.max_images if info else None for name, info in infos.items()}
@@ -237,25 +237,25 @@ class Dispatcher:
         try:
             job = await self._store.create(spec, call.images)
             if draft is not None:
-                with contextlib.suppress(QueueUnavailableError):  # it is accepted; then a worker begins the draft
+                with contextlib.suppress(QueueUnavailableError):  # the job is accepted; a worker runs the draft instead
                     epoch = await self._store.claim(job.id, DRAFT_UNIT)
         except BaseException as error:
             if isinstance(error, QueueUnavailableError):
                 self._take_back(spec, error)
             else:
-                self.abandon(spec)  # hung up: it may be on record all the same
+                self.abandon(spec)  # the client hung up; the job may be stored all the same
             if draft is not None:
                 await asyncio.shield(self._leftovers.add(draft.aclose()))
             raise
         self._router.count(call, routed.decision)
         if draft is None or self._runner is None:
             await self._queue.send_branches(job)
-        elif epoch is None:  # a worker was quicker, or the id is that of a job that is there already
+        elif epoch is None:  # a worker was faster, or a job with this id exists already
             self._leftovers.add(draft.aclose())
             await self._queue.send_branches(job)
         else:
             self._runner.run(job, DRAFT_UNIT, epoch, draft)
-            # Not in the way of the first word; tickets that get lost with this process are missed and sent again.
+            # Send in the background, for a fast first word; the reaper resends tickets that are lost with this process.
             self._leftovers.add(self._queue.send_branches(job, but=DRAFT_UNIT))
         return Running(job, self._hub.follow(job.id), is_queued=True)
 
@@ -281,7 +281,7 @@ class Dispatcher:
         spec = self._to_spec(call, routed, (plan,))
         request = _to_request(call, spec, plan)
         is_kept = call.is_stored or call.keep_s > 0 or call.webhook_url is not None
-        # Who reads a stream is told the id at its beginning: by then it has to lead somewhere, whatever dies.
+        # A stream announces the id in its first event, so the record must be durable before.
         is_told_early = call.is_streamed and (call.is_stored or call.webhook_url is not None)
         begun = self._leftovers.add(self._store.begin(spec, call.images)) if is_told_early else None
         transcript = Transcript(model_with(info.model_id, call.adapter), time.monotonic())
@@ -290,7 +290,7 @@ class Dispatcher:
             said: list[Piece | None] = []
             async for delta in deltas:
                 said.append(transcript.take(delta))
-                # Until something can be read, nothing is shown: it may still be another engine's to answer.
+                # Send nothing before the first readable text: until then another engine can still take over.
                 is_begun = plan.enable_thinking or not is_blank(transcript.text)
                 if call.is_streamed and is_begun:
                     break
@@ -306,7 +306,7 @@ class Dispatcher:
             epoch, is_kept = None, False
         except BaseException:
             if begun is not None:
-                # First: whoever decides this call again, or sends it again under its key, does so under the same id.
+                # First, since a fallback or a retry under the same key must reuse this id.
                 forgetting = self._leftovers.add(self._forget(spec.id, begun))
                 with contextlib.suppress(QueueUnavailableError):
                     await asyncio.shield(forgetting)

@@ -19,7 +19,7 @@ from router.leftovers import Leftovers, end_tasks
 log = logging.getLogger(__name__)
 
 _SILENT_S: Final = 30.0
-# A server that is well answers a look in milliseconds, and within its five seconds when it is very busy.
+# A healthy server answers a health check in milliseconds, and within 5 s when it is very busy.
 UNHEARD_S: Final = 2.0
 
 
@@ -55,7 +55,7 @@ class EngineMonitor:
     async def start(self) -> None:
         """Look once, then keep looking in the background."""
         await asyncio.gather(*(self._look_at(name, engine) for name, engine in self._engines.items()))
-        # Each by itself: a look at a machine that is gone takes seconds, in which the others may come back.
+        # Concurrently: checking a machine that is gone takes seconds, and others may recover meanwhile.
         self._watches = [
             asyncio.create_task(self._look_forever(name, engine), name=f"engine-monitor-{name}")
             for name, engine in self._engines.items()
@@ -147,7 +147,7 @@ class EngineMonitor:
             await asyncio.sleep(self._interval_s)
             try:
                 await self._look_at(name, engine)
-            except Exception:  # whatever one look ran into, without the next ones the opinion would stay as it is
+            except Exception:  # one failed check must not end the loop, or the state would never change again
                 log.exception("a look at engine %s failed", name)
 
     async def _look_at(self, name: str, engine: RemoteEngine) -> None:

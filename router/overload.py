@@ -25,11 +25,11 @@ from router.redis import repeat
 
 _ENGINES: Final[tuple[EngineName, ...]] = ("glm", "owl2")
 _LOOK_EVERY_S: Final = 1.0
-# A redis that misses a look or two is busy; numbers older than this are not known any more.
+# Redis may miss a read or two while busy; numbers older than this are dropped.
 _FRESH_S: Final = 5.0
-# What is a batch's may wait, so no age counts for it.
+# Batch lines may wait, so their age does not count.
 _PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "normal")
-# Stands for every caller that has nothing waiting.
+# The key for callers without waiting jobs.
 _ANYBODY: Final = ""
 
 

@@ -38,7 +38,7 @@ async def guard(awaitable: Awaitable[Any]) -> Any:
     except (RedisError, OSError) as error:
         raise (storage_full() if is_full(error) else queue_unavailable()) from error
     except RuntimeError as error:
-        # How uvloop says that the other side hung up before something was written, where asyncio's own loop does not.
+        # uvloop raises this when the peer hung up before a write; asyncio's own loop does not.
         if "handler is closed" not in str(error):
             raise
         raise queue_unavailable() from error
@@ -48,7 +48,7 @@ def may_be_done(error: QueueUnavailableError) -> bool:
     """Whether redis may have done, or may still do, what was sent to it before it fell silent."""
     if isinstance(error, StorageFullError) or isinstance(error.__cause__, RedisSilentError):
         return False
-    return "connecting to" not in str(error.__cause__)  # as redis-py says that it had no connection to send it on
+    return "connecting to" not in str(error.__cause__)  # redis-py's message when it had no connection to send on
 
 
 def queue_unavailable() -> QueueUnavailableError:
@@ -92,7 +92,7 @@ async def repeat(what: str, work: Callable[[], Awaitable[Any]], pause: Callable[
             await work()
         except QueueUnavailableError:
             log.debug("redis does not answer the %s", what)
-        except Exception:  # one bad record must not keep all others from their turn
+        except Exception:  # one bad record must not block the others
             log.exception("the %s failed", what)
         # Cancelled in the middle of a command, redis' client may return as if nothing had happened. The pause that
         # follows may be an hour.

@@ -15,7 +15,7 @@ _ESCAPE: Final = (
     "the user or the password has characters that a URL gives another meaning; write them as "
     "/ %2F, ? %3F, # %23, @ %40, [ %5B, ] %5D, % %25, a space %20"
 )
-# A credential: pairs of a percent sign and two hexadecimal digits, or what has no other meaning in a URL.
+# A credential: percent-encoded bytes, or characters without another meaning in a URL.
 _CREDENTIAL: Final = re.compile(r"(?:[^/?#@\[\]%\s]|%[0-9A-Fa-f]{2})*")
 
 

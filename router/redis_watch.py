@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.5
 LOOK_TIMEOUT_S: Final = 1.0
-# One missed look may be this process' own pause.
+# A single missed probe may be a pause of this process.
 _MISSES: Final = 2
 
 
@@ -62,7 +62,7 @@ class RedisWatch:
         try:
             await self._redis.ping()
         except (RedisError, OSError, RuntimeError) as error:
-            # To refuse, to load, or to hang up is an answer.
+            # Refusing, loading and hanging up count as answers.
             self._misses = self._misses + 1 if _is_timeout(error) else 0
         else:
             self._misses = 0

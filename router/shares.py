@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Final, TypeVar
 
-# One may have a place for so many that are left.
+# An owner may take one place for this many free ones.
 _PART: Final = 4
 
 Key = TypeVar("Key")
@@ -32,7 +32,7 @@ class Shares:
         self._most_per_line = total if most_per_line is None else most_per_line
         self._owners: Counter[str] = Counter()
         self._lines: Counter[tuple[str, str]] = Counter()
-        # By owner, whose turn is the order of this dict; within one, first come first served, but for full lines.
+        # By owner, in turn order; one owner's waiters are first come, first served, except for full lines.
         self._waiting: dict[str, list[tuple[str, asyncio.Future[None]]]] = {}
 
     @property
@@ -56,7 +56,7 @@ class Shares:
     def is_full_line(self, owner: str, line: str) -> bool:
         """Whether the line has its part of its owner's."""
         taken = self._owners[owner]
-        left = (taken + self._free) // (_PART + 1) - taken  # until the owner has its part
+        left = (taken + self._free) // (_PART + 1) - taken  # until the owner has its share
         return self._lines[owner, line] >= min(max(left // _PART, 1), self._most_per_line)
 
     def take(self, owner: str, line: str = "") -> None:
@@ -107,7 +107,7 @@ class Shares:
                 future.set_result(None)
                 self._forget(owner, entry)
                 if owner in self._waiting:
-                    self._waiting[owner] = self._waiting.pop(owner)  # behind the others, who have their turn first
+                    self._waiting[owner] = self._waiting.pop(owner)  # moved behind the other owners
                 return
 
     def _forget(self, owner: str, entry: tuple[str, asyncio.Future[None]]) -> None:
