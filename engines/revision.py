@@ -15,7 +15,7 @@ from typing import Final
 _WHOLE_BYTES: Final = 4 * 1024 * 1024
 _NUM_SAMPLES: Final = 64
 _SAMPLE_BYTES: Final = 4096
-# What does not take part in an answer.
+# Files that have no influence on an answer.
 _IGNORED: Final = frozenset({".md", ".png"})
 
 

@@ -20,13 +20,13 @@ ACCEPTED: Final = (
     "allOf, oneOf with options that exclude each other, $ref within the schema, and bounds on numbers, lengths and "
     "counts"
 )
-# Formats that the compiler holds an answer to. Any other is an annotation, as JSON Schema has it.
+# Formats that the compiler enforces. Any other is an annotation, as in JSON Schema.
 FORMATS: Final = frozenset(
     {"date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
 )
 _TYPES: Final = ("string", "number", "integer", "boolean", "array", "object", "null")
 
-# The compiler knows no larger numbers and would take these for the largest it knows, which is another bound.
+# The compiler would silently clamp larger numbers, which is another bound.
 _MAX_NUMBER: Final = 2**63 - 1
 _MAX_COUNT: Final = 2**31 - 1
 # Each remainder is a state of the compiler's: 300,007 of them take 3 s, 10,000 are over its own limit in mid-answer.
@@ -409,7 +409,7 @@ def _drop_idle(node: dict[str, Any]) -> None:
         "unevaluatedProperties": lambda value: is_anything(value) or "additionalProperties" in node,
         "unevaluatedItems": lambda value: is_anything(value) or isinstance(node.get("items"), dict | bool),
     }
-    for _ in range(2):  # what goes first may have been all that the other one was about
+    for _ in range(2):  # dropping the first may leave the other one empty
         for keyword in [keyword for keyword in is_idle if keyword in node]:
             if is_idle[keyword](node[keyword]):
                 del node[keyword]

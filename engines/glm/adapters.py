@@ -137,7 +137,7 @@ class Adapters:
         key = tuple(rows)
         if not any(key):
             return []
-        if self._last[0] != key:  # a batch has the same rows for many steps
+        if self._last[0] != key:  # a batch keeps its rows for many steps
             names = dict.fromkeys(key)
             groups = [_Group(name, None if len(names) == 1 else self._index(name, key)) for name in names if name]
             self._last = (key, groups)
@@ -234,7 +234,7 @@ def read_adapter(skeleton: nn.Module, base: str, name: str, source: str) -> Adap
     try:
         config: Any = PeftConfig.from_pretrained(where)
         weights: dict[str, Tensor] = load_peft_weights(where, device="cpu")
-    except Exception as error:  # files, the hub, JSON, pickles: each raises its own
+    except Exception as error:  # files, the hub, JSON and pickles all raise different errors
         raise refuse(error) from error
     _check_config(config, weights, base, refuse)
     try:

@@ -75,7 +75,7 @@ _PIXEL_SHARE = 1 / 16
 # Sides of the pictures to warm up with. A CPU computes every size with the same code; a GPU chooses by size.
 _WARM_UP_SIDES_PX = {"cpu": (112,), "cuda": (336, 672, 1008)}
 _WARM_UP_SECONDS = 30.0
-# Longer conversations are tokenized beside all others: 2 MB take over a second.
+# Longer conversations are tokenized in a thread of their own: 2 MB take over 1 s.
 _LONG_TEXT_CHARS = 64 * 1024
 # Part of every cache key: to be raised with any change to prompts.py, processor.py or images.py that changes inputs.
 _PREPROCESS_VERSION = "2"
@@ -118,7 +118,7 @@ class GlmEngine:
         self._info = replace(_describe(options.model), adapters=tuple(name for name, _ in options.adapters))
         self._pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="glm-prepare")
         self._pictures = PictureStage("glm-pictures")
-        # One thread and one tokenizer are for long texts: they take seconds, and nobody else is to wait for them.
+        # Long texts take seconds: they have one thread and one tokenizer of their own.
         self._long_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="glm-long-texts")
         # Encoding sanitised text toggles a flag on the tokenizer: two threads at once would corrupt each other's ids.
         self._tokenizer_lock = threading.Lock()
@@ -458,7 +458,7 @@ def _warm_up_requests(sides_px: Sequence[int], max_rows: int) -> Iterator[list[G
         return GenerationRequest((Message("user", parts),), sampling, request_id="warm-up")
 
     yield [ask(TextPart("Hi"))]
-    # A grammar's first mask is the slowest: what the compiler puts off is done then.
+    # The first mask of a grammar is the slowest, since the compiler works lazily.
     yield [ask(TextPart("Hi"), json_schema=ANY_OBJECT)]
     for side in sides_px:
         buffer = io.BytesIO()

@@ -16,9 +16,9 @@ from transformers import AutoModelForImageTextToText
 from engines.runtime.kv_cache import memory_errors
 from engines.runtime.quantization import loading_options
 
-# What stays in full precision: small beside the decoder, and its errors would reach every row or every token.
+# Modules kept in full precision: small beside the decoder, and their errors would reach every token.
 UNQUANTIZED_MODULES = ("model.visual", "lm_head")
-# From the fastest, which few GPUs have, to the one that is always there.
+# From the fastest, which few GPUs support, to the one that always works.
 _ATTENTION = ("flash_attention_3", "flash_attention_2", "sdpa", "eager")
 
 log = logging.getLogger(__name__)

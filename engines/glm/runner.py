@@ -301,6 +301,6 @@ def kv_shape(model: Any) -> KVShape:
     """Describe the keys and values of a model; several query heads share one of theirs."""
     config = model.config.get_text_config()
     head_dim = config.hidden_size // config.num_attention_heads
-    # Not the model's dtype: of a quantized one that is whatever its first weight happens to be.
+    # Not `model.dtype`: in a quantized model that is the dtype of an arbitrary weight.
     dtype = model.get_input_embeddings().weight.dtype
     return KVShape(config.num_hidden_layers, config.num_key_value_heads, head_dim, dtype, model.device)

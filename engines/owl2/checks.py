@@ -28,7 +28,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 # Constants that some files carry and others do not; both are computed here instead (see abstractor.py, language.py).
 IGNORED_TENSORS = (r"rotary_emb\.inv_freq$", r"crossattention\.attention\.(q_pos_embed|k_pos_embed)$")
-# Without one of these, the published model's value would be taken in silence; every known writer saves them all.
+# Without one of these, the published model's value would be used silently; all known tools save them.
 _REQUIRED_KEYS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     (): ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "visual_config"),
     ("visual_config",): ("visual_model", "visual_abstractor"),
@@ -50,7 +50,7 @@ _REQUIRED_KEYS: Mapping[tuple[str, ...], tuple[str, ...]] = {
         "grid_size",
     ),
 }
-# Arguments of from_pretrained with which the folder's own files are not what is loaded.
+# Arguments of from_pretrained that make it load other files than the folder's own.
 _OTHER_SOURCES = ("state_dict", "subfolder", "variant", "gguf_file", "key_mapping", "adapter_name")
 
 

@@ -169,7 +169,7 @@ def _open_manifest(
     """
     files = sorted({header.file for header in headers.values()})
     conversion = {
-        # A file that was replaced meanwhile must not be mixed with shards made of the old one.
+        # A file that was replaced meanwhile must not be mixed with shards of the old one.
         "source": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
         "dtype": dtype,
         "max_shard_bytes": max_shard_bytes,

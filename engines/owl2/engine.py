@@ -61,7 +61,7 @@ _IMAGE_CONTEXT_SHARE = 4
 _NUM_PREPARE_THREADS = 4
 # Squaring a picture makes an array of its longer side squared, 300 MB at this bound; longer ones are scaled down first.
 _MAX_SIDE_PX = 10_000
-# The vision tower sees 448 px a side; of a picture that is not square, what is cut off or squeezed had more.
+# The vision tower sees 448 px a side; pictures that are not square lose more by cropping or squeezing.
 _SEEN_PIXELS = 1_000_000
 
 # Part of every cache key: to be raised with any change to prompts.py, tokenizer.py or processor.py that changes inputs.

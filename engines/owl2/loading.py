@@ -22,7 +22,7 @@ from engines.owl2.files import CheckpointError, TensorHeader
 from engines.owl2.model import MPLUGOwl2ForConditionalGeneration, expected_shapes
 from engines.runtime.quantization import loading_options
 
-# What stays in full precision: small beside the decoder, and its errors would reach every row or every token.
+# Modules kept in full precision: small beside the decoder, and their errors would reach every token.
 UNQUANTIZED_MODULES = ("model.vision_model", "model.visual_abstractor", "lm_head")
 
 _DOWNLOADED = ["*.json", "*.model", "*.safetensors", "pytorch_model*.bin"]

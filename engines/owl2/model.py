@@ -348,7 +348,7 @@ class MPLUGOwl2ForConditionalGeneration(MPLUGOwl2PreTrainedModel, GenerationMixi
         return inputs
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        # Every prompt holds a BOS, and no answer should: seen once more, it changes nothing.
+        # Every prompt contains a BOS and no answer should, so an extra one changes nothing.
         stand_in = self.config.bos_token_id or 0
         prompt = kwargs.get("encoder_input_ids")
         if prompt is not None and not prompt.is_floating_point():

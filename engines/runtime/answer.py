@@ -60,7 +60,7 @@ class GrowingAnswer(ABC):
     def finish(self, usage: Usage) -> Delta:
         """Return the last delta, with all text that was held back."""
         delta = self._flush()
-        if self._is_stopped():  # what was held back can complete a stop string
+        if self._is_stopped():  # text held back earlier can complete a stop string
             self.finish_reason = "stop"
             delta = self._with_logprobs(delta)
         else:

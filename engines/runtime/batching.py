@@ -27,7 +27,7 @@ Job = TypeVar("Job")
 Row = TypeVar("Row")
 JobIn = TypeVar("JobIn", contravariant=True)
 
-# After so many chunks in a row a long prompt gives way to those behind it. Not after each: a prompt that is read to its
+# After this many chunks in a row a long prompt yields to those behind it. Not after each: a prompt that is read to its
 # end leaves its prefix to the next one, which often begins with the same picture.
 _CHUNKS_PER_TURN = 4
 
@@ -187,7 +187,7 @@ class ContinuousBatch(Generic[Job, Row]):
         self._admit()
         self._note_waits()
         self._prefill()
-        self._forget_cancelled()  # a chunk takes a while; no decode step is spent on who left meanwhile
+        self._forget_cancelled()  # a chunk takes a while; clients that left meanwhile get no decode step
         self._decode()
 
     def close(self, error: EngineError) -> None:
@@ -203,12 +203,12 @@ class ContinuousBatch(Generic[Job, Row]):
     def _admit(self) -> None:
         while self.num_rows < self.limits.max_rows and (entry := self._queue.peek()) is not None:
             jobs = [other.job for other in (*self._reading, *self._answering)]
-            # No request overtakes another: else small requests could keep a large one out for ever.
+            # Strictly in order: else small requests could keep a large one out for ever.
             if jobs and self._runner.cost([*jobs, entry.job]) > self.limits.max_tokens:
                 return
             try:
                 row = self._runner.begin(entry.job)
-            except BaseException as error:  # one request's trouble is not the others'
+            except BaseException as error:  # one request's error must not fail the others
                 self._end(entry, error)
                 continue
             self._queue.pop()
@@ -224,7 +224,7 @@ class ContinuousBatch(Generic[Job, Row]):
             turn_at = max(entry.since, self._turned_at.get(entry.caller, 0.0))
             number, oldest_at, turn_at = waits.get(entry.caller, (0, entry.since, turn_at))
             waits[entry.caller] = (number + 1, oldest_at, turn_at)
-        # A caller with nothing waiting begins anew.
+        # A caller with an empty queue starts over.
         self._turned_at = {caller: at for caller, at in self._turned_at.items() if caller in waits}
         self._waits = waits
 
@@ -275,7 +275,7 @@ class ContinuousBatch(Generic[Job, Row]):
             middle = (len(entries) + 1) // 2
             parts = [part for part in (entries[:middle], entries[middle:]) if part]
             first: BaseException = error
-        except BaseException as error:  # whose fault it is shows when each row is tried alone
+        except BaseException as error:  # retry each row alone to find the one that fails
             if len(entries) == 1:
                 return [error]
             log.warning("a decode step of %d rows failed; trying each alone", len(entries), exc_info=True)
@@ -313,7 +313,7 @@ class ContinuousBatch(Generic[Job, Row]):
                 self._answering.remove(entry)
             try:
                 self._runner.drop(entry.row, is_complete=is_complete)
-            except BaseException:  # the answer is out, or failed already; only what was to be kept of it is lost
+            except BaseException:  # the answer is sent or failed already; only its cache entry is lost
                 log.exception("a row could not be dropped properly")
         if error is not None:
             entry.sink.put(to_engine_error(error))

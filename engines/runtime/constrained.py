@@ -119,7 +119,7 @@ class GrammarCompiler:
         sample = orjson.dumps(schema)[:_MAX_SAMPLED]
         tokens_per_byte = len(self._tokenizer.tokenize_bytes(sample)) / len(sample)
         fixed, repeated = shortest_answer(schema), shortest_answer(schema, items=1)
-        is_nested = repeated < fixed  # with an element in each list, it has no end
+        is_nested = repeated < fixed  # with one element per list, the shortest answer is infinite
         num_fixed = math.ceil(fixed * tokens_per_byte)
         num_repeated = num_fixed if is_nested else math.ceil((repeated - fixed) * tokens_per_byte)
         budget = JsonBudget(max_tokens, num_free_texts(schema), num_fixed, num_repeated, is_nested=is_nested)
@@ -140,7 +140,7 @@ class GrammarCompiler:
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise _explain(matcher.get_error())
-        # Some schemas turn out to be too large only at the first token that can be chosen, behind a brace or so.
+        # Some schemas turn out to be too large only at the first free choice, after a brace for example.
         trial = matcher.deep_copy()
         trial.consume_tokens(self._tokenizer.tokenize_bytes(trial.compute_ff_bytes()))
         trial.compute_bitmask()
@@ -240,7 +240,7 @@ class Constraint:
         self._stop_ids = stop_ids
         self._asleep_until = asleep_until
         self._is_asleep = asleep_until is not None and asleep_from is None
-        # Allowed now beside what the schema allows, and no part of it.
+        # Tokens allowed now in addition to the schema's own.
         self._extra_id = asleep_from if asleep_until is not None and not self._is_asleep else None
         self._mask: Tensor | None = None
 

@@ -216,7 +216,7 @@ class HostStore:
         num_blocks = min(_BLOCKS_PER_SLAB, self._num_left)
         try:
             slab = torch.empty((num_blocks, self._block_bytes), dtype=torch.uint8, pin_memory=self._is_pinned)
-        except RuntimeError as error:  # the driver's word for it, whatever keeps it from pinning more
+        except RuntimeError as error:  # the driver's error for every failure to pin memory
             self._num_left = 0
             log.warning("host memory for the prefix cache stays at %d MB: %s", self.max_bytes // 2**20, error)
             return False

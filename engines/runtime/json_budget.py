@@ -16,11 +16,11 @@ _ESCAPE: Final = ord("\\")
 _OPENING: Final = frozenset(b"{[")
 _CLOSING: Final = frozenset(b"}]")
 _COMMA: Final = frozenset(b",}]")
-# No text is held to fewer tokens than this; names and dates fit.
+# Smallest bound of a string, in tokens; names and dates fit.
 _LEAST_TEXT: Final = 16
 # For brackets, and for tokens shorter than the average.
 _MARGIN_TOKENS: Final = 12
-# A model that goes round in circles: so many tokens, of which no more are different.
+# A model repeats itself: this many tokens, with at most that many different ones.
 _CIRCLE_TOKENS: Final = 64
 _CIRCLE_KINDS: Final = 10
 
@@ -90,5 +90,5 @@ class JsonBudget:
         else:
             if byte in _COMMA and self._is_value:
                 self._num_texts -= 1
-            self._is_value = False  # what is followed by a colon was a name
+            self._is_value = False  # a string before a colon was a name
             self._depth += (byte in _OPENING) - (byte in _CLOSING)

@@ -17,7 +17,7 @@ from torch import Tensor
 from engines.runtime.prefix_cache import Layers
 
 _COLUMNS_STEP = 64
-# torch has a type of its own for some lacks of memory; these are the words of the others.
+# Out-of-memory errors that have no type of their own in torch, by their messages.
 _SIGNS_OF_NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -191,7 +191,7 @@ class KVBatch:
         keys, values = self._layers[layer]
         if keys.shape[0] >= num_rows and keys.shape[2] > num_columns:
             return
-        # A half more than is needed now, but no more than the rows can ever need.
+        # Grow by half, but not beyond what the rows can ever need.
         ahead = -(-num_columns * 3 // 2 // _COLUMNS_STEP) * _COLUMNS_STEP
         columns = max(num_columns + 1, min(ahead, max(self._max_lengths)))
         rows = min(1 << (num_rows - 1).bit_length(), max(num_rows, self._max_rows))

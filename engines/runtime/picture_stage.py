@@ -43,7 +43,7 @@ class PictureStage:
     ) -> None:
         self._num_threads = num_threads or min(_MAX_THREADS, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix=name)
-        # A picture takes a thread's share at least, so that no more are in work than there are threads.
+        # A picture takes at least one thread's share, so at most one picture per thread is in work.
         self._share = MAX_PIXELS // self._num_threads
         self._pixels = FairBudget(self._share * self._num_threads)
         self._clock = clock
@@ -77,7 +77,7 @@ class PictureStage:
         finally:
             gone.set()
             for task in tasks:
-                if task not in self._begun:  # those keep their turn until their thread is done
+                if task not in self._begun:  # running ones keep their place until their thread ends
                     task.cancel()
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class PictureStage:
                     loop = asyncio.get_running_loop()
                     return await loop.run_in_executor(self._pool, make, image, lambda: not gone.is_set())
                 except BaseException:
-                    gone.set()  # before the turn is given on, perhaps to another picture of this request
+                    gone.set()  # before the place passes on, perhaps to another picture of this request
                     raise
                 finally:
                     self._begun.discard(task)

@@ -356,7 +356,7 @@ class PrefixCache:
         if entry.stored is None:
             return
         assert self._host is not None
-        # Before others leave the device for it, so that they find the room it had on the host.
+        # Before others are moved off the device, so that they can use the host memory that this one frees.
         entry.tensors = self._host.get(entry.stored)
         self._leave_host(entry)
         self._count(num_host_hits=1, num_bytes=entry.num_bytes)
@@ -370,7 +370,7 @@ class PrefixCache:
         self._count(num_host_bytes=-self._host.size_of(entry.num_bytes))
 
     def _count(self, **changes: int) -> None:
-        # A new object each time: whoever reads it on another thread sees counts that belong together.
+        # A new object each time, so that other threads read consistent counts.
         old = self.stats
         self.stats = CacheStats(
             *(getattr(old, name) + changes.get(name, 0) for name in CacheStats.__dataclass_fields__)

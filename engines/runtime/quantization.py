@@ -65,7 +65,7 @@ def _bitsandbytes(quantization: str, dtype: torch.dtype, unquantized_modules: Se
     from transformers import BitsAndBytesConfig
 
     with warnings.catch_warnings():
-        # Its import decorates functions with what torch has since deprecated; nothing a user could change.
+        # Its import uses decorators that torch has deprecated; users cannot change that.
         warnings.simplefilter("ignore", DeprecationWarning)
         importlib.import_module("bitsandbytes")
     if quantization == "int8":

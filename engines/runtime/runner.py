@@ -211,7 +211,7 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
             if is_complete:
                 layers = self._batch.views(row.place)
                 num_answered = self._batch.lengths[row.place] - len(row.job.sequence)
-                # The last token was chosen but never read, so there is nothing to keep of it.
+                # The last token was sampled but not read, so the cache has no entry for it.
                 sequence = row.job.sequence.extended(row.token_ids[:num_answered])
                 self.cache.put_prefix(row.job.scope, sequence, layers)
         finally:
@@ -284,7 +284,7 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
         """Choose the first token of an answer, and give the row its place in the batch."""
         (pick,) = self._pick(logits, [row])
         row.check(pick)
-        # Before the row is ready: if memory ends here, the prompt's last piece is read again.
+        # Before the row is ready: after an out-of-memory error here, the prompt's last chunk is read again.
         self.cache.put_prefix(row.job.scope, row.job.sequence, prompt.layers)
         row.place = self._batch.join(prompt, row.job.max_length)
         self._places.append(row)

@@ -34,7 +34,7 @@ class _Channel:
     def put(self, item: Delta | EngineError | None) -> None:
         try:
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
-        except RuntimeError:  # the caller's loop is closed: no one is left to read
+        except RuntimeError:  # the caller's event loop is closed
             self._cancelled.set()
 
     async def receive(self) -> AsyncGenerator[Delta, None]:
@@ -191,7 +191,7 @@ class Scheduler(Generic[Job, Row]):
                 continue
             try:
                 self._batch.step()
-            except BaseException as error:  # a bug of the scheduler itself: no stream may hang on it
+            except BaseException as error:  # a bug of the scheduler itself must not hang the streams
                 self._batch.close(to_engine_error(error))
         if self._batch is not None:
             self._batch.close(_shutting_down())
