@@ -241,7 +241,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.abort()  # a refusal in the middle of an answer would be read as part of it
+            self.transport.abort()  # a refusal in the middle of an answer would be read as a part of the answer
             return
         body = orjson.dumps(envelope(EngineFailedError(message, status=status, code=code)))
         headers = [
@@ -275,7 +275,7 @@ class _WithoutChunks:
             if message["type"] == "http.response.start":
                 has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
                 if not has_length:
-                    self._cycle.chunked_encoding = False  # uvicorn chunks what says nothing, whatever the version
+                    self._cycle.chunked_encoding = False  # uvicorn sends chunks if there is no length, even to HTTP/1.0
             elif message["type"] == "http.response.body" and not has_length:
                 self._cycle.expected_content_length = len(message.get("body", b""))
             await send(message)

@@ -333,7 +333,7 @@ class SafeFetcher:
             connector = aiohttp.TCPConnector(
                 resolver=_VettingResolver(self._resolve, allow_private=self._settings.allow_private_urls),
                 use_dns_cache=False,
-                limit=0,  # one line for all would let those who wait for a silent host hold everybody up
+                limit=0,  # with one queue for all, those waiting for a silent host would delay everybody
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -341,7 +341,7 @@ class SafeFetcher:
                 timeout=aiohttp.ClientTimeout(total=None),  # `_guard` bounds DNS, redirects and body together
                 trust_env=False,  # a proxy would connect for us, past the address check
                 auto_decompress=False,
-                # Some sites refuse programs that do not say whom to turn to.
+                # Some sites refuse a User-Agent without a contact.
                 headers={"User-Agent": user_agent(self._settings.contact), "Accept-Encoding": "identity"},
             )
         return self._session

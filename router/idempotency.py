@@ -25,9 +25,9 @@ from router.leftovers import Leftovers, end_tasks
 from router.lua import KeyScript, Scripts
 from router.redis import PREFIX, Clock
 
-# How long a key is known, and at least how long what was done under it can be read.
+# How long a key is known; its response can be read at least as long.
 KEEP_S: Final = 24 * 3600
-# A holder that has not been heard of for so long has died before it accepted anything: the next one takes over.
+# A holder silent for this long died before it accepted anything: the next request takes over.
 HOLD_S: Final = 10.0
 
 
@@ -105,7 +105,7 @@ class Idempotency:
         try:
             yield
         except BaseException:
-            # The request may be cancelled by now, and with it whatever is awaited here.
+            # The request may be cancelled by now, which would cancel an await here too.
             await asyncio.shield(self._leftovers.add(self._let_go(claim)))
             raise
         finally:
@@ -145,7 +145,7 @@ class Idempotency:
         await self._leftovers.aclose()
 
     async def _let_go(self, claim: Claim, *, even_if_recorded: bool = False) -> None:
-        with contextlib.suppress(QueueUnavailableError):  # then it is free when its time is over
+        with contextlib.suppress(QueueUnavailableError):  # then the key expires by itself
             await self._scripts.run(KeyScript.SETTLE, key=claim.key, token=claim.token, is_forced=int(even_if_recorded))
 
     async def _keep(self, claim: Claim) -> None:

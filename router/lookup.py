@@ -77,7 +77,7 @@ class Lookups:
             async with asyncio.timeout(self._timeout_s):
                 lookup = self._under_way.get(host) or await self._begin(host)
                 if asyncio.get_running_loop().time() - lookup.began >= self._timeout_s:
-                    raise TimeoutError  # others have waited long enough for the same
+                    raise TimeoutError  # another lookup of this name has timed out already
                 found = await asyncio.shield(lookup.answer)
         except TimeoutError:
             raise LookupTimeoutError from None
@@ -87,7 +87,7 @@ class Lookups:
 
     async def _begin(self, host: str) -> _Lookup:
         loop = asyncio.get_running_loop()
-        # Name servers that say nothing do so for all names of their zone.
+        # Silent name servers are silent for all names of their zone.
         owner, zone = OWNER.get(), ".".join(host.rsplit(".", 2)[-2:])
         await self._places.wait(owner, zone)
         if host in self._under_way:

@@ -35,7 +35,7 @@ _DATA_URL = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _WHITESPACE = b" \t\r\n\f"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
-# What is not canonical is looked at a piece at a time: whole copies of 60 MB are memory, and a stop for all others.
+# Non-canonical base64 is decoded in pieces: copies of 60 MB cost memory and block the event loop.
 _PIECE_CHARS = 32 * 1024
 # Unquoting makes an object per escape. Clients that escape only what must be escaped send 1 in 20 characters so, 1.3
 # million in the largest picture.

@@ -32,7 +32,7 @@ from router.settings import Settings
 from router.work import ticket
 from router.work.context import Context
 
-# What follows the handing back: webhooks under way, and the writes that hand back.
+# Time after the drain for running webhooks and for the writes that hand units back.
 _LAST_S = 5.0
 _BEAT_S = 2.0
 
@@ -92,7 +92,7 @@ class TaskLoop:
         if self._loop is None or self._context is None:
             return
         draining = asyncio.run_coroutine_threadsafe(self._context.deliverer.drain(_LAST_S), self._loop)
-        with contextlib.suppress(Exception):  # the process ends: a lease heals whatever this could not
+        with contextlib.suppress(Exception):  # the process ends; an expired lease recovers the rest
             draining.result(_LAST_S + 1)
         self._loop.call_soon_threadsafe(self._loop.stop)
 

@@ -78,7 +78,7 @@ def ask(
     transcript = Transcript(
         Console(stderr=True, highlight=False),
         language,
-        # Whoever redirects stdout wants the answer once, even if an engine had to start it again.
+        # A redirected stdout gets the answer once, even if an engine restarted it.
         streams_answer=sys.stdout.isatty(),
         is_quiet=as_json,
     )
@@ -131,7 +131,7 @@ async def _converse(client: Client, question: Question, transcript: Transcript) 
                     response = event.get("response") or response
                     transcript.show(event)
             except StreamBrokenError:
-                # A restart of the api is no reason to lose an accepted job: its record is still there.
+                # An accepted job survives a restart of the api: retry.
                 if "id" not in response:
                     raise
                 transcript.note(say("ask.resumed", transcript.language))

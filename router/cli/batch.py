@@ -221,6 +221,6 @@ def make_progress(language: Language) -> Progress:
         Rate(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        # The service answers in bursts; a short look back would make the estimate jump.
+        # Answers come in bursts, so a short window would make the estimate jump.
         speed_estimate_period=120,
     )

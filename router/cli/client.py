@@ -21,7 +21,7 @@ from router.cli.texts import say
 Json = dict[str, Any]
 
 CONNECT_TIMEOUT_S = 10.0
-# A webhook test waits for its receiver. A file may take as long as it moves.
+# A webhook test waits for its receiver. A file transfer has no timeout while bytes arrive.
 ANSWER_TIMEOUT_S = 60.0
 
 

@@ -31,7 +31,7 @@ SHOW_COLUMNS = (
     *("jobs.column.failures", "jobs.column.said", "jobs.column.reason"),
 )
 _MAX_SHOWN = 60
-# A restart of the service is waited for.
+# Wait for a restart of the service.
 PATIENCE_S = 60.0
 
 app = typer.Typer(name="jobs", help="Work that was accepted, and what became of it.", no_args_is_help=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from router.cli.net import http_status
 from router.cli.redis_server import ping, replies
 
-# How long one look at a child that was ready may take; a busy machine answers the next one.
+# Timeout of one liveness check; a busy machine may pass the next one.
 ALIVE_TIMEOUT_S = 5.0
 
 Probe = Callable[[int], Awaitable[bool]]

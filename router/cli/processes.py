@@ -61,7 +61,7 @@ def api(
     except RulesError as error:
         fail(f"GLOWL_PRESET: {error}", code=2)
     server = ApiServer(app, settings)
-    # Uvicorn ends in order and then raises the signal again; a process that did as it was told has no error to report.
+    # Uvicorn shuts down and then raises the signal again; a requested stop is no error.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server.run()
     if not server.started:
@@ -103,7 +103,7 @@ class ReadySign:
 
     def touch(self) -> None:
         """Say that the worker is alive."""
-        with contextlib.suppress(OSError):  # gone, or no room: whoever looks at it decides what that means
+        with contextlib.suppress(OSError):  # gone, or the disk is full: the caller handles both
             os.utime(self._path)
 
 

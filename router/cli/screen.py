@@ -71,7 +71,7 @@ class Screen:
 
     def line(self, text: str) -> None:
         """Print one line as it is: never wrapped, so that it can be copied, and never read as markup."""
-        # Redirected to a file on a full disk: that must not end what runs.
+        # stdout may be a file on a full disk: that must not end the service.
         with suppress(OSError):
             self._console.print(text, markup=False, soft_wrap=True)
 

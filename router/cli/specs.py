@@ -31,7 +31,7 @@ UI_PORT = 7860
 UP_DRAIN_S = 2.0
 # From the end of the drain to the end of the process: webhooks under way, and closing down.
 STOP_MARGIN_S = 8.0
-# Whatever waits for an engine has a worker of its own: one that hangs takes all places of that worker, and no others.
+# One worker per engine: an engine that hangs blocks its own worker only.
 WORKERS = {"worker": "glm", "worker-owl2": "owl2", "worker-light": "light,webhooks"}
 # -P: a folder named `router` in the user's current directory must not shadow ours.
 _GLOWL = (sys.executable, "-P", "-m", "router.cli")
@@ -58,7 +58,7 @@ def build_specs(
     }
     for name, address in addresses.items():
         specs.append(_engine_spec(name, address, settings, plan, quantization))
-    # Whoever presses Ctrl-C waits; and what is handed back then is run at the next start.
+    # Short, since the user waits after Ctrl-C; units handed back run at the next start.
     is_set = settings.model_fields_set
     drain_s = settings.drain_s if "drain_s" in is_set else UP_DRAIN_S
     notice_s = settings.drain_notice_s if "drain_notice_s" in is_set else 0.0

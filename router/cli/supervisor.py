@@ -209,7 +209,7 @@ class Supervisor:
 
     async def _look_after(self, child: _Child, pid: int, begun: float) -> None:
         """Announce when a child is ready; from then on, kill it if it hangs."""
-        # Another process is asked: it can set no event of ours.
+        # Polled: another process cannot set an event here.
         while not await child.spec.is_ready(pid):  # noqa: ASYNC110
             await asyncio.sleep(READY_POLL_S)
         child.is_ready = True
@@ -238,7 +238,7 @@ class Supervisor:
                 return time.monotonic() - heard
 
     async def _spawn(self, child: _Child) -> asyncio.subprocess.Process:
-        # The child writes to the file itself: no pump of ours whose end could break it.
+        # The child writes to the file itself, so no pipe of the supervisor can break.
         with child.log_path.open("ab") as log:
             child.log_start = log.tell()
             process = await asyncio.create_subprocess_exec(
@@ -254,7 +254,7 @@ class Supervisor:
                 # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops in order.
                 start_new_session=True,
             )
-        # It only helps the next supervisor to find what this one leaves behind: no reason to end if the disk is full.
+        # It only helps the next supervisor to find orphans: go on if the disk is full.
         with contextlib.suppress(OSError):
             child.pid_path.write_text(f"{process.pid} {process_identity(process.pid)}\n", encoding="utf-8")
         return process
@@ -290,7 +290,7 @@ class _Child:
         self.pid_path = pid_path
         self.log_path = log_path
         self.process: asyncio.subprocess.Process | None = None
-        # Size of the log when the present run began: what is before that was said by others.
+        # Size of the log when this run began: earlier lines belong to earlier runs.
         self.log_start = 0
         self.is_ready = False
         self.was_ever_ready = False

@@ -189,7 +189,7 @@ def _path(endpoint: str, action: str = "") -> str:
 
 
 def _show_secret(api: Api, key: str, endpoint: str, signing_secret: str) -> None:
-    # The sentence on stderr, the secret alone on stdout: it can go straight into a file.
+    # The secret alone on stdout, so that it can be redirected into a file; the sentence on stderr.
     typer.echo(say(key, api.language, id=endpoint), err=True)
     typer.echo(signing_secret)
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# What can be sent back in a header as it came; other ids are replaced by one of ours.
+# Ids that are safe in a header; others are replaced by a new one.
 _ID: Final = re.compile(rb"[\x20-\x7e\x80-\xff]{1,128}")
 
 

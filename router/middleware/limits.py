@@ -20,7 +20,7 @@ from router.errors import BodyTimeoutError, OverloadedError, TooManyInFlightErro
 from router.in_flight import InFlight, Share
 from router.settings import Settings
 
-# Who runs the service must see how it does when it is full.
+# Health must be readable while the service is full.
 _ALWAYS: Final = frozenset({"/healthz", "/readyz"})
 # Callers without a right key share one place: they get as far as a 401.
 _NOBODY: Final = ""
@@ -58,7 +58,7 @@ class Bounded:
                 body = _Body(receive, share)
                 await self._app(scope, body.receive, _lingering(send, body) if _ends_after(scope) else send)
         except (TooManyInFlightError, OverloadedError) as error:
-            # Raised before anything was begun; what is raised further in is answered there.
+            # Raised here, before the request was passed on; later ones are answered further in.
             await respond(Request(scope), error)(scope, receive, send)
 
 
