@@ -28,12 +28,14 @@ class Caller:
         scopes: what the key or token may be used for.
         key_id: the public name of the key or token, for limits and logs; empty where none was needed.
         limits: how much the owner may do; nothing is limited by default.
+        retention_s: what is stored of theirs is kept at most so long; None leaves it to the settings.
     """
 
     owner: str
     scopes: frozenset[Scope] = SCOPES
     key_id: str = ""
     limits: Limits = field(default_factory=Limits)
+    retention_s: int | None = None
 
 
 LOCAL: Final = Caller(LOCAL_OWNER)

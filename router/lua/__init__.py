@@ -116,7 +116,13 @@ class LimitScript(StrEnum):
     RENEW = "limits/renew"
 
 
-Script = JobScript | FileScript | BatchScript | WebhookScript | KeyScript | LimitScript
+class AuthScript(StrEnum):
+    """Of owners and their keys."""
+
+    CHANGE = "auth/change"
+
+
+Script = JobScript | FileScript | BatchScript | WebhookScript | KeyScript | LimitScript | AuthScript
 
 
 @dataclass(frozen=True, slots=True)
