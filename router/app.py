@@ -76,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Bounded, settings=services.settings)
     app.add_middleware(Identified, authenticator=services.authenticator)
     app.add_middleware(Cors, origins=services.settings.cors_origins)
-    app.add_middleware(HostsChecked, settings=services.settings)
+    app.add_middleware(HostsChecked, settings=services.settings, authenticator=services.authenticator)
     app.add_middleware(RequestIds)
     return app
 
@@ -84,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @contextlib.asynccontextmanager
 async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[None]:
     await services.redis_watch.start()
+    await services.authenticator.start()
     await services.hub.start()
     await services.monitor.start()
     await services.overload.start()
@@ -113,6 +114,7 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
         await services.webhook_fetcher.aclose()
         for engine in services.engines.values():
             await engine.aclose()
+        await services.authenticator.aclose()
         await services.redis_watch.aclose()
         for client in services.redis_clients:
             await client.aclose()

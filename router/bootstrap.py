@@ -16,6 +16,7 @@ from engines.http.balancer import RemoteEngine, connect
 from policies.rules import Rules, RulesFile, load_preset
 from router.attend import AttendedEngine
 from router.auth.authenticator import Authenticator
+from router.auth.store import OwnerStore
 from router.batches.files import FileStore
 from router.batches.store import BatchStore
 from router.dispatch import Dispatcher
@@ -68,7 +69,7 @@ def build_services(settings: Settings) -> Services:
     monitor = EngineMonitor(engines, on_up=lambda engine: wake(store, queue, engine))
     overload = OverloadWatch(monitor, store.backlogs, lambda: rules().max_queue_age_s)
     webhooks, webhook_fetcher = make_webhook_store(settings, redis, reads), make_webhook_fetcher(settings)
-    ended = make_redis(settings)
+    ended, news = make_redis(settings), make_redis(settings)
     # The monitor asks all the time; a call under way hears from it that its engine is gone.
     asked: dict[str, Engine] = {
         name: AttendedEngine(engine, partial(_is_up, monitor, name), partial(monitor.mark_silent, name))
@@ -80,7 +81,13 @@ def build_services(settings: Settings) -> Services:
     fetcher = SafeFetcher(settings)
     return Services(
         settings=settings,
-        authenticator=Authenticator(settings.api_keys),
+        authenticator=Authenticator(
+            settings.api_keys,
+            OwnerStore(reads),
+            news,
+            is_open=settings.is_only_local,
+            is_insecure=settings.insecure,
+        ),
         store=store,
         queue=queue,
         hub=hub,
@@ -115,7 +122,7 @@ def build_services(settings: Settings) -> Services:
         engines=engines,
         idempotency=Idempotency(redis),
         redis_watch=watch,
-        redis_clients=(redis, reads, reader, ended, looks),
+        redis_clients=(redis, reads, reader, ended, news, looks),
     )
 
 

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engines.adapter_names import parse_adapters
 from engines.http.address import DEFAULT_PORTS, split_urls
+from router.loopback import is_loopback
 from router.redis_address import check_redis_url
 
 PRODUCT_URL = "https://github.com/glowl/glowl"
@@ -66,6 +67,12 @@ class Settings(BaseSettings):
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="comma-separated API keys; a request must send one of them; empty: none is needed"
+    )
+    insecure: bool = Field(
+        False, description="answer without keys on any address, as long as there is neither a key nor an owner"
+    )
+    published_on: str = Field(
+        "", description="address on which others reach the api, if it is another than GLOWL_HOST, as from a container"
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -242,12 +249,22 @@ class Settings(BaseSettings):
             value = value.strip() or None  # compose files pass variables that are not set as empty ones
         return value
 
+    @field_validator("insecure", mode="before")
+    @classmethod
+    def _empty_is_false(cls, value: object) -> object:
+        return False if value == "" else value  # compose files pass variables that are not set as empty ones
+
     @classmethod
     def variables(cls) -> frozenset[str]:
         """Return the names of all environment variables that are read."""
         return frozenset(
             str(field.validation_alias or f"GLOWL_{name.upper()}") for name, field in cls.model_fields.items()
         )
+
+    @property
+    def is_only_local(self) -> bool:
+        """Whether only this machine can reach the api."""
+        return is_loopback(self.published_on or self.host)
 
     @property
     def engine_urls(self) -> dict[str, tuple[str, ...]]:

@@ -20,6 +20,16 @@ KEYS_DIFFER: Final = Text(
     "KEY' 与 'x-api-key: KEY' 中使用相同的密钥。",
 )
 UNKNOWN_KEY: Final = Text("This API key is not known here.", "API 密钥无效。")
+EXPIRED_KEY: Final = Text("This API key has expired.", "此 API 密钥已过期。")
+MISTYPED_KEY: Final = Text(
+    "This API key is not whole: its last characters do not fit the others. Copy all of it.",
+    "此 API 密钥不完整：末尾的校验字符与其余部分不符。请完整复制密钥。",
+)
+KEY_UNSURE: Final = Text(
+    "Redis does not answer, so it is not known whether this request needs a key, or whether its key is good; "
+    "try again shortly.",
+    "redis 没有响应，无法确认该请求是否需要密钥或其密钥是否有效；请稍后再试。",
+)
 TOO_MANY_CHARACTERS: Final = Text(
     "The conversation has {num_chars} characters; at most {limit} are accepted.",
     "对话共有 {num_chars} 个字符，最多 {limit} 个。",

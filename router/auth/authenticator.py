@@ -1,20 +1,38 @@
 """From the key of a request to its caller.
 
-In: a request's headers. Out: a `Caller`. Without configured keys there is one owner, and any key, or none, is accepted:
-the api listens on loopback only by default.
+In: a request's headers. Out: a `Caller`. Keys are needed as soon as there is one in ``GLOWL_API_KEYS``, or an owner in
+redis. Until then there is one owner, and any key, or none, is accepted, if only this machine can reach the api.
+
+A key that is known costs one hash and one look-up in a dict, and no command of redis. One that is not is looked for in
+redis, once a second at most for all of them together: it may have been made a moment ago.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from pydantic import SecretStr
+from redis.asyncio import Redis
 
 from router import texts
 from router.auth.caller import LOCAL, Caller
 from router.auth.headers import sent_key
-from router.errors import AuthenticationError
+from router.auth.key_text import PREFIX, digest_of, is_key
+from router.auth.live import LiveDirectory
+from router.auth.records import Directory
+from router.auth.store import OwnerStore
+from router.auth.table import Known, to_table
+from router.errors import AuthenticationError, QueueUnavailableError
+
+log = logging.getLogger(__name__)
+
+# When a key was last used is written down to the minute.
+_NOTE_EVERY_S: Final = 60.0
+# How old what is known may be before a key counts as unknown.
+_SURE_S: Final = 1.0
 
 
 class Authenticator:
@@ -22,38 +40,94 @@ class Authenticator:
 
     Args:
         keys: those of ``GLOWL_API_KEYS``; each is an owner of its own.
+        store: has the others.
+        listener: a redis client that hears of changes.
+        is_open: nobody needs a key while there is none: only this machine can reach the api, or it was said so.
+        is_insecure: it was said so: then also while redis does not tell whether there are keys.
+        clock: unix seconds.
+
+    Attributes:
+        needs_keys: a request without a good key is refused. None while redis has not yet said whether there are any.
     """
 
-    def __init__(self, keys: Sequence[SecretStr]) -> None:
-        # By hash: how long a look-up takes tells nothing of a key.
-        self._callers = {_hash(key.get_secret_value()): _caller_of(key.get_secret_value()) for key in keys}
+    def __init__(
+        self,
+        keys: Sequence[SecretStr],
+        store: OwnerStore,
+        listener: Redis,
+        *,
+        is_open: bool = True,
+        is_insecure: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._configured = [digest_of(key.get_secret_value()) for key in keys]
+        self._may_be_open = is_open or is_insecure
+        self._clock = clock
+        self._used: dict[str, float] = {}
+        self._table: dict[bytes, Known] = to_table(Directory(), self._configured)
+        self.needs_keys: bool | None = True if keys or not self._may_be_open else None
+        self._lets_in_all = self.needs_keys is None and is_insecure
+        self._live = LiveDirectory(store, listener, on_change=self._take_over, take_used=self._take_used)
+
+    async def start(self) -> None:
+        """Read the keys that there are, and hear of changes; redis may be away."""
+        await self._live.start()
+
+    async def aclose(self) -> None:
+        """Write down which keys were used, and stop listening."""
+        await self._live.aclose()
+
+    async def refresh(self) -> None:
+        """Read again what has changed."""
+        await self._live.refresh(0.0)
 
     async def identify(self, headers: Mapping[str, str]) -> Caller:
         """Return who sent a request with such headers, looked up by lower-case names.
 
         Raises:
-            AuthenticationError: if keys are configured and the request has none of them, or has keys that differ.
+            AuthenticationError: if a key is needed and the request has no good one, or has keys that differ.
+            QueueUnavailableError: if redis would know, and does not answer.
         """
-        if not self._callers:
+        if self._lets_in_all:
             return LOCAL
         key = sent_key(headers)
+        known = self._table.get(digest_of(key)) if key else None
+        if known is None:
+            known = await self._look_again(key)
+        if known is None:
+            return LOCAL
+        now = self._clock()
+        if now >= known.expires_at:
+            raise AuthenticationError(texts.EXPIRED_KEY, code="expired_api_key")
+        if now - known.noted_at >= _NOTE_EVERY_S:
+            known.noted_at = self._used[known.caller.key_id] = now
+        return known.caller
+
+    async def _look_again(self, key: str) -> Known | None:
+        """Return what redis knows of a key that is not known here; None if no key is needed."""
+        # Of another text redis knows nothing, however long one looks.
+        if is_key(key) or self.needs_keys is None:
+            if not await self._live.refresh(_SURE_S):
+                raise QueueUnavailableError(texts.KEY_UNSURE, retry_after_s=2)
+            if self._lets_in_all:
+                return None
+            if (known := self._table.get(digest_of(key))) is not None:
+                return known
         if not key:
             raise AuthenticationError(texts.NO_KEY)
-        caller = self._callers.get(_hash(key))
-        if caller is None:
-            raise AuthenticationError(texts.UNKNOWN_KEY)
-        return caller
+        is_mistyped = key.startswith(PREFIX) and not is_key(key)
+        raise AuthenticationError(texts.MISTYPED_KEY if is_mistyped else texts.UNKNOWN_KEY)
 
+    def _take_over(self, directory: Directory) -> None:
+        self._table = to_table(directory, self._configured)
+        for known in self._table.values():  # used since redis was last told
+            known.noted_at = max(known.noted_at, self._used.get(known.caller.key_id, 0.0))
+        is_emptied = bool(self.needs_keys) and not directory.version
+        if is_emptied and not self._configured and self._may_be_open:
+            log.warning("redis has lost all owners and keys; requests are refused until there are some, or a restart")
+        self.needs_keys = bool(self._configured or directory.owners or is_emptied) or not self._may_be_open
+        self._lets_in_all = not self.needs_keys
 
-def owner_of_key(key: str) -> str:
-    """Return the owner that a key of ``GLOWL_API_KEYS`` stands for."""
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
-
-
-def _caller_of(key: str) -> Caller:
-    owner = owner_of_key(key)
-    return Caller(owner, key_id=f"env_{owner[:8]}")
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+    def _take_used(self) -> Mapping[str, float]:
+        used, self._used = self._used, {}
+        return used

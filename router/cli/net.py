@@ -82,11 +82,6 @@ def base_url(host: str, port: int) -> str:
     return f"http://{reachable}:{port}"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a server on that host can be reached from this machine only."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
 async def http_get(url: str, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> tuple[int, bytes] | None:
     """Status and body of ``GET path``; None if nothing answers in time. ``url`` as in `Address.url`."""
     import aiohttp

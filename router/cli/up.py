@@ -18,7 +18,7 @@ from router.cli import models
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language, write_atomically
 from router.cli.data_folder import Layout, locked
 from router.cli.model_setup import parse_choice, prepare_models
-from router.cli.net import LOOPBACK, PortInUseError, base_url, check_port, free_port, http_get, is_loopback
+from router.cli.net import LOOPBACK, PortInUseError, base_url, check_port, free_port, http_get
 from router.cli.policy import load_preset_or_file
 from router.cli.screen import Screen, banner
 from router.cli.specs import WORKERS, build_specs
@@ -81,7 +81,7 @@ def up(
         specs = build_specs(settings, layout, plan, wants_ui=ui, language=language, quantization=quantization)
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
-        if not is_loopback(settings.host) and not settings.api_keys:
+        if not settings.is_only_local and not settings.api_keys:
             typer.echo(say("up.open", language, host=settings.host), err=True)
         try:
             code = asyncio.run(_supervise(specs, settings, layout, plan, ready_file, language))

@@ -21,7 +21,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.api.errors import respond
+from router.auth.authenticator import Authenticator
 from router.errors import HostRefusedError, OriginRefusedError, RouterError
+from router.loopback import is_loopback
 from router.middleware import texts
 from router.settings import Settings
 
@@ -44,16 +46,6 @@ _EXPOSED: Final = (
 )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its name or address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def to_hostname(authority: str) -> str | None:
     """Return the host of ``host[:port]``, lower case, without brackets or a last dot; None if it is no such thing."""
     try:
@@ -71,20 +63,23 @@ class HostsChecked:
 
     Args:
         app: what comes after.
-        settings: with keys nothing is checked; nor if the api listens on other addresses than loopback, unless
-            ``allowed_hosts`` says which names are its own.
+        settings: nothing is checked if the api listens on other addresses than loopback, unless ``allowed_hosts`` says
+            which names are its own.
+        authenticator: nor while requests without a good key are refused.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, authenticator: Authenticator) -> None:
         self._app = app
+        self._authenticator = authenticator
         self._is_local = is_loopback(settings.host)
-        self._is_on = not settings.api_keys and (self._is_local or bool(settings.allowed_hosts))
+        self._is_known = self._is_local or bool(settings.allowed_hosts)
         self._hosts = {"localhost", settings.host.lower().strip("[]"), *settings.allowed_hosts}
         self._origins = settings.cors_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        error = self._refusal(scope) if self._is_on and scope["type"] == "http" else None
+        is_on = self._is_known and not self._authenticator.needs_keys
+        error = self._refusal(scope) if is_on and scope["type"] == "http" else None
         if error is None:
             await self._app(scope, receive, send)
         else:

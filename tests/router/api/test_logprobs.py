@@ -10,7 +10,8 @@ import pytest
 
 from engines.base import InvalidRequestError
 from engines.echo import EchoEngine
-from router.auth.authenticator import owner_of_key
+from router.auth.key_text import digest_of
+from router.auth.records import configured_owner
 from tests.support.servers import AppServer
 
 SAID = "[echo glm] no pictures, question: 你好"
@@ -108,4 +109,4 @@ def test_the_engine_learns_whose_request_it_is(keyed_api: AppServer, echoes: dic
         callers.append(echoes["glm"].last_request.caller)
 
     # The owner of the key, whatever the body claims.
-    assert callers == [owner_of_key(key) for key in ("alice", "bob")]
+    assert callers == [configured_owner(digest_of(key)) for key in ("alice", "bob")]

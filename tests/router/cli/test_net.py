@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.net import PortInUseError, base_url, check_port, free_port, is_loopback, local_address
+from router.cli.net import PortInUseError, base_url, check_port, free_port, local_address
 
 
 def test_a_short_plain_path_becomes_a_unix_socket():
@@ -52,11 +52,3 @@ def test_an_address_that_is_not_this_machines_is_refused():
 )
 def test_the_shown_url_is_one_that_a_client_here_can_use(host, url):
     assert base_url(host, 80) == url
-
-
-def test_only_loopback_hosts_count_as_private():
-    assert is_loopback("127.0.0.1")
-    assert is_loopback("localhost")
-    assert is_loopback("::1")
-    assert not is_loopback("0.0.0.0")
-    assert not is_loopback("192.168.1.2")

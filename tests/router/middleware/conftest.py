@@ -17,10 +17,13 @@ MakeApp = Callable[..., FastAPI]
 
 @pytest.fixture
 def make_app() -> MakeApp:
-    """Build an application from settings; its redis and engines do not exist."""
+    """Build an application from settings; its redis and engines do not exist.
+
+    So it cannot know whether there are owners: it answers without keys only where that was said.
+    """
 
     def make(**settings: Any) -> FastAPI:
-        return create_app(Settings(REDIS_URL="redis://127.0.0.1:1/0", **settings))
+        return create_app(Settings(**{"REDIS_URL": "redis://127.0.0.1:1/0", "insecure": True, **settings}))
 
     return make
 
