@@ -34,6 +34,19 @@ def new_job_id() -> str:
     return f"resp_{secrets.token_hex(16)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the owner of a job may have, and was charged for it.
+
+    Attributes:
+        reservation: of its tokens (`router.limits`), which its end settles; empty for none.
+        max_unfinished: jobs of this owner; None for the number of every owner.
+    """
+
+    reservation: str = ""
+    max_unfinished: int | None = None
+
+
 class ErrorRecord(TypedDict, total=False):
     """Why there is no answer, as it is stored; whoever reads it does without what an earlier release left out."""
 

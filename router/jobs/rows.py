@@ -81,12 +81,13 @@ def to_job(raw: dict[str, bytes]) -> Job:
     )
 
 
-def to_ending(final: FinalAnswer | None, error: ErrorRecord | None) -> dict[str, str | bytes]:
-    """Return the fields with which a job ends."""
+def to_ending(final: FinalAnswer | None, error: ErrorRecord | None) -> dict[str, str | bytes | float]:
+    """Return what is written when a job ends."""
     return {
         "state": end_state(final),
         "final": orjson.dumps(final.to_dict()) if final else "",
         "error": orjson.dumps(error) if error else "",
+        "used": final.usage.prompt_tokens + final.usage.completion_tokens if final else "",
     }
 
 

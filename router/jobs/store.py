@@ -37,6 +37,7 @@ from router.jobs.job import (
     FinalAnswer,
     Job,
     JobSpec,
+    Terms,
     Unit,
     UnitResult,
     Why,
@@ -185,12 +186,13 @@ class JobStore:
         found = await guard(self._reads.mget([f"{PREFIX}blob:{sha256}" for sha256 in wanted]))
         return {sha256: data for sha256, data in zip(wanted, found, strict=True) if data is not None}
 
-    async def create(self, spec: JobSpec, images: Iterable[ImagePart] = ()) -> Job:
+    async def create(self, spec: JobSpec, images: Iterable[ImagePart] = (), terms: Terms = Terms()) -> Job:
         """Accept a job: when this returns it is recorded, every branch in line, and cannot be lost.
 
         Args:
             spec: what is accepted; an id that is recorded already changes nothing.
             images: the pictures its messages name by hash. Without them, those that are still there are held.
+            terms: what its owner may have, and was charged.
 
         Raises:
             QueueFullError: if its owner has too many unfinished jobs, or too many bytes in their pictures. Then nothing
@@ -200,17 +202,18 @@ class JobStore:
         images = tuple(images)
         await self._check_room(images)
         outcome, *_ = await self._hold(
-            images, lambda is_strict: self._accept(JobScript.CREATE, spec, images, is_strict)
+            images,
+            lambda is_strict: self._accept(JobScript.CREATE, spec, images, is_strict, terms),
         )
         if outcome == b"too many jobs":
-            raise queue_full(self._max_unfinished)
+            raise queue_full(terms.max_unfinished or self._max_unfinished)
         if outcome == b"too many bytes":
             raise pictures_full(self._max_picture_bytes)
         return Job(
             spec=spec, state="queued", units={branch.name: Unit(branch.name, "queued") for branch in spec.branches}
         )
 
-    async def begin(self, spec: JobSpec, images: Iterable[ImagePart] = ()) -> int | None:
+    async def begin(self, spec: JobSpec, images: Iterable[ImagePart] = (), terms: Terms = Terms()) -> int | None:
         """Record an answer that this process is about to write itself, under a lease.
 
         If it is never heard of again, workers do it, like any job whose worker was lost.
@@ -218,6 +221,7 @@ class JobStore:
         Args:
             spec: of one branch.
             images: as `put_finished` has them.
+            terms: as `create` has them; settled at its end only if workers do it.
 
         Returns:
             The epoch to write with; None if the id is recorded already.
@@ -228,7 +232,7 @@ class JobStore:
         except StorageFullError:
             images = ()
         outcome, *rest = await self._hold(
-            images, lambda is_strict: self._accept(JobScript.BEGIN, spec, images, is_strict)
+            images, lambda is_strict: self._accept(JobScript.BEGIN, spec, images, is_strict, terms)
         )
         return int(rest[0]) if outcome == b"begun" else None
 
@@ -544,7 +548,14 @@ class JobStore:
             await self.put_images(by_hash[sha256] for sha256 in rest if sha256 in by_hash)
         return await put(False)
 
-    async def _accept(self, script: JobScript, spec: JobSpec, images: tuple[ImagePart, ...], is_strict: bool) -> Any:
+    async def _accept(
+        self,
+        script: JobScript,
+        spec: JobSpec,
+        images: tuple[ImagePart, ...],
+        is_strict: bool,
+        terms: Terms = Terms(),
+    ) -> Any:
         """Run one of the scripts that put a job at its beginning."""
         hashes = " ".join(dict.fromkeys(stored_image_hashes(spec.messages)))
         branches = [
@@ -563,7 +574,7 @@ class JobStore:
             webhook_url=spec.webhook_url or "",
             expires_s=self._expires_s,
             deadline_ms=spec.deadline_ms or "",
-            max_unfinished=self._max_unfinished,
+            max_unfinished=terms.max_unfinished or self._max_unfinished,
             blobs=hashes,
             sizes=sizes_of(hashes, images),
             max_picture_bytes=self._max_picture_bytes,
@@ -573,6 +584,7 @@ class JobStore:
             merge_queue=spec.merge_queue,
             needs_both=int(spec.composes_both),
             lease_s=self.lease_s,
+            reservation=terms.reservation,
             **{"class": to_class(spec.priority)},
         )
 

@@ -3,6 +3,7 @@
 --@include blobs
 --@include listing
 --@include fan_out
+--@include limits
 local UNFINISHED = prefix .. 'unfinished'
 
 -- How many unfinished jobs an owner has; the lines of batches are counted apart.
@@ -49,9 +50,36 @@ local function list_of(id)
   return found[1] or found[2]
 end
 
--- Ends a job. The record lives on for the time it names itself; whom to tell is settled in the same step.
-local function finish_job(id, state, now)
+-- What the units of a job that have ended used, in tokens.
+local function used_tokens(id)
+  local sum, names = 0, units_of(id)
+  for _, name in ipairs(names) do
+    local result = redis.call('HGET', job_key(id), name .. '.result')
+    local usage = result and cjson.decode(result).usage or {}
+    sum = sum + (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+  end
+  return sum
+end
+
+-- Charges a job for what it used instead of what was reserved for it. How much a unit that is cut has used is not known:
+-- then the reservation stays.
+local function settle_job(id, used, now)
+  local reservation = redis.call('HGET', job_key(id), 'reservation')
+  if not reservation then return end
+  local names = units_of(id)
+  names[#names + 1] = 'merge'
+  for _, name in ipairs(names) do
+    if redis.call('HGET', job_key(id), name .. '.state') == 'in_progress' then return end
+  end
+  settle(reservation, used or used_tokens(id), micros(now))
+end
+
+-- Ends a job. The record lives on for the time it names itself; whom to tell, and what it is charged, is settled in the
+-- same step.
+-- In: used: tokens, nil for what its units used.
+local function finish_job(id, state, now, used)
   redis.call('HSET', job_key(id), 'state', state, 'completed_at', stamp(now))
+  settle_job(id, used, now)
   stop_units(id)
   count(id, -1)
   local has_deliveries = announce(id, state, now)

@@ -1,7 +1,8 @@
 -- Ends a job with what its merge made.
--- In: epoch: of the merge. final, error: JSON, '' for none. Out: 'not yours' | 'completed' | 'deliveries due'.
+-- In: epoch: of the merge. final, error: JSON, '' for none. used: tokens, of all units and the merge; '' for what the
+-- units used. Out: 'not yours' | 'completed' | 'deliveries due'.
 --@include job_end
-local id, now, epoch, state, final, error = unpack(ARGV)
+local id, now, epoch, state, final, error, used = unpack(ARGV)
 now = clock(now)
 local key = job_key(id)
 if not owns(id, 'merge', epoch) then return 'not yours' end
@@ -9,5 +10,5 @@ if state ~= 'failed' then learn(id, 'merge', now) end
 redis.call('HSET', key, 'merge.state', state == 'failed' and 'failed' or 'completed')
 if final ~= '' then redis.call('HSET', key, 'final', final) end
 if error ~= '' then redis.call('HSET', key, 'error', error) end
-if finish_job(id, state, now) then return 'deliveries due' end
+if finish_job(id, state, now, tonumber(used)) then return 'deliveries due' end
 return 'completed'
