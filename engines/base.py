@@ -45,12 +45,14 @@ class ImagePart:
         media_type: sniffed type, such as ``image/png``.
         sha256: lower-case hex digest of ``data``.
         param: the request field it came in, which errors about it name; empty if that is not known.
+        file_id: of the uploaded file that it was named by; empty for any other.
     """
 
     data: bytes = field(repr=False)
     media_type: str
     sha256: str
     param: str = field(default="", compare=False)
+    file_id: str = field(default="", compare=False)
 
 
 Part = TextPart | ImagePart

@@ -133,11 +133,13 @@ def stored_image_hashes(stored: list[dict[str, Any]]) -> list[str]:
 def _to_stored_part(part: Part) -> dict[str, str]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
-    return {"type": "image", "sha256": part.sha256, "media_type": part.media_type, "param": part.param}
+    stored = {"type": "image", "sha256": part.sha256, "media_type": part.media_type, "param": part.param}
+    return {**stored, "file_id": part.file_id} if part.file_id else stored
 
 
 def _from_stored_part(part: dict[str, str], blobs: Mapping[str, bytes], param: str | None) -> Part:
     if part["type"] == "text":
         return TextPart(part["text"])
     came_in = part.get("param", "") if param is None else param  # not written by earlier releases
-    return ImagePart(blobs[part["sha256"]], part["media_type"], part["sha256"], param=came_in)
+    data, file_id = blobs[part["sha256"]], part.get("file_id", "")
+    return ImagePart(data, part["media_type"], part["sha256"], param=came_in, file_id=file_id)

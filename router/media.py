@@ -1,6 +1,6 @@
 """Pictures at the door: a string out of a request becomes an `ImagePart`, or a refusal that says what would do.
 
-In: a data URL, an http(s) URL or bare base64. Out: the encoded bytes as sent, their sniffed type and their hash.
+In: a data URL, an http(s) URL, bare base64 or an uploaded file. Out: the encoded bytes, their sniffed type and hash.
 Only the header is read here; the engine decodes, and what only decoding shows (truncation) comes back from there.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
@@ -77,6 +77,22 @@ class _Accepted:
     num_pixels: int
 
 
+@dataclass(frozen=True, slots=True)
+class StoredPicture:
+    """A picture that was uploaded before, and is named by its id.
+
+    Attributes:
+        file_id: of the file.
+        data: its bytes.
+    """
+
+    file_id: str
+    data: bytes
+
+
+Source = str | StoredPicture
+
+
 class MediaIntake:
     """Takes pictures in, in whatever form a caller sends them.
 
@@ -89,7 +105,7 @@ class MediaIntake:
         self._settings = settings
         self._fetcher = fetcher
 
-    async def load_all(self, sources: Sequence[tuple[str, str]]) -> tuple[ImagePart, ...]:
+    async def load_all(self, sources: Sequence[tuple[Source, str]]) -> tuple[ImagePart, ...]:
         """Load several pictures, a few at a time, keeping their order; the first refusal stops the rest.
 
         Args:
@@ -109,7 +125,7 @@ class MediaIntake:
             )
         slots = asyncio.Semaphore(FETCH_CONCURRENCY)
 
-        async def load_one(source: str, param: str) -> _Accepted:
+        async def load_one(source: Source, param: str) -> _Accepted:
             async with slots:
                 return await self._load(source, param)
 
@@ -128,11 +144,11 @@ class MediaIntake:
                 )
         return tuple(each.part for each in accepted)
 
-    async def load(self, source: str, *, param: str) -> ImagePart:
+    async def load(self, source: Source, *, param: str) -> ImagePart:
         """Load one picture.
 
         Args:
-            source: a data URL, an http(s) URL, or bare base64.
+            source: a data URL, an http(s) URL, bare base64, or an uploaded picture.
             param: the request field it came from, named in refusals.
 
         Raises:
@@ -141,7 +157,9 @@ class MediaIntake:
         """
         return (await self._load(source, param)).part
 
-    async def _load(self, source: str, param: str) -> _Accepted:
+    async def _load(self, source: Source, param: str) -> _Accepted:
+        if isinstance(source, StoredPicture):
+            return await _run(len(source.data), lambda: self._from_file(source, param))
         head = source[:64].lstrip()
         scheme = _SCHEME.match(head)
         if scheme is None:
@@ -159,7 +177,7 @@ class MediaIntake:
         try:
             return await self._fetcher.get(url)
         except FetchTooLargeError:
-            raise self._too_many_bytes(param) from None
+            raise self.too_many_bytes(param) from None
         except FetchError as error:
             code = "invalid_image_url" if isinstance(error, UrlRefusedError) else "failed_to_download_image"
             raise ImageFetchError(
@@ -177,6 +195,12 @@ class MediaIntake:
 
     def _from_base64(self, text: str, param: str, start: int = 0) -> _Accepted:
         return self._accept(self._decode_base64(text, start, param), param)
+
+    def _from_file(self, file: StoredPicture, param: str) -> _Accepted:
+        if len(file.data) > self._settings.max_image_bytes:
+            raise self.too_many_bytes(param)
+        accepted = self._accept(file.data, param)
+        return replace(accepted, part=replace(accepted.part, file_id=file.file_id))
 
     def _from_body(self, body: FetchedBody, param: str) -> _Accepted:
         return self._accept(body.data, param, served_as=body.content_type)
@@ -196,12 +220,12 @@ class MediaIntake:
         except ValueError:
             raise ImageError(texts.NOT_BASE64, code="invalid_base64_image", param=param) from None
         if data is None:
-            raise self._too_many_bytes(param)
+            raise self.too_many_bytes(param)
         return self._bounded(data, param)
 
     def _bounded(self, data: bytes, param: str) -> bytes:
         if len(data) > self._settings.max_image_bytes:
-            raise self._too_many_bytes(param)
+            raise self.too_many_bytes(param)
         return data
 
     def _accept(self, data: bytes, param: str, *, served_as: str = "") -> _Accepted:
@@ -254,7 +278,8 @@ class MediaIntake:
         if header.is_animated:
             raise ImageError(texts.ANIMATED, code="unsupported_image_media_type", param=param)
 
-    def _too_many_bytes(self, param: str) -> ImageError:
+    def too_many_bytes(self, param: str) -> ImageError:
+        """Make the error of a picture that is larger than one may be."""
         limit = self._settings.max_image_bytes
         return ImageError(texts.PICTURE_TOO_LARGE.fill(limit=limit), code="image_file_too_large", param=param)
 

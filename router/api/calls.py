@@ -18,6 +18,7 @@ from router.api.earlier import answers_named, conversation_of
 from router.api.formats import to_chat_format, to_responses_format
 from router.api.knobs import check_metadata, to_chat_sampling, to_responses_sampling, to_thinking
 from router.api.models import AUTO_MODEL, Target, resolve_model
+from router.api.named_files import pictures_named
 from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, Sampling, VisionRequest
 from router.call import Call
 from router.fetch import fetching_for
@@ -102,6 +103,7 @@ async def _of_responses(call: Call, body: ResponsesRequest, services: Services) 
     if body.previous_response_id:
         earlier = await conversation_of(services, body.previous_response_id, call.owner)
     answers = await answers_named(services, body.input, call.owner)
+    files = await pictures_named(services, body.input, call.owner)
     call = replace(
         call,
         is_background=bool(body.background),
@@ -111,7 +113,8 @@ async def _of_responses(call: Call, body: ResponsesRequest, services: Services) 
         previous_response_id=body.previous_response_id,
         echo=body.echo,
     )
-    return await _with_messages(call, from_responses(body.input, body.instructions, earlier, services.media, answers))
+    loading = from_responses(body.input, body.instructions, earlier, services.media, answers, files)
+    return await _with_messages(call, loading)
 
 
 def _to_hints(body: Sampling, target: Target) -> Hints:

@@ -23,9 +23,11 @@ from router.api.schemas import (
     ReasoningItem,
 )
 from router.errors import BadRequestError
-from router.media import MediaIntake
+from router.media import MediaIntake, Source, StoredPicture
 from router.questions import is_empty
 
+# What is said, and what is shown with the field that it came in.
+_Turn = tuple[Role, list[str | tuple[Source, str]]]
 _ROLES: dict[str, Role] = {
     "developer": "system",
     "system": "system",
@@ -42,14 +44,14 @@ async def from_chat(messages: Sequence[ChatMessage], media: MediaIntake) -> tupl
         ImageError: for a picture that is refused.
         ImageFetchError: for a picture URL that cannot be fetched.
     """
-    turns: list[tuple[Role, list[str | tuple[str, str]]]] = []
+    turns: list[_Turn] = []
     for index, message in enumerate(messages):
         if message.role not in _ROLES or message.tool_calls or message.function_call:
             raise unsupported(
                 f"messages[{index}].role",
                 texts.CONVERSATION_ROLES,
             )
-        parts: list[str | tuple[str, str]] = []
+        parts: list[str | tuple[Source, str]] = []
         if isinstance(message.content, str):
             parts.append(message.content)
         elif not message.content and message.refusal:
@@ -69,6 +71,7 @@ async def from_responses(
     earlier: tuple[Message, ...],
     media: MediaIntake,
     answers: Mapping[str, str | None] | None = None,
+    files: Mapping[str, StoredPicture] | None = None,
 ) -> tuple[Message, ...]:
     """Read a Responses input.
 
@@ -78,13 +81,14 @@ async def from_responses(
         earlier: the conversation of ``previous_response_id``, its answer included.
         media: loads the pictures.
         answers: by id, what the items that are only named said; None for one that is no part of the conversation.
+        files: by id, the uploaded pictures that are named.
 
     Raises:
         BadRequestError: for an item we cannot honour, or if there is nothing to answer.
         ImageError: for a picture that is refused.
         ImageFetchError: for a picture URL that cannot be fetched.
     """
-    turns: list[tuple[Role, list[str | tuple[str, str]]]] = []
+    turns: list[_Turn] = []
     if isinstance(items, str):
         turns.append(("user", [items]))
     else:
@@ -95,20 +99,20 @@ async def from_responses(
                 if (said := (answers or {})[item.id]) is not None:
                     turns.append(("assistant", [said]))
                 continue
-            parts: list[str | tuple[str, str]] = []
+            parts: list[str | tuple[Source, str]] = []
             if isinstance(item.content, str):
                 parts.append(item.content)
             for place, part in enumerate(item.content if isinstance(item.content, list) else ()):
                 if not isinstance(part, InputImagePart):
                     parts.append(part.text)
                     continue
-                param = f"input[{index}].content[{place}].image_url"
-                if part.image_url is None:
-                    raise unsupported(
-                        param,
-                        texts.SEND_IMAGE_URL,
-                    )
-                parts.append((part.image_url, param))
+                field = f"input[{index}].content[{place}]"
+                if part.image_url is not None:
+                    parts.append((part.image_url, f"{field}.image_url"))
+                elif part.file_id is not None:
+                    parts.append(((files or {})[part.file_id], f"{field}.file_id"))
+                else:
+                    raise unsupported(f"{field}.image_url", texts.SEND_IMAGE_URL)
             turns.append((_ROLES[item.role], parts))
     loaded = await _load(turns, media, "input")
     system = (Message("system", (TextPart(instructions),)),) if instructions else ()
@@ -123,13 +127,11 @@ async def from_older_shape(request: InferenceRequest, media: MediaIntake) -> tup
         ImageError: for a picture that is refused.
         ImageFetchError: for a picture URL that cannot be fetched.
     """
-    parts: list[str | tuple[str, str]] = [(request.image, "image")] if request.image else []
+    parts: list[str | tuple[Source, str]] = [(request.image, "image")] if request.image else []
     return await _load([("user", [*parts, request.prompt])], media, "prompt")
 
 
-async def _load(
-    turns: list[tuple[Role, list[str | tuple[str, str]]]], media: MediaIntake, param: str
-) -> tuple[Message, ...]:
+async def _load(turns: list[_Turn], media: MediaIntake, param: str) -> tuple[Message, ...]:
     sources = [part for _role, parts in turns for part in parts if isinstance(part, tuple)]
     images = iter(await media.load_all(sources))
     messages: list[Message] = []
@@ -171,14 +173,12 @@ def answer_turn(text: str) -> Message:
 
 
 def to_wire_input(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Write a stored conversation as Responses input items; pictures are named by hash, not sent back."""
+    """Write a stored conversation as Responses input items; pictures are named by their file, or else by hash."""
     items: list[dict[str, Any]] = []
     for index, message in enumerate(messages):
         text_type = "output_text" if message["role"] == "assistant" else "input_text"
         content = [
-            {"type": text_type, "text": part["text"]}
-            if part["type"] == "text"
-            else {"type": "input_image", "detail": "auto", "image_url": None, "file_id": f"sha256-{part['sha256']}"}
+            {"type": text_type, "text": part["text"]} if part["type"] == "text" else _to_wire_picture(part)
             for part in message["parts"]
         ]
         items.append(
@@ -191,3 +191,8 @@ def to_wire_input(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return items
+
+
+def _to_wire_picture(part: dict[str, Any]) -> dict[str, Any]:
+    file_id = part.get("file_id") or f"sha256-{part['sha256']}"
+    return {"type": "input_image", "detail": "auto", "image_url": None, "file_id": file_id}

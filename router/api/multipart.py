@@ -35,12 +35,15 @@ class Form:
     filename: str | None = None
 
 
-async def read_form(content_type: str, body: AsyncIterator[bytes], *, file_field: str, write: Write) -> Form:
+async def read_form(
+    content_type: str, body: AsyncIterator[bytes], form: Form, *, file_field: str, write: Write
+) -> None:
     """Read a form with one file in it (RFC 7578).
 
     Args:
         content_type: the request's header.
         body: its pieces, cut anywhere.
+        form: is filled as the parts come: what came before the file is there while that is written.
         file_field: the field whose bytes go to ``write``.
         write: takes the file's next bytes.
 
@@ -53,13 +56,12 @@ async def read_form(content_type: str, body: AsyncIterator[bytes], *, file_field
         raise _broken(texts.FORM_TYPE)
     pieces = _Pieces(body, b"\r\n")
     delimiter = b"--" + boundary.encode("latin-1", "replace")
-    form = Form()
     # What comes before the first delimiter is nothing; a line end before it lets it be found like all others.
     await pieces.pass_on(b"\r\n" + delimiter, _drop)
     for _ in range(_MAX_FIELDS):
         rest_of_delimiter = await pieces.read_until(b"\r\n", _MAX_HEAD_BYTES, or_end=True)
         if rest_of_delimiter.startswith(b"--"):
-            return form
+            return
         part = _parse_head(await pieces.read_until(b"\r\n\r\n", _MAX_HEAD_BYTES))
         name = part.get_param("name", header="content-disposition")
         filename = part.get_filename()

@@ -288,8 +288,12 @@ def describe(app: FastAPI) -> None:
 def _describe_upload(page: dict[str, Any]) -> None:
     """Describe the one body that is a form."""
     properties = {
-        "file": {"type": "string", "format": "binary", "description": "one request in JSON a line"},
-        "purpose": {"type": "string", "enum": ["batch"]},
+        "file": {"type": "string", "format": "binary", "description": "one request in JSON a line, or a picture"},
+        "purpose": {
+            "type": "string",
+            "enum": ["batch", "vision"],
+            "description": "`vision`: a picture, to be named as `file_id` in `/v1/responses`; send it before the file",
+        },
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
         "expires_after[seconds]": {"type": "integer", "minimum": MIN_TTL_S, "maximum": MAX_TTL_S},
     }

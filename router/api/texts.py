@@ -64,8 +64,12 @@ CANCELLED: Final = Text("The response {id} was cancelled.", "响应 {id} 已被�
 RESPONSE_GONE: Final = Text("No response '{id}'.", "没有 id 为 '{id}' 的响应。")
 NO_FILE: Final = Text("No file with id '{file_id}'.", "没有 id 为 '{file_id}' 的文件。")
 UNKNOWN_PURPOSE: Final = Text(
-    "The purpose '{purpose}' is not supported; files are for batches: send 'batch'.",
-    "不支持用途 '{purpose}'；文件仅用于批处理，请使用 'batch'。",
+    "The purpose '{purpose}' is not supported; send 'batch' for a file of requests, 'vision' for a picture.",
+    "不支持用途 '{purpose}'；请求文件请使用 'batch'，图片请使用 'vision'。",
+)
+NO_PICTURE_FILE: Final = Text(
+    "The file '{id}' has the purpose '{purpose}'; upload the picture with 'vision'.",
+    "文件 '{id}' 的用途为 '{purpose}'；请以用途 'vision' 上传图片。",
 )
 INVALID_EXPIRY: Final = Text(
     "'expires_after' needs the anchor 'created_at' and from {min_ttl_s} to {max_ttl_s} seconds.",
@@ -142,7 +146,8 @@ CONVERSATION_ROLES: Final = Text(
     "只接受 system、developer、user、assistant 消息，且不含工具调用",
 )
 SEND_IMAGE_URL: Final = Text(
-    "send the picture as image_url: a data URL or an http(s) URL", "请以 image_url 发送图片：data URL 或 http(s) 地址"
+    "send the picture as image_url (a data URL or an http(s) URL) or as file_id (a file uploaded for vision)",
+    "请以 image_url（data URL 或 http(s) 地址）或 file_id（以用途 vision 上传的文件）发送图片",
 )
 FORM_FIELDS: Final = Text("The form has too many fields.", "表单字段过多。")
 FORM_TYPE: Final = Text("Send the file as multipart/form-data.", "请以 multipart/form-data 形式上传文件。")

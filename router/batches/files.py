@@ -227,6 +227,11 @@ class Upload:
             await self._flush()
         return await self._files.commit(self, filename, purpose, ttl_s)
 
+    async def read(self) -> bytes:
+        """Return what was written so far; for what has to be looked at before it becomes a file."""
+        stored = await self._files.read(self.id, 0, self._num_stored)
+        return stored + bytes(self._pending)
+
     async def abort(self) -> None:
         """Drop what was written."""
         if self._num_chunks:

@@ -15,38 +15,48 @@ from fastapi.responses import StreamingResponse
 from router.api import texts
 from router.api.errors import json_response
 from router.api.intake import owner, services_of
-from router.api.multipart import read_form
+from router.api.multipart import Form, read_form
+from router.api.named_files import VISION
 from router.api.owned import find_file, no_file
 from router.api.paging import to_page
 from router.batches.records import MAX_TTL_S, MIN_TTL_S, StoredFile
 from router.errors import BadRequestError
+from router.media import StoredPicture
 
 routes = APIRouter(tags=["files"])
 
 Json = dict[str, Any]
 
 _MAX_FILENAME = 255
+_PURPOSES = ("batch", VISION)
 
 
 @routes.post("/v1/files")
 async def create_file(request: Request) -> Response:
-    """Store a file."""
+    """Store a file; a picture is looked at like one in a request, so that what is stored can be asked about."""
     services, caller = services_of(request), owner(request, "files")
     upload = services.files.begin(caller)
+    form = Form()
+
+    async def write(data: bytes) -> None:
+        if form.fields.get("purpose") == VISION and upload.size + len(data) > services.settings.max_image_bytes:
+            raise services.media.too_many_bytes("file")
+        await upload.write(data)
+
     try:
-        form = await read_form(
-            request.headers.get("content-type", ""), request.stream(), file_field="file", write=upload.write
-        )
+        await read_form(request.headers.get("content-type", ""), request.stream(), form, file_field="file", write=write)
         if form.filename is None:
             raise BadRequestError(
                 texts.MISSING_PARAMETER.fill(param="file"),
                 code="missing_required_parameter",
                 param="file",
             )
-        _check_purpose(form.fields.get("purpose"))
+        purpose = _check_purpose(form.fields.get("purpose"))
         ttl_s = _read_ttl(form.fields)
         filename = form.filename.replace("\\", "/").rpartition("/")[2][:_MAX_FILENAME] or "file"
-        stored = await upload.commit(filename, purpose="batch", ttl_s=ttl_s)
+        if purpose == VISION:
+            await services.media.load(StoredPicture(upload.id, await upload.read()), param="file")
+        stored = await upload.commit(filename, purpose=purpose, ttl_s=ttl_s)
     except BaseException:
         await upload.abort()
         raise
@@ -113,17 +123,18 @@ def to_file(file: StoredFile) -> Json:
     }
 
 
-def _check_purpose(purpose: str | None) -> None:
+def _check_purpose(purpose: str | None) -> str:
     if purpose is None:
         raise BadRequestError(
             texts.MISSING_PARAMETER.fill(param="purpose"),
             code="missing_required_parameter",
             param="purpose",
         )
-    if purpose != "batch":
+    if purpose not in _PURPOSES:
         raise BadRequestError(
             texts.UNKNOWN_PURPOSE.fill(purpose=purpose[:64]), code="unsupported_value", param="purpose"
         )
+    return purpose
 
 
 def _read_ttl(fields: dict[str, str]) -> int | None:

@@ -30,7 +30,9 @@ async def read(*pieces: bytes, content_type: str = TYPE) -> tuple[Form, list[byt
     async def write(data: bytes) -> None:
         written.append(data)
 
-    return await read_form(content_type, body(), file_field="file", write=write), written
+    form = Form()
+    await read_form(content_type, body(), form, file_field="file", write=write)
+    return form, written
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 20, 1000])
