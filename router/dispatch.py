@@ -27,6 +27,7 @@ from engines.base import (
     TextPart,
 )
 from policies.decision import EngineHealth, Health
+from policies.rules import Rules
 from router import texts
 from router.answers.groups import with_degraded
 from router.answers.usable import is_blank
@@ -129,14 +130,18 @@ class Dispatcher:
         self._closing = asyncio.Event()
         self._doubtful: deque[Callable[[], Awaitable[object]]] = deque()
 
-    def route(self, call: Call) -> Routed:
+    def route(self, call: Call, rules: Rules | None = None) -> Routed:
         """Decide only.
+
+        Args:
+            call: what is asked.
+            rules: to decide by; None for those in use.
 
         Raises:
             BadRequestError: if the conversation is longer than any engine could read.
         """
         self._check_text(call)
-        return self._router.route(call, self._health(call))
+        return self._router.route(call, self._health(call), rules)
 
     async def start(self, call: Call) -> Running:
         """Decide and begin.

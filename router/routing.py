@@ -52,10 +52,10 @@ class Router:
         self._rules = rules
         self._taken: OrderedDict[str, deque[Route]] = OrderedDict()
 
-    def route(self, call: Call, health: Health) -> Routed:
-        """Decide."""
+    def route(self, call: Call, health: Health, rules: Rules | None = None) -> Routed:
+        """Decide, by the rules given instead of those in use if there are some."""
         began = time.perf_counter()
-        rules = self._rules()
+        rules = rules or self._rules()
         context = Context(
             owner=call.owner,
             dial=call.dial,

@@ -19,8 +19,9 @@ from router.api.formats import to_chat_format, to_responses_format
 from router.api.knobs import check_metadata, to_chat_sampling, to_responses_sampling, to_thinking
 from router.api.models import AUTO_MODEL, Target, resolve_model
 from router.api.named_files import pictures_named
-from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, Sampling, VisionRequest
-from router.call import Call
+from router.api.owned import find_response
+from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, RouteRequest, Sampling, VisionRequest
+from router.call import Call, from_stored_messages, stored_image_hashes
 from router.fetch import fetching_for
 from router.jobs.schedule import to_priority
 from router.services import Services
@@ -61,6 +62,26 @@ async def to_call(body: ChatRequest | ResponsesRequest, caller: str, services: S
     if isinstance(body, ChatRequest):
         return await _of_chat(call, body, services)
     return await _of_responses(call, body, services)
+
+
+async def to_stored_call(body: RouteRequest, caller: str, services: Services) -> Call:
+    """Return the request of a stored response, to be decided again; the bytes of its pictures are not loaded.
+
+    Raises:
+        NotFoundError: if the caller has no such response.
+    """
+    job = await find_response(services, str(body.response_id), caller)
+    target = resolve_model(job.spec.model, services.monitor)
+    stored = job.spec.messages
+    return Call(
+        messages=from_stored_messages(stored, dict.fromkeys(stored_image_hashes(stored), b"")),
+        sampling=job.spec.sampling,
+        hints=_to_hints(body, target),
+        model=job.spec.model,
+        owner=caller,
+        dial=body.hybrid.dial,
+        adapter=target.adapter,
+    )
 
 
 async def to_older_call(body: InferenceRequest, caller: str, services: Services, *, is_async: bool) -> Call:

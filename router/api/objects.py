@@ -14,7 +14,7 @@ from engines.base import TokenLogprob, Usage
 from engines.json_forms import to_boxes, to_choice_logprobs, to_logprobs
 from router.answers.groups import to_states
 from router.api.timings import to_server_timing, to_timings
-from router.call import DraftAs
+from router.call import DraftAs, stored_image_hashes
 from router.jobs.job import MERGE, FinalAnswer, Job, JobSpec, UnitResult, add_usage
 
 Json = dict[str, Any]
@@ -249,7 +249,6 @@ def to_job_view(job: Job) -> Json:
 def to_job_summary(job: Job) -> Json:
     """Return a job as lists have it: short."""
     spec = job.spec
-    question = "".join(part["text"] for part in spec.messages[-1]["parts"] if part["type"] == "text")
     return {
         "id": job.id,
         "object": "job",
@@ -260,8 +259,13 @@ def to_job_summary(job: Job) -> Json:
         "model": spec.model,
         "route": spec.decision["route"],
         "engines": [branch.engine for branch in spec.branches],
-        "question": question[:MAX_QUESTION],
+        "question": spec.question[:MAX_QUESTION],
+        "num_images": len(stored_image_hashes(spec.messages)),
+        "metadata": dict(spec.metadata),
+        "previous_response_id": spec.previous_response_id,
         "batch_id": spec.batch_id or None,
+        "queue": {"position": job.place.position, "eta_ms": job.place.eta_ms} if job.place else None,
+        "units": [{"name": unit.name, "status": unit.state} for unit in job.units.values()],
         "failures": sum(unit.failures for unit in job.units.values()),
         "failure": job.error,
     }

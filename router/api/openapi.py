@@ -22,7 +22,14 @@ from router.api.begin import MAX_KEY
 from router.api.openapi_objects import ANSWERS, OBJECTS, STREAMS, ref
 from router.api.routes.batches import BatchCreate
 from router.api.routes.webhooks import EndpointCreate, EndpointTest, EndpointUpdate, SecretRotate
-from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, VisionRequest
+from router.api.schemas import (
+    ChatRequest,
+    InferenceRequest,
+    ResponsesRequest,
+    ResponseUpdate,
+    RouteRequest,
+    VisionRequest,
+)
 from router.api.timings import STEPS
 from router.batches.records import MAX_TTL_S, MIN_TTL_S
 
@@ -184,7 +191,10 @@ def _bodies() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
                 "JSON of a shipped schema": _chat("price.png", "读出价格。", template="price_tag"),
             },
         ),
-        "/v1/route": (ChatRequest, {"plain": chat}),
+        "/v1/route": (
+            RouteRequest,
+            {"plain": chat, "a stored response under other rules": {"response_id": "resp_...", "preset": "glm-only"}},
+        ),
         "/v1/responses": (
             ResponsesRequest,
             {
@@ -206,6 +216,7 @@ def _bodies() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
                 }
             },
         ),
+        "/v1/responses/{response_id}": (ResponseUpdate, {"a title": {"metadata": {"title": "Blue shapes"}}}),
         "/v1/batches": (
             BatchCreate,
             {

@@ -123,6 +123,7 @@ OBJECTS: Final[dict[str, Json]] = {
     "InputItem": _object(
         "One message of the input.", {"id": _TEXT, "type": _TEXT, "role": _TEXT, "content": _list(_ANY)}
     ),
+    "ResponseList": _page("Response"),
     "Job": _object(
         "A job as operators see it: its record, with every unit of work.",
         {
@@ -150,6 +151,11 @@ OBJECTS: Final[dict[str, Json]] = {
             "route": _TEXT,
             "engines": _list(_TEXT),
             "question": _TEXT,
+            "num_images": _COUNT,
+            "metadata": _ANY,
+            "previous_response_id": _or_null(_TEXT),
+            "queue": {**_or_null(ref("QueuePlace")), "description": "of one that has not ended"},
+            "units": _list(_ANY),
             "failures": _COUNT,
             "failure": _or_null(_ANY),
         },
@@ -201,9 +207,13 @@ OBJECTS: Final[dict[str, Json]] = {
             "rule": _TEXT,
             "reasons": _list(_ANY),
             "health": {**_ANY, "description": "what was known of the engines: up, and how old their queues are"},
+            "features": {**_ANY, "description": "what was measured of the question"},
             "explanation": {"description": "the same in words"},
         },
         kind="route",
+    ),
+    "PresetList": _whole_list(
+        _object("A set of rules.", {"id": _TEXT, "rules": _list(_TEXT), "is_active": _FLAG}, kind="preset")
     ),
     "EventTypeList": _whole_list(_TEXT),
     "WebhookEndpoint": _object("A receiver of events.", _ENDPOINT, kind="webhook_endpoint"),
@@ -253,7 +263,9 @@ OBJECTS: Final[dict[str, Json]] = {
 ANSWERS: Final[dict[tuple[str, str], str]] = {
     ("/v1/chat/completions", "post"): "ChatCompletion",
     ("/v1/responses", "post"): "Response",
+    ("/v1/responses", "get"): "ResponseList",
     ("/v1/responses/{response_id}", "get"): "Response",
+    ("/v1/responses/{response_id}", "post"): "Response",
     ("/v1/responses/{response_id}", "delete"): "Deleted",
     ("/v1/responses/{response_id}/cancel", "post"): "Response",
     ("/v1/responses/{response_id}/input_items", "get"): "InputItems",
@@ -274,6 +286,7 @@ ANSWERS: Final[dict[tuple[str, str], str]] = {
     ("/v1/models/{model}", "get"): "Model",
     ("/v1/templates", "get"): "TemplateList",
     ("/v1/route", "post"): "Route",
+    ("/v1/presets", "get"): "PresetList",
     ("/v1/webhook_event_types", "get"): "EventTypeList",
     ("/v1/webhook_endpoints", "post"): "NewWebhookEndpoint",
     ("/v1/webhook_endpoints", "get"): "WebhookEndpointList",

@@ -258,6 +258,17 @@ class ChatRequest(Sampling):
     function_call: Any = None
 
 
+class RouteRequest(ChatRequest):
+    """``POST /v1/route``: a chat request, or the id of a stored response whose request is decided again."""
+
+    model: str = Field("glowl", max_length=MAX_NAME)
+    messages: Items[ChatMessage] = Field([], description="left out with `response_id`")
+    response_id: str | None = Field(None, max_length=MAX_NAME, description="of a stored response of the caller's")
+    preset: str | None = Field(
+        None, max_length=MAX_NAME, description="rules to decide by, see /v1/presets; default: those in use"
+    )
+
+
 class InputTextPart(WireModel):
     """Text inside a Responses input message; ``output_text`` comes back from earlier answers."""
 
@@ -348,6 +359,12 @@ class ResponsesRequest(Sampling):
         """What the Response object repeats, beside what it has from elsewhere; only what was sent."""
         names = ("max_tool_calls", "prompt_cache_key", "safety_identifier", "user", "service_tier")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+class ResponseUpdate(WireModel):
+    """``POST /v1/responses/{id}``."""
+
+    metadata: dict[str, Any] | None
 
 
 class InferenceRequest(WireModel):

@@ -34,6 +34,9 @@ FIELDS_NEED_FORMAT: Final = Text(
     "Only JSON answers have fields: send '{param}' or 'hybrid.template' with hybrid.merge 'fields'.",
     "只有 JSON 回答才有字段：使用 hybrid.merge 'fields' 时，请同时发送 '{param}' 或 'hybrid.template'。",
 )
+UNKNOWN_PRESET: Final = Text(
+    "No preset is named '{name}'; there are: {known}.", "没有名为 '{name}' 的预设；可用：{known}。"
+)
 UNKNOWN_MODEL: Final = Text(
     "The model '{name}' does not exist here; use '{auto_model}', 'glm-4.6v-flash' or 'mplug-owl2'.",
     "模型 '{name}' 不存在；可用 '{auto_model}'、'glm-4.6v-flash' 或 'mplug-owl2'。",

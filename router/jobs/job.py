@@ -80,7 +80,7 @@ class BranchPlan:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """Everything about a job that never changes after it was accepted.
+    """Everything about a job that never changes after it was accepted, but for its ``metadata``.
 
     Attributes:
         id: ``resp_*``; also the id of the Responses object.

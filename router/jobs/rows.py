@@ -6,6 +6,7 @@ In: what redis returns, or a job. Out: the types of `router.jobs.job`, or fields
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import orjson
@@ -68,8 +69,11 @@ def to_job(raw: dict[str, bytes]) -> Job:
             result=UnitResult.from_dict(orjson.loads(result)) if result else None,
             began_at=number(f"{name}.at"),
         )
+    spec = JobSpec.from_dict(orjson.loads(raw["spec"]))
+    if "metadata" in raw:
+        spec = replace(spec, metadata=orjson.loads(raw["metadata"]))
     return Job(
-        spec=JobSpec.from_dict(orjson.loads(raw["spec"])),
+        spec=spec,
         state=cast("Any", raw["state"].decode()),
         units=units,
         started_at=number("started_at"),

@@ -16,7 +16,7 @@ job ids with news;
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, cast
 
@@ -446,6 +446,10 @@ class JobStore:
     async def rejoin(self, job_id: str) -> None:
         """Note that somebody reads a job's stream again, so that it is not ended for want of a reader."""
         await guard(cast("Awaitable[Any]", self.redis.hdel(f"{PREFIX}job:{job_id}", "left")))
+
+    async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
+        """Replace the caller's own pairs of a job; False if there is none."""
+        return bool(await self._run(JobScript.DESCRIBE, id=job_id, metadata=orjson.dumps(dict(metadata))))
 
     async def delete(self, job_id: str) -> bool:
         """Forget a job, its events, pictures that were only its own, and whatever was still to be done for it."""

@@ -53,6 +53,7 @@ class JobScript(StrEnum):
     END = "jobs/end"
     CANCEL = "jobs/cancel"
     TELL = "jobs/tell"
+    DESCRIBE = "jobs/describe"
     DELETE = "jobs/delete"
     PLACE = "jobs/place"
     BACKLOG = "jobs/backlog"

@@ -5,13 +5,12 @@ In: response ids. Out: records with their units, runs, failures and results.
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from router.api import texts
 from router.api.errors import json_response
 from router.api.intake import owner, services_of
+from router.api.listing import Id, Search, Wanted, list_jobs, located, metadata_wanted
 from router.api.objects import to_job_summary, to_job_view
 from router.api.owned import find_response
 from router.api.paging import Limit, to_page
@@ -23,20 +22,22 @@ routes = APIRouter(tags=["jobs"])
 
 
 @routes.get("/v1/jobs")
-async def list_jobs(
+async def list_caller_jobs(
     request: Request,
     state: JobState | None = None,
-    batch_id: Annotated[str, Query(max_length=128)] = "",
-    after: Annotated[str, Query(max_length=128)] = "",
+    batch_id: Id = "",
+    q: Search = "",
+    after: Id = "",
     limit: Limit = 20,
 ) -> Response:
-    """List the caller's jobs, newest first: those of requests, or those of the lines of one batch."""
-    page = await services_of(request).store.list_jobs(
-        owner(request, "jobs"), batch_id=batch_id, state=state or "", after=after, limit=limit
-    )
-    if page is None:
-        raise BadRequestError(texts.NO_JOB_AFTER.fill(after=after), code="invalid_value", param="after")
-    data = [to_job_summary(job) for job in page.jobs]
+    """List the caller's jobs, newest first: those of requests, or those of the lines of one batch.
+
+    `metadata[KEY]=VALUE` shows those that have that pair.
+    """
+    services, caller = services_of(request), owner(request, "jobs")
+    wanted = Wanted(state, q, metadata_wanted(request), batch_id)
+    page = await list_jobs(services, caller, wanted, after=after, limit=limit)
+    data = [to_job_summary(job) for job in await located(services, page.jobs)]
     return json_response(to_page(data, has_more=page.has_more, last_id=page.last_id))
 
 

@@ -19,17 +19,19 @@ from router.api.errors import json_response, to_refusal, wants_chinese
 from router.api.failures import fields_named, to_failure
 from router.api.hangups import PING_S, hold, with_pings
 from router.api.intake import owner, parse, services_of
+from router.api.knobs import check_metadata
+from router.api.listing import Id, Search, Wanted, list_jobs, located, metadata_wanted
 from router.api.objects import to_poll_headers, to_response, to_route_headers
 from router.api.owned import find_response
 from router.api.owned_stream import OwnedStream
 from router.api.paging import Limit, to_page
 from router.api.readers import Frame, Readers, Told, to_frames
-from router.api.schemas import ResponsesRequest
+from router.api.schemas import ResponsesRequest, ResponseUpdate
 from router.api.stream import SSE_HEADERS, SSE_PING, answer_restarted, find_items, sse
 from router.direct import FAST_UNIT
 from router.dispatch import Running
 from router.errors import BadRequestError
-from router.jobs.job import Job
+from router.jobs.job import Job, JobState
 from router.services import Services
 
 routes = APIRouter(tags=["responses"])
@@ -62,6 +64,28 @@ async def create_response(request: Request) -> Response:
     return await _to_json(services, job, to_route_headers(job))
 
 
+@routes.get("/v1/responses")
+async def list_responses(
+    request: Request,
+    state: JobState | None = None,
+    q: Search = "",
+    after: Id = "",
+    limit: Limit = 20,
+) -> Response:
+    """List the caller's stored responses, newest first, each with the `input` items of its last turn.
+
+    `metadata[KEY]=VALUE` shows those that have that pair.
+    """
+    services, caller = services_of(request), owner(request, "ask")
+    wanted = Wanted(state, q, metadata_wanted(request))
+    page = await list_jobs(services, caller, wanted, after=after, limit=limit)
+    data = [
+        {**to_response(job), "input": to_wire_input(job.spec.messages)[-1:]}
+        for job in await located(services, page.jobs)
+    ]
+    return json_response(to_page(data, has_more=page.has_more, last_id=page.last_id))
+
+
 @routes.get("/v1/responses/{response_id}")
 async def get_response(
     request: Request, response_id: str, stream: bool = False, starting_after: int | None = None
@@ -75,6 +99,17 @@ async def get_response(
         await services.store.rejoin(job.id)
     running = Running(job, services.hub.follow(job.id), is_queued=True)
     return _stream(request, running, after=-1 if starting_after is None else starting_after)
+
+
+@routes.post("/v1/responses/{response_id}")
+async def update_response(request: Request, response_id: str) -> Response:
+    """Replace the `metadata` of a response, as OpenAI does for stored chat completions: a title, for example."""
+    services = services_of(request)
+    job = await find_response(services, response_id, owner(request, "ask"))
+    body = await parse(request, ResponseUpdate)
+    metadata = check_metadata(body.metadata)
+    await services.store.describe(job.id, metadata)
+    return await _show(services, await find_response(services, response_id, owner(request, "ask")))
 
 
 @routes.post("/v1/responses/{response_id}/cancel")

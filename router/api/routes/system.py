@@ -1,22 +1,27 @@
-"""Models, the decision alone, and health.
+"""Models, presets, the decision alone, and health.
 
-In: nothing much. Out: ``/v1/models``, ``/v1/route``, ``/healthz``, ``/readyz``.
+In: nothing much. Out: ``/v1/models``, ``/v1/presets``, ``/v1/route``, ``/healthz``, ``/readyz``.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
+from functools import cache
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 
 from engines.adapter_names import model_with
 from policies.explain import explain
-from router.api.calls import to_call
+from policies.rules import Rules, load_preset, preset_names
+from router.api import texts
+from router.api.calls import to_call, to_stored_call
 from router.api.errors import json_response, wants_chinese
 from router.api.intake import owner, parse, services_of
 from router.api.models import AUTO_MODEL, resolve_model
-from router.api.schemas import ChatRequest
+from router.api.schemas import RouteRequest
+from router.errors import BadRequestError
 from router.redis import RedisState
 from router.services import Services
 from router.templates import NAMES, template_schema
@@ -54,18 +59,38 @@ async def list_templates(request: Request) -> Response:
     return json_response({"object": "list", "data": data})
 
 
+@routes.get("/v1/presets")
+async def list_presets(request: Request) -> Response:
+    """List the rules that may be written as `preset` in a request to `/v1/route`, with the names of their rules."""
+    owner(request, "ask")
+    in_use = services_of(request).settings.preset
+    data = [
+        {
+            "id": name,
+            "object": "preset",
+            "rules": [rule.name for rule in _preset(name).rules],
+            "is_active": name == in_use,
+        }
+        for name in preset_names()
+    ]
+    return json_response({"object": "list", "data": data})
+
+
 @routes.post("/v1/route")
 async def decide_only(request: Request) -> Response:
     """Say where a chat request would go, and why, without answering it."""
     services = services_of(request)
     caller = owner(request, "ask")
-    call = await to_call(await parse(request, ChatRequest), caller, services)
-    routed = services.dispatcher.route(call)
+    body = await parse(request, RouteRequest)
+    rules = _preset(body.preset) if body.preset is not None else None
+    call = await (to_stored_call(body, caller, services) if body.response_id else to_call(body, caller, services))
+    routed = services.dispatcher.route(call, rules)
     language: Literal["en", "zh"] = "zh" if wants_chinese(request) else "en"
     return json_response(
         {
             "object": "route",
             **routed.decision.to_dict(),
+            "features": asdict(routed.features),
             "health": routed.health.to_dict(),
             "explanation": explain(routed.decision, routed.features, language, routed.health),
         }
@@ -121,6 +146,22 @@ async def _ask_redis(services: Services) -> RedisState:
         return probe.result()
     probe.cancel()
     return "away"
+
+
+@cache
+def _preset(name: str) -> Rules:
+    """Load a preset that ships with the package, once.
+
+    Raises:
+        BadRequestError: if there is none of that name.
+    """
+    names = preset_names()
+    if name not in names:
+        known = ", ".join(names)
+        raise BadRequestError(
+            texts.UNKNOWN_PRESET.fill(name=name[:64], known=known), code="unsupported_value", param="preset"
+        )
+    return load_preset(name)
 
 
 def _template(name: str, language: Literal["en", "zh"]) -> dict[str, Any]:
