@@ -198,7 +198,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._head_bytes = 0
         self.idle_since = None
+        self._take_host_of_target()
         super().on_headers_complete()
+
+    def _take_host_of_target(self) -> None:
+        """Let the host of ``GET http://host/path`` be the request's, whatever ``Host`` says (RFC 9112, 3.2.2)."""
+        if not self.url.startswith((b"/", b"*")):
+            target = httptools.parse_url(self.url)
+            host = b"[%s]" % target.host if b":" in target.host else target.host
+            host += b":%d" % target.port if target.port else b""
+            self.headers[:] = [(b"host", host), *(each for each in self.headers if each[0] != b"host")]
 
     def on_message_complete(self) -> None:
         """Expect the next request's headers."""

@@ -98,6 +98,28 @@ def test_what_is_no_http_is_an_envelope(serve: Serve) -> None:
     assert (status_of(answer), error_of(answer)["code"]) == (400, "invalid_http_request")
 
 
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        (b"http://evil.example/v1/models", b"localhost", 421),
+        (b"HTTP://evil.example:8000/v1/models", b"localhost", 421),
+        (b"http://localhost@evil.example/v1/models", b"localhost", 421),
+        (b"http://[2001:db8::1]:8000/v1/models", b"localhost", 421),
+        (b"http://localhost:8000/v1/models", b"evil.example", 200),
+        (b"http://[::1]:8000/v1/models?x=1", b"localhost", 200),
+        (b"http://127.0.0.1/v1/models", b"127.0.0.1", 200),
+        (b"/http://evil.example/v1/models", b"localhost", 404),
+        (b"//evil.example/v1/models", b"localhost", 404),
+        (b"evil.example:80", b"localhost", 400),
+    ],
+)
+def test_a_host_in_the_target_is_the_requests_host(serve: Serve, target: bytes, host: bytes, status: int) -> None:
+    with connect(serve()) as sock:
+        sock.sendall(b"GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (target, host))
+        answer = read_all(sock)
+    assert status_of(answer) == status
+
+
 def test_idle_connections_make_room_for_one_that_asks(serve: Serve) -> None:
     server = serve(max_connections=8)
     with ExitStack() as stack:
