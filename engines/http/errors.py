@@ -103,9 +103,7 @@ def from_error(status: int | None, body: bytes) -> EngineError:
     details = envelope.get("error", envelope) if isinstance(envelope, dict) else None
     if not isinstance(details, dict):
         details = {"message": details}
-    reason = next((details[field] for field in _REASON_FIELDS if details.get(field)), None)
-    if reason and not isinstance(reason, str):  # FastAPI's list of what is wrong where
-        reason = orjson.dumps(reason).decode()
+    reason = _to_reason(next((details[field] for field in _REASON_FIELDS if details.get(field)), None))
     message = without_addresses(reason) if reason else f"The engine answered with status {status} and no reason."
     code = details.get("code")
     if status is None:
@@ -116,6 +114,13 @@ def from_error(status: int | None, body: bytes) -> EngineError:
         kind = InvalidRequestError if 400 <= status < 500 else GenerationFailedError
     param = details.get("param")
     return kind(message, code=code if isinstance(code, str) else None, param=param if isinstance(param, str) else None)
+
+
+def _to_reason(found: object) -> str:
+    """Write a refusal's reason as text: FastAPI has a list of what is wrong where. A bare number or flag is none."""
+    if isinstance(found, dict | list):
+        return orjson.dumps(found).decode()
+    return found if isinstance(found, str) and any(map(str.isalpha, found)) else ""
 
 
 def _text_of(body: bytes) -> str:

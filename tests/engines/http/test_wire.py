@@ -389,6 +389,22 @@ def test_text_may_come_as_a_list_of_parts(content, text):
         assert (delta.text or delta.reasoning) == text
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        *(
+            (body, "status 400 and no reason")
+            for body in (b'{"error":5}', b'{"error":true}', b"5", b"null", b'"42"', b'{"error":{"message":0.5}}')
+        ),
+        (b'{"error":{"message":"","detail":"too hot"}}', "too hot"),
+        (b'{"detail":[{"loc":["x"]}]}', "loc"),
+        ('{"error":"太长了"}'.encode(), "太长了"),
+    ],
+)
+def test_a_refusal_says_words_or_that_it_has_none(body, says):
+    assert says in errors.from_error(400, body).message
+
+
 RUBBISH = [
     b"<html>",
     b"[]",
