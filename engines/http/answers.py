@@ -11,7 +11,15 @@ from typing import Any, Final
 
 import orjson
 
-from engines.base import Delta, FinishReason, GenerationFailedError, GenerationResult, TokenLogprob, Usage
+from engines.base import (
+    Delta,
+    FinishReason,
+    GenerationFailedError,
+    GenerationResult,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
 from engines.http.errors import from_error, is_failure
 from engines.http.sse import DONE, to_event
 from engines.json_forms import from_boxes, from_logprobs, to_boxes, to_choice_logprobs
@@ -218,6 +226,25 @@ def _from_usage(usage: Mapping[str, Any]) -> Usage:
         image_tokens=_from_count(prompt.get("image_tokens")),
         cached_tokens=_from_count(prompt.get("cached_tokens")),
         reasoning_tokens=_from_count(completion.get("reasoning_tokens") or usage.get("reasoning_tokens")),
+    )
+
+
+def bound_usage(usage: Usage, sampling: SamplingParams) -> Usage:
+    """Bound the token counts that a server tells: no part is more than its whole, and no answer more than was allowed.
+
+    Some servers count the tokens that they threw away, or the prompt's, as the answer's.
+
+    Args:
+        usage: as told.
+        sampling: what was asked for.
+    """
+    completion = min(usage.completion_tokens, sampling.max_tokens or usage.completion_tokens)
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=completion,
+        image_tokens=min(usage.image_tokens, usage.prompt_tokens),
+        cached_tokens=min(usage.cached_tokens, usage.prompt_tokens),
+        reasoning_tokens=min(usage.reasoning_tokens, completion),
     )
 
 

@@ -253,7 +253,7 @@ class EngineClient:
                 raise
         finally:
             response.close()
-        yield replace(await content.finish(finish_reason), usage=usage)
+        yield replace(await content.finish(finish_reason), usage=answers.bound_usage(usage, request.sampling))
 
     async def aclose(self) -> None:
         """Close every connection; running answers end with `EngineUnavailableError`."""

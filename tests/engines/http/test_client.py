@@ -236,6 +236,34 @@ async def test_an_answer_whose_turn_has_ended_is_whole_whatever_its_server_says(
     assert (result.text, result.finish_reason, result.usage.completion_tokens) == ("Red", "stop", completion_tokens)
 
 
+@pytest.mark.parametrize(
+    ("max_tokens", "told", "usage"),
+    [
+        (5, {"prompt_tokens": 7, "completion_tokens": 900}, Usage(prompt_tokens=7, completion_tokens=5)),
+        (5, {"prompt_tokens": 7, "completion_tokens": 5}, Usage(prompt_tokens=7, completion_tokens=5)),
+        (None, {"prompt_tokens": 7, "completion_tokens": 900}, Usage(prompt_tokens=7, completion_tokens=900)),
+        (
+            5,
+            {
+                "prompt_tokens": 7,
+                "completion_tokens": 6,
+                "prompt_tokens_details": {"cached_tokens": 8, "image_tokens": 9},
+                "completion_tokens_details": {"reasoning_tokens": 30},
+            },
+            Usage(prompt_tokens=7, completion_tokens=5, image_tokens=7, cached_tokens=7, reasoning_tokens=5),
+        ),
+    ],
+)
+async def test_no_answer_has_more_tokens_than_were_allowed_whatever_its_server_counts(
+    client_of, max_tokens, told, usage
+):
+    counted = event({"choices": [], "usage": told})
+    async with replying(writing(text_event("Red", "length"), counted, b"data: [DONE]\n\n")) as url:
+        result = await generate(client_of(url), replace(HI, sampling=SamplingParams(max_tokens=max_tokens)))
+
+    assert result.usage == usage
+
+
 @pytest.mark.parametrize("word", ["", "sky "])
 async def test_a_server_that_goes_on_after_the_turn_is_left(client_of, monkeypatch, word):
     monkeypatch.setattr(http_client, "_TAIL_S", 0.05)
