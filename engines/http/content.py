@@ -19,6 +19,9 @@ from engines.schema_keywords import JsonSchemaError
 
 log = logging.getLogger(__name__)
 
+# The last is a fence's, whose answer is looked at when it has ended.
+_FIRST_OF_JSON = frozenset('{["-0123456789tfn`')
+
 
 class AnswerContent:
     """Reads one answer.
@@ -32,6 +35,7 @@ class AnswerContent:
         schema = request.sampling.json_schema
         self._schema = schema if is_foreign else None
         self._said: list[str] | None = None if schema is None else []
+        self._has_begun = False
         self._marks = AnswerMarks(request) if is_foreign else None
         # Log probabilities belong to the tokens of the fence, too.
         is_unfenced = is_foreign and schema is not None and request.sampling.top_logprobs is None
@@ -43,15 +47,32 @@ class AnswerContent:
         return self._marks is not None and self._marks.is_over
 
     def read(self, delta: Delta) -> Delta:
-        """Return what may be shown after this delta; its finish reason and usage are left out."""
+        """Return what may be shown after this delta; its finish reason and usage are left out.
+
+        Raises:
+            GenerationFailedError: if JSON was asked for, and this cannot be the beginning of any.
+        """
         shown = replace(delta, finish_reason=None, usage=None)
         if self._marks is not None:
             shown = self._marks.read(shown)
         if self._fence is not None:
             shown = replace(shown, text=self._fence.take(shown.text))
         if self._said is not None:
+            self._check_first(shown.text)
             self._said.append(shown.text)
         return shown
+
+    def _check_first(self, text: str) -> None:
+        """Refuse an answer at the first character that no JSON begins with, while nothing of it is shown.
+
+        Raises:
+            GenerationFailedError: if it is such a one.
+        """
+        first = text.lstrip()[:1]
+        if not self._has_begun and first:
+            self._has_begun = True
+            if first not in _FIRST_OF_JSON:
+                raise _no_json()
 
     async def finish(self, finish_reason: FinishReason | None) -> Delta:
         """Return what was kept back, with the reason for which the answer ended.
@@ -81,9 +102,7 @@ def _check_json(text: str, schema: str | None) -> None:
             return
         value = json_check.parse(text)
     except ValueError as error:
-        raise GenerationFailedError(
-            "The engine's answer is no JSON although it was asked for JSON: its server ignores 'response_format'."
-        ) from error
+        raise _no_json() from error
     try:
         problem = json_check.to_check(schema)(value)
     except (json_check.UncheckableSchemaError, JsonSchemaError) as error:
@@ -94,3 +113,9 @@ def _check_json(text: str, schema: str | None) -> None:
             "The engine's answer is JSON, but breaks the JSON Schema: its server ignores 'response_format' "
             f"({problem})."
         )
+
+
+def _no_json() -> GenerationFailedError:
+    return GenerationFailedError(
+        "The engine's answer is no JSON although it was asked for JSON: its server ignores 'response_format'."
+    )

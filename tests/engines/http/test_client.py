@@ -968,6 +968,31 @@ async def test_json_of_a_foreign_server_comes_without_its_fence(client_of, piece
     assert result.text == '{"a":1}'
 
 
+@pytest.mark.parametrize("pieces", [["Sorry, ", "no."], ["\n ", "好的：", '{"a":1}'], ["<json>", '{"a":1}'], ["'a'"]])
+@pytest.mark.parametrize("schema", ['{"type":"object","required":["a"]}', "{}"])
+async def test_words_in_place_of_json_end_the_answer_before_any_is_shown(client_of, schema, pieces):
+    held = replace(HI, sampling=SamplingParams(json_schema=schema))
+    shown: list[str] = []
+
+    async def read(url: str) -> None:
+        async for delta in client_of(url).stream(held):
+            shown.append(delta.text)
+
+    async with scripted(events_of(*pieces)) as (url, _):
+        with pytest.raises(GenerationFailedError, match="ignores 'response_format'"):
+            await read(url)
+
+    assert "".join(shown).strip() == ""
+
+
+@pytest.mark.parametrize("text", ["[1]", '"a"', "-1", "5", "true", "false", "null", "  {}"])
+async def test_any_json_may_begin_as_json_does(client_of, text):
+    async with scripted(events_of(*text)) as (url, _):
+        result = await generate(client_of(url), replace(HI, sampling=SamplingParams(json_schema="true")))
+
+    assert result.text == text
+
+
 @pytest.mark.parametrize(
     "said", ['```json\n{"b":1}\n```', '```json\n{"a":1}', '```json\n{"a":1}\n```\nDone.', "```", "``", "``````", ""]
 )
