@@ -6,14 +6,11 @@ In: nothing; an authenticator makes it. Out: the frozen `Caller` that every rout
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final
 
 from router.limits.limits import Limits
-
-# What a key is good for. ask: questions, and one's own answers by their ids. jobs: lists of jobs, batches, webhooks.
-# files: uploads. admin: what concerns the whole service.
-Scope = Literal["ask", "jobs", "files", "admin"]
-SCOPES: Final[frozenset[Scope]] = frozenset(get_args(Scope))
+from router.scopes import SCOPES as SCOPES
+from router.scopes import Scope as Scope
 
 # Whose everything is while no keys are configured.
 LOCAL_OWNER: Final = "local"
