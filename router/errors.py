@@ -21,6 +21,7 @@ Errors::
     ├── OverloadedError              503; all callers together have
     ├── QueueUnavailableError        503; redis does not answer
     │   └── StorageFullError         503; redis has no room for anything new
+    ├── KeysUnavailableError         503; the issuer's keys cannot be read, so a token can be neither taken nor refused
     └── EngineFailedError            the status of the engine's own error, after every fallback failed
 """
 
@@ -193,6 +194,14 @@ class StorageFullError(QueueUnavailableError):
     """Redis answers, but its memory or its disk has no room for anything new."""
 
     default_code: ClassVar[str] = "storage_full"
+
+
+class KeysUnavailableError(RouterError):
+    """The public keys of the tokens' issuer cannot be read, so nobody can say whether a token is right."""
+
+    status_code: ClassVar[int] = 503
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "token_keys_unavailable"
 
 
 class EngineFailedError(RouterError):

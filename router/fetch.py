@@ -280,8 +280,12 @@ class SafeFetcher:
             await self._session.close()
             self._session = None
 
-    async def get(self, url: str) -> FetchedBody:
-        """Download a body of at most ``max_image_bytes``, following at most `MAX_REDIRECTS` redirects.
+    async def get(self, url: str, *, max_redirects: int = MAX_REDIRECTS) -> FetchedBody:
+        """Download a body of at most ``max_image_bytes``.
+
+        Args:
+            url: where from.
+            max_redirects: how many are followed.
 
         Raises:
             UrlRefusedError: if the URL or one it redirects to is not allowed.
@@ -290,7 +294,7 @@ class SafeFetcher:
         """
         current = self._parse(url)
         async with self._place(current), self._guard():
-            for _ in range(MAX_REDIRECTS + 1):
+            for _ in range(max_redirects + 1):
                 async with self._open_session().get(current, allow_redirects=False) as response:
                     location = response.headers.get("Location")
                     if response.status in _REDIRECT_STATUSES and location:
@@ -298,7 +302,7 @@ class SafeFetcher:
                         continue
                     return await self._read_body(response)
             raise FetchFailedError(
-                texts.TOO_MANY_REDIRECTS.fill(max_redirects=MAX_REDIRECTS),
+                texts.TOO_MANY_REDIRECTS.fill(max_redirects=max_redirects),
             )
 
     async def post_json(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> PostAnswer:

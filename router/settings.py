@@ -10,23 +10,33 @@ import base64
 import binascii
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, TypeVar
 
 import platformdirs
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engines.adapter_names import parse_adapters
 from engines.http.address import DEFAULT_PORTS, split_urls
 from router.loopback import is_loopback
 from router.redis_address import check_redis_url
+from router.scopes import Scope
 
 PRODUCT_URL = "https://github.com/glowl/glowl"
 DEFAULT_PORT = 8000
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 MAX_WEBHOOK_DELAY_S = 72 * 3600.0
+DEFAULT_TOKEN_SCOPES: Final[tuple[Scope, ...]] = ("ask", "jobs", "files")
 DEFAULT_WEBHOOK_DELAYS_S = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0)
+
+_MIN_JWT_SECRET_BYTES: Final = 32
+
+Value = TypeVar("Value")
+
+
+class SettingsError(ValueError):
+    """Settings that are right each by itself cannot work together, or with what they name; says which variable."""
 
 
 def default_data_dir() -> Path:
@@ -73,6 +83,31 @@ class Settings(BaseSettings):
     )
     published_on: str = Field(
         "", description="address on which others reach the api, if it is another than GLOWL_HOST, as from a container"
+    )
+    jwt_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="checks HS256 tokens (JWT) that are sent instead of a key; at least 32 bytes; several separated by "
+        "commas are all accepted",
+    )
+    jwt_jwks: str | None = Field(
+        None,
+        description="public keys (JWKS) of an issuer of RS, PS, ES or EdDSA tokens: a URL, or a file for machines "
+        "without a network",
+    )
+    jwt_issuer: str | None = Field(
+        None, validate_default=True, description="what `iss` of a token must be; needed with GLOWL_JWT_JWKS"
+    )
+    jwt_audience: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        validate_default=True,
+        description="what `aud` of a token must be, or one of several separated by commas; needed with GLOWL_JWT_JWKS",
+    )
+    jwt_owner_claim: str = Field(
+        "sub", pattern=r"^[!-~]{1,100}$", description="claim that says whose the jobs and files of a token are"
+    )
+    jwt_scopes: Annotated[tuple[Scope, ...], NoDecode] = Field(
+        default_factory=lambda: DEFAULT_TOKEN_SCOPES,
+        description="what a token without `scope` may do, comma-separated: ask, jobs, files, admin",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -165,7 +200,11 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(8, ge=1, description="tasks that one worker runs at a time")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
-    @field_validator("api_keys", "allowed_hosts", "cors_origins", "webhook_secret", "webhook_delays_s", mode="before")
+    @field_validator(
+        *("api_keys", "jwt_secret", "jwt_audience", "jwt_scopes", "allowed_hosts", "cors_origins"),
+        *("webhook_secret", "webhook_delays_s"),
+        mode="before",
+    )
     @classmethod
     def _split_keys(cls, value: object) -> object:
         if isinstance(value, str):
@@ -179,6 +218,32 @@ class Settings(BaseSettings):
             if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key.get_secret_value()):
                 raise ValueError("a key has only ASCII letters, digits and signs, no spaces: clients send no others")
         return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _check_jwt_secret(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for secret in value:
+            if len(secret.get_secret_value().encode()) < _MIN_JWT_SECRET_BYTES:
+                raise ValueError(
+                    f"a secret has at least {_MIN_JWT_SECRET_BYTES} bytes: shorter ones are guessed. "
+                    "`openssl rand -hex 32` makes one"
+                )
+            if "-----BEGIN" in secret.get_secret_value():
+                raise ValueError("this is a PEM file, no secret; public keys go into a JWKS: GLOWL_JWT_JWKS")
+        return value
+
+    @field_validator("jwt_issuer", "jwt_audience")
+    @classmethod
+    def _check_issuer(cls, value: Value, info: ValidationInfo) -> Value:
+        # The keys of an issuer sign tokens for others too, and some serve the keys of many tenants at one address.
+        if info.data.get("jwt_jwks") and not value:
+            raise ValueError("is needed with GLOWL_JWT_JWKS: without it, tokens made for other services would pass")
+        return value
+
+    @field_validator("jwt_scopes")
+    @classmethod
+    def _check_scopes(cls, value: tuple[Scope, ...]) -> tuple[Scope, ...]:
+        return value or DEFAULT_TOKEN_SCOPES  # compose files pass variables that are not set as empty ones
 
     @field_validator("webhook_secret")
     @classmethod
@@ -242,7 +307,7 @@ class Settings(BaseSettings):
             return parse_adapters(text for text in value.split(",") if text.strip())
         return value
 
-    @field_validator("glm_api_key", "glm_model", mode="before")
+    @field_validator("glm_api_key", "glm_model", "jwt_jwks", "jwt_issuer", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         if isinstance(value, str):
@@ -265,6 +330,16 @@ class Settings(BaseSettings):
     def is_only_local(self) -> bool:
         """Whether only this machine can reach the api."""
         return is_loopback(self.published_on or self.host)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether tokens (JWT) are accepted."""
+        return bool(self.jwt_secret or self.jwt_jwks)
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether a request needs a key or a token, whatever owners redis knows."""
+        return bool(self.api_keys) or self.has_tokens
 
     @property
     def engine_urls(self) -> dict[str, tuple[str, ...]]:

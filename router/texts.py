@@ -30,6 +30,56 @@ KEY_UNSURE: Final = Text(
     "try again shortly.",
     "redis 没有响应，无法确认该请求是否需要密钥或其密钥是否有效；请稍后再试。",
 )
+TOKEN_TOO_LONG: Final = Text(
+    "The token has more than {limit} characters, the most that is accepted.", "令牌超过 {limit} 个字符的上限。"
+)
+TOKEN_FORM: Final = Text(
+    "The token is not a signed JSON Web Token (JWS, compact form); encrypted and unsigned ones are not accepted.",
+    "令牌不是有效的已签名 JSON Web Token（JWS 紧凑格式）；不接受加密或未签名的令牌。",
+)
+TOKEN_CRITICAL: Final = Text(
+    "The token's header has 'crit' or 'b64', which is not supported here.", "令牌头部含有此处不支持的 'crit' 或 'b64'。"
+)
+TOKEN_TYPE: Final = Text(
+    "The token's 'typ' is not JWT or at+jwt: it was made for something else.",
+    "令牌的 'typ' 不是 JWT 或 at+jwt，并非用于访问本服务。",
+)
+TOKEN_ALGORITHM: Final = Text(
+    "The token's algorithm is not accepted: no key of this service uses it.",
+    "不接受该令牌的签名算法：本服务没有对应的密钥。",
+)
+TOKEN_NO_KID: Final = Text(
+    "The token names no key ('kid'), and its issuer has several; get one that does.",
+    "令牌未指明密钥（'kid'），而签发者有多个密钥；请使用带 'kid' 的令牌。",
+)
+TOKEN_UNKNOWN_KID: Final = Text(
+    "The token names a key ('kid') that its issuer does not publish; get a new token.",
+    "令牌指明的密钥（'kid'）不在签发者公布的密钥中；请获取新的令牌。",
+)
+TOKEN_SIGNATURE: Final = Text("The token's signature or content is not valid.", "令牌的签名或内容无效。")
+TOKEN_EXPIRED: Final = Text("The token has expired; get a new one.", "令牌已过期；请获取新的令牌。")
+TOKEN_EARLY: Final = Text(
+    "The token is not valid yet ('nbf' or 'iat'); check the clock of the machine that made it.",
+    "令牌尚未生效（'nbf' 或 'iat'）；请检查签发机器的时钟。",
+)
+TOKEN_ISSUER: Final = Text(
+    "The token's issuer ('iss') is not the one that this service accepts.", "令牌的签发者（'iss'）不被本服务接受。"
+)
+TOKEN_AUDIENCE: Final = Text(
+    "The token was made for another service: its audience ('aud') is not this one.",
+    "令牌用于其他服务：其受众（'aud'）不是本服务。",
+)
+TOKEN_CLAIM: Final = Text(
+    "The token's claim '{claim}' is missing or has a wrong value.", "令牌的声明 '{claim}' 缺失或取值有误。"
+)
+TOKEN_OWNER: Final = Text(
+    "The token does not say who it is for: its claim '{claim}' is missing or is no text.",
+    "令牌未说明其所属者：声明 '{claim}' 缺失或不是文本。",
+)
+TOKEN_KEYS_AWAY: Final = Text(
+    "The public keys of the token's issuer cannot be read now, so the token cannot be checked; try again shortly.",
+    "暂时无法读取令牌签发者的公钥，因此无法验证令牌；请稍后再试。",
+)
 TOO_MANY_CHARACTERS: Final = Text(
     "The conversation has {num_chars} characters; at most {limit} are accepted.",
     "对话共有 {num_chars} 个字符，最多 {limit} 个。",

@@ -69,3 +69,47 @@ def test_an_unknown_log_level_stops_the_start(monkeypatch: pytest.MonkeyPatch, v
         Settings()
 
     assert [error["loc"] for error in caught.value.errors()] == [("log_level",)]
+
+
+_JWKS = {"GLOWL_JWT_JWKS": "/keys.json", "GLOWL_JWT_ISSUER": "https://a", "GLOWL_JWT_AUDIENCE": "glowl"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"GLOWL_JWT_SECRET": "short"}, "jwt_secret"),
+        ({"GLOWL_JWT_SECRET": f"{'x' * 32},short"}, "jwt_secret"),
+        ({"GLOWL_JWT_SECRET": f"-----BEGIN PUBLIC KEY-----{'x' * 32}"}, "jwt_secret"),
+        ({**_JWKS, "GLOWL_JWT_ISSUER": ""}, "jwt_issuer"),
+        ({**_JWKS, "GLOWL_JWT_AUDIENCE": " , "}, "jwt_audience"),
+        ({"GLOWL_JWT_OWNER_CLAIM": ""}, "jwt_owner_claim"),
+        ({"GLOWL_JWT_SCOPES": "ask,root"}, "jwt_scopes"),
+    ],
+    ids=str,
+)
+def test_settings_of_tokens_that_would_let_in_the_wrong_ones_stop_the_start(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+
+    assert [error["loc"][0] for error in caught.value.errors()] == [named]
+    assert "xxxx" not in str(caught.value)
+
+
+def test_settings_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Settings().has_tokens
+    for name, value in {**_JWKS, "GLOWL_JWT_SECRET": f"{'x' * 32},{'y' * 32}", "GLOWL_JWT_SCOPES": "ask"}.items():
+        monkeypatch.setenv(name, value)
+
+    settings = Settings()
+
+    assert settings.has_tokens
+    assert len(settings.jwt_secret) == 2
+    assert (settings.jwt_issuer, settings.jwt_audience, settings.jwt_scopes) == ("https://a", ("glowl",), ("ask",))
+    for name in [*_JWKS, "GLOWL_JWT_SECRET", "GLOWL_JWT_SCOPES"]:
+        monkeypatch.setenv(name, "")  # compose files pass variables that are not set as empty ones
+    assert Settings() == Settings.model_construct()
