@@ -30,6 +30,11 @@ def sent_key(headers: Mapping[str, str]) -> str:
     return given[0] if given else ""
 
 
+def looks_like_token(key: str) -> bool:
+    """Whether a key is meant as a token: signed ones have two dots, encrypted ones four."""
+    return key.count(".") in (2, 4)
+
+
 def _all_keys(headers: Mapping[str, str]) -> list[str]:
     def values(name: str) -> list[str]:
         return headers.getlist(name) if isinstance(headers, Headers) else [headers.get(name, "")]
