@@ -41,6 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Raises:
         policies.rules.RulesError: if the configured preset is wrong.
+        router.settings.SettingsError: if tokens could not be checked with the settings.
     """
     services = build_services(settings or Settings())
     runner = make_runner(services)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from redis.asyncio import Redis
 
@@ -41,6 +41,9 @@ from router.work.context import Context
 from router.work.local import LocalRuns
 from router.work.reaper import wake
 
+if TYPE_CHECKING:
+    from router.auth.tokens import TokenVerifier
+
 # Redis does one thing at a time; more connections than keep it busy only make more to hand around.
 _MAX_REDIS_CONNECTIONS: Final = 32
 _REDIS_TURN_S: Final = 10.0
@@ -56,6 +59,7 @@ def build_services(settings: Settings) -> Services:
 
     Raises:
         policies.rules.RulesError: if the preset does not exist or is wrong.
+        router.settings.SettingsError: if tokens could not be checked with these settings.
     """
     rules, rules_file = load_rules_source(settings.preset)
     looks = make_redis(settings, timeout_s=LOOK_TIMEOUT_S)
@@ -85,6 +89,7 @@ def build_services(settings: Settings) -> Services:
             settings.api_keys,
             OwnerStore(reads),
             news,
+            tokens=make_tokens(settings),
             is_open=settings.is_only_local,
             is_insecure=settings.insecure,
         ),
@@ -124,6 +129,19 @@ def build_services(settings: Settings) -> Services:
         redis_watch=watch,
         redis_clients=(redis, reads, reader, ended, news, looks),
     )
+
+
+def make_tokens(settings: Settings) -> TokenVerifier | None:
+    """Return what checks tokens; None if the settings say nothing of them, and then nothing of it is imported.
+
+    Raises:
+        router.settings.SettingsError: if tokens could not be checked with these settings.
+    """
+    if not (settings.has_tokens or settings.jwt_issuer or settings.jwt_audience):
+        return None
+    from router.auth.tokens import make_verifier
+
+    return make_verifier(settings)
 
 
 def load_rules_source(preset: str) -> tuple[Callable[[], Rules], RulesFile | None]:

@@ -206,9 +206,10 @@ def test_a_workers_health_check_reads_the_file_the_worker_writes(name: str) -> N
     assert f"groupadd --gid {gid} glowl" in DOCKERFILE
 
 
-def test_only_the_api_gets_the_keys_of_callers() -> None:
+@pytest.mark.parametrize("variable", ["GLOWL_API_KEYS", "GLOWL_JWT_SECRET"])
+def test_only_the_api_gets_what_callers_are_known_by(variable: str) -> None:
     with_keys = {name for name, each in OURS.items() if each.get("env_file")}
-    emptied = {name for name in with_keys if OURS[name]["environment"].get("GLOWL_API_KEYS") == ""}
+    emptied = {name for name in with_keys if OURS[name]["environment"].get(variable) == ""}
     assert with_keys - emptied == {"api"}
     assert Settings(api_keys="").api_keys == ()  # type: ignore[call-arg, arg-type]
 

@@ -289,7 +289,7 @@ def describe(app: FastAPI) -> None:
         _describe_upload(page)
         _describe_keys(page)
         _describe_errors(page)
-        _describe_security(page, is_needed=bool(app.state.services.settings.api_keys))
+        _describe_security(page, is_needed=app.state.services.settings.asks_for_keys)
         app.openapi_schema = page
         return page
 

@@ -55,11 +55,14 @@ def api(
     from policies.rules import RulesError
     from router.app import create_app
     from router.serve import ApiServer
+    from router.settings import SettingsError
 
     try:
         app = create_app(settings)
     except RulesError as error:
         fail(f"GLOWL_PRESET: {error}", code=2)
+    except SettingsError as error:
+        fail(str(error), code=2)
     server = ApiServer(app, settings)
     # Uvicorn shuts down and then raises the signal again; a requested stop is no error.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 # Read by huggingface_hub and modelscope, which only engines use.
 _HUB_TOKENS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN"})
 # Callers' keys are the api's to check.
-_OF_THE_API = frozenset({"GLOWL_API_KEYS"})
+_OF_THE_API = ("GLOWL_API_KEYS", "GLOWL_JWT_")
 
 
 def is_for_engine(name: str) -> bool:
@@ -25,7 +25,7 @@ def is_for_other(name: str) -> bool:
 
 def is_for_worker(name: str) -> bool:
     """Whether a worker may have a variable."""
-    return name not in _HUB_TOKENS | _OF_THE_API
+    return name not in _HUB_TOKENS and not name.startswith(_OF_THE_API)
 
 
 def is_for_api(name: str) -> bool:

@@ -81,7 +81,7 @@ def up(
         specs = build_specs(settings, layout, plan, wants_ui=ui, language=language, quantization=quantization)
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
-        if not settings.is_only_local and not settings.api_keys:
+        if not settings.is_only_local and not settings.asks_for_keys:
             typer.echo(say("up.open", language, host=settings.host), err=True)
         try:
             code = asyncio.run(_supervise(specs, settings, layout, plan, ready_file, language))
@@ -131,7 +131,7 @@ async def _supervise(
 
     async def announce() -> None:
         await _until_engines_are_seen(url)
-        needs_key = bool(settings.api_keys)
+        needs_key = settings.asks_for_keys
         for line in banner(url, ui_url, plan.choice, layout.data_dir, language, needs_key=needs_key):
             screen.line(line)
         if ready_file is not None:

@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "tokenizers", "numpy", "engines.glm", "engines.owl2", "engines.pocket")
+HEAVY = (
+    *("torch", "transformers", "tokenizers", "numpy", "engines.glm", "engines.owl2", "engines.pocket"),
+    "cryptography.hazmat",  # 18 MB; an api that takes tokens loads it
+)
 _PROBE = """
 import json, sys
 {body}

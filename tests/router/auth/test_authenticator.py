@@ -17,9 +17,11 @@ from router.auth.caller import LOCAL, SCOPES, Caller
 from router.auth.key_text import digest_of, new_key
 from router.auth.records import configured_owner
 from router.auth.store import OwnerStore
+from router.auth.tokens import TokenVerifier
 from router.errors import AuthenticationError, QueueUnavailableError
 from router.limits.limits import Limits
 from router.settings import Settings
+from tests.support.tokens import NOW, SECRET, secret, sign
 
 KEYS = [SecretStr("alice"), SecretStr("bob")]
 ALICE = configured_owner(digest_of("alice"))
@@ -335,3 +337,32 @@ async def test_the_last_use_is_written_down_to_the_minute(store: OwnerStore, lis
     await ask(door, key)
     await door.aclose()
     assert (await store.load()).used == {key[:14]: first + 61}
+
+
+async def test_a_tokens_owner_may_have_a_record_which_says_how_much_and_takes_scopes_away(
+    store: OwnerStore, listener: Redis, clock: Clock
+) -> None:
+    tokens = TokenVerifier(secrets=[SECRET], default_scopes=SCOPES, clock=lambda: NOW)
+    door = Authenticator([], store, listener, tokens=tokens, clock=clock)
+    token = sign({"alg": "HS256"}, {"sub": "alice", "exp": NOW + 600}, secret())
+    # Tokens alone close the door, whatever redis has.
+    assert door.needs_keys
+    await door.refresh()
+    assert door.needs_keys
+    assert await refusal(door) == await refusal(door, "made-up") == "invalid_api_key"
+    assert await refusal(door, "a.b.c") == "invalid_token"
+    stranger = await ask(door, token)
+    assert (stranger.scopes, stranger.limits, stranger.key_id[:4]) == (SCOPES, Limits(), "jwt_")
+
+    limits = Limits(requests_per_minute=7)
+    await store.change(
+        lambda all_: create_owner(
+            all_, clock.now, "alice", adopt=stranger.owner, limits=limits, scopes=frozenset({"ask"}), retention_s=60
+        )
+    )
+    await door.refresh()
+
+    assert await ask(door, token) == Caller(stranger.owner, frozenset({"ask"}), stranger.key_id, limits, 60)
+    key = await make_key(store, clock)
+    await door.refresh()
+    assert (await ask(door, key)).owner == stranger.owner

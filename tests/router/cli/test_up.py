@@ -297,7 +297,8 @@ def test_every_child_is_looked_at_while_it_runs(monkeypatch):
     assert all(spec.is_alive is not None for spec in specs_for(Path("/data")).values())
 
 
-OWN_SECRETS = ("GLOWL_API_KEYS", "GLOWL_GLM_API_KEY", "GLOWL_WEBHOOK_SECRET", "GLOWL_ANYTHING_NEW", "REDIS_URL")
+OF_CALLERS = ("GLOWL_API_KEYS", "GLOWL_JWT_SECRET")
+OWN_SECRETS = (*OF_CALLERS, "GLOWL_GLM_API_KEY", "GLOWL_WEBHOOK_SECRET", "GLOWL_ANYTHING_NEW", "REDIS_URL")
 
 
 @pytest.mark.usefixtures("own_redis")
@@ -307,8 +308,8 @@ OWN_SECRETS = ("GLOWL_API_KEYS", "GLOWL_GLM_API_KEY", "GLOWL_WEBHOOK_SECRET", "G
         ("redis", set()),
         ("glm", {"HF_TOKEN"}),
         ("owl2", {"HF_TOKEN"}),
-        ("worker", {*OWN_SECRETS} - {"GLOWL_API_KEYS"}),
-        ("worker-owl2", {*OWN_SECRETS} - {"GLOWL_API_KEYS"}),
+        ("worker", {*OWN_SECRETS} - {*OF_CALLERS}),
+        ("worker-owl2", {*OWN_SECRETS} - {*OF_CALLERS}),
         ("api", {*OWN_SECRETS}),
         ("ui", set()),
     ],
