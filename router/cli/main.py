@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from router.cli import ask, batch, doctor, explain, jobs, models_command, policy, processes, up, webhooks
+from router.cli import ask, batch, doctor, explain, jobs, models_command, policy, processes, tokens, up, webhooks
 from router.cli.common import detect_language, fail
 from router.cli.texts import say
 
@@ -34,6 +34,7 @@ app.add_typer(models_command.app)
 app.add_typer(policy.app)
 app.add_typer(webhooks.app)
 app.add_typer(jobs.app)
+app.add_typer(tokens.app)
 app.command("api")(processes.api)
 app.command("worker")(processes.worker)
 # Unknown options are refused here rather than passed on: a typing error should fail before a model loads.

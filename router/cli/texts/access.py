@@ -1,0 +1,26 @@
+"""What `glowl tokens` and `glowl audit` say.
+
+In: nothing. Out: `Text`s by key.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from policies.text import Text
+
+TEXTS: Final[dict[str, Text]] = {
+    # tokens
+    "tokens.no_secret": Text(
+        "no secret to sign with: set GLOWL_JWT_SECRET, as the service has it (`openssl rand -hex 32` makes one)",
+        "没有可用于签名的密钥：请设置与服务相同的 GLOWL_JWT_SECRET（可用 `openssl rand -hex 32` 生成）",
+    ),
+    "tokens.off": Text(
+        "no token is accepted: set GLOWL_JWT_SECRET or GLOWL_JWT_JWKS, as the service has them",
+        "未启用令牌：请设置与服务相同的 GLOWL_JWT_SECRET 或 GLOWL_JWT_JWKS",
+    ),
+    "tokens.good": Text(
+        "accepted: owner {owner}, scopes {scopes}, until {until}",
+        "有效：所属者 {owner}，权限 {scopes}，有效期至 {until}",
+    ),
+}
