@@ -24,6 +24,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+from engines.token_costs import TokenCosts
+
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "content_filter"]
 Variant = Literal["full", "pocket", "random-tiny", "echo"]
@@ -226,6 +228,7 @@ class EngineInfo:
         max_images: most pictures in one request.
         adapters: names of the LoRA adapters that a request may ask for.
         revision: changes whenever answers may, with the weights for one; empty if the engine does not say.
+        costs: what it counts for a request; None if the engine does not say.
     """
 
     name: str
@@ -235,6 +238,7 @@ class EngineInfo:
     max_images: int
     adapters: tuple[str, ...] = ()
     revision: str = ""
+    costs: TokenCosts | None = None
 
     @property
     def model_id(self) -> str:

@@ -35,6 +35,7 @@ from engines.base import (
     fit_max_tokens,
 )
 from engines.json_schema import ANY_OBJECT, FORMATS, JsonSchemaError, from_schema_text, resolve
+from engines.token_costs import TokenCosts
 
 DEFAULT_MAX_TOKENS = 512
 
@@ -88,7 +89,10 @@ class EchoEngine:
         max_images: int = 16,
         adapters: tuple[str, ...] = (),
     ) -> None:
-        self._info = EngineInfo(name, _MODELS.get(name, name), "echo", context_tokens, max_images, adapters)
+        costs = TokenCosts(DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS, tokens_per_picture=1)
+        self._info = EngineInfo(
+            name, _MODELS.get(name, name), "echo", context_tokens, max_images, adapters, costs=costs
+        )
         self.delta_delay_s = delta_delay_s
         self.fail_with = fail_with
         self.fail_after_deltas = fail_after_deltas

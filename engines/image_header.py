@@ -6,6 +6,7 @@ rather than Pillow's: opening a GIF or WebP there allocates the whole canvas bef
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ _MAX_RUNS_PIXELS = 16_000_000
 
 # A frame's pixels, in pieces of at most 255 bytes: a GIF of 20 MB has 80,000. Skipping one takes 0.3 us.
 _MAX_SUB_BLOCKS = 200_000
+
+# From this ratio of the sides on, rounding the shorter one down would change the ratio by more than a hundredth.
+_NARROW_RATIO = 20
 _MAX_STRAYS = 10_000
 
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
@@ -249,3 +253,13 @@ _READERS = {
     "image/webp": _read_webp,
     "image/bmp": _read_bmp,
 }
+
+
+def fit_size(width: int, height: int, max_side_px: int | None) -> tuple[int, int]:
+    """Scale a size down, aspect kept, until the longer side is at most ``max_side_px``."""
+    side = max(width, height)
+    if max_side_px is None or side <= max_side_px:
+        return width, height
+    # Of a narrow picture, a shorter side that is rounded down would make it longer in proportion than what was sent.
+    rounded = math.ceil if side > _NARROW_RATIO * min(width, height) else round
+    return max(1, rounded(width * max_side_px / side)), max(1, rounded(height * max_side_px / side))

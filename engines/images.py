@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import Final, cast
 from PIL import Image, ImageOps
 
 from engines.base import EngineError, EngineOverloadedError, ImagePart, InvalidImageError
-from engines.image_header import ACCEPTED_TYPES, ImageHeader, read_header, sniff_media_type
+from engines.image_header import ACCEPTED_TYPES, ImageHeader, fit_size, read_header, sniff_media_type
 from engines.image_layout import (
     JPEG_END,
     TooManyBlocksError,
@@ -45,9 +44,6 @@ PARSE_ERROR = "image_parse_error"
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 _PNG_ORIENTATION = (b"eXIf", b"exif", b"tiff:Orientation")
-# From this ratio of the sides on, rounding the shorter one down would change the ratio by more than a hundredth.
-_NARROW_RATIO: Final = 20
-
 # Put behind a JPEG that breaks off: bytes that no encoder writes, the same in every process.
 _NOISE: Final = random.Random(0).randbytes(512).replace(b"\xff", b"\xfe")  # noqa: S311 - not for security
 
@@ -171,16 +167,6 @@ def upright_size(part: ImagePart) -> tuple[int, int]:
         log.debug("EXIF orientation is unreadable: %r", error)
         return width, height
     return (height, width) if orientation in _SIDEWAYS else (width, height)
-
-
-def fit_size(width: int, height: int, max_side_px: int | None) -> tuple[int, int]:
-    """Scale a size down, aspect kept, until the longer side is at most ``max_side_px``."""
-    side = max(width, height)
-    if max_side_px is None or side <= max_side_px:
-        return width, height
-    # Of a narrow picture, a shorter side that is rounded down would make it longer in proportion than what was sent.
-    rounded = math.ceil if side > _NARROW_RATIO * min(width, height) else round
-    return max(1, rounded(width * max_side_px / side)), max(1, rounded(height * max_side_px / side))
 
 
 def _refusal(part: ImagePart, message: str, code: str = "") -> InvalidImageError:

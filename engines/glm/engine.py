@@ -51,7 +51,8 @@ from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, Strea
 from engines.glm.processor import load_processor, longest_token_bytes
 from engines.glm.prompts import least_bytes, to_conversation
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
-from engines.images import check_request, decode_image, fit_size, picture_size, upright_size
+from engines.image_header import fit_size
+from engines.images import check_request, decode_image, picture_size, upright_size
 from engines.json_schema import ANY_OBJECT
 from engines.revision import revision_of
 from engines.runtime.batching import ContinuousBatch
@@ -62,6 +63,7 @@ from engines.runtime.kv_cache import memory_bytes
 from engines.runtime.picture_stage import PictureStage
 from engines.runtime.prefix_cache import CacheScope
 from engines.runtime.scheduler import Scheduler
+from engines.token_costs import TokenCosts
 
 MAX_IMAGES = 16
 MAX_SIDE_PX = 2048  # longer pictures are scaled down at decoding; costs no token under the pixel budget
@@ -386,8 +388,16 @@ class GlmEngine:
         self._stop_ids = frozenset(stop_ids)
         num_logits = self._model.config.get_text_config().vocab_size
         self._compiler = GrammarCompiler(tokenizer, num_logits, self._stop_ids)
+        images = self.processor.image_processor
         self._info = replace(
             self._info,
+            costs=TokenCosts(
+                DEFAULT_MAX_TOKENS,
+                DEFAULT_MAX_TOKENS_THINKING,
+                cell_px=images.patch_size * images.merge_size,
+                **self._image_size,
+                max_side_px=MAX_SIDE_PX,
+            ),
             context_tokens=self._model.config.get_text_config().max_position_embeddings,
             revision=revision_of(
                 [("", options.model), *options.adapters], f"{self._scope.dtype}/{self._scope.preprocess}"

@@ -5,12 +5,14 @@ In: an `EngineInfo`, or the answer to ``GET /v1/models``. Out: the one made from
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from typing import Any, Final, get_args
 
 import orjson
 
 from engines.adapter_names import model_with
 from engines.base import EngineInfo, EngineUnavailableError, Variant
+from engines.token_costs import TokenCosts
 
 # What a server of another make is taken to accept when it does not say; it refuses for itself what is too much.
 UNKNOWN_CONTEXT_TOKENS: Final = 131_072
@@ -34,6 +36,7 @@ def to_models(info: EngineInfo, created: int) -> bytes:
             "context_tokens": info.context_tokens,
             "max_images": info.max_images,
             "revision": info.revision,
+            **({"costs": asdict(info.costs)} if info.costs is not None else {}),
         },
     }
     adapted = [{**model, "id": model_with(info.model_id, name), "parent": info.model_id} for name in info.adapters]
@@ -86,6 +89,7 @@ def from_models(body: bytes, model: str | None = None) -> EngineInfo:
             max_images=own["max_images"],
             adapters=adapters,
             revision=_text(own.get("revision")),
+            costs=_costs(own.get("costs")),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineUnavailableError("The engine answered with something that is no model list.") from error
@@ -106,3 +110,12 @@ def _text(value: object) -> str:
 def _adapter_ids(entries: list[dict[str, Any]], model_id: str) -> dict[str, str]:
     ids = [str(entry["id"]) for entry in entries if entry.get("parent") == model_id]
     return {id_.removeprefix(f"{model_id}:"): id_ for id_ in ids}
+
+
+def _costs(said: Any) -> TokenCosts | None:
+    """Read what an engine of any release says of its costs; an estimate needs no more than what is understood."""
+    if not isinstance(said, dict):
+        return None
+    known = {each.name: said[each.name] for each in fields(TokenCosts) if each.name in said}
+    is_sound = all(type(value) is int and value >= (name != "tokens_per_picture") for name, value in known.items())
+    return TokenCosts(**known) if is_sound else None

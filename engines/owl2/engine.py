@@ -52,6 +52,7 @@ from engines.runtime.devices import resolve_device, resolve_dtype, size_batch
 from engines.runtime.picture_stage import PictureStage
 from engines.runtime.prefix_cache import CacheScope
 from engines.runtime.scheduler import Scheduler
+from engines.token_costs import TokenCosts
 
 DEFAULT_MAX_TOKENS = 512
 # The model saw one picture per conversation in instruction tuning; more than a few are accepted by no published use.
@@ -224,6 +225,7 @@ class Owl2Engine:
             variant=read_variant(folder),
             context_tokens=model.config.max_position_embeddings,
             max_images=max_images_for(model.config),
+            costs=TokenCosts(DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS, tokens_per_picture=model.config.num_image_rows),
             revision=revision_of([("", str(folder))], f"{dtype}/{_PREPROCESS_VERSION}"),
         )
         log.info("loaded %s (%s) on %s as %s", info.model_id, folder, model.device, model.dtype)

@@ -12,7 +12,8 @@ from PIL import Image, ImageChops, JpegImagePlugin, PngImagePlugin
 
 from engines import images
 from engines.base import EngineOverloadedError, ImagePart, InvalidImageError
-from engines.images import check_request, decode_image, fit_size, picture_size, upright_size
+from engines.image_header import fit_size
+from engines.images import check_request, decode_image, picture_size, upright_size
 
 
 def part(data: bytes) -> ImagePart:

@@ -101,7 +101,9 @@ async def test_the_engine_describes_itself_before_and_after_it_is_loaded(checkpo
     await engine.start()
     loaded = await engine.info()
     assert loaded.revision
-    assert loaded == replace(expected, revision=loaded.revision)
+    assert loaded.costs is not None
+    assert loaded.costs.of_picture(120, 90) == engine._num_rows(picture())
+    assert loaded == replace(expected, revision=loaded.revision, costs=loaded.costs)
     assert engine.health == {"device": "cpu", "dtype": "torch.float32", "attn_implementation": "sdpa"}
     await engine.aclose()
 

@@ -28,6 +28,7 @@ from engines.base import (
 )
 from engines.http import answers, errors, models, requests, sse
 from engines.json_schema import ANY_OBJECT, JsonSchemaError
+from engines.token_costs import PUBLISHED
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
@@ -649,7 +650,9 @@ def test_an_error_event_raises_what_it_carries():
 
 @pytest.mark.parametrize("variant", ["full", "pocket", "random-tiny", "echo"])
 def test_an_engine_describes_itself_over_the_wire(variant):
-    info = EngineInfo("owl2", "mplug-owl2", variant, context_tokens=2048, max_images=4, revision="0a1b")
+    info = EngineInfo(
+        "owl2", "mplug-owl2", variant, context_tokens=2048, max_images=4, revision="0a1b", costs=PUBLISHED["owl2"]
+    )
 
     assert models.from_models(models.to_models(info, created=0)) == info
 
