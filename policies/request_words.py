@@ -12,7 +12,8 @@ _HAN_CLASS: Final = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0
 HAN: Final = re.compile(f"[{_HAN_CLASS}]")
 LATIN_WORD: Final = re.compile(r"[A-Za-z\u00c0-\u024f]+(?:['\u2019-][A-Za-z\u00c0-\u024f]+)*")
 LETTER: Final = re.compile(r"[^\W\d_]")
-EMOJI: Final = re.compile(r"[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f\u200d\U000e0020-\U000e007f]+")
+_EMOJI_CLASS: Final = r"[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f\u200d\U000e0020-\U000e007f]"
+EMOJI: Final = re.compile(f"{_EMOJI_CLASS}{_EMOJI_CLASS}*")
 # What may stand around a clause and means nothing.
 EDGE: Final = " \t\n,.。!?;:、~…()[]【】-—_*\"'“”·^"
 
@@ -56,12 +57,14 @@ TAG_AT_END: Final = re.compile(rf"(?:【{_TAG_WORD}】|\[{_TAG_WORD}\]|#{_TAG_WO
 # On a line of its own "@name" may be code, unless the name is Chinese.
 MENTION: Final = re.compile(rf"@(?:[\w·-]{{1,20}}[ \t,:]+|[\w·-]{{0,20}}[{_HAN_CLASS}]\s+)(?=\S)")
 _DEVICE: Final = r"(?:手机|客户端|平板|电脑|邮箱|iphone|ipad|android|小米|华为|荣耀|微信|qq|网页版|app)"
+TAG_MARK: Final = re.compile(r"[【\[#]")  # with which it begins
 SENT_FROM: Final = re.compile(
     r"(?:\n[ \t]*[—–―─-]{0,6}|(?<![—–―─-])[—–―─-]{2,6})[ \t]*(?:(?:发送自|发自)[^\n?。]{1,24}"
     rf"|(?:本邮件|本消息)?来自(?:我的)?[^\n?。]{{0,14}}{_DEVICE}[^\n?。]{{0,8}}"
     r"|sent (?:from|via|with) [^\n?]{1,30}|get outlook for \w+)[。.\s]*$",
     _I,
 )
+SENDER_MARK: Final = re.compile(r"[\n—–―─-]")  # likewise
 LETTER_END: Final = re.compile(
     r"\n[ \t]*(?:此致[\s,]*敬礼|此致|敬礼|祝好|(?:顺|即|敬|谨)[颂祝请候]\w{2,4})[ \t]*[!。,.~]*"
     r"(?:\s*\n[ \t]*(?P<name>[^\n?。!:]{1,12}))?"
@@ -128,18 +131,7 @@ ANSWER_LABEL: Final = re.compile(
 
 # --- Sentences and clauses --------------------------------------------------------------------------------------------
 SENTENCE: Final = re.compile(r"(?<=[!?。;])(?![!?。;)\"”」])|(?<=[A-Za-z)\]\"][.])\s+|(?<=\.\.\.)\s*")
-_CLAUSE: Final = re.compile(rf"[,;:!?~。()【】]+|\s+(?=[{_HAN_CLASS}])|(?<=[{_HAN_CLASS}])\s+")
-
-
-def clauses(sentence: str) -> list[tuple[str, str]]:
-    """Split a sentence that holds Chinese into clauses, each with the mark that ends it."""
-    found, start = [], 0
-    for mark in _CLAUSE.finditer(sentence):
-        found.append((sentence[start : mark.start()], mark.group()))
-        start = mark.end()
-    return [*found, (sentence[start:], "")]
-
-
+CLAUSE: Final = re.compile(rf"[,;:!?~。()【】]+|\s+(?=[{_HAN_CLASS}])|(?<=[{_HAN_CLASS}])\s+")
 _ZH_IMPERATIVE: Final = (
     r"(?:请|麻烦|拜托|帮|替我|告诉|翻译|译成|总结|概括|归纳|描述|介绍|解释|说明|说说|讲讲|讲述|阐述|分析|比较|对比"
     r"|提取|抽取|识别|辨认"
@@ -166,14 +158,14 @@ _ZH_TASK_COLON: Final = re.compile(r"(?:求证?|证明|计算|化简|解答?|解
 
 def surely_asks_in_chinese(text: str) -> bool:
     """Whether a sentence ends as a question or with a task, or begins as a request."""
-    return text.endswith("?") or _ZH_STARTS.match(text) is not None or _ZH_TASK_COLON.search(text) is not None
+    if text.endswith("?") or _ZH_STARTS.match(text) is not None:
+        return True
+    return text.endswith(":") and _ZH_TASK_COLON.search(text) is not None
 
 
 def asks_in_chinese(text: str) -> bool:
     """Whether a sentence asks or asks for something; in a long one a question word alone may be part of a story."""
-    if surely_asks_in_chinese(text):
-        return True
-    return len(text) <= 60 and ZH_INTERROGATIVE.search(text) is not None
+    return surely_asks_in_chinese(text) or (len(text) <= 60 and ZH_INTERROGATIVE.search(text) is not None)
 
 
 _EN_STARTS: Final = re.compile(
@@ -555,8 +547,11 @@ EN_ENDING: Final = re.compile(
     r"(?:[,.!?]?\s+|,)(?:please|thanks[\w ]{0,16}|thank you[\w ]{0,16}|thx|cheers)\s*[.!]*\s*$", _I
 )
 
-# Ten times cheaper than the whole pattern, and absent from most texts.
-ANY_LANGUAGE: Final = re.compile(r"[中英]文|汉语|英语|普通话|[Cc]hinese|CHINESE|[Mm]andarin|[Ee]nglish|ENGLISH")
+# Without one of these no answer language is named; looking for them is ten times cheaper than the whole pattern.
+LANGUAGES: Final = (
+    *("中文", "英文", "汉语", "英语", "普通话", "chinese", "Chinese", "CHINESE"),
+    *("mandarin", "Mandarin", "english", "English", "ENGLISH"),
+)
 ANSWER_LANGUAGE: Final = re.compile(
     r"(?P<zh_in_zh>(?:用|以|说|使用|成|为)(?:简体|繁体)?(?:中文|汉语|普通话))"
     r"|(?P<en_in_zh>(?:用|以|说|使用|成|为)(?:英文|英语))"
