@@ -23,6 +23,8 @@ _ENGINE_OF: Final[dict[Route, EngineName]] = {"fast": "glm", "deep": "owl2"}
 # Of its limit: an overloaded engine gets other work again once its queue is no older than this.
 RECOVERED_SHARE: Final = 0.5
 
+_NO_CONDITION: Final = Condition.model_construct()
+
 _Values = Mapping[str, Scalar | None]
 
 
@@ -240,20 +242,20 @@ def _nearest_flip(
     Two ways lead there: a rule above that missed would hold, or the rule that held would miss and a later one decide.
     """
     route = rules.rules[index].route
-    margin, feature, wanted = 1.0, "", Condition.model_construct()
+    margin, feature, wanted = 1.0, "", _NO_CONDITION
     for rule in rules.rules[:index]:
         if rule.route == route:
             continue
-        distance, missed, condition = max(
-            (
-                (_distance(name, values[name], condition, estimate_ms), name, condition)
-                for name, condition in rule.when.items()
-                if not condition.holds(values[name])
-            ),
-            key=lambda candidate: candidate[0],
-        )
-        if distance < margin:
-            margin, feature, wanted = distance, missed, condition
+        farthest, missed, missing = -1.0, "", _NO_CONDITION
+        for name, condition in rule.when.items():
+            if not condition.holds(value := values[name]):
+                distance = _distance(name, value, condition, estimate_ms)
+                if distance > farthest:
+                    farthest, missed, missing = distance, name, condition
+                if distance >= margin:
+                    break
+        if 0 <= farthest < margin:
+            margin, feature, wanted = farthest, missed, missing
     for name, condition in rules.rules[index].when.items():
         distance = _distance(name, values[name], condition, estimate_ms)
         if distance < margin and rules.rules[rules.first_match(values, index + 1)].route != route:

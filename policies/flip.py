@@ -5,6 +5,7 @@ In: the rules, the measured values, and which rule held. Out: that change, or no
 
 import math
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Final
 
 from policies import sentences
@@ -23,6 +24,8 @@ _COST: Final = {
 }
 _DEADLINE_FROM_NONE: Final = 4.5
 _GRADED: Final = 4  # decimals of a score
+_MAX_KNOWN: Final = 16
+_by_cost: Final = itemgetter(0)
 
 _Values = dict[str, Scalar | None]
 
@@ -38,20 +41,41 @@ def find_flip(index: int, rules: Rules, values: _Values, deadline_ms: int | None
         estimate_ms: what a job is expected to take.
     """
     route = rules.rules[index].route
-    candidates = sorted(_candidates(rules, values, estimate_ms), key=lambda candidate: candidate[0])
+    candidates = [
+        (_cost(feature, current, option, estimate_ms), feature, option)
+        for feature, option in _options_of(rules)
+        if option != (current := values[feature])
+    ]
+    candidates.sort(key=_by_cost)
+    changed = dict(values)
     for _, feature, value in candidates:
-        changed = rules.rules[rules.first_match({**values, feature: value})].route
-        if changed != route:
-            return _describe(feature, values[feature], value, changed, deadline_ms, estimate_ms)
+        changed[feature] = value
+        other = rules.rules[rules.first_match(changed)].route
+        if other != route:
+            return _describe(feature, values[feature], value, other, deadline_ms, estimate_ms)
+        changed[feature] = values[feature]
     return None
 
 
-def _candidates(rules: Rules, values: _Values, estimate_ms: int) -> Iterator[tuple[float, str, Scalar]]:
-    """Yield (cost, feature, new value) for the near side of every bound and for every other label that a rule reads."""
+# Of the rules decided by lately. They are kept with what was made of them, so that no other gets their identity.
+_known: Final[dict[int, tuple[Rules, tuple[tuple[str, Scalar], ...]]]] = {}
+
+
+def _options_of(rules: Rules) -> tuple[tuple[str, Scalar], ...]:
+    """Return what `_options` yields, made once for each set of rules."""
+    found = _known.get(id(rules))
+    if found is None:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        found = _known[id(rules)] = (rules, tuple(_options(rules)))
+    return found[1]
+
+
+def _options(rules: Rules) -> Iterator[tuple[str, Scalar]]:
+    """Yield (feature, value) for both sides of every bound and for every label that a rule reads."""
     seen: set[tuple[str, Scalar]] = set()
     for rule in rules.rules:
         for feature, condition in rule.when.items():
-            current = values[feature]
             if feature in FEATURE_LABELS:
                 options: list[Scalar] = [label for label in FEATURE_LABELS[feature] if label != "none"]
             elif feature in FEATURE_FLAGS:
@@ -62,9 +86,9 @@ def _candidates(rules: Rules, values: _Values, estimate_ms: int) -> Iterator[tup
                     if bound is not None:
                         options += [_just_at(feature, bound), _just_under(feature, bound)]
             for option in options:
-                if option != current and (feature, option) not in seen:
+                if (feature, option) not in seen:
                     seen.add((feature, option))
-                    yield _cost(feature, current, option, estimate_ms), feature, option
+                    yield feature, option
 
 
 def _just_at(feature: str, bound: float) -> Scalar:

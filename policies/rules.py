@@ -240,10 +240,14 @@ class Rules(_Strict):
 
     def first_match(self, values: Mapping[str, Scalar | None], start: int = 0) -> int:
         """Return the index of the first rule, from `start` on, whose conditions all hold; the last always does."""
-        for index in range(start, len(self.rules) - 1):
-            if all(condition.holds(values[feature]) for feature, condition in self.rules[index].when.items()):
+        last = len(self.rules) - 1
+        for index in range(start, last):
+            for feature, condition in self.rules[index].when.items():
+                if not condition.holds(values[feature]):
+                    break
+            else:
                 return index
-        return len(self.rules) - 1
+        return last
 
     def overrides_for(self, context: Context) -> KeyOverrides:
         """Return what is different for the caller's key; nothing if it is not named."""

@@ -26,9 +26,12 @@ class Text:
 
     def fill(self, **values: object) -> Text:
         """Put values into the places that ``str.format`` knows; a value that is a `Text` brings both languages."""
-        en = {name: value.en if isinstance(value, Text) else value for name, value in values.items()}
-        zh = {name: value.zh if isinstance(value, Text) else value for name, value in values.items()}
-        return Text(self.en.format(**en), self.zh.format(**zh))
+        zh = {}
+        for name, value in values.items():
+            if isinstance(value, Text):
+                zh[name] = value.zh
+                values[name] = value.en
+        return Text(self.en.format(**values), self.zh.format(**{**values, **zh}))
 
     def of(self, language: Language) -> str:
         """The sentence in one language."""
