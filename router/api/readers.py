@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from router.api import texts
 from router.api.stream import sse, to_response_events
+from router.api.turns import Turns, Waiter
 from router.errors import TooManyInFlightError
 from router.jobs.events import EventHub
 from router.jobs.job import Event, Job
@@ -23,10 +24,12 @@ from router.leftovers import Leftovers, end_tasks
 # More than a page, its proxies and a few people that look on need; each costs a write per event.
 MAX_OF_JOB: Final = 64
 MAX_OF_OWNER: Final = 256
-# Passing news on costs this process a task and a write for each reader, 0.1 to 0.3 ms. With more readers than a few
-# they are woken less often and given more at a time: 64 of them every 56 ms, 256 every 248 ms.
+# Passing news on costs this process a write for each reader, 0.1 to 0.2 ms. With more readers than a few they are woken
+# less often and given more at a time: 64 of them every 56 ms, 256 every 248 ms.
 _FEW: Final = 8
 _PAUSE_S: Final = 0.001
+# A question takes some dozens of turns of the event loop, so a turn in which 256 readers write would cost it seconds.
+_AT_A_TIME: Final = 4
 # Of a stream that is behind: as much as is joined for one write.
 _BATCH_BYTES: Final = 64 * 1024
 
@@ -65,38 +68,21 @@ class _Shared:
 
     Attributes:
         frames: from the first.
-        news: set, and replaced, with each further frame and at the end.
+        waiting: readers that have all frames, to be woken with the next and at the end.
         task: folds it.
-        woken_at: loop time at which news were last passed on.
-        waking: passes the newest on, later.
+        woken_at: loop time at which readers were last woken.
+        waking: wakes them with the newest, later.
     """
 
     told: Told = field(default_factory=Told)
     frames: list[Frame] = field(default_factory=list)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: dict[Waiter, None] = field(default_factory=dict)
     num_readers: int = 0
     is_ended: bool = False
     failure: Exception | None = None
     task: asyncio.Task[None] | None = None
     woken_at: float = -math.inf
     waking: asyncio.TimerHandle | None = None
-
-    def wake(self) -> None:
-        """Pass on what there is."""
-        if self.waking is not None:
-            self.waking.cancel()
-            self.waking = None
-        self.woken_at = asyncio.get_running_loop().time()
-        self.news.set()
-        self.news = asyncio.Event()
-
-    def wake_after(self, pause_s: float) -> None:
-        """Pass it on now if that was not done for so long, else then."""
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self.woken_at + pause_s:
-            self.wake()
-        elif self.waking is None:
-            self.waking = loop.call_at(self.woken_at + pause_s, self.wake)
 
 
 async def to_frames(
@@ -134,6 +120,7 @@ class Readers:
         self._streams: dict[str, _Shared] = {}
         self._by_owner: Counter[str] = Counter()
         self._ending = Leftovers()
+        self._turns = Turns(_AT_A_TIME)
 
     def check(self, job: Job) -> None:
         """Refuse a reader too many, while that can still be a status.
@@ -149,12 +136,15 @@ class Readers:
                 retry_after_s=5,
             )
 
-    async def read(self, job: Job, told: Callable[[Told], None]) -> AsyncGenerator[list[Frame], None]:
+    async def read(
+        self, job: Job, told: Callable[[Told], None], ping_s: float | None = None
+    ) -> AsyncGenerator[list[Frame] | None, None]:
         """Yield the stream of a job from its first event, then as it comes: each time what there is by then.
 
         Args:
             job: its record.
             told: given what is known of the stream, before its first event.
+            ping_s: after so long without an event there is a None; None for never.
 
         Raises:
             NotFoundError: if the job is deleted meanwhile.
@@ -168,22 +158,24 @@ class Readers:
         shared.num_readers += 1
         self._by_owner[job.spec.owner] += 1
         try:
-            index = 0
+            index, has_turn = 0, False
             while True:
-                news = shared.news
-                while index < len(shared.frames):
-                    batch, num_bytes = [], 0
-                    while index < len(shared.frames) and num_bytes < _BATCH_BYTES:
-                        batch.append(shared.frames[index])
-                        num_bytes += len(batch[-1].data)
-                        index += 1
+                if index < len(shared.frames):
+                    if not has_turn:
+                        await self._turns.next()
+                    has_turn = False
+                    batch = _batch(shared.frames, index)
+                    index += len(batch)
                     yield batch
-                if shared.is_ended and index == len(shared.frames):
-                    if shared.failure is not None:
-                        raise shared.failure
+                elif shared.failure is not None:
+                    raise shared.failure
+                elif shared.is_ended:
                     return
-                if news is shared.news:
-                    await news.wait()
+                else:
+                    has_turn = await _news(shared, ping_s)
+                    if not has_turn:
+                        await self._turns.next()
+                        yield None
         finally:
             self._by_owner[job.spec.owner] -= 1
             shared.num_readers -= 1
@@ -199,9 +191,49 @@ class Readers:
             async with contextlib.aclosing(frames):
                 async for batch in frames:
                     shared.frames += batch
-                    shared.wake_after(_PAUSE_S * max(self._by_owner.total() - _FEW, 0))
+                    self._wake_after(shared, _PAUSE_S * max(self._by_owner.total() - _FEW, 0))
         except Exception as error:  # told to every reader, each of whom says it in its own language
             shared.failure = error
         finally:
             shared.is_ended = True
-            shared.wake()
+            self._wake(shared)
+
+    def _wake_after(self, shared: _Shared, pause_s: float) -> None:
+        """Wake readers now if that was not done for so long, else then."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= shared.woken_at + pause_s:
+            self._wake(shared)
+        elif shared.waking is None:
+            shared.waking = loop.call_at(shared.woken_at + pause_s, self._wake, shared)
+
+    def _wake(self, shared: _Shared) -> None:
+        if shared.waking is not None:
+            shared.waking.cancel()
+            shared.waking = None
+        shared.woken_at = asyncio.get_running_loop().time()
+        waiting, shared.waiting = shared.waiting, {}
+        self._turns.wake(waiting)
+
+
+def _batch(frames: list[Frame], index: int) -> list[Frame]:
+    """Take the frames from one on, as many as go into one write."""
+    batch, num_bytes = [], 0
+    while index < len(frames) and num_bytes < _BATCH_BYTES:
+        batch.append(frames[index])
+        num_bytes += len(batch[-1].data)
+        index += 1
+    return batch
+
+
+async def _news(shared: _Shared, ping_s: float | None) -> bool:
+    """Wait until there is more, or the end; False if there was nothing for so long."""
+    waiter: Waiter = asyncio.get_running_loop().create_future()
+    shared.waiting[waiter] = None
+    try:
+        async with asyncio.timeout(ping_s):
+            await waiter
+    except TimeoutError:
+        return not waiter.cancelled()  # it may have been woken just then
+    finally:
+        shared.waiting.pop(waiter, None)
+    return True

@@ -192,9 +192,9 @@ def _stream(request: Request, running: Running, after: int = -1) -> OwnedStream:
     if running.is_queued:
         readers = _readers_of(request)
         readers.check(running.job)
-        frames = readers.read(running.job, note)
+        frames = readers.read(running.job, note, PING_S)
     else:  # it lives and dies with this connection
-        frames = to_frames(running.job, running.events, load, known)
+        frames = with_pings(to_frames(running.job, running.events, load, known), PING_S)
 
     async def drop() -> None:
         await running.events.aclose()
@@ -202,12 +202,11 @@ def _stream(request: Request, running: Running, after: int = -1) -> OwnedStream:
             services.dispatcher.abandon(running.job.spec, grace_s=RESUME_GRACE_S)
 
     async def body() -> AsyncGenerator[bytes, None]:
-        paced = with_pings(frames, PING_S)
         batch: list[Frame] | None = None
         last, has_sent, is_left = -1, False, True
         try:
-            async with contextlib.aclosing(running.events), contextlib.aclosing(frames), contextlib.aclosing(paced):
-                async for batch in paced:
+            async with contextlib.aclosing(running.events), contextlib.aclosing(frames):
+                async for batch in frames:
                     if batch is None:
                         yield SSE_PING
                         continue

@@ -35,7 +35,7 @@ async def read_all(readers: Readers, job: Job, started: asyncio.Event) -> list[F
     frames: list[Frame] = []
     async with contextlib.aclosing(readers.read(job, lambda _: None)) as source:
         async for batch in source:
-            frames += batch
+            frames += batch or []
             started.set()
     return frames
 
@@ -83,7 +83,7 @@ async def test_many_readers_get_more_at_a_time(hub: tuple[EventHub, JobStore], m
     job = await store.create(make_spec())
     epoch = await store.claim(job.id, "deep") or 0
     sources = [readers.read(job, lambda _: None) for _ in range(2)]
-    batches = [[await anext(source)] for source in sources]
+    batches = [[await anext(source) or []] for source in sources]
 
     async def rest(source: Any, into: list[list[Frame]]) -> None:
         async for batch in source:
@@ -117,7 +117,27 @@ async def test_a_reader_who_is_behind_gets_pieces_of_a_bounded_size(
     async with contextlib.aclosing(Readers(events).read(job, lambda _: None)) as source:
         batches = [batch async for batch in source]
     assert len(batches) > 1
-    assert {len(batch) for batch in batches} == {1}
+    assert {len(batch or ()) for batch in batches} == {1}
+
+
+async def test_a_quiet_stream_pings_and_loses_nothing(hub: tuple[EventHub, JobStore]) -> None:
+    events, store = hub
+    job = await store.create(make_spec())
+    epoch = await store.claim(job.id, "deep") or 0
+    readers, told = Readers(events), []
+    async with contextlib.aclosing(readers.read(job, lambda _: None, 0.01)) as source:
+        num_pings = 0
+        async for batch in source:
+            told += batch or []
+            if batch is None and (num_pings := num_pings + 1) == 2:
+                await store.append(job.id, "deep", epoch, "an owl")
+                await store.cancel(job.id)
+            # Who was woken by no news waits no more in the place where it was put
+            shared = readers._streams[job.id]
+            assert len(shared.waiting) == 0
+    assert num_pings >= 2
+    assert [frame.number for frame in told] == list(range(len(told)))
+    assert told[-1].event["response"]["status"] == "cancelled"
 
 
 async def test_readers_beyond_the_limit_are_refused_and_others_are_not(
