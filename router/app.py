@@ -25,6 +25,7 @@ from router.middleware.hosts import Cors, HostsChecked
 from router.middleware.ids import BugsAnswered, RequestIds
 from router.middleware.limits import Bounded
 from router.middleware.paths import HeadAnswered, PathsTidied
+from router.middleware.reads import ReadsInTurn
 from router.services import Services
 from router.settings import Settings
 from router.webhooks.sweeper import sweep_forever
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(HeadAnswered)
     app.add_middleware(PathsTidied)
     app.add_middleware(Unpacked, settings=services.settings)
+    app.add_middleware(ReadsInTurn)
     app.add_middleware(Bounded, settings=services.settings)
     app.add_middleware(Identified, authenticator=services.authenticator)
     app.add_middleware(Cors, origins=services.settings.cors_origins)
