@@ -21,6 +21,23 @@ DraftAs = Literal["reasoning", "message", "events", "none"]
 
 
 @dataclass(frozen=True, slots=True)
+class CacheUse:
+    """What may be done to spare a request a run of its own.
+
+    Attributes:
+        reads: it may get an answer that is kept from before.
+        writes: its answer may be kept.
+        joins: it may share the run of an equal request that is under way.
+        max_age_s: an answer that is older is not read; None for any.
+    """
+
+    reads: bool = False
+    writes: bool = False
+    joins: bool = False
+    max_age_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One request, validated, its pictures loaded.
 
@@ -50,6 +67,7 @@ class Call:
         draft_as: what carries the draft in a stream.
         echo: fields of a Responses request that change nothing and are repeated in its object.
         fetch_ms: how long its pictures took to be there; None if it has none.
+        cache: what may be done to spare it a run of its own.
     """
 
     messages: tuple[Message, ...]
@@ -77,6 +95,7 @@ class Call:
     draft_as: DraftAs = "reasoning"
     echo: Mapping[str, Any] = field(default_factory=dict)
     fetch_ms: float | None = None
+    cache: CacheUse = CacheUse()
 
     @property
     def images(self) -> tuple[ImagePart, ...]:
