@@ -19,6 +19,7 @@ from router.jobs.schedule import Queue, queue_of
 from router.output_format import OutputFormat
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
+CacheState = Literal["", "hit", "joined", "miss"]
 UnitState = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 # How long a merge waits for a branch: until it ends; for a limited time; or hardly, since it is optional.
 Patience = Literal["always", "a while", "a moment"]
@@ -108,6 +109,9 @@ class JobSpec:
         timings: milliseconds that the steps before the job took: ``fetch`` (its pictures), ``policy``.
         draft_as: what carries the draft in a stream: whoever reads it, it is the same stream.
         echo: fields that the Response object repeats.
+        cache: what the answer cache was to the answer: ``hit``, ``joined`` an equal request's run, ``miss``; empty if
+            it had no part in it.
+        cached_at: unix seconds when the answer was made, if it is an earlier request's.
     """
 
     id: str
@@ -135,6 +139,8 @@ class JobSpec:
     timings: Mapping[str, float] = field(default_factory=dict)
     draft_as: DraftAs = "reasoning"
     echo: Mapping[str, Any] = field(default_factory=dict)
+    cache: CacheState = ""
+    cached_at: float | None = None
 
     @property
     def is_only_for_its_caller(self) -> bool:
@@ -399,6 +405,7 @@ class Job:
         place: how far it is, where somebody looked that up.
         accepted_at: unix seconds, by the same clock as the units' times; None for an answer made without the queue.
         is_told: its caller was given the id and less than the answer, and may come back for the rest.
+        kept_as: where its answer is kept to be given again, see `router.cache.store.KeptAs`; empty if it is not.
     """
 
     spec: JobSpec
@@ -411,6 +418,7 @@ class Job:
     place: QueuePlace | None = None
     accepted_at: float | None = None
     is_told: bool = False
+    kept_as: str = ""
 
     @property
     def id(self) -> str:

@@ -25,6 +25,8 @@ def to_fields(job: Job) -> dict[str, str | bytes | float]:
         "completed_at": job.completed_at or job.spec.created_at,
         "started_at": job.started_at or job.spec.created_at,
     }
+    if job.kept_as:
+        fields["kept_as"] = job.kept_as
     for unit in job.units.values():
         fields[f"{unit.name}.state"] = unit.state
         fields[f"{unit.name}.epoch"] = unit.epoch
@@ -82,6 +84,7 @@ def to_job(raw: dict[str, bytes]) -> Job:
         error=orjson.loads(raw["error"]) if "error" in raw else None,
         accepted_at=number("accepted_at"),
         is_told="told" in raw,
+        kept_as=raw.get("kept_as", b"").decode(),
     )
 
 

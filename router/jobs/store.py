@@ -186,13 +186,16 @@ class JobStore:
         found = await guard(self._reads.mget([f"{PREFIX}blob:{sha256}" for sha256 in wanted]))
         return {sha256: data for sha256, data in zip(wanted, found, strict=True) if data is not None}
 
-    async def create(self, spec: JobSpec, images: Iterable[ImagePart] = (), terms: Terms = Terms()) -> Job:
+    async def create(
+        self, spec: JobSpec, images: Iterable[ImagePart] = (), terms: Terms = Terms(), *, kept_as: str = ""
+    ) -> Job:
         """Accept a job: when this returns it is recorded, every branch in line, and cannot be lost.
 
         Args:
             spec: what is accepted; an id that is recorded already changes nothing.
             images: the pictures its messages name by hash. Without them, those that are still there are held.
             terms: what its owner may have, and was charged.
+            kept_as: where its answer is to be kept to be given again; empty if it is not, or not known yet.
 
         Raises:
             QueueFullError: if its owner has too many unfinished jobs, or too many bytes in their pictures. Then nothing
@@ -203,7 +206,7 @@ class JobStore:
         await self._check_room(images)
         outcome, *_ = await self._hold(
             images,
-            lambda is_strict: self._accept(JobScript.CREATE, spec, images, is_strict, terms),
+            lambda is_strict: self._accept(JobScript.CREATE, spec, images, is_strict, terms, kept_as),
         )
         if outcome == b"too many jobs":
             raise queue_full(terms.max_unfinished or self._max_unfinished)
@@ -236,7 +239,9 @@ class JobStore:
         )
         return int(rest[0]) if outcome == b"begun" else None
 
-    async def put_finished(self, job: Job, images: Iterable[ImagePart] = (), *, epoch: int | None = None) -> bool:
+    async def put_finished(
+        self, job: Job, images: Iterable[ImagePart] = (), *, epoch: int | None = None, is_direct: bool = True
+    ) -> bool:
         """Record a job that was answered without the queue, so that it can be read by its id.
 
         The URL that it names for its webhook is told in the same step.
@@ -245,6 +250,7 @@ class JobStore:
             job: ended.
             images: as `create` has them. Without room for them the answer is recorded alone.
             epoch: of `begin`, if it was called.
+            is_direct: it would not have been a job in any case, so the owner's endpoints are not told.
 
         Returns:
             False if the answer is no longer the caller's to write.
@@ -274,6 +280,7 @@ class JobStore:
                 webhook_url=job.spec.webhook_url or "",
                 epoch=epoch or "",
                 unit=next(iter(job.units)) if epoch else "",
+                is_direct=int(is_direct),
             ),
         )
         return bool(outcome == b"stored")
@@ -443,6 +450,10 @@ class JobStore:
         """
         return bool(await self._run(JobScript.TELL, id=job_id, left_by=left_by))
 
+    async def keep_as(self, job_id: str, where: str) -> bool:
+        """Say where the answer of a job under way is to be kept; False if there is no such job."""
+        return bool(await self._run(JobScript.KEEP_AS, id=job_id, kept_as=where))
+
     async def rejoin(self, job_id: str) -> None:
         """Note that somebody reads a job's stream again, so that it is not ended for want of a reader."""
         await guard(cast("Awaitable[Any]", self.redis.hdel(f"{PREFIX}job:{job_id}", "left")))
@@ -559,6 +570,7 @@ class JobStore:
         images: tuple[ImagePart, ...],
         is_strict: bool,
         terms: Terms = Terms(),
+        kept_as: str = "",
     ) -> Any:
         """Run one of the scripts that put a job at its beginning."""
         hashes = " ".join(dict.fromkeys(stored_image_hashes(spec.messages)))
@@ -587,6 +599,7 @@ class JobStore:
             grace_s=self.patience_s["a moment"],
             merge_queue=spec.merge_queue,
             needs_both=int(spec.composes_both),
+            kept_as=kept_as,
             lease_s=self.lease_s,
             reservation=terms.reservation,
             **{"class": to_class(spec.priority)},

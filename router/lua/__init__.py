@@ -52,6 +52,7 @@ class JobScript(StrEnum):
     COMPLETE = "jobs/complete"
     END = "jobs/end"
     CANCEL = "jobs/cancel"
+    KEEP_AS = "jobs/keep_as"
     TELL = "jobs/tell"
     DESCRIBE = "jobs/describe"
     DELETE = "jobs/delete"
@@ -123,7 +124,15 @@ class AuthScript(StrEnum):
     CHANGE = "auth/change"
 
 
-Script = JobScript | FileScript | BatchScript | WebhookScript | KeyScript | LimitScript | AuthScript
+class CacheScript(StrEnum):
+    """Of kept answers."""
+
+    FIND = "cache/find"
+    PUT = "cache/put"
+    FORGET = "cache/forget"
+
+
+Script = JobScript | FileScript | BatchScript | WebhookScript | KeyScript | LimitScript | AuthScript | CacheScript
 
 
 @dataclass(frozen=True, slots=True)

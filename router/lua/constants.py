@@ -44,4 +44,9 @@ LEDGER_TTL_S: Final = 600
 # After so long a request that was one too many at a time may be sent again.
 OPEN_WAIT_US: Final = 1_000_000
 
+# What a kept answer takes beside its own bytes: names, places in lists, redis' own overhead.
+CACHE_ENTRY_BYTES: Final = 800
+# No answer takes more than this part of the room for all.
+CACHE_PART: Final = 8
+
 CONSTANTS: Final[dict[str, int | float | str]] = {name: value for name, value in globals().items() if name.isupper()}

@@ -3,11 +3,13 @@
 -- what there is. max_unfinished: jobs of the owner. blobs: hashes of its pictures; sizes: theirs, '' if not known.
 -- is_strict: 1 if all of them must be there. list: where it is listed, '' for nowhere. grace_s: how long a merge waits
 -- for a branch that it can do without. needs_both: 1 if the merge's queue is 'light' should an answer be missing.
--- lease_s: of a unit that is begun at once. reservation: of its tokens (`limits.lua`), '' for none. Then, per unit: name, queue, and patience in seconds, '' if it is always
--- waited for.
+-- lease_s: of a unit that is begun at once. reservation: of its tokens (`limits.lua`), '' for none. kept_as: where its
+-- answer is kept to be given again, '' for nowhere. Then, per unit: name, queue, and patience in seconds, '' if it is
+-- always waited for.
 --@include job_end
 local id, now, spec, owner, class, ttl_s, blob_ttl_s, webhook_url, expires_s, deadline_ms, max_unfinished, blobs,
-  is_strict, list, grace_s, merge_queue, needs_both, sizes, max_picture_bytes, lease_s, reservation = unpack(ARGV)
+  is_strict, list, grace_s, merge_queue, needs_both, sizes, max_picture_bytes, lease_s, reservation,
+  kept_as = unpack(ARGV)
 now = clock(now)
 local key = job_key(id)
 
@@ -32,7 +34,8 @@ local function accept()
   if reservation ~= '' then redis.call('HSET', key, 'reservation', reservation) end
   count(id, 1)
   redis.call('HSET', key, 'merge.queue', merge_queue, 'merge.needs_both', needs_both)
-  for i = 22, #ARGV, 3 do
+  if kept_as ~= '' then redis.call('HSET', key, 'kept_as', kept_as) end
+  for i = 23, #ARGV, 3 do
     redis.call('HSET', key, ARGV[i] .. '.queue', ARGV[i + 1], ARGV[i] .. '.patience', ARGV[i + 2])
     line_up(id, ARGV[i])
   end

@@ -9,7 +9,7 @@ if blobs ~= '' and not make_room(owner, blobs, sizes, tonumber(max_picture_bytes
 local missing = is_strict == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {'missing', unpack(missing)} end
 local units = {}
-for i = 22, #ARGV, 3 do units[#units + 1] = ARGV[i] end
+for i = 23, #ARGV, 3 do units[#units + 1] = ARGV[i] end
 redis.call('HSET', key, 'spec', spec, 'units', table.concat(units, ','))
 accept()
 return {'created'}
