@@ -73,6 +73,7 @@ class EchoEngine:
 
     Attributes:
         num_running: answers being generated now.
+        num_started: answers ever begun.
         num_cancelled: answers whose caller went away before the end.
         last_request: the newest request it was given, refused ones too.
         delta_delay_s, fail_with, fail_after_deltas: as given; may be changed at any time.
@@ -100,6 +101,7 @@ class EchoEngine:
         self._closed = asyncio.Event()
         self._changed = asyncio.Event()
         self.num_running = 0
+        self.num_started = 0
         self.num_cancelled = 0
         self.last_request: GenerationRequest | None = None
 
@@ -128,6 +130,7 @@ class EchoEngine:
         if not self._is_started or self._closed.is_set():
             raise EngineUnavailableError("The engine is not running.")
         self.num_running += 1
+        self.num_started += 1
         self._changed.set()
         is_complete = False
         try:

@@ -5,7 +5,7 @@ In: `Settings`. Out: what the api and the worker work with. Nothing here connect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ from router.auth.authenticator import Authenticator
 from router.auth.store import OwnerStore
 from router.batches.files import FileStore
 from router.batches.store import BatchStore
+from router.cache.store import AnswerCache
 from router.dispatch import Dispatcher
 from router.fetch import SafeFetcher
 from router.health import EngineMonitor
@@ -83,6 +84,7 @@ def build_services(settings: Settings) -> Services:
         store, queue, asked, make_deliverer(settings, webhooks, webhook_fetcher), cancels=CancelWatch(ended)
     )
     fetcher = SafeFetcher(settings)
+    cache = make_cache(settings, reads, lambda: revisions_of(monitor), rules)
     return Services(
         settings=settings,
         authenticator=Authenticator(
@@ -109,6 +111,7 @@ def build_services(settings: Settings) -> Services:
             max_text_chars=settings.max_text_chars,
             runner=LocalRuns(context),
             health=overload.health,
+            cache=cache,
         ),
         media=MediaIntake(settings, fetcher),
         fetcher=fetcher,
@@ -126,6 +129,7 @@ def build_services(settings: Settings) -> Services:
         rules_file=rules_file,
         engines=engines,
         idempotency=Idempotency(redis),
+        cache=cache,
         redis_watch=watch,
         redis_clients=(redis, reads, reader, ended, news, looks),
     )
@@ -173,6 +177,7 @@ async def make_context(settings: Settings) -> Context:
             settings, make_webhook_store(settings, make_redis(settings)), make_webhook_fetcher(settings)
         ),
         cancels=CancelWatch(make_redis(settings)),
+        cache=make_cache(settings, make_redis(settings)),
     )
 
 
@@ -219,6 +224,38 @@ def make_store(settings: Settings, redis: Redis, reads: Redis | None = None) -> 
         engine_patience_s=settings.engine_patience_s,
         room=make_room(settings, reads or redis),
     )
+
+
+def make_cache(
+    settings: Settings,
+    redis: Redis,
+    revisions: Callable[[], Mapping[str, str]] = dict,
+    rules: Callable[[], Rules] | None = None,
+) -> AnswerCache | None:
+    """Return the cache of answers as the settings want it; None if there is to be none.
+
+    Args:
+        settings: of this process.
+        redis: keeps them.
+        revisions: says what is known of each engine's model; what looks for answers needs it.
+        rules: of the policy; likewise.
+    """
+    if settings.cache_bytes == 0:
+        return None
+    return AnswerCache(
+        redis,
+        max_bytes=settings.cache_bytes,
+        ttl_s=min(settings.cache_ttl_s, settings.job_ttl_s),
+        revisions=revisions,
+        rules=rules,
+        room=make_room(settings, redis),
+    )
+
+
+def revisions_of(monitor: EngineMonitor) -> dict[str, str]:
+    """Say by engine what its answers depend on beside the request, as far as it was ever heard of."""
+    infos = {name: monitor.info(name) for name in ("glm", "owl2")}
+    return {name: f"{info.model_id}@{info.revision}" for name, info in infos.items() if info is not None}
 
 
 def make_room(settings: Settings, redis: Redis) -> Room:

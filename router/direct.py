@@ -15,6 +15,8 @@ from typing import Final
 
 from engines.base import Delta, EngineError, EngineUnavailableError
 from router import texts
+from router.cache.answers import is_worth_keeping
+from router.cache.store import AnswerCache, KeptAs
 from router.call import Call
 from router.errors import QueueUnavailableError
 from router.health import EngineMonitor
@@ -61,6 +63,19 @@ class Keeping:
     epoch: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How the answer is kept for whoever asks the same again.
+
+    Attributes:
+        cache: of answers.
+        naming: finds out where it is kept; None if it can't be.
+    """
+
+    cache: AnswerCache
+    naming: asyncio.Task[KeptAs | None]
+
+
 class DirectAnswer:
     """One direct answer.
 
@@ -71,6 +86,7 @@ class DirectAnswer:
         keeping: where it is recorded; None if it is not.
         monitor: learns that GLM is gone.
         leftovers: keep on what must end although the client has hung up.
+        sharing: how it is kept to be given again; None if it is not.
 
     Attributes:
         job: as given.
@@ -85,6 +101,7 @@ class DirectAnswer:
         keeping: Keeping | None,
         monitor: EngineMonitor,
         leftovers: Leftovers,
+        sharing: Sharing | None = None,
     ) -> None:
         self.job = job
         self.finished: list[Job] = []
@@ -93,6 +110,7 @@ class DirectAnswer:
         self._keeping = keeping
         self._monitor = monitor
         self._leftovers = leftovers
+        self._sharing = sharing
         self._elsewhere: Job | None = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -136,6 +154,7 @@ class DirectAnswer:
         else:
             self.finished.append(_finish_fast(self.job, self._to_result(error)))
             yield Event("finished", FAST_UNIT, 1, state=self.finished[0].units[FAST_UNIT].state)
+            await self._share()
             await self._keep_end()
         yield Event("end", state=self.finished[0].state)
 
@@ -149,6 +168,14 @@ class DirectAnswer:
             if (more := self._stream.transcript.take(delta)) is not None:
                 yield more
 
+    async def _share(self) -> None:
+        """Keep the answer to be given again: before it is recorded, as who deletes the record has it forgotten too."""
+        if self._sharing is None or not is_worth_keeping(self.finished[0]):
+            return
+        where = await asyncio.shield(self._sharing.naming)
+        if where is not None and await self._sharing.cache.put(self.finished[0], where):
+            self.finished[0] = replace(self.finished[0], kept_as=str(where))
+
     async def _keep_end(self) -> None:
         if self._keeping is None:
             return
@@ -161,7 +188,7 @@ class DirectAnswer:
             # GLM needed no redis for this answer: return it and say that it is not stored. If it was begun
             # in the store, a worker will write it again.
             log.warning("%s could not be stored: %s", self.job.id, unavailable.message)
-            self.finished[0] = _not_stored(self.finished[0])
+            self.finished[0] = not_stored(self.finished[0])
 
     def _to_result(self, error: ErrorRecord | None = None) -> UnitResult:
         return self._stream.transcript.to_result(error, has_cuts=self._keeping is not None)
@@ -231,7 +258,7 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
     )
 
 
-def _not_stored(job: Job) -> Job:
+def not_stored(job: Job) -> Job:
     """Say of an ended answer that redis could not keep it."""
     note, final = texts.NOT_STORED, job.final
     if final is not None:

@@ -32,19 +32,17 @@ from router import texts
 from router.answers.groups import with_degraded
 from router.answers.usable import is_blank
 from router.begun import as_begun
-from router.call import Call, pictures_first, to_stored_messages
-from router.direct import FAST_UNIT, DirectAnswer, DirectStream, Keeping, as_accepted
+from router.cache.answers import KeptAnswer
+from router.cache.keys import CacheKey
+from router.cache.store import AnswerCache, KeptAs
+from router.call import Call, pictures_first
+from router.direct import FAST_UNIT, DirectAnswer, DirectStream, Keeping, Sharing, as_accepted, not_stored
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
-from router.jobs.events import EventHub
-from router.jobs.job import (
-    BranchPlan,
-    Event,
-    Job,
-    JobSpec,
-    new_job_id,
-)
+from router.jobs.events import EventHub, replay
+from router.jobs.job import BranchPlan, Event, Job, JobSpec
 from router.jobs.queue import JobQueue
+from router.jobs.specs import to_spec
 from router.jobs.store import JobStore
 from router.leftovers import Leftovers
 from router.output_format import with_instruction
@@ -100,6 +98,7 @@ class Dispatcher:
         max_text_chars: longest text of one conversation; None leaves that to the engines.
         runner: runs the drafts of callers who wait for the first word in this process; None leaves them to the workers.
         health: of the engines, for one call; None: what the monitor knows, which is no more than who is up.
+        cache: of answers; None keeps none.
     """
 
     def __init__(
@@ -115,6 +114,7 @@ class Dispatcher:
         max_text_chars: int | None = None,
         runner: LocalRuns | None = None,
         health: Callable[[Call], Health] | None = None,
+        cache: AnswerCache | None = None,
     ) -> None:
         self._engines = engines
         self._store = store
@@ -126,6 +126,7 @@ class Dispatcher:
         self._max_text_chars = max_text_chars
         self._runner = runner
         self._health = health or (lambda _call: monitor.health())
+        self._cache = cache
         self._leftovers = Leftovers()
         self._closing = asyncio.Event()
         self._doubtful: deque[Callable[[], Awaitable[object]]] = deque()
@@ -157,12 +158,19 @@ class Dispatcher:
         """
         began_at = time.monotonic()
         self._check_number(call)
+        key = self._cache.to_key(call) if self._cache and (call.cache.reads or call.cache.writes) else None
+        if self._cache and key and call.cache.reads:
+            kept = await self._cache.find(key, max_age_s=call.cache.max_age_s)
+            if kept is not None:
+                running = await give_again(self._store, call, kept)
+                running.began_at = began_at
+                return running
         routed = self.route(call)
         await asyncio.sleep(0)  # with thousands of turns, the next step blocks as long as the last
         if routed.decision.route == "deep" or call.is_background:
-            return await self._enqueue(call, routed)
+            return await self._enqueue(call, routed, key)
         try:
-            return await self._run_now(call, routed)
+            return await self._run_now(call, routed, key)
         except (EngineUnavailableError, EngineTimeoutError, GenerationFailedError) as error:
             log.warning("glm failed at a direct answer: %s", error.for_operators)
             if isinstance(error, EngineUnavailableError):
@@ -171,7 +179,7 @@ class Dispatcher:
             routed = _with_failure(self._router.route(call, health), error)
             # Owl2 has no constrained decoding, so with a schema GLM's own error is returned.
             if routed.decision.route == "deep" and call.sampling.json_schema is None:
-                running = await self._enqueue(call, routed, health)
+                running = await self._enqueue(call, routed, key, health)
                 running.began_at = began_at
                 return running
             raise to_router_error(error) from error
@@ -212,7 +220,9 @@ class Dispatcher:
                 code="too_many_images",
             )
 
-    async def _enqueue(self, call: Call, routed: Routed, health: Health | None = None) -> Running:
+    async def _enqueue(
+        self, call: Call, routed: Routed, key: CacheKey | None = None, health: Health | None = None
+    ) -> Running:
         health = health or self._health(call)
         if routed.decision.overloaded == "glm":
             # GLM is overloaded: ask it for no draft and no composing.
@@ -237,10 +247,13 @@ class Dispatcher:
             spec = with_degraded(spec, [note])
         if call.strategy == "fields" and branches[-1].pictures:
             spec = with_degraded(spec, [texts.NO_FIELDS])
+        where = self._cache.name_now(key) if self._cache and key and call.cache.writes else None
+        if key is not None:
+            spec = replace(spec, cache="miss")
         draft = self._begin_draft(call, spec)
         epoch: int | None = None
         try:
-            job = await self._store.create(spec, call.images)
+            job = await self._store.create(spec, call.images, kept_as=str(where or ""))
             if draft is not None:
                 with contextlib.suppress(QueueUnavailableError):  # the job is accepted; a worker runs the draft instead
                     epoch = await self._store.claim(job.id, DRAFT_UNIT)
@@ -252,6 +265,8 @@ class Dispatcher:
             if draft is not None:
                 await asyncio.shield(self._leftovers.add(draft.aclose()))
             raise
+        if where is None and (naming := self._begin_naming(call, key)) is not None:
+            self._leftovers.add(self._name_late(job.id, naming))
         self._router.count(call, routed.decision)
         if draft is None or self._runner is None:
             await self._queue.send_branches(job)
@@ -263,6 +278,16 @@ class Dispatcher:
             # Send in the background, for a fast first word; the reaper resends tickets that are lost with this process.
             self._leftovers.add(self._queue.send_branches(job, but=DRAFT_UNIT))
         return Running(job, self._hub.follow(job.id), is_queued=True)
+
+    def _begin_naming(self, call: Call, key: CacheKey | None) -> asyncio.Task[KeptAs | None] | None:
+        """Find out where the answer is to be kept, which may take decoding pictures, while it is being made."""
+        if self._cache is None or key is None or not call.cache.writes:
+            return None
+        return self._leftovers.add(self._cache.name(key))
+
+    async def _name_late(self, job_id: str, naming: asyncio.Task[KeptAs | None]) -> None:
+        if (where := await naming) is not None:
+            await self._store.keep_as(job_id, str(where))
 
     def _begin_draft(self, call: Call, spec: JobSpec) -> EarlyStream | None:
         """Ask GLM for the draft of a caller who waits for it, before anything is on record; None if a worker is to.
@@ -278,18 +303,21 @@ class Dispatcher:
         request = _to_request(call, spec, plan)
         return EarlyStream(self._engines["glm"].stream(request), model_with(info.model_id, call.adapter))
 
-    async def _run_now(self, call: Call, routed: Routed) -> Running:
+    async def _run_now(self, call: Call, routed: Routed, key: CacheKey | None) -> Running:
         self._check_images(call, "glm")
         engine = self._engines["glm"]
         info = self._monitor.info("glm") or await engine.info()
         plan = BranchPlan(FAST_UNIT, "glm", enable_thinking=routed.decision.enable_thinking)
         spec = self._to_spec(call, routed, (plan,))
+        if key is not None:
+            spec = replace(spec, cache="miss")
         request = _to_request(call, spec, plan)
         is_kept = call.is_stored or call.keep_s > 0 or call.webhook_url is not None
         # A stream announces the id in its first event, so the record must be durable before.
         is_told_early = call.is_streamed and (call.is_stored or call.webhook_url is not None)
         begun = self._leftovers.add(self._store.begin(spec, call.images)) if is_told_early else None
         transcript = Transcript(model_with(info.model_id, call.adapter), time.monotonic())
+        where = self._begin_naming(call, key)
         deltas = engine.stream(request)
         try:
             said: list[Piece | None] = []
@@ -325,6 +353,7 @@ class Dispatcher:
             Keeping(self._store, epoch) if is_kept else None,
             self._monitor,
             self._leftovers,
+            Sharing(self._cache, where) if self._cache and where else None,
         )
         return Running(answer.job, await as_begun(answer.events()), is_queued=False, _finished=answer.finished)
 
@@ -388,13 +417,8 @@ class Dispatcher:
 
     def _to_spec(self, call: Call, routed: Routed, branches: tuple[BranchPlan, ...]) -> JobSpec:
         language = routed.features.answer_language or routed.features.language
-        spec = JobSpec(
-            id=call.response_id or new_job_id(),
-            owner=call.owner,
-            created_at=time.time(),
-            model=call.model,
-            messages=to_stored_messages(call.messages),
-            sampling=call.sampling,
+        spec = to_spec(
+            call,
             decision=routed.decision.to_dict(),
             language=language,
             branches=branches,
@@ -406,25 +430,33 @@ class Dispatcher:
                 has_fields=has_fields(call),
                 is_alone=call.hints.engine == "owl2",
             ),
-            is_background=call.is_background,
-            is_stored=call.is_stored,
-            metadata=dict(call.metadata),
-            instructions=call.instructions,
-            webhook_url=call.webhook_url,
-            previous_response_id=call.previous_response_id,
-            adapter=call.adapter,
-            output_format=call.output_format,
-            keep_s=call.keep_s,
-            priority=call.priority,
-            deadline_ms=call.hints.deadline_ms,
-            batch_id=call.batch_id,
-            draft_as=call.draft_as,
-            echo=dict(call.echo),
-            timings={"policy": round(routed.took_ms, 3)}
-            | ({"fetch": round(call.fetch_ms, 3)} if call.fetch_ms is not None and call.images else {}),
+            policy_ms=routed.took_ms,
         )
         notes = call.output_format.degraded if call.output_format is not None else []
         return with_degraded(spec, notes) if notes else spec
+
+
+async def give_again(store: JobStore, call: Call, kept: KeptAnswer) -> Running:
+    """Answer a call as the same was answered before: under an id of its own, and with a record if it is to have one.
+
+    Raises:
+        QueueUnavailableError: if it has to be recorded, and redis does not answer.
+    """
+    job = kept.to_job(to_spec(call, **kept.plan), time.time())
+    is_job = call.is_background or job.spec.branches[0].name != FAST_UNIT
+    if call.is_stored or call.is_background or call.keep_s > 0 or call.webhook_url is not None:
+        try:
+            await store.put_finished(job, call.images, is_direct=not is_job)
+        except QueueUnavailableError:
+            if call.is_background or call.keep_s > 0 or call.webhook_url is not None:
+                raise
+            job = not_stored(job)
+
+    async def events() -> AsyncGenerator[Event, None]:
+        for event in replay(job):
+            yield event
+
+    return Running(job, events(), is_queued=call.is_background, _finished=[job])
 
 
 def _to_request(call: Call, spec: JobSpec, plan: BranchPlan) -> GenerationRequest:

@@ -15,6 +15,7 @@ from policies.rules import RulesFile
 from router.auth.authenticator import Authenticator
 from router.batches.files import FileStore
 from router.batches.store import BatchStore
+from router.cache.store import AnswerCache
 from router.dispatch import Dispatcher
 from router.fetch import SafeFetcher
 from router.health import EngineMonitor
@@ -50,6 +51,7 @@ class Services:
     rules_file: RulesFile | None
     engines: dict[str, RemoteEngine]
     idempotency: Idempotency
+    cache: AnswerCache | None
     redis_watch: RedisWatch
     redis_clients: tuple[Redis, ...]
     draining: asyncio.Event = field(default_factory=asyncio.Event)

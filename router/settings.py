@@ -185,6 +185,12 @@ class Settings(BaseSettings):
         gt=0,
         description="most bytes of pictures for all jobs of one key; pictures of ended jobs are dropped first",
     )
+    cache_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=0,
+        description="most bytes of answers that are kept to be given again; 0: none are, and no requests share a run",
+    )
+    cache_ttl_s: int = Field(24 * 3600, gt=0, description="how long an answer is kept to be given again")
     max_file_bytes: int = Field(200 * 1024 * 1024, gt=0, description="largest uploaded file")
     max_stored_bytes: int = Field(1024 * 1024 * 1024, gt=0, description="most bytes of files for one key")
     file_ttl_s: int = Field(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import redis
 
 from tests.support.servers import RedisProcess
+
+# Tests ask the same question again and again, and mean it. Those of the cache turn it on.
+os.environ["GLOWL_CACHE_BYTES"] = "0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

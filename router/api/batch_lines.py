@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from router.api import texts
-from router.api.calls import to_call
+from router.api.calls import cache_use, to_call
 from router.api.errors import envelope, status_of, to_invalid
 from router.api.failures import fields_named, to_failure
 from router.api.objects import to_completion, to_response
@@ -66,6 +66,8 @@ class Lines:
         # Until it is in the output, the answer is kept whatever the caller wants to be stored.
         # Its end is an event of the batch, not one for each of fifty thousand lines.
         call = replace(call, is_background=True, priority="batch", webhook_url=NOBODY)
+        # Equal lines are common, and what they say is kept in the output anyway.
+        call = replace(call, cache=cache_use(request.hybrid.cache, is_stored=request.store is not False))
         return replace(call, response_id=job_id, keep_s=WINDOW_S, batch_id=spec.id)
 
     def to_answer(self, spec: BatchSpec, job: Job) -> Answer:

@@ -6,7 +6,7 @@ In: a request and how to make its `Call`. Out: the `Running` answer, new or begu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +16,7 @@ from router.api import texts
 from router.api.hangups import ClientGoneError, cancel_on_disconnect
 from router.api.intake import services_of
 from router.begun import as_begun
-from router.call import Call
+from router.call import CacheUse, Call
 from router.dispatch import Running
 from router.errors import BadRequestError, NotFoundError
 from router.idempotency import KEEP_S
@@ -32,6 +32,7 @@ async def start(request: Request, call: Call) -> Running:
         RouterError: as `Dispatcher.start` does.
     """
     dispatcher = services_of(request).dispatcher
+    call = replace(call, cache=heed_cache_control(request.headers.getlist("cache-control"), call.cache))
     if call.is_background:
         return await dispatcher.start(call)
     begun: list[Running] = []
@@ -92,6 +93,24 @@ def _begun(request: Request, running: Running) -> Running:
     if running.is_queued:
         request.state.share.release_bytes()
     return running
+
+
+def heed_cache_control(headers: Sequence[str], use: CacheUse) -> CacheUse:
+    """Take from what the cache may do what a request's ``Cache-Control`` does not want.
+
+    Args:
+        headers: its values.
+        use: what the body allows.
+
+    Source: RFC 9111, section 5.2.1.
+    """
+    directives = [each.strip().lower() for each in ",".join(headers).split(",")]
+    if "no-store" in directives:
+        return CacheUse()
+    ages = [int(age) for each in directives if (age := each.removeprefix("max-age=")) != each and age.isdecimal()]
+    if "no-cache" in directives or 0 in ages:
+        return replace(use, reads=False, joins=False)
+    return replace(use, max_age_s=min(ages)) if ages else use
 
 
 def _idempotency_key(request: Request) -> str | None:

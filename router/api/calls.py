@@ -21,7 +21,7 @@ from router.api.models import AUTO_MODEL, Target, resolve_model
 from router.api.named_files import pictures_named
 from router.api.owned import find_response
 from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, RouteRequest, Sampling, VisionRequest
-from router.call import Call, from_stored_messages, stored_image_hashes
+from router.call import CacheUse, Call, from_stored_messages, stored_image_hashes
 from router.fetch import fetching_for
 from router.jobs.schedule import to_priority
 from router.services import Services
@@ -108,13 +108,28 @@ async def to_older_call(body: InferenceRequest, caller: str, services: Services,
         is_background=is_async,
         is_stored=is_async,
         is_watched=not is_async,
+        cache=cache_use(None, is_stored=is_async),
     )
     return await _with_messages(call, from_older_shape(body, services.media))
 
 
+def cache_use(wish: bool | None, *, is_stored: bool) -> CacheUse:
+    """Say what the cache may do for a request: what is not to be stored is not kept, unless that is asked for.
+
+    Args:
+        wish: ``hybrid.cache``.
+        is_stored: the answer can be read again by its id.
+    """
+    if wish is False:
+        return CacheUse()
+    is_kept = wish or is_stored
+    return CacheUse(reads=is_kept, writes=is_kept, joins=True)
+
+
 async def _of_chat(call: Call, body: ChatRequest, services: Services) -> Call:
     check_text(body.messages, services.settings)
-    call = replace(call, is_stored=bool(body.store), is_watched=True)
+    is_stored = bool(body.store)
+    call = replace(call, is_stored=is_stored, is_watched=True, cache=cache_use(body.hybrid.cache, is_stored=is_stored))
     return await _with_messages(call, from_chat(body.messages, services.media))
 
 
@@ -133,6 +148,7 @@ async def _of_responses(call: Call, body: ResponsesRequest, services: Services) 
         instructions=body.instructions,
         previous_response_id=body.previous_response_id,
         echo=body.echo,
+        cache=cache_use(body.hybrid.cache, is_stored=body.store is not False),
     )
     loading = from_responses(body.input, body.instructions, earlier, services.media, answers, files)
     return await _with_messages(call, loading)

@@ -14,6 +14,7 @@ from engines.base import TokenLogprob, Usage
 from engines.json_forms import to_boxes, to_choice_logprobs, to_logprobs
 from router.answers.groups import to_states
 from router.api.timings import to_server_timing, to_timings
+from router.cache.store import age_s
 from router.call import DraftAs, stored_image_hashes
 from router.jobs.job import MERGE, FinalAnswer, Job, JobSpec, UnitResult, add_usage
 
@@ -197,6 +198,8 @@ def to_hybrid(job: Job, items: Items | None = None) -> Json:
         "timings": to_timings(job),
         "usage": _to_spent(job),
     }
+    if job.spec.cache:
+        hybrid["cache"] = {"status": job.spec.cache, "age_s": age_s(job)}
     if grouped := to_states(job):
         hybrid["groups"] = grouped
     if job.place is not None:
@@ -284,6 +287,10 @@ def to_route_headers(job: Job) -> dict[str, str]:
     }
     if job.is_announced:
         headers["x-glowl-response-id"] = job.id
+    if job.spec.cache:
+        headers["x-glowl-cache"] = job.spec.cache
+    if (age := age_s(job)) is not None:
+        headers["age"] = str(age)
     if timings := to_timings(job):
         headers["server-timing"] = to_server_timing(timings)
     return headers

@@ -67,6 +67,13 @@ _HYBRID_EXAMPLE = {
     },
     "boxes": [],
 }
+_CACHE_HEADERS: Final[dict[str, Any]] = {
+    "x-glowl-cache": {
+        "description": "As `hybrid.cache.status`; absent if the cache had nothing to do with the answer",
+        "schema": {"type": "string", "enum": ["hit", "joined", "miss"]},
+    },
+    "Age": {"description": "Of a hit: how old the answer was, in seconds", "schema": {"type": "integer"}},
+}
 # The routes that take an Idempotency-Key.
 KEYED = ("/v1/chat/completions", "/v1/responses", "/api/v1/inference", "/v1/vision/completion")
 _SAMPLES = resources.files("engines").joinpath("pocket", "samples")
@@ -123,6 +130,19 @@ _HYBRID_PROPERTIES: Final[dict[str, Any]] = {
         "type": "object",
         "description": "tokens of all engines: `total`, and `branches` by name, the merge among them; the answer's "
         "own are in the object's `usage`",
+    },
+    "cache": {
+        "type": "object",
+        "description": "what the answer cache had to do with it; left out if nothing",
+        "required": ["status", "age_s"],
+        "properties": {
+            "status": {
+                **_TEXT,
+                "enum": ["hit", "joined", "miss"],
+                "description": "hit: an earlier answer; joined: the run of an equal request; miss: a run of its own",
+            },
+            "age_s": {"anyOf": [{"type": "integer"}, {"type": "null"}], "description": "of a hit, how old it was"},
+        },
     },
     "timings": {
         "type": "object",
@@ -390,7 +410,7 @@ def _describe_answers(page: dict[str, Any]) -> None:
             "content": {"application/json": {"schema": ref(name)}},
         }
         if (path, method) in STREAMS:
-            answer["headers"] = {"Server-Timing": header}
+            answer["headers"] = {"Server-Timing": header, **_CACHE_HEADERS}
             answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
         page["paths"][path][method]["responses"]["200"] = answer
     _describe_preference(page)

@@ -220,7 +220,10 @@ _OTHERS: Final[dict[str, Rule]] = {
 }
 # Glowl's own, which stand in an object of theirs. OpenRouter's clients send the route "fallback", about its models.
 _OWN: Final[dict[str, Rule]] = {
-    **{each: _named(f"hybrid.{each}") for each in ("merge", "template", "dial", "deadline_ms", "max_wait_s", "draft")},
+    **{
+        each: _named(f"hybrid.{each}")
+        for each in ("merge", "template", "dial", "deadline_ms", "max_wait_s", "draft", "cache")
+    },
     "route": Rule(lambda value: value == "fallback", texts.SEND_AS.fill(name="hybrid.route")),
     "async": Rule(lambda value: value is False, texts.SEND_AS.fill(name="hybrid.async")),
     **dict.fromkeys(("webhook", "webhook_url", "callback_url"), _absent(texts.SET_UP_WEBHOOK)),

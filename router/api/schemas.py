@@ -82,6 +82,11 @@ class Hybrid(WireModel):
         description="what carries GLM's draft in a stream: reasoning (the default: clients show it as thinking), "
         "message (a message of its own, for clients that read items apart), events (hybrid.draft.*) or none",
     )
+    cache: bool | None = Field(
+        None,
+        description="true: an earlier answer to the same request may be given, and this one kept for that; "
+        "false: neither, and no run is shared; default: as `store` says",
+    )
 
     @model_validator(mode="before")
     @classmethod

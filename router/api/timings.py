@@ -30,13 +30,13 @@ def to_timings(job: Job) -> dict[str, float]:
     """
     spec = job.spec
     found: dict[str, float | None] = {name: spec.timings.get(name) for name in ("fetch", "policy")}
-    unit = _writer_of(job)
+    unit = None if spec.cache == "hit" else _writer_of(job)  # what it took then is not what it takes now
     if unit is not None and unit.result is not None:
         first_s = unit.result.ttft_s
         found["queue"] = _ms(job.accepted_at, unit.began_at)
         found["prefill"] = None if first_s is None else 1000 * first_s
         found["decode"] = None if first_s is None else 1000 * (unit.result.duration_s - first_s)
-    if job.final is not None and MERGE in job.units:
+    if job.final is not None and MERGE in job.units and spec.cache != "hit":
         found["merge"] = _ms(job.units[MERGE].began_at, job.completed_at)
     found["total"] = _ms(job.accepted_at or spec.created_at, job.completed_at)
     return {name: round(max(value, 0.0), 2) for name in STEPS if (value := found.get(name)) is not None}

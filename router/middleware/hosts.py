@@ -35,6 +35,8 @@ _EXPOSED: Final = (
     "x-glowl-route",
     "x-glowl-engine",
     "x-glowl-rule",
+    "x-glowl-cache",
+    "age",
     "x-glowl-response-id",
     "server-timing",
     "openai-poll-after-ms",

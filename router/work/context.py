@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from engines.base import (
     Engine,
 )
+from router.cache.store import AnswerCache
 from router.jobs.cancels import CancelWatch
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
@@ -29,6 +30,7 @@ class Context:
         engines: by name.
         looks: by name, asks an engine whether it is well; of one that is missing it is believed.
         deliverer: posts webhooks.
+        cache: keeps answers to be given again; None keeps none.
         cancels: tells at once of jobs that ended from outside; None leaves that to the lease.
         wakers: wake the keeper of each lease that is held now.
         draining: set when the process is to end: what still runs is handed back, and nothing more is begun.
@@ -39,6 +41,7 @@ class Context:
     queue: JobQueue
     engines: Mapping[str, Engine]
     deliverer: Deliverer
+    cache: AnswerCache | None = None
     cancels: CancelWatch | None = None
     looks: Mapping[str, Callable[[], Awaitable[bool]]] = field(default_factory=dict)
     wakers: set[asyncio.Event] = field(default_factory=set)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from dataclasses import replace
 from typing import Final
 
@@ -18,8 +19,9 @@ from engines.base import (
 )
 from router.answers import groups, merge
 from router.answers.steps import Ask, Ended, Merging
+from router.cache.store import KeptAs
 from router.errors import QueueUnavailableError
-from router.jobs.job import MERGE, Job, UnitResult, to_failure_record
+from router.jobs.job import MERGE, FinalAnswer, Job, Unit, UnitResult, end_state, to_failure_record
 from router.jobs.queue import WEBHOOKS
 from router.output_format import with_instruction
 from router.work.asking import build_request, generate, to_engine_error
@@ -65,8 +67,19 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
         return
     outcome = ended.outcome
     final, error = (None, outcome.error) if isinstance(outcome, merge.NoAnswer) else (outcome, None)
+    if final is not None:
+        await _keep(context, job, final)
     if await patiently(lambda: store.complete(job_id, epoch, final=final, error=error)):
         await context.queue.send_tickets({WEBHOOKS: 1})  # at once, rather than when the sweeper comes by
+
+
+async def _keep(context: Context, job: Job, final: FinalAnswer) -> None:
+    """Keep the answer for whoever asks the same again, if that was asked for."""
+    if context.cache is None or not job.kept_as:
+        return
+    units = {**job.units, MERGE: Unit(MERGE, "completed", epoch=1)}
+    ended = replace(job, state=end_state(final), units=units, final=final, completed_at=time.time())
+    await context.cache.put(ended, KeptAs.parse(job.kept_as))
 
 
 async def _merge(context: Context, job: Job, epoch: int) -> tuple[Ended, EngineError | None]:

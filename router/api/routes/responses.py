@@ -129,6 +129,8 @@ async def delete_response(request: Request, response_id: str) -> Response:
     job = await find_response(services, response_id, owner(request, "ask"))
     if not job.is_terminal:
         await services.store.cancel(job.id)
+    if services.cache is not None:
+        await services.cache.forget(job)
     await services.store.delete(job.id)
     return json_response({"id": job.id, "object": "response", "deleted": True})
 
