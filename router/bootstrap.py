@@ -19,6 +19,7 @@ from router.auth.authenticator import Authenticator
 from router.auth.store import OwnerStore
 from router.batches.files import FileStore
 from router.batches.store import BatchStore
+from router.cache.flights import Flights
 from router.cache.store import AnswerCache
 from router.dispatch import Dispatcher
 from router.fetch import SafeFetcher
@@ -112,6 +113,7 @@ def build_services(settings: Settings) -> Services:
             runner=LocalRuns(context),
             health=overload.health,
             cache=cache,
+            flights=None if cache is None else Flights(),
         ),
         media=MediaIntake(settings, fetcher),
         fetcher=fetcher,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from engines.adapter_names import model_with
 from engines.base import (
+    Delta,
     Engine,
     EngineError,
     EngineTimeoutError,
@@ -33,7 +34,8 @@ from router.answers.groups import with_degraded
 from router.answers.usable import is_blank
 from router.begun import as_begun
 from router.cache.answers import KeptAnswer
-from router.cache.keys import CacheKey
+from router.cache.flights import Flights, SharedStream
+from router.cache.keys import CacheKey, is_repeatable
 from router.cache.store import AnswerCache, KeptAs
 from router.call import Call, pictures_first
 from router.direct import FAST_UNIT, DirectAnswer, DirectStream, Keeping, Sharing, as_accepted, not_stored
@@ -99,6 +101,7 @@ class Dispatcher:
         runner: runs the drafts of callers who wait for the first word in this process; None leaves them to the workers.
         health: of the engines, for one call; None: what the monitor knows, which is no more than who is up.
         cache: of answers; None keeps none.
+        flights: lets equal requests share a run of GLM; None lets none.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class Dispatcher:
         runner: LocalRuns | None = None,
         health: Callable[[Call], Health] | None = None,
         cache: AnswerCache | None = None,
+        flights: Flights | None = None,
     ) -> None:
         self._engines = engines
         self._store = store
@@ -127,6 +131,7 @@ class Dispatcher:
         self._runner = runner
         self._health = health or (lambda _call: monitor.health())
         self._cache = cache
+        self.flights = flights
         self._leftovers = Leftovers()
         self._closing = asyncio.Event()
         self._doubtful: deque[Callable[[], Awaitable[object]]] = deque()
@@ -301,7 +306,14 @@ class Dispatcher:
         if self._runner.num_running >= _MAX_LOCAL_DRAFTS:
             return None
         request = _to_request(call, spec, plan)
-        return EarlyStream(self._engines["glm"].stream(request), model_with(info.model_id, call.adapter))
+        return EarlyStream(self._ask_glm(call, request), model_with(info.model_id, call.adapter))
+
+    def _ask_glm(self, call: Call, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Begin a run of GLM, or join that of an equal request if this one may."""
+        engine = self._engines["glm"]
+        if self.flights is not None and call.cache.joins and is_repeatable(call):
+            return self.flights.stream("glm", engine, request)
+        return engine.stream(request)
 
     async def _run_now(self, call: Call, routed: Routed, key: CacheKey | None) -> Running:
         self._check_images(call, "glm")
@@ -312,13 +324,15 @@ class Dispatcher:
         if key is not None:
             spec = replace(spec, cache="miss")
         request = _to_request(call, spec, plan)
+        where = self._begin_naming(call, key)
+        deltas = self._ask_glm(call, request)
+        if isinstance(deltas, SharedStream) and deltas.is_joined:
+            spec = replace(spec, cache="joined")
         is_kept = call.is_stored or call.keep_s > 0 or call.webhook_url is not None
         # A stream announces the id in its first event, so the record must be durable before.
         is_told_early = call.is_streamed and (call.is_stored or call.webhook_url is not None)
         begun = self._leftovers.add(self._store.begin(spec, call.images)) if is_told_early else None
         transcript = Transcript(model_with(info.model_id, call.adapter), time.monotonic())
-        where = self._begin_naming(call, key)
-        deltas = engine.stream(request)
         try:
             said: list[Piece | None] = []
             async for delta in deltas:

@@ -1,0 +1,190 @@
+"""Equal requests at once: one run of the engine, and for each caller an answer of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+
+from engines.echo import EchoEngine
+from engines.http.app import create_app as create_engine_app
+from router.app import create_app
+from router.cache.flights import Flights
+from router.settings import Settings
+from tests.support.pictures import data_url, to_part
+from tests.support.servers import AppServer, RedisProcess
+
+
+class GatedEcho(EchoEngine):
+    """Says nothing until it may."""
+
+    def __init__(self) -> None:
+        super().__init__("glm")
+        self.gate = threading.Event()
+
+    async def _pause(self) -> None:
+        while not self.gate.is_set():  # noqa: ASYNC110 - set by another thread
+            await asyncio.sleep(0.005)
+        await super()._pause()
+
+
+@pytest.fixture(scope="module")
+def glm() -> GatedEcho:
+    return GatedEcho()
+
+
+@pytest.fixture(scope="module")
+def app(glm: GatedEcho, redis_process: RedisProcess) -> Iterator[FastAPI]:
+    folder = Path(tempfile.mkdtemp(prefix="glowl-f"))
+    engines = [
+        AppServer(create_engine_app(engine), uds=str(folder / name))
+        for name, engine in {"glm": glm, "owl2": EchoEngine("owl2")}.items()
+    ]
+    urls = [engine.url for engine in engines]
+    yield create_app(Settings(REDIS_URL=redis_process.url, glm_url=urls[0], owl2_url=urls[1], cache_bytes=1_000_000))
+    for engine in engines:
+        engine.stop()
+
+
+@pytest.fixture(scope="module")
+def api(app: FastAPI) -> Iterator[AppServer]:
+    server = AppServer(app)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def flights(app: FastAPI) -> Flights:
+    flights: Flights = app.state.services.dispatcher.flights
+    flights.num_joined = 0
+    return flights
+
+
+@pytest.fixture(autouse=True)
+def _closed(glm: GatedEcho) -> Iterator[None]:
+    glm.gate.clear()
+    glm.num_started = 0
+    yield
+    glm.gate.set()
+
+
+@pytest.fixture
+async def http(api: AppServer) -> AsyncIterator[httpx.AsyncClient]:
+    limits = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(base_url=api.url, timeout=60, trust_env=False, limits=limits) as client:
+        yield client
+
+
+@pytest.fixture
+def question() -> str:
+    return f"这是什么？{uuid.uuid4().hex}"
+
+
+def ask(http: httpx.AsyncClient, content: Any, **fields: Any) -> asyncio.Task[httpx.Response]:
+    body = {"model": "glowl", "messages": [{"role": "user", "content": content}], **fields}
+    return asyncio.create_task(http.post("/v1/chat/completions", json=body))
+
+
+async def until(is_true: Any) -> None:
+    async with asyncio.timeout(60):
+        while not is_true():  # noqa: ASYNC110 - what it looks at lives in another thread
+            await asyncio.sleep(0.01)
+
+
+def text_of(response: httpx.Response) -> str:
+    return str(response.raise_for_status().json()["choices"][0]["message"]["content"])
+
+
+async def test_a_hundred_equal_calls_at_once_are_one_run(
+    http: httpx.AsyncClient, glm: GatedEcho, flights: Flights, question: str
+) -> None:
+    tasks = [ask(http, question) for _ in range(100)]
+    await until(lambda: flights.num_joined == 99)
+    glm.gate.set()
+    responses = await asyncio.gather(*tasks)
+
+    assert glm.num_started == 1
+    assert len({text_of(response) for response in responses}) == 1
+    assert len({response.json()["id"] for response in responses}) == 100
+    assert sorted(response.headers.get("x-glowl-cache", "") for response in responses) == [""] + ["joined"] * 99
+    assert all(response.json()["usage"]["total_tokens"] > 0 for response in responses)
+
+
+async def test_pictures_that_differ_in_one_pixel_are_two_runs(
+    http: httpx.AsyncClient, glm: GatedEcho, flights: Flights, question: str
+) -> None:
+    image = Image.new("RGB", (8, 8), "white")
+    other = image.copy()
+    other.putpixel((7, 7), (255, 255, 254))
+
+    def show(image: Image.Image) -> asyncio.Task[httpx.Response]:
+        url = {"url": data_url(to_part(image))}
+        return ask(http, [{"type": "image_url", "image_url": url}, {"type": "text", "text": question}])
+
+    tasks = [show(image), show(other), show(image), show(other)]
+    await until(lambda: flights.num_joined == 2)
+    glm.gate.set()
+    await asyncio.gather(*tasks)
+
+    assert glm.num_started == 2
+
+
+async def test_who_hangs_up_stops_nobody_and_the_last_one_ends_the_run(
+    http: httpx.AsyncClient, glm: GatedEcho, flights: Flights, question: str
+) -> None:
+    first, second = ask(http, question), ask(http, question)
+    await until(lambda: flights.num_joined == 1)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    third = ask(http, question)
+    await until(lambda: flights.num_joined == 2)
+    num_cancelled = glm.num_cancelled
+    glm.gate.set()
+    assert text_of(await second) == text_of(await third)
+    assert (glm.num_started, glm.num_cancelled) == (1, num_cancelled)
+
+    glm.gate.clear()
+    pair = [ask(http, question + "？") for _ in range(2)]
+    await until(lambda: flights.num_joined == 3)
+    for task in pair:
+        task.cancel()
+    await until(lambda: glm.num_running == 0)
+    assert glm.num_cancelled == num_cancelled + 1
+
+
+async def test_streams_and_stored_answers_share_a_run_and_nothing_else(
+    http: httpx.AsyncClient, glm: GatedEcho, flights: Flights, question: str
+) -> None:
+    streamed = ask(http, question, stream=True)
+    plain = ask(http, question)
+    stored = asyncio.create_task(http.post("/v1/responses", json={"model": "glowl", "input": question}))
+    await until(lambda: flights.num_joined == 2)
+    glm.gate.set()
+
+    text = text_of(await plain)
+    assert glm.num_started == 1
+    assert (await streamed).text.count('"delta"') > 3
+    response = (await stored).raise_for_status()
+    assert response.json()["output"][0]["content"][0]["text"] == text
+    assert (await http.get(f"/v1/responses/{response.json()['id']}")).json() == response.json()
+
+
+@pytest.mark.parametrize("fields", [{"temperature": 1}, {"hybrid": {"cache": False}}])
+async def test_who_wants_an_answer_of_its_own_has_a_run_of_its_own(
+    http: httpx.AsyncClient, glm: GatedEcho, flights: Flights, question: str, fields: dict[str, Any]
+) -> None:
+    tasks = [ask(http, question, **fields) for _ in range(2)]
+    await until(lambda: glm.num_started == 2)
+    glm.gate.set()
+    await asyncio.gather(*tasks)
+
+    assert flights.num_joined == 0
