@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import typer
 
 from router.cli.api import DEFAULT_URL, Api, Json, KeyOption, UrlOption
 from router.cli.common import LanguageOption, command_name, fail, parse_language
+from router.cli.tables import make_table, print_json, print_table, show_time
 from router.cli.texts import say
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 State = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 
@@ -66,20 +63,20 @@ def list_jobs(
         _explain_no_lines(api, api.call("GET", _path("batches", batch)))  # ends here if there is no such batch
     if is_json:
         for job in jobs:
-            _print_json(job)
+            print_json(job)
         return
     if not jobs:
         if not batch:
             api.say("jobs.none")
         return
-    table = _table(api, *LIST_COLUMNS)
+    table = make_table(api.language, *LIST_COLUMNS)
     for job in jobs:
         engines = "+".join(job["engines"])
         table.add_row(
-            *(job["id"], job["status"], _at(job["created_at"]), _took(api, job), engines),
+            *(job["id"], job["status"], show_time(job["created_at"]), _took(api, job), engines),
             *(_short(job["question"]), _reason(api, job)),
         )
-    _print(table)
+    print_table(table)
     if has_more:
         api.say("jobs.more", id=after)
 
@@ -108,15 +105,15 @@ def show(
     api = Api(url, api_key, parse_language(lang))
     job = api.call("GET", _path("jobs", job_id))
     if is_json:
-        _print_json(job)
+        print_json(job)
         return
     api.say("jobs.ended", id=job["id"], state=job["status"])
-    table = _table(api, *SHOW_COLUMNS)
+    table = make_table(api.language, *SHOW_COLUMNS)
     for unit in job["units"]:
         result = unit["result"] or {}
         row = (unit["name"], unit["status"], str(unit["runs"]), str(unit["failures"]))
         table.add_row(*row, _short(result.get("text") or ""), _reason(api, {"failure": result.get("error")}))
-    _print(table)
+    print_table(table)
     if job["failure"]:
         typer.echo(_reason(api, job))
     if job["final"]:
@@ -139,7 +136,7 @@ def tail(
         status = ""
         async for event in _follow(api, job_id):
             if is_json:
-                _print_json(event)
+                print_json(event)
             else:
                 _print_event(api, event)
             status = _status_of(event) or status
@@ -175,7 +172,7 @@ def wait(
         fail(say("jobs.timeout", api.language, id=job_id, seconds=timeout))
     status = _status_of(last) or "failed"
     if is_json:
-        _print_json(last.get("response", last))
+        print_json(last.get("response", last))
     else:
         api.say("jobs.ended", id=job_id, state=status)
     if status != "completed":
@@ -241,32 +238,6 @@ def _print_event(api: Api, event: Json) -> None:
         typer.echo(_reason(api, {"failure": event["response"]["error"]}), err=True)
 
 
-def _table(api: Api, *columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        # An id that is cut cannot be typed.
-        is_id = column == "jobs.column.id"
-        table.add_column(say(column, api.language), no_wrap=is_id, overflow="ignore" if is_id else "fold")
-    return table
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=200)  # for grep: one line per job
-    console.print(table)
-
-
-def _print_json(value: Json) -> None:
-    from engines.json_text import dump_line
-
-    typer.echo(dump_line(value).decode())
-
-
 def _path(*parts: str) -> str:
     return "/".join(quote(part, safe="") for part in parts)
 
@@ -287,7 +258,3 @@ def _took(api: Api, job: Json) -> str:
     if job["completed_at"] is None:
         return ""
     return say("jobs.seconds", api.language, seconds=max(job["completed_at"] - job["created_at"], 0.0))
-
-
-def _at(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s).astimezone().isoformat(sep=" ", timespec="seconds")

@@ -5,7 +5,6 @@ In: options and ids. Out: tables and, once, secrets on stdout. Uses only the pub
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 from urllib.parse import quote
 
@@ -13,6 +12,7 @@ import typer
 
 from router.cli.api import DEFAULT_URL, Api, Json, KeyOption, UrlOption
 from router.cli.common import LanguageOption, fail, parse_language
+from router.cli.tables import show_time
 from router.cli.texts import say
 
 DEFAULT_EVENTS = [
@@ -201,7 +201,7 @@ def _show_delivery(api: Api, delivery: Json) -> None:
     )
     for attempt in delivery["attempts"]:
         outcome = attempt["error"] or attempt["status_code"]
-        when = _at(attempt["started_at"])
+        when = show_time(attempt["started_at"])
         line = say(
             "webhooks.attempt",
             api.language,
@@ -214,8 +214,4 @@ def _show_delivery(api: Api, delivery: Json) -> None:
     if delivery["failure"]:
         typer.echo("  " + say("webhooks.failure", api.language, why=delivery["failure"]))
     if delivery["next_attempt_at"] is not None:
-        typer.echo("  " + say("webhooks.next", api.language, at=_at(delivery["next_attempt_at"])))
-
-
-def _at(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s).astimezone().isoformat(sep=" ", timespec="seconds")
+        typer.echo("  " + say("webhooks.next", api.language, at=show_time(delivery["next_attempt_at"])))
