@@ -60,6 +60,11 @@ class NewKey:
     owner: Owner
 
 
+def is_owner_id(text: str) -> bool:
+    """Whether a text has the form of an owner's id."""
+    return text == LOCAL_OWNER or any(form.fullmatch(text) for form in (_OWNER, _CONFIGURED_OWNER))
+
+
 def find_owner(directory: Directory, name: str) -> Owner:
     """Return an owner by its id or name.
 
@@ -119,7 +124,7 @@ def create_owner(
     _check_scopes(scopes)
     if adopt in directory.owners:
         raise AdminError(texts.ID_TAKEN.fill(id=adopt, name=directory.owners[adopt].name))
-    if adopt not in ("", LOCAL_OWNER) and not _CONFIGURED_OWNER.fullmatch(adopt) and not _OWNER.fullmatch(adopt):
+    if adopt and not is_owner_id(adopt):
         raise AdminError(texts.ID_WRONG.fill(id=adopt))
     owner = Owner(adopt or new_owner_id(), name, scopes=scopes, created_at=now, **more)
     digests = [digest for text in configured if configured_owner(digest := digest_of(text)) == adopt]

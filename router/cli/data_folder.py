@@ -42,6 +42,18 @@ class Layout:
         """The append-only file."""
         return self.data_dir / "redis"
 
+    @property
+    def redis_url_path(self) -> Path:
+        """The file that holds the address of the redis that `glowl up` has started; there while it runs."""
+        return self.run_dir / "redis.url"
+
+    def read_redis_url(self) -> str:
+        """Return the address of the redis of a running `glowl up`; empty if none runs."""
+        try:
+            return self.redis_url_path.read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
+
     def worker_ready(self, name: str) -> Path:
         """The file that holds the pid of the worker of that name that last became ready."""
         return self.run_dir / f"{name}.ready"

@@ -12,7 +12,21 @@ from collections.abc import Sequence
 
 import typer
 
-from router.cli import ask, batch, doctor, explain, jobs, models_command, policy, processes, tokens, up, webhooks
+from router.cli import (
+    ask,
+    batch,
+    doctor,
+    explain,
+    jobs,
+    keys,
+    models_command,
+    owners,
+    policy,
+    processes,
+    tokens,
+    up,
+    webhooks,
+)
 from router.cli.common import detect_language, fail
 from router.cli.texts import say
 
@@ -34,6 +48,8 @@ app.add_typer(models_command.app)
 app.add_typer(policy.app)
 app.add_typer(webhooks.app)
 app.add_typer(jobs.app)
+app.add_typer(owners.app)
+app.add_typer(keys.app)
 app.add_typer(tokens.app)
 app.command("api")(processes.api)
 app.command("worker")(processes.worker)

@@ -1,0 +1,184 @@
+"""The redis in which owners and keys are: that of a running `glowl up`, or the one that `REDIS_URL` names.
+
+In: the environment and the data folder. Out: changes of owners and keys; whatever goes wrong ends the command with one
+line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from router.cli.common import Language, fail, load_settings
+from router.cli.data_folder import Layout
+from router.cli.texts import say
+
+if TYPE_CHECKING:
+    from router.auth.caller import Scope
+    from router.auth.records import Directory, Key, Owner
+    from router.auth.store import OwnerStore, Row
+    from router.settings import Settings
+
+Result = TypeVar("Result")
+Make = Callable[["Directory"], "tuple[Iterable[Row], Result]"]
+Json = dict[str, Any]
+
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Data folder of the `glowl up` whose redis is meant.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+ScopesOption = Annotated[
+    str | None, typer.Option("--scopes", metavar="LIST", help="Out of ask, jobs, files, admin; comma-separated.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """Reads and changes owners and keys for one command.
+
+    Attributes:
+        settings: of the environment; `GLOWL_API_KEYS` are known by them.
+        url: of redis.
+        language: of what is said.
+        now: unix seconds at which the command was given.
+    """
+
+    settings: Settings
+    url: str
+    language: Language
+    now: float
+
+    @property
+    def configured(self) -> list[str]:
+        """The keys of `GLOWL_API_KEYS`."""
+        return [key.get_secret_value() for key in self.settings.api_keys]
+
+    def load(self) -> Directory:
+        """Read everything."""
+        return self.run(lambda store: store.load())
+
+    def change(self, make: Make[Result]) -> Result:
+        """Change something, as `OwnerStore.change` does it."""
+        return self.run(lambda store: store.change(make))
+
+    def run(self, work: Callable[[OwnerStore], Awaitable[Result]]) -> Result:
+        """Do something with the store.
+
+        Raises:
+            typer.Exit: after one line, if redis does not answer or what is wanted cannot be done.
+        """
+        from redis.asyncio import Redis
+
+        from router.auth.admin import AdminError
+        from router.auth.store import OwnerStore
+        from router.errors import QueueUnavailableError
+
+        async def connected() -> Result:
+            # Purging looks at every key, and a redis on a slow disk takes its time.
+            async with Redis.from_url(self.url, socket_timeout=60, socket_connect_timeout=5) as redis:
+                return await work(OwnerStore(redis))
+
+        try:
+            return asyncio.run(connected())
+        except AdminError as error:
+            fail(error.text.of(self.language))
+        except QueueUnavailableError as error:
+            fail(error.text.of(self.language))
+
+    def say(self, key: str, **values: object) -> None:
+        """Print a sentence on stderr: what scripts read is on stdout."""
+        typer.echo(say(key, self.language, **values), err=True)
+
+    def fail(self, key: str, **values: object) -> NoReturn:
+        """End the command with a sentence."""
+        fail(say(key, self.language, **values))
+
+
+def open_admin(data_dir: Path | None, language: Language) -> Admin:
+    """Find the redis.
+
+    Raises:
+        typer.Exit: after one line, if there is none, or none that can be used.
+    """
+    from router.cli.redis_check import look_at
+    from router.redis_address import shown
+
+    settings = load_settings()
+    layout = Layout((data_dir or settings.data_dir).expanduser().resolve())
+    if "redis_url" in settings.model_fields_set:
+        url = settings.redis_url
+        found = asyncio.run(look_at(url))
+        if found.problem:
+            fail(f"REDIS_URL: {say(found.problem, language, url=shown(url), detail=found.detail)}")
+    else:
+        url = layout.read_redis_url()
+        if not url or asyncio.run(look_at(url)).problem:
+            fail(say("owners.redis.none", language, data_dir=layout.data_dir))
+    return Admin(settings, url, language, time.time())
+
+
+def parse_scopes(text: str) -> frozenset[Scope]:
+    """Read a list of scopes.
+
+    Raises:
+        typer.BadParameter: if there is one that does not exist.
+    """
+    from router.auth.caller import SCOPES
+    from router.auth.records import to_scopes
+
+    names = {name.strip().lower() for name in text.split(",") if name.strip()}
+    if unknown := names - SCOPES:
+        choices = ", ".join(sorted(SCOPES))
+        raise typer.BadParameter(
+            f"{', '.join(sorted(unknown))} is no scope; choose from {choices}", param_hint="--scopes"
+        )
+    return to_scopes(names)
+
+
+def to_owner(owner: Owner, directory: Directory, now: float) -> Json:
+    """Return an owner as JSON."""
+    return {
+        "id": owner.id,
+        "object": "owner",
+        "name": owner.name,
+        "scopes": sorted(owner.scopes),
+        "limits": str(owner.limits),
+        "retention_s": owner.retention_s,
+        "created_at": int(owner.created_at),
+        "live_keys": sum(key.is_live(now) for key in directory.keys_of(owner.id)),
+    }
+
+
+def to_key(key: Key, directory: Directory, now: float) -> Json:
+    """Return what is known of a key as JSON."""
+    owner = directory.owners.get(key.owner)
+    return {
+        "id": key.id,
+        "object": "key",
+        "owner_id": key.owner,
+        "owner": owner.name if owner else None,
+        "status": status_of(key, now),
+        "scopes": None if key.scopes is None else sorted(key.scopes),
+        "created_at": int(key.created_at),
+        "last_used_at": _whole(directory.used.get(key.id)),
+        "expires_at": _whole(key.expires_at),
+        "revoked_at": _whole(key.revoked_at),
+        "note": key.note,
+    }
+
+
+def status_of(key: Key, now: float) -> str:
+    """Return ``live``, ``expired`` or ``revoked``."""
+    if key.revoked_at is not None:
+        return "revoked"
+    return "live" if key.is_live(now) else "expired"
+
+
+def _whole(time_s: float | None) -> int | None:
+    return None if time_s is None else int(time_s)

@@ -1,0 +1,255 @@
+"""`glowl owners`: whose requests, jobs and files belong together, what they may do, and how much.
+
+In: names, options. Out: records in redis; ids and tables on stdout, or JSON for scripts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from router.cli.common import LanguageOption, command_name, fail, parse_language
+from router.cli.durations import parse_duration, show_duration
+from router.cli.owner_store import (
+    Admin,
+    DataDirOption,
+    JsonOption,
+    ScopesOption,
+    open_admin,
+    parse_scopes,
+    status_of,
+    to_key,
+    to_owner,
+)
+from router.cli.tables import make_table, print_json, print_table, show_time
+from router.cli.texts import say
+
+if TYPE_CHECKING:
+    from router.auth.records import Directory, Owner
+
+NONE = "none"
+MIN_RETENTION_S = 3600
+
+app = typer.Typer(name="owners", help="Who may ask: names, scopes, limits. Keys: `glowl keys`.", no_args_is_help=True)
+
+OwnerArgument = Annotated[str, typer.Argument(metavar="OWNER", help="Its name or id.")]
+LimitsOption = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Such as requests=60/min,tokens=100k/min,concurrent=8; none: no own.")
+]
+RetentionOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Keep what is stored at most so long, such as 1d; none: the default.")
+]
+
+
+@app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
+    scopes: ScopesOption = None,
+    limits: LimitsOption = None,
+    retention: RetentionOption = None,
+    adopt: Annotated[
+        str,
+        typer.Option(
+            metavar="ID",
+            help="Take over what is stored already: 'local' (from the time without keys), or the id of a key of "
+            "GLOWL_API_KEYS, which `glowl owners list` shows.",
+        ),
+    ] = "",
+    is_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    lang: LanguageOption = None,
+) -> None:
+    """Make an owner. From the first one on, every request needs a key."""
+    from router.auth.admin import create_owner
+
+    given = _read_options(scopes, limits, retention)
+    admin = open_admin(data_dir, parse_language(lang))
+    was_open = not admin.load().owners and not admin.configured
+    owner = admin.change(
+        lambda everything: create_owner(everything, admin.now, name, adopt=adopt, configured=admin.configured, **given)
+    )
+    if is_json:
+        print_json(to_owner(owner, admin.load(), admin.now))
+        return
+    typer.echo(owner.id)
+    admin.say("owners.created", name=owner.name, glowl=command_name())
+    if was_open:
+        admin.say("owners.closed")
+        if adopt != "local":
+            admin.say("owners.local", glowl=command_name())
+
+
+@app.command("list")
+def list_owners(is_json: JsonOption = False, data_dir: DataDirOption = None, lang: LanguageOption = None) -> None:
+    """List the owners, the oldest first; with keys of GLOWL_API_KEYS that have no owner yet."""
+    admin = open_admin(data_dir, parse_language(lang))
+    directory = admin.load()
+    found = sorted(directory.owners.values(), key=lambda owner: owner.created_at)
+    loose = _without_owner(directory, admin)
+    if is_json:
+        for owner in found:
+            print_json(to_owner(owner, directory, admin.now))
+        for owner_id in loose:
+            print_json({"id": owner_id, "object": "owner", "name": None, "live_keys": 1})
+        return
+    if not found and not loose:
+        admin.say("owners.none", glowl=command_name())
+        return
+    table = make_table(
+        admin.language,
+        *("owners.column.id", "owners.column.name", "owners.column.keys"),
+        *("owners.column.scopes", "owners.column.limits", "owners.column.retention"),
+    )
+    for owner in found:
+        table.add_row(owner.id, owner.name, str(to_owner(owner, directory, admin.now)["live_keys"]), *_terms(owner))
+    for owner_id in loose:
+        table.add_row(owner_id, say("owners.configured", admin.language), "1", "admin,ask,files,jobs", "", "")
+    print_table(table)
+
+
+@app.command("show")
+def show(
+    owner: OwnerArgument, is_json: JsonOption = False, data_dir: DataDirOption = None, lang: LanguageOption = None
+) -> None:
+    """Show an owner, its keys, and how much is stored of it."""
+    from router.auth.admin import find_owner
+    from router.auth.purge import Belongings
+
+    admin = open_admin(data_dir, parse_language(lang))
+    found = admin.change(lambda everything: ((), find_owner(everything, owner)))
+    directory = admin.load()
+    stored = admin.run(lambda store: Belongings(store.redis, found.id).count())
+    keys = directory.keys_of(found.id)
+    if is_json:
+        more = {"keys": [to_key(key, directory, admin.now) for key in keys], "stored": stored}
+        print_json({**to_owner(found, directory, admin.now), **more})
+        return
+    scopes, limits, retention = _terms(found)
+    for column, value in (
+        *(("id", found.id), ("name", found.name), ("created", show_time(found.created_at)), ("scopes", scopes)),
+        *(("limits", limits or "-"), ("retention", retention or "-")),
+        *(("keys", ", ".join(f"{key.id} ({status_of(key, admin.now)})" for key in keys) or "-"),),
+        *(("stored", ", ".join(f"{number} {kind}" for kind, number in stored.items()) or "-"),),
+    ):
+        typer.echo(f"{say(f'owners.column.{column}', admin.language)}: {value}")
+
+
+@app.command("set")
+def set_(
+    owner: OwnerArgument,
+    name: Annotated[str | None, typer.Option(help="What to call it from now on.")] = None,
+    scopes: ScopesOption = None,
+    limits: LimitsOption = None,
+    retention: RetentionOption = None,
+    is_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    lang: LanguageOption = None,
+) -> None:
+    """Change an owner; its keys go by the new terms within a second."""
+    from router.auth.admin import set_owner
+
+    language = parse_language(lang)
+    changes = _read_options(scopes, limits, retention)
+    if name is not None:
+        changes["name"] = name
+    if not changes:
+        fail(say("owners.nothing", language), code=2)
+    admin = open_admin(data_dir, language)
+    found = admin.change(lambda everything: set_owner(everything, owner, **changes))
+    if is_json:
+        print_json(to_owner(found, admin.load(), admin.now))
+    else:
+        admin.say("owners.updated", name=found.name)
+
+
+@app.command("delete")
+def delete(
+    owner: OwnerArgument,
+    is_purged: Annotated[
+        bool, typer.Option("--purge", help="Delete its jobs, files, batches and webhooks too.")
+    ] = False,
+    is_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+    lang: LanguageOption = None,
+) -> None:
+    """Forget an owner and its keys; refused while anything is stored of it, unless --purge deletes that too."""
+    from router.auth.admin import AdminError, delete_owner, find_owner
+    from router.auth.purge import Belongings
+
+    admin = open_admin(data_dir, parse_language(lang))
+    directory = admin.load()
+    try:
+        found = find_owner(directory, owner)
+    except AdminError as error:
+        # A purge that was broken off, or answers that were written meanwhile: the record is gone, things are not.
+        if not is_purged or not _is_id(owner):
+            fail(error.text.of(admin.language))
+        found = None
+    owner_id = owner if found is None else found.id
+    if not is_purged and (stored := admin.run(lambda store: Belongings(store.redis, owner_id).count())):
+        shown = ", ".join(f"{number} {kind}" for kind, number in stored.items())
+        admin.fail("owners.has", name=owner, stored=shown, glowl=command_name())
+    if found is not None:
+        # First, so that nothing new comes.
+        admin.change(lambda everything: delete_owner(everything, admin.now, owner_id))
+    deleted = admin.run(lambda store: Belongings(store.redis, owner_id).delete()) if is_purged else {}
+    if is_json:
+        print_json({"id": owner_id, "object": "owner", "deleted": True, "purged": deleted})
+        return
+    shown = ", ".join(f"{number} {kind}" for kind, number in deleted.items())
+    admin.say("owners.purged" if deleted else "owners.deleted", name=owner, stored=shown)
+    if is_purged:
+        admin.say("owners.purged.again", id=owner_id, glowl=command_name())
+    if any(_owner_of(text) == owner_id for text in admin.configured):
+        admin.say("owners.still_configured")
+    if not admin.load().owners and not admin.configured:
+        admin.say("owners.opened")
+
+
+def _read_options(scopes: str | None, limits: str | None, retention: str | None) -> dict[str, Any]:
+    from router.limits.limits import Limits
+
+    given: dict[str, Any] = {}
+    if scopes is not None:
+        given["scopes"] = parse_scopes(scopes)
+    if limits is not None:
+        try:
+            given["limits"] = Limits.parse("" if limits.strip().lower() == NONE else limits)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--limits") from None
+    if retention is not None:
+        seconds = None if retention.strip().lower() == NONE else parse_duration(retention, option="--retention")
+        if seconds is not None and seconds < MIN_RETENTION_S:
+            raise typer.BadParameter(
+                "at least 1h: a client must find time to fetch its answer", param_hint="--retention"
+            )
+        given["retention_s"] = seconds
+    return given
+
+
+def _terms(owner: Owner) -> tuple[str, str, str]:
+    retention = "" if owner.retention_s is None else show_duration(owner.retention_s)
+    return ",".join(sorted(owner.scopes)), str(owner.limits), retention
+
+
+def _without_owner(directory: Directory, admin: Admin) -> list[str]:
+    """Return the ids that keys of `GLOWL_API_KEYS` stand for, without those that have a record."""
+    from router.auth.key_text import digest_of
+
+    known = directory.keys
+    ids = [_owner_of(text) for text in admin.configured if digest_of(text).hex() not in known]
+    return [owner_id for owner_id in ids if owner_id not in directory.owners]
+
+
+def _owner_of(text: str) -> str:
+    from router.auth.key_text import digest_of
+    from router.auth.records import configured_owner
+
+    return configured_owner(digest_of(text))
+
+
+def _is_id(text: str) -> bool:
+    from router.auth.admin import is_owner_id
+
+    return is_owner_id(text)
