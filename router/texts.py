@@ -74,7 +74,7 @@ TOKEN_CLAIM: Final = Text(
 )
 TOKEN_OWNER: Final = Text(
     "The token does not say who it is for: its claim '{claim}' is missing or is no text.",
-    "令牌未说明其所属者：声明 '{claim}' 缺失或不是文本。",
+    "令牌未说明其所有者：声明 '{claim}' 缺失或不是文本。",
 )
 TOKEN_KEYS_AWAY: Final = Text(
     "The public keys of the token's issuer cannot be read now, so the token cannot be checked; try again shortly.",

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from router.cli import models
+from router.cli.access import has_owners
 from router.cli.common import Language, LanguageOption, load_settings, parse_language
+from router.cli.data_folder import Layout
 from router.cli.memory_check import available_ram_bytes, options_for, shapes_of
 from router.cli.model_setup import parse_choice
 from router.cli.models_command import describe, find_checkpoints
@@ -113,6 +115,8 @@ def examine(
     yield check_models(data_dir, bool(report.version), language)
     yield from check_memory(choice or models.default_choice(), data_dir, report, language)
     yield check_api_port(host, port, language)
+    if settings is not None:
+        yield check_access(settings, data_dir, language)
 
 
 def check_python(language: Language) -> Check:
@@ -292,6 +296,26 @@ def check_api_port(host: str, port: int, language: Language) -> Check:
             return Check("port", "warn", say("doctor.port.glowl", language, port=port))
         return Check("port", "warn", say("doctor.port.used", language, where=error))
     return Check("port", "ok", say("doctor.port.free", language, port=port))
+
+
+def check_access(settings: Settings, data_dir: Path, language: Language) -> Check:
+    """Who can ask, and whether with a key."""
+    host = settings.published_on or settings.host
+    is_named = "redis_url" in settings.model_fields_set
+    url = settings.redis_url if is_named else Layout(data_dir).read_redis_url()
+    found = asyncio.run(has_owners(url)) if url else None
+    if settings.is_only_local:
+        needed = True if settings.asks_for_keys else found
+        key = "later" if needed is None else "needed" if needed else "free"
+        keys = say(f"doctor.access.{key}", language)
+        return Check("access", "ok", say("doctor.access.local", language, host=host, keys=keys))
+    if settings.asks_for_keys or found:
+        return Check("access", "ok", say("doctor.access.keys", language, host=host))
+    if settings.insecure:
+        return Check("access", "warn", say("doctor.access.open", language, host=host))
+    if found is None:
+        return Check("access", "warn", say("doctor.access.unknown", language, host=host))
+    return Check("access", "fail", say("doctor.access.none", language, host=host))
 
 
 async def _is_glowl(url: str) -> bool:

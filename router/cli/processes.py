@@ -6,6 +6,7 @@ commands, so that what compose, systemd and a laptop run is one thing.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -18,11 +19,18 @@ from uuid import uuid4
 
 import typer
 
+from router.cli.access import has_owners, needs_owners
 from router.cli.common import detect_language, fail, load_settings, write_atomically
 from router.cli.secrets import is_for_engine, keep
 from router.cli.texts import say
 
 ENGINE_NAMES = ("glm", "owl2")
+InsecureOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--insecure", help="Answer without keys on any address, as long as there are neither keys nor owners."
+    ),
+]
 
 
 def has_engine_packages() -> bool:
@@ -46,11 +54,15 @@ def api(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port to listen on; default GLOWL_PORT or 8000.")
     ] = None,
+    insecure: InsecureOption = None,
 ) -> None:
     """Serve the public API (needs redis and the engine servers to answer anything)."""
     settings = load_settings()
-    overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = settings.model_copy(update=overrides)
+    given = (("host", host), ("port", port), ("insecure", insecure))
+    settings = settings.model_copy(update={name: value for name, value in given if value is not None})
+    # Without redis it is not known: then the api starts, and refuses until it is.
+    if needs_owners(settings) and asyncio.run(has_owners(settings.redis_url)) is False:
+        fail(say("access.none", detect_language(), host=settings.published_on or settings.host), code=2)
 
     from policies.rules import RulesError
     from router.app import create_app

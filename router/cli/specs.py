@@ -69,6 +69,7 @@ def build_specs(
         "GLOWL_DATA_DIR": str(layout.data_dir),
         "GLOWL_HOST": settings.host,
         "GLOWL_PORT": str(settings.port),
+        "GLOWL_INSECURE": str(settings.insecure).lower(),
         "GLOWL_DRAIN_S": f"{drain_s:g}",
         "GLOWL_DRAIN_NOTICE_S": f"{notice_s:g}",
     }

@@ -74,11 +74,16 @@ class Supervisor:
             self._kill_asked.set()
         self._stop_asked.set()
 
-    async def run(self, on_all_ready: Callable[[], Awaitable[None]] | None = None) -> int:
+    async def run(
+        self,
+        on_all_ready: Callable[[], Awaitable[None]] | None = None,
+        may_go_on: Callable[[], Awaitable[bool]] | None = None,
+    ) -> int:
         """Keep the children running until `request_stop`, or until one of them turns out never to come up.
 
         Args:
             on_all_ready: awaited once, when every child is ready for the first time; cancelled by a stop.
+            may_go_on: awaited when layer 0 is ready; False ends everything before the other layers start.
 
         Returns:
             0 if it was asked to stop, 1 if it gave up.
@@ -96,6 +101,10 @@ class Supervisor:
                     keeper.add_done_callback(self._on_keeper_done)
                     keepers.append(keeper)
                 await self._until_ready_or_stop(group, started)
+                if group is first and may_go_on is not None and not self._stop_asked.is_set() and not await may_go_on():
+                    self._failed = True
+                    self._stop_asked.set()
+                    break
             if not self._stop_asked.is_set():
                 self._on_event(Event("all_ready", seconds=time.monotonic() - started))
                 if on_all_ready is not None:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from router.cli import models
+from router.cli.access import has_owners, needs_owners
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language, write_atomically
 from router.cli.data_folder import Layout, locked
 from router.cli.model_setup import parse_choice, prepare_models
-from router.cli.net import LOOPBACK, PortInUseError, base_url, check_port, free_port, http_get
+from router.cli.net import LOOPBACK, PortInUseError, base_url, check_port, free_port, http_get, http_status
 from router.cli.policy import load_preset_or_file
+from router.cli.processes import InsecureOption
 from router.cli.screen import Screen, banner
 from router.cli.specs import WORKERS, build_specs
 from router.cli.supervision import ProcessSpec
@@ -48,6 +50,7 @@ def up(
         Literal["none", "int8", "int4"] | None,
         typer.Option(help="Fewer bits for both decoders, where `glowl doctor` says that only these fit."),
     ] = None,
+    insecure: InsecureOption = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Write the base URL here once everything is ready; removed at the end.")
     ] = None,
@@ -60,6 +63,7 @@ def up(
         update={
             "host": settings.host if host is None else host,
             "port": settings.port if port is None else port,
+            "insecure": settings.insecure if insecure is None else insecure,
             "data_dir": (settings.data_dir if data_dir is None else data_dir).expanduser().resolve(),
         }
     )
@@ -81,11 +85,12 @@ def up(
         specs = build_specs(settings, layout, plan, wants_ui=ui, language=language, quantization=quantization)
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
-        if not settings.is_only_local and not settings.asks_for_keys:
+        if settings.insecure and not settings.is_only_local and not settings.asks_for_keys:
             typer.echo(say("up.open", language, host=settings.host), err=True)
         try:
             code = asyncio.run(_supervise(specs, settings, layout, plan, ready_file, language))
         finally:
+            layout.redis_url_path.unlink(missing_ok=True)
             if ready_file is not None:
                 ready_file.unlink(missing_ok=True)
     raise typer.Exit(code)
@@ -129,9 +134,20 @@ async def _supervise(
     ui = next((spec for spec in specs if spec.name == "ui"), None)
     ui_url = base_url(LOOPBACK, int(ui.env["GRADIO_SERVER_PORT"])) if ui is not None else None
 
+    redis_url = next(spec for spec in specs if spec.name == "api").env["REDIS_URL"]
+    if any(spec.name == "redis" for spec in specs):
+        write_atomically(layout.redis_url_path, redis_url + "\n")  # for `glowl owners` and `glowl keys`
+
+    async def may_go_on() -> bool:
+        # Redis runs now, so the answer is known. Nobody could ask: none of the models needs to be loaded for that.
+        if not needs_owners(settings) or await has_owners(redis_url) is not False:
+            return True
+        screen.line(say("access.none", language, host=settings.published_on or settings.host))
+        return False
+
     async def announce() -> None:
         await _until_engines_are_seen(url)
-        needs_key = settings.asks_for_keys
+        needs_key = await http_status(url, "/v1/models") == 401
         for line in banner(url, ui_url, plan.choice, layout.data_dir, language, needs_key=needs_key):
             screen.line(line)
         if ready_file is not None:
@@ -144,7 +160,7 @@ async def _supervise(
             loop.add_signal_handler(number, supervisor.request_stop)
     screen.begin()
     try:
-        return await supervisor.run(announce)
+        return await supervisor.run(announce, may_go_on)
     finally:
         screen.end()
         for name in WORKERS:

@@ -21,6 +21,6 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     "tokens.good": Text(
         "accepted: owner {owner}, scopes {scopes}, until {until}",
-        "有效：所属者 {owner}，权限 {scopes}，有效期至 {until}",
+        "有效：所有者 {owner}，权限 {scopes}，有效期至 {until}",
     ),
 }

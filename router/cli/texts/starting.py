@@ -94,8 +94,16 @@ TEXTS: Final[dict[str, Text]] = {
         "警告：{gpu} 显存 {memory_gb:.0f} GB；两个完整模型共需约 {need_gb:.0f} GB",
     ),
     "up.open": Text(
-        "warning: listening on {host} without API keys: anyone who can reach this machine can ask; set GLOWL_API_KEYS",
-        "警告：在 {host} 上监听且未设置 API 密钥：能访问本机的任何人都可以提问；请设置 GLOWL_API_KEYS",
+        "warning: listening on {host} without keys (--insecure): anyone who can reach this machine can ask",
+        "警告：在 {host} 上监听且无需密钥（--insecure）：能访问本机的任何人都可以提问",
+    ),
+    "access.none": Text(
+        "not started: others could reach {host}, and there are neither owners nor keys. While the service runs on "
+        "loopback, make one (`glowl owners create NAME`, then `glowl keys create NAME`), or set GLOWL_API_KEYS; "
+        "--insecure lets everybody ask",
+        "未启动：他人可以访问 {host}，而目前既没有所有者也没有密钥。请先让服务只在本机回环地址上运行，再用 "
+        "`glowl owners create 名称` 与 `glowl keys create 名称` 创建，或设置 GLOWL_API_KEYS；--insecure "
+        "则允许任何人提问",
     ),
     "engines.missing": Text(
         "the engines need torch and transformers, which are not installed: pip install 'glowl[engines]' (or, without "
@@ -296,6 +304,25 @@ TEXTS: Final[dict[str, Text]] = {
     "doctor.memory.unknown": Text(
         "{choice} models are not here yet; what they need is not known", "{choice} 模型尚不在本机，无法预估所需内存"
     ),
+    "doctor.access.local": Text("{host}: only this machine; {keys}", "{host}：仅限本机；{keys}"),
+    "doctor.access.keys": Text("{host}: others too, with a key", "{host}：他人也可访问，需要密钥"),
+    "doctor.access.open": Text(
+        "{host}: anyone who can reach this machine, without a key (GLOWL_INSECURE)",
+        "{host}：能访问本机的任何人，无需密钥（GLOWL_INSECURE）",
+    ),
+    "doctor.access.none": Text(
+        "{host}: `glowl up` will not start there without keys; while it runs on loopback, make an owner (`glowl owners "
+        "create NAME`), or set GLOWL_API_KEYS",
+        "{host}：没有密钥时 `glowl up` 不会在此启动；请在其运行于本机回环地址时创建所有者（`glowl owners create "
+        "名称`），或设置 GLOWL_API_KEYS",
+    ),
+    "doctor.access.unknown": Text(
+        "{host}: `glowl up` starts there only if it has owners, which can be seen while it runs",
+        "{host}：只有存在所有者时 `glowl up` 才会在此启动；运行时才能查看",
+    ),
+    "doctor.access.needed": Text("a key is needed", "需要密钥"),
+    "doctor.access.free": Text("no key is needed", "无需密钥"),
+    "doctor.access.later": Text("a key is needed once there is an owner", "有所有者后即需要密钥"),
     "doctor.port.free": Text("{port} is free", "{port} 空闲"),
     "doctor.port.glowl": Text("{port}: another glowl already listens there", "{port}：已有 glowl 在此响应"),
     "doctor.port.used": Text(

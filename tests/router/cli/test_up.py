@@ -277,6 +277,7 @@ def test_every_child_is_told_where_the_others_are():
             "GLOWL_DATA_DIR": "/data",
             "GLOWL_HOST": "127.0.0.1",
             "GLOWL_PORT": "8123",
+            "GLOWL_INSECURE": "false",
             "GLOWL_DRAIN_S": "2",
             "GLOWL_DRAIN_NOTICE_S": "0",
         }

@@ -1,0 +1,30 @@
+"""Who could ask a service that listens where the settings say, and whether it may start there.
+
+In: settings and a redis. Out: whether there are owners; a refusal that says what to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from router.settings import Settings
+
+
+def needs_owners(settings: Settings) -> bool:
+    """Whether the api may start only if there are owners in redis: others reach it, and nothing else keeps them out."""
+    return not (settings.is_only_local or settings.asks_for_keys or settings.insecure)
+
+
+async def has_owners(url: str) -> bool | None:
+    """Whether there are owners in a redis; None if it does not say."""
+    from redis.asyncio import Redis
+
+    from router.auth.store import OwnerStore
+    from router.errors import QueueUnavailableError
+
+    async with Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as redis:
+        try:
+            return bool((await OwnerStore(redis).load()).owners)
+        except QueueUnavailableError:
+            return None
