@@ -469,18 +469,16 @@ async def generate(engine: Engine, request: GenerationRequest) -> GenerationResu
     raise GenerationFailedError("the engine ended its answer without saying why")
 
 
-def check_could_fit(size: int, longest_token: int, context_tokens: int) -> None:
+def check_could_fit(least: int, context_tokens: int) -> None:
     """Refuse a text that is too long however it is tokenized, since tokenizing megabytes takes many seconds.
 
     Args:
-        size: of the text, in what ``longest_token`` is counted in.
-        longest_token: how much of a text one token can stand for.
+        least: tokens that the text has at least.
         context_tokens: of the model.
 
     Raises:
         ContextLengthError: if the text has more tokens than the context.
     """
-    least = -(-size // longest_token)
     if least > context_tokens:
         raise ContextLengthError(
             f"The prompt has at least {least} tokens, {least - context_tokens} more than fit this model's context of "

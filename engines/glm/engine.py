@@ -48,9 +48,10 @@ from engines.glm.adapters import load_adapters
 from engines.glm.decoding import Answer
 from engines.glm.loading import load_model
 from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, StreamDetokenizer, TokenBytes
-from engines.glm.processor import load_processor, longest_token_bytes
-from engines.glm.prompts import least_bytes, to_conversation
+from engines.glm.processor import load_processor
+from engines.glm.prompts import least_texts, to_conversation
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
+from engines.glm.token_bound import TokenBound
 from engines.image_header import fit_size
 from engines.images import check_request, decode_image, picture_size, upright_size
 from engines.json_schema import ANY_OBJECT
@@ -271,8 +272,8 @@ class GlmEngine:
         check_request(images)
         num_rows = [self._num_rows(image) for image in images]
         conversation = to_conversation(request.messages, enable_thinking=request.enable_thinking)
-        if self._longest_token_bytes is not None:
-            check_could_fit(least_bytes(conversation), self._longest_token_bytes, self._info.context_tokens)
+        if self._token_bound is not None:
+            check_could_fit(self._token_bound.least_tokens(least_texts(conversation)), self._info.context_tokens)
         input_ids = self.encode(
             conversation, num_rows, enable_thinking=request.enable_thinking, is_long=_is_long(request)
         )
@@ -363,7 +364,7 @@ class GlmEngine:
         options = self._options
         self.processor = load_processor(options.model)
         tokenizer = self.processor.tokenizer
-        self._longest_token_bytes = longest_token_bytes(tokenizer.backend_tokenizer)
+        self._token_bound = TokenBound.of(tokenizer.backend_tokenizer)
         self._long_tokenizer = copy.deepcopy(tokenizer)
         # The decoding copy is never reconfigured, so it needs no lock.
         self._detokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())

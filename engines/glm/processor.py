@@ -5,11 +5,8 @@ In: a checkpoint folder or hub id. Out: a `Glm46VProcessor` that knows no videos
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from tokenizers import Tokenizer
-from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, Glm46VProcessor
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
@@ -64,14 +61,3 @@ def load_processor(model: str) -> GlmImageTextProcessor:
     tokenizer.model_max_length = VERY_LARGE_INTEGER
     image_processor = Glm46VImageProcessorPil.from_pretrained(model)
     return GlmImageTextProcessor(image_processor, tokenizer, chat_template=tokenizer.chat_template)
-
-
-def longest_token_bytes(tokenizer: Tokenizer) -> int | None:
-    """Return how many bytes of a text one token can stand for; None if the tokenizer may drop or change some."""
-    model = json.loads(tokenizer.to_str())
-    vocab = tokenizer.get_vocab(with_added_tokens=False)
-    if model["normalizer"] is not None or not vocab.keys() >= set(ByteLevel.alphabet()):
-        return None
-    # A token is written as one character a byte; added ones are written as they are.
-    added = [len(token.content.encode()) for token in tokenizer.get_added_tokens_decoder().values()]
-    return max([*map(len, vocab), *added])

@@ -45,16 +45,17 @@ def to_conversation(messages: Sequence[Message], *, enable_thinking: bool) -> li
     return conversation
 
 
-def least_bytes(conversation: list[dict[str, Any]]) -> int:
-    """Return the least UTF-8 bytes that a conversation of `to_conversation` is rendered to; templates strip texts."""
-    contents = [turn["content"] for turn in conversation]
-    texts = [
-        part["text"]
-        for content in contents
-        for part in ([{"type": "text", "text": content}] if isinstance(content, str) else content)
-        if part["type"] == "text"
-    ]
-    return sum(len(text.strip().encode()) for text in texts)
+def least_texts(conversation: list[dict[str, Any]]) -> list[bytes]:
+    """Return the texts of a `to_conversation` in UTF-8, as far as they are certainly rendered: answers are stripped."""
+    texts = []
+    for turn in conversation:
+        content = turn["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for part in parts:
+            if part["type"] == "text":
+                text = part["text"].strip() if turn["role"] == "assistant" else part["text"]
+                texts.append(text.encode())
+    return texts
 
 
 def _to_part(part: TextPart | ImagePart) -> dict[str, Any]:

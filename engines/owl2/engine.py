@@ -261,7 +261,7 @@ def make_plan(loaded: LoadedCheckpoint, request: GenerationRequest) -> Plan:
     prompt = render(request.messages)
     tokenizer, context_tokens = loaded.processor.tokenizer, loaded.info.context_tokens
     if tokenizer.longest_token is not None:
-        check_could_fit(tokenizer.least_chars(prompt), tokenizer.longest_token, context_tokens)
+        check_could_fit(-(-tokenizer.least_chars(prompt) // tokenizer.longest_token), context_tokens)
     ids = tokenizer.encode_prompt(prompt)
     num_image_rows = loaded.model.config.num_image_rows
     num_tokens = len(ids) + ids.count(IMAGE_TOKEN_ID) * (num_image_rows - 1)

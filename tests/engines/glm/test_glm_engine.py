@@ -36,10 +36,11 @@ from engines.base import (
     Usage,
 )
 from engines.glm import engine as glm_engine
-from engines.glm import loading
+from engines.glm import loading, token_bound
 from engines.glm.engine import GlmEngine, load
-from engines.glm.prompts import least_bytes
+from engines.glm.prompts import least_texts
 from engines.glm.runner import Row
+from engines.glm.token_bound import TokenBound
 from engines.images import picture_size
 from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, make_glm
 from engines.runtime import devices
@@ -495,6 +496,11 @@ async def test_a_prompt_over_the_context_says_by_how_many_tokens(engine: GlmEngi
     assert caught.value.code == "context_length_exceeded"
 
 
+def bound_of(engine: GlmEngine) -> TokenBound:
+    assert engine._token_bound is not None
+    return engine._token_bound
+
+
 @pytest.mark.parametrize("text", ["请问谢谢，", "ab ", "😀", "<|endoftext|>"])
 async def test_a_text_that_cannot_fit_is_refused_without_tokenizing_it(
     engine: GlmEngine, monkeypatch: pytest.MonkeyPatch, text: str
@@ -502,7 +508,20 @@ async def test_a_text_that_cannot_fit_is_refused_without_tokenizing_it(
     monkeypatch.setattr(engine, "encode", lambda *_, **__: pytest.fail("it was tokenized"))
 
     with pytest.raises(ContextLengthError, match=r"at least \d+ tokens, \d+ more than fit"):
-        engine.plan(ask(text * (engine._longest_token_bytes or 0) * GLM_CONTEXT_TOKENS))
+        engine.plan(ask(text * bound_of(engine).longest * GLM_CONTEXT_TOKENS))
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "hi"), ("hi", ""), ("a", "b")])
+@pytest.mark.parametrize("run", ["\n", " ", "\t", "a", "图"])
+async def test_a_run_that_cannot_fit_is_refused_wherever_it_stands(
+    engine: GlmEngine, monkeypatch: pytest.MonkeyPatch, run: str, before: str, after: str
+) -> None:
+    monkeypatch.setattr(engine, "encode", lambda *_, **__: pytest.fail("it was tokenized"))
+
+    # Given as many bytes as would be far within the context if all were in the longest token
+    assert bound_of(engine).longest * GLM_CONTEXT_TOKENS > 3 * 70_000
+    with pytest.raises(ContextLengthError, match=r"at least \d+ tokens"):
+        engine.plan(ask(before + run * 70_000 + after))
 
 
 async def test_long_texts_that_are_being_tokenized_keep_nobody_waiting(
@@ -526,11 +545,15 @@ async def test_long_texts_that_are_being_tokenized_keep_nobody_waiting(
 
 
 @pytest.mark.parametrize("text", ["请问谢谢，", "ab ", "😀", "<|endoftext|>", "<|begin_of_transcription|>", " ", "\n"])
-async def test_no_text_that_fits_is_over_the_bound(engine: GlmEngine, text: str) -> None:
+async def test_no_text_that_fits_is_over_the_bound(
+    engine: GlmEngine, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     conversation = [{"role": "user", "content": text * 40}]
     num_tokens = len(engine.encode(conversation, [], enable_thinking=False))
 
-    assert least_bytes(conversation) <= num_tokens * (engine._longest_token_bytes or 0)
+    monkeypatch.setattr(token_bound, "_SHORT_BYTES", 0)
+
+    assert bound_of(engine).least_tokens(least_texts(conversation)) <= num_tokens
 
 
 async def test_without_max_tokens_the_default_leaves_more_room_for_thinking(engine: GlmEngine) -> None:
