@@ -34,7 +34,9 @@ def revision_of(sources: Iterable[tuple[str, str]], how: str) -> str:
     for name, source in sources:
         folder = _folder_of(source)
         digest.update(f"\0{name}\0{source if folder is None else ''}".encode())
-        for file in _files_of(folder) if folder is not None else ():
+        if folder is None:
+            continue
+        for file in _files_of(folder):
             digest.update(f"\0{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
             for sample in _samples_of(file):
                 digest.update(sample)

@@ -251,7 +251,7 @@ def read_adapter(skeleton: nn.Module, base: str, name: str, source: str) -> Adap
         pair = []
         for letter, side in (("A", layer.lora_A), ("B", layer.lora_B)):
             matrix = weights.pop(f"{_PREFIX}{module}.lora_{letter}.weight", None)
-            expected = tuple(side[_INSIDE].weight.shape)
+            expected = tuple(side.get_parameter(f"{_INSIDE}.weight").shape)
             if matrix is None:
                 raise refuse(f"its file has no lora_{letter} for {module}")
             if tuple(matrix.shape) != expected:

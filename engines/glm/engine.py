@@ -253,8 +253,9 @@ class GlmEngine:
             replace(self._scope, caller=request.caller, adapter=request.adapter),
             enable_thinking=request.enable_thinking,
             picture_sizes=tuple(upright_size(image) for image in request.images),
-            start_constraint=plan.grammar
-            and partial(plan.grammar.start, **self._asleep(request.enable_thinking), max_tokens=plan.max_tokens),
+            start_constraint=None
+            if plan.grammar is None
+            else partial(plan.grammar.start, **self._asleep(request.enable_thinking), max_tokens=plan.max_tokens),
         )
 
     def plan(self, request: GenerationRequest) -> Plan:

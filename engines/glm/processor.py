@@ -24,7 +24,7 @@ class GlmImageTextProcessor(Glm46VProcessor):
         self.video_start_id = tokenizer.convert_tokens_to_ids("<|begin_of_video|>")
         self.video_end_id = tokenizer.convert_tokens_to_ids("<|end_of_video|>")
         # Glm46VProcessor.__init__ is skipped on purpose: it demands the video processor.
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
     def num_image_tokens(self, width: int, height: int, size: dict[str, int]) -> int:
         """Count the rows of one picture without its pixels.
@@ -37,7 +37,7 @@ class GlmImageTextProcessor(Glm46VProcessor):
         Raises:
             ValueError: if one side is over 200 times the other.
         """
-        count = self._get_num_multimodal_tokens(image_sizes=[(height, width)], size=size)  # type: ignore[no-untyped-call]
+        count = self._get_num_multimodal_tokens(image_sizes=[(height, width)], size=size)
         return int(count["num_image_tokens"][0])
 
     @property

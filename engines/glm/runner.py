@@ -204,13 +204,13 @@ class GlmRunner(runner.ModelRunner[PreparedRequest, Row]):
                 pixels.pixel_values.to(device, non_blocking=True), pixels.grid_thw.to(device), return_dict=True
             )
         (features,) = output.pooler_output
-        return features  # type: ignore[no-any-return]
+        return features
 
     def _feature_scope(self, scope: CacheScope) -> CacheScope:
         return self._adapters.feature_scope(scope)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
-        return self._model.get_input_embeddings()(token_ids)  # type: ignore[no-any-return]
+        return self._model.get_input_embeddings()(token_ids)
 
     def _read(self, row: Row, embeddings: Tensor, start: int) -> Tensor:
         assert row.prompt is not None
@@ -248,7 +248,7 @@ class GlmRunner(runner.ModelRunner[PreparedRequest, Row]):
         """
         with self._adapters.applied(adapters):
             output = self._model(**inputs, use_cache=True, logits_to_keep=1)
-        return output.logits[:, -1]  # type: ignore[no-any-return]
+        return output.logits[:, -1]
 
     @contextmanager
     def _decode_attention(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ implementation does not compute is refused here, by name, rather than computed w
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -111,7 +111,7 @@ class MPLUGOwl2VisualConfig(PreTrainedConfig):
 
     model_type = "mplug_owl2_visual"
     base_config_key = "visual_config"
-    sub_configs_defaults = {  # noqa: RUF012 - the base class declares it a ClassVar
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
         "visual_model": MPLUGOwl2VisionConfig,
         "visual_abstractor": MPLUGOwl2AbstractorConfig,
     }
@@ -131,7 +131,7 @@ class MPLUGOwl2Config(PreTrainedConfig):
 
     model_type = "mplug_owl2"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - the base class's convention
-    sub_configs_defaults = {"visual_config": MPLUGOwl2VisualConfig}  # noqa: RUF012
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {"visual_config": MPLUGOwl2VisualConfig}
 
     vocab_size: int = 32000
     hidden_size: int = 4096
@@ -169,7 +169,7 @@ class MPLUGOwl2Config(PreTrainedConfig):
             )
         _require("mplug_owl2", kwargs, "attention_bias", False)
         super().__post_init__(**kwargs)
-        if (rope_type := self.rope_parameters["rope_type"]) not in {"default", "linear"}:
+        if (rope_type := self.rope["rope_type"]) not in {"default", "linear"}:
             raise ValueError(f"mplug_owl2: rope_type {rope_type!r} is not supported, only 'default' and 'linear'")
         if self.vision.hidden_size != self.abstractor.encoder_hidden_size:
             raise ValueError(
@@ -185,12 +185,17 @@ class MPLUGOwl2Config(PreTrainedConfig):
     @property
     def vision(self) -> MPLUGOwl2VisionConfig:
         """The vision tower's part."""
-        return self.visual_config.visual_model  # type: ignore[union-attr, return-value]
+        return self.visual_config.visual_model  # type: ignore[union-attr]
 
     @property
     def abstractor(self) -> MPLUGOwl2AbstractorConfig:
         """The visual abstractor's part."""
-        return self.visual_config.visual_abstractor  # type: ignore[union-attr, return-value]
+        return self.visual_config.visual_abstractor  # type: ignore[union-attr]
+
+    @property
+    def rope(self) -> dict[str, Any]:
+        """The parameters of rotary positions, which the base class fills in."""
+        return {**(self.rope_parameters or {})}
 
     @property
     def head_dim(self) -> int:

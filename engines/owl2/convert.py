@@ -305,7 +305,7 @@ def _write_side_files(source: Path, target: Path, shards: Sequence[Shard], dtype
 def _sha256_of_tensor(tensor: Tensor) -> str:
     digest = hashlib.sha256()
     if tensor.numel():
-        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -118,4 +118,5 @@ class MarkerFreeLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Process scores (B, V) for the ids so far (B, S)."""
-        return self.processors(input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, self.stand_in), scores)
+        shown = input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, self.stand_in)
+        return self.processors(shown, scores)  # type: ignore[arg-type]  # transformers writes LongTensor for ids

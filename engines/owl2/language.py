@@ -117,7 +117,7 @@ def rotary_tables(config: MPLUGOwl2Config, position_ids: Tensor) -> tuple[Tensor
         Two float32 tensors of position_ids' shape with head_dim as last dimension; the halves are equal (rotate-half
         order).
     """
-    rope = config.rope_parameters
+    rope = config.rope
     half = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=position_ids.device)
     frequencies = 1.0 / (rope["rope_theta"] ** (half / config.head_dim))
     if rope["rope_type"] == "linear":

@@ -50,9 +50,10 @@ class MPLUGOwl2Output(ModelOutput):
 class MPLUGOwl2PreTrainedModel(PreTrainedModel):
     """What both model classes share: their place in transformers, initial weights, and strict loading."""
 
+    config: MPLUGOwl2Config
     config_class = MPLUGOwl2Config
     base_model_prefix = "model"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = ["DecoderLayer", "VisionLayer", "VisualAbstractor"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
@@ -83,7 +84,9 @@ class MPLUGOwl2PreTrainedModel(PreTrainedModel):
             check_source(pretrained_model_name_or_path, kwargs, expected_shapes)
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that they are reported by name below
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        kwargs["output_loading_info"] = True
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model, info = loaded
         check_loading_info(str(pretrained_model_name_or_path), info)
         return (model, info) if wants_info else model
 
@@ -107,7 +110,7 @@ class MPLUGOwl2Model(MPLUGOwl2PreTrainedModel):
         """Return the table of token embeddings."""
         return self.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
         """Replace the table of token embeddings."""
         self.embed_tokens = value
 
@@ -175,7 +178,7 @@ class MPLUGOwl2Model(MPLUGOwl2PreTrainedModel):
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        causal_mask = create_causal_mask(
+        causal_mask: Any = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -251,7 +254,7 @@ class MPLUGOwl2ForConditionalGeneration(MPLUGOwl2PreTrainedModel, GenerationMixi
         """Return the table of token embeddings."""
         return self.model.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
         """Replace the table of token embeddings."""
         self.model.embed_tokens = value
 
@@ -333,13 +336,16 @@ class MPLUGOwl2ForConditionalGeneration(MPLUGOwl2PreTrainedModel, GenerationMixi
             attention_mask=attention_mask,
         )
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    # transformers types `self` of its hooks as another class, and ids as a tensor of one dtype.
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Tensor, **kwargs: Any
+    ) -> dict[str, Any]:
         """Choose the inputs of one generation step; images go in with the prompt only.
 
         ``generate`` counts positions before images are put in, so they are dropped and counted again by `forward`.
         It also reads the last column, so prompts that were padded on the right are moved there.
         """
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc, arg-type]
         inputs.pop("position_ids", None)
         inputs["padding_side"] = "left"
         ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
@@ -353,10 +359,10 @@ class MPLUGOwl2ForConditionalGeneration(MPLUGOwl2PreTrainedModel, GenerationMixi
         prompt = kwargs.get("encoder_input_ids")
         if prompt is not None and not prompt.is_floating_point():
             kwargs["encoder_input_ids"] = prompt.masked_fill(prompt == IMAGE_TOKEN_ID, stand_in)
-        processors = super()._get_logits_processor(*args, **kwargs)
+        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
         return LogitsProcessorList([MarkerFreeLogitsProcessor(processors, stand_in)] if processors else [])
 
-    def _update_model_kwargs_for_generation(
+    def _update_model_kwargs_for_generation(  # type: ignore[override]
         self, outputs: ModelOutput, model_kwargs: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
         # With a cache the following steps see the rows after insertion; without one they start from input_ids again.
@@ -364,7 +370,7 @@ class MPLUGOwl2ForConditionalGeneration(MPLUGOwl2PreTrainedModel, GenerationMixi
             model_kwargs["attention_mask"] = outputs.get("attention_mask")
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, **kwargs)
 
-    def _expand_inputs_for_generation(
+    def _expand_inputs_for_generation(  # type: ignore[override]
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor | None, dict[str, Any]]:
         pixel_values = kwargs.pop("pixel_values", None)
@@ -372,7 +378,8 @@ class MPLUGOwl2ForConditionalGeneration(MPLUGOwl2PreTrainedModel, GenerationMixi
             # Repeating image by image, as transformers would, mixes up the images of a sample that has several.
             per_sample = pixel_values.split((input_ids == IMAGE_TOKEN_ID).sum(dim=1).tolist())
             pixel_values = torch.cat([images for images in per_sample for _ in range(expand_size)])
-        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        expand: Any = super()._expand_inputs_for_generation  # type: ignore[misc]
+        input_ids, kwargs = expand(expand_size, is_encoder_decoder, input_ids, **kwargs)
         if pixel_values is not None:
             kwargs["pixel_values"] = pixel_values
         return input_ids, kwargs

@@ -124,7 +124,8 @@ def serving_aspect_ratio(config: MPLUGOwl2Config) -> AspectRatio:
     """
     if config.image_aspect_ratio is None:
         return "pad"
-    return config.image_aspect_ratio if config.image_aspect_ratio in get_args(AspectRatio) else "none"
+    known: tuple[AspectRatio, ...] = get_args(AspectRatio)
+    return next((each for each in known if each == config.image_aspect_ratio), "none")
 
 
 class MPLUGOwl2Processor:

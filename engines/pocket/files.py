@@ -40,7 +40,7 @@ def save_glm_tokenizer(backend: Any, folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     end_of_text = GLM_TOKENS[0]
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=end_of_text,
         pad_token=end_of_text,
