@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
 
 from engines.base import (
     Delta,
@@ -109,52 +110,95 @@ async def attended(
         EngineTimeoutError: if it is silent for ``silence_s``.
         EngineError: as the engine raised it.
     """
-    loop = asyncio.get_running_loop()
-    # Since when the reader waits for the next delta, and the timeout of that wait, which `watch` sets off.
-    waiting: tuple[float, asyncio.Timeout] | None = None
-    failure: EngineError | None = None
-
-    async def watch() -> None:
-        nonlocal failure
-        num_bad = 0
-        while True:
-            await asyncio.sleep(look_s)
-            # The reader's own time does not count as the engine's silence.
-            silent_s = -1.0 if waiting is None else loop.time() - waiting[0]
-            if silence_s is not None and silent_s >= silence_s:
-                failure = EngineTimeoutError(f"The engine said nothing for {silence_s:g} s.")
-            elif silent_s < calm_s:
-                num_bad = 0
-                continue
-            else:
-                num_bad = 0 if await _asked(is_well, unheard_s) else num_bad + 1
-                # A delta that came meanwhile ends the silence.
-                if num_bad < _LOOKS or waiting is None or loop.time() - waiting[0] < calm_s:
-                    continue
-                failure = EngineUnavailableError("The engine has stopped answering.")
-            if waiting is not None:
-                waiting[1].reschedule(loop.time())
-            return
-
-    watcher = asyncio.create_task(watch(), name="engine-attention")
-    try:
-        async with contextlib.aclosing(deltas):
-            while True:
-                try:
-                    async with asyncio.timeout(None) as limit:
-                        waiting = (loop.time(), limit)
-                        delta = await anext(deltas, None)
-                except TimeoutError:
-                    if failure is None or not limit.expired():
-                        raise
-                    raise failure from None
-                finally:
-                    waiting = None
-                if delta is None:
-                    return
+    async with contextlib.aclosing(deltas):
+        attention = _Attention(is_well, silence_s=silence_s, calm_s=calm_s, look_s=look_s, unheard_s=unheard_s)
+        try:
+            while (delta := await attention.next(deltas)) is not None:
                 yield delta
-    finally:
-        await end_tasks(watcher)
+        finally:
+            await attention.aclose()
+
+
+class _Attention:
+    """Looks after one answer from time to time; a task is only there while an engine is silent.
+
+    Args: as `attended` has them.
+    """
+
+    def __init__(
+        self,
+        is_well: Callable[[], Awaitable[bool]],
+        *,
+        silence_s: float | None,
+        calm_s: float,
+        look_s: float,
+        unheard_s: float | None,
+    ) -> None:
+        self._is_well = is_well
+        self._silence_s = silence_s
+        self._calm_s = calm_s
+        self._look_s = look_s
+        self._unheard_s = unheard_s
+        self._loop = asyncio.get_running_loop()
+        # Who waits for the next delta, and since when; the reader's own time does not count as the engine's silence.
+        self._reader: asyncio.Task[Any] | None = None
+        self._since = 0.0
+        self._failure: EngineError | None = None
+        self._num_bad = 0
+        self._asking: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(look_s, self._look)
+
+    async def next(self, deltas: AsyncGenerator[Delta, None]) -> Delta | None:
+        """Return the next delta, None at the end.
+
+        Raises:
+            EngineError: if there is no hope for one.
+        """
+        reader = asyncio.current_task(self._loop)
+        assert reader is not None
+        num_cancels = reader.cancelling()
+        self._since, self._reader = self._loop.time(), reader
+        try:
+            return await anext(deltas, None)
+        except asyncio.CancelledError:
+            # As `asyncio.Timeout` does it: a cancellation by somebody else goes on.
+            if self._failure is None or reader.uncancel() > num_cancels:
+                raise
+            raise self._failure from None
+        finally:
+            self._reader = None
+
+    async def aclose(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
+        if self._asking is not None:
+            await end_tasks(self._asking)
+
+    def _silent_s(self) -> float:
+        return -1.0 if self._reader is None else self._loop.time() - self._since
+
+    def _look(self) -> None:
+        silent_s = self._silent_s()
+        if self._silence_s is not None and silent_s >= self._silence_s:
+            self._give_up(EngineTimeoutError(f"The engine said nothing for {self._silence_s:g} s."))
+        elif silent_s >= self._calm_s:
+            self._asking = self._loop.create_task(self._ask(), name="engine-attention")
+        else:
+            self._num_bad = 0
+            self._timer = self._loop.call_later(self._look_s, self._look)
+
+    async def _ask(self) -> None:
+        self._num_bad = 0 if await _asked(self._is_well, self._unheard_s) else self._num_bad + 1
+        # A delta that came meanwhile ends the silence.
+        if self._num_bad < _LOOKS or self._silent_s() < self._calm_s:
+            self._timer = self._loop.call_later(self._look_s, self._look)
+        else:
+            self._give_up(EngineUnavailableError("The engine has stopped answering."))
+
+    def _give_up(self, failure: EngineError) -> None:
+        assert self._reader is not None
+        self._failure = failure
+        self._reader.cancel()
 
 
 async def _asked(is_well: Callable[[], Awaitable[bool]], unheard_s: float | None) -> bool:

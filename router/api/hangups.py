@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from fastapi import Request
 
@@ -22,6 +23,8 @@ Result = TypeVar("Result")
 PING_S: Final = 5.0
 # The event loop counts in milliseconds, so a timer may be early by one; then it would be set again, and again.
 _TICK_S: Final = 0.002
+# Items read before they are asked for: as many as come at once, and a client that reads slowly holds no more.
+_MAX_AHEAD: Final = 32
 
 
 class ClientGoneError(Exception):
@@ -68,38 +71,93 @@ async def with_pings(
     Closing this closes ``items``.
 
     Args:
-        items: to pass on.
+        items: to pass on; some are read ahead.
         interval_s: longest silence.
         until: a time of `time.monotonic` at which there is a None too, if nothing comes first.
     """
-    pending: asyncio.Task[Item] | None = None
+    ahead = _ReadAhead(items)
     try:
         while True:
-            pending = pending or asyncio.ensure_future(_next(items))
+            while ahead.ready:
+                yield ahead.take()
+            if ahead.is_over:
+                return
             # It may pass while an item is dealt with; then too there is a None for it.
             timeout_s = interval_s if until is None else min(interval_s, max(until - time.monotonic(), 0.0) + _TICK_S)
-            done, _ = await asyncio.wait({pending}, timeout=timeout_s)
-            if not done:
+            if not await ahead.wait(timeout_s):
                 if until is not None and time.monotonic() >= until:
                     until = None
                 yield None
-                continue
-            try:
-                item = pending.result()
-            except StopAsyncIteration:
-                return
-            finally:
-                pending = None
-            yield item
     finally:
-        if pending is not None:
-            pending.cancel()
-            await asyncio.gather(pending, return_exceptions=True)
-        await items.aclose()
+        await ahead.aclose()
 
 
-async def _next(items: AsyncGenerator[Item, None]) -> Item:
-    return await anext(items)
+class _ReadAhead(Generic[Item]):
+    """Reads a generator in one task of its own, some items ahead: a task for each item costs more than most items.
+
+    Args:
+        items: closed by `aclose`.
+    """
+
+    def __init__(self, items: AsyncGenerator[Item, None]) -> None:
+        self.ready: deque[Item] = deque()
+        self._items = items
+        self._loop = asyncio.get_running_loop()
+        self._news: asyncio.Future[bool] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._task = self._loop.create_task(self._read())
+        self._task.add_done_callback(lambda _task: self._tell(True))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything was read and taken.
+
+        Raises:
+            Exception: what the generator raised.
+        """
+        if not self._task.done():
+            return False
+        self._task.result()
+        return not self.ready
+
+    def take(self) -> Item:
+        """Return the next item; there must be one."""
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        return self.ready.popleft()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for an item or the end; False if neither came in time."""
+        if self.ready or self._task.done():
+            return True
+        self._news = self._loop.create_future()
+        timer = self._loop.call_later(timeout_s, self._tell, False)
+        try:
+            return await self._news
+        finally:
+            timer.cancel()
+            self._news = None
+
+    async def aclose(self) -> None:
+        """Stop reading, and close the generator."""
+        if not self._task.done():
+            await end_tasks(self._task)
+        elif not self._task.cancelled():
+            self._task.exception()  # if nobody has asked for it
+        await self._items.aclose()
+
+    async def _read(self) -> None:
+        async for item in self._items:
+            self.ready.append(item)
+            self._tell(True)
+            if len(self.ready) >= _MAX_AHEAD:
+                self._room = self._loop.create_future()
+                await self._room
+                self._room = None
+
+    def _tell(self, is_news: bool) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(is_news)
 
 
 async def _disconnected(request: Request) -> None:

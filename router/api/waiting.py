@@ -63,12 +63,17 @@ async def _settle(services: Services, running: Running, wait_s: float) -> Job:
     Raises:
         EngineFailedError: if it has none, and is not about to.
     """
+    if not running.is_queued:
+        async with contextlib.aclosing(running.events) as all_there:
+            async for _ in all_there:
+                pass
+        return running.finished() or await load(services, running)
     wait = Wait(wait_s, running.began_at)
     async with contextlib.aclosing(with_pings(running.events, PING_S, wait.until)) as events:
         async for event in events:
             if event is not None and event.kind == "end":
                 break
-            if running.is_queued and wait.wants_look(event):
+            if wait.wants_look(event):
                 job = await load(services, running)
                 if job.draft is not None or job.is_terminal:
                     return job
