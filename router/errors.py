@@ -16,6 +16,7 @@ Errors::
     ├── EncodingUnsupportedError     415; the body is packed in a way that is not known here
     ├── HostRefusedError             421; the Host is no name of this service
     ├── IdempotencyReuseError        422; an Idempotency-Key that came with another body before
+    ├── RateLimitError               429; a limit of the caller's owner, key or address is reached
     ├── QueueFullError               429; the caller has too many unfinished jobs
     ├── TooManyInFlightError         429; the caller has too many requests, or too much of them, open
     ├── OverloadedError              503; all callers together have
@@ -156,6 +157,23 @@ class BodyTooLargeError(RouterError):
 
     status_code: ClassVar[int] = 413
     default_code: ClassVar[str] = "request_too_large"
+
+
+class RateLimitError(RouterError):
+    """A limit of the caller's owner, key or address is reached.
+
+    Args:
+        text: which.
+        retry_after_ms: after which the same request is accepted, if no other comes; sent as ``retry-after-ms``, too.
+    """
+
+    status_code: ClassVar[int] = 429
+    type: ClassVar[str] = "rate_limit_error"
+    default_code: ClassVar[str] = "rate_limit_exceeded"
+
+    def __init__(self, text: Text, *, retry_after_ms: int) -> None:
+        super().__init__(text, retry_after_s=-(-retry_after_ms // 1000))
+        self.retry_after_ms = retry_after_ms
 
 
 class QueueFullError(RouterError):

@@ -22,7 +22,7 @@ from policies.text import Text
 from router.api import texts
 from router.api.hangups import ClientGoneError
 from router.dispatch import to_router_error
-from router.errors import EngineFailedError, RouterError
+from router.errors import EngineFailedError, RateLimitError, RouterError
 
 _CLIENT_CLOSED = 499
 log = logging.getLogger(__name__)
@@ -88,6 +88,8 @@ def respond(request: Request, error: RouterError) -> Response:
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(error.retry_after_s, 1))
+        if isinstance(error, RateLimitError):
+            headers["retry-after-ms"] = str(max(error.retry_after_ms, 1))
     elif status >= 500 or status in (408, 409, 429):
         # Clients of OpenAI repeat these by themselves; without a time to wait for it would not help.
         headers["x-should-retry"] = "false"

@@ -27,6 +27,7 @@ from router.auth.records import Directory, Owner
 from router.auth.store import OwnerStore
 from router.auth.table import Known, to_table
 from router.errors import AuthenticationError, QueueUnavailableError
+from router.limits.limits import NO_LIMITS, Limits
 
 if TYPE_CHECKING:  # brings cryptography, which takes 18 MB that services without tokens do not need
     from router.auth.tokens import TokenVerifier, Verified
@@ -117,6 +118,11 @@ class Authenticator:
         if now - known.noted_at >= _NOTE_EVERY_S:
             known.noted_at = self._used[known.caller.key_id] = now
         return known.caller
+
+    def limits_of(self, owner: str) -> Limits:
+        """Return the limits of an owner's record, for work that no request waits for."""
+        record = self._owners.get(owner)
+        return NO_LIMITS if record is None else record.limits
 
     def _of_token(self, token: Verified) -> Caller:
         """Return who sends a token; its owner may have a record, which says how much, and can only take scopes away."""

@@ -87,6 +87,15 @@ class Limits:
 NO_LIMITS: Final = Limits()
 
 
+def to_limits(value: object) -> object:
+    """Read limits where they may be written, or be given as such.
+
+    Raises:
+        ValueError: as `Limits.parse` does.
+    """
+    return Limits.parse(value) if isinstance(value, str) else value
+
+
 def _to_number(name: str, value: str) -> int:
     found = _VALUE.fullmatch(value)
     if found is None or (found[3] and name not in _PER_MINUTE):

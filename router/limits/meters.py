@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
 from router.limits.limits import UNLIMITED, Limits
 from router.lua.constants import MINUTE_US, OPEN_WAIT_US
@@ -212,6 +212,21 @@ class LocalMeters:
             self._meters.popitem(last=False)
         meter.move_to(now, subject.limits)
         return meter
+
+
+class Charging(Protocol):
+    """Where requests are charged: `router.limits.charges`."""
+
+    def refused_for_us(self, subject: Subject) -> int:
+        """Return for how many microseconds a subject's bucket of requests cannot have room yet; 0 if it may have."""
+
+    async def charge(
+        self, id_: str, owner: str, cost: Cost, subjects: Sequence[Subject]
+    ) -> tuple[Outcome, Held | None]:
+        """Charge a request to all of its subjects, or to none; returns what `settle` takes if it was charged here."""
+
+    async def settle(self, id_: str, reference: str, used: int | None, held: Held | None = None) -> None:
+        """End a request: its places are free, and it is charged for what it used, if that is known."""
 
 
 def _standings(subjects: Sequence[Subject], meters: Sequence[_Meter]) -> tuple[Standing, ...]:
