@@ -24,6 +24,7 @@ from router.middleware.encodings import Unpacked
 from router.middleware.hosts import Cors, HostsChecked
 from router.middleware.ids import BugsAnswered, RequestIds
 from router.middleware.limits import Bounded
+from router.middleware.metered import Metered
 from router.middleware.paths import HeadAnswered, PathsTidied
 from router.middleware.reads import ReadsInTurn
 from router.services import Services
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(PathsTidied)
     app.add_middleware(Unpacked, settings=services.settings)
     app.add_middleware(ReadsInTurn)
+    app.add_middleware(Metered, limiter=services.limiter)
     app.add_middleware(Bounded, settings=services.settings)
     app.add_middleware(Identified, authenticator=services.authenticator)
     app.add_middleware(Cors, origins=services.settings.cors_origins)
@@ -109,6 +111,7 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
     finally:
         await end_tasks(*healers)
         await services.dispatcher.aclose()
+        await services.limiter.aclose()
         await services.idempotency.aclose()
         await services.overload.aclose()
         await services.monitor.aclose()

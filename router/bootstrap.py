@@ -29,6 +29,7 @@ from router.jobs.cancels import CancelWatch
 from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue, create_celery
 from router.jobs.store import JobStore
+from router.limits.limiter import Limiter
 from router.media import MediaIntake
 from router.overload import OverloadWatch
 from router.redis_watch import LOOK_TIMEOUT_S, RedisWatch, WatchedPool
@@ -132,6 +133,13 @@ def build_services(settings: Settings) -> Services:
         engines=engines,
         idempotency=Idempotency(redis),
         cache=cache,
+        # Given up as soon as a read: a charge that was lost is counted here, and an answer is not kept waiting for it.
+        limiter=Limiter(
+            reads,
+            each_owner=settings.limits,
+            each_key=settings.key_limits,
+            each_address=settings.address_limits,
+        ),
         redis_watch=watch,
         redis_clients=(redis, reads, reader, ended, news, looks),
     )

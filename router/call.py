@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from engines.base import ImagePart, Message, Part, SamplingParams, TextPart
 from policies.features import Hints
+from router.limits.admission import Admission
 from router.output_format import OutputFormat
 
 Strategy = Literal["deep", "compose", "fields"]
@@ -68,6 +69,7 @@ class Call:
         echo: fields of a Responses request that change nothing and are repeated in its object.
         fetch_ms: how long its pictures took to be there; None if it has none.
         cache: what may be done to spare it a run of its own.
+        admission: what it is charged with; None if nothing limits it.
     """
 
     messages: tuple[Message, ...]
@@ -96,6 +98,7 @@ class Call:
     echo: Mapping[str, Any] = field(default_factory=dict)
     fetch_ms: float | None = None
     cache: CacheUse = CacheUse()
+    admission: Admission | None = None
 
     @property
     def images(self) -> tuple[ImagePart, ...]:

@@ -18,6 +18,7 @@ from router import texts
 from router.cache.answers import is_worth_keeping
 from router.cache.store import AnswerCache, KeptAs
 from router.call import Call
+from router.costs import tokens_of_cut
 from router.errors import QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.job import ErrorRecord, Event, FinalAnswer, Job, Unit, UnitResult, end_state, to_failure_record
@@ -130,6 +131,9 @@ class DirectAnswer:
         finally:
             if beat is not None:
                 self._leftovers.add(end_tasks(beat))
+            if not self.finished and self._call.admission is not None:
+                said = self._stream.transcript.text
+                self._call.admission.use(tokens_of_cut(self._call, said, self._monitor.info("glm")))
             if not self.finished and keeping is not None:
                 # The client that hung up may know the id: store the text written so far under it.
                 self._leftovers.add(self._keep(keeping, _cut_off(self.job, self._to_result())))
@@ -152,7 +156,10 @@ class DirectAnswer:
             self.finished.append(self._elsewhere)
             yield Event("finished", FAST_UNIT, 1, state="cancelled")
         else:
-            self.finished.append(_finish_fast(self.job, self._to_result(error)))
+            result = self._to_result(error)
+            self.finished.append(_finish_fast(self.job, result))
+            if self._call.admission is not None and self.job.spec.cache != "joined":
+                self._call.admission.use(result.usage.prompt_tokens + result.usage.completion_tokens)
             yield Event("finished", FAST_UNIT, 1, state=self.finished[0].units[FAST_UNIT].state)
             await self._share()
             await self._keep_end()

@@ -38,15 +38,17 @@ from router.cache.flights import Flights, SharedStream
 from router.cache.keys import CacheKey, is_repeatable
 from router.cache.store import AnswerCache, KeptAs
 from router.call import Call, pictures_first
+from router.costs import to_cost
 from router.direct import FAST_UNIT, DirectAnswer, DirectStream, Keeping, Sharing, as_accepted, not_stored
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.events import EventHub, replay
-from router.jobs.job import BranchPlan, Event, Job, JobSpec
+from router.jobs.job import BranchPlan, Event, Job, JobSpec, Terms
 from router.jobs.queue import JobQueue
 from router.jobs.specs import to_spec
 from router.jobs.store import JobStore
 from router.leftovers import Leftovers
+from router.limits.meters import Cost
 from router.output_format import with_instruction
 from router.redis import may_be_done
 from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm
@@ -159,6 +161,7 @@ class Dispatcher:
         Raises:
             EngineFailedError: if no engine can take it.
             QueueUnavailableError: if it must become a job and redis does not answer.
+            RateLimitError: if a limit of its caller is reached.
             BadRequestError: if there are too many pictures or too much text.
         """
         began_at = time.monotonic()
@@ -167,11 +170,21 @@ class Dispatcher:
         if self._cache and key and call.cache.reads:
             kept = await self._cache.find(key, max_age_s=call.cache.max_age_s)
             if kept is not None:
+                if call.admission is not None:  # it takes no engine any tokens
+                    await call.admission.charge(Cost(requests=0 if call.batch_id else 1))
                 running = await give_again(self._store, call, kept)
                 running.began_at = began_at
                 return running
         routed = self.route(call)
         await asyncio.sleep(0)  # with thousands of turns, the next step blocks as long as the last
+        try:
+            return await self._begin(call, routed, key, began_at)
+        except BaseException:
+            if call.admission is not None:
+                await call.admission.close()
+            raise
+
+    async def _begin(self, call: Call, routed: Routed, key: CacheKey | None, began_at: float) -> Running:
         if routed.decision.route == "deep" or call.is_background:
             return await self._enqueue(call, routed, key)
         try:
@@ -255,10 +268,13 @@ class Dispatcher:
         where = self._cache.name_now(key) if self._cache and key and call.cache.writes else None
         if key is not None:
             spec = replace(spec, cache="miss")
+        await self._charge(call, spec)
         draft = self._begin_draft(call, spec)
         epoch: int | None = None
         try:
-            job = await self._store.create(spec, call.images, kept_as=str(where or ""))
+            job = await self._store.create(spec, call.images, _terms(call), kept_as=str(where or ""))
+            if call.admission is not None:
+                call.admission.hand_over()
             if draft is not None:
                 with contextlib.suppress(QueueUnavailableError):  # the job is accepted; a worker runs the draft instead
                     epoch = await self._store.claim(job.id, DRAFT_UNIT)
@@ -323,6 +339,7 @@ class Dispatcher:
         spec = self._to_spec(call, routed, (plan,))
         if key is not None:
             spec = replace(spec, cache="miss")
+        await self._charge(call, spec)
         request = _to_request(call, spec, plan)
         where = self._begin_naming(call, key)
         deltas = self._ask_glm(call, request)
@@ -331,7 +348,7 @@ class Dispatcher:
         is_kept = call.is_stored or call.keep_s > 0 or call.webhook_url is not None
         # A stream announces the id in its first event, so the record must be durable before.
         is_told_early = call.is_streamed and (call.is_stored or call.webhook_url is not None)
-        begun = self._leftovers.add(self._store.begin(spec, call.images)) if is_told_early else None
+        begun = self._leftovers.add(self._store.begin(spec, call.images, _terms(call))) if is_told_early else None
         transcript = Transcript(model_with(info.model_id, call.adapter), time.monotonic())
         try:
             said: list[Piece | None] = []
@@ -370,6 +387,17 @@ class Dispatcher:
             Sharing(self._cache, where) if self._cache and where else None,
         )
         return Running(answer.job, await as_begun(answer.events()), is_queued=False, _finished=answer.finished)
+
+    async def _charge(self, call: Call, spec: JobSpec) -> None:
+        """Charge a call, unless that was done before it was decided again.
+
+        Raises:
+            RateLimitError: if a limit of its caller is reached.
+            BadRequestError: if it is larger than a whole limit.
+        """
+        if (admission := call.admission) is not None and not admission.is_charged:
+            infos = {name: self._monitor.info(name) for name in self._engines}
+            await admission.charge(to_cost(call, spec, infos, counts_tokens=admission.counts_tokens))
 
     def abandon(self, spec: JobSpec, *, grace_s: float = 0.0) -> None:
         """End a job whose caller has hung up, if nobody else would miss it: clients retry, and work must not multiply.
@@ -471,6 +499,11 @@ async def give_again(store: JobStore, call: Call, kept: KeptAnswer) -> Running:
             yield event
 
     return Running(job, events(), is_queued=call.is_background, _finished=[job])
+
+
+def _terms(call: Call) -> Terms:
+    admission = call.admission
+    return Terms() if admission is None else Terms(admission.reservation, admission.max_unfinished_jobs)
 
 
 def _to_request(call: Call, spec: JobSpec, plan: BranchPlan) -> GenerationRequest:

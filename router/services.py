@@ -23,6 +23,7 @@ from router.idempotency import Idempotency
 from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
+from router.limits.limiter import Limiter
 from router.media import MediaIntake
 from router.overload import OverloadWatch
 from router.redis_watch import RedisWatch
@@ -52,6 +53,7 @@ class Services:
     engines: dict[str, RemoteEngine]
     idempotency: Idempotency
     cache: AnswerCache | None
+    limiter: Limiter
     redis_watch: RedisWatch
     redis_clients: tuple[Redis, ...]
     draining: asyncio.Event = field(default_factory=asyncio.Event)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engines.adapter_names import parse_adapters
 from engines.http.address import DEFAULT_PORTS, split_urls
+from router.limits.addresses import to_networks
+from router.limits.limits import NO_LIMITS, Limits, to_limits
 from router.loopback import is_loopback
 from router.redis_address import check_redis_url
 from router.scopes import Scope
@@ -108,6 +110,22 @@ class Settings(BaseSettings):
     jwt_scopes: Annotated[tuple[Scope, ...], NoDecode] = Field(
         default_factory=lambda: DEFAULT_TOKEN_SCOPES,
         description="what a token without `scope` may do, comma-separated: ask, jobs, files, admin",
+    )
+    limits: Annotated[Limits, NoDecode, BeforeValidator(to_limits)] = Field(
+        NO_LIMITS,
+        description="how much each owner may do, as requests=60/min, tokens=100k/min, pictures=60/min, "
+        "megapixels=500/min, concurrent=8, jobs=100; what is left out is not limited",
+    )
+    key_limits: Annotated[Limits, NoDecode, BeforeValidator(to_limits)] = Field(
+        NO_LIMITS, description="how much may be done with each key, written likewise"
+    )
+    address_limits: Annotated[Limits, NoDecode, BeforeValidator(to_limits)] = Field(
+        NO_LIMITS, description="how much may be done from each client address, written likewise"
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(to_networks)] = Field(
+        ("127.0.0.1", "::1"),
+        description="comma-separated addresses and networks of proxies whose X-Forwarded-For or Forwarded says where "
+        "a request comes from; unix: those that come over a unix socket",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

@@ -62,13 +62,16 @@ class Lines:
         Raises:
             RouterError: for whatever is wrong with it.
         """
-        call = await to_call(request, spec.owner, self._services)
+        services = self._services
+        call = await to_call(request, spec.owner, services)
         # Until it is in the output, the answer is kept whatever the caller wants to be stored.
         # Its end is an event of the batch, not one for each of fifty thousand lines.
         call = replace(call, is_background=True, priority="batch", webhook_url=NOBODY)
         # Equal lines are common, and what they say is kept in the output anyway.
         call = replace(call, cache=cache_use(request.hybrid.cache, is_stored=request.store is not False))
-        return replace(call, response_id=job_id, keep_s=WINDOW_S, batch_id=spec.id)
+        # Lines wait for the limits of their own, beside those of whoever waits for an answer.
+        admission = services.limiter.batch_admission(spec.owner, services.authenticator.limits_of(spec.owner))
+        return replace(call, response_id=job_id, keep_s=WINDOW_S, batch_id=spec.id, admission=admission)
 
     def to_answer(self, spec: BatchSpec, job: Job) -> Answer:
         """Return what a job that has ended amounts to."""

@@ -14,12 +14,13 @@ from fastapi import Request
 
 from router.api import texts
 from router.api.hangups import ClientGoneError, cancel_on_disconnect
-from router.api.intake import services_of
+from router.api.intake import admission_of, services_of
 from router.begun import as_begun
 from router.call import CacheUse, Call
 from router.dispatch import Running
 from router.errors import BadRequestError, NotFoundError
 from router.idempotency import KEEP_S
+from router.limits.meters import Cost
 
 MAX_KEY: Final = 255
 
@@ -33,6 +34,7 @@ async def start(request: Request, call: Call) -> Running:
     """
     dispatcher = services_of(request).dispatcher
     call = replace(call, cache=heed_cache_control(request.headers.getlist("cache-control"), call.cache))
+    call = replace(call, admission=admission_of(request))
     if call.is_background:
         return await dispatcher.start(call)
     begun: list[Running] = []
@@ -74,6 +76,8 @@ async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable
     if not claim.is_new:
         job = await services.store.get(claim.response_id)
         if job is not None:
+            if (admission := admission_of(request)) is not None:
+                await admission.charge(Cost())
             request.state.is_replayed = True
             return Running(job, services.hub.follow(job.id), is_queued=True, is_replayed=True)
         raise NotFoundError(f"No response '{claim.response_id}'.", code="response_not_found")

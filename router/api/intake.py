@@ -20,6 +20,7 @@ from router.auth.caller import Caller, Scope
 from router.errors import BadRequestError, BodyTooLargeError, PermissionDeniedError, RouterError
 from router.in_flight import Share
 from router.json_count import JsonCounter
+from router.limits.admission import Admission
 from router.services import Services
 
 Model = TypeVar("Model", bound=WireModel)
@@ -50,6 +51,25 @@ def caller_of(request: Request, scope: Scope) -> Caller:
     if scope not in caller.scopes:
         raise PermissionDeniedError(texts.SCOPE_MISSING.fill(scope=scope))
     return caller
+
+
+def asking(request: Request) -> Caller:
+    """Return who asks something, before anything of the question is read.
+
+    Raises:
+        RateLimitError: if a limit of requests is known to be reached.
+        RouterError: as `caller_of` does.
+    """
+    caller = caller_of(request, "ask")
+    if (admission := admission_of(request)) is not None:
+        admission.check()
+    return caller
+
+
+def admission_of(request: Request) -> Admission | None:
+    """Return what a request is charged with; None if nothing limits it."""
+    admission: Admission | None = getattr(request.state, "admission", None)
+    return admission
 
 
 def owner(request: Request, scope: Scope) -> str:

@@ -18,7 +18,7 @@ from router.api.calls import to_call
 from router.api.errors import envelope, to_refusal, wants_chinese
 from router.api.failures import to_failure
 from router.api.hangups import PING_S, with_pings
-from router.api.intake import owner, parse, services_of
+from router.api.intake import asking, parse, services_of
 from router.api.objects import to_chunk, to_hybrid, to_route_headers
 from router.api.owned_stream import OwnedStream
 from router.api.said import Runs, Said
@@ -37,7 +37,7 @@ routes = APIRouter(tags=["chat"])
 async def create_chat_completion(request: Request) -> Response:
     """Answer a chat request."""
     services = services_of(request)
-    caller = owner(request, "ask")
+    caller = asking(request).owner
     body = await parse(request, ChatRequest)
     running = await begin(request, caller, lambda: to_call(body, caller, services))
     body = body.model_copy(update={"messages": ()})  # the pictures are not to be held as long as the answer takes

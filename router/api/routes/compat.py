@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from router.api.begin import begin
 from router.api.calls import to_older_call
 from router.api.errors import json_response
-from router.api.intake import owner, parse, services_of
+from router.api.intake import asking, parse, services_of
 from router.api.objects import to_job_view, to_poll_headers
 from router.api.schemas import InferenceRequest, VisionRequest
 from router.api.waiting import Extra, answer
@@ -37,7 +37,7 @@ async def vision_completion(request: Request) -> Response:
 
 
 async def _answer(request: Request, shape: type[InferenceRequest], extra: Extra | None = None) -> Response:
-    services, caller = services_of(request), owner(request, "ask")
+    services, caller = services_of(request), asking(request).owner
     body = await parse(request, shape)
     is_async = prefers_async(request)
     running = await begin(request, caller, lambda: to_older_call(body, caller, services, is_async=is_async))

@@ -18,7 +18,7 @@ from router.api.conversation import to_wire_input
 from router.api.errors import json_response, to_refusal, wants_chinese
 from router.api.failures import fields_named, to_failure
 from router.api.hangups import PING_S, hold, with_pings
-from router.api.intake import owner, parse, services_of
+from router.api.intake import asking, owner, parse, services_of
 from router.api.knobs import check_metadata
 from router.api.listing import Id, Search, Wanted, list_jobs, located, metadata_wanted
 from router.api.objects import to_poll_headers, to_response, to_route_headers
@@ -44,7 +44,7 @@ RESUME_GRACE_S = 30.0
 async def create_response(request: Request) -> Response:
     """Answer now, as a stream, or in the background."""
     services = services_of(request)
-    caller = owner(request, "ask")
+    caller = asking(request).owner
     body = await parse(request, ResponsesRequest)
     with fields_named():
         running = await begin(request, caller, lambda: to_call(body, caller, services))
