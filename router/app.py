@@ -19,6 +19,7 @@ from router.api.routes import batches, chat, compat, files, jobs, responses, sys
 from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.leftovers import end_tasks
+from router.limits.addresses import Proxies
 from router.middleware.callers import Identified
 from router.middleware.encodings import Unpacked
 from router.middleware.hosts import Cors, HostsChecked
@@ -79,7 +80,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(ReadsInTurn)
     app.add_middleware(Metered, limiter=services.limiter)
     app.add_middleware(Bounded, settings=services.settings)
-    app.add_middleware(Identified, authenticator=services.authenticator)
+    app.add_middleware(
+        Identified, authenticator=services.authenticator, proxies=Proxies(services.settings.trusted_proxies)
+    )
     app.add_middleware(Cors, origins=services.settings.cors_origins)
     app.add_middleware(HostsChecked, settings=services.settings, authenticator=services.authenticator)
     app.add_middleware(RequestIds)

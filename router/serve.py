@@ -51,6 +51,8 @@ class ApiServer(uvicorn.Server):
             host=settings.host,
             port=settings.port,
             log_level=settings.log_level.lower(),
+            # Who is trusted to say where a request comes from is decided once, by GLOWL_TRUSTED_PROXIES.
+            proxy_headers=False,
             # 0 would mean: for ever.
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )

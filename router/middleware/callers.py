@@ -2,7 +2,7 @@
 
 In: any request. Out: the request with its `Caller` in ``state.caller``, or what is wrong with its key in
 ``state.caller_error``: paths that need no caller answer all the same, the others raise it
-(`router.api.intake.caller_of`).
+(`router.api.intake.caller_of`). Either way ``state.address`` says where it comes from; empty if that is not known.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from router import texts
 from router.auth.authenticator import Authenticator
-from router.errors import RouterError
+from router.auth.caller import Caller
+from router.errors import AuthenticationError, RouterError
+from router.limits.addresses import Proxies
+from router.limits.failures import Failures
 
 
 class Identified:
@@ -20,18 +24,40 @@ class Identified:
     Args:
         app: what comes after.
         authenticator: knows the keys.
+        proxies: whose word on addresses is taken.
     """
 
-    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, proxies: Proxies) -> None:
         self._app = app
         self._authenticator = authenticator
+        self._proxies = proxies
+        self._failures = Failures()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
         if scope["type"] == "http":
             state = scope.setdefault("state", {})
+            client = scope.get("client")
+            peer = client[0] if client else ""
+            address = state["address"] = self._proxies.address_of(peer, scope["headers"])
+            if address != peer:
+                scope["client"] = (address, 0)  # for the server's log
             try:
-                state["caller"] = await self._authenticator.identify(Headers(scope=scope))
+                state["caller"] = await self._identify(Headers(scope=scope), address)
             except RouterError as error:
                 state["caller_error"] = error
         await self._app(scope, receive, send)
+
+    async def _identify(self, headers: Headers, address: str) -> Caller:
+        try:
+            caller = await self._authenticator.identify(headers)
+        except AuthenticationError as error:
+            if error.text == texts.NO_KEY:  # who sends none tries none
+                raise
+            refusal = self._failures.refusal(address, None)
+            self._failures.note_wrong(address)
+            raise (refusal or error) from None
+        if (refusal := self._failures.refusal(address, caller.key_id)) is not None:
+            raise refusal
+        self._failures.note_good(caller.key_id)
+        return caller
