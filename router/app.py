@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from router.api import errors
 from router.api.batch_lines import make_runner
 from router.api.openapi import describe, serve_docs
-from router.api.routes import batches, chat, compat, files, jobs, responses, system, webhooks
+from router.api.routes import batches, chat, compat, files, jobs, page, responses, system, webhooks
 from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.leftovers import end_tasks
@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.services = services
     app.state.batch_runner = runner
     errors.install(app)
-    for module in (chat, responses, jobs, files, batches, compat, system, webhooks):
+    for module in (chat, responses, jobs, files, batches, compat, system, webhooks, page):
         app.include_router(module.routes)
     describe(app)
     serve_docs(app)

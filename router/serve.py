@@ -12,6 +12,7 @@ import functools
 import logging
 import resource
 import signal
+import socket
 import threading
 from types import FrameType
 from typing import Final, cast
@@ -60,6 +61,23 @@ class ApiServer(uvicorn.Server):
         super().__init__(config)
         self._services: Services = app.state.services
         self._notice_s = settings.drain_notice_s
+        self._ui_port = settings.ui_port
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on the page's port too; if somebody else does already, the page is at the api's port only."""
+        await super().startup(sockets)
+        if not self._ui_port or self._ui_port == self.config.port:
+            return
+        parts = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
+        protocol = functools.partial(self.config.http_protocol_class, **parts)
+        try:
+            server = await asyncio.get_running_loop().create_server(
+                protocol, self.config.host, self._ui_port, backlog=self.config.backlog
+            )
+        except OSError as error:
+            log.warning("the page has no port of its own: %s", error)
+        else:
+            self.servers.append(server)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Give notice; stop when that is over, at a second signal, or at once for who sits at the keyboard."""

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address the api listens on")
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="port the api listens on")
+    ui_port: int = Field(
+        0, ge=0, le=65535, description="a second port for the page and the api, where it is free; 0: none"
+    )
     data_dir: Path = Field(default_factory=default_data_dir, description="models, redis files, logs")
     redis_url: str = Field(
         DEFAULT_REDIS_URL,

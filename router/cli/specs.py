@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.cli import models, secrets
 from router.cli.common import Language, fail
 from router.cli.data_folder import Layout
-from router.cli.net import LOOPBACK, Address, PortInUseError, base_url, check_port, free_port, local_address
+from router.cli.net import LOOPBACK, Address, base_url, local_address
 from router.cli.probes import answers, answers_ok, answers_ping, file_names_pid, is_touched, replies_at
 from router.cli.processes import engine_argv
 from router.cli.redis_check import look_at
@@ -42,7 +41,6 @@ def build_specs(
     layout: Layout,
     plan: models.ModelPlan,
     *,
-    wants_ui: bool,
     language: Language,
     quantization: str | None = None,
 ) -> list[ProcessSpec]:
@@ -70,6 +68,7 @@ def build_specs(
         "GLOWL_HOST": settings.host,
         "GLOWL_PORT": str(settings.port),
         "GLOWL_INSECURE": str(settings.insecure).lower(),
+        "GLOWL_UI_PORT": str(settings.ui_port),
         "GLOWL_DRAIN_S": f"{drain_s:g}",
         "GLOWL_DRAIN_NOTICE_S": f"{notice_s:g}",
     }
@@ -88,8 +87,6 @@ def build_specs(
             stop_timeout_s=stop_timeout_s,
         )
     )
-    if wants_ui and has_ui():
-        specs.append(_ui_spec(api_url))
     return specs
 
 
@@ -153,34 +150,4 @@ def _worker_spec(name: str, ready: Path, env: dict[str, str], stop_timeout_s: fl
         inherits=secrets.is_for_worker,
         layer=2,
         stop_timeout_s=stop_timeout_s,
-    )
-
-
-def has_ui() -> bool:
-    """Whether this installation carries the browser interface and what it needs."""
-    return find_spec("gradio") is not None and find_spec("router.ui") is not None
-
-
-def _ui_spec(api_url: str) -> ProcessSpec:
-    try:
-        check_port("127.0.0.1", UI_PORT)
-        port = UI_PORT
-    except PortInUseError:
-        port = free_port("127.0.0.1")
-    ui_env = {
-        "GLOWL_URL": api_url,
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_ANALYTICS_ENABLED": "False",
-    }
-    argv = (sys.executable, "-P", "-m", "router.ui")
-    url = base_url("127.0.0.1", port)
-    return ProcessSpec(
-        "ui",
-        argv,
-        is_ready=answers_ok(url, "/"),
-        is_alive=answers(url, "/"),
-        env=ui_env,
-        inherits=secrets.is_for_other,
-        layer=3,
     )

@@ -1,6 +1,6 @@
 """`glowl up`: the whole product on one machine, nothing configured.
 
-In: options and the environment. Out: redis, both engines, worker, api and ui as children of this process, one line per
+In: options and the environment. Out: redis, both engines, worker and api as children of this process, one line per
 event, a banner once all are ready. Everything that can be refused is refused before the first child starts.
 """
 
@@ -19,11 +19,11 @@ from router.cli.access import has_owners, needs_owners
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language, write_atomically
 from router.cli.data_folder import Layout, locked
 from router.cli.model_setup import parse_choice, prepare_models
-from router.cli.net import LOOPBACK, PortInUseError, base_url, check_port, free_port, http_get, http_status
+from router.cli.net import PortInUseError, base_url, check_port, free_port, http_get, http_status
 from router.cli.policy import load_preset_or_file
 from router.cli.processes import InsecureOption
 from router.cli.screen import Screen, banner
-from router.cli.specs import WORKERS, build_specs
+from router.cli.specs import UI_PORT, WORKERS, build_specs
 from router.cli.supervision import ProcessSpec
 from router.cli.supervisor import Supervisor
 from router.cli.texts import say
@@ -41,7 +41,9 @@ def up(
         int | None, typer.Option(min=0, max=65535, help="Port the api listens on; default 8000; 0: any free one.")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where models, redis files and logs are kept.")] = None,
-    ui: Annotated[bool, typer.Option("--ui/--no-ui", help="Start the browser interface where it is installed.")] = True,
+    ui: Annotated[
+        bool, typer.Option("--ui/--no-ui", help="Show the page's address, and serve it on port 7860 too.")
+    ] = True,
     model_choice: Annotated[
         str | None,
         typer.Option("--models", metavar="pocket|random|echo|full", help="Which weights; default: the best at hand."),
@@ -74,7 +76,7 @@ def up(
     layout.make(language)
     url = base_url(settings.host, settings.port) if settings.port else None
     with locked(layout, url, language):
-        settings = _with_checked_port(settings, language)
+        settings = _with_ui_port(_with_checked_port(settings, language), wants_ui=ui)
         plan = prepare_models(
             choice,
             layout,
@@ -82,13 +84,13 @@ def up(
             elsewhere=settings.named_engines,
             adapters=() if "glm" in settings.named_engines else settings.glm_adapters,
         )
-        specs = build_specs(settings, layout, plan, wants_ui=ui, language=language, quantization=quantization)
+        specs = build_specs(settings, layout, plan, language=language, quantization=quantization)
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
         if settings.insecure and not settings.is_only_local and not settings.asks_for_keys:
             typer.echo(say("up.open", language, host=settings.host), err=True)
         try:
-            code = asyncio.run(_supervise(specs, settings, layout, plan, ready_file, language))
+            code = asyncio.run(_supervise(specs, settings, layout, plan, ready_file, language, wants_ui=ui))
         finally:
             layout.redis_url_path.unlink(missing_ok=True)
             if ready_file is not None:
@@ -104,6 +106,18 @@ def _with_checked_port(settings: Settings, language: Language) -> Settings:
     except PortInUseError as error:
         fail(say("up.port", language, where=error))
     return settings
+
+
+def _with_ui_port(settings: Settings, *, wants_ui: bool) -> Settings:
+    """Give the page its usual port, unless the settings name one or somebody else listens there."""
+    if not wants_ui:
+        return settings.model_copy(update={"ui_port": 0})
+    port = settings.ui_port if "ui_port" in settings.model_fields_set else UI_PORT
+    try:
+        check_port(settings.host, port)
+    except PortInUseError:
+        port = 0
+    return settings.model_copy(update={"ui_port": port})
 
 
 async def _until_engines_are_seen(url: str) -> None:
@@ -123,6 +137,8 @@ async def _supervise(
     plan: models.ModelPlan,
     ready_file: Path | None,
     language: Language,
+    *,
+    wants_ui: bool,
 ) -> int:
     from rich.console import Console
 
@@ -131,8 +147,7 @@ async def _supervise(
     screen = Screen(console, [spec.name for spec in specs], layout.log_dir, details, language)
     supervisor = Supervisor(specs, run_dir=layout.run_dir, log_dir=layout.log_dir, on_event=screen.show)
     url = base_url(settings.host, settings.port)
-    ui = next((spec for spec in specs if spec.name == "ui"), None)
-    ui_url = base_url(LOOPBACK, int(ui.env["GRADIO_SERVER_PORT"])) if ui is not None else None
+    ui_url = f"{base_url(settings.host, settings.ui_port or settings.port)}/ui/" if wants_ui else None
 
     redis_url = next(spec for spec in specs if spec.name == "api").env["REDIS_URL"]
     if any(spec.name == "redis" for spec in specs):

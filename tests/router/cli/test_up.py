@@ -208,7 +208,7 @@ def specs_for(data_dir: Path, **settings: object) -> dict[str, ProcessSpec]:
     layout = Layout(data_dir)
     made = Settings(data_dir=data_dir, **settings)  # type: ignore[call-arg, arg-type]
     plan = models.plan("echo", data_dir)
-    return {spec.name: spec for spec in builder.build_specs(made, layout, plan, wants_ui=True, language="en")}
+    return {spec.name: spec for spec in builder.build_specs(made, layout, plan, language="en")}
 
 
 @pytest.fixture
@@ -216,14 +216,13 @@ def own_redis(monkeypatch) -> None:
     monkeypatch.setattr(
         builder, "find_redis", lambda: RedisChoice("path", binary=Path("/bin/redis-server"), version="7.2")
     )
-    monkeypatch.setattr(builder, "has_ui", lambda: False)
 
 
 @pytest.mark.usefixtures("own_redis")
 def test_quantization_reaches_both_engines_and_nobody_else():
     layout, plan = Layout(Path("/data")), models.plan("echo", Path("/data"))
     made = Settings(data_dir=Path("/data"))  # type: ignore[call-arg]
-    specs = builder.build_specs(made, layout, plan, wants_ui=False, language="en", quantization="int8")
+    specs = builder.build_specs(made, layout, plan, language="en", quantization="int8")
 
     with_it = {spec.name for spec in specs if "--quantization" in spec.argv}
     assert with_it == {"glm", "owl2"}
@@ -278,6 +277,7 @@ def test_every_child_is_told_where_the_others_are():
             "GLOWL_HOST": "127.0.0.1",
             "GLOWL_PORT": "8123",
             "GLOWL_INSECURE": "false",
+            "GLOWL_UI_PORT": "0",
             "GLOWL_DRAIN_S": "2",
             "GLOWL_DRAIN_NOTICE_S": "0",
         }
@@ -294,7 +294,6 @@ def test_every_child_is_told_where_the_others_are():
 
 @pytest.mark.usefixtures("own_redis")
 def test_every_child_is_looked_at_while_it_runs(monkeypatch):
-    monkeypatch.setattr(builder, "has_ui", lambda: True)
     assert all(spec.is_alive is not None for spec in specs_for(Path("/data")).values())
 
 
@@ -312,11 +311,9 @@ OWN_SECRETS = (*OF_CALLERS, "GLOWL_GLM_API_KEY", "GLOWL_WEBHOOK_SECRET", "GLOWL_
         ("worker", {*OWN_SECRETS} - {*OF_CALLERS}),
         ("worker-owl2", {*OWN_SECRETS} - {*OF_CALLERS}),
         ("api", {*OWN_SECRETS}),
-        ("ui", set()),
     ],
 )
 def test_no_process_gets_a_secret_that_it_has_no_use_for(monkeypatch, name, gets):
-    monkeypatch.setattr(builder, "has_ui", lambda: True)
     spec = specs_for(Path("/data"))[name]
     assert {each for each in (*OWN_SECRETS, "HF_TOKEN") if spec.inherits(each)} == gets
     # And what is no secret stays
@@ -401,14 +398,19 @@ def test_with_a_redis_url_no_redis_is_started(monkeypatch):
     assert specs["worker"].env["REDIS_URL"] == "redis://elsewhere:6379/3"
 
 
-@pytest.mark.usefixtures("own_redis")
-def test_the_browser_interface_is_started_where_it_is_installed_and_moves_off_a_taken_port(monkeypatch):
-    monkeypatch.setattr(builder, "has_ui", lambda: True)
+def test_the_page_gets_its_usual_port_unless_that_is_taken_or_not_wanted(monkeypatch):
+    # Given settings of somebody who says nothing of the page
+    settings = Settings(port=8123)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(builder, "UI_PORT", taken.getsockname()[1])
-        ui = specs_for(Path("/data"), port=8123)["ui"]
-        assert ui.env["GRADIO_SERVER_PORT"] != str(builder.UI_PORT)
-    assert ui.env["GLOWL_URL"] == "http://127.0.0.1:8123"
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(up, "UI_PORT", port)
+        # Then a port that somebody else has is left to them
+        assert up._with_ui_port(settings, wants_ui=True).ui_port == 0
+    assert up._with_ui_port(settings, wants_ui=True).ui_port == port
+    assert up._with_ui_port(settings, wants_ui=False).ui_port == 0
+    # And one that is named is taken instead
+    named = Settings(ui_port=free_port("127.0.0.1"))
+    assert up._with_ui_port(named, wants_ui=True).ui_port == named.ui_port
 
 
 def test_the_banners_examples_can_be_copied(tmp_path, monkeypatch):

@@ -1,0 +1,86 @@
+// In: the address after `#`. Out: the page: its head, one banner, and the view that the address names.
+import { effect, html, render, signal, useEffect, useRef, useSignal } from "./core/html.js";
+import { key, needsKey, signIn } from "./core/api.js";
+import { choose, language, t, theme } from "./core/language.js";
+import { loadModels, start, troubles } from "./core/service.js";
+import Ask from "./views/ask.js";
+
+const VIEWS = ["ask", "jobs", "lab", "status"];
+/** Views that are read when they are first looked at. @type {Record<string, any>} */
+const loaded = { ask: Ask };
+
+const where = signal(parse());
+const view = signal({ name: "ask", Component: Ask });
+
+function parse() {
+  const [name, ...path] = location.hash.replace(/^#\/?/, "").split("/").filter(Boolean).map(decodeURIComponent);
+  return { name: VIEWS.includes(name) ? name : "ask", path };
+}
+
+window.addEventListener("hashchange", () => { where.value = parse(); });
+
+effect(() => {
+  const { name } = where.value;
+  document.title = `${t(`view.${name}`)} · Glowl`;
+  if (loaded[name]) { view.value = { name, Component: loaded[name] }; return; }
+  void import(`./views/${name}.js`).then((module) => {
+    loaded[name] = module.default;
+    if (where.peek().name === name) view.value = { name, Component: module.default };
+  });
+});
+
+function Head() {
+  const { name } = where.value;
+  return html`<header class="top">
+    <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>${t("skip")}</a>
+    <span class="brand"><img src=${new URL("icon.svg", import.meta.url).href} alt="" width="28" height="28" /><b>Glowl</b></span>
+    <nav aria-label=${t("views")}>${VIEWS.map((each) => html`<a key=${each} href=${`#/${each}`} aria-current=${each === name ? "page" : undefined}>${t(`view.${each}`)}</a>`)}</nav>
+    <span class="choices">
+      <label><span class="sr">${t("theme")}</span><select value=${theme.value} onChange=${(event) => choose("theme", event.target.value)}>
+        ${["auto", "light", "dark"].map((each) => html`<option value=${each}>${t(`theme.${each}`)}</option>`)}
+      </select></label>
+      <label><span class="sr">Language / 语言</span><select value=${language.value} onChange=${(event) => choose("language", event.target.value)}>
+        <option value="en" lang="en">English</option><option value="zh" lang="zh">中文</option>
+      </select></label>
+      ${key.value && html`<button type="button" onClick=${() => { signIn(""); location.reload(); }}>${t("signOut")}</button>`}
+    </span>
+  </header>`;
+}
+
+function Banner() {
+  const found = troubles.value;
+  return html`<div role="status" class="banner-place">${found.length > 0 && html`<p class="banner">⚠ ${found.map(([name, values]) => t(name, values)).join(" ")}</p>`}</div>`;
+}
+
+function SignIn() {
+  const field = useRef(null);
+  const wasWrong = useSignal(key.value !== "");
+  const submit = async (event) => {
+    event.preventDefault();
+    signIn(field.current.value);
+    needsKey.value = false;
+    await loadModels();
+    if (!needsKey.value) location.reload();
+  };
+  useEffect(() => field.current?.focus(), []);
+  return html`<form class="sign-in" onSubmit=${submit}>
+    <h1>${t("signIn")}</h1>
+    <p>${t("signIn.why")}</p>
+    <label for="key">${t("signIn.key")}</label>
+    <input id="key" ref=${field} type="password" autocomplete="off" spellcheck=${false} required aria-describedby="key-note" />
+    ${wasWrong.value && html`<p class="error" role="alert">${t("signIn.wrong")}</p>`}
+    <p id="key-note" class="note">${t("signIn.kept")}</p>
+    <button class="primary">${t("signIn")}</button>
+  </form>`;
+}
+
+function Page() {
+  const { Component, name } = view.value;
+  return html`<${Head} /><${Banner} />
+    <main id="main" tabindex="-1" class=${`view-${name}`}>${needsKey.value ? html`<${SignIn} />` : html`<${Component} path=${where.value.path} key=${name} />`}</main>`;
+}
+
+start();
+const root = document.getElementById("app");
+root.textContent = "";
+render(html`<${Page} />`, root);

@@ -1,0 +1,244 @@
+// In: a question, or a response of the history. Out: a `Turn`: signals that follow the answer while it grows, through
+// closed connections and in as many tabs as there are.
+import { signal, computed, batch } from "../core/html.js";
+import { ApiError, call, query, readEvents, send, sleep } from "../core/api.js";
+import { isRedisUp } from "../core/service.js";
+
+/** @typedef {"sending" | "queued" | "draft" | "refining" | "answering" | "completed" | "incomplete" | "failed" | "cancelled" | "refused"} Phase */
+/** @typedef {{file_id?: string, url?: string, name: string, data_url?: string}} Picture */
+
+const ENDED = ["completed", "incomplete", "failed", "cancelled"];
+const MOST_POSTS = 4;
+
+const word = () => [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+export const newConversation = () => `conv_${word()}`;
+
+export class Turn {
+  /** @param {string} text @param {Picture[]} pictures */
+  constructor(text, pictures) {
+    this.key = word();
+    this.text = text;
+    this.pictures = pictures;
+    /** @type {any} the response object as it was seen last */
+    this.response = signal(null);
+    this.draft = signal("");
+    this.final = signal("");
+    /** @type {{value: Phase}} */
+    this.phase = signal("sending");
+    /** @type {{value: {position: number, eta_ms: number | null} | null}} */
+    this.place = signal(null);
+    /** @type {{value: ApiError | null}} */
+    this.error = signal(null);
+    this.isReconnecting = signal(false);
+    this.isOver = computed(() => this.phase.value === "refused" || ENDED.includes(this.phase.value));
+    this.isKept = true;
+    this.asked = null;
+    this.sequence = -1;
+    this.items = new Map();
+    this.told = { draft: "", final: "" };
+    this.isFlushing = false;
+    this.stop = new AbortController();
+  }
+
+  get id() { return this.response.value?.id ?? ""; }
+
+  /** A turn of the history. @param {any} listed a response with the `input` of its last turn */
+  static of(listed) {
+    const content = listed.input?.[0]?.content ?? [];
+    const text = content.filter((part) => part.text).map((part) => part.text).join("");
+    const pictures = content.filter((part) => part.type === "input_image").map((part) => ({ file_id: part.file_id, name: "" }));
+    const turn = new Turn(text, pictures);
+    turn.#see(listed);
+    if (!turn.isOver.value) void turn.follow();
+    return turn;
+  }
+
+  /**
+   * Send the question.
+   * @param {{model: string, conversation: string, title?: string, previous?: Turn[], route?: string, template?: string}} how
+   */
+  async ask(how) {
+    this.asked = how;
+    this.isKept = isRedisUp.value;
+    const content = [
+      ...this.pictures.map((picture) => picture.file_id ? { type: "input_image", file_id: picture.file_id } : { type: "input_image", image_url: picture.data_url }),
+      ...(this.text ? [{ type: "input_text", text: this.text }] : []),
+    ];
+    const hybrid = { draft: "message" };
+    if (how.template) hybrid.template = how.template;
+    if (how.route) hybrid.route = how.route;
+    const body = { model: how.model, input: [{ role: "user", content }], stream: true, hybrid };
+    const earlier = (how.previous ?? []).filter((turn) => turn.final.value);
+    if (this.isKept) {
+      const last = earlier.findLast((turn) => turn.id && turn.isKept);
+      if (last) body.previous_response_id = last.id;
+      body.metadata = { conversation: how.conversation, ...(how.title ? { title: how.title } : {}) };
+      body.background = true;
+    } else {
+      // Without redis nothing is queued or kept: GLM answers this one connection, from what this tab remembers.
+      body.store = false;
+      body.hybrid.route = "fast";
+      const said = earlier.slice(-8).flatMap((turn) => [{ role: "user", content: turn.text || "…" }, { role: "assistant", content: turn.final.value }]);
+      body.input = [...said, ...body.input];
+    }
+    const headers = this.isKept ? { "idempotency-key": word() } : {};
+    for (let number = 1; ; number += 1) {
+      try {
+        // Sent again under the same key, a question that did arrive is not asked twice.
+        return await this.follow(await send("/v1/responses", { body, headers, signal: this.stop.signal }));
+      } catch (error) {
+        if (this.stop.signal.aborted) return undefined;
+        if (error instanceof ApiError && error.status === 0 && this.isKept && number < MOST_POSTS) {
+          this.isReconnecting.value = true;
+          await sleep(400 * 2 ** number, this.stop.signal);
+          continue;
+        }
+        return this.#refuse(error);
+      }
+    }
+  }
+
+  /** Read the answer to its end, again and again from where it was. @param {Response} [first] a stream that is open */
+  async follow(first) {
+    void this.#watchPlace();
+    for (let failures = 0; !this.isOver.value && !this.stop.signal.aborted;) {
+      const before = this.sequence;
+      try {
+        const after = this.sequence < 0 ? {} : { starting_after: this.sequence };
+        const stream = first ?? await send(`/v1/responses/${this.id}${query({ stream: "true", ...after })}`, { signal: this.stop.signal });
+        first = undefined;
+        this.isReconnecting.value = false;
+        await readEvents(stream, (event) => this.#take(event));
+      } catch (error) {
+        if (this.stop.signal.aborted) return;
+        first = undefined;
+        if (!this.isKept || (error instanceof ApiError && error.status >= 400 && error.status < 500 && error.status !== 429)) {
+          this.#refuse(error);
+          return;
+        }
+      }
+      this.#flush();
+      if (this.isOver.value) return;
+      if (!this.isKept) {
+        this.#refuse(new ApiError(0, { message: "", code: "cut" }));
+        return;
+      }
+      failures = this.sequence > before ? 0 : failures + 1;
+      this.isReconnecting.value = true;
+      await sleep(Math.min(300 * 2 ** failures, 5000), this.stop.signal);
+    }
+  }
+
+  /** Look no more; what runs goes on. */
+  leave() { this.stop.abort(); }
+
+  /** End the work. */
+  async cancel() {
+    if (!this.id || !this.isKept) {
+      this.leave();
+      this.phase.value = "cancelled";
+      return;
+    }
+    this.#see(await call(`/v1/responses/${this.id}/cancel`, { method: "POST" }));
+  }
+
+  #take(event) {
+    if (this.isOver.value) return;
+    if (typeof event.sequence_number === "number") this.sequence = Math.max(this.sequence, event.sequence_number);
+    switch (event.type) {
+      case "response.created":
+      case "response.queued":
+      case "response.in_progress":
+        this.#see(event.response);
+        break;
+      case "response.output_item.added": {
+        const kind = event.item.phase === "commentary" ? "draft" : "final";
+        this.items.set(event.item.id, kind);
+        this.told[kind] = ""; // an answer that was begun anew, in other words
+        this.#moveOn(kind === "draft" ? "draft" : this.told.draft ? "refining" : "answering");
+        break;
+      }
+      case "response.output_text.delta":
+        this.told[this.items.get(event.item_id) ?? "final"] += event.delta;
+        this.#plan();
+        break;
+      case "response.output_item.done":
+        if (this.items.get(event.item.id) === "draft") { this.#flush(); this.#moveOn("refining"); }
+        break;
+      case "response.completed":
+      case "response.incomplete":
+      case "response.failed":
+        this.#flush();
+        this.#see(event.response);
+        break;
+      case "error":
+        this.error.value = new ApiError(500, event);
+        if (!this.isKept) this.#refuse(this.error.value);
+        break;
+      default:
+    }
+  }
+
+  /** Draw what has come once per frame, however many words it is. */
+  #plan() {
+    if (this.isFlushing) return;
+    this.isFlushing = true;
+    const flush = () => { if (this.isFlushing) this.#flush(); };
+    if (document.visibilityState === "visible") requestAnimationFrame(flush);
+    else setTimeout(flush, 250);
+  }
+
+  #flush() {
+    this.isFlushing = false;
+    batch(() => {
+      // A stream that is read again from its beginning takes nothing away that is shown already.
+      for (const kind of ["draft", "final"]) {
+        const told = this.told[kind];
+        if (told && !(this[kind].value.length > told.length && this[kind].value.startsWith(told))) this[kind].value = told;
+      }
+    });
+  }
+
+  #moveOn(phase) { if (!this.isOver.value) this.phase.value = phase; }
+
+  /** Take what the record says. */
+  #see(response) {
+    batch(() => {
+      const hybrid = response.hybrid ?? {};
+      this.response.value = response;
+      this.place.value = hybrid.queue ?? null;
+      const said = (phase) => response.output?.find((item) => item.phase === phase)?.content?.[0]?.text;
+      const draft = hybrid.draft?.text ?? said("commentary");
+      if (draft && draft.length >= this.draft.value.length) { this.draft.value = draft; this.told.draft = draft; }
+      const final = said("final_answer");
+      if (final !== undefined) { this.final.value = final; this.told.final = final; }
+      if (ENDED.includes(response.status)) {
+        this.phase.value = response.status;
+        this.isReconnecting.value = false;
+        if (response.error) this.error.value = new ApiError(500, response.error);
+      } else if (["sending", "queued"].includes(this.phase.value)) {
+        this.phase.value = this.draft.value ? "refining" : "queued";
+      }
+    });
+  }
+
+  #refuse(error) {
+    if (!(error instanceof ApiError)) throw error;
+    batch(() => { this.error.value = error; this.isReconnecting.value = false; this.phase.value = "refused"; });
+  }
+
+  /** While it waits: ask for the place in the queue; streams do not tell it. */
+  async #watchPlace() {
+    while (!this.isOver.value && !this.stop.signal.aborted) {
+      await sleep(1500, this.stop.signal);
+      const waits = ["queued", "refining"].includes(this.phase.value) && !this.final.value;
+      if (!this.id || !this.isKept || !waits || document.visibilityState !== "visible") continue;
+      try {
+        const seen = await call(`/v1/responses/${this.id}`, { signal: this.stop.signal });
+        // The stream says the rest, in order; a record read beside it is only good for what waits.
+        if (!this.isOver.value && !this.final.value) this.place.value = seen.hybrid.queue ?? null;
+        if (ENDED.includes(seen.status)) this.#see(seen);
+      } catch { /* the stream finds out */ }
+    }
+  }
+}

@@ -1,0 +1,44 @@
+// In: numbers over time, or counts by name. Out: small charts that are also read as text.
+import { html, useEffect, useRef } from "./html.js";
+import { language, theme } from "./language.js";
+import uPlot from "../vendor/uplot.js";
+
+document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("../vendor/uplot.css", import.meta.url).href }));
+const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+/**
+ * Lines over time.
+ * @param {{label: string, times: number[], lines: {label: string, values: (number | null)[]}[], unit?: string}} props of which `times` are unix seconds
+ */
+export function Lines({ label, times, lines, unit = "" }) {
+  const place = useRef(null);
+  const plot = useRef(null);
+  const shape = `${lines.map((line) => line.label).join()}|${theme.value}|${language.value}`;
+  useEffect(() => {
+    const colours = ["--chart-1", "--chart-2", "--chart-3"].map(style);
+    const text = style("--text-soft");
+    const axis = { stroke: text, grid: { stroke: style("--line-soft"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
+    const dashes = [[], [6, 4], [2, 3]];
+    plot.current = new uPlot({
+      width: Math.max(place.current.clientWidth, 120), height: 120, cursor: { show: false }, legend: { show: false },
+      scales: { y: { range: (_, low, high) => [0, Math.max(high ?? 1, 1)] } },
+      axes: [{ ...axis, space: 80, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleTimeString("en-GB")) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => `${tick}${unit}`) }],
+      series: [{}, ...lines.map((line, index) => ({ label: line.label, stroke: colours[index % 3], dash: dashes[index % 3], width: 2, points: { show: times.length < 3 } }))],
+    }, [times, ...lines.map((line) => line.values)], place.current);
+    const observer = new ResizeObserver(() => plot.current?.setSize({ width: Math.max(place.current.clientWidth, 120), height: 120 }));
+    observer.observe(place.current);
+    return () => { observer.disconnect(); plot.current.destroy(); plot.current = null; };
+  }, [shape]);
+  useEffect(() => { plot.current?.setData([times, ...lines.map((line) => line.values)]); });
+  const last = lines.map((line) => `${line.label} ${line.values.findLast((value) => value !== null) ?? "–"}${unit}`).join(", ");
+  return html`<figure class="chart"><figcaption>${label} <small>${last}</small></figcaption><div ref=${place} role="img" aria-label=${`${label}: ${last}`}></div></figure>`;
+}
+
+/** Shares of a whole as one bar. @param {{label: string, parts: {label: string, n: number}[]}} props */
+export function Mix({ label, parts }) {
+  const all = parts.reduce((sum, part) => sum + part.n, 0) || 1;
+  const said = parts.map((part) => `${part.label} ${part.n} (${Math.round((100 * part.n) / all)} %)`).join(", ");
+  return html`<figure class="mix"><figcaption>${label} <small>${said}</small></figcaption><div class="bar" role="img" aria-label=${`${label}: ${said}`}>
+    ${parts.filter((part) => part.n > 0).map((part, index) => html`<span key=${part.label} class=${`part p${index}`} style=${{ width: `${(100 * part.n) / all}%` }}></span>`)}
+  </div></figure>`;
+}
