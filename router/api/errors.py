@@ -93,6 +93,8 @@ def respond(request: Request, error: RouterError) -> Response:
     elif status >= 500 or status in (408, 409, 429):
         # Clients of OpenAI repeat these by themselves; without a time to wait for it would not help.
         headers["x-should-retry"] = "false"
+    if status == 401:
+        headers["www-authenticate"] = 'Bearer realm="glowl"'
     if status == 408:  # the rest of the body may still come, or never
         headers["connection"] = "close"
     return json_response(envelope(error, wants_chinese=wants_chinese(request)), status, headers)
