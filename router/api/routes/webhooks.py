@@ -85,7 +85,7 @@ async def list_event_types(request: Request) -> Response:
 @routes.post("/v1/webhook_endpoints")
 async def create_endpoint(request: Request) -> Response:
     """Register an endpoint; its signing secret is shown in this answer only."""
-    services, caller = services_of(request), owner(request, "jobs")
+    services, caller = services_of(request), owner(request, "admin")
     body = await parse(request, EndpointCreate)
     url = check_webhook_url(body.url, "url", services.settings)
     types = tuple(dict.fromkeys(body.event_types))
@@ -115,7 +115,7 @@ async def get_endpoint(request: Request, endpoint_id: str) -> Response:
 @routes.post("/v1/webhook_endpoints/{endpoint_id}")
 async def update_endpoint(request: Request, endpoint_id: str) -> Response:
     """Change an endpoint; retries of what is under way go by the new settings."""
-    services, caller = services_of(request), owner(request, "jobs")
+    services, caller = services_of(request), owner(request, "admin")
     body = await parse(request, EndpointUpdate)
     changes: dict[str, str] = {}
     if body.name is not None:
@@ -133,7 +133,7 @@ async def update_endpoint(request: Request, endpoint_id: str) -> Response:
 @routes.delete("/v1/webhook_endpoints/{endpoint_id}")
 async def delete_endpoint(request: Request, endpoint_id: str) -> Response:
     """Forget an endpoint; what was still to be sent to it is given up."""
-    if not await services_of(request).webhooks.delete_endpoint(owner(request, "jobs"), endpoint_id):
+    if not await services_of(request).webhooks.delete_endpoint(owner(request, "admin"), endpoint_id):
         _missing(endpoint_id)
     return json_response({"id": endpoint_id, "object": "webhook_endpoint.deleted", "deleted": True})
 
@@ -141,7 +141,7 @@ async def delete_endpoint(request: Request, endpoint_id: str) -> Response:
 @routes.post("/v1/webhook_endpoints/{endpoint_id}/rotate_secret")
 async def rotate_secret(request: Request, endpoint_id: str) -> Response:
     """Make a new signing secret, shown in this answer only; for a day the old one may go on signing beside it."""
-    services, caller = services_of(request), owner(request, "jobs")
+    services, caller = services_of(request), owner(request, "admin")
     keep_old = await _read_overlap(request)
     endpoint, secret = await services.webhooks.rotate_secret(caller, endpoint_id, keep_old=keep_old) or _missing(
         endpoint_id
@@ -220,7 +220,7 @@ async def redeliver(request: Request, delivery_id: str) -> Response:
 @routes.post("/v1/webhook_secret")
 async def show_request_secret(request: Request) -> Response:
     """Show the secret that signs events to URLs named in requests; made now if there was none."""
-    services, caller = services_of(request), owner(request, "jobs")
+    services, caller = services_of(request), owner(request, "admin")
     secret, *_ = await services.webhooks.request_secrets(caller)
     return json_response(_to_request_secret(services, secret))
 
@@ -228,7 +228,7 @@ async def show_request_secret(request: Request) -> Response:
 @routes.post("/v1/webhook_secret/rotate")
 async def rotate_request_secret(request: Request) -> Response:
     """Make a new secret for URLs named in requests; for a day the old one may go on signing beside it."""
-    services, caller = services_of(request), owner(request, "jobs")
+    services, caller = services_of(request), owner(request, "admin")
     keep_old = await _read_overlap(request)
     if services.webhooks.has_configured_secret:
         raise BadRequestError(texts.SECRET_IS_SET, code="webhook_secret_configured")
