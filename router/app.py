@@ -20,6 +20,7 @@ from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.leftovers import end_tasks
 from router.limits.addresses import Proxies
+from router.middleware.audited import Audited
 from router.middleware.callers import Identified
 from router.middleware.encodings import Unpacked
 from router.middleware.hosts import Cors, HostsChecked
@@ -44,7 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Raises:
         policies.rules.RulesError: if the configured preset is wrong.
-        router.settings.SettingsError: if tokens could not be checked with the settings.
+        router.settings.SettingsError: if the settings cannot work together, or with what they name.
     """
     services = build_services(settings or Settings())
     runner = make_runner(services)
@@ -85,12 +86,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(Cors, origins=services.settings.cors_origins)
     app.add_middleware(HostsChecked, settings=services.settings, authenticator=services.authenticator)
+    if services.audit is not None:
+        is_required = services.settings.audit == "required"
+        texts_of = services.settings.audit_text
+        app.add_middleware(Audited, log=services.audit, is_required=is_required, with_text=texts_of)
     app.add_middleware(RequestIds)
     return app
 
 
 @contextlib.asynccontextmanager
 async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[None]:
+    if services.audit is not None:
+        services.audit.start()
     await services.redis_watch.start()
     await services.authenticator.start()
     await services.hub.start()
@@ -127,3 +134,5 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
         await services.redis_watch.aclose()
         for client in services.redis_clients:
             await client.aclose()
+        if services.audit is not None:
+            await asyncio.to_thread(services.audit.close)

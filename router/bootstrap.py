@@ -5,6 +5,7 @@ In: `Settings`. Out: what the api and the worker work with. Nothing here connect
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from engines.base import Engine
 from engines.http.balancer import RemoteEngine, connect
 from policies.rules import Rules, RulesFile, load_preset
 from router.attend import AttendedEngine
+from router.audit.log import AuditLog
 from router.auth.authenticator import Authenticator
 from router.auth.store import OwnerStore
 from router.batches.files import FileStore
@@ -36,7 +38,7 @@ from router.redis_watch import LOOK_TIMEOUT_S, RedisWatch, WatchedPool
 from router.room import Room
 from router.routing import Router
 from router.services import Services
-from router.settings import Settings
+from router.settings import Settings, SettingsError
 from router.webhooks.backoff import Backoff
 from router.webhooks.deliver import Deliverer
 from router.webhooks.store import WebhookStore
@@ -62,7 +64,7 @@ def build_services(settings: Settings) -> Services:
 
     Raises:
         policies.rules.RulesError: if the preset does not exist or is wrong.
-        router.settings.SettingsError: if tokens could not be checked with these settings.
+        SettingsError: if tokens could not be checked with these settings, or the audit log not be written.
     """
     rules, rules_file = load_rules_source(settings.preset)
     looks = make_redis(settings, timeout_s=LOOK_TIMEOUT_S)
@@ -141,6 +143,7 @@ def build_services(settings: Settings) -> Services:
             each_address=settings.address_limits,
         ),
         redis_watch=watch,
+        audit=make_audit(settings),
         redis_clients=(redis, reads, reader, ended, news, looks),
     )
 
@@ -149,13 +152,31 @@ def make_tokens(settings: Settings) -> TokenVerifier | None:
     """Return what checks tokens; None if the settings say nothing of them, and then nothing of it is imported.
 
     Raises:
-        router.settings.SettingsError: if tokens could not be checked with these settings.
+        SettingsError: if tokens could not be checked with these settings.
     """
     if not (settings.has_tokens or settings.jwt_issuer or settings.jwt_audience):
         return None
     from router.auth.tokens import make_verifier
 
     return make_verifier(settings)
+
+
+def make_audit(settings: Settings) -> AuditLog | None:
+    """Return the audit log; None if the settings want none.
+
+    Raises:
+        SettingsError: if its folder cannot be written.
+    """
+    if settings.audit == "off":
+        return None
+    folder = settings.audit_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingsError(f"GLOWL_AUDIT: {folder} cannot be written: {error.strerror}") from None
+    return AuditLog(folder, keep_days=settings.audit_days)
 
 
 def load_rules_source(preset: str) -> tuple[Callable[[], Rules], RulesFile | None]:

@@ -74,6 +74,7 @@ class Running:
         is_queued: it is a job in the queue; otherwise the answer lives and dies with ``events``.
         is_replayed: it was begun by an earlier request with the same ``Idempotency-Key``.
         began_at: when its caller began to wait, as of `time.monotonic`.
+        seen: the record as it was last read for this caller; None if it was not.
     """
 
     job: Job
@@ -81,6 +82,7 @@ class Running:
     is_queued: bool
     is_replayed: bool = False
     began_at: float = field(default_factory=time.monotonic)
+    seen: Job | None = None
     _finished: list[Job] = field(default_factory=list)
 
     def finished(self) -> Job | None:

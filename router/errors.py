@@ -22,6 +22,7 @@ Errors::
     ├── OverloadedError              503; all callers together have
     ├── QueueUnavailableError        503; redis does not answer
     │   └── StorageFullError         503; redis has no room for anything new
+    ├── AuditUnavailableError        503; requests must be written down, and the disk takes nothing
     ├── KeysUnavailableError         503; the issuer's keys cannot be read, so a token can be neither taken nor refused
     └── EngineFailedError            the status of the engine's own error, after every fallback failed
 """
@@ -220,6 +221,14 @@ class KeysUnavailableError(RouterError):
     status_code: ClassVar[int] = 503
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str] = "token_keys_unavailable"
+
+
+class AuditUnavailableError(RouterError):
+    """Every request must be written to the audit log, and it cannot be written now."""
+
+    status_code: ClassVar[int] = 503
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "audit_unavailable"
 
 
 class EngineFailedError(RouterError):

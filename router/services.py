@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from engines.http.balancer import RemoteEngine
 from policies.rules import RulesFile
+from router.audit.log import AuditLog
 from router.auth.authenticator import Authenticator
 from router.batches.files import FileStore
 from router.batches.store import BatchStore
@@ -56,4 +57,5 @@ class Services:
     limiter: Limiter
     redis_watch: RedisWatch
     redis_clients: tuple[Redis, ...]
+    audit: AuditLog | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)

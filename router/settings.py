@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
@@ -225,11 +225,19 @@ class Settings(BaseSettings):
         1.0, ge=0, description="time before that in which the api still answers, while /readyz says 503"
     )
     worker_concurrency: int = Field(8, ge=1, description="tasks that one worker runs at a time")
+    audit: Literal["off", "on", "required"] = Field(
+        "off",
+        description="audit log in the data folder: `on`; `required` answers nothing while it cannot be written",
+    )
+    audit_days: int = Field(90, ge=1, description="days whose audit log is kept")
+    audit_text: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated owners whose questions and answers are in the audit log; others' never are"
+    )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     @field_validator(
         *("api_keys", "jwt_secret", "jwt_audience", "jwt_scopes", "allowed_hosts", "cors_origins"),
-        *("webhook_secret", "webhook_delays_s"),
+        *("webhook_secret", "webhook_delays_s", "audit_text"),
         mode="before",
     )
     @classmethod
@@ -341,6 +349,14 @@ class Settings(BaseSettings):
             value = value.strip() or None  # compose files pass variables that are not set as empty ones
         return value
 
+    @field_validator("audit", mode="before")
+    @classmethod
+    def _read_audit(cls, value: object) -> object:
+        word = value.strip().lower() if isinstance(value, str) else value
+        if word in ("", "0", "false", "no", False):  # compose files pass variables that are not set as empty ones
+            return "off"
+        return "on" if word in ("1", "true", "yes", True) else word
+
     @field_validator("insecure", mode="before")
     @classmethod
     def _empty_is_false(cls, value: object) -> object:
@@ -362,6 +378,11 @@ class Settings(BaseSettings):
     def has_tokens(self) -> bool:
         """Whether tokens (JWT) are accepted."""
         return bool(self.jwt_secret or self.jwt_jwks)
+
+    @property
+    def audit_dir(self) -> Path:
+        """Where the audit log is."""
+        return self.data_dir / "audit"
 
     @property
     def asks_for_keys(self) -> bool:

@@ -16,10 +16,11 @@ from router.api.errors import envelope, status_of, to_invalid
 from router.api.failures import fields_named, to_failure
 from router.api.objects import to_completion, to_response
 from router.api.schemas import ChatRequest, ResponsesRequest
+from router.audit.records import of_line
 from router.batches.line_api import Answer
 from router.batches.lines import LineLimits
 from router.batches.records import CHAT, WINDOW_S, BatchSpec
-from router.batches.run import BatchContext
+from router.batches.run import BatchContext, Note
 from router.batches.runner import BatchRunner
 from router.call import Call
 from router.errors import BadRequestError, RouterError
@@ -104,6 +105,14 @@ class Lines:
         return Answer(status_of(error), envelope(error, wants_chinese=spec.language == "zh"))
 
 
+def _to_note(services: Services) -> Note | None:
+    """Return what writes down lines that have ended: no request of their own does."""
+    audit, with_text = services.audit, services.settings.audit_text
+    if audit is None:
+        return None
+    return lambda batch, custom_id, status, job: audit.add(of_line(batch, custom_id, status, job, with_text))
+
+
 def make_runner(services: Services) -> BatchRunner:
     """Build what works on batches in an api process."""
     context = BatchContext(
@@ -115,5 +124,6 @@ def make_runner(services: Services) -> BatchRunner:
         api=Lines(services),
         lines_in_flight=services.settings.batch_lines_in_flight,
         line_limits=LineLimits(services.settings.max_body_bytes, services.settings.max_json_items),
+        note=_to_note(services),
     )
     return BatchRunner(context)

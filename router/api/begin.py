@@ -79,7 +79,9 @@ async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable
             if (admission := admission_of(request)) is not None:
                 await admission.charge(Cost())
             request.state.is_replayed = True
-            return Running(job, services.hub.follow(job.id), is_queued=True, is_replayed=True)
+            running = Running(job, services.hub.follow(job.id), is_queued=True, is_replayed=True)
+            request.state.running = running
+            return running
         raise NotFoundError(f"No response '{claim.response_id}'.", code="response_not_found")
     async with idempotency.holding(claim):
         call = replace(await make_call(), response_id=claim.response_id, keep_s=KEEP_S)
@@ -94,6 +96,7 @@ async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable
 def _begun(request: Request, running: Running) -> Running:
     """Let go of the body: what was queued is in redis, and may be waited for for minutes."""
     request.state.body = None
+    request.state.running = running  # for the audit log, which sees what comes of it
     if running.is_queued:
         request.state.share.release_bytes()
     return running

@@ -85,6 +85,7 @@ def json_response(
 def respond(request: Request, error: RouterError) -> Response:
     """Return a refusal as a response."""
     status = status_of(error)
+    request.state.error_code = error.code  # for the audit log
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(error.retry_after_s, 1))

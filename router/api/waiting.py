@@ -166,4 +166,5 @@ async def load(services: Services, running: Running) -> Job:
     job = await services.hub.load(running.job.id)
     if job is None:
         raise NotFoundError(texts.RESPONSE_GONE.fill(id=running.job.id), code="response_not_found")
+    running.seen = job
     return job

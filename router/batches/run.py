@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -58,6 +58,9 @@ _SKIP_LINES = 200
 _SKIP_BYTES = 256 * 1024
 
 
+Note = Callable[[BatchSpec, str, int, Job | None], None]
+
+
 class BatchContext:
     """What the runs of one process work with, and share.
 
@@ -72,6 +75,7 @@ class BatchContext:
             batch gets the same share.
         line_limits: larger lines are refused.
         first_wait_s: before the first new attempt at a line.
+        note: is called with a batch, a line's own name, the status of its answer and its job, once the line has ended.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class BatchContext:
         lines_in_flight: int,
         line_limits: LineLimits,
         first_wait_s: float = _FIRST_WAIT_S,
+        note: Note | None = None,
     ) -> None:
         self.store = store
         self.files = files
@@ -95,6 +100,7 @@ class BatchContext:
         self.api = api
         self.line_limits = line_limits
         self.first_wait_s = first_wait_s
+        self.note = note
         # First come, first served: batches take turns, large or small.
         self.slots = asyncio.Semaphore(lines_in_flight)
         self.opening = asyncio.Semaphore(_MAX_OPENING)
@@ -450,6 +456,9 @@ class Run:
         entry = self._to_entry(line.number, line.custom_id, answer)
         usage = {} if isinstance(answer, Problem) else answer.usage
         await self._store.record(self.id, self.epoch, line.number, entry, is_error=is_error, usage=usage)
+        if self._context.note is not None:
+            status = 500 if isinstance(answer, Problem) else answer.status
+            self._context.note(self._spec, line.custom_id, status, job)
         if job is not None and not job.spec.is_stored:
             await self._jobs.delete(job.id)  # its answer is in the file
 

@@ -9,6 +9,10 @@ from typing import Final
 
 from policies.text import Text
 
+AUDIT_UNAVAILABLE: Final = Text(
+    "The audit log cannot be written, and this service answers nothing that is not written there; try again later.",
+    "审计日志暂时无法写入，而本服务不会处理未记录的请求；请稍后再试。",
+)
 UNKNOWN_ENCODING: Final = Text(
     "The content encoding '{encoding}' is not supported: send the body plain, or in one of {accepted}.",
     "不支持内容编码 '{encoding}'：请直接发送请求体，或使用 {accepted} 之一。",

@@ -175,7 +175,8 @@ async def _wait(services: Services, running: Running) -> Job:
         async for _event in running.events:
             pass
     job = running.finished() or await services.hub.load(running.job.id)
-    return job or await find_response(services, running.job.id, running.job.spec.owner)
+    running.seen = job or await find_response(services, running.job.id, running.job.spec.owner)
+    return running.seen
 
 
 def _stream(request: Request, running: Running, after: int = -1) -> OwnedStream:
@@ -189,7 +190,8 @@ def _stream(request: Request, running: Running, after: int = -1) -> OwnedStream:
         known = told
 
     async def load() -> Job | None:
-        return running.finished() or await services.hub.load(running.job.id)
+        running.seen = running.finished() or await services.hub.load(running.job.id)
+        return running.seen
 
     if running.is_queued:
         readers = _readers_of(request)

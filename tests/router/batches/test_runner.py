@@ -15,6 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from policies.text import Text
+from router.audit.records import of_line
 from router.batches.files import FileStore
 from router.batches.line_api import Answer
 from router.batches.lines import LineLimits
@@ -51,6 +52,7 @@ class Fakes:
         fail: how jobs end, by line: one after the other; None is good.
         held: jobs of these lines do not end.
         begun: how often the dispatcher was asked, by line.
+        noted: records for the audit log.
     """
 
     jobs: JobStore
@@ -58,6 +60,7 @@ class Fakes:
     fail: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     begun: Counter[str] = field(default_factory=Counter)
+    noted: list[dict[str, Any]] = field(default_factory=list)
     most_in_flight: int = 0
     _in_flight: int = 0
     _work: set[asyncio.Task[None]] = field(default_factory=set)
@@ -183,7 +186,12 @@ async def bench(redis_url: str) -> AsyncIterator[Bench]:
         dispatcher: Any = fakes
         parts: dict[str, Any] = {"store": batches, "files": files, "jobs": jobs, "hub": hub, "api": fakes}
         context = BatchContext(
-            **parts, dispatcher=dispatcher, lines_in_flight=4, line_limits=LineLimits(100_000, 500), first_wait_s=0.001
+            **parts,
+            dispatcher=dispatcher,
+            lines_in_flight=4,
+            line_limits=LineLimits(100_000, 500),
+            first_wait_s=0.001,
+            note=lambda *what: fakes.noted.append(of_line(*what, with_text=())),
         )
         return BatchRunner(context)
 
@@ -230,6 +238,13 @@ async def test_a_failure_that_passes_is_tried_again_and_one_that_lasts_is_an_err
     errors = await bench.read(done.error_file_id)
     assert {name: entry["response"]["status_code"] for name, entry in errors.items()} == {"for-ever": 503, "final": 500}
     assert bench.fakes.begun == {"passing": 3, "for-ever": MAX_ATTEMPTS, "final": 1}
+    # And each is noted once, as it ended
+    noted = {each["custom_id"]: each for each in bench.fakes.noted}
+    assert len(bench.fakes.noted) == 3
+    assert [noted[name]["status"] for name in ("passing", "for-ever", "final")] == [200, 503, 500]
+    assert [noted[name]["outcome"] for name in ("passing", "for-ever", "final")] == ["answered", "failed", "failed"]
+    assert noted["passing"].items() >= {"kind": "batch_line", "owner": "local", "batch_id": spec.id}.items()
+    assert noted["final"]["response_id"].startswith("resp_")
 
 
 async def test_a_full_service_is_waited_for_and_costs_no_attempt(bench: Bench) -> None:
