@@ -269,6 +269,16 @@ def test_redis_keeps_what_it_acknowledged_in_a_volume() -> None:
     assert SERVICES["redis"]["volumes"] == ["redis:/data"]
 
 
+def test_the_audit_log_is_on_a_volume_of_the_images_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    (volume,) = SERVICES["api"]["volumes"]
+    folder = volume.partition(":")[2]
+    monkeypatch.setenv("HOME", "/home/glowl")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert str(Settings().audit_dir) == folder
+    # A new volume takes over the owner of the folder in the image.
+    assert f"mkdir -p {folder} && chown -R glowl /home/glowl/.local" in DOCKERFILE
+
+
 def test_named_volumes_are_declared_and_used() -> None:
     used = {volume.partition(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
     assert used == set(COMPOSE["volumes"])

@@ -14,6 +14,7 @@ import typer
 
 from router.cli import (
     ask,
+    audit,
     batch,
     doctor,
     explain,
@@ -51,6 +52,7 @@ app.add_typer(jobs.app)
 app.add_typer(owners.app)
 app.add_typer(keys.app)
 app.add_typer(tokens.app)
+app.add_typer(audit.app)
 app.command("api")(processes.api)
 app.command("worker")(processes.worker)
 # Unknown options are refused here rather than passed on: a typing error should fail before a model loads.

@@ -103,7 +103,7 @@ class _Exchange:
             "request_id": state.get("request_id", ""),
             "owner": caller.owner if caller is not None else "",
             "key_id": caller.key_id if caller is not None else "",
-            "address": (scope.get("client") or ("",))[0],
+            "address": state.get("address") or (scope.get("client") or ("",))[0],
             "method": scope["method"],
             "path": scope["path"][:_MAX_PATH_CHARS],
             "status": self._status,

@@ -23,4 +23,12 @@ TEXTS: Final[dict[str, Text]] = {
         "accepted: owner {owner}, scopes {scopes}, until {until}",
         "有效：所有者 {owner}，权限 {scopes}，有效期至 {until}",
     ),
+    # audit
+    "audit.chain": Text(
+        "{name}  {first} to {last}  {lines} lines, last hash {hash}",
+        "{name}  {first} 至 {last}  共 {lines} 行，末行哈希 {hash}",
+    ),
+    "audit.wanted": Text("no line has the hash {hash}", "没有任何一行的哈希为 {hash}"),
+    "audit.good": Text("the log is as it was written", "日志与写入时一致"),
+    "audit.bad": Text("the log was changed", "日志已被改动"),
 }
