@@ -56,7 +56,7 @@ def main() -> None:
         cells = " | ".join(f"{flips[name] / sizes[name] / len(wrappers):.1%}" for name in shown)
         print(f"| {kind} | {len(wrappers)} | {sum(shares) / len(shares):.1%} | {max(shares):.1%} | {cells} |")
     print("\n| everyday requests in Chinese | rows | deep |\n|---|---|---|")
-    for name in ("one_step", "multi_step"):
+    for name in ("one_step", "multi_step", "readings", "calculations"):
         outcomes = run_table(load_table(TABLES / f"everyday_{name}.yaml"), seed)
         deep = sum(outcome.decision.route == "deep" for outcome in outcomes)
         print(f"| {name.replace('_', ' ')} | {len(outcomes)} | {deep / len(outcomes):.0%} |")

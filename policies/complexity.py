@@ -12,6 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Final, Literal
 
+from policies.calculation import find_calculation
 from policies.language import Language, strip_non_language
 from policies.request import find_request
 
@@ -126,7 +127,7 @@ _ZH_CUES: Final[dict[str, re.Pattern[str]]] = {
         _ZH_PLACE
         + r"(?!的?(?:吗|嗎|呢|还是|還是|或|[？?，,。]|$))(?!的?(?:这|那|一)*(?:段|句|行|篇|字|文|内容|问题|小字|表))"
         r"(?<!还是在.{3})(?<!还是.{2})"
-        r"|(?<=[^在以之从图圖片面像照哪这那票单证书表告盒幕牌页纸板键信卡网条签标头瓶袋册本历])[前后上下里旁](?=[有是站坐躺的](?!什么"
+        r"|(?<=[^在以之从图圖片面像照哪这那票单证书表告盒幕牌页纸板键信卡网条签标头瓶袋册本历手])[前后上下里旁](?=[有是站坐躺的](?!什么"
         r"|谁|哪|吗))"
         r"|(?:离|靠近|挨着|紧挨).{1,8}(?:最近|的)"
     ),
@@ -156,23 +157,23 @@ _ZH_CUES: Final[dict[str, re.Pattern[str]]] = {
     ),
     "sequence": re.compile(
         r"先(?!生|前|进)|然后|然後|接着|接著|再(?!见|次)|之后(?!每|的)|之後|之前|以前|依次|首先|其次|最后(?=[^一]"
-        r"|一步)|最後|第[一二三四五六七八九\d](?!名|排)"
+        r"|一步)|最後|第[一二三四五六七八九\d](?![名排个页行列层栏格条项段家位])"
     ),
     "quantity": re.compile(
         r"总共|總共|总和|總和|平均|百分|比例|占比|比率|相差|差多少|差了|倍|打折|[一二三四五六七八九\d]折|平摊"
         r"|加起来|一共(?=.{0,6}[要得多])|大几|高多少|贵多少|[每各](?!.{0,4}(?:多少|几)|位|项|式|自)"
         r"|所有(?!的?(?:文字|字|内容|信息|题))"
-        r"|至少|至多|最[多少]要|最短|预算|(?<![a-z\d.-])\d+(?![a-z\d年月日号號-]|字)|[%+*/=<>×÷]"
+        r"|至少|至多|最[多少]要|最短|预算|(?<![a-z\d.第-])\d+(?![a-z\d年月日号號点-]|字)|[%+*/=<>×÷]"
     ),
     "reasoning": re.compile(
         r"为什么|為什麼|为啥|为何|為何|原因|理由|原理|解释(?!一?下?(?:这|该|成语|词|[\ufffcx])|$)|解釋|推断|推斷"
         r"|推理|推测|推測|推导|推算|计算|計算|算一?[下算出]|求(?!助|救|购|职|教|推荐|问|帮|答|大神)|解题|解答|解决"
-        r"|解決|证明|證明|验算"
+        r"|解決|(?<![份入产历作业断])证明(?![信书件材文函])|證明|验算"
         r"|步骤|步驟|过程|過程|思路|(?<!使用)(?<!食用)(?<!服用)方法|分析|预测|預測|如果(?!有的话)|假如|假设|若"
         r"|根据(?!.{0,4}(?:图片|照片|图像|截图|图中))|根據|依据|按照?(?=.{0,10}(?:表|图|价|步骤|规律|顺序))|判断"
         r"|判斷|正确答案|的答案|答案[是为选]"
-        r"|[这本该此]一?道?题|題|题目(?!是什么|内容)|选项|选[啥谁哪几项]|选什么|怎么[解做走算]|咋[做解]|规律"
-        r"|排[名序列]|策划|创作|創作|撰写|编写|设计|规划|写一?[篇份部则]|广告|演讲|推广|文章|故事|方案|创建|评价"
+        r"|[这本该此]一?道?题|題|题目(?![是为叫]什么|内容|[和与、及])|选项|选[啥谁哪几项]|选什么|怎么[解做走算]|咋[做解]|规律"
+        r"|排[名序列]|策划|创作|創作|撰写|编写|设计|规划|写一?[篇份部则]|广告|演讲|推广|文章(?!的?(?:标题|题目|名[字称]|作者|主题|出处|来源))|故事|方案|创建|评价"
         r"|影响|趋势|关系|關係|逻辑|應該|应该(?!点|按|念|读)|优化|改进|能否推|结论|说明.{0,6}(?:原因|理由|过程"
         r"|影响)|列方程|方程"
     ),
@@ -194,12 +195,12 @@ _ZH_WORK = re.compile(
     r"(?:(?:把|将|给|为|用|按|从|对|在|以|就|请)[^,]{0,40}?)?(?:翻译|翻成|译[成为]|总结|概括|归纳|摘要|润色|改写"
     r"|改[成为得]|转[成为换写]|提取|抽取|识别|读出|读一[读遍]|念[出一]|认一?下|认出|描述"
     r"|列[出举]|写出来|打成|抄[写下]|整理成|检查|校对|纠正|纠错|续写|缩写|扩写|仿写|造个?句|朗读|简述|概述|标[出注]"
-    r"|输出|返回|变成|换成|找出|圈出|配[上一个句]|取[个一]|起[个一])"
+    r"|输出|返回|变成|换成|找出|圈出|配[上一个句]|取[个一]|起[个一]|写(?:一?[个句段首封条]))"
     r"|写(?:一?[个句段首封条])|数一?[数下]|介绍|讲[讲述一])"
 )
 _ZH_NO_WORK = re.compile(
     r"比较|对比|区别|不同|差异|为什么|为何|原因|理由|计算|分析|推断|推理|预测|证明|先.{1,20}[再然]"
-    r"|并(?=[^且,]{1,10})|矛盾|高于|低于|超过|最|排[序列]|占"
+    r"|并(?=[^且,]{1,10})|矛盾|高于|低于|(?<!不)超过|最|排[序列]|占"
 )
 _ZH_CLAUSE = re.compile(r"[,;:。?!\n]+")
 # A、B、C和D: one list.
@@ -318,14 +319,25 @@ def _find_zh(cleaned: str, request: str) -> tuple[float, dict[str, list[str]]]:
             steps.append(border.group())
             start = border.end()
     found = _find(_ZH_CUES, "".join(steps))
-    found["problem"] = [match.group(1) or match.group(2) for match in _ZH_PROBLEM.finditer(request)][:1]
+    problems = [match.group(1) or match.group(2) for match in _ZH_PROBLEM.finditer(request)]
+    calculation = None if problems else find_calculation(request)
+    found["problem"] = problems[:1] or ([calculation] if calculation else [])
     for name in _ZH_CHAIN_CUES:
-        each = [[match.group().strip() for match in _ZH_CUES[name].finditer(clause)] for clause in told]
+        each = [[match.group().strip() for match in _find_chain(name, clause)] for clause in told]
         if name == "reference_chain":
             each = [chain[1:] for chain in each]
         found[name] = max(each, key=len, default=[])
     num_words = max(map(_count_zh_words, told), default=0.0)
     return num_words or float(bool(searched)), found
+
+
+def _find_chain(name: str, clause: str) -> list[re.Match[str]]:
+    """Find one cue in a clause. Who is shown by what they wear or do is one step: 穿校服的孩子 is no one's child."""
+    found = list(_ZH_CUES[name].finditer(clause))
+    if name == "bridge" and found:
+        shown_by = {match.end() for match in _ZH_CUES["relative_clause"].finditer(clause)}
+        found = [each for each in found if each.start() + each.group().startswith("的") not in shown_by]
+    return found
 
 
 def _to_condition(listed: str, clause: str) -> str:
