@@ -7,6 +7,8 @@ In: any request. Out: the request with its `Caller` in ``state.caller``, or what
 
 from __future__ import annotations
 
+from typing import Final
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,6 +18,9 @@ from router.auth.caller import Caller
 from router.errors import AuthenticationError, RouterError
 from router.limits.addresses import Proxies
 from router.limits.failures import Failures
+
+# What a key that was made up gets; one that has expired, or was sent twice, was not.
+_GUESSES: Final = frozenset({"invalid_api_key", "invalid_token"})
 
 
 class Identified:
@@ -52,7 +57,7 @@ class Identified:
         try:
             caller = await self._authenticator.identify(headers)
         except AuthenticationError as error:
-            if error.text == texts.NO_KEY:  # who sends none tries none
+            if error.text == texts.NO_KEY or error.code not in _GUESSES:
                 raise
             refusal = self._failures.refusal(address, None)
             self._failures.note_wrong(address)
