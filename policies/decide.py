@@ -104,7 +104,8 @@ def decide(features: Features, rules: Rules, health: Health = Health(), context:
         nearest=nearest,
         degraded_zh=tuple(note.zh for note in notes),
         panel=panel,
-        flip=wish.flip,
+        # Where health made that change already, there is nothing left to change.
+        flip=None if wish.flip is not None and wish.flip.route == outcome.route else wish.flip,
         dial=min(1.0, max(0.0, dial)),
         multi_hop_threshold=rules.multi_hop_threshold,
         overloaded=wish.engine if outcome.reasons else None,

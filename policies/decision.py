@@ -82,7 +82,8 @@ class Decision:
         nearest: the value that `margin` speaks of; None where nothing graded is near.
         degraded_zh: `degraded` in Chinese, sentence by sentence.
         panel: the arms that are all asked, the final answer's among them; empty = the route's usual branches.
-        flip: the smallest change that would send the request the other way, engines' health aside; None = none would.
+        flip: the smallest change that would send the request the other way, engines' health aside; None = none would,
+            or health has sent it there.
         dial: where between latency (0) and depth (1) the thresholds stood; 0.5 = as the preset writes them.
         multi_hop_threshold: what the multi-hop score was held against; None where no rule reads it.
         overloaded: the engine that was to answer and has too much to do, so that the other one does; None = no such.

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from policies.decide import decide
+from policies.decision import EngineHealth, Health
 from policies.explain import explain
 from policies.features import Hints, Question, measure
 from policies.rules import load_preset, preset_names
@@ -75,6 +76,16 @@ def test_the_explanation_names_the_change_and_the_threshold(seed, language, labe
     assert decision.flip is not None
     assert (decision.flip.text if language == "en" else decision.flip.text_zh) in text
     assert ("against 0.5" if language == "en" else "阈值 0.5") in text
+
+
+@pytest.mark.parametrize("owl2", [EngineHealth(queue_age_s=400), EngineHealth(is_up=False)])
+def test_a_change_that_health_made_already_is_not_named(seed, features, owl2):
+    question = features(language="en", multi_hop=0.9)
+    assert decide(question, seed).flip is not None
+
+    moved = decide(question, seed, Health({"owl2": owl2}))
+
+    assert (moved.route, moved.flip) == ("fast", None)
 
 
 def test_rules_that_nothing_can_flip_say_so(seed, features):
