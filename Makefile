@@ -23,7 +23,7 @@ endef
 # torch alone takes minutes: of each large file every tenth that has come is a line.
 define SHOW_STEPS
 /^Collecting/ { printf "  %s\n", $$2 }
-/Downloading .* MB\)|^Installing coll|^ERROR|^error/ { print "  " substr($$0, 1, 150); tenth = 0 }
+/Downloading .* MB\)|^Installing coll|^ERROR|^error/ { print "  " (length($$0) > 150 ? substr($$0, 1, 147) "..." : $$0); tenth = 0 }
 /^Progress [0-9]+ of [0-9]+/ && $$4 > 20e6 && int(10 * $$2 / $$4) > tenth {
 	tenth = int(10 * $$2 / $$4)
 	printf "    %d %% of %d MB\n", 10 * tenth, $$4 / 1e6

@@ -101,7 +101,7 @@ def show(
     api_key: KeyOption = "",
     lang: LanguageOption = None,
 ) -> None:
-    """Show one job: its branches, how often each ran, what each said, and the answer."""
+    """Show one job: its branches, how often each was begun (also in vain, as an engine loads), what each said."""
     api = Api(url, api_key, parse_language(lang))
     job = api.call("GET", _path("jobs", job_id))
     if is_json:

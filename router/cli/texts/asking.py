@@ -220,7 +220,7 @@ TEXTS: Final[dict[str, Text]] = {
     "jobs.column.question": Text("question", "问题"),
     "jobs.column.reason": Text("reason", "原因"),
     "jobs.column.unit": Text("unit", "单元"),
-    "jobs.column.runs": Text("runs", "运行次数"),
+    "jobs.column.runs": Text("begun", "开始次数"),
     "jobs.column.failures": Text("failures", "失败次数"),
     "jobs.column.said": Text("said", "内容"),
     "jobs.seconds": Text("{seconds:.1f} s", "{seconds:.1f} 秒"),
