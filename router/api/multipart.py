@@ -18,6 +18,7 @@ from router.errors import BadRequestError
 _MAX_HEAD_BYTES: Final = 8192
 _MAX_FIELD_BYTES: Final = 65536
 _MAX_FIELDS: Final = 64
+_MAX_SHOWN: Final = 64
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -27,7 +28,7 @@ class Form:
     """What a form held.
 
     Attributes:
-        fields: text by name; of several with one name, the last.
+        fields: text by name.
         filename: of the file; None if there was none.
     """
 
@@ -48,7 +49,7 @@ async def read_form(
         write: takes the file's next bytes.
 
     Raises:
-        BadRequestError: if it is no such form.
+        BadRequestError: if it is no such form, or has a field twice.
     """
     head = _parse_head(b"content-type: " + content_type.encode("latin-1", "replace"))
     boundary = head.get_boundary()
@@ -65,7 +66,11 @@ async def read_form(
         part = _parse_head(await pieces.read_until(b"\r\n\r\n", _MAX_HEAD_BYTES))
         name = part.get_param("name", header="content-disposition")
         filename = part.get_filename()
-        if name == file_field and form.filename is None and filename is not None:
+        if str(name) in form.fields or (name == file_field and form.filename is not None):
+            raise _broken(
+                texts.FORM_TWICE.fill(name=str(name)[:_MAX_SHOWN])
+            )  # else one of them would be lost in silence
+        if name == file_field and filename is not None:
             form.filename = filename
             await pieces.pass_on(b"\r\n" + delimiter, write)
         else:

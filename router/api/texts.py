@@ -152,6 +152,10 @@ SEND_IMAGE_URL: Final = Text(
     "send the picture as image_url (a data URL or an http(s) URL) or as file_id (a file uploaded for vision)",
     "请以 image_url（data URL 或 http(s) 地址）或 file_id（以用途 vision 上传的文件）发送图片",
 )
+FORM_TWICE: Final = Text(
+    "The form has the field '{name}' twice; send it once, and one file a request.",
+    "表单中字段 '{name}' 出现了两次；请只发送一次，每个请求只传一个文件。",
+)
 FORM_FIELDS: Final = Text("The form has too many fields.", "表单字段过多。")
 FORM_TYPE: Final = Text("Send the file as multipart/form-data.", "请以 multipart/form-data 形式上传文件。")
 FORM_FIELD_LONG: Final = Text("A field of the form is too long.", "表单字段过长。")

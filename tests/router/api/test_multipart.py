@@ -68,3 +68,15 @@ async def test_what_is_no_form_is_refused(pieces: list[bytes], content_type: str
     with pytest.raises(BadRequestError) as refused:
         await read(*pieces, content_type=content_type)
     assert refused.value.code == "invalid_form"
+
+
+@pytest.mark.parametrize("name", ["purpose", "file", "later"])
+async def test_a_field_that_comes_twice_is_refused_and_not_lost(name: str) -> None:
+    filename = b'; filename="b.jsonl"' if name == "file" else b""
+    again = b'--b0\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\nother\r\n--b0--' % (name.encode(), filename)
+
+    with pytest.raises(BadRequestError) as caught:
+        await read(BODY.replace(b"--b0--", again))
+
+    assert caught.value.code == "invalid_form"
+    assert f"'{name}'" in caught.value.message
