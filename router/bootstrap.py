@@ -89,16 +89,17 @@ def build_services(settings: Settings) -> Services:
     )
     fetcher = SafeFetcher(settings)
     cache = make_cache(settings, reads, lambda: revisions_of(monitor), rules)
+    authenticator = Authenticator(
+        settings.api_keys,
+        OwnerStore(reads),
+        news,
+        tokens=make_tokens(settings),
+        is_open=settings.is_only_local,
+        is_insecure=settings.insecure,
+    )
     return Services(
         settings=settings,
-        authenticator=Authenticator(
-            settings.api_keys,
-            OwnerStore(reads),
-            news,
-            tokens=make_tokens(settings),
-            is_open=settings.is_only_local,
-            is_insecure=settings.insecure,
-        ),
+        authenticator=authenticator,
         store=store,
         queue=queue,
         hub=hub,
@@ -129,8 +130,15 @@ def build_services(settings: Settings) -> Services:
             ttl_s=settings.file_ttl_s,
             room=make_room(settings, reads),
             reads=reads,
+            retention_of=authenticator.retention_of,
         ),
-        batches=BatchStore(redis, lease_s=settings.lease_s, ttl_s=settings.job_ttl_s, reads=reads),
+        batches=BatchStore(
+            redis,
+            lease_s=settings.lease_s,
+            ttl_s=settings.job_ttl_s,
+            reads=reads,
+            retention_of=authenticator.retention_of,
+        ),
         rules_file=rules_file,
         engines=engines,
         idempotency=Idempotency(redis),

@@ -124,6 +124,11 @@ class Authenticator:
         record = self._owners.get(owner)
         return NO_LIMITS if record is None else record.limits
 
+    def retention_of(self, owner_id: str) -> int | None:
+        """Return for how long, in seconds, anything of an owner is kept at most; None leaves it to the settings."""
+        owner = self._owners.get(owner_id)
+        return None if owner is None else owner.retention_s
+
     def _of_token(self, token: Verified) -> Caller:
         """Return who sends a token; its owner may have a record, which says how much, and can only take scopes away."""
         owner = self._owners.get(token.owner)

@@ -14,7 +14,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from router.lua import FileScript, JobScript, Scripts, WebhookScript
+from router.lua import CacheScript, FileScript, JobScript, Scripts, WebhookScript
 from router.redis import PREFIX, guard
 
 # Kinds of records with a field ``owner``, as people call them.
@@ -102,7 +102,10 @@ class Belongings:
                 await self._unlink([key async for key in self._keys(f"file_data:{file_id.decode()}:*")])
 
     async def _delete_named(self) -> None:
-        """Delete lists and sums under keys that name the owner, and its places in turns."""
+        """Delete kept answers, lists and sums under keys that name the owner, and its places in turns."""
+        answers = await guard(self._redis.hkeys(f"{PREFIX}cache:sizes:{self._owner}"))
+        for name in answers:
+            await self._scripts.run(CacheScript.FORGET, owner=self._owner, name=name.decode())
         uploads = await guard(self._redis.hkeys(f"{PREFIX}uploads:{self._owner}"))
         for upload in uploads:
             await self._scripts.run(FileScript.ABORT_UPLOAD, id=upload.decode(), owner=self._owner)

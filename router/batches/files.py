@@ -9,7 +9,7 @@ on its way in, ``BYTES|UNTIL`` by id.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -42,6 +42,7 @@ class FileStore:
         clock: unix seconds; None uses the Redis server's own clock.
         room: says whether anything new may be stored; None lets in whatever redis takes.
         reads: a client for what only reads; None for the same.
+        retention_of: how long anything of an owner is kept at most; None for no such bound.
 
     Raises:
         QueueUnavailableError: by every method, when Redis does not answer.
@@ -57,12 +58,14 @@ class FileStore:
         clock: Clock | None = None,
         room: Room | None = None,
         reads: Redis | None = None,
+        retention_of: Callable[[str], int | None] = lambda _owner: None,
     ) -> None:
         self.redis = redis
         self._reads = reads or redis
         self._room = room
         self.max_file_bytes = max_file_bytes
-        self.ttl_s = ttl_s
+        self._ttl_s = ttl_s
+        self._retention_of = retention_of
         self._max_total_bytes = max_total_bytes
         self._scripts = Scripts(redis, clock)
 
@@ -149,6 +152,16 @@ class FileStore:
         """Drop an upload; see `Upload.abort`."""
         await self._scripts.run(FileScript.ABORT_UPLOAD, id=upload.id, owner=upload.owner)
 
+    def lifetime_s(self, owner: str, wanted_s: int | None = None) -> int:
+        """Return how long a file of an owner is kept.
+
+        Args:
+            owner: whose.
+            wanted_s: as the request says; None if it does not.
+        """
+        ttl_s = self._ttl_s if wanted_s is None else wanted_s
+        return min(ttl_s, self._retention_of(owner) or ttl_s)
+
     async def commit(self, upload: Upload, filename: str, purpose: str, ttl_s: int | None) -> StoredFile:
         """Make an upload a file; see `Upload.commit`."""
         outcome: bytes = await self._scripts.run(
@@ -158,7 +171,7 @@ class FileStore:
             filename=filename,
             purpose=purpose,
             num_bytes=upload.size,
-            ttl_s=self.ttl_s if ttl_s is None else ttl_s,
+            ttl_s=self.lifetime_s(upload.owner, ttl_s),
             max_files=MAX_FILES,
             max_total_bytes=self._max_total_bytes,
         )

@@ -10,7 +10,7 @@ when somebody must take them up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import orjson
@@ -36,6 +36,7 @@ class BatchStore:
         ttl_s: how long the record of an ended batch can be read.
         clock: unix seconds; None uses the Redis server's own clock.
         reads: a client for what only reads; None for the same.
+        retention_of: how long anything of an owner is kept at most; None for no such bound.
 
     Raises:
         QueueUnavailableError: by every method, when Redis does not answer.
@@ -50,11 +51,13 @@ class BatchStore:
         ttl_s: int = 7 * 24 * 3600,
         clock: Clock | None = None,
         reads: Redis | None = None,
+        retention_of: Callable[[str], int | None] = lambda _owner: None,
     ) -> None:
         self.redis = redis
         self._reads = reads or redis
         self.lease_s = lease_s
         self._ttl_s = ttl_s
+        self._retention_of = retention_of
         self._scripts = Scripts(redis, clock)
 
     # For callers
@@ -71,7 +74,7 @@ class BatchStore:
                 output_id=spec.output_id,
                 error_id=spec.error_id,
                 output_ttl_s=spec.output_ttl_s,
-                ttl_s=self._ttl_s,
+                ttl_s=min(self._ttl_s, self._retention_of(spec.owner) or self._ttl_s),
                 webhook_url=spec.webhook_url or "",
                 max_open=MAX_OPEN,
             )

@@ -57,7 +57,7 @@ class AnswerCache:
     Args:
         redis: an asyncio client that returns bytes.
         max_bytes: for all answers of all owners.
-        ttl_s: how long an answer is kept.
+        ttl_s: how long an answer is kept, unless its owner wants everything to go sooner.
         revisions: says by engine what is known of its model.
         rules: returns the policy's rules.
         room: says whether redis takes anything new; None: it does.
@@ -139,7 +139,7 @@ class AnswerCache:
                     question=where.question,
                     sent=where.sent,
                     answer=answer,
-                    ttl_s=self._ttl_s,
+                    ttl_s=min(self._ttl_s, job.spec.retention_s or self._ttl_s),
                     max_bytes=self._max_bytes,
                 )
             )

@@ -54,6 +54,7 @@ def to_spec(
         adapter=call.adapter,
         output_format=call.output_format,
         keep_s=call.keep_s,
+        retention_s=call.retention_s,
         priority=call.priority,
         deadline_ms=call.hints.deadline_ms,
         batch_id=call.batch_id,

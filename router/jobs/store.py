@@ -606,7 +606,8 @@ class JobStore:
         )
 
     def _ttl_s(self, spec: JobSpec) -> int:
-        return max(self._job_ttl_s if spec.is_stored else min(UNSTORED_TTL_S, self._job_ttl_s), spec.keep_s)
+        ttl_s = max(self._job_ttl_s if spec.is_stored else min(UNSTORED_TTL_S, self._job_ttl_s), spec.keep_s)
+        return ttl_s if spec.retention_s is None else min(ttl_s, spec.retention_s)
 
     async def _run(self, script: JobScript, *more: Argument, **arguments: Argument) -> Any:
         return await self._scripts.run(script, *more, **arguments)

@@ -604,7 +604,8 @@ class MemoryJobStore:
         record.blobs = ()
 
     def _ttl_s(self, spec: JobSpec) -> int:
-        return max(self._job_ttl_s if spec.is_stored else min(UNSTORED_TTL_S, self._job_ttl_s), spec.keep_s)
+        ttl_s = max(self._job_ttl_s if spec.is_stored else min(UNSTORED_TTL_S, self._job_ttl_s), spec.keep_s)
+        return ttl_s if spec.retention_s is None else min(ttl_s, spec.retention_s)
 
 
 def _place_of(record: _Record, unit: str) -> tuple[Any, str, float, str]:

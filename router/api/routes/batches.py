@@ -63,7 +63,7 @@ async def create_batch(request: Request) -> Response:
         owner=caller,
         endpoint=body.endpoint,
         input_file_id=file.id,
-        output_ttl_s=expiry.seconds if expiry else services.files.ttl_s,
+        output_ttl_s=services.files.lifetime_s(caller, expiry.seconds if expiry else None),
         metadata=metadata,
         language="zh" if wants_chinese(request) else "en",
         webhook_url=webhook_url_of(metadata, services.settings),

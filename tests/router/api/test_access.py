@@ -218,6 +218,35 @@ def test_a_revoked_key_is_refused_and_a_stream_under_way_goes_on(service: Servic
     assert "data: [DONE]" in rest
 
 
+def test_what_an_owner_stores_is_kept_no_longer_than_it_wants(service: Service) -> None:
+    # Given an owner who wants nothing to be kept for more than an hour
+    service.change(lambda all_: create_owner(all_, time.time(), "carol", retention_s=3600))
+    key = service.change(lambda all_: create_key(all_, time.time(), "carol")).text
+    assert service.ask("GET /v1/models", key).status_code == 200
+    headers = {"authorization": f"Bearer {key}"}
+
+    # When it stores one of everything and asks for a day
+    question = {"model": "glowl", "input": "你好"}
+    job = service.http.post("/v1/responses", json={**question, "background": True}, headers=headers).json()
+    answer = {"custom_id": "1", "method": "POST", "url": "/v1/responses", "body": question}
+    file = service.http.post(
+        "/v1/files",
+        data={"purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": "86400"},
+        files={"file": ("a.jsonl", json.dumps(answer).encode())},
+        headers=headers,
+    ).json()
+    wanted = {"output_expires_after": {"anchor": "created_at", "seconds": 86400}, "completion_window": "24h"}
+    batch = service.http.post(
+        "/v1/batches", json={"input_file_id": file["id"], "endpoint": "/v1/responses", **wanted}, headers=headers
+    ).json()
+
+    # Then all of it goes within the hour
+    assert file["expires_at"] - file["created_at"] == 3600
+    with redis.Redis.from_url(service.redis_url) as client:
+        assert client.hget(f"glowl:job:{job['id']}", "ttl") == b"3600"
+        assert client.hmget(f"glowl:batch:{batch['id']}", ["ttl", "output_ttl"]) == [b"3600", b"3600"]
+
+
 def test_a_page_elsewhere_may_ask_with_a_key(service: Service) -> None:
     # With owners, foreign hosts are no longer the guard.
     headers = {"host": "glowl.example.com", "authorization": f"Bearer {service.keys['alice']}"}

@@ -12,6 +12,7 @@ from router.batches.records import BatchSpec, new_id
 from router.batches.store import BatchStore
 from router.jobs.job import BranchPlan, JobSpec, new_job_id
 from router.jobs.store import JobStore
+from router.lua import CacheScript, Scripts
 from router.webhooks.store import WebhookStore
 
 ALICE, BOB = "own_" + "a" * 24, "own_" + "b" * 24
@@ -57,6 +58,8 @@ async def fill(redis: Redis, owner: str, picture: ImagePart) -> None:
     await webhooks.create_endpoint(owner, name="hook", url="https://example.com/", event_types=["response.completed"])
     await webhooks.request_secrets(owner)
     await webhooks.emit(owner, "response.completed", {"id": "resp_1" + owner})
+    answered = {"owner": owner, "question": "", "sent": "", "answer": b"cached", "ttl_s": 60, "max_bytes": 10**6}
+    await Scripts(redis).run(CacheScript.PUT, name="0" * 32, **answered)
     ended = await jobs.create(job(owner))
     await jobs.cancel(ended.id)
 
@@ -86,6 +89,7 @@ async def test_everything_of_an_owner_goes_and_nothing_of_another(redis: Redis, 
     left = await dump(redis)
     assert [key for key, value in left.items() if ALICE.encode() in key or ALICE.encode() in (value or b"")] == []
     assert await Belongings(redis, BOB).count() == before
+    assert await redis.zcard("glowl:cache:used") == 1
     # The picture that both have sent is still Bob's.
     assert await redis.exists(f"glowl:blob:{picture.sha256}")
 

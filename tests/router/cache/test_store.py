@@ -186,6 +186,13 @@ async def test_an_answer_expires_by_itself(redis: Redis, cache: AnswerCache) -> 
         assert 0 < await redis.ttl(key) <= 100
 
 
+async def test_an_answer_of_an_owner_who_wants_less_expires_sooner(redis: Redis, cache: AnswerCache) -> None:
+    await keep(cache, replace(ask(), retention_s=60))
+
+    (key,) = await redis.keys(f"{PREFIX}cache:answer:*")
+    assert 0 < await redis.ttl(key) <= 60
+
+
 async def test_an_answer_that_is_kept_again_replaces_the_first(redis: Redis, cache: AnswerCache) -> None:
     await keep(cache, ask(), "一")
     size = int(await redis.get(f"{PREFIX}cache:bytes"))
