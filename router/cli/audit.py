@@ -6,16 +6,17 @@ In: the folder of the log. Out: lines on stdout; exit status 1 if the log was ch
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language
+from router.cli.common import Language, LanguageOption, detect_language, fail, load_settings, parse_language
 from router.cli.texts import say
 
 if TYPE_CHECKING:
+    from router.audit.chain import DayFile
     from router.audit.verify import Report
 
 _LOOK_EVERY_S = 0.5
@@ -42,8 +43,10 @@ def verify(
     language = parse_language(lang)
     from router.audit.verify import verify as check
 
+    place = _folder(folder)
+    _days(place, language)
     try:
-        report = check(_folder(folder), frozenset(each.strip().lower() for each in has or ()))
+        report = check(place, frozenset(each.strip().lower() for each in has or ()))
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}")
     if is_json:
@@ -64,18 +67,19 @@ def show(
     is_json: JsonOption = False,
 ) -> None:
     """Print the requests of all processes in the order in which they ended."""
+    place, language = _folder(folder), detect_language()
 
     def is_wanted(record: dict[str, Any]) -> bool:
         return (
             (not owner or record.get("owner") == owner)
             and (not request or request in (record.get("request_id"), record.get("response_id")))
             and (not status or record.get("status") == status)
-            and ((not owner and not request and not status) or record.get("kind") == "request")
         )
 
-    for record in _records(_folder(folder), day):
-        if is_wanted(record):
-            _print_record(record, is_json=is_json)
+    for files in _days(place, language):
+        if not day or files[0].day == day:
+            for record in filter(is_wanted, _records(place, files)):
+                _print_record(record, is_json=is_json)
 
 
 @app.command("tail")
@@ -86,16 +90,22 @@ def tail(
     is_json: JsonOption = False,
 ) -> None:
     """Print the last lines of all processes, and those that come."""
-    place = _folder(folder)
+    place, language = _folder(folder), detect_language()
     seen: dict[str, int] = {}
-    records = list(_records(place, "", seen))
+    records: list[dict[str, Any]] = []
+    for files in reversed(_days(place, language)):
+        if len(records) >= number:
+            seen |= {file.name: (place / file.name).stat().st_size for file in files}
+        else:
+            records = [*_records(place, files, seen), *records]
     for record in records[max(len(records) - number, 0) :]:
         _print_record(record, is_json=is_json)
     try:
         while is_followed:
             time.sleep(_LOOK_EVERY_S)
-            for record in _records(place, "", seen):
-                _print_record(record, is_json=is_json)
+            for files in _days(place, language):
+                for record in _records(place, files, seen):
+                    _print_record(record, is_json=is_json)
     except KeyboardInterrupt:
         raise typer.Exit from None
 
@@ -104,14 +114,29 @@ def _folder(folder: Path | None) -> Path:
     return load_settings().audit_dir if folder is None else folder
 
 
-def _records(folder: Path, day: str, seen: dict[str, int] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield what whole lines say, in the order of their time; with ``seen``, only those beyond what was read before."""
-    from router.audit.chain import files_in, read_line
+def _days(folder: Path, language: Language) -> list[list[DayFile]]:
+    """Return the files of each day, the oldest first.
+
+    Raises:
+        typer.Exit: after one line, if there are none: a wrong folder is not a log without lines.
+    """
+    from router.audit.chain import files_in
+
+    try:
+        files = files_in(folder)
+    except OSError as error:
+        fail(f"{folder}: {error.strerror}")
+    if not files:
+        fail(say("audit.none", language, folder=folder))
+    return [list(group) for _, group in groupby(files, key=lambda file: file.day)]
+
+
+def _records(folder: Path, files: list[DayFile], seen: dict[str, int] | None = None) -> list[dict[str, Any]]:
+    """Return what whole lines say, in the order of their time; with ``seen``, only what was not read before."""
+    from router.audit.chain import read_line
 
     found: list[dict[str, Any]] = []
-    for file in files_in(folder):
-        if day and file.day != day:
-            continue
+    for file in files:
         with (folder / file.name).open("rb") as lines:
             lines.seek((seen or {}).get(file.name, 0))
             for text in lines:
@@ -122,7 +147,7 @@ def _records(folder: Path, day: str, seen: dict[str, int] | None = None) -> Iter
                 record = dict(read_line(text[:-1]).record)
                 if record:
                     found.append(record)
-    yield from sorted(found, key=lambda record: str(record.get("at")))
+    return sorted(found, key=lambda record: str(record.get("at")))
 
 
 def _print_record(record: dict[str, Any], *, is_json: bool) -> None:

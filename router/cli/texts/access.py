@@ -29,6 +29,10 @@ TEXTS: Final[dict[str, Text]] = {
         "{name}  {first} 至 {last}  共 {lines} 行，末行哈希 {hash}",
     ),
     "audit.wanted": Text("no line has the hash {hash}", "没有任何一行的哈希为 {hash}"),
+    "audit.none": Text(
+        "there is no audit log in {folder}; GLOWL_AUDIT=on begins one, --folder names another place",
+        "{folder} 中没有审计日志；GLOWL_AUDIT=on 可启用，--folder 可指定其他位置",
+    ),
     "audit.good": Text("the log is as it was written", "日志与写入时一致"),
     "audit.bad": Text("the log was changed", "日志已被改动"),
 }

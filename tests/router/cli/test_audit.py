@@ -110,6 +110,8 @@ def test_the_last_lines_and_those_that_come(folder: Path, monkeypatch: pytest.Mo
     assert numbers(audit("tail", "-n", "0", "--follow", "--json")) == ["r9"]
 
 
-def test_no_log_is_a_right_one(tmp_path: Path) -> None:
-    assert audit("verify", "--folder", tmp_path / "none").exit_code == 0
-    assert audit("show", "--folder", tmp_path / "none").stdout == ""
+@pytest.mark.parametrize("command", ["verify", "show", "tail"])
+def test_no_log_is_not_a_right_one(tmp_path: Path, command: str) -> None:
+    refused = audit(command, "--folder", tmp_path / "none")
+    assert refused.exit_code == 1
+    assert "GLOWL_AUDIT=on" in refused.stderr
