@@ -162,7 +162,7 @@ def make_tokens(settings: Settings) -> TokenVerifier | None:
     Raises:
         SettingsError: if tokens could not be checked with these settings.
     """
-    if not (settings.has_tokens or settings.jwt_issuer or settings.jwt_audience):
+    if not settings.names_tokens:
         return None
     from router.auth.tokens import make_verifier
 

@@ -380,6 +380,11 @@ class Settings(BaseSettings):
         return bool(self.jwt_secret or self.jwt_jwks)
 
     @property
+    def names_tokens(self) -> bool:
+        """Whether anything is said of tokens, enough or not."""
+        return self.has_tokens or bool(self.jwt_issuer or self.jwt_audience)
+
+    @property
     def audit_dir(self) -> Path:
         """Where the audit log is."""
         return self.data_dir / "audit"

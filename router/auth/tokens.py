@@ -227,7 +227,7 @@ def make_verifier(settings: Settings) -> TokenVerifier | None:
         SettingsError: if the file of keys cannot be used, the URL is none to trust, or keys are missing.
     """
     if not settings.has_tokens:
-        if settings.jwt_issuer or settings.jwt_audience:
+        if settings.names_tokens:
             raise SettingsError(
                 "GLOWL_JWT_ISSUER or GLOWL_JWT_AUDIENCE is set, but no token is accepted: GLOWL_JWT_SECRET or "
                 "GLOWL_JWT_JWKS is missing"

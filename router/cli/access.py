@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from router.cli.common import fail
+
 if TYPE_CHECKING:
     from router.settings import Settings
 
@@ -14,6 +16,22 @@ if TYPE_CHECKING:
 def needs_owners(settings: Settings) -> bool:
     """Whether the api may start only if there are owners in redis: others reach it, and nothing else keeps them out."""
     return not (settings.is_only_local or settings.asks_for_keys or settings.insecure)
+
+
+def check_tokens(settings: Settings) -> None:
+    """Make sure that the api would start with these settings of tokens.
+
+    Raises:
+        typer.Exit: after one line that names the variable.
+    """
+    if settings.names_tokens:
+        from router.auth.tokens import make_verifier
+        from router.settings import SettingsError
+
+        try:
+            make_verifier(settings)
+        except SettingsError as error:
+            fail(str(error), code=2)
 
 
 async def has_owners(url: str) -> bool | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from router.cli import models
-from router.cli.access import has_owners, needs_owners
+from router.cli.access import check_tokens, has_owners, needs_owners
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language, write_atomically
 from router.cli.data_folder import Layout, locked
 from router.cli.model_setup import parse_choice, prepare_models
@@ -69,8 +69,9 @@ def up(
             "data_dir": (settings.data_dir if data_dir is None else data_dir).expanduser().resolve(),
         }
     )
-    # The api alone reads the rules; it would be started again and again.
+    # The api alone reads these; it would be started again and again.
     load_preset_or_file(settings.preset, variable="GLOWL_PRESET")
+    check_tokens(settings)
     choice = parse_choice(model_choice, language)
     layout = Layout(settings.data_dir)
     layout.make(language)

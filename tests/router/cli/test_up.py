@@ -115,12 +115,16 @@ class TestRefusals:
             ("GLOWL_PRESET", "{folder}/none.yaml", "none.yaml"),
             ("GLOWL_PRESET", "{folder}/text.yaml", "a mapping is expected"),
             ("GLOWL_PRESET", "{folder}/faults.yml", "faults.yml"),
+            ("GLOWL_JWT_JWKS", "{folder}/text.yaml", "text.yaml: it is not JSON"),
         ],
     )
     def test_a_setting_that_only_a_child_would_use(self, tmp_path, monkeypatch, variable, value, said):
         (tmp_path / "text.yaml").write_text("just words")
         (tmp_path / "faults.yml").write_text("one: 1\ntwo: 2\n")
         monkeypatch.setenv(variable, value.format(folder=tmp_path))
+        if variable == "GLOWL_JWT_JWKS":
+            monkeypatch.setenv("GLOWL_JWT_ISSUER", "https://login.example.com")
+            monkeypatch.setenv("GLOWL_JWT_AUDIENCE", "glowl")
         result = start(tmp_path / "data", "--port", "0")
         assert result.exit_code == 2
         assert result.stderr.startswith(f"glowl: {variable}: ")
