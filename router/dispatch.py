@@ -34,7 +34,7 @@ from router.answers.groups import with_degraded
 from router.answers.usable import is_blank
 from router.begun import as_begun
 from router.cache.answers import KeptAnswer
-from router.cache.flights import Flights, SharedStream
+from router.cache.flights import Flights, SharedStream, flight_of
 from router.cache.keys import CacheKey, is_repeatable
 from router.cache.store import AnswerCache, KeptAs
 from router.call import Call, pictures_first
@@ -274,12 +274,13 @@ class Dispatcher:
         draft = self._begin_draft(call, spec)
         epoch: int | None = None
         try:
-            job = await self._store.create(spec, call.images, _terms(call), kept_as=str(where or ""))
+            flight = flight_of(spec) if self._may_join(call) else ""
+            job = await self._store.create(spec, call.images, _terms(call), kept_as=str(where or ""), flight=flight)
             if call.admission is not None:
                 call.admission.hand_over()
             if draft is not None:
                 with contextlib.suppress(QueueUnavailableError):  # the job is accepted; a worker runs the draft instead
-                    epoch = await self._store.claim(job.id, DRAFT_UNIT)
+                    epoch = await self._store.claim(job.follows or job.id, DRAFT_UNIT)
         except BaseException as error:
             if isinstance(error, QueueUnavailableError):
                 self._take_back(spec, error)
@@ -291,7 +292,10 @@ class Dispatcher:
         if where is None and (naming := self._begin_naming(call, key)) is not None:
             self._leftovers.add(self._name_late(job.id, naming))
         self._router.count(call, routed.decision)
-        if draft is None or self._runner is None:
+        if job.follows:  # nothing of its own is queued
+            if draft is not None:
+                self._leftovers.add(self._run_draft_of(job.follows, epoch, draft))
+        elif draft is None or self._runner is None:
             await self._queue.send_branches(job)
         elif epoch is None:  # a worker was faster, or a job with this id exists already
             self._leftovers.add(draft.aclose())
@@ -300,7 +304,7 @@ class Dispatcher:
             self._runner.run(job, DRAFT_UNIT, epoch, draft)
             # Send in the background, for a fast first word; the reaper resends tickets that are lost with this process.
             self._leftovers.add(self._queue.send_branches(job, but=DRAFT_UNIT))
-        return Running(job, self._hub.follow(job.id), is_queued=True)
+        return Running(job, self._hub.follow(job.id, job.follows), is_queued=True)
 
     def _begin_naming(self, call: Call, key: CacheKey | None) -> asyncio.Task[KeptAs | None] | None:
         """Find out where the answer is to be kept, which may take decoding pictures, while it is being made."""
@@ -326,12 +330,23 @@ class Dispatcher:
         request = _to_request(call, spec, plan)
         return EarlyStream(self._ask_glm(call, request), model_with(info.model_id, call.adapter))
 
+    async def _run_draft_of(self, leader_id: str, epoch: int | None, draft: EarlyStream) -> None:
+        """Run the draft of a job that others wait for, if it was not begun: one of them waits for the first word."""
+        leader = await self._store.get(leader_id) if epoch is not None else None
+        if leader is None or epoch is None or self._runner is None:
+            await draft.aclose()
+        else:
+            self._runner.run(leader, DRAFT_UNIT, epoch, draft)
+
     def _ask_glm(self, call: Call, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Begin a run of GLM, or join that of an equal request if this one may."""
         engine = self._engines["glm"]
-        if self.flights is not None and call.cache.joins and is_repeatable(call):
+        if self.flights is not None and self._may_join(call):
             return self.flights.stream("glm", engine, request)
         return engine.stream(request)
+
+    def _may_join(self, call: Call) -> bool:
+        return self.flights is not None and call.cache.joins and is_repeatable(call)
 
     async def _run_now(self, call: Call, routed: Routed, key: CacheKey | None) -> Running:
         self._check_images(call, "glm")

@@ -79,7 +79,7 @@ async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable
             if (admission := admission_of(request)) is not None:
                 await admission.charge(Cost())
             request.state.is_replayed = True
-            running = Running(job, services.hub.follow(job.id), is_queued=True, is_replayed=True)
+            running = Running(job, services.hub.follow(job.id, job.follows), is_queued=True, is_replayed=True)
             request.state.running = running
             return running
         raise NotFoundError(f"No response '{claim.response_id}'.", code="response_not_found")

@@ -186,7 +186,7 @@ class Readers:
                     self._ending.add(end_tasks(shared.task))
 
     async def _fold(self, job: Job, shared: _Shared) -> None:
-        frames = to_frames(job, self._hub.follow(job.id), lambda: self._hub.load(job.id), shared.told)
+        frames = to_frames(job, self._hub.follow(job.id, job.follows), lambda: self._hub.load(job.id), shared.told)
         try:
             async with contextlib.aclosing(frames):
                 async for batch in frames:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from engines.base import Delta, Engine, GenerationRequest, ImagePart
+from router.jobs.job import JobSpec
 from router.leftovers import Leftovers, end_tasks
 
 _END: Final = None
@@ -138,6 +139,25 @@ class Flights:
             del self._flights[key]
         # To its end even if the reader is being cancelled: the engine is to be free.
         await asyncio.shield(self._ending.add(end_tasks(flight.task)))
+
+
+def flight_of(spec: JobSpec) -> str:
+    """Name what a job asks for, of whom, and what is made of it: jobs of the same name may share one's run."""
+    decision = {name: spec.decision.get(name) for name in ("route", "engine", "rule", "enable_thinking", "degraded")}
+    messages = [
+        [message["role"], [part["text"] if part["type"] == "text" else [part["sha256"]] for part in message["parts"]]]
+        for message in spec.messages
+    ]
+    asked = [
+        spec.owner,
+        messages,
+        asdict(spec.sampling),
+        decision,
+        [asdict(branch) for branch in spec.branches],
+        [spec.strategy, spec.language, spec.adapter],
+        None if spec.output_format is None else asdict(spec.output_format),
+    ]
+    return hashlib.sha256(orjson.dumps(asked)).hexdigest()
 
 
 def _key_of(name: str, request: GenerationRequest) -> str:

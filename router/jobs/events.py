@@ -27,6 +27,8 @@ _BLOCK_MS = 2000
 # The reader wakes waiters within a millisecond or two; this bound only matters if it missed something.
 _RECHECK_S = 5.0
 _RETRY_S = 0.5
+# Before the first entry of a stream, and behind the event that has none.
+_AFTER_QUEUED = "0-0"
 
 
 class EventHub:
@@ -53,27 +55,28 @@ class EventHub:
         if self._reader:
             await end_tasks(self._reader)
 
-    async def follow(self, job_id: str) -> AsyncGenerator[Event, None]:
+    async def follow(self, job_id: str, follows: str = "") -> AsyncGenerator[Event, None]:
         """Yield a job's events from its first, then as they come; ends after ``end``.
+
+        Args:
+            job_id: whose.
+            follows: the job that runs for it too, as its record says.
 
         Raises:
             NotFoundError: if there is no such job, or it is deleted meanwhile.
         """
         news = asyncio.Event()
+        # Of a job that waits for another, the events are those of the other.
+        source, last = job_id, ""
+        watched = {job_id}
         self._waiters[job_id].add(news)
-        last = ""
         try:
             while True:
                 news.clear()
                 try:
-                    events = await self._store.read_events(job_id, last)
-                    job = await self._store.get(job_id) if not events else None
-                    if job is not None and job.is_terminal:
-                        # The job may have ended between the two reads; sending its record too would repeat events.
-                        events = await self._store.read_events(job_id, last)
-                        events = events or (replay(job) if not last else [Event("end", state=job.state)])
+                    events, job = await self._read_on(job_id, source, last)
                 except QueueUnavailableError:
-                    # The record survives a restart of redis, so a waiter can simply wait.
+                    # The record outlives a restart of redis, so a waiter only has to be patient.
                     await asyncio.sleep(_RETRY_S)
                     continue
                 for event in events:
@@ -83,14 +86,48 @@ class EventHub:
                         return
                 if not events and job is None:
                     raise NotFoundError(f"No response '{job_id}'.", code="response_not_found", param="response_id")
-                # No read to see that nothing is left: every new event sets this flag.
+                wanted = follows if job is None and source == job_id else source
+                if job is not None:
+                    wanted = job.follows
+                if (wanted or job_id) != source:
+                    source, last, follows = wanted or job_id, _AFTER_QUEUED, ""
+                    watched.add(source)
+                    self._waiters[source].add(news)
+                    continue
+                # Not read again to see that there is no more: whatever came since the last read has set this.
                 if not news.is_set():
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(news.wait(), _RECHECK_S)
         finally:
-            self._waiters[job_id].discard(news)
-            if not self._waiters[job_id]:
-                del self._waiters[job_id]
+            for name in watched:
+                self._waiters[name].discard(news)
+                if not self._waiters[name]:
+                    del self._waiters[name]
+
+    async def _read_on(self, job_id: str, source: str, last: str) -> tuple[list[Event], Job | None]:
+        """Read a job's further events; and the job, if there are none, or they are another's that has ended."""
+
+        async def read() -> list[Event]:
+            return [
+                event for event in await self._store.read_events(source, last) if source == job_id or _is_run(event)
+            ]
+
+        events = await self._store.read_events(source, last)
+        is_over = source != job_id and any(event.kind == "end" for event in events)
+        if source != job_id:
+            events = [event for event in events if _is_run(event)]
+        if events and not is_over:
+            return events, None
+        job = await self._store.get(job_id)
+        if job is None or not job.is_terminal:
+            return events, job
+        # It may have ended between the two reads; told again from its record, it would be told twice.
+        events = await read()
+        if source == job_id and events:
+            return events, job
+        if source == job_id and (not last or (job.follows and last == _AFTER_QUEUED)):
+            return [event for event in replay(job) if not last or event.kind != "queued"], job
+        return [*events, Event("end", state=job.state)], job
 
     async def ended(self, job_id: str) -> Job | None:
         """Wait for a job's end and return its record; None if there is no such job, or it is deleted meanwhile.
@@ -154,6 +191,11 @@ class EventHub:
         for waiters in (*self._waiters.values(), *self._end_waiters.values()):
             for news in waiters:
                 news.set()
+
+
+def _is_run(event: Event) -> bool:
+    """Whether an event of another job is one of this job's too: what its units say, not how it began and ended."""
+    return event.kind not in ("queued", "end")
 
 
 def replay(job: Job) -> list[Event]:

@@ -408,6 +408,7 @@ class Job:
         accepted_at: unix seconds, by the same clock as the units' times; None for an answer made without the queue.
         is_told: its caller was given the id and less than the answer, and may come back for the rest.
         kept_as: where its answer is kept to be given again, see `router.cache.store.KeptAs`; empty if it is not.
+        follows: the job that asks the same and runs for this one too, or did; empty for one that runs itself.
     """
 
     spec: JobSpec
@@ -421,6 +422,7 @@ class Job:
     accepted_at: float | None = None
     is_told: bool = False
     kept_as: str = ""
+    follows: str = ""
 
     @property
     def id(self) -> str:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import orjson
 
 from engines.base import ImagePart
 from engines.json_forms import from_logprobs
 from router.jobs.job import MERGE, ErrorRecord, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, end_state
+
+_RUN_FIELDS: Final = ("state", "epoch", "result", "at", "failures")
 
 
 def to_fields(job: Job) -> dict[str, str | bytes | float]:
@@ -74,6 +76,9 @@ def to_job(raw: dict[str, bytes]) -> Job:
     spec = JobSpec.from_dict(orjson.loads(raw["spec"]))
     if "metadata" in raw:
         spec = replace(spec, metadata=orjson.loads(raw["metadata"]))
+    follows = raw.get("follows", b"").decode()
+    if follows:
+        spec = replace(spec, cache="joined")
     return Job(
         spec=spec,
         state=cast("Any", raw["state"].decode()),
@@ -85,7 +90,15 @@ def to_job(raw: dict[str, bytes]) -> Job:
         accepted_at=number("accepted_at"),
         is_told="told" in raw,
         kept_as=raw.get("kept_as", b"").decode(),
+        follows=follows,
     )
+
+
+def seen_through(raw: dict[str, bytes], leader: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the hash of a job that waits for another, with how far that one is."""
+    units = [*raw["units"].decode().split(","), MERGE]
+    names = ["state", "started_at", *(f"{unit}.{field}" for unit in units for field in _RUN_FIELDS)]
+    return {**raw, **{name: leader[name] for name in names if name in leader}}
 
 
 def to_ending(final: FinalAnswer | None, error: ErrorRecord | None) -> dict[str, str | bytes | float]:

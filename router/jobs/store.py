@@ -31,6 +31,7 @@ from router.jobs.backlog import Backlogs, to_backlog
 from router.jobs.eta import Pace, Standing, estimate
 from router.jobs.given_up import LOST_MERGE, NOT_AWAITED, lost_result, pictures_full, queue_full
 from router.jobs.job import (
+    TERMINAL,
     Claim,
     ErrorRecord,
     Event,
@@ -42,7 +43,17 @@ from router.jobs.job import (
     UnitResult,
     Why,
 )
-from router.jobs.rows import list_name, list_of, sizes_of, to_ending, to_event, to_fields, to_job, to_patience
+from router.jobs.rows import (
+    list_name,
+    list_of,
+    seen_through,
+    sizes_of,
+    to_ending,
+    to_event,
+    to_fields,
+    to_job,
+    to_patience,
+)
 from router.jobs.schedule import QUEUES, queue_of, to_class
 from router.lua import Argument, JobScript, Scripts
 from router.redis import PREFIX, Clock, RedisState, guard, state_of
@@ -187,7 +198,13 @@ class JobStore:
         return {sha256: data for sha256, data in zip(wanted, found, strict=True) if data is not None}
 
     async def create(
-        self, spec: JobSpec, images: Iterable[ImagePart] = (), terms: Terms = Terms(), *, kept_as: str = ""
+        self,
+        spec: JobSpec,
+        images: Iterable[ImagePart] = (),
+        terms: Terms = Terms(),
+        *,
+        kept_as: str = "",
+        flight: str = "",
     ) -> Job:
         """Accept a job: when this returns it is recorded, every branch in line, and cannot be lost.
 
@@ -196,6 +213,8 @@ class JobStore:
             images: the pictures its messages name by hash. Without them, those that are still there are held.
             terms: what its owner may have, and was charged.
             kept_as: where its answer is to be kept to be given again; empty if it is not, or not known yet.
+            flight: the same for jobs that ask the same: if one of them is under way, this one waits for its end, and
+                runs only if that is none to share. Empty for a run of its own.
 
         Raises:
             QueueFullError: if its owner has too many unfinished jobs, or too many bytes in their pictures. Then nothing
@@ -204,17 +223,18 @@ class JobStore:
         """
         images = tuple(images)
         await self._check_room(images)
-        outcome, *_ = await self._hold(
+        outcome, *rest = await self._hold(
             images,
-            lambda is_strict: self._accept(JobScript.CREATE, spec, images, is_strict, terms, kept_as),
+            lambda is_strict: self._accept(JobScript.CREATE, spec, images, is_strict, terms, kept_as, flight),
         )
         if outcome == b"too many jobs":
             raise queue_full(terms.max_unfinished or self._max_unfinished)
         if outcome == b"too many bytes":
             raise pictures_full(self._max_picture_bytes)
-        return Job(
-            spec=spec, state="queued", units={branch.name: Unit(branch.name, "queued") for branch in spec.branches}
-        )
+        units = {branch.name: Unit(branch.name, "queued") for branch in spec.branches}
+        if outcome == b"joined":
+            return Job(replace(spec, cache="joined"), "queued", units, follows=rest[0].decode())
+        return Job(spec, "queued", units)
 
     async def begin(self, spec: JobSpec, images: Iterable[ImagePart] = (), terms: Terms = Terms()) -> int | None:
         """Record an answer that this process is about to write itself, under a lease.
@@ -287,12 +307,21 @@ class JobStore:
 
     async def get(self, job_id: str) -> Job | None:
         """Read a record; None if there is none."""
+        raw = await self._read(job_id)
+        if "follows" in raw and raw["state"].decode() not in TERMINAL:
+            leader = await self._read(raw["follows"].decode())
+            # One that has ended has ended this one in the same step, or left it to itself.
+            is_over = leader.get("state", b"failed").decode() in TERMINAL
+            raw = await self._read(job_id) if is_over else seen_through(raw, leader)
+        return to_job(raw) if "spec" in raw else None
+
+    async def _read(self, job_id: str) -> dict[str, bytes]:
         raw = await guard(cast("Awaitable[dict[bytes, bytes]]", self._reads.hgetall(f"{PREFIX}job:{job_id}")))
-        return to_job({key.decode(): value for key, value in raw.items()}) if b"spec" in raw else None
+        return {key.decode(): value for key, value in raw.items()}
 
     async def locate(self, job: Job) -> Job:
         """Add to an unfinished job how far it is; one that has ended stays as it is."""
-        found = None if job.is_terminal else await self._reading.run(JobScript.PLACE, id=job.id)
+        found = None if job.is_terminal else await self._reading.run(JobScript.PLACE, id=job.follows or job.id)
         if not found:
             return job
         merge, *rows = (None if word == b"" else float(word) for word in found)
@@ -571,6 +600,7 @@ class JobStore:
         is_strict: bool,
         terms: Terms = Terms(),
         kept_as: str = "",
+        flight: str = "",
     ) -> Any:
         """Run one of the scripts that put a job at its beginning."""
         hashes = " ".join(dict.fromkeys(stored_image_hashes(spec.messages)))
@@ -600,6 +630,7 @@ class JobStore:
             merge_queue=spec.merge_queue,
             needs_both=int(spec.composes_both),
             kept_as=kept_as,
+            flight=flight,
             lease_s=self.lease_s,
             reservation=terms.reservation,
             **{"class": to_class(spec.priority)},

@@ -49,4 +49,7 @@ CACHE_ENTRY_BYTES: Final = 800
 # No answer takes more than this part of the room for all.
 CACHE_PART: Final = 8
 
+# So many jobs may wait for one that asks the same: what ends it ends them in the same step.
+MAX_FOLLOWERS: Final = 256
+
 CONSTANTS: Final[dict[str, int | float | str]] = {name: value for name, value in globals().items() if name.isupper()}

@@ -97,7 +97,7 @@ async def get_response(
         return await _show(services, job)
     if job.spec.is_only_for_its_caller:
         await services.store.rejoin(job.id)
-    running = Running(job, services.hub.follow(job.id), is_queued=True)
+    running = Running(job, services.hub.follow(job.id, job.follows), is_queued=True)
     return _stream(request, running, after=-1 if starting_after is None else starting_after)
 
 

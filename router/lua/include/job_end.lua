@@ -1,6 +1,7 @@
 -- How a job ends, and how it is forgotten.
 --@include queues
 --@include blobs
+--@include flights
 --@include listing
 --@include fan_out
 --@include limits
@@ -76,28 +77,61 @@ end
 
 -- Ends a job. The record lives on for the time it names itself; whom to tell, and what it is charged, is settled in the
 -- same step.
--- In: used: tokens, nil for what its units used.
-local function finish_job(id, state, now, used)
+-- In: used: tokens, nil for what its units used. is_shared: those who wait for it get the same end; else one of them
+-- runs in its place.
+local finish_followers
+local function finish_job(id, state, now, used, is_shared)
   redis.call('HSET', job_key(id), 'state', state, 'completed_at', stamp(now))
   settle_job(id, used, now)
   stop_units(id)
   count(id, -1)
   local has_deliveries = announce(id, state, now)
-  event(id, 'end', '', 0, '', state)
+  -- The stream of one that waited is its leader's.
+  if leave_flight(id) then tell_readers(id, 'end') else event(id, 'end', '', 0, '', state) end
   retain(id, now)
   if list_of(id) ~= '' then
     list_job(list_of(id), id, now, tonumber(redis.call('HGET', job_key(id), 'ttl')))
+  end
+  if not is_shared then
+    replace_leader(id, now)
+  elseif finish_followers(id, state, now) then
+    has_deliveries = true
+  end
+  return has_deliveries
+end
+
+-- Ends those who wait for a job as it ended. They used none of the engines' time, and are charged no tokens.
+finish_followers = function(id, state, now)
+  local followers = take_followers(id)
+  if #followers == 0 then return false end
+  local names, copied, units = {'final', 'error', 'started_at'}, {}, units_of(id)
+  units[#units + 1] = 'merge'
+  for _, unit in ipairs(units) do
+    for _, field in ipairs({'state', 'epoch', 'result', 'at', 'failures'}) do names[#names + 1] = unit .. '.' .. field end
+  end
+  for i, value in ipairs(redis.call('HMGET', job_key(id), unpack(names))) do
+    if value then
+      copied[#copied + 1] = names[i]
+      copied[#copied + 1] = value
+    end
+  end
+  local has_deliveries = false
+  for _, follower in ipairs(followers) do
+    redis.call('HSET', job_key(follower), unpack(copied))
+    if finish_job(follower, state, now, 0) then has_deliveries = true end
   end
   return has_deliveries
 end
 
 -- Forgets a job and all that is only its own.
-local function forget(id)
+local function forget(id, now)
   local state = redis.call('HGET', job_key(id), 'state')
   if not state then return 0 end
   if not is_terminal(state) then
     stop_units(id)
     count(id, -1)
+    leave_flight(id)
+    replace_leader(id, now)
   end
   if list_of(id) ~= '' then redis.call('ZREM', jobs_key(list_of(id)), id) end
   release_blobs(id)

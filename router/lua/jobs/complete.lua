@@ -10,5 +10,8 @@ if state ~= 'failed' then learn(id, 'merge', now) end
 redis.call('HSET', key, 'merge.state', state == 'failed' and 'failed' or 'completed')
 if final ~= '' then redis.call('HSET', key, 'final', final) end
 if error ~= '' then redis.call('HSET', key, 'error', error) end
-if finish_job(id, state, now, tonumber(used)) then return 'deliveries due' end
+-- A refusal of the request itself would be the same for those who ask the same.
+local failure = error ~= '' and cjson.decode(error) or {}
+local is_refusal = failure.retryable == false and tonumber(failure.status or 500) < 500
+if finish_job(id, state, now, tonumber(used), state ~= 'failed' or is_refusal) then return 'deliveries due' end
 return 'completed'

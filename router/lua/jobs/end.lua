@@ -7,8 +7,10 @@ local key = job_key(id)
 if is_terminal(redis.call('HGET', key, 'state') or 'failed') then return 0 end
 local units, states = units_of(id), {}
 units[#units + 1] = 'merge'
+-- One that waits for another was read with the states of that one.
+local read_key = job_key(redis.call('HGET', key, 'follows') or id)
 for _, unit in ipairs(units) do
-  local state = redis.call('HGET', key, unit .. '.state')
+  local state = redis.call('HGET', read_key, unit .. '.state')
   if state then states[#states + 1] = unit .. '=' .. state end
 end
 if table.concat(states, ',') ~= read_states then return 0 end

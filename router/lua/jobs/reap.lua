@@ -56,7 +56,7 @@ for _, id in ipairs(due(AGENDA)) do
     release_blobs(id)
     redis.call('ZADD', AGENDA, tonumber(found[4]) + tonumber(found[5]), id)
   else
-    forget(id)
+    forget(id, now)
   end
 end
 

@@ -6,7 +6,7 @@ if not state then return '' end
 if state ~= 'failed' then return state end
 -- The epochs stay: they go on fencing off the writes of runs from before.
 redis.call('HDEL', key, 'final', 'error', 'started_at', 'completed_at', 'merge.state', 'merge.result', 'merge.failures',
-  'merge.at', 'merge.waits', 'merge.away_at', 'answered_at')
+  'merge.at', 'merge.waits', 'merge.away_at', 'answered_at', 'follows', 'flight')
 for _, unit in ipairs(units_of(id)) do
   redis.call('HDEL', key, unit .. '.result', unit .. '.failures', unit .. '.waits', unit .. '.away_at')
 end

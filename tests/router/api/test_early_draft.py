@@ -130,7 +130,7 @@ def test_a_job_that_cannot_be_recorded_frees_the_engine(
 ) -> None:
     echoes["glm"].delta_delay_s = 3600.0
 
-    async def create(*_: Any) -> Any:
+    async def create(*_: Any, **__: Any) -> Any:
         await echoes["glm"].info()
         raise QueueUnavailableError("redis is away", code="queue_unavailable")
 

@@ -47,7 +47,7 @@ async def test_a_stream_is_encoded_once_for_all_its_readers(
     follows, (events, store) = [], hub
     readers = Readers(events)
     follow = events.follow
-    monkeypatch.setattr(events, "follow", lambda job_id: follows.append(job_id) or follow(job_id))
+    monkeypatch.setattr(events, "follow", lambda job_id, leader: follows.append(job_id) or follow(job_id, leader))
     job = await store.create(make_spec())
     epoch = await store.claim(job.id, "deep") or 0
     started = [asyncio.Event() for _ in range(50)]

@@ -6,20 +6,30 @@ import asyncio
 import tempfile
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
+import redis
 from fastapi import FastAPI
 from PIL import Image
+from redis.asyncio import Redis as AsyncRedis
 
 from engines.echo import EchoEngine
 from engines.http.app import create_app as create_engine_app
 from router.app import create_app
+from router.bootstrap import make_engines
 from router.cache.flights import Flights
+from router.cache.store import AnswerCache
+from router.jobs.queue import JobQueue
+from router.jobs.store import JobStore
 from router.settings import Settings
+from router.webhooks.deliver import Deliverer
+from router.work import ticket
+from router.work.context import Context
 from tests.support.pictures import data_url, to_part
 from tests.support.servers import AppServer, RedisProcess
 
@@ -43,16 +53,26 @@ def glm() -> GatedEcho:
 
 
 @pytest.fixture(scope="module")
-def app(glm: GatedEcho, redis_process: RedisProcess) -> Iterator[FastAPI]:
+def owl2() -> EchoEngine:
+    return EchoEngine("owl2")
+
+
+@pytest.fixture(scope="module")
+def settings(glm: GatedEcho, owl2: EchoEngine, redis_process: RedisProcess) -> Iterator[Settings]:
     folder = Path(tempfile.mkdtemp(prefix="glowl-f"))
     engines = [
         AppServer(create_engine_app(engine), uds=str(folder / name))
-        for name, engine in {"glm": glm, "owl2": EchoEngine("owl2")}.items()
+        for name, engine in {"glm": glm, "owl2": owl2}.items()
     ]
     urls = [engine.url for engine in engines]
-    yield create_app(Settings(REDIS_URL=redis_process.url, glm_url=urls[0], owl2_url=urls[1], cache_bytes=1_000_000))
+    yield Settings(REDIS_URL=redis_process.url, glm_url=urls[0], owl2_url=urls[1], cache_bytes=1_000_000)
     for engine in engines:
         engine.stop()
+
+
+@pytest.fixture(scope="module")
+def app(settings: Settings) -> FastAPI:
+    return create_app(settings)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +90,9 @@ def flights(app: FastAPI) -> Flights:
 
 
 @pytest.fixture(autouse=True)
-def _closed(glm: GatedEcho) -> Iterator[None]:
+def _closed(glm: GatedEcho, owl2: EchoEngine) -> Iterator[None]:
     glm.gate.clear()
-    glm.num_started = 0
+    glm.num_started = owl2.num_started = 0
     yield
     glm.gate.set()
 
@@ -188,3 +208,65 @@ async def test_who_wants_an_answer_of_its_own_has_a_run_of_its_own(
     await asyncio.gather(*tasks)
 
     assert flights.num_joined == 0
+
+
+@pytest.fixture
+async def worker(settings: Settings) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Does what waits in the queues of the engines, once."""
+    redis = AsyncRedis.from_url(settings.redis_url)
+    engines = make_engines(settings)
+    queue = cast("JobQueue", AsyncMock())  # its tickets are not needed: the queues are looked at
+    cache = AnswerCache(redis, max_bytes=settings.cache_bytes, ttl_s=60)
+    context = Context(JobStore(redis), queue, engines, cast("Deliverer", None), cache=cache)
+
+    async def work() -> None:
+        for queue in ("glm", "owl2", "light"):
+            await ticket.work(context, queue)
+
+    yield work
+    for engine in engines.values():
+        await engine.aclose()
+    await context.leftovers.aclose()
+    await redis.aclose()
+
+
+async def test_equal_jobs_at_once_are_one_run_of_each_engine_and_the_next_is_a_hit(
+    http: httpx.AsyncClient,
+    glm: GatedEcho,
+    owl2: EchoEngine,
+    redis_client: redis.Redis,
+    worker: Callable[[], Awaitable[None]],
+) -> None:
+    question = f"What is {uuid.uuid4().hex}?"
+
+    def respond(**fields: Any) -> asyncio.Task[httpx.Response]:
+        body = {"model": "glowl", "input": question, "hybrid": {"route": "deep"}, **fields}
+        return asyncio.create_task(http.post("/v1/responses", json=body))
+
+    tasks = [respond(metadata={"n": str(number)}, background=number % 3 == 0) for number in range(30)]
+    await until(lambda: redis_client.hlen("glowl:unfinished") and num_following(redis_client) == 29)
+    glm.gate.set()
+    while not all(task.done() for task in tasks):
+        await worker()
+    responses = [(await task).raise_for_status() for task in tasks]
+    bodies = [
+        (await http.get(f"/v1/responses/{response.json()['id']}")).raise_for_status().json() for response in responses
+    ]
+
+    assert (glm.num_started, owl2.num_started) == (1, 1)
+    assert {body["status"] for body in bodies} == {"completed"}
+    assert len({body["id"] for body in bodies}) == 30
+    assert len({body["output"][0]["content"][0]["text"] for body in bodies}) == 1
+    assert sorted(body["hybrid"]["cache"]["status"] for body in bodies) == ["joined"] * 29 + ["miss"]
+    assert {body["metadata"]["n"] for body in bodies} == {str(number) for number in range(30)}
+
+    hit = (await respond()).raise_for_status()
+    assert hit.headers["x-glowl-cache"] == "hit"
+    assert hit.json()["output"] != []
+    assert hit.json()["hybrid"]["draft"]["text"] == bodies[0]["hybrid"]["draft"]["text"]
+    assert hit.json()["usage"] == bodies[0]["usage"]
+    assert (glm.num_started, owl2.num_started) == (1, 1)
+
+
+def num_following(client: redis.Redis) -> int:
+    return sum(client.zcard(key) for key in client.keys("glowl:followers:*"))
