@@ -20,7 +20,8 @@ from router.limits.meters import Cost, LocalMeters, to_subject
 
 # Enough for a fleet whose key was just revoked to find out, and nothing for who guesses.
 MAX_FAILURES_PER_MINUTE: Final = 30
-# Keys that were good lately: who shares an address with somebody that guesses is not locked out.
+# Owners whose keys were good lately: who shares an address with somebody that guesses is not locked out. Not keys: each
+# token (JWT) is a new one.
 _MAX_GOOD: Final = 10_000
 
 _LIMITS: Final = Limits(requests_per_minute=MAX_FAILURES_PER_MINUTE)
@@ -39,10 +40,10 @@ class Failures:
         self._refused_until: OrderedDict[str, float] = OrderedDict()
         self._good: OrderedDict[str, None] = OrderedDict()
 
-    def note_good(self, key_id: str) -> None:
-        """Remember a key that was right while its address was not refused."""
-        if key_id not in self._good:
-            self._good[key_id] = None
+    def note_good(self, owner: str) -> None:
+        """Remember an owner whose key was right while its address was not refused."""
+        if owner not in self._good:
+            self._good[owner] = None
             if len(self._good) > _MAX_GOOD:
                 self._good.popitem(last=False)
 
@@ -57,15 +58,15 @@ class Failures:
             if len(self._refused_until) > _MAX_GOOD:
                 self._refused_until.popitem(last=False)
 
-    def refusal(self, address: str, key_id: str | None) -> RateLimitError | None:
+    def refusal(self, address: str, owner: str | None) -> RateLimitError | None:
         """Return the refusal of a request from an address that sent too many wrong keys; the answer is the same
-        whether its key would have been right, unless that key was right before.
+        whether its key would have been right, unless a key of that owner was right before.
 
         Args:
             address: of the client.
-            key_id: of its key; None if it was wrong.
+            owner: of its key; None if it was wrong.
         """
-        if not self._refused_until or (key_id is not None and key_id in self._good):
+        if not self._refused_until or (owner is not None and owner in self._good):
             return None
         left_s = self._refused_until.get(to_limited(address), 0.0) - self._clock()
         if left_s <= 0:

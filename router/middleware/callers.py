@@ -62,7 +62,7 @@ class Identified:
             refusal = self._failures.refusal(address, None)
             self._failures.note_wrong(address)
             raise (refusal or error) from None
-        if (refusal := self._failures.refusal(address, caller.key_id)) is not None:
+        if (refusal := self._failures.refusal(address, caller.owner)) is not None:
             raise refusal
-        self._failures.note_good(caller.key_id)
+        self._failures.note_good(caller.owner)
         return caller

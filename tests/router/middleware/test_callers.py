@@ -67,8 +67,9 @@ async def test_who_tries_keys_is_told_to_wait_and_others_are_not(
     # Given somebody who uses a key at the address from which another one tries keys.
     evil, other = "203.0.113.7", "203.0.113.8"
     monkeypatch.setattr(callers, "Failures", lambda: Failures(lambda: 100.0))
-    async with client_of(make_app(api_keys="mine,glowl")) as client:
+    async with client_of(make_app(api_keys="mine,glowl", jwt_secret=SECRET)) as client:
         assert (await ask(client, "glowl", evil)).status_code == 200
+        assert (await ask(client, token(), evil)).status_code == 200
         for number in range(MAX_FAILURES_PER_MINUTE):
             assert (await ask(client, f"guess-{number}", evil)).status_code == 401
 
@@ -79,6 +80,8 @@ async def test_who_tries_keys_is_told_to_wait_and_others_are_not(
         assert wrong.json()["error"]["code"] == "rate_limit_exceeded"
         assert (right.headers["retry-after"], right.headers["retry-after-ms"]) == ("2", "2000")
         assert (await ask(client, "glowl", evil)).status_code == 200
+        assert (await ask(client, token(exp=time.time() + 700), evil)).status_code == 200  # its owner's next one
+        assert (await ask(client, token(sub="somebody new"), evil)).status_code == 429
         assert (await ask(client, "mine", other)).status_code == 200
         assert (await client.get("/healthz", headers={"x-forwarded-for": evil})).status_code == 200
 
