@@ -118,6 +118,7 @@ def build_services(settings: Settings) -> Services:
             health=overload.health,
             cache=cache,
             flights=None if cache is None else Flights(),
+            watch=watch,
         ),
         media=MediaIntake(settings, fetcher),
         fetcher=fetcher,
@@ -141,7 +142,6 @@ def build_services(settings: Settings) -> Services:
         ),
         rules_file=rules_file,
         engines=engines,
-        idempotency=Idempotency(redis),
         cache=cache,
         # Given up as soon as a read: a charge that was lost is counted here, and an answer is not kept waiting for it.
         limiter=Limiter(
@@ -150,6 +150,7 @@ def build_services(settings: Settings) -> Services:
             each_key=settings.key_limits,
             each_address=settings.address_limits,
         ),
+        idempotency=Idempotency(redis, watch=watch),
         redis_watch=watch,
         audit=make_audit(settings),
         redis_clients=(redis, reads, reader, ended, news, looks),

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,9 +21,21 @@ from router.call import Call
 from router.costs import tokens_of_cut
 from router.errors import QueueUnavailableError
 from router.health import EngineMonitor
-from router.jobs.job import ErrorRecord, Event, FinalAnswer, Job, Unit, UnitResult, end_state, to_failure_record
+from router.jobs.job import (
+    ErrorRecord,
+    Event,
+    FinalAnswer,
+    Job,
+    JobSpec,
+    Unit,
+    UnitResult,
+    end_state,
+    to_failure_record,
+)
 from router.jobs.store import JobStore
 from router.leftovers import Leftovers, end_tasks
+from router.redis import while_heard
+from router.redis_watch import RedisWatch
 from router.work.transcript import Piece, Transcript
 
 log = logging.getLogger(__name__)
@@ -58,10 +70,14 @@ class Keeping:
         store: the job records.
         epoch: of `JobStore.begin`, if it was recorded before it was begun; then a worker writes it should this process
             end.
+        take_back: forgets what redis may have recorded although it did not say so.
+        watch: of redis; None waits for redis as long as its client does.
     """
 
     store: JobStore
     epoch: int | None
+    take_back: Callable[[JobSpec, QueueUnavailableError], None]
+    watch: RedisWatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +206,14 @@ class DirectAnswer:
             # Finish storing even if the client disconnects: it already has the id.
             await asyncio.shield(self._leftovers.add(self._keep(self._keeping, self.finished[0])))
         except QueueUnavailableError as unavailable:
-            if self._call.keep_s > 0 or (self._call.webhook_url is not None and self._keeping.epoch is None):
-                raise  # else a retry under its key would be answered twice, or its webhook never sent
-            # GLM needed no redis for this answer: return it and say that it is not stored. If it was begun
-            # in the store, a worker will write it again.
+            is_on_record = self._keeping.epoch is not None
+            if not is_on_record:  # whatever is said of it now, it must not be found there later
+                self._keeping.take_back(self.job.spec, unavailable)
+            if self._call.keep_s > 0 or (self._call.webhook_url is not None and not is_on_record):
+                raise  # it would be answered a second time under its key, or its webhook never be sent
+            # The answer is there and GLM needed no redis for it.
             log.warning("%s could not be stored: %s", self.job.id, unavailable.message)
-            self.finished[0] = not_stored(self.finished[0])
+            self.finished[0] = not_stored(self.finished[0], is_on_record=is_on_record)
 
     def _to_result(self, error: ErrorRecord | None = None) -> UnitResult:
         return self._stream.transcript.to_result(error, has_cuts=self._keeping is not None)
@@ -216,8 +234,9 @@ class DirectAnswer:
         deadline = time.monotonic() + _KEEP_PATIENCE_S
         while True:
             try:
-                if not await keeping.store.put_finished(job, self._call.images, epoch=keeping.epoch):
-                    log.info("%s was ended by somebody else", job.id)
+                async with while_heard(keeping.watch):
+                    if not await keeping.store.put_finished(job, self._call.images, epoch=keeping.epoch):
+                        log.info("%s was ended by somebody else", job.id)
                 return
             except QueueUnavailableError:
                 # A replay under an Idempotency-Key must return the same answer, and an announced id
@@ -265,12 +284,12 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
     )
 
 
-def not_stored(job: Job) -> Job:
-    """Say of an ended answer that redis could not keep it."""
-    note, final = texts.NOT_STORED, job.final
+def not_stored(job: Job, *, is_on_record: bool = False) -> Job:
+    """Say of an ended answer that redis could not keep it; or, if it is on record since it began, not its end."""
+    note, final = texts.NOT_ENDED if is_on_record else texts.NOT_STORED, job.final
     if final is not None:
         final = replace(final, degraded=(*final.degraded, note.en), degraded_zh=(*final.degraded_zh, note.zh))
-    return replace(job, spec=replace(job.spec, is_stored=False), final=final)
+    return replace(job, spec=replace(job.spec, is_stored=is_on_record and job.spec.is_stored), final=final)
 
 
 def _cut_off(job: Job, result: UnitResult) -> Job:

@@ -50,13 +50,15 @@ from router.jobs.store import JobStore
 from router.leftovers import Leftovers
 from router.limits.meters import Cost
 from router.output_format import with_instruction
-from router.redis import may_be_done
+from router.redis import may_be_done, while_heard
+from router.redis_watch import RedisWatch
 from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm
 from router.work.local import EarlyStream, LocalRuns
 from router.work.transcript import Piece, Transcript
 
 DRAFT_UNIT = "draft"
 _REDIS_RETRY_S = 0.2
+_SMALL_BYTES = 1 << 20
 # At most this many drafts run in this process; the rest go to a worker, which keeps GLM's queue short.
 _MAX_LOCAL_DRAFTS = 32
 
@@ -106,6 +108,7 @@ class Dispatcher:
         health: of the engines, for one call; None: what the monitor knows, which is no more than who is up.
         cache: of answers; None keeps none.
         flights: lets equal requests share a run of GLM; None lets none.
+        watch: of redis; None waits for redis as long as its client does.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class Dispatcher:
         health: Callable[[Call], Health] | None = None,
         cache: AnswerCache | None = None,
         flights: Flights | None = None,
+        watch: RedisWatch | None = None,
     ) -> None:
         self._engines = engines
         self._store = store
@@ -136,9 +140,10 @@ class Dispatcher:
         self._health = health or (lambda _call: monitor.health())
         self._cache = cache
         self.flights = flights
+        self._watch = watch
         self._leftovers = Leftovers()
         self._closing = asyncio.Event()
-        self._doubtful: deque[Callable[[], Awaitable[object]]] = deque()
+        self._later: deque[Callable[[], Awaitable[object]]] = deque()
 
     def route(self, call: Call, rules: Rules | None = None) -> Routed:
         """Decide only.
@@ -174,7 +179,9 @@ class Dispatcher:
             if kept is not None:
                 if call.admission is not None:  # it takes no engine any tokens
                     await call.admission.charge(Cost(requests=0 if call.batch_id else 1))
-                running = await give_again(self._store, call, kept)
+                running = await give_again(
+                    Keeping(self._store, None, self._take_back, self._watch_of(call)), call, kept
+                )
                 running.began_at = began_at
                 return running
         routed = self.route(call)
@@ -365,7 +372,7 @@ class Dispatcher:
         is_kept = call.is_stored or call.keep_s > 0 or call.webhook_url is not None
         # A stream announces the id in its first event, so the record must be durable before.
         is_told_early = call.is_streamed and (call.is_stored or call.webhook_url is not None)
-        begun = self._leftovers.add(self._store.begin(spec, call.images, _terms(call))) if is_told_early else None
+        begun = self._leftovers.add(self._begin(spec, call)) if is_told_early else None
         transcript = Transcript(model_with(info.model_id, call.adapter), time.monotonic())
         try:
             said: list[Piece | None] = []
@@ -398,7 +405,7 @@ class Dispatcher:
             call,
             as_accepted(Job(spec, "in_progress", {})),
             DirectStream(transcript, [piece for piece in said if piece is not None], deltas),
-            Keeping(self._store, epoch) if is_kept else None,
+            Keeping(self._store, epoch, self._take_back, self._watch_of(call)) if is_kept else None,
             self._monitor,
             self._leftovers,
             Sharing(self._cache, where) if self._cache and where else None,
@@ -415,6 +422,14 @@ class Dispatcher:
         if (admission := call.admission) is not None and not admission.is_charged:
             infos = {name: self._monitor.info(name) for name in self._engines}
             await admission.charge(to_cost(call, spec, infos, counts_tokens=admission.counts_tokens))
+
+    async def _begin(self, spec: JobSpec, call: Call) -> int | None:
+        async with while_heard(self._watch_of(call)):
+            return await self._store.begin(spec, call.images, _terms(call))
+
+    def _watch_of(self, call: Call) -> RedisWatch | None:
+        """Return what ends the wait for a record; redis may be silent just because it writes large pictures."""
+        return self._watch if sum(len(image.data) for image in call.images) <= _SMALL_BYTES else None
 
     def abandon(self, spec: JobSpec, *, grace_s: float = 0.0) -> None:
         """End a job whose caller has hung up, if nobody else would miss it: clients retry, and work must not multiply.
@@ -442,22 +457,29 @@ class Dispatcher:
             error: why it is refused.
             undo: forgets it, once redis answers.
         """
-        if not may_be_done(error):
-            return
-        self._doubtful.append(undo)
-        if len(self._doubtful) == 1:
-            self._leftovers.add(self._undo_doubtful())
+        if may_be_done(error):
+            self.do_later(undo)
+
+    def do_later(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Do what redis was to do, once it answers again; forgotten if this process ends before.
+
+        Args:
+            work: may be done twice.
+        """
+        self._later.append(work)
+        if len(self._later) == 1:
+            self._leftovers.add(self._do_later())
 
     def _take_back(self, spec: JobSpec, error: QueueUnavailableError) -> None:
         """Take a job back; one under an Idempotency-Key stays: whoever sends the key again finds it."""
         if spec.keep_s == 0:
             self.take_back(error, lambda: self._store.delete(spec.id))
 
-    async def _undo_doubtful(self) -> None:
-        while self._doubtful and not self._closing.is_set():
+    async def _do_later(self) -> None:
+        while self._later and not self._closing.is_set():
             try:
-                await self._doubtful[0]()
-                self._doubtful.popleft()
+                await self._later[0]()
+                self._later.popleft()
             except QueueUnavailableError:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), _REDIS_RETRY_S)
@@ -495,7 +517,7 @@ class Dispatcher:
         return with_degraded(spec, notes) if notes else spec
 
 
-async def give_again(store: JobStore, call: Call, kept: KeptAnswer) -> Running:
+async def give_again(keeping: Keeping, call: Call, kept: KeptAnswer) -> Running:
     """Answer a call as the same was answered before: under an id of its own, and with a record if it is to have one.
 
     Raises:
@@ -505,8 +527,10 @@ async def give_again(store: JobStore, call: Call, kept: KeptAnswer) -> Running:
     is_job = call.is_background or job.spec.branches[0].name != FAST_UNIT
     if call.is_stored or call.is_background or call.keep_s > 0 or call.webhook_url is not None:
         try:
-            await store.put_finished(job, call.images, is_direct=not is_job)
-        except QueueUnavailableError:
+            async with while_heard(keeping.watch):
+                await keeping.store.put_finished(job, call.images, is_direct=not is_job)
+        except QueueUnavailableError as unavailable:
+            keeping.take_back(job.spec, unavailable)
             if call.is_background or call.keep_s > 0 or call.webhook_url is not None:
                 raise
             job = not_stored(job)

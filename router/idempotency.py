@@ -23,7 +23,8 @@ from router.errors import ConflictError, IdempotencyReuseError, NotFoundError, Q
 from router.jobs.job import Event, Job, new_job_id
 from router.leftovers import Leftovers, end_tasks
 from router.lua import KeyScript, Scripts
-from router.redis import PREFIX, Clock
+from router.redis import PREFIX, Clock, while_heard
+from router.redis_watch import RedisWatch
 
 # How long a key is known; its response can be read at least as long.
 KEEP_S: Final = 24 * 3600
@@ -55,13 +56,17 @@ class Idempotency:
         redis: an asyncio client that returns bytes.
         hold_s: how long a holder may be silent.
         clock: unix seconds; None uses the Redis server's own.
+        watch: of redis; None waits for redis as long as its client does.
 
     Raises:
         QueueUnavailableError: by `claim`, when Redis does not answer: without it nobody knows what was done.
     """
 
-    def __init__(self, redis: Redis, *, hold_s: float = HOLD_S, clock: Clock | None = None) -> None:
+    def __init__(
+        self, redis: Redis, *, hold_s: float = HOLD_S, clock: Clock | None = None, watch: RedisWatch | None = None
+    ) -> None:
         self._hold_s = hold_s
+        self._watch = watch
         self._scripts = Scripts(redis, clock)
         self._leftovers = Leftovers()
 
@@ -76,15 +81,16 @@ class Idempotency:
         name = hashlib.sha256("\0".join((owner, path, key)).encode()).hexdigest()
         where, token = f"{PREFIX}idempotency:{name}", secrets.token_hex(8)
         digest = hashlib.sha256(body).hexdigest()
-        reply = await self._scripts.run(
-            KeyScript.CLAIM,
-            key=where,
-            digest=digest,
-            response_id=new_job_id(),
-            token=token,
-            hold_s=self._hold_s,
-            keep_s=KEEP_S,
-        )
+        async with while_heard(self._watch):  # taken all the same, it is free again when its time is over
+            reply = await self._scripts.run(
+                KeyScript.CLAIM,
+                key=where,
+                digest=digest,
+                response_id=new_job_id(),
+                token=token,
+                hold_s=self._hold_s,
+                keep_s=KEEP_S,
+            )
         state = cast("Literal['new', 'known', 'busy', 'other', 'gone']", reply[0].decode())
         response_id: str = reply[1].decode()
         if state == "other":

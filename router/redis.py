@@ -7,16 +7,18 @@ does at a time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Literal
 
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router import texts
 from router.errors import QueueUnavailableError, StorageFullError
-from router.redis_watch import RedisSilentError
+from router.redis_watch import RedisSilentError, RedisWatch
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,26 @@ async def guard(awaitable: Awaitable[Any]) -> Any:
         # uvloop raises this when the peer hung up before a write; asyncio's own loop does not.
         if "handler is closed" not in str(error):
             raise
+        raise queue_unavailable() from error
+
+
+@contextlib.asynccontextmanager
+async def while_heard(watch: RedisWatch | None) -> AsyncGenerator[None]:
+    """Give up a write once redis is found silent, not seconds later: it is one that is taken back, or harmless twice.
+
+    Args:
+        watch: finds that; None for never.
+
+    Raises:
+        QueueUnavailableError: if it was given up. It may be done all the same.
+    """
+    if watch is None:
+        yield
+        return
+    try:
+        async with watch.until_silent():
+            yield
+    except RedisTimeoutError as error:
         raise queue_unavailable() from error
 
 

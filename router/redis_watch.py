@@ -1,14 +1,16 @@
 """Whether redis answers at all, so that a request that needs it is refused soon when it does not.
 
-In: redis, asked for a sign of life twice a second on a connection of its own. Out: `RedisWatch.is_silent`, and
-`WatchedPool`, which hands out no connection while it is. A redis that refuses connections is not silent: each command
-learns that at once by itself.
+In: redis, asked for a sign of life twice a second on a connection of its own. Out: `RedisWatch.is_silent`;
+`WatchedPool`, which hands out no connection while it is; the end of waits that began before. A redis that refuses
+connections is not silent: each command learns that at once by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -47,6 +49,7 @@ class RedisWatch:
         self._interval_s = interval_s
         self._misses = 0
         self._looking: asyncio.Task[None] | None = None
+        self._limits: set[asyncio.Timeout] = set()
 
     async def start(self) -> None:
         """Begin to look."""
@@ -69,8 +72,30 @@ class RedisWatch:
         was_silent, self.is_silent = self.is_silent, self._misses >= _MISSES
         if self.is_silent and not was_silent:
             log.warning("redis does not answer; what needs it is refused at once until it does")
+            for limit in self._limits:
+                if not limit.expired():  # of the silence before, and not gone yet
+                    limit.reschedule(asyncio.get_running_loop().time())
         elif was_silent and not self.is_silent:
             log.info("redis answers again")
+
+    @contextlib.asynccontextmanager
+    async def until_silent(self) -> AsyncGenerator[None]:
+        """Give up what is awaited inside once redis is silent: for writes that are taken back, or harmless twice.
+
+        Raises:
+            RedisTimeoutError: if it was given up; redis may have done it all the same.
+        """
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._limits.add(limit)
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise RedisTimeoutError("redis fell silent") from error
+        finally:
+            self._limits.discard(limit)
 
     async def _look_forever(self) -> None:
         while True:

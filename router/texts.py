@@ -281,6 +281,11 @@ TOP: Final = Text("the top", "顶层")
 
 # Notes: what of an answer is not as it was asked for.
 
+NOT_ENDED: Final = Text(
+    "the end of the answer could not be stored, because redis does not answer: it may be written again, and then read "
+    "differently",
+    "redis 没有响应，未能保存回答的结尾：系统可能会重新生成，之后读取的内容可能不同",
+)
 NOT_STORED: Final = Text(
     "the answer could not be stored, because redis does not answer: it cannot be read again",
     "redis 没有响应，未能保存该回答：之后无法再读取",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router.bootstrap import make_redis
+from router.errors import QueueUnavailableError
+from router.redis import may_be_done, while_heard
 from router.redis_watch import RedisSilentError, RedisWatch
 from router.settings import Settings
 
@@ -80,3 +83,28 @@ async def test_no_command_is_sent_while_redis_is_silent(redis_url: str) -> None:
     await watch.look()
     assert await redis.get("watched") == b"0"
     await redis.aclose()
+
+
+async def test_a_wait_that_began_before_redis_fell_silent_ends_then() -> None:
+    watch = RedisWatch(cast("Redis", Answers(LATE, LATE, None, LATE, LATE)))
+
+    async def write() -> None:
+        async with while_heard(watch):
+            await asyncio.Event().wait()
+
+    async def write_in_time() -> str:
+        async with while_heard(watch):
+            return "done"
+
+    assert await write_in_time() == "done"
+    for num_looks in (2, 3):  # and when it falls silent again
+        waits = [asyncio.create_task(write()) for _ in range(2)]
+        await asyncio.sleep(0)
+        for _ in range(num_looks):
+            assert not any(wait.done() for wait in waits)
+            await watch.look()
+        for wait in waits:
+            with pytest.raises(QueueUnavailableError) as caught:
+                await asyncio.wait_for(wait, 60)
+            assert may_be_done(caught.value)
+    assert not watch._limits

@@ -110,7 +110,8 @@ def test_a_fast_answer_that_cannot_be_stored_is_given_and_says_so(
     *_, last = client.responses.create(**RESPONSE, stream=True)  # type: ignore[call-overload]
 
     assert (whole.output_text, whole.model_extra["store"]) == ("[echo glm] no pictures, question: 你好", False)
-    assert (last.type, last.response.model_extra["store"]) == ("response.completed", False)
+    # The id of a stream was announced at its beginning, and leads to its record all the same
+    assert (last.type, last.response.model_extra["store"]) == ("response.completed", True)
     for response in (whole, last.response):
         assert "could not be stored" in response.model_extra["hybrid"]["degraded"][-1] or "未能保存" in str(
             response.model_extra["hybrid"]["degraded"][-1]
