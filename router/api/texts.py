@@ -63,6 +63,12 @@ NO_ANSWER_YET: Final = Text(
     "No answer within {waited_s:.0f} s. The job goes on; its answer will be at /v1/responses/{id}.",
     "{waited_s:.0f} 秒内没有得到回答。任务仍在进行，完成后可通过 /v1/responses/{id} 读取。",
 )
+REDIS_SILENT: Final = Text(
+    "After {waited_s:.0f} s redis does not answer, so the answer cannot be read now. The job goes on; its answer will "
+    "be at /v1/responses/{id} once redis answers.",
+    "等待 {waited_s:.0f} 秒后 redis 没有响应，暂时无法读取回答。任务仍在进行，"
+    "redis 恢复后可通过 /v1/responses/{id} 读取。",
+)
 CANCELLED: Final = Text("The response {id} was cancelled.", "响应 {id} 已被取消。")
 RESPONSE_GONE: Final = Text("No response '{id}'.", "没有 id 为 '{id}' 的响应。")
 NO_FILE: Final = Text("No file with id '{file_id}'.", "没有 id 为 '{file_id}' 的文件。")

@@ -5,6 +5,7 @@ In: a running answer. Out: its record at that time, and the chat completion of i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import time
@@ -22,7 +23,7 @@ from router.api.intake import services_of
 from router.api.objects import to_completion, to_route_headers
 from router.api.stream import DRAFT
 from router.dispatch import Running
-from router.errors import EngineFailedError, NotFoundError
+from router.errors import EngineFailedError, NotFoundError, QueueUnavailableError
 from router.jobs.job import Event, FinalAnswer, Job, UnitResult
 from router.services import Services
 
@@ -33,6 +34,8 @@ _DRAFT_S = 60.0
 _PAUSE_S = 3.0
 # A wait of 0 asks for the draft: how long that may take to be begun.
 _BEGIN_S = 15.0
+# Past the wait, an answer that is there may take so long to be read.
+_READ_S = 2.0
 
 
 async def answer(request: Request, running: Running, wait_s: float, extra: Extra | None = None) -> Response:
@@ -50,7 +53,9 @@ async def answer(request: Request, running: Running, wait_s: float, extra: Extra
     if said is None:
         raise to_failure(job)
     if not job.is_terminal:
-        job = await services.store.locate(await announce(services, job))
+        job = await announce(services, job)
+        with contextlib.suppress(QueueUnavailableError):  # the draft is worth more than its place in the queue
+            job = await services.store.locate(job)
     completion = to_completion(job, said)
     if extra is not None:
         completion.update(extra(completion))
@@ -62,24 +67,25 @@ async def _settle(services: Services, running: Running, wait_s: float) -> Job:
 
     Raises:
         EngineFailedError: if it has none, and is not about to.
+        QueueUnavailableError: if redis does not answer then, and the draft was not read before.
     """
+    wait = Wait(wait_s, running.began_at)
     if not running.is_queued:
         async with contextlib.aclosing(running.events) as all_there:
             async for _ in all_there:
                 pass
-        return running.finished() or await load(services, running)
-    wait = Wait(wait_s, running.began_at)
+        return await ended(services, running, wait, None)
+    known: Job | None = None
     async with contextlib.aclosing(with_pings(running.events, PING_S, wait.until)) as events:
         async for event in events:
             if event is not None and event.kind == "end":
                 break
-            if wait.wants_look(event):
-                job = await load(services, running)
-                if job.draft is not None or job.is_terminal:
-                    return job
-                if wait.is_in_vain(job):
-                    raise await timed_out(services, job, wait)
-    return running.finished() or await load(services, running)
+            is_due = wait.wants_look(event)
+            if is_due or is_draft_ended(running, event):
+                known, is_settled = await look(services, running, wait, known)
+                if is_settled and is_due and known is not None:
+                    return known
+    return await ended(services, running, wait, known)
 
 
 class Wait:
@@ -133,7 +139,54 @@ class Wait:
         return now >= (self.until + _DRAFT_S if is_written else self._began_at + (self._wait_s or _BEGIN_S))
 
 
-async def timed_out(services: Services, job: Job, wait: Wait) -> EngineFailedError:
+def is_draft_ended(running: Running, event: Event | None) -> bool:
+    """Whether a job has a draft from now on: it is read at once, since redis may hang when the wait is over."""
+    return running.is_queued and event is not None and event.kind == "finished" and event.unit == DRAFT
+
+
+async def look(services: Services, running: Running, wait: Wait, known: Job | None) -> tuple[Job | None, bool]:
+    """Read a running job's record; returns the newest that is known, and whether it does as the answer past the wait.
+
+    Raises:
+        EngineFailedError: if the wait is over, and in vain.
+        QueueUnavailableError: likewise, because redis does not answer.
+        NotFoundError: if the job was deleted meanwhile.
+    """
+    try:
+        job = _existing(await services.store.get(running.job.id), running)
+    except QueueUnavailableError as error:
+        if known is not None and known.draft is not None:
+            return known, True
+        if wait.is_over and wait.is_in_vain(running.job):
+            raise _unreadable(services, running, wait) from error
+        return known, False
+    if job.draft is not None or job.is_terminal:
+        return job, True
+    if wait.is_over and wait.is_in_vain(job):
+        raise await _timed_out(services, job, wait)
+    return job, False
+
+
+async def ended(services: Services, running: Running, wait: Wait, known: Job | None) -> Job:
+    """Read the record of a running answer that has ended; if redis hangs just then, the draft will do past the wait.
+
+    Raises:
+        QueueUnavailableError: if there is none.
+        NotFoundError: if the job was deleted meanwhile.
+    """
+    job = running.finished()
+    if job is not None:
+        return job
+    try:
+        async with asyncio.timeout(max(wait.until - time.monotonic(), _READ_S)):
+            return _existing(await services.hub.load(running.job.id), running)
+    except TimeoutError as error:
+        if known is not None and known.draft is not None:
+            return known
+        raise _unreadable(services, running, wait) from error
+
+
+async def _timed_out(services: Services, job: Job, wait: Wait) -> EngineFailedError:
     """Make the error of a wait without an answer; from now on the answer can be read under the job's id."""
     await announce(services, job)
     waited_s = wait.waited_s
@@ -145,6 +198,14 @@ async def timed_out(services: Services, job: Job, wait: Wait) -> EngineFailedErr
     )
 
 
+def _unreadable(services: Services, running: Running, wait: Wait) -> QueueUnavailableError:
+    """Make the error of a wait at whose end redis does not answer; the job's id leads to the answer when it does."""
+    job = running.job
+    if not job.is_announced:
+        services.dispatcher.do_later(lambda: services.store.tell(job.id))
+    return QueueUnavailableError(texts.REDIS_SILENT.fill(waited_s=wait.waited_s, id=job.id), retry_after_s=2)
+
+
 def shown(job: Job) -> FinalAnswer | UnitResult | None:
     """Return the final answer, or the draft while that is still to come: without one, a draft would pass for it."""
     return job.final or (None if job.is_terminal else job.draft)
@@ -154,16 +215,14 @@ async def announce(services: Services, job: Job) -> Job:
     """Let a job be read under its id by a caller who gets the draft, and not yet the answer."""
     if job.is_announced:
         return job
-    return replace(job, is_told=await services.store.tell(job.id))
+    try:
+        return replace(job, is_told=await services.store.tell(job.id))
+    except QueueUnavailableError:
+        services.dispatcher.do_later(lambda: services.store.tell(job.id))
+        return replace(job, is_told=True)
 
 
-async def load(services: Services, running: Running) -> Job:
-    """Read a running answer's record.
-
-    Raises:
-        NotFoundError: if it was deleted meanwhile.
-    """
-    job = await services.hub.load(running.job.id)
+def _existing(job: Job | None, running: Running) -> Job:
     if job is None:
         raise NotFoundError(texts.RESPONSE_GONE.fill(id=running.job.id), code="response_not_found")
     running.seen = job

@@ -24,10 +24,10 @@ from router.api.owned_stream import OwnedStream
 from router.api.said import Runs, Said
 from router.api.schemas import ChatRequest
 from router.api.stream import DRAFT, SSE_DONE, SSE_HEADERS, SSE_PING, answer_restarted, draft_title, sse
-from router.api.waiting import Wait, announce, answer, load, shown, timed_out
+from router.api.waiting import Wait, announce, answer, ended, is_draft_ended, look, shown
 from router.direct import as_accepted
 from router.dispatch import Running
-from router.jobs.job import Event, JobSpec
+from router.jobs.job import Event, Job, JobSpec
 from router.services import Services
 
 routes = APIRouter(tags=["chat"])
@@ -100,6 +100,8 @@ async def _stream(
     sent = Said()
     runs = Runs()
     draft = _Draft(job.spec)
+    known: Job | None = None
+    settled: Job | None = None
 
     def chunk(**fields: Any) -> bytes:
         return sse(to_chunk(job, model, has_usage=has_usage, **fields))
@@ -122,13 +124,13 @@ async def _stream(
                     if rest.text and not said.differs_from(sent):
                         yield chunk(delta={"content": rest.text}, logprobs=rest.logprobs)
                         sent.add(rest.text, rest.logprobs)
-                if running.is_queued and not sent.text and wait.wants_look(event):
-                    job = await load(services, running)
-                    if job.draft is not None or job.is_terminal:
+                is_due = running.is_queued and not sent.text and wait.wants_look(event)
+                if is_due or is_draft_ended(running, event):
+                    known, is_settled = await look(services, running, wait, known)
+                    if is_settled and is_due:
+                        settled = known
                         break
-                    if wait.is_in_vain(job):
-                        raise await timed_out(services, job, wait)
-        job = running.finished() or await load(services, running)
+        job = settled or await ended(services, running, wait, known)
         said_last = shown(job)
         if said_last is None:
             raise to_failure(job)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -175,3 +176,99 @@ def test_only_what_was_sent_may_have_been_done(cause: Exception, may_be: bool) -
     error.__cause__ = cause
     assert may_be_done(error) is may_be
     assert not may_be_done(storage_full())
+
+
+def deep_chat(max_wait_s: float, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Compare the causes of both wars step by step."}]
+    return {
+        "model": "glowl",
+        "messages": messages,
+        "store": True,
+        "hybrid": {"route": "deep", "max_wait_s": max_wait_s},
+        **more,
+    }
+
+
+def ids_of(jobs: httpx.Response) -> set[str]:
+    return {job["id"] for job in jobs.json()["data"]}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_chat_that_waits_ends_with_its_wait_though_redis_has_fallen_silent(
+    http: httpx.Client, redis_process: RedisProcess, is_stream: bool
+) -> None:
+    # Given a chat that waits for its job, which has no draft and nobody works on
+    before = ids_of(http.get("/v1/jobs"))
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(
+            http.post,
+            "/v1/chat/completions",
+            json=deep_chat(2.5, stream=is_stream, model="mplug-owl2"),
+            timeout=2.5 + GUARD_S,
+        )
+        wait_until(lambda: ids_of(http.get("/v1/jobs")) - before, "the job")
+        [job_id] = ids_of(http.get("/v1/jobs")) - before
+
+        # When redis hangs meanwhile
+        os.kill(redis_process.child.pid, signal.SIGSTOP)
+        try:
+            answer = waiting.result()
+        finally:
+            os.kill(redis_process.child.pid, signal.SIGCONT)
+
+    # Then it is told where the answer will be, soon after its wait, and that is true
+    refused = json.loads(answer.text.split("data: ")[-2]) if is_stream else answer.json()
+    assert answer.status_code == (200 if is_stream else 503)
+    assert refused["error"]["code"] == "queue_unavailable"
+    assert f"/v1/responses/{job_id}" in refused["error"]["message"]
+    wait_until(lambda: http.get(f"/v1/responses/{job_id}").status_code == 200, "redis to answer again")
+    http.post(f"/v1/responses/{job_id}/cancel")
+
+
+@pytest.mark.parametrize("more", [{}, {"headers": {"Idempotency-Key": "silent-2"}}])
+def test_a_new_deep_chat_is_refused_as_soon_as_somebody_notices(
+    http: httpx.Client, redis_process: RedisProcess, api: AppServer, more: dict[str, Any]
+) -> None:
+    before = ids_of(http.get("/v1/jobs"))
+    os.kill(redis_process.child.pid, signal.SIGSTOP)
+    try:
+        answer = http.post("/v1/chat/completions", json=deep_chat(60), timeout=GUARD_S, **more)
+    finally:
+        os.kill(redis_process.child.pid, signal.SIGCONT)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_unavailable")
+    wait_until(lambda: not api._app.state.services.redis_watch.is_silent, "the api to notice")
+    wait_until(lambda: ids_of(http.get("/v1/jobs")) == before, "it to be taken back")
+
+
+@pytest.fixture
+def late_end(api: AppServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Redis records an answer that has ended, and says so too late: their ids."""
+    store, ids = api._app.state.services.store, []
+    put_finished = store.put_finished
+
+    async def put_late(job: Job, *more: Any, **named: Any) -> bool:
+        await put_finished(job, *more, **named)
+        ids.append(job.id)
+        raise queue_unavailable() from redis.TimeoutError("Timeout reading from socket")
+
+    monkeypatch.setattr(store, "put_finished", put_late)
+    monkeypatch.setattr("router.direct._KEEP_PATIENCE_S", 0.0)
+    return ids
+
+
+def test_a_fast_answer_that_says_it_is_not_stored_is_not_found_later(http: httpx.Client, late_end: list[str]) -> None:
+    answer = http.post("/v1/responses", json={"model": "glowl", "input": "你好"}).json()
+
+    assert (answer["status"], answer["store"]) == ("completed", False)
+    assert "redis" in answer["hybrid"]["degraded"][0]
+    wait_until(lambda: http.get(f"/v1/responses/{late_end[0]}").status_code == 404, "it to be taken back")
+
+
+def test_a_stream_whose_id_was_told_says_that_its_end_may_change(http: httpx.Client, late_end: list[str]) -> None:
+    told = http.post("/v1/responses", json={"model": "glowl", "input": "你好", "stream": True}).text
+
+    end = json.loads(told.rstrip().rpartition("data: ")[2])["response"]
+    assert (end["status"], end["store"]) == ("completed", True)
+    assert "结尾" in end["hybrid"]["degraded"][0]
+    assert http.get(f"/v1/responses/{late_end[0]}").status_code == 200

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from router.api import waiting
 from router.api.hangups import PING_S, with_pings
-from router.api.waiting import Wait
-from router.jobs.job import Event, Job, Unit, UnitState
+from router.api.waiting import Wait, ended, look
+from router.dispatch import Running
+from router.errors import QueueUnavailableError
+from router.jobs.job import Event, Job, Unit, UnitResult, UnitState
+from router.redis import queue_unavailable
+from router.services import Services
 from tests.router.jobs.test_store import make_spec
 
 DELTA, FINISHED = Event("delta", "deep", 1, "x"), Event("finished", "draft", 1, state="completed")
@@ -147,3 +153,53 @@ def test_a_draft_that_stopped_in_the_middle_is_not_being_written(clock: Clock, e
         wait.wants_look(ending)
 
     assert wait.is_in_vain(job)
+
+
+class Silent:
+    """A store and a hub whose redis does not answer; and what is to be done when it does."""
+
+    def __init__(self) -> None:
+        self.later: list[Any] = []
+        self.store = self.hub = self.dispatcher = self
+
+    def do_later(self, work: Any) -> None:
+        self.later.append(work)
+
+    async def get(self, _job_id: str) -> Job:
+        raise queue_unavailable()
+
+    async def load(self, _job_id: str) -> Job:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def drafted() -> Job:
+    result = UnitResult(text="a draft", model="m")
+    return Job(make_spec(), "in_progress", {"draft": Unit("draft", "completed", epoch=1, result=result)})
+
+
+async def test_a_draft_that_was_read_before_redis_fell_silent_is_the_answer_when_the_wait_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "_READ_S", 0.0)
+    job, services = drafted(), cast("Services", Silent())
+    running = cast("Running", SimpleNamespace(job=job, finished=lambda: None))
+
+    assert await look(services, running, Wait(3600, time.monotonic()), job) == (job, True)
+    assert await ended(services, running, Wait(-10, time.monotonic()), job) is job
+
+
+async def test_without_a_draft_the_wait_ends_with_where_the_answer_will_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_READ_S", 0.0)
+    spec, silent = make_spec(is_stored=False), Silent()
+    job, services = Job(spec, "queued", {}), cast("Services", silent)
+    running = cast("Running", SimpleNamespace(job=job, finished=lambda: None))
+
+    assert await look(services, running, Wait(3600, time.monotonic()), None) == (None, False)
+    for read in (look, ended):
+        with pytest.raises(QueueUnavailableError) as caught:
+            await read(services, running, Wait(1, time.monotonic() - 2), None)
+        assert job.id in caught.value.message
+        assert caught.value.retry_after_s
+    # And nobody could read it under its id, were it not told once redis answers
+    assert len(silent.later) == 2
