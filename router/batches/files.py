@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from router.batches import texts
 from router.batches.records import MAX_FILES, StoredFile, new_id
 from router.errors import BadRequestError, BodyTooLargeError
-from router.lua import FileScript, Scripts
+from router.lua import FileScript, Scripts, to_fields
 from router.lua.constants import CHUNK_BYTES
 from router.redis import PREFIX, Clock, guard
 from router.room import Room
@@ -164,7 +164,7 @@ class FileStore:
 
     async def commit(self, upload: Upload, filename: str, purpose: str, ttl_s: int | None) -> StoredFile:
         """Make an upload a file; see `Upload.commit`."""
-        outcome: bytes = await self._scripts.run(
+        outcome: bytes | list[bytes] = await self._scripts.run(
             FileScript.COMMIT_FILE,
             id=upload.id,
             owner=upload.owner,
@@ -177,11 +177,9 @@ class FileStore:
         )
         if outcome == b"too many files":
             raise BadRequestError(texts.TOO_MANY_FILES.fill(max_files=MAX_FILES), code="too_many_files", param="file")
-        if outcome == b"too many bytes":
+        if not isinstance(outcome, list):
             raise self._too_many_bytes()
-        found = await self.get(upload.owner, upload.id)
-        assert found is not None
-        return found
+        return _to_file(upload.id, to_fields(outcome))
 
     def _too_many_bytes(self) -> BadRequestError:
         return BadRequestError(
@@ -249,6 +247,11 @@ class Upload:
         """Drop what was written."""
         if self._num_chunks:
             await self._files.abort(self)
+
+    async def take_back(self) -> None:
+        """Drop what was written, and the file if it became one without our knowing."""
+        await self._files.delete(self.owner, self.id)
+        await self._files.abort(self)
 
     async def _flush(self) -> None:
         piece = bytes(self._pending[:CHUNK_BYTES])

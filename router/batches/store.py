@@ -17,7 +17,7 @@ import orjson
 from redis.asyncio import Redis
 
 from router.batches.records import MAX_OPEN, WINDOW_S, Admitted, Batch, BatchSpec, Json
-from router.lua import BatchScript, Scripts
+from router.lua import BatchScript, Scripts, to_fields
 from router.redis import PREFIX, Clock, guard
 
 Ending = Literal["cancelled", "expired"]
@@ -62,23 +62,22 @@ class BatchStore:
 
     # For callers
 
-    async def create(self, spec: BatchSpec) -> bool:
-        """Accept a batch; False if its owner has `MAX_OPEN` under way."""
-        return bool(
-            await self._scripts.run(
-                BatchScript.CREATE,
-                id=spec.id,
-                owner=spec.owner,
-                spec=spec.to_json(),
-                window_s=WINDOW_S,
-                output_id=spec.output_id,
-                error_id=spec.error_id,
-                output_ttl_s=spec.output_ttl_s,
-                ttl_s=min(self._ttl_s, self._retention_of(spec.owner) or self._ttl_s),
-                webhook_url=spec.webhook_url or "",
-                max_open=MAX_OPEN,
-            )
+    async def create(self, spec: BatchSpec) -> Batch | None:
+        """Accept a batch and return its record; None if its owner has `MAX_OPEN` under way."""
+        words: list[bytes] = await self._scripts.run(
+            BatchScript.CREATE,
+            id=spec.id,
+            owner=spec.owner,
+            spec=spec.to_json(),
+            window_s=WINDOW_S,
+            output_id=spec.output_id,
+            error_id=spec.error_id,
+            output_ttl_s=spec.output_ttl_s,
+            ttl_s=min(self._ttl_s, self._retention_of(spec.owner) or self._ttl_s),
+            webhook_url=spec.webhook_url or "",
+            max_open=MAX_OPEN,
         )
+        return _to_batch(to_fields(words)) if words else None
 
     async def get(self, batch_id: str) -> Batch | None:
         """Read a record; None if there is none."""

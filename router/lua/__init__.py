@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -217,6 +217,11 @@ class Scripts:
             if type(error) is ResponseError and (place := source.place_of(str(error))):
                 log.error("the script %s failed at router/lua/%s: %s", script, place, error)
             raise
+
+
+def to_fields(words: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return the fields of a hash that a script returned: names and values in turn."""
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _read(name: str, seen: set[str], lines: list[str], places: list[tuple[str, int]]) -> None:

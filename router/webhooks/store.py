@@ -22,7 +22,7 @@ import orjson
 from redis.asyncio import Redis
 
 from engines.json_text import dump_line
-from router.lua import Scripts, WebhookScript
+from router.lua import Scripts, WebhookScript, to_fields
 from router.redis import PREFIX, Clock, guard
 from router.webhooks import texts
 from router.webhooks.records import (
@@ -106,11 +106,11 @@ class WebhookStore:
     # Endpoints
 
     async def create_endpoint(
-        self, owner: str, *, name: str, url: str, event_types: Sequence[str]
+        self, owner: str, *, name: str, url: str, event_types: Sequence[str], endpoint_id: str | None = None
     ) -> tuple[Endpoint, str] | None:
         """Register an endpoint; returns it and its secret, or None if the owner has `MAX_ENDPOINTS` already."""
-        endpoint_id, secret = new_endpoint_id(), new_secret()
-        is_created = await self._scripts.run(
+        endpoint_id, secret = endpoint_id or new_endpoint_id(), new_secret()
+        words: list[bytes] = await self._scripts.run(
             WebhookScript.CREATE_ENDPOINT,
             id=endpoint_id,
             owner=owner,
@@ -120,8 +120,7 @@ class WebhookStore:
             secret=secret,
             max_endpoints=MAX_ENDPOINTS,
         )
-        endpoint = await self.get_endpoint(owner, endpoint_id) if is_created else None
-        return None if endpoint is None else (endpoint, secret)
+        return (_to_endpoint(endpoint_id, to_fields(words)), secret) if words else None
 
     async def get_endpoint(self, owner: str, endpoint_id: str) -> Endpoint | None:
         """Read an endpoint of the owner's; None if there is none."""

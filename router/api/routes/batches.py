@@ -69,14 +69,14 @@ async def create_batch(request: Request) -> Response:
         webhook_url=webhook_url_of(metadata, services.settings),
     )
     try:
-        is_created = await services.batches.create(spec)
+        batch = await services.batches.create(spec)
     except QueueUnavailableError as error:
         services.dispatcher.take_back(error, lambda: services.batches.cancel(caller, spec.id))
         raise
-    if not is_created:
+    if batch is None:
         raise BadRequestError(texts.TOO_MANY_BATCHES.fill(max_open=MAX_OPEN), code="too_many_batches")
     _wake(request, spec.id)
-    return json_response(to_batch(await _find(services, caller, spec.id)))
+    return json_response(to_batch(batch))
 
 
 @routes.get("/v1/batches")

@@ -20,7 +20,7 @@ from router.api.named_files import VISION
 from router.api.owned import find_file, no_file
 from router.api.paging import to_page
 from router.batches.records import MAX_TTL_S, MIN_TTL_S, StoredFile
-from router.errors import BadRequestError
+from router.errors import BadRequestError, QueueUnavailableError, StorageFullError
 from router.media import StoredPicture
 
 routes = APIRouter(tags=["files"])
@@ -57,6 +57,12 @@ async def create_file(request: Request) -> Response:
         if purpose == VISION:
             await services.media.load(StoredPicture(upload.id, await upload.read()), param="file")
         stored = await upload.commit(filename, purpose=purpose, ttl_s=ttl_s)
+    except StorageFullError:
+        await upload.abort()
+        raise
+    except QueueUnavailableError:
+        services.dispatcher.do_later(upload.take_back)
+        raise
     except BaseException:
         await upload.abort()
         raise

@@ -20,11 +20,11 @@ from router.api.errors import json_response, wants_chinese
 from router.api.intake import owner, parse, services_of
 from router.api.paging import Limit, to_page
 from router.api.schemas import Items, WireModel
-from router.errors import BadRequestError, NotFoundError
+from router.errors import BadRequestError, NotFoundError, QueueUnavailableError
 from router.fetch import FetchError, UrlRefusedError, fetching_for
 from router.jobs.queue import WEBHOOKS
 from router.services import Services
-from router.webhooks.records import EVENT_TYPES, MAX_ENDPOINTS, Attempt, Delivery, Endpoint
+from router.webhooks.records import EVENT_TYPES, MAX_ENDPOINTS, Attempt, Delivery, Endpoint, new_endpoint_id
 from router.webhooks.signing import mask, to_headers
 from router.webhooks.store import make_event
 
@@ -89,7 +89,14 @@ async def create_endpoint(request: Request) -> Response:
     body = await parse(request, EndpointCreate)
     url = check_webhook_url(body.url, "url", services.settings)
     types = tuple(dict.fromkeys(body.event_types))
-    created = await services.webhooks.create_endpoint(caller, name=body.name, url=url, event_types=types)
+    endpoint_id = new_endpoint_id()
+    try:
+        created = await services.webhooks.create_endpoint(
+            caller, name=body.name, url=url, event_types=types, endpoint_id=endpoint_id
+        )
+    except QueueUnavailableError as error:
+        services.dispatcher.take_back(error, lambda: services.webhooks.delete_endpoint(caller, endpoint_id))
+        raise
     if created is None:
         raise BadRequestError(
             texts.TOO_MANY_ENDPOINTS.fill(max_endpoints=MAX_ENDPOINTS), code="too_many_webhook_endpoints"

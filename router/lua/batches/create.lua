@@ -1,5 +1,5 @@
 -- Accepts a batch.
--- In: output_ttl_s: of its files. ttl_s: of its record. webhook_url: '' for none. Out: 1 | 0 (max_open are under way).
+-- In: output_ttl_s: of its files. ttl_s: of its record. webhook_url: '' for none. Out: its fields and values; 0: max_open are under way.
 --@include batches
 local now, id, owner, spec, window_s, output_id, error_id, output_ttl_s, ttl_s, webhook_url, max_open = unpack(ARGV)
 now = clock(now)
@@ -11,4 +11,4 @@ redis.call('HSET', batch_key(id), 'owner', owner, 'spec', spec, 'status', 'valid
 redis.call('ZADD', batches_key(owner), 0, id)
 redis.call('SADD', open_key(owner), id)
 redis.call('ZADD', DUE, now, id)
-return 1
+return redis.call('HGETALL', batch_key(id))

@@ -1,5 +1,5 @@
 -- Makes an upload a file.
--- Out: 'stored' | 'too many files' | 'too many bytes'.
+-- Out: its fields and values | 'too many files' | 'too many bytes'.
 --@include files
 local now, id, owner, filename, purpose, num_bytes, ttl_s, max_files, max_total_bytes = unpack(ARGV)
 now = clock(now)
@@ -9,4 +9,4 @@ if count > tonumber(max_files) then return 'too many files' end
 if total > tonumber(max_total_bytes) then return 'too many bytes' end
 commit_file(id, owner, filename, purpose, tonumber(num_bytes), now, tonumber(ttl_s))
 redis.call('HDEL', uploads_key(owner), id)
-return 'stored'
+return redis.call('HGETALL', file_key(id))

@@ -1,5 +1,5 @@
 -- Registers an endpoint.
--- In: event_types: with commas. Out: 1 | 0 (the owner has max_endpoints).
+-- In: event_types: with commas. Out: its fields and values; 0: the owner has max_endpoints.
 --@include deliveries
 local now, id, owner, name, url, event_types, secret, max_endpoints = unpack(ARGV)
 now = clock(now)
@@ -9,4 +9,4 @@ redis.call('HSET', endpoint_key(id), 'owner', owner, 'name', name, 'url', url, '
   'created_at', stamp(now), 'updated_at', stamp(now))
 -- All with the same score: ids sort by age, and a list can go on after an id that is gone.
 redis.call('ZADD', endpoints_key(owner), 0, id)
-return 1
+return redis.call('HGETALL', endpoint_key(id))

@@ -120,7 +120,7 @@ def test_a_batch_that_was_refused_is_not_run_all_the_same(
     batches, ids = api._app.state.services.batches, []
     create = batches.create
 
-    async def create_late(spec: BatchSpec) -> bool:
+    async def create_late(spec: BatchSpec) -> None:
         await create(spec)
         ids.append(spec.id)
         raise queue_unavailable() from redis.TimeoutError("Timeout reading from socket")
@@ -272,3 +272,70 @@ def test_a_stream_whose_id_was_told_says_that_its_end_may_change(http: httpx.Cli
     assert (end["status"], end["store"]) == ("completed", True)
     assert "结尾" in end["hybrid"]["degraded"][0]
     assert http.get(f"/v1/responses/{late_end[0]}").status_code == 200
+
+
+@pytest.mark.parametrize("what", ["file", "endpoint"])
+def test_a_file_and_an_endpoint_that_were_refused_are_not_there_later(
+    http: httpx.Client, api: AppServer, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    # Given a redis that does what it is asked, and says so too late
+    services = api._app.state.services
+    store, name = (services.files, "commit") if what == "file" else (services.webhooks, "create_endpoint")
+    made, make = [], getattr(store, name)
+
+    async def make_late(*args: Any, **named: Any) -> None:
+        made.append(await make(*args, **named))
+        raise queue_unavailable() from redis.TimeoutError("Timeout reading from socket")
+
+    monkeypatch.setattr(store, name, make_late)
+    if what == "file":
+        path, sent = "/v1/files", {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"{}\n")}}
+    else:
+        types = ["response.completed"]
+        path, sent = (
+            "/v1/webhook_endpoints",
+            {"json": {"name": "late", "url": "https://example.com/h", "event_types": types}},
+        )
+    before = ids_of(http.get(path))
+
+    assert http.post(path, **sent).status_code == 503
+
+    assert made
+    wait_until(lambda: ids_of(http.get(path)) == before, "it to be taken back")
+
+
+def test_what_was_created_is_answered_from_what_was_written(
+    http: httpx.Client, api: AppServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read after the write could fail, and make a refusal of what is there."""
+    services = api._app.state.services
+
+    async def hang(*_: Any) -> None:
+        raise queue_unavailable()
+
+    question = {"model": "glowl", "messages": [{"role": "user", "content": "你好"}]}
+    line = json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": question})
+    with monkeypatch.context() as patch:
+        patch.setattr(services.files, "get", hang)
+        upload = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", line.encode())}}
+        file = http.post("/v1/files", **upload).json()
+    with monkeypatch.context() as patch:
+        patch.setattr(services.batches, "get", hang)
+        body = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = http.post("/v1/batches", json=body).json()
+    with monkeypatch.context() as patch:
+        patch.setattr(services.webhooks, "get_endpoint", hang)
+        types = ["response.completed"]
+        made = http.post(
+            "/v1/webhook_endpoints", json={"name": "w", "url": "https://example.com/h", "event_types": types}
+        )
+    endpoint = made.json()
+    assert endpoint.pop("signing_secret")
+
+    assert file == http.get(f"/v1/files/{file['id']}").json()
+    found = http.get(f"/v1/batches/{batch['id']}").json()
+    assert (found["created_at"], found["expires_at"]) == (batch["created_at"], batch["expires_at"])
+    assert (batch["status"], batch["input_file_id"]) == ("validating", file["id"])
+    assert endpoint == http.get(f"/v1/webhook_endpoints/{endpoint['id']}").json()
+    http.post(f"/v1/batches/{batch['id']}/cancel")
+    http.delete(f"/v1/webhook_endpoints/{endpoint['id']}")
