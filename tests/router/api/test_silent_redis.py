@@ -88,8 +88,8 @@ def late(api: AppServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     store, ids = api._app.state.services.store, []
     create = store.create
 
-    async def create_late(spec: JobSpec, *more: Any) -> Job:
-        await create(spec, *more)
+    async def create_late(spec: JobSpec, *more: Any, **named: Any) -> Job:
+        await create(spec, *more, **named)
         ids.append(spec.id)
         raise queue_unavailable() from redis.TimeoutError("Timeout reading from socket")
 
@@ -145,9 +145,9 @@ def test_what_redis_took_before_it_fell_silent_is_taken_back_when_it_answers(
     store, hung = api._app.state.services.store, []
     create = store.create
 
-    async def create_and_hang(spec: JobSpec, *more: Any) -> Job:
+    async def create_and_hang(spec: JobSpec, *more: Any, **named: Any) -> Job:
         try:
-            return await create(spec, *more)
+            return await create(spec, *more, **named)
         finally:
             os.kill(redis_process.child.pid, signal.SIGSTOP)
             hung.append(True)

@@ -236,8 +236,8 @@ def test_a_caller_who_leaves_while_the_job_is_recorded_leaves_no_job(
     store = api._app.state.services.store
     create = store.create
 
-    async def create_slowly(*args: Any) -> Any:
-        await create(*args)
+    async def create_slowly(*args: Any, **named: Any) -> Any:
+        await create(*args, **named)
         await asyncio.sleep(3600)
 
     monkeypatch.setattr(store, "create", create_slowly)
