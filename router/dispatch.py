@@ -12,7 +12,6 @@ import logging
 import math
 import secrets
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -47,6 +46,7 @@ from router.jobs.job import BranchPlan, Event, Job, JobSpec, Terms
 from router.jobs.queue import JobQueue
 from router.jobs.specs import to_spec
 from router.jobs.store import JobStore
+from router.later import Later
 from router.leftovers import Leftovers
 from router.limits.meters import Cost
 from router.output_format import with_instruction
@@ -57,7 +57,6 @@ from router.work.local import EarlyStream, LocalRuns
 from router.work.transcript import Piece, Transcript
 
 DRAFT_UNIT = "draft"
-_REDIS_RETRY_S = 0.2
 _SMALL_BYTES = 1 << 20
 # At most this many drafts run in this process; the rest go to a worker, which keeps GLM's queue short.
 _MAX_LOCAL_DRAFTS = 32
@@ -143,7 +142,7 @@ class Dispatcher:
         self._watch = watch
         self._leftovers = Leftovers()
         self._closing = asyncio.Event()
-        self._later: deque[Callable[[], Awaitable[object]]] = deque()
+        self.do_later = Later(self._leftovers, self._closing).do
 
     def route(self, call: Call, rules: Rules | None = None) -> Routed:
         """Decide only.
@@ -179,9 +178,7 @@ class Dispatcher:
             if kept is not None:
                 if call.admission is not None:  # it takes no engine any tokens
                     await call.admission.charge(Cost(requests=0 if call.batch_id else 1))
-                running = await give_again(
-                    Keeping(self._store, None, self._take_back, self._watch_of(call)), call, kept
-                )
+                running = await give_again(self._keeping(call, None), call, kept)
                 running.began_at = began_at
                 return running
         routed = self.route(call)
@@ -282,12 +279,14 @@ class Dispatcher:
         epoch: int | None = None
         try:
             flight = flight_of(spec) if self._may_join(call) else ""
-            job = await self._store.create(spec, call.images, _terms(call), kept_as=str(where or ""), flight=flight)
+            async with while_heard(self._watch_of(call)):
+                job = await self._store.create(spec, call.images, _terms(call), kept_as=str(where or ""), flight=flight)
             if call.admission is not None:
                 call.admission.hand_over()
             if draft is not None:
                 with contextlib.suppress(QueueUnavailableError):  # the job is accepted; a worker runs the draft instead
-                    epoch = await self._store.claim(job.follows or job.id, DRAFT_UNIT)
+                    async with while_heard(self._watch):
+                        epoch = await self._store.claim(job.follows or job.id, DRAFT_UNIT)
         except BaseException as error:
             if isinstance(error, QueueUnavailableError):
                 self._take_back(spec, error)
@@ -372,7 +371,7 @@ class Dispatcher:
         is_kept = call.is_stored or call.keep_s > 0 or call.webhook_url is not None
         # A stream announces the id in its first event, so the record must be durable before.
         is_told_early = call.is_streamed and (call.is_stored or call.webhook_url is not None)
-        begun = self._leftovers.add(self._begin(spec, call)) if is_told_early else None
+        begun = self._leftovers.add(self._begin_record(spec, call)) if is_told_early else None
         transcript = Transcript(model_with(info.model_id, call.adapter), time.monotonic())
         try:
             said: list[Piece | None] = []
@@ -405,7 +404,7 @@ class Dispatcher:
             call,
             as_accepted(Job(spec, "in_progress", {})),
             DirectStream(transcript, [piece for piece in said if piece is not None], deltas),
-            Keeping(self._store, epoch, self._take_back, self._watch_of(call)) if is_kept else None,
+            self._keeping(call, epoch) if is_kept else None,
             self._monitor,
             self._leftovers,
             Sharing(self._cache, where) if self._cache and where else None,
@@ -423,9 +422,12 @@ class Dispatcher:
             infos = {name: self._monitor.info(name) for name in self._engines}
             await admission.charge(to_cost(call, spec, infos, counts_tokens=admission.counts_tokens))
 
-    async def _begin(self, spec: JobSpec, call: Call) -> int | None:
+    async def _begin_record(self, spec: JobSpec, call: Call) -> int | None:
         async with while_heard(self._watch_of(call)):
             return await self._store.begin(spec, call.images, _terms(call))
+
+    def _keeping(self, call: Call, epoch: int | None) -> Keeping:
+        return Keeping(self._store, epoch, self._take_back, self._watch_of(call))
 
     def _watch_of(self, call: Call) -> RedisWatch | None:
         """Return what ends the wait for a record; redis may be silent just because it writes large pictures."""
@@ -451,38 +453,14 @@ class Dispatcher:
         await self._store.cancel(job_id, left_by=reader)
 
     def take_back(self, error: QueueUnavailableError, undo: Callable[[], Awaitable[object]]) -> None:
-        """See to it that what is refused now is not done later: redis may do what it was sent before it fell silent.
-
-        Args:
-            error: why it is refused.
-            undo: forgets it, once redis answers.
-        """
+        """Undo, once redis answers, what it may do although it was refused now: it had it before it fell silent."""
         if may_be_done(error):
             self.do_later(undo)
-
-    def do_later(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Do what redis was to do, once it answers again; forgotten if this process ends before.
-
-        Args:
-            work: may be done twice.
-        """
-        self._later.append(work)
-        if len(self._later) == 1:
-            self._leftovers.add(self._do_later())
 
     def _take_back(self, spec: JobSpec, error: QueueUnavailableError) -> None:
         """Take a job back; one under an Idempotency-Key stays: whoever sends the key again finds it."""
         if spec.keep_s == 0:
             self.take_back(error, lambda: self._store.delete(spec.id))
-
-    async def _do_later(self) -> None:
-        while self._later and not self._closing.is_set():
-            try:
-                await self._later[0]()
-                self._later.popleft()
-            except QueueUnavailableError:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), _REDIS_RETRY_S)
 
     async def _forget(self, job_id: str, begun: asyncio.Task[int | None]) -> None:
         """Take back the record of an answer that failed before its id was announced."""
