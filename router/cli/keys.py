@@ -93,7 +93,7 @@ def list_keys(
         table.add_row(
             *(key.id, name, say(f"keys.status.{status_of(key, admin.now)}", admin.language), show_time(key.created_at)),
             show_time(used) if used else say("keys.never", admin.language),
-            show_time(key.expires_at) if key.expires_at else say("keys.never", admin.language),
+            show_time(key.expires_at) if key.expires_at else say("keys.no_end", admin.language),
             "" if key.scopes is None else ",".join(sorted(key.scopes)),
             key.note,
         )

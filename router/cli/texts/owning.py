@@ -79,6 +79,7 @@ TEXTS: Final[dict[str, Text]] = {
         "there are no keys; make one: {glowl} keys create OWNER", "还没有密钥；请创建：{glowl} keys create 所有者"
     ),
     "keys.never": Text("never", "从未"),
+    "keys.no_end": Text("never", "永不"),
     "keys.status.live": Text("live", "有效"),
     "keys.status.expired": Text("expired", "已过期"),
     "keys.status.revoked": Text("revoked", "已吊销"),
