@@ -32,13 +32,14 @@ define SHOW_STEPS
 endef
 export SHOW_STEPS
 
-.PHONY: help up test check docs openai-majors clients open-responses clean
+.PHONY: help up test check docs browser test-browser openai-majors clients open-responses clean
 
 help:
 	@echo "make up      run Glowl on this machine (ARGS are those of 'glowl up')"
 	@echo "make test    format, lint, types, imports and tests (ARGS are those of pytest)"
 	@echo "make check   the same"
 	@echo "make docs    write the generated pages anew and build the site into site/"
+	@echo "make test-browser   the page in a real browser, which is installed where that is allowed (ARGS are those of pytest)"
 	@echo "make openai-majors   the journeys with openai 1, 2 and 3 (ARGS: which of them, -- and those of pytest)"
 	@echo "make clients   two streamed turns with each client that joins text: AI SDK, LangChain, pydantic-ai, openai-agents (ARGS: which)"
 	@echo "make open-responses   the checks of the open Responses suite, against the pocket models"
@@ -61,6 +62,15 @@ check: $(HAS_DEV)
 docs: $(HAS_DEV)
 	$(BIN)/python -m scripts.doc_pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Debian's own chromium, if this may install it: without one the tests of the page skip, and say so.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+		|| echo "no browser, and none can be installed here: the tests of the page will skip"
+
+test-browser: $(HAS_DEV) browser
+	$(BIN)/pytest tests/browser -rs $(ARGS)
 
 openai-majors: $(HAS_DEV)
 	$(BIN)/python -m tests.openai_majors $(ARGS)

@@ -77,7 +77,7 @@ function SignIn() {
 function Page() {
   const { Component, name } = view.value;
   return html`<${Head} /><${Banner} />
-    <main id="main" tabindex="-1" class=${`view-${name}`}>${needsKey.value ? html`<${SignIn} />` : html`<${Component} path=${where.value.path} key=${name} />`}</main>`;
+    <main id="main" tabindex=${name === "ask" ? -1 : 0} class=${`view-${name}`}>${needsKey.value ? html`<${SignIn} />` : html`<${Component} path=${where.value.path} key=${name} />`}</main>`;
 }
 
 start();

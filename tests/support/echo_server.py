@@ -29,7 +29,7 @@ class SlowEcho(EchoEngine):
     """
 
     def __init__(self, name: str, word_s: float, prefill_s: float, load_s: float) -> None:
-        super().__init__(name, delta_delay_s=word_s)
+        super().__init__(name, delta_delay_s=word_s, context_tokens=65_536)
         self._prefill_s = prefill_s
         self._load_s = load_s
 

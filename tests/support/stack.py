@@ -35,6 +35,7 @@ class ProcessStack:
         num_apis: api processes, all on the same redis.
         workers: per worker process, the queues it takes; None takes all.
         delay_s: what an echo engine waits before each word; by name, those left out wait for nothing.
+        prefill_s: what it waits before the first one, by name.
         env: variables for api and workers, over the defaults here.
         checkpoints: folders of real weights by engine, instead of echo engines.
     """
@@ -45,6 +46,7 @@ class ProcessStack:
         num_apis: int = 1,
         workers: Sequence[str | None] = (None,),
         delay_s: float | Mapping[str, float] = 0.0,
+        prefill_s: Mapping[str, float] | None = None,
         env: Mapping[str, str] | None = None,
         checkpoints: Mapping[str, Path] | None = None,
     ) -> None:
@@ -70,7 +72,7 @@ class ProcessStack:
         self._argv: dict[str, list[str]] = {"redis": list(redis_argv(binary, redis_at, self.dir))}
         for name in ("glm", "owl2"):
             word_s = delay_s.get(name, 0.0) if isinstance(delay_s, Mapping) else delay_s
-            at = [name, str(sockets[name]), str(word_s)]
+            at = [name, str(sockets[name]), str(word_s), str((prefill_s or {}).get(name, 0.0))]
             self._argv[name] = [python, "-m", "tests.support.echo_server", *at]
         for name, folder in (checkpoints or {}).items():
             self._argv[name] = engine_argv(name, model=folder, device="cpu", uds=sockets[name])

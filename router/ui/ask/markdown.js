@@ -9,6 +9,7 @@ import DOMPurify from "../vendor/purify.js";
 const MOST_CHARS = 2000;
 const MOST_CODE_CHARS = 6000;
 const FENCE = /^ {0,3}(`{3,}|~{3,})/;
+const PLAIN_TAG = /^<\/?(br|b|i|s|sub|sup|kbd)\s*\/?>$/i;
 const LIST = /^\s*([-*+]|\d+[.)])\s/;
 
 /** Cuts a text that grows at its end into Markdown blocks. */
@@ -73,6 +74,8 @@ const marked = new Marked({
   renderer: {
     // All of one level: the page's own headings are above them.
     heading({ tokens }) { return `<h3>${this.parser.parseInline(tokens)}</h3>\n`; },
+    // HTML in an answer is text, but for what models write in tables: not even an inert document is to parse the rest.
+    html({ text }) { return PLAIN_TAG.test(text.trim()) ? text : escape(text); },
     // Whoever serves a picture would know who reads the answer.
     image({ text, href }) { return `<em>[${escape(text || href)}]</em>`; },
   },

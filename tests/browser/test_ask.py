@@ -1,0 +1,160 @@
+"""The Ask view against the models that ship: both routes, in both languages, and what one sees of them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("playwright.sync_api")
+from playwright.sync_api import expect
+
+from tests.browser.steps import SAMPLES, TIMEOUT_MS, ask, text_of, wait_for
+from tests.support.stack import PocketStack
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+Visit = Callable[..., Any]
+
+
+def test_two_pictures_get_a_draft_and_then_a_refined_answer(pocket: PocketStack, visit: Visit) -> None:
+    # Given a worker that is held, so that the draft has time to be seen
+    visitor = visit(pocket)
+    page = visitor.open()
+    worker = pocket.processes["worker0"].child
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        # When two pictures are compared in English
+        pictures = (SAMPLES / "more-1.png", SAMPLES / "more-2.png")
+        bubble = wait_for(ask(page, "Which of the two pictures shows more blue shapes?", *pictures), "refining")
+        # Then the draft is shown, with what is known of the wait
+        expect(bubble.locator(".state")).to_contain_text("draft; refining (place 1", timeout=TIMEOUT_MS)
+        draft = text_of(bubble)
+        assert draft
+    finally:
+        worker.send_signal(signal.SIGCONT)
+    # And then the refined answer, in the same bubble
+    wait_for(bubble, "completed")
+    expect(bubble.locator(".state")).to_have_text("refined")
+    assert text_of(bubble) == "second"
+    # And the badge says why it went that way
+    badge = bubble.locator(".badge")
+    expect(badge.locator(".tag.deep")).to_have_text("deep")
+    badge.locator("summary").click()
+    expect(badge).to_contain_text("mplug-owl2-pocket")
+    expect(badge).to_contain_text("distinct pictures in this turn")
+    # And the draft is kept, to be compared
+    response = httpx.get(f"{visitor.url}/v1/responses/{bubble.get_attribute('data-id')}", trust_env=False).json()
+    bubble.get_by_role("tab", name="draft").click()
+    assert text_of(bubble) == response["hybrid"]["draft"]["text"].strip() == draft
+    page.keyboard.press("ArrowRight")
+    expect(bubble.get_by_role("tab", name="difference")).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(bubble.locator(".sides section")).to_have_count(2)
+    # And no picture went as base64: both were uploaded once and named
+    assert [part["type"] for part in response_input(visitor.url, response["id"])] == ["file", "file", "text"]
+
+
+def response_input(url: str, response_id: str) -> list[dict[str, str]]:
+    items = httpx.get(f"{url}/v1/responses/{response_id}/input_items", trust_env=False).json()["data"]
+    return [{"type": "file" if part.get("file_id", "").startswith("file-") else "text"} for part in items[0]["content"]]
+
+
+def test_a_chinese_question_about_one_picture_is_answered_at_once(pocket: PocketStack, visit: Visit) -> None:
+    visitor = visit(pocket, locale="zh-CN")
+    page = visitor.open()
+    expect(page.get_by_role("link", name="提问")).to_have_attribute("aria-current", "page")
+    bubble = wait_for(ask(page, "一共有多少个图形？", SAMPLES / "count.png", button="提问"), "completed")
+    expect(bubble.locator(".badge .tag.fast")).to_have_text("快速")
+    expect(bubble.locator(".state")).to_have_text("已回答")
+    assert text_of(bubble) == "4"
+    # And a further question goes on from it
+    second = wait_for(ask(page, "图中的菱形是什么颜色的？", SAMPLES / "colour.png", button="提问"), "completed")
+    response = httpx.get(f"{visitor.url}/v1/responses/{second.get_attribute('data-id')}", trust_env=False).json()
+    assert response["previous_response_id"] == bubble.get_attribute("data-id")
+
+
+def test_samples_pictures_by_keyboard_and_a_title(pocket: PocketStack, visit: Visit) -> None:
+    page = visit(pocket).open()
+    # Given a sample question, which brings its pictures
+    page.get_by_role("button", name="Which picture has a blue star?").click()
+    uploads = page.locator(".upload img")
+    expect(uploads).to_have_count(2)
+    first = uploads.nth(0).get_attribute("src")
+    # When the first picture is moved to the right with the keyboard
+    page.locator(".upload").nth(0).get_by_role("button", name="Move which-1.png to the right").focus()
+    page.keyboard.press("Alt+ArrowRight")
+    # Then it is the second, and so it is asked
+    expect(uploads.nth(1)).to_have_attribute("src", str(first))
+    page.get_by_role("button", name="Ask", exact=True).click()
+    bubble = wait_for(page.locator(".exchange").last, "completed")
+    assert text_of(bubble) == "first"
+    # And the conversation can be given a title, found by it, and deleted
+    history = page.get_by_role("navigation", name="History")
+    entry = history.locator("li.open")
+    entry.locator(".menu summary").click()
+    entry.get_by_role("button", name="Rename").click()
+    history.get_by_role("textbox", name="Title").fill("Stars <img src=x onerror=alert(1)>")
+    page.keyboard.press("Enter")
+    expect(history.locator("li.open .title")).to_have_text("Stars <img src=x onerror=alert(1)>")
+    history.get_by_role("searchbox", name="Search").fill("stars")
+    expect(history.locator("li")).to_have_count(1)
+    entry.locator(".menu summary").click()
+    entry.get_by_role("button", name="Delete", exact=True).click()
+    entry.get_by_role("button", name="Delete it").click()
+    expect(history.get_by_text("Nothing found.")).to_be_visible()
+
+
+def test_what_cannot_be_taken_is_refused_kindly(pocket: PocketStack, visit: Visit, tmp_path: Path) -> None:
+    page = visit(pocket).open()
+    chooser = page.locator("input[type=file]").first
+    # Given a file that is no picture, with a name that would be a script, and one of 30 MB
+    bad, large = tmp_path / "<img src=x onerror=alert(1)>.png", tmp_path / "large.png"
+    bad.write_bytes(b"no picture at all")
+    large.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 30_000_000)
+    chooser.set_input_files([bad, large])
+    refusals = page.locator(".upload .error")
+    expect(refusals).to_have_count(2, timeout=60_000)
+    expect(refusals.nth(0)).to_contain_text("onerror=alert(1)>.png")
+    expect(refusals.nth(1)).to_contain_text("large.png")
+    expect(refusals.nth(1)).to_contain_text("20971520")
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_disabled()
+    for _ in range(2):
+        page.locator(".upload").first.get_by_role("button", name="Remove").click()
+    # And 17 pictures are more than one question may have; the question is not lost
+    bubble = wait_for(ask(page, "How many shapes are there?", *[SAMPLES / "count.png"] * 17), "refused")
+    expect(bubble.get_by_role("alert")).to_contain_text("16")
+    expect(bubble.locator(".asked")).to_have_text("How many shapes are there?")
+
+
+def test_the_other_views_show_what_happened(pocket: PocketStack, visit: Visit) -> None:
+    page = visit(pocket).open()
+    wait_for(ask(page, "Which colour does the largest cross have?", SAMPLES / "hop.png"), "completed")
+    page.get_by_role("link", name="Jobs").click()
+    row = page.get_by_role("row").filter(has_text="Which colour does the largest cross have?").first
+    expect(row).to_contain_text("completed")
+    with page.expect_download() as saved:
+        row.get_by_role("button", name="as JSON").click()
+    assert saved.value.suggested_filename.startswith("resp_")
+    page.get_by_role("link", name="Batches").click()
+    expect(page.get_by_text("No batches.")).to_be_visible()
+    page.get_by_role("link", name="Webhook deliveries").click()
+    expect(page.get_by_text("Nothing was sent to a webhook.")).to_be_visible()
+    # And the lab decides while one types, by every preset
+    page.get_by_role("link", name="Policy lab").click()
+    page.get_by_role("textbox", name="Question", exact=True).fill("Which of them is bigger?")
+    page.get_by_role("spinbutton", name="Pictures").fill("2")
+    decision = page.locator(".decision")
+    expect(decision).to_contain_text("deep")
+    expect(decision).to_contain_text("distinct pictures in this turn: 2 against 2")
+    expect(page.get_by_role("row").filter(has_text="glm-only")).to_contain_text("fast")
+    page.get_by_role("button", name="Decide my last 100 questions again").click()
+    expect(page.get_by_text("go another way.")).to_be_visible()
+    # And the status names the engines
+    page.get_by_role("link", name="Status").click()
+    expect(page.get_by_text("mplug-owl2-pocket").first).to_be_visible()
+    expect(page.get_by_role("img", name="routes")).to_be_visible()
