@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal, TypeVar
 
 import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from engines.adapter_names import parse_adapters
 from engines.http.address import DEFAULT_PORTS, split_urls
@@ -23,6 +23,7 @@ from router.limits.limits import NO_LIMITS, Limits, to_limits
 from router.loopback import is_loopback
 from router.redis_address import check_redis_url
 from router.scopes import Scope
+from router.secret_files import SecretFiles, file_variables
 
 PRODUCT_URL = "https://github.com/glowl/glowl"
 DEFAULT_PORT = 8000
@@ -365,9 +366,20 @@ class Settings(BaseSettings):
     @classmethod
     def variables(cls) -> frozenset[str]:
         """Return the names of all environment variables that are read."""
-        return frozenset(
-            str(field.validation_alias or f"GLOWL_{name.upper()}") for name, field in cls.model_fields.items()
-        )
+        names = (str(field.validation_alias or f"GLOWL_{name.upper()}") for name, field in cls.model_fields.items())
+        return frozenset(names) | file_variables(cls)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the environment, and secrets from the files that it names."""
+        return (init_settings, env_settings, SecretFiles(settings_cls))
 
     @property
     def is_only_local(self) -> bool:
