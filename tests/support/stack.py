@@ -63,6 +63,7 @@ class ProcessStack:
             "GLOWL_DATA_DIR": str(self.dir),
             "GLOWL_ALLOW_PRIVATE_URLS": "true",
             "GLOWL_LOG_LEVEL": "WARNING",
+            "GLOWL_CACHE_BYTES": "0",  # tests and benchmarks ask the same again and mean it
             "PYTHONPATH": str(ROOT),
             **(env or {}),
         }
