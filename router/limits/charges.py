@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # An open request whose process was not heard of for so long is taken for dead.
 LEASE_S: Final = 15.0
+# Requests that end within so long of each other are settled in one round trip.
+_SETTLE_AFTER_S: Final = 0.02
 # Refusals that this process remembers, so that whoever goes on sending costs neither a look at its body nor at redis.
 _MAX_REMEMBERED: Final = 10_000
 
@@ -47,6 +49,8 @@ class Charges:
         self._open: dict[str, list[str]] = {}
         self._beat: asyncio.Task[None] | None = None
         self._leftovers = Leftovers()
+        self._due: list[str | int] = []
+        self._settling: asyncio.Task[None] | None = None
 
     def refused_for_us(self, subject: Subject) -> int:
         """Return for how many microseconds a subject's bucket of requests cannot have room yet; 0 if it may have."""
@@ -88,7 +92,7 @@ class Charges:
             words.append(subject.name)
             words += ["" if limit is None else limit for limit in (*subject.limits, subject.max_open)]
         requests, pictures, kilopixels, tokens = cost
-        page, refused, kind, wait_us, *rest = await self._scripts.run(
+        found: bytes = await self._scripts.run(
             LimitScript.CHARGE,
             *words,
             id=id_,
@@ -99,13 +103,15 @@ class Charges:
             kilopixels=kilopixels,
             tokens=tokens,
         )
-        numbers = [None if word == b"" else int(word) for word in rest]
+        page, refused, kind, wait_us, *rest = found.decode().split(" ")
+        numbers = [None if word == "-" else int(word) for word in rest]
         width = 2 * len(KINDS)
         standings = tuple(
             Standing(tuple(numbers[at : at + width : 2]), tuple(numbers[at + 1 : at + width : 2]))
             for at in range(0, len(numbers), width)
         )
-        return Outcome(standings, page.decode(), int(refused) - 1 if refused else None, int(kind) - 1, int(wait_us))
+        by = int(refused) - 1 if refused != "0" else None
+        return Outcome(standings, page.strip("-"), by, int(kind) - 1, int(wait_us))
 
     async def settle(self, id_: str, reference: str, used: int | None, held: Held | None = None) -> None:
         """End a request: free its places, and charge what it used instead of what it reserved.
@@ -121,18 +127,31 @@ class Charges:
                 self._local.settle(held, used, self._now_us())
             return
         places = self._open.pop(id_, [])
-        if places or used is not None:
-            # To its end although the client may be gone: a place that is not given back is missed for seconds.
-            await asyncio.shield(self._leftovers.add(self._settle_in_redis(id_, reference, used, places)))
+        if not places and used is None:
+            return
+        self._due += [reference, "" if used is None else used, id_, " ".join(places)]
+        if places:  # the client's next request must find them free; to its end although the client may be gone
+            await asyncio.shield(self._leftovers.add(self.settle_due()))
+        elif self._settling is None:
+            self._settling = self._leftovers.add(self._settle_soon())
 
-    async def _settle_in_redis(self, id_: str, reference: str, used: int | None, places: Sequence[str]) -> None:
-        with contextlib.suppress(QueueUnavailableError):  # then all of it ages out by itself
-            await self._scripts.run(LimitScript.SETTLE, reference, "" if used is None else used, id_, " ".join(places))
+    async def _settle_soon(self) -> None:
+        await asyncio.sleep(_SETTLE_AFTER_S)
+        self._settling = None
+        await self.settle_due()
+
+    async def settle_due(self) -> None:
+        """Settle what has ended by now."""
+        due, self._due = self._due, []
+        if due:
+            with contextlib.suppress(QueueUnavailableError):  # then all of it ages out by itself
+                await self._scripts.run(LimitScript.SETTLE, *due)
 
     async def aclose(self) -> None:
         """Finish what is under way."""
         if self._beat is not None:
             await end_tasks(self._beat)
+        await self.settle_due()
         await self._leftovers.aclose()
 
     def _hold(self, id_: str, subjects: Sequence[Subject]) -> None:

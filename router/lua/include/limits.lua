@@ -14,13 +14,6 @@ local function micros(seconds) return math.floor(seconds * 1000000 + 0.5) end
 -- As redis writes numbers itself, it rounds to fourteen digits.
 local function whole(number) return string.format('%.0f', number) end
 
--- Keeps a meter until nothing is owed.
-local function keep_meter(subject, limit, owed, now)
-  local at = tonumber(redis.call('HGET', meter_key(subject), 'at'))
-  local left_ms = math.ceil((owed / limit + math.max(0, at - now)) / 1000) + 1000
-  if redis.call('PTTL', meter_key(subject)) < left_ms then redis.call('PEXPIRE', meter_key(subject), left_ms) end
-end
-
 -- Puts the tokens that were used in the place of those that were reserved, once. What time has given back already is
 -- not given back again: at most what is left of the reservation, had nothing been charged after it.
 -- In: reference: page of the ledger and id. used: tokens. now: microseconds. Returns 1, or 0 if there is no such
@@ -44,7 +37,10 @@ local function settle(reference, used, now)
     end
     -- The other kinds are as they were at that time, so this one is written as if it had been, too.
     redis.call('HSET', meter_key(subject), 'tokens', whole(owed + change + drained), 'at', whole(at))
-    keep_meter(subject, limit, owed + change, now)
+    if change > 0 or not found[2] then  -- else it is kept for long enough
+      local left_ms = math.ceil(((owed + change) / limit + math.max(0, at - now)) / 1000) + 1000
+      if redis.call('PTTL', meter_key(subject)) < left_ms then redis.call('PEXPIRE', meter_key(subject), left_ms) end
+    end
   end
   redis.call('HSET', ledger_key(page), id,
     table.concat({'settled', words[2], words[3], words[4], whole(used), words[6]}, ' '))

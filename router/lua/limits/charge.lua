@@ -2,9 +2,10 @@
 -- In: id: of the request. owner: whose ledger. lease_s: after which an open request that was not renewed is taken for
 -- dead. requests, pictures, kilopixels, tokens: what it costs. Then, per subject: name, the limits of these four per
 -- minute, and of open requests; '' for no limit.
--- Out: {page of the ledger, '' if it was refused; by which subject, from 1 on; by which of its limits: 1 to 4, or 5 for
--- open requests; after how many microseconds it may be sent again}, then per subject and kind: what is left, and in how
--- many microseconds it is as before any request; '' without a limit.
+-- Out: one string, since redis' client reads a list word by word: page of the ledger, '-' if it was refused; by which
+-- subject, from 1 on; by which of its limits: 1 to 4, or 5 for open requests; after how many microseconds it may be sent
+-- again; then per subject and kind: what is left, and in how many microseconds it is as before any request; '-' without
+-- a limit.
 --@include limits
 local now, id, owner, lease_s, requests, pictures, kilopixels, tokens = unpack(ARGV)
 local seconds = clock(now)
@@ -66,18 +67,18 @@ for _, subject in ipairs(refused > 0 and {} or subjects) do
   end
 end
 
-local page = ''
+local page = '-'
 if refused == 0 then
   page = owner .. ':' .. whole(math.floor(now / MINUTE_US))
   redis.call('HSET', ledger_key(page), id, table.concat(entry, ' '))
   redis.call('EXPIRE', ledger_key(page), LEDGER_TTL_S)
 end
-local out = {page, refused, kind, whole(math.max(wait, 0))}
+local out = {page, whole(refused), whole(kind), whole(math.max(wait, 0))}
 for _, subject in ipairs(subjects) do
   for k = 1, 4 do
     local limit, owed = subject.limits[k], subject.owed[k]
-    out[#out + 1] = limit and whole(math.max(0, math.floor((limit * MINUTE_US - owed) / MINUTE_US))) or ''
-    out[#out + 1] = limit and whole(math.ceil(owed / limit)) or ''
+    out[#out + 1] = limit and whole(math.max(0, math.floor((limit * MINUTE_US - owed) / MINUTE_US))) or '-'
+    out[#out + 1] = limit and whole(math.ceil(owed / limit)) or '-'
   end
 end
-return out
+return table.concat(out, ' ')

@@ -81,6 +81,7 @@ async def _play(redis_url: str, limits: Sequence[Limits], steps: Sequence[Ask | 
                     reference.settle(reservation, step.used, now)
                     local.settle(held, step.used, now_us)
                     await charges.settle(f"id{number}", reference_id, step.used)
+                    await charges.settle_due()
                 continue
             asked = [subjects[index] for index in step.subjects]
             expected = reference.charge(step.cost, asked, now)
@@ -119,6 +120,7 @@ async def test_what_is_used_never_exceeds_one_minute_at_once_and_the_rate_after_
             open_.append((f"{outcome.page}:id{number}", number))
         if open_ and open_[0][1] + 7 <= number:
             await charges.settle("", open_.pop(0)[0], 50)
+            await charges.settle_due()
             used += 50
         assert used <= 600 + 10 * (clock[0] - NOW)
 
@@ -159,6 +161,7 @@ async def test_a_reservation_is_settled_once(redis: Redis) -> None:
 
     for _ in range(3):
         await charges.settle("first", f"{first.page}:first", 100)
+        await charges.settle_due()
 
     third = (await charges.charge("third", "owner", Cost(tokens=500), subjects))[0]
     assert third.refused_by is None
@@ -171,6 +174,7 @@ async def test_more_than_was_reserved_is_charged_too(redis: Redis) -> None:
     first = (await charges.charge("first", "owner", Cost(tokens=100), subjects))[0]
 
     await charges.settle("first", f"{first.page}:first", 1500)
+    await charges.settle_due()
 
     refused = (await charges.charge("second", "owner", Cost(tokens=100), subjects))[0]
     assert refused.wait_us == 36_000_000  # 600 too many, at 1000 a minute
@@ -248,6 +252,7 @@ async def test_nothing_is_kept_for_longer_than_it_counts(redis: Redis) -> None:
     assert 599_000 < ttl_ms["ledger"] <= 600_000
 
     await charges.settle("a", f"{outcome.page}:a", 1200)
+    await charges.settle_due()
     assert 119_000 < await redis.pttl(f"glowl:meter:{subjects[0].name}") <= 121_000
     await charges.aclose()
 
@@ -281,6 +286,7 @@ async def test_the_ledger_says_what_was_charged(redis: Redis) -> None:
     first, _ = await charges.charge("first", "owner", Cost(1, 2, 3, 400), subjects)
     await charges.charge("second", "owner", Cost(1, 0, 0, 500), subjects)
     await charges.settle("first", f"{first.page}:first", 150)
+    await charges.settle_due()
 
     ledger = await redis.hgetall(f"glowl:ledger:{first.page}")
 

@@ -41,7 +41,8 @@ for start in range(0, {NUM_CALLS}, SIZE):
     names = [f"{{number}}-{{call}}" for call in range(start, start + SIZE)]
     subject = ["{OWNER.name}", {LIMITS.requests_per_minute}, "", "", {LIMITS.tokens_per_minute}, ""]
     found = run(charge, [[name, "{OWNER.name}", 15, 1, 2, 3, 20, *subject] for name in names])
-    taken = [f"{{page.decode()}}:{{name}}" for name, (page, *_) in zip(names, found, strict=True) if page]
+    pages = [reply.decode().split()[0] for reply in found]
+    taken = [f"{{page}}:{{name}}" for name, page in zip(names, pages, strict=True) if page != "-"]
     ended = [reference for at, reference in enumerate(taken) for _ in range((2, 1, 0, 0)[at % 4])]
     run(settle, [[reference, 7, "", ""] for reference in ended])
 """
