@@ -26,11 +26,18 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
     that goes on for ever then does so.
     """
     pending = {task for task in tasks if not task.done()}
+    is_cancelled = False
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+        try:
+            await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+        except asyncio.CancelledError:  # whoever ends this task cancels it again and again too
+            is_cancelled = True
+        pending = {task for task in pending if not task.done()}
     await asyncio.gather(*tasks, return_exceptions=True)
+    if is_cancelled:
+        raise asyncio.CancelledError
 
 
 class Leftovers:

@@ -59,3 +59,33 @@ async def test_leftovers_are_waited_for() -> None:
 
     assert task.result() == "done"
     assert len(leftovers) == 0
+
+
+async def test_who_ends_a_task_ends_it_also_when_cancelled_again_meanwhile() -> None:
+    # Given a task that needs more than one cancellation to end, and another that ends it at its own end
+    is_waiting, num_swallowed = asyncio.Event(), 0
+
+    async def slow_to_end() -> None:
+        nonlocal num_swallowed
+        while True:
+            is_waiting.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if num_swallowed == 3:
+                    raise
+                num_swallowed += 1
+
+    inner = asyncio.create_task(slow_to_end())
+    outer = asyncio.create_task(end_tasks(inner))
+    await is_waiting.wait()
+
+    # When the other is cancelled, and again, as a request is whose client has hung up
+    for _ in range(2):
+        outer.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait_for(asyncio.wait({outer}), 60)
+
+    # Then the task has ended before the one that ends it, which was cancelled
+    assert inner.done()
+    assert outer.cancelled()
