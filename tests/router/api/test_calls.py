@@ -12,7 +12,7 @@ import pytest
 from router.api import formats
 from router.api.calls import to_call, to_older_call
 from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, VisionRequest
-from router.call import Call
+from router.call import CacheUse, Call
 from router.errors import BadRequestError
 from router.settings import Settings
 
@@ -31,6 +31,13 @@ class Media:
         return ()
 
 
+class Authenticator:
+    """Knows one owner who wants nothing kept for longer than an hour."""
+
+    def retention_of(self, owner: str) -> int | None:
+        return 3600 if owner == "ann" else None
+
+
 class Monitor:
     """Knows of no engine's own names."""
 
@@ -42,7 +49,10 @@ class Monitor:
 
 
 def parts() -> Any:
-    return SimpleNamespace(monitor=Monitor(), settings=Settings(_env_file=None), media=Media(), store=None)
+    settings = Settings(_env_file=None)
+    return SimpleNamespace(
+        monitor=Monitor(), settings=settings, media=Media(), store=None, authenticator=Authenticator()
+    )
 
 
 def chat(**fields: Any) -> ChatRequest:
@@ -55,8 +65,8 @@ def responses(**fields: Any) -> ResponsesRequest:
 
 
 def bare(call: Call) -> Call:
-    """Leave out what the endpoints may differ in: how long it took, and OpenAI's own default of `store`."""
-    return replace(call, fetch_ms=None, is_stored=True, echo={})
+    """Leave out what the endpoints may differ in: how long it took, and what only a response repeats."""
+    return replace(call, fetch_ms=None, echo={})
 
 
 @pytest.mark.parametrize(
@@ -72,11 +82,19 @@ def bare(call: Call) -> Call:
     ids=["bare", "sampling", "metadata", "hybrid", "template", "thinking"],
 )
 async def test_both_endpoints_make_the_same_call_of_the_same_question(fields: dict[str, Any]) -> None:
-    from_chat = await to_call(chat(**fields), "ann", parts())
-    from_responses = await to_call(responses(**fields), "ann", parts())
+    from_chat = await to_call(chat(**fields, store=True), "ann", parts())
+    from_responses = await to_call(responses(**fields, store=True), "ann", parts())
 
     assert bare(from_chat) == bare(from_responses)
-    assert from_chat.owner == "ann"
+    assert (from_chat.owner, from_chat.retention_s) == ("ann", 3600)
+
+
+async def test_the_endpoints_differ_in_what_is_stored_and_kept_if_nothing_is_said() -> None:
+    from_chat = await to_call(chat(), "ann", parts())
+    from_responses = await to_call(responses(), "ann", parts())
+
+    assert (from_chat.is_stored, from_chat.cache) == (False, CacheUse(joins=True))
+    assert (from_responses.is_stored, from_responses.cache) == (True, CacheUse(reads=True, writes=True, joins=True))
 
 
 @pytest.mark.parametrize(
