@@ -6,36 +6,48 @@ variable.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from engines.adapter_names import parse_adapters
 from engines.http.address import DEFAULT_PORTS, split_urls
 from router.limits.addresses import to_networks
 from router.limits.limits import NO_LIMITS, Limits, to_limits
 from router.loopback import is_loopback
-from router.redis_address import check_redis_url
 from router.scopes import Scope
 from router.secret_files import SecretFiles, file_variables
+from router.settings_checks import (
+    DEFAULT_REDIS_URL,
+    DEFAULT_TOKEN_SCOPES,
+    DEFAULT_WEBHOOK_DELAYS_S,
+    check_address,
+    check_delays,
+    check_hosts,
+    check_issuer,
+    check_jwt_secrets,
+    check_keys,
+    check_level,
+    check_origins,
+    check_redis,
+    check_signing_secrets,
+    or_default_scopes,
+    or_none,
+    split_adapters,
+    split_words,
+    to_audit,
+    to_flag,
+)
 
 PRODUCT_URL = "https://github.com/glowl/glowl"
 DEFAULT_PORT = 8000
-DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-MAX_WEBHOOK_DELAY_S = 72 * 3600.0
-DEFAULT_TOKEN_SCOPES: Final[tuple[Scope, ...]] = ("ask", "jobs", "files")
-DEFAULT_WEBHOOK_DELAYS_S = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0)
 
-_MIN_JWT_SECRET_BYTES: Final = 32
-
-Value = TypeVar("Value")
+# What settings are: words between commas, secrets likewise, a text or nothing.
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_words)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split_words)]
+Maybe = Annotated[str | None, BeforeValidator(or_none)]
 
 
 class SettingsError(ValueError):
@@ -64,46 +76,48 @@ class Settings(BaseSettings):
         0, ge=0, le=65535, description="a second port for the page and the api, where it is free; 0: none"
     )
     data_dir: Path = Field(default_factory=default_data_dir, description="models, redis files, logs")
-    redis_url: str = Field(
+    redis_url: Annotated[str, AfterValidator(check_redis)] = Field(
         DEFAULT_REDIS_URL,
         validation_alias="REDIS_URL",
         description="address of redis: redis://host:port/db or unix:///path?db=0",
     )
-    glm_url: str = Field(
+    glm_url: Annotated[str, AfterValidator(check_address)] = Field(
         f"http://127.0.0.1:{DEFAULT_PORTS['glm']}",
         description="GLM engine: http(s)://... or unix:///path; several separated by commas share the work",
     )
-    glm_api_key: SecretStr | None = Field(None, description="key for the GLM servers")
-    glm_model: str | None = Field(None, description="name of the model on the GLM servers; empty: their first one")
-    glm_adapters: Annotated[tuple[tuple[str, str], ...], NoDecode] = Field(
+    glm_api_key: Annotated[SecretStr | None, BeforeValidator(or_none), AfterValidator(check_keys)] = Field(
+        None, description="key for the GLM servers"
+    )
+    glm_model: Maybe = Field(None, description="name of the model on the GLM servers; empty: their first one")
+    glm_adapters: Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(split_adapters)] = Field(
         (), description="LoRA adapters that `glowl up` gives the GLM engine: NAME=FOLDER_OR_HUB_ID, comma-separated"
     )
-    owl2_url: str = Field(
+    owl2_url: Annotated[str, AfterValidator(check_address)] = Field(
         f"http://127.0.0.1:{DEFAULT_PORTS['owl2']}", description="Owl2 engine: the same, one or several"
     )
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="comma-separated API keys; a request must send one of them; empty: none is needed"
+    api_keys: Annotated[Secrets, AfterValidator(check_keys)] = Field(
+        (), description="comma-separated API keys, each an owner of its own, beside those of `glowl keys`"
     )
-    insecure: bool = Field(
+    insecure: Annotated[bool, BeforeValidator(to_flag)] = Field(
         False, description="answer without keys on any address, as long as there is neither a key nor an owner"
     )
     published_on: str = Field(
         "", description="address on which others reach the api, if it is another than GLOWL_HOST, as from a container"
     )
-    jwt_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    jwt_secret: Annotated[Secrets, AfterValidator(check_jwt_secrets)] = Field(
         (),
         description="checks HS256 tokens (JWT) that are sent instead of a key; at least 32 bytes; several separated by "
         "commas are all accepted",
     )
-    jwt_jwks: str | None = Field(
+    jwt_jwks: Maybe = Field(
         None,
         description="public keys (JWKS) of an issuer of RS, PS, ES or EdDSA tokens: a URL, or a file for machines "
         "without a network",
     )
-    jwt_issuer: str | None = Field(
+    jwt_issuer: Annotated[Maybe, AfterValidator(check_issuer)] = Field(
         None, validate_default=True, description="what `iss` of a token must be; needed with GLOWL_JWT_JWKS"
     )
-    jwt_audience: Annotated[tuple[str, ...], NoDecode] = Field(
+    jwt_audience: Annotated[Words, AfterValidator(check_issuer)] = Field(
         (),
         validate_default=True,
         description="what `aud` of a token must be, or one of several separated by commas; needed with GLOWL_JWT_JWKS",
@@ -111,7 +125,9 @@ class Settings(BaseSettings):
     jwt_owner_claim: str = Field(
         "sub", pattern=r"^[!-~]{1,100}$", description="claim that says whose the jobs and files of a token are"
     )
-    jwt_scopes: Annotated[tuple[Scope, ...], NoDecode] = Field(
+    jwt_scopes: Annotated[
+        tuple[Scope, ...], NoDecode, BeforeValidator(split_words), AfterValidator(or_default_scopes)
+    ] = Field(
         default_factory=lambda: DEFAULT_TOKEN_SCOPES,
         description="what a token without `scope` may do, comma-separated: ask, jobs, files, admin",
     )
@@ -131,12 +147,12 @@ class Settings(BaseSettings):
         description="comma-separated addresses and networks of proxies whose X-Forwarded-For or Forwarded says where "
         "a request comes from; unix: those that come over a unix socket",
     )
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_hosts: Annotated[Words, AfterValidator(check_hosts)] = Field(
         (),
         description="comma-separated host names of this service beside localhost, its addresses and GLOWL_HOST; "
         "without keys, requests for other hosts are refused; *: any",
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: Annotated[Words, AfterValidator(check_origins)] = Field(
         (), description="comma-separated origins of web pages that may use the api, as https://app.example.com; *: any"
     )
     preset: str = Field("seed", description="policy preset, or a YAML file of rules")
@@ -170,13 +186,15 @@ class Settings(BaseSettings):
         pattern=r"^[!-~]{1,200}$",
         description="mail address or URL in the User-Agent of downloads and webhooks; many sites ask for one",
     )
-    webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    webhook_secret: Annotated[Secrets, AfterValidator(check_signing_secrets)] = Field(
         (),
         description="signs webhooks to URLs named in requests; several separated by commas all sign; "
         "empty: each key gets its own",
     )
     webhook_timeout_s: float = Field(20.0, gt=0, description="time for one attempt to deliver a webhook")
-    webhook_delays_s: Annotated[tuple[float, ...], NoDecode] = Field(
+    webhook_delays_s: Annotated[
+        tuple[float, ...], NoDecode, BeforeValidator(split_words), AfterValidator(check_delays)
+    ] = Field(
         default_factory=lambda: DEFAULT_WEBHOOK_DELAYS_S,
         description="comma-separated waits after failed attempts of a webhook; the last repeats for 72 hours in all",
     )
@@ -226,142 +244,15 @@ class Settings(BaseSettings):
         1.0, ge=0, description="time before that in which the api still answers, while /readyz says 503"
     )
     worker_concurrency: int = Field(8, ge=1, description="tasks that one worker runs at a time")
-    audit: Literal["off", "on", "required"] = Field(
+    audit: Annotated[Literal["off", "on", "required"], BeforeValidator(to_audit)] = Field(
         "off",
         description="audit log in the data folder: `on`; `required` answers nothing while it cannot be written",
     )
     audit_days: int = Field(90, ge=1, description="days whose audit log is kept")
-    audit_text: Annotated[tuple[str, ...], NoDecode] = Field(
+    audit_text: Words = Field(
         (), description="comma-separated owners whose questions and answers are in the audit log; others' never are"
     )
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
-
-    @field_validator(
-        *("api_keys", "jwt_secret", "jwt_audience", "jwt_scopes", "allowed_hosts", "cors_origins"),
-        *("webhook_secret", "webhook_delays_s", "audit_text"),
-        mode="before",
-    )
-    @classmethod
-    def _split_keys(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(key.strip() for key in value.split(",") if key.strip())
-        return value
-
-    @field_validator("api_keys", "glm_api_key")
-    @classmethod
-    def _check_keys(cls, value: tuple[SecretStr, ...] | SecretStr | None) -> tuple[SecretStr, ...] | SecretStr | None:
-        for key in value if isinstance(value, tuple) else (value,):
-            if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key.get_secret_value()):
-                raise ValueError("a key has only ASCII letters, digits and signs, no spaces: clients send no others")
-        return value
-
-    @field_validator("jwt_secret")
-    @classmethod
-    def _check_jwt_secret(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        for secret in value:
-            if len(secret.get_secret_value().encode()) < _MIN_JWT_SECRET_BYTES:
-                raise ValueError(
-                    f"a secret has at least {_MIN_JWT_SECRET_BYTES} bytes: shorter ones are guessed. "
-                    "`openssl rand -hex 32` makes one"
-                )
-            if "-----BEGIN" in secret.get_secret_value():
-                raise ValueError("this is a PEM file, no secret; public keys go into a JWKS: GLOWL_JWT_JWKS")
-        return value
-
-    @field_validator("jwt_issuer", "jwt_audience")
-    @classmethod
-    def _check_issuer(cls, value: Value, info: ValidationInfo) -> Value:
-        # The keys of an issuer sign tokens for others too, and some serve the keys of many tenants at one address.
-        if info.data.get("jwt_jwks") and not value:
-            raise ValueError("is needed with GLOWL_JWT_JWKS: without it, tokens made for other services would pass")
-        return value
-
-    @field_validator("jwt_scopes")
-    @classmethod
-    def _check_scopes(cls, value: tuple[Scope, ...]) -> tuple[Scope, ...]:
-        return value or DEFAULT_TOKEN_SCOPES  # compose files pass variables that are not set as empty ones
-
-    @field_validator("webhook_secret")
-    @classmethod
-    def _check_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        for secret in value:
-            _check_secret(secret.get_secret_value())
-        return value
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        hosts = tuple(host.lower().strip("[]").removesuffix(".") for host in value)
-        if not all(host == "*" or re.fullmatch(r"[\w.-]+|[0-9a-f:.]+", host) for host in hosts):
-            raise ValueError("each is a host name or an address, without a port: glowl.example.com")
-        return hosts
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        origins = tuple(origin.lower().removesuffix("/") for origin in value)
-        if not all(origin == "*" or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+", origin) for origin in origins):
-            raise ValueError("each is * or a scheme and a host, with its port if any: https://app.example.com")
-        return origins
-
-    @field_validator("webhook_delays_s")
-    @classmethod
-    def _check_delays(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value:
-            return DEFAULT_WEBHOOK_DELAYS_S  # compose files pass variables that are not set as empty ones
-        if not all(0 < delay_s <= MAX_WEBHOOK_DELAY_S for delay_s in value):
-            raise ValueError(f"each wait is more than 0 and at most {MAX_WEBHOOK_DELAY_S:.0f} seconds")
-        return value
-
-    @field_validator("redis_url")
-    @classmethod
-    def _check_redis_url(cls, value: str) -> str:
-        value = value.strip()
-        if not value:
-            return DEFAULT_REDIS_URL  # compose files pass variables that are not set as empty ones
-        check_redis_url(value)
-        return value
-
-    @field_validator("log_level")
-    @classmethod
-    def _check_log_level(cls, value: str) -> str:
-        level = value.strip().upper()
-        if level not in LOG_LEVELS:
-            raise ValueError(f"choose from {', '.join(LOG_LEVELS)}")
-        return level
-
-    @field_validator("glm_url", "owl2_url")
-    @classmethod
-    def _check_urls(cls, value: str) -> str:
-        split_urls(value)
-        return value
-
-    @field_validator("glm_adapters", mode="before")
-    @classmethod
-    def _split_adapters(cls, value: object) -> object:
-        if isinstance(value, str):
-            return parse_adapters(text for text in value.split(",") if text.strip())
-        return value
-
-    @field_validator("glm_api_key", "glm_model", "jwt_jwks", "jwt_issuer", mode="before")
-    @classmethod
-    def _empty_is_none(cls, value: object) -> object:
-        if isinstance(value, str):
-            value = value.strip() or None  # compose files pass variables that are not set as empty ones
-        return value
-
-    @field_validator("audit", mode="before")
-    @classmethod
-    def _read_audit(cls, value: object) -> object:
-        word = value.strip().lower() if isinstance(value, str) else value
-        if word in ("", "0", "false", "no", False):  # compose files pass variables that are not set as empty ones
-            return "off"
-        return "on" if word in ("1", "true", "yes", True) else word
-
-    @field_validator("insecure", mode="before")
-    @classmethod
-    def _empty_is_false(cls, value: object) -> object:
-        return False if value == "" else value  # compose files pass variables that are not set as empty ones
+    log_level: Annotated[str, AfterValidator(check_level)] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     @classmethod
     def variables(cls) -> frozenset[str]:
@@ -415,13 +306,3 @@ class Settings(BaseSettings):
     def named_engines(self) -> frozenset[str]:
         """Engines whose URL somebody has set: they run already, or will be started by whoever set it."""
         return frozenset(name for name in self.engine_urls if f"{name}_url" in self.model_fields_set)
-
-
-def _check_secret(secret: str) -> None:
-    """Refuse what Standard Webhooks receivers would not take; the message does not repeat it."""
-    try:
-        size = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
-    except binascii.Error:
-        size = 0
-    if not secret.startswith("whsec_") or not 24 <= size <= 64:
-        raise ValueError("a signing secret is 'whsec_' and 24 to 64 bytes in base64")
