@@ -33,7 +33,7 @@ _LOOK_S = 0.25
 _OF_JOBS = ("leases", "delayed", "line:", "turns:", "agenda", "unfinished", "holders:")
 _COUNTS = (b"depth:", b"running:")
 # Keys that are there for good: state of the service, none of them grows with the number of jobs.
-_GLOBAL = ("activity", "queues", "celery:_kombu.binding", "webhook_secret:", "webhook_secrets")
+_GLOBAL = ("activity", "queues", "celery:_kombu.binding", "webhook_secret:", "webhook_secrets", "auth:")
 
 
 @dataclass
