@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 PING_S: Final = 5.0
 # The event loop counts in milliseconds, so a timer may be early by one; then it would be set again, and again.
 _TICK_S: Final = 0.002
+# An answer that is there so soon is not worth a second task that watches the connection.
+_QUICK_S: Final = 0.02
 # Items read before they are asked for: as many as come at once, and a client that reads slowly holds no more.
 _MAX_AHEAD: Final = 32
 
@@ -53,14 +55,17 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Resul
         ClientGoneError: if the caller hung up first.
     """
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnected(request))
+    watch: asyncio.Task[None] | None = None
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task}, timeout=_QUICK_S)
         if not task.done():
-            raise ClientGoneError
+            watch = asyncio.ensure_future(_disconnected(request))
+            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ClientGoneError
         return task.result()
     finally:
-        await end_tasks(task, watch)
+        await (end_tasks(task) if watch is None else end_tasks(task, watch))
 
 
 async def with_pings(
@@ -139,11 +144,24 @@ class _ReadAhead(Generic[Item]):
             self._news = None
 
     async def aclose(self) -> None:
-        """Stop reading, and close the generator."""
-        if not self._task.done():
-            await end_tasks(self._task)
-        elif not self._task.cancelled():
-            self._task.exception()  # if nobody has asked for it
+        """Stop reading, and close the generator; a cancellation meanwhile is raised when both are done.
+
+        Whoever reads it may be cancelled again and again, as by anyio, and close the generator next: it must not be
+        running any more.
+        """
+        ending = self._loop.create_task(self._end())
+        is_cancelled = False
+        while not ending.done():
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:
+                is_cancelled = True
+        ending.result()
+        if is_cancelled:
+            raise asyncio.CancelledError
+
+    async def _end(self) -> None:
+        await end_tasks(self._task)
         await self._items.aclose()
 
     async def _read(self) -> None:
