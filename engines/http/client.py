@@ -7,7 +7,6 @@ is everything that a server sends and that is no answer. Messages name no addres
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import math
 import time
@@ -50,6 +49,7 @@ _POLL_S: Final = 0.1
 _MAX_RETRY_AFTER_S: Final = 3600.0  # a server may write any number, even one that is no time
 # Shorter than the 5 s after which uvicorn, under vLLM too, closes an idle connection: ours must not be closed in use.
 _KEEP_ALIVE_S: Final = 4.0
+_SENT_BYTES: Final = 256 * 1024  # of a request's body at a time
 _MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024  # of a refusal, a probe or a model list
 # What ends an answer that its server doesn't: more characters than so many tokens can have (a token may be a long run
 # of spaces or dashes), and a time.
@@ -270,8 +270,8 @@ class EngineClient:
         model = await self._model_for(request)
         unknown = self._unknown_fields
         while True:
-            body = requests.to_chat_body(request, model, is_foreign=self._is_foreign, without=unknown)
-            response = await self._post(body, request.request_id)
+            pieces = requests.to_chat_pieces(request, model, is_foreign=self._is_foreign, without=unknown)
+            response = await self._post(pieces, request.request_id)
             try:
                 error = await self._refusal(response)
             except BaseException:
@@ -374,15 +374,17 @@ class EngineClient:
             )
         return self._session
 
-    async def _post(self, body: bytes, request_id: str) -> aiohttp.ClientResponse:
-        headers = {"Content-Type": "application/json"}
+    async def _post(self, pieces: list[bytes], request_id: str) -> aiohttp.ClientResponse:
+        num_bytes = sum(map(len, pieces))
+        headers = {"Content-Type": "application/json", "Content-Length": str(num_bytes)}
         if request_id:
             headers["X-Request-ID"] = request_id
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._connect().post(
                     f"{self._address.api}/chat/completions",
-                    data=io.BytesIO(body),  # sent piece by piece: bytes as such would block the loop when large
+                    # Sent piece by piece: bytes as such would block the loop when large.
+                    data=b"".join(pieces) if num_bytes <= _SENT_BYTES else _sent(pieces),
                     headers=headers,
                     allow_redirects=False,
                 )
@@ -477,6 +479,13 @@ class EngineClient:
         self._unknown_fields = frozenset()
         detail = f"{self.url}: {_describe(error)}" if error else self.url
         return EngineUnavailableError(f"The engine is not available: {why}.", detail=detail)
+
+
+async def _sent(pieces: list[bytes]) -> AsyncGenerator[memoryview, None]:
+    for piece in pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), _SENT_BYTES):
+            yield view[start : start + _SENT_BYTES]
 
 
 _BY_SEVERITY: Final[tuple[FinishReason | None, ...]] = (None, "stop", "length", "content_filter")

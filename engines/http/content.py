@@ -52,7 +52,8 @@ class AnswerContent:
         Raises:
             GenerationFailedError: if JSON was asked for, and this cannot be the beginning of any.
         """
-        shown = replace(delta, finish_reason=None, usage=None)
+        is_bare = delta.finish_reason is None and delta.usage is None
+        shown = delta if is_bare else replace(delta, finish_reason=None, usage=None)
         if self._marks is not None:
             shown = self._marks.read(shown)
         if self._fence is not None:

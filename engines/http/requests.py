@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
@@ -255,10 +256,12 @@ def _from_validation_error(error: ValidationError) -> InvalidRequestError:
     return InvalidRequestError(f"{where}: {first['msg']}.", param=param or None)
 
 
-def to_chat_body(
+def to_chat_pieces(
     request: GenerationRequest, model: str, *, is_foreign: bool = False, without: Collection[str] = ()
-) -> bytes:
+) -> list[bytes]:
     """Encode a request for any OpenAI-compatible server, streamed and with its usage.
+
+    Each picture is a piece of its own, so that its megabytes are not copied into the JSON around it.
 
     Args:
         request: what to encode.
@@ -267,13 +270,18 @@ def to_chat_body(
             way of vLLM and SGLang, as ours does by ``user``.
         without: fields the server does not know, of `OPTIONAL_FIELDS` and `THINKING_FIELDS`.
 
+    Returns:
+        The body, cut around its pictures.
+
     Raises:
         InvalidRequestError: if a text cannot be sent because it is no valid Unicode (a lone surrogate).
     """
     sampling = request.sampling
+    images = [image for message in request.messages for image in message.images]
+    cut = secrets.token_hex(16)  # where a picture belongs; no text can hold it
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": message.role, "content": _to_content(message)} for message in request.messages],
+        "messages": [{"role": message.role, "content": _to_content(message, cut)} for message in request.messages],
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "stream": True,
@@ -300,18 +308,25 @@ def to_chat_body(
     for field in without:
         body.pop(field, None)
     try:
-        return orjson.dumps(body)
+        whole = orjson.dumps(body)
     except orjson.JSONEncodeError as error:
         raise InvalidRequestError(f"The request cannot be sent as JSON: {error}.", param="messages") from error
+    if not images:
+        return [whole]
+    head, *rest = whole.split(cut.encode())
+    pieces = [head]
+    for image, after in zip(images, rest, strict=True):
+        pieces += (pybase64.b64encode(image.data), after)
+    return pieces
 
 
-def _to_content(message: Message) -> str | list[dict[str, Any]]:
+def _to_content(message: Message, cut: str) -> str | list[dict[str, Any]]:
     if not message.images:  # the oldest shape, which every server and chat template takes
         return message.text
     return [
         {"type": "text", "text": part.text}
         if isinstance(part, TextPart)
-        else {"type": "image_url", "image_url": {"url": to_data_url(part)}}
+        else {"type": "image_url", "image_url": {"url": f"data:{part.media_type};base64,{cut}"}}
         for part in message.parts
     ]
 
@@ -323,7 +338,7 @@ def param_of_caller(param: str, messages: Sequence[Message]) -> str | None:
     """Return the field of the caller's own request that a picture came in.
 
     Args:
-        param: the field that a refusal names, of the request that `to_chat_body` made.
+        param: the field that a refusal names, of the request that `to_chat_pieces` made.
         messages: what that was made from.
 
     Returns:
@@ -336,11 +351,6 @@ def param_of_caller(param: str, messages: Sequence[Message]) -> str | None:
     parts = messages[index].parts if index < len(messages) else ()
     part = parts[number] if number < len(parts) else None
     return part.param or None if isinstance(part, ImagePart) else None
-
-
-def to_data_url(image: ImagePart) -> str:
-    """Encode a picture as a base64 data URL; the bytes stay as they are."""
-    return f"data:{image.media_type};base64,{pybase64.b64encode_as_string(image.data)}"
 
 
 def from_data_url(url: str, *, param: str) -> ImagePart:

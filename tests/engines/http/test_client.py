@@ -888,7 +888,7 @@ async def test_our_own_server_is_sent_nothing_it_does_not_know(client_of):
     # Given a server of ours and one that is not
     echo = EchoEngine()
     sent = []
-    real = requests.to_chat_body
+    real = requests.to_chat_pieces
 
     async with listening(echo) as url:
         client = client_of(url, model=None)
@@ -896,11 +896,11 @@ async def test_our_own_server_is_sent_nothing_it_does_not_know(client_of):
         assert (await client.info()).name == "glm"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                requests, "to_chat_body", lambda *args, **options: sent.append(real(*args, **options)) or sent[-1]
+                requests, "to_chat_pieces", lambda *args, **options: sent.append(real(*args, **options)) or sent[-1]
             )
             await generate(client, replace(HI, caller="alice"))
 
-    assert not {"thinking", "cache_salt"} & set(orjson.loads(sent[0]))
+    assert not {"thinking", "cache_salt"} & set(orjson.loads(b"".join(sent[0])))
 
 
 async def test_a_schema_is_sent_to_other_servers_in_openais_shape_and_prose_in_return_is_an_error(client_of):

@@ -144,7 +144,7 @@ def test_a_schema_travels_as_it_was_written_and_in_openais_shape():
     request = GenerationRequest((Message("user", (TextPart("hi"),)),), SamplingParams(json_schema=schema))
 
     # When it goes over the wire
-    sent = requests.to_chat_body(request, "m")
+    sent = b"".join(requests.to_chat_pieces(request, "m"))
 
     # Then another server finds OpenAI's own field, and ours the same text
     wanted = orjson.loads(sent)["response_format"]
@@ -158,7 +158,7 @@ def test_a_schema_travels_as_it_was_written_and_in_openais_shape():
 def test_any_object_travels_as_json_object():
     request = GenerationRequest((Message("user", (TextPart("hi"),)),), SamplingParams(json_schema=ANY_OBJECT))
 
-    sent = requests.to_chat_body(request, "m")
+    sent = b"".join(requests.to_chat_pieces(request, "m"))
 
     assert orjson.loads(sent)["response_format"] == {"type": "json_object"}
     assert requests.from_chat_body(sent).generation.sampling.json_schema == ANY_OBJECT
@@ -223,7 +223,7 @@ def test_text_that_is_no_unicode_is_refused_before_it_is_sent():
     request = GenerationRequest((Message("user", (TextPart("\ud83d"),)),))
 
     with pytest.raises(InvalidRequestError):
-        requests.to_chat_body(request, "m")
+        requests.to_chat_pieces(request, "m")
 
 
 # --- server-sent events ---------------------------------------------------------------------------------------------
