@@ -248,6 +248,14 @@ class DirectAnswer:
             await asyncio.sleep(_REDIS_RETRY_S)
 
 
+def to_tell(said: Sequence[Piece | None], call: Call) -> list[Piece]:
+    """Return the pieces that are told, as one where nobody reads them apart."""
+    pieces = [piece for piece in said if piece is not None]
+    if call.is_streamed or len(pieces) < 2:
+        return pieces
+    return [("".join(text for text, _ in pieces), tuple(token for _, tokens in pieces for token in tokens))]
+
+
 def as_accepted(job: Job) -> Job:
     """Return a record as it was when its answer began: what a stream that is read again begins with."""
     spec = job.spec

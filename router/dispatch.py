@@ -38,7 +38,7 @@ from router.cache.keys import CacheKey, is_repeatable
 from router.cache.store import AnswerCache, KeptAs
 from router.call import Call, pictures_first
 from router.costs import to_cost
-from router.direct import FAST_UNIT, DirectAnswer, DirectStream, Keeping, Sharing, as_accepted, not_stored
+from router.direct import FAST_UNIT, DirectAnswer, DirectStream, Keeping, Sharing, as_accepted, not_stored, to_tell
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.events import EventHub, replay
@@ -58,6 +58,7 @@ from router.work.transcript import Piece, Transcript
 
 DRAFT_UNIT = "draft"
 _SMALL_BYTES = 1 << 20
+_MANY_TURNS = 64
 # At most this many drafts run in this process; the rest go to a worker, which keeps GLM's queue short.
 _MAX_LOCAL_DRAFTS = 32
 
@@ -182,7 +183,8 @@ class Dispatcher:
                 running.began_at = began_at
                 return running
         routed = self.route(call)
-        await asyncio.sleep(0)  # with thousands of turns, the next step blocks as long as the last
+        if len(call.messages) > _MANY_TURNS:
+            await asyncio.sleep(0)  # with thousands of turns, the next step blocks as long as the last
         try:
             return await self._begin(call, routed, key, began_at)
         except BaseException:
@@ -378,8 +380,7 @@ class Dispatcher:
             async for delta in deltas:
                 said.append(transcript.take(delta))
                 # Send nothing before the first readable text: until then another engine can still take over.
-                is_begun = plan.enable_thinking or not is_blank(transcript.text)
-                if call.is_streamed and is_begun:
+                if call.is_streamed and (plan.enable_thinking or not is_blank(transcript.text)):
                     break
             _check_usable(said, transcript, call)
             epoch = await asyncio.shield(begun) if begun is not None else None
@@ -403,7 +404,7 @@ class Dispatcher:
         answer = DirectAnswer(
             call,
             as_accepted(Job(spec, "in_progress", {})),
-            DirectStream(transcript, [piece for piece in said if piece is not None], deltas),
+            DirectStream(transcript, to_tell(said, call), deltas),
             self._keeping(call, epoch) if is_kept else None,
             self._monitor,
             self._leftovers,

@@ -80,7 +80,7 @@ class Router:
         taken = self._taken.get(owner, ())
         total = max(len(taken), _LEAST_WINDOW)
         routes: tuple[Route, ...] = ("fast", "deep")
-        return {route: sum(each == route for each in taken) / total for route in routes}
+        return {route: taken.count(route) / total for route in routes}
 
 
 def _with_thinking(decision: Decision, wish: bool | None) -> Decision:

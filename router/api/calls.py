@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable
 from dataclasses import replace
+from typing import Final
 
 from engines.base import Message, SamplingParams
 from policies.features import Hints
@@ -25,6 +26,9 @@ from router.call import CacheUse, Call, from_stored_messages, stored_image_hashe
 from router.fetch import fetching_for
 from router.jobs.schedule import to_priority
 from router.services import Services
+
+# Some hundred microseconds' work.
+_MANY_TURNS: Final = 64
 
 
 async def to_call(body: ChatRequest | ResponsesRequest, caller: str, services: Services) -> Call:
@@ -167,5 +171,6 @@ async def _with_messages(call: Call, loading: Awaitable[tuple[Message, ...]]) ->
     with fetching_for(call.owner):
         messages = await loading
     took_ms = 1000 * (time.perf_counter() - began)
-    await asyncio.sleep(0)  # as when a body is read: a conversation without pictures is built in one go
+    if len(messages) > _MANY_TURNS:
+        await asyncio.sleep(0)  # as when a body is read: a conversation without pictures is built in one go
     return replace(call, messages=messages, fetch_ms=took_ms)

@@ -137,6 +137,8 @@ class Flights:
             return
         if self._flights.get(key) is flight:
             del self._flights[key]
+        if flight.task.done():
+            return
         # To its end even if the reader is being cancelled: the engine is to be free.
         await asyncio.shield(self._ending.add(end_tasks(flight.task)))
 
@@ -167,4 +169,4 @@ def _key_of(name: str, request: GenerationRequest) -> str:
         [each.role, [[part.sha256] if isinstance(part, ImagePart) else part.text for part in each.parts]]
         for each in request.messages
     ]
-    return hashlib.sha256(orjson.dumps([name, messages, asdict(bare)])).hexdigest()
+    return hashlib.sha256(orjson.dumps([name, messages, bare])).hexdigest()
