@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import KEYS
 from tests.browser.steps import SAMPLES, TIMEOUT_MS, ask, text_of, wait_for
+from tests.support.servers import wait_until
 from tests.support.stack import ProcessStack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -145,3 +146,23 @@ def test_two_owners_see_nothing_of_each_other(slow: ProcessStack, visit: Visit) 
     # And no key was ever part of an address, or kept beyond the tab
     assert not [each for each in first.requests + second.requests if any(key in each for key in KEYS)]
     assert page.evaluate("JSON.stringify(localStorage)").find(KEYS[0]) == -1
+
+
+def test_a_tab_that_nobody_looks_at_gives_its_connection_back_and_reads_on(slow: ProcessStack, visit: Visit) -> None:
+    # Given a tab that says it is out of view when it is told to
+    visitor = visit(slow)
+    page = visitor.context.new_page()
+    page.add_init_script(
+        "Object.defineProperty(document, 'visibilityState', { get: () => window.away ? 'hidden' : 'visible' });"
+        f"sessionStorage.setItem('glowl.key', '{KEYS[0]}')"
+    )
+    page.goto(f"{visitor.url}/ui/")
+    bubble = wait_for(ask(page, LONG), "draft")
+    # When it is left for longer than an answer takes
+    page.evaluate("window.away = true; document.dispatchEvent(new Event('visibilitychange'))")
+    response_id = bubble.get_attribute("data-id")
+    wait_until(lambda: response_of(slow, response_id)["status"] == "completed", "the answer")
+    # Then the answer is there when it is looked at again
+    page.evaluate("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
+    wait_for(bubble, "completed")
+    assert text_of(bubble) == answer_of(response_of(slow, response_id))

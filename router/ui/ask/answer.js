@@ -47,9 +47,16 @@ function Tabs({ tab, onPick, name }) {
   </div>`;
 }
 
+/** JSON with line breaks; what is no JSON yet, as it is. */
+function pretty(text) {
+  try { return JSON.stringify(JSON.parse(text), null, 2); } catch { return text; }
+}
+
 function Text({ turn, tab }) {
   const isOpen = !turn.isOver.value;
   if (tab === "draft") return html`<${Markdown} key="draft" text=${turn.draft.value} isOpen=${isOpen && turn.phase.value === "draft"} />`;
+  const format = turn.response.value?.text?.format?.type;
+  if (tab === "final" && format && format !== "text") return html`<pre key="json" tabindex="0"><code>${pretty(turn.final.value)}</code></pre>`;
   if (tab === "final") return html`<${Markdown} key="final" text=${turn.final.value} isOpen=${isOpen} />`;
   if (tab === "difference") return html`<${Compare} key="difference" before=${turn.draft.value} after=${turn.final.value} />`;
   return html`<div class="sides" key="both">

@@ -15,7 +15,7 @@ export function Badge({ response, isOver }) {
   return html`<details class="badge">
     <summary>
       <span class=${`tag ${hybrid.route}`}>${t(`route.${hybrid.route}`)}</span>
-      <span class="tag">${response.model}</span>
+      ${isOver && html`<span class="tag">${response.model}</span>`}
       ${isOver && total !== undefined && html`<span>${duration(total / 1000)}</span>`}
       ${isOver && typeof score === "number" && html`<span class="agreement">${t(meaning(score))}</span>`}
       ${(hybrid.degraded ?? []).length > 0 && html`<span class="tag warn">${t("badge.degraded")}</span>`}

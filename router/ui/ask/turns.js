@@ -10,6 +10,34 @@ import { isRedisUp } from "../core/service.js";
 const ENDED = ["completed", "incomplete", "failed", "cancelled"];
 const MOST_POSTS = 4;
 
+// A browser has six connections to one address: tabs that nobody looks at give theirs back, and read on later.
+const REST_AFTER_MS = 5000;
+
+/** A signal that is aborted when the tab has been out of view for a while. */
+function restWhenHidden(mayRest) {
+  const controller = new AbortController();
+  let timer = 0;
+  const look = () => {
+    clearTimeout(timer);
+    if (mayRest && document.visibilityState !== "visible") timer = setTimeout(() => controller.abort(), REST_AFTER_MS);
+  };
+  document.addEventListener("visibilitychange", look);
+  look();
+  return { signal: controller.signal, end: () => { clearTimeout(timer); document.removeEventListener("visibilitychange", look); } };
+}
+
+/** Wait until the tab is in view. */
+const inView = (signal) => new Promise((resolve) => {
+  const look = () => {
+    if (document.visibilityState !== "visible" && !signal.aborted) return;
+    document.removeEventListener("visibilitychange", look);
+    resolve(undefined);
+  };
+  document.addEventListener("visibilitychange", look);
+  signal.addEventListener("abort", look, { once: true });
+  look();
+});
+
 const word = () => [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 export const newConversation = () => `conv_${word()}`;
 
@@ -108,7 +136,9 @@ export class Turn {
         const stream = first ?? await send(`/v1/responses/${this.id}${query({ stream: "true", ...after })}`, { signal: this.stop.signal });
         first = undefined;
         this.isReconnecting.value = false;
-        await readEvents(stream, (event) => this.#take(event));
+        const rest = restWhenHidden(this.isKept);
+        await readEvents(stream, (event) => this.#take(event), rest.signal);
+        rest.end();
       } catch (error) {
         if (this.stop.signal.aborted) return;
         first = undefined;
@@ -122,6 +152,11 @@ export class Turn {
       if (!this.isKept) {
         this.#refuse(new ApiError(0, { message: "", code: "cut" }));
         return;
+      }
+      if (document.visibilityState !== "visible") {
+        await inView(this.stop.signal);
+        failures = 0;
+        continue;
       }
       failures = this.sequence > before ? 0 : failures + 1;
       this.isReconnecting.value = true;

@@ -68,9 +68,11 @@ export const query = (fields) => {
  * @param {Response} response
  * @param {(event: any) => void} onEvent gets the JSON of each; once per piece of network, not once per event, the page
  *   is drawn: events of one piece come without a pause
+ * @param {AbortSignal} [signal] ends the reading early, as if the stream had ended
  */
-export async function readEvents(response, onEvent) {
+export async function readEvents(response, onEvent, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  signal?.addEventListener("abort", () => void reader.cancel().catch(() => {}), { once: true });
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();

@@ -34,8 +34,9 @@ export function t(key, values = {}) {
 /** The one of two fields that is in the page's language: the API has `text` and `text_zh` side by side. */
 export const local = (object, name) => (language.value === "zh" && object[`${name}_zh`]) || object[name];
 
-/** Seconds in words: "about 40 s". */
+/** Seconds in words: "40 s". */
 export function duration(seconds) {
+  if (seconds > 0 && seconds < 0.995) return t("time.ms", { n: Math.max(1, Math.round(1000 * seconds)) });
   if (seconds < 10) return t("time.s", { n: seconds.toFixed(1) });
   if (seconds < 90) return t("time.s", { n: Math.round(seconds) });
   if (seconds < 5400) return t("time.min", { n: Math.round(seconds / 60) });

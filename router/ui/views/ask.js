@@ -1,5 +1,5 @@
 // In: a conversation's id, or none. Out: the view in which one asks and watches answers grow up.
-import { html, signal, useEffect, useRef, useSignal } from "../core/html.js";
+import { effect, html, signal, useEffect, useRef, useSignal } from "../core/html.js";
 import { ApiError } from "../core/api.js";
 import { language, t } from "../core/language.js";
 import { isRedisUp, modelOf } from "../core/service.js";
@@ -59,7 +59,8 @@ async function ask(question, { before = turns.value } = {}) {
   turns.value = [...turns.value, turn];
   const how = { model: question.model, route: question.route, template: question.template };
   const ending = turn.ask({ ...how, conversation: open.id, title: open.title, previous: before });
-  setTimeout(() => void load(), 600);
+  // The history has it as soon as it has an id.
+  const stop = effect(() => { if (turn.response.value) setTimeout(() => { stop(); void load(); }); });
   await ending;
   void load();
 }

@@ -57,11 +57,11 @@ function JobList() {
         <td><a href=${`#/ask/${conversationOf(job)}`}>${job.question || t("history.untitled")}</a>${job.num_images > 0 && html` <small>${t("pictures.n", { n: job.num_images })}</small>`}</td>
         <td>${t(`route.${job.route}`)} <small>${job.engines.join(" + ")}</small></td>
         <td><${Progress} job=${job} /></td>
-        <td class="row">
+        <td><div class="row">
           ${["queued", "in_progress"].includes(job.status) && html`<button type="button" class="small" onClick=${() => act(() => call(`/v1/responses/${job.id}/cancel`, { method: "POST" }), jobs, t("jobs.cancelled"))}>${t("cancel")}</button>`}
           ${job.status === "failed" && html`<button type="button" class="small" onClick=${() => act(() => call(`/v1/jobs/${job.id}/retry`, { method: "POST" }), jobs, t("jobs.retried"))}>${t("retry")}</button>`}
           <button type="button" class="small" aria-label=${t("jobs.download", { id: job.id })} onClick=${() => act(async () => download(`${job.id}.json`, await (await send(`/v1/responses/${job.id}`)).blob()), jobs, t("jobs.saved"))}>JSON</button>
-        </td>
+        </div></td>
       </tr>`)}</tbody>
     </table></div>
     ${page && !page.data.length && html`<p class="note">${t("jobs.empty")}</p>`}

@@ -45,8 +45,7 @@ export default function Status() {
   const ended = jobs.filter((job) => !["queued", "in_progress"].includes(job.status));
   const counts = (key, names) => names.map((name) => ({ label: t(`${key}.${name}`), n: ended.filter((job) => (key === "route" ? job.route : job.status) === name).length }));
   return html`<h1>${t("view.status")}</h1>
-    <p class="big"><span class=${`status ${now?.status === "ready" ? "completed" : "failed"}`}>${t(now ? `service.${now.status.replace(" ", "_")}` : "trouble.service")}</span>
-      redis: <span class=${`status ${now?.redis ? "completed" : "failed"}`}>${t(now?.redis ? "status.up" : "status.down")}</span></p>
+    <p class="big"><span class=${`status ${now?.status === "ready" ? "completed" : "failed"}`}>${t(now ? `service.${now.status.replace(" ", "_")}` : "trouble.service")}</span> ${" "}redis: <span class=${`status ${now?.redis ? "completed" : "failed"}`}>${t(now?.redis ? "status.up" : "status.down")}</span></p>
     ${now?.rules_error && html`<p class="error" role="alert">${now.rules_error}</p>`}
     <h2>${t("status.engines")}</h2>
     <ul class="cards">${engines.map((name) => html`<${Engine} key=${name} name=${name} />`)}</ul>
