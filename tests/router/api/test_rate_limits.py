@@ -320,3 +320,18 @@ def test_a_caller_without_limits_costs_no_command_of_redis(http: httpx.Client, r
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
     assert not [command for command in seen if "meter:" in command]
+
+
+async def test_without_redis_questions_are_answered_and_limits_count(echo_urls: dict[str, str]) -> None:
+    settings = Settings(
+        REDIS_URL="redis://127.0.0.1:1/0", insecure=True, limits="requests=2", glm_url=echo_urls["glm"], cache_bytes=0
+    )
+    app = create_app(settings)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8000") as http,
+    ):
+        answers = [await http.post("/v1/chat/completions", json=CHAT) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[0].headers["x-ratelimit-remaining-requests"] == "1"

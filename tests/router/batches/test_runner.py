@@ -23,7 +23,7 @@ from router.batches.records import CHAT, MAX_LINES, WINDOW_S, Admitted, Batch, B
 from router.batches.run import MAX_ATTEMPTS, MAX_DOUBTFUL_ATTEMPTS, BatchContext, Run
 from router.batches.runner import BatchRunner
 from router.batches.store import BatchStore
-from router.errors import BadRequestError, EngineFailedError, RouterError
+from router.errors import BadRequestError, EngineFailedError, RateLimitError, RouterError
 from router.jobs.events import EventHub
 from router.jobs.job import BranchPlan, FinalAnswer, Job, UnitResult
 from router.jobs.store import JobStore
@@ -250,7 +250,8 @@ async def test_a_failure_that_passes_is_tried_again_and_one_that_lasts_is_an_err
 async def test_a_full_service_is_waited_for_and_costs_no_attempt(bench: Bench) -> None:
     full = EngineFailedError("full", status=429, code="too_many_jobs")
     away = EngineFailedError("away", status=503, code="engine_unavailable")
-    bench.fakes.refuse = {"a": [full, away, storage_full()] * MAX_ATTEMPTS, "b": [BadRequestError("never")]}
+    limited = RateLimitError(Text("wait", "等"), retry_after_ms=1000)
+    bench.fakes.refuse = {"a": [full, away, storage_full(), limited] * MAX_ATTEMPTS, "b": [BadRequestError("never")]}
     spec = await bench.begin(line("a"), line("b"))
     async with bench.running() as runner:
         runner._context.first_wait_s = 0.0
