@@ -178,8 +178,8 @@ def test_a_body_that_is_no_json_object_is_a_400(http: httpx.Client, path: str, r
         ({"model": "glowl", "input": "x", "top_logprobs": 21}, "invalid_value", "top_logprobs"),
         (
             {"model": "glowl", "input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
-            "unsupported_value",
-            "input[0].content[0].image_url",
+            "file_not_found",
+            "input[0].content[0].file_id",
         ),
     ],
 )

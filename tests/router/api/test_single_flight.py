@@ -174,11 +174,10 @@ async def test_who_hangs_up_stops_nobody_and_the_last_one_ends_the_run(
 
     glm.gate.clear()
     pair = [ask(http, question + "？") for _ in range(2)]
-    await until(lambda: flights.num_joined == 3)
+    await until(lambda: flights.num_joined == 3 and glm.num_started == 2)
     for task in pair:
         task.cancel()
-    await until(lambda: glm.num_running == 0)
-    assert glm.num_cancelled == num_cancelled + 1
+    await until(lambda: glm.num_running == 0 and glm.num_cancelled == num_cancelled + 1)
 
 
 async def test_streams_and_stored_answers_share_a_run_and_nothing_else(
