@@ -90,9 +90,16 @@ def test_samples_pictures_by_keyboard_and_a_title(pocket: PocketStack, visit: Vi
     page.keyboard.press("Alt+ArrowRight")
     # Then it is the second, and so it is asked
     expect(uploads.nth(1)).to_have_attribute("src", str(first))
-    page.get_by_role("button", name="Ask", exact=True).click()
+    with page.expect_request("**/v1/responses") as sent:
+        page.get_by_role("button", name="Ask", exact=True).click()
     bubble = wait_for(page.locator(".exchange").last, "completed")
     assert text_of(bubble) == "first"
+    # And nothing forbids an answer of the cache, until it is asked for again
+    assert "cache-control" not in sent.value.all_headers()
+    with page.expect_request("**/v1/responses") as sent:
+        bubble.get_by_role("button", name="Ask again").click()
+    assert sent.value.all_headers()["cache-control"] == "no-cache"
+    wait_for(page.locator(".exchange").nth(1), "completed")
     # And the conversation can be given a title, found by it, and deleted
     history = page.get_by_role("navigation", name="History")
     entry = history.locator("li.open")

@@ -18,6 +18,7 @@ export function Badge({ response, isOver }) {
       ${isOver && html`<span class="tag">${response.model}</span>`}
       ${isOver && total !== undefined && html`<span>${duration(total / 1000)}</span>`}
       ${isOver && typeof score === "number" && html`<span class="agreement">${t(meaning(score))}</span>`}
+      ${hybrid.cache?.status === "hit" && html`<span class="tag">${t("badge.cache")}</span>`}
       ${(hybrid.degraded ?? []).length > 0 && html`<span class="tag warn">${t("badge.degraded")}</span>`}
     </summary>
     <dl>

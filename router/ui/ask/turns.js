@@ -83,7 +83,7 @@ export class Turn {
 
   /**
    * Send the question.
-   * @param {{model: string, conversation: string, title?: string, previous?: Turn[], route?: string, template?: string}} how
+   * @param {{model: string, conversation: string, title?: string, previous?: Turn[], route?: string, template?: string, isFresh?: boolean}} how
    */
   async ask(how) {
     this.asked = how;
@@ -110,6 +110,7 @@ export class Turn {
       body.input = [...said, ...body.input];
     }
     const headers = this.isKept ? { "idempotency-key": word() } : {};
+    if (how.isFresh) headers["cache-control"] = "no-cache"; // "ask again" is not to get the same answer from the cache
     for (let number = 1; ; number += 1) {
       try {
         // Sent again under the same key, a question that did arrive is not asked twice.

@@ -37,10 +37,12 @@ export async function send(path, { method, body, signal, headers = {} } = {}) {
   const all = { "accept-language": language.value, ...headers };
   if (key.value) all.authorization = `Bearer ${key.value}`;
   if (body !== undefined && !isForm) all["content-type"] = "application/json";
+  const verb = method || (body === undefined ? "GET" : "POST");
   let response;
   try {
     response = await fetch(path, {
-      method: method || (body === undefined ? "GET" : "POST"), signal, headers: all, cache: "no-store", credentials: "same-origin",
+      // With `no-store` a browser sends Cache-Control: no-cache, by which a question would get no answer of the cache.
+      method: verb, signal, headers: all, cache: verb === "GET" ? "no-store" : "default", credentials: "same-origin",
       body: body === undefined || isForm ? body : JSON.stringify(body),
     });
   } catch (error) {

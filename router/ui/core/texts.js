@@ -118,6 +118,7 @@ export default {
   "merge.deep": ["Owl2's answer is final", "以 Owl2 的回答为准"],
   "merge.compose": ["GLM composed it from both answers", "由 GLM 根据两份回答写成"],
   "merge.fields": ["merged field by field", "逐字段合并"],
+  "badge.cache": ["from the cache", "来自缓存"],
   "badge.rule": ["rule", "规则"],
   "badge.engine": ["answered by", "回答者"],
   "badge.reasons": ["why", "原因"],

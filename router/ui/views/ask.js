@@ -49,7 +49,7 @@ async function loadTurns({ isEarlier = false } = {}) {
   }
 }
 
-async function ask(question, { before = turns.value } = {}) {
+async function ask(question, { before = turns.value, isFresh = false } = {}) {
   if (!open.id) {
     open.id = newConversation();
     window.history.replaceState(null, "", `#/ask/${open.id}`);
@@ -57,7 +57,7 @@ async function ask(question, { before = turns.value } = {}) {
   }
   const turn = new Turn(question.text, question.pictures);
   turns.value = [...turns.value, turn];
-  const how = { model: question.model, route: question.route, template: question.template };
+  const how = { model: question.model, route: question.route, template: question.template, isFresh };
   const ending = turn.ask({ ...how, conversation: open.id, title: open.title, previous: before });
   // The history has it as soon as it has an id.
   const stop = effect(() => { if (turn.response.value) setTimeout(() => { stop(); void load(); }); });
@@ -69,7 +69,7 @@ async function ask(question, { before = turns.value } = {}) {
 function again(turn, { engine }) {
   const before = turns.value.slice(0, turns.value.indexOf(turn));
   const question = { text: turn.text, pictures: turn.pictures.map((each) => ({ ...each })), ...(turn.asked ?? { model: "glowl" }) };
-  void ask(engine ? { ...question, model: modelOf(engine) ?? "glowl", route: "" } : question, { before });
+  void ask(engine ? { ...question, model: modelOf(engine) ?? "glowl", route: "" } : question, { before, isFresh: true });
 }
 
 function Samples() {
