@@ -16,7 +16,7 @@ job ids with news;
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, cast
 
@@ -43,6 +43,7 @@ from router.jobs.job import (
     UnitResult,
     Why,
 )
+from router.jobs.pictures import PictureStore
 from router.jobs.rows import (
     list_name,
     list_of,
@@ -55,15 +56,11 @@ from router.jobs.rows import (
     to_patience,
 )
 from router.jobs.schedule import QUEUES, queue_of, to_class
-from router.lua import Argument, JobScript, Scripts
+from router.lua import JobScript
 from router.redis import PREFIX, Clock, RedisState, guard, state_of
 from router.room import Room
 
 _REAP_BATCH = 200
-# Lifetime of a picture that no job holds yet: the job follows within seconds, or never.
-BLOB_GRACE_S: Final = 600
-# A picture may expire with its last job between put and hold; retry the put at most this often.
-_MOST_PUTS = 6
 # A client that asked for no storage may have received a draft only, and polls for the final answer.
 UNSTORED_TTL_S = 600
 
@@ -108,7 +105,7 @@ class Reaped:
     overdue: list[tuple[str, Cause]] = field(default_factory=list)
 
 
-class JobStore:
+class JobStore(PictureStore):
     """Reads and changes job records.
 
     Args:
@@ -149,9 +146,7 @@ class JobStore:
         max_picture_bytes: int = 2**30,
         room: Room | None = None,
     ) -> None:
-        self.redis = redis
-        self._reads = reads or redis
-        self._room = room
+        super().__init__(redis, reads=reads, clock=clock, room=room)
         self.lease_s = lease_s
         self.max_attempts = max_attempts
         self._job_ttl_s = job_ttl_s
@@ -162,7 +157,6 @@ class JobStore:
         self.merge_patience_s = merge_patience_s
         self.patience_s = to_patience(grace_s, merge_patience_s)
         self._engine_patience_s = engine_patience_s
-        self._scripts, self._reading = Scripts(redis, clock), Scripts(self._reads, clock)
 
     async def probe(self) -> RedisState:
         """Say whether Redis would take a job now, without writing anything."""
@@ -175,27 +169,6 @@ class JobStore:
         except QueueUnavailableError as error:
             return "away" if error.__cause__ is None else state_of(error.__cause__)
         return "up"
-
-    async def put_images(self, images: Iterable[ImagePart]) -> None:
-        """Keep pictures under their hash until a job holds them, for `BLOB_GRACE_S` at most."""
-        by_hash = {image.sha256: image.data for image in images}
-        if not by_hash:
-            return
-        missing: list[bytes] = await self._run(JobScript.TOUCH, *by_hash, keep_s=BLOB_GRACE_S)
-        pipeline = self.redis.pipeline(transaction=False)
-        for sha256 in map(bytes.decode, missing):
-            # Not over a copy that somebody put, and a job held, meanwhile: this would shorten its life.
-            pipeline.set(f"{PREFIX}blob:{sha256}", by_hash[sha256], ex=BLOB_GRACE_S, nx=True)
-        if missing:
-            await guard(pipeline.execute())
-
-    async def get_images(self, hashes: Iterable[str]) -> dict[str, bytes]:
-        """Return the pictures that are still there, by hash."""
-        wanted = list(dict.fromkeys(hashes))
-        if not wanted:
-            return {}
-        found = await guard(self._reads.mget([f"{PREFIX}blob:{sha256}" for sha256 in wanted]))
-        return {sha256: data for sha256, data in zip(wanted, found, strict=True) if data is not None}
 
     async def create(
         self,
@@ -574,24 +547,6 @@ class JobStore:
             return [_QUEUED, *events]
         return []
 
-    async def _check_room(self, images: Iterable[ImagePart]) -> None:
-        if self._room is not None:
-            await guard(self._room.check(sum(len(image.data) for image in images)))
-
-    async def _hold(self, images: tuple[ImagePart, ...], put: Callable[[bool], Awaitable[list[Any]]]) -> list[Any]:
-        """Run a script that records a job and holds its pictures, and put those that are not there.
-
-        They are put after the script has missed them: what it refuses for another reason leaves nothing. They may go
-        meanwhile, with another job, so it is done more than once.
-        """
-        by_hash = {image.sha256.encode(): image for image in images}
-        for _ in range(_MOST_PUTS - 1):
-            outcome, *rest = await put(bool(images))
-            if outcome != b"missing":
-                return [outcome, *rest]
-            await self.put_images(by_hash[sha256] for sha256 in rest if sha256 in by_hash)
-        return await put(False)
-
     async def _accept(
         self,
         script: JobScript,
@@ -639,6 +594,3 @@ class JobStore:
     def _ttl_s(self, spec: JobSpec) -> int:
         ttl_s = max(self._job_ttl_s if spec.is_stored else min(UNSTORED_TTL_S, self._job_ttl_s), spec.keep_s)
         return ttl_s if spec.retention_s is None else min(ttl_s, spec.retention_s)
-
-    async def _run(self, script: JobScript, *more: Argument, **arguments: Argument) -> Any:
-        return await self._scripts.run(script, *more, **arguments)

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import redis
 
-from router.jobs.store import BLOB_GRACE_S
+from router.jobs.pictures import BLOB_GRACE_S
 from tests.chaos.callers import DIRECT, TERMINAL, Callers, Outcome
 from tests.chaos.receiver import Receiver
 from tests.chaos.workload import KEYS, PlannedKill, plan_jobs, plan_kills

@@ -29,10 +29,10 @@ from router.jobs.job import (
     Why,
     end_state,
 )
+from router.jobs.pictures import BLOB_GRACE_S
 from router.jobs.rows import to_patience
 from router.jobs.schedule import QUEUES, queue_of
 from router.jobs.store import (
-    BLOB_GRACE_S,
     GRACE_S,
     MOST_WOKEN,
     UNSTORED_TTL_S,

@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 from engines.base import Alternative, ImagePart, SamplingParams, TokenLogprob, Usage
 from router.errors import QueueFullError, QueueUnavailableError
 from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult, Why, new_job_id
-from router.jobs.store import BLOB_GRACE_S, UNSTORED_TTL_S, JobStore, Reaped
+from router.jobs.pictures import BLOB_GRACE_S
+from router.jobs.store import UNSTORED_TTL_S, JobStore, Reaped
 from router.lua.constants import NET_S
 from router.output_format import OutputFormat
 from router.redis import PREFIX, guard
