@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
+from urllib.request import parse_http_list
 
 from fastapi import Request
 
@@ -23,6 +24,8 @@ from router.idempotency import KEEP_S
 from router.limits.meters import Cost
 
 MAX_KEY: Final = 255
+# Longer ages are cut to so many digits, which is some centuries; Python reads no number of thousands of them.
+_MAX_AGE_DIGITS: Final = 10
 
 
 async def start(request: Request, call: Call) -> Running:
@@ -111,13 +114,21 @@ def heed_cache_control(headers: Sequence[str], use: CacheUse) -> CacheUse:
 
     Source: RFC 9111, section 5.2.1.
     """
-    directives = [each.strip().lower() for each in ",".join(headers).split(",")]
-    if "no-store" in directives:
+    directives = [each.lower().partition("=") for each in parse_http_list(",".join(headers))]
+    said = [(name.strip(), value.strip().strip('"')) for name, _, value in directives]
+    names = {name for name, _ in said}
+    if "no-store" in names:
         return CacheUse()
-    ages = [int(age) for each in directives if (age := each.removeprefix("max-age=")) != each and age.isdecimal()]
-    if "no-cache" in directives or 0 in ages:
+    ages = [_to_age(value) for name, value in said if name == "max-age"]
+    if "no-cache" in names or 0 in ages:
         return replace(use, reads=False, joins=False)
     return replace(use, max_age_s=min(ages)) if ages else use
+
+
+def _to_age(text: str) -> int:
+    """Return the seconds of a ``max-age``; 0 if they cannot be read: whoever names an age wants no older answer."""
+    digits = text.lstrip("0")[:_MAX_AGE_DIGITS]
+    return int(digits or 0) if text.isascii() and text.isdecimal() else 0
 
 
 def _idempotency_key(request: Request) -> str | None:
