@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Final, Literal, NamedTuple, Protocol
 
 from router.limits.limits import UNLIMITED, Limits
-from router.lua.constants import MINUTE_US, OPEN_WAIT_US
+from router.lua.constants import MINUTE_US, OPEN_WAIT_US, SET_BACK_US
 
 # In the order of a `Cost`.
 KINDS: Final = ("requests", "pictures", "megapixels", "tokens")
@@ -125,6 +125,8 @@ class _Meter:
     open: int = 0
 
     def move_to(self, now: int, limits: Sequence[int | None]) -> None:
+        if self.at - now > SET_BACK_US:  # as in redis: what is owed drains from now on
+            self.at = now
         passed, self.at = max(now - self.at, 0), max(now, self.at)
         self.owed = [
             0 if limit is None else max(owed - passed * limit, 0) for owed, limit in zip(self.owed, limits, strict=True)

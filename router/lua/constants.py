@@ -43,6 +43,8 @@ MINUTE_US: Final = 60_000_000
 LEDGER_TTL_S: Final = 600
 # After so long a request that was one too many at a time may be sent again.
 OPEN_WAIT_US: Final = 1_000_000
+# By more than this no clock goes back unless it is set.
+SET_BACK_US: Final = 1_000_000
 
 # What a kept answer takes beside its own bytes: names, places in lists, redis' own overhead.
 CACHE_ENTRY_BYTES: Final = 800

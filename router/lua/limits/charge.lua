@@ -21,8 +21,14 @@ for i = 9, #ARGV, 6 do
   local subject = {name = ARGV[i], owed = {}, limits = {}, most_open = tonumber(ARGV[i + 5])}
   subjects[#subjects + 1] = subject
   local found = redis.call('HMGET', meter_key(subject.name), 'at', unpack(KINDS))
-  subject.at = math.max(now, tonumber(found[1] or 0))
-  local passed = subject.at - tonumber(found[1] or subject.at)
+  local since = tonumber(found[1] or now)
+  -- A clock that was set back: what is owed would stay owed until the clock has caught up.
+  if since - now > SET_BACK_US then
+    since = now
+    redis.call('HSET', meter_key(subject.name), 'at', whole(now))  -- also if this is refused: it drains from now on
+  end
+  subject.at = math.max(now, since)
+  local passed = subject.at - since
   for k = 1, 4 do
     local limit = tonumber(ARGV[i + k])
     if limit then
@@ -36,6 +42,10 @@ for i = 9, #ARGV, 6 do
   end
   if subject.most_open then
     redis.call('ZREMRANGEBYSCORE', open_key(subject.name), '-inf', seconds)
+    local till = seconds + tonumber(lease_s)
+    for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', open_key(subject.name), till + 1, '+inf')) do
+      redis.call('ZADD', open_key(subject.name), till, ahead)  -- likewise
+    end
     -- When one of them will end is not known.
     if redis.call('ZCARD', open_key(subject.name)) >= subject.most_open then refuse(#subjects, 5, OPEN_WAIT_US) end
   end

@@ -215,6 +215,30 @@ async def test_requests_at_a_time_are_counted_over_processes_until_one_is_not_he
     await other.aclose()
 
 
+async def test_a_clock_that_is_set_back_by_an_hour_refuses_nobody_for_an_hour(redis: Redis) -> None:
+    clock = [NOW]
+    charges = Charges(redis, lambda: clock[0])
+    subjects = [to_subject("owner", "somebody", Limits(requests_per_minute=60, max_requests=1))]
+    for _ in range(60):
+        assert (await charges.charge("dead", "owner", Cost(1), subjects))[0].refused_by is None
+        await charges.settle("dead", "", None)
+    assert (await charges.charge("dead", "owner", Cost(0), subjects))[0].refused_by is None
+
+    clock[0] -= 3600
+    refused = (await charges.charge("a", "owner", Cost(1), subjects))[0]
+    assert (refused.refused_by, refused.kind, refused.wait_us) == (0, 0, 1_000_000)
+    clock[0] += 16
+    outcome = (await charges.charge("a", "owner", Cost(1), subjects))[0]
+    assert (outcome.refused_by, outcome.standings[0].remaining[0]) == (None, 15)
+    await charges.aclose()
+
+    meters, now = LocalMeters(), int(NOW) * 1_000_000
+    meters.charge(Cost(60), subjects[:1], now)
+    meters.settle(Held(subjects, 0, now, (0,)), None, now)
+    assert meters.charge(Cost(1), subjects, now - 3_600_000_000)[0].wait_us == 1_000_000
+    assert meters.charge(Cost(1), subjects, now - 3_584_000_000)[0].refused_by is None
+
+
 async def test_open_requests_are_renewed(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.limits.charges.LEASE_S", 0.03)
     charges = Charges(redis)
