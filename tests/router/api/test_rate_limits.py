@@ -6,14 +6,17 @@ import asyncio
 import io
 import itertools
 import re
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import openai
 import pytest
 import redis
+from openai import _base_client
 from PIL import Image
 from redis.asyncio import Redis
 
@@ -22,6 +25,7 @@ from engines.echo import EchoEngine
 from router.app import create_app
 from router.auth.admin import create_key, create_owner
 from router.auth.store import OwnerStore
+from router.limits import charges
 from router.limits.limits import Limits
 from router.limits.meters import Subject, to_subject
 from router.lua.constants import MINUTE_US
@@ -141,15 +145,26 @@ def test_one_request_too_many_is_refused_with_the_time_to_wait(owned: Callable[[
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
 
 
-def test_the_client_of_openai_waits_as_long_as_it_is_told_and_is_answered_then(owned: Callable[[str], Owner]) -> None:
+def test_the_client_of_openai_waits_as_long_as_it_is_told_and_is_answered_then(
+    owned: Callable[[str], Owner], monkeypatch: pytest.MonkeyPatch
+) -> None:
     owner = owned("requests=60/min")
     owner.ask()
-    owner.owe("requests", 61)
+    owner.owe("requests", 110)
+    slept: list[float] = []
+
+    def sleep(duration_s: float) -> None:
+        slept.append(duration_s)
+        owner.owe("requests", 0)  # as if so much time had passed
+
+    monkeypatch.setattr(_base_client, "time", SimpleNamespace(sleep=sleep, time=time.time))
+    monkeypatch.setattr(charges, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + sum(slept)))
 
     answer = owner.openai.chat.completions.with_raw_response.create(**CHAT)
 
-    assert answer.status_code == 200
-    assert answer.retries_taken == 1
+    assert (answer.status_code, answer.retries_taken) == (200, 1)
+    [waited_s] = slept
+    assert 2 < waited_s <= 51  # its own guess would be under 1 s
 
 
 def test_what_was_reserved_and_not_used_is_given_back(owned: Callable[[str], Owner]) -> None:

@@ -125,8 +125,8 @@ async def test_a_server_with_tls_is_told_from_one_that_hangs_up(tmp_path: Path) 
     context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
     async with says(b"+PONG\r\n", tls=context) as where:
         # Then a plain connection is told to use TLS, and one with TLS that the certificate is the problem
-        assert await problem(f"redis://{where}", timeout_s=1.0) == "redis.tls.wanted"
-        assert await problem(f"rediss://{where}", timeout_s=1.0) == "redis.tls.certificate"
+        assert await problem(f"redis://{where}", timeout_s=30.0) == "redis.tls.wanted"
+        assert await problem(f"rediss://{where}", timeout_s=30.0) == "redis.tls.certificate"
 
 
 def test_each_has_a_sentence_in_both_languages() -> None:
