@@ -46,7 +46,8 @@ def test_stop_ends_the_work_itself(slow: ProcessStack, visit: Visit) -> None:
     bubble.get_by_role("button", name="Stop").click()
     wait_for(bubble, "cancelled")
     expect(bubble).to_contain_text("You stopped this answer.")
-    assert response_of(slow, bubble.get_attribute("data-id"))["status"] == "cancelled"
+    response_id = bubble.get_attribute("data-id")
+    wait_until(lambda: response_of(slow, response_id).get("status") == "cancelled", "the end of the work")
 
 
 def test_a_closed_tab_loses_nothing_and_a_second_one_sees_the_same(slow: ProcessStack, visit: Visit) -> None:
