@@ -22,7 +22,7 @@ UNIX: Final = "unix"
 _MAX_HOPS: Final = 16
 # One customer of a provider has all of such a network: limits per address would not limit anybody otherwise.
 _IPV6_PREFIX: Final = 64
-_FORWARDED_FOR: Final = re.compile(r'(?:^|;)\s*for\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]*)', re.IGNORECASE)
+_PAIR: Final = re.compile(r"""[\s;]*([\w!#$%&'*+.^`|~-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;"\s]*)\s*(?:;|$)""")
 _HOST_PORT: Final = re.compile(r"\[([0-9a-f:.%\w]+)\](?::\d+)?|([\d.]+):\d+", re.IGNORECASE)
 
 
@@ -121,8 +121,20 @@ def _split(lines: Sequence[bytes]) -> list[str]:
 
 
 def _of_forwarded(element: str) -> str:
-    found = _FORWARDED_FOR.search(element)
-    return found[1].strip('"') if found else ""
+    """Return the address in an element of ``Forwarded``; empty if it names none, or not one for certain.
+
+    Every pair is read, since proxies write there what clients say, too: ``host="x;for=1.2.3.4"`` is one.
+    """
+    found: list[str] = []
+    element, at = element.rstrip("; \t"), 0
+    while at < len(element):
+        pair = _PAIR.match(element, at)
+        if pair is None:
+            return ""
+        if pair[1].lower() == "for":
+            found.append(pair[2].strip('"'))
+        at = pair.end()
+    return found[0] if len(found) == 1 else ""
 
 
 @lru_cache(maxsize=4096)

@@ -47,6 +47,11 @@ def forwarded(*values: str) -> list[tuple[bytes, bytes]]:
         (NGINX, xff(f"{CLIENT}, {EDGE}, bogus, {EDGE}"), EDGE),
         (NGINX, xff(""), NGINX),
         (NGINX, forwarded("for=_hidden"), NGINX),
+        # What a client says of the host is written beside its address.
+        (NGINX, forwarded(f'host="x;for={EVIL}";for={CLIENT}'), CLIENT),
+        (NGINX, forwarded(f'host="x, for={EVIL}";for={CLIENT}'), NGINX),
+        (NGINX, forwarded(f'for="x, for={CLIENT};proto=http;; '), CLIENT),
+        (NGINX, forwarded(f"for={EVIL};for={CLIENT}"), NGINX),
         (NGINX, forwarded("by=10.0.0.1"), NGINX),
         (NGINX, xff("é" * 3000), NGINX),
         (NGINX, xff(",".join([EVIL, *[EDGE] * 40])), EDGE),
