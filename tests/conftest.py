@@ -7,11 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from tests.support.servers import RedisProcess
 
 # Tests ask the same question again and again, and mean it. Those of the cache turn it on.
 os.environ["GLOWL_CACHE_BYTES"] = "0"
+
+# A busy machine draws and runs examples slowly; that is no fault of what is tested.
+settings.register_profile("busy-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy-machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
