@@ -78,7 +78,7 @@ def test_jobs_chats_streams_and_webhooks_have_owl2s_answer(stack: Stack, receive
     messages: Any = [{"role": "user", "content": QUESTION}]
 
     chat = client.chat.completions.create(
-        model="glowl", messages=messages, extra_body={"hybrid": {"route": "deep", "max_wait_s": 10}}
+        model="glowl", messages=messages, extra_body={"hybrid": {"route": "deep", "max_wait_s": GUARD_S}}
     )
     events = list(client.responses.create(model="glowl", input=QUESTION, stream=True))
 
