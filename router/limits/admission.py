@@ -118,7 +118,6 @@ class Admission:
                             cost=texts.COST[KINDS[kind]].fill(cost=_shown(kind, units)),
                         ),
                         code="exceeds_rate_limit",
-                        param="max_tokens" if KINDS[kind] == "tokens" else None,
                     )
 
 
