@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +15,11 @@ from tests.support.servers import RedisProcess
 
 # Tests ask the same question again and again, and mean it. Those of the cache turn it on.
 os.environ["GLOWL_CACHE_BYTES"] = "0"
+
+# Every http client reads all certificates first, 50 ms of CPU, and tests make thousands of clients on loopback. What
+# is made of no file is made anew: `router.cli.redis_check` takes the checks out of its own.
+_new_context, _kept_context = ssl.create_default_context, functools.cache(ssl.create_default_context)
+ssl.create_default_context = lambda *args, **files: (_kept_context if files else _new_context)(*args, **files)
 
 # A busy machine draws and runs examples slowly; that is no fault of what is tested.
 settings.register_profile("busy-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
