@@ -145,6 +145,9 @@ def test_every_example_of_the_docs_page_works_and_is_answered_as_described(stack
             assert shown["status"] == "completed", shown
         for body in docs.examples("/v1/route"):
             docs.run("post", "/v1/route", body | ({"response_id": ids[0]} if "response_id" in body else {}))
+        for body in docs.examples("/v1/responses/{response_id}"):
+            docs.run("post", "/v1/responses/{response_id}", body, response_id=ids[0])
+        docs.run("get", "/v1/responses")
         docs.run("get", "/v1/responses/{response_id}/input_items", response_id=ids[0])
         docs.run("get", "/v1/jobs/{job_id}", job_id=ids[0])
         docs.run("get", "/v1/jobs")
@@ -164,7 +167,14 @@ def test_every_example_of_the_docs_page_works_and_is_answered_as_described(stack
         docs.run("get", "/v1/files/{file_id}/content", file_id=done["output_file_id"])
         docs.run("get", "/v1/files/{file_id}", file_id=file_id)
         docs.run("delete", "/v1/files/{file_id}", file_id=file_id)
-        for path in ("/v1/files", "/v1/batches", "/v1/models", "/v1/templates", "/v1/webhook_event_types"):
+        for path in (
+            "/v1/files",
+            "/v1/batches",
+            "/v1/models",
+            "/v1/templates",
+            "/v1/presets",
+            "/v1/webhook_event_types",
+        ):
             docs.run("get", path)
         docs.run("get", "/v1/models/{model}", model="glowl")
 
