@@ -12,6 +12,7 @@ import tempfile
 import threading
 import types
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -200,7 +201,16 @@ async def test_the_model_list_describes_the_engine(http):
     (model,) = answer["data"]
     assert answer["object"] == "list"
     assert (model["id"], model["object"]) == ("glm-4.6v-flash-echo", "model")
-    assert model["glowl"] == {"engine": "glm", "variant": "echo", "context_tokens": 8192, "max_images": 16}
+    info = await EchoEngine("glm").info()
+    assert model["glowl"] == {
+        "engine": "glm",
+        "variant": "echo",
+        "context_tokens": 8192,
+        "max_images": 16,
+        "costs": asdict(info.costs),
+        "revision": info.revision,
+    }
+    assert info.costs.cell_px == 28
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
