@@ -195,4 +195,4 @@ class PocketStack(ProcessStack):
         if not all((folder / "config.json").is_file() for folder in checkpoints.values()):
             pytest.skip("the pocket checkpoints are not here")
         # Tiny models on several threads wait for each other more than they compute.
-        super().__init__(checkpoints=checkpoints, env={"OMP_NUM_THREADS": "1"})
+        super().__init__(checkpoints=checkpoints, env={"OMP_NUM_THREADS": "1", "GLOWL_AUDIT": "on"})
