@@ -79,24 +79,13 @@ def build_services(settings: Settings) -> Services:
     overload = OverloadWatch(monitor, store.backlogs, lambda: rules().max_queue_age_s)
     webhooks, webhook_fetcher = make_webhook_store(settings, redis, reads), make_webhook_fetcher(settings)
     ended, news = make_redis(settings), make_redis(settings)
-    # The monitor asks all the time; a call under way hears from it that its engine is gone.
-    asked: dict[str, Engine] = {
-        name: AttendedEngine(engine, partial(_is_up, monitor, name), partial(monitor.mark_silent, name))
-        for name, engine in engines.items()
-    }
+    asked = _attended(engines, monitor)
     context = Context(
         store, queue, asked, make_deliverer(settings, webhooks, webhook_fetcher), cancels=CancelWatch(ended)
     )
     fetcher = SafeFetcher(settings)
     cache = make_cache(settings, reads, lambda: revisions_of(monitor), rules)
-    authenticator = Authenticator(
-        settings.api_keys,
-        OwnerStore(reads),
-        news,
-        tokens=make_tokens(settings),
-        is_open=settings.is_only_local,
-        is_insecure=settings.insecure,
-    )
+    authenticator = make_authenticator(settings, reads, news)
     return Services(
         settings=settings,
         authenticator=authenticator,
@@ -124,37 +113,71 @@ def build_services(settings: Settings) -> Services:
         fetcher=fetcher,
         webhooks=webhooks,
         webhook_fetcher=webhook_fetcher,
-        files=FileStore(
-            redis,
-            max_file_bytes=settings.max_file_bytes,
-            max_total_bytes=settings.max_stored_bytes,
-            ttl_s=settings.file_ttl_s,
-            room=make_room(settings, reads),
-            reads=reads,
-            retention_of=authenticator.retention_of,
-        ),
-        batches=BatchStore(
-            redis,
-            lease_s=settings.lease_s,
-            ttl_s=settings.job_ttl_s,
-            reads=reads,
-            retention_of=authenticator.retention_of,
-        ),
+        files=make_files(settings, redis, reads, authenticator),
+        batches=make_batches(settings, redis, reads, authenticator),
         rules_file=rules_file,
         engines=engines,
         cache=cache,
-        # Given up as soon as a read: a charge that was lost is counted here, and an answer is not kept waiting for it.
-        limiter=Limiter(
-            reads,
-            each_owner=settings.limits,
-            each_key=settings.key_limits,
-            each_address=settings.address_limits,
-        ),
+        limiter=make_limiter(settings, reads),
         idempotency=Idempotency(redis, watch=watch),
         redis_watch=watch,
         audit=make_audit(settings),
         redis_clients=(redis, reads, reader, ended, news, looks),
     )
+
+
+def make_authenticator(settings: Settings, redis: Redis, listener: Redis) -> Authenticator:
+    """Return what knows the keys, owners and tokens of this service."""
+    return Authenticator(
+        settings.api_keys,
+        OwnerStore(redis),
+        listener,
+        tokens=make_tokens(settings),
+        is_open=settings.is_only_local,
+        is_insecure=settings.insecure,
+    )
+
+
+def make_limiter(settings: Settings, redis: Redis) -> Limiter:
+    """Return what charges requests; a charge is given up as soon as a read, and then counted in this process."""
+    return Limiter(
+        redis,
+        each_owner=settings.limits,
+        each_key=settings.key_limits,
+        each_address=settings.address_limits,
+    )
+
+
+def make_files(settings: Settings, redis: Redis, reads: Redis, authenticator: Authenticator) -> FileStore:
+    """Return the store of uploads and of batches' outputs as the settings want it."""
+    return FileStore(
+        redis,
+        max_file_bytes=settings.max_file_bytes,
+        max_total_bytes=settings.max_stored_bytes,
+        ttl_s=settings.file_ttl_s,
+        room=make_room(settings, reads),
+        reads=reads,
+        retention_of=authenticator.retention_of,
+    )
+
+
+def make_batches(settings: Settings, redis: Redis, reads: Redis, authenticator: Authenticator) -> BatchStore:
+    """Return the store of batches as the settings want it."""
+    return BatchStore(
+        redis,
+        lease_s=settings.lease_s,
+        ttl_s=settings.job_ttl_s,
+        reads=reads,
+        retention_of=authenticator.retention_of,
+    )
+
+
+def _attended(engines: Mapping[str, RemoteEngine], monitor: EngineMonitor) -> dict[str, Engine]:
+    """The monitor asks all the time; a call under way hears from it that its engine is gone."""
+    return {
+        name: AttendedEngine(engine, partial(_is_up, monitor, name), partial(monitor.mark_silent, name))
+        for name, engine in engines.items()
+    }
 
 
 def make_tokens(settings: Settings) -> TokenVerifier | None:
