@@ -1,7 +1,7 @@
 """What an engine will count for a request, as far as that is known without its tokenizer.
 
 In: the size of a picture in pixels. Out: how many tokens of the prompt it takes; and how many an answer may have for
-which no number was asked. An engine tells it beside its name, so that whoever admits requests counts as it does.
+which no number was asked. An engine reports it beside its name, so that the api counts as the engine does.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Call:
         output_format: JSON of which kind the answer is to be; its schema is in ``sampling``. None for prose.
         response_id: chosen before anything was accepted, by an ``Idempotency-Key``; None for a new one.
         keep_s: the answer is kept at least so long whatever ``is_stored`` says, to be given again under that key.
-        retention_s: and at most so long, whatever else says more; None for no such bound.
+        retention_s: upper bound of all these lifetimes; None for no bound.
         priority: which jobs go first when several wait.
         batch_id: of the batch that this is a line of; empty for any other request.
         is_watched: somebody waits for the first word: it is not to stand in line behind jobs that nobody waits for.

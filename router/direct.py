@@ -82,7 +82,7 @@ class Keeping:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """How the answer is kept for whoever asks the same again.
+    """How the answer is cached for equal requests.
 
     Attributes:
         cache: of answers.
@@ -207,7 +207,7 @@ class DirectAnswer:
             await asyncio.shield(self._leftovers.add(self._keep(self._keeping, self.finished[0])))
         except QueueUnavailableError as unavailable:
             is_on_record = self._keeping.epoch is not None
-            if not is_on_record:  # whatever is said of it now, it must not be found there later
+            if not is_on_record:  # the client is told "not stored", so it must not be found later
                 self._keeping.take_back(self.job.spec, unavailable)
             if self._call.keep_s > 0 or (self._call.webhook_url is not None and not is_on_record):
                 raise  # it would be answered a second time under its key, or its webhook never be sent

@@ -216,7 +216,7 @@ class StorageFullError(QueueUnavailableError):
 
 
 class KeysUnavailableError(RouterError):
-    """The public keys of the tokens' issuer cannot be read, so nobody can say whether a token is right."""
+    """The public keys of the tokens' issuer cannot be read, so no token can be checked."""
 
     status_code: ClassVar[int] = 503
     type: ClassVar[str] = "server_error"

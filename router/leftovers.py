@@ -32,7 +32,7 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
         try:
             await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
-        except asyncio.CancelledError:  # whoever ends this task cancels it again and again too
+        except asyncio.CancelledError:  # `end_tasks` cancels this task repeatedly too
             is_cancelled = True
         pending = {task for task in pending if not task.done()}
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from engines.glm.parsing import TokenBytes
 
-# Shorter texts are tokenized in some ms, whatever they hold.
+# Shorter texts take a few ms to tokenize.
 _SHORT_BYTES: Final = 64 * 1024
 
 

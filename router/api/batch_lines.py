@@ -70,7 +70,7 @@ class Lines:
         call = replace(call, is_background=True, priority="batch", webhook_url=NOBODY)
         # Equal lines are common, and what they say is kept in the output anyway.
         call = replace(call, cache=cache_use(request.hybrid.cache, is_stored=request.store is not False))
-        # Lines wait for the limits of their own, beside those of whoever waits for an answer.
+        # Batch lines have limits of their own, apart from interactive requests.
         admission = services.limiter.batch_admission(spec.owner, services.authenticator.limits_of(spec.owner))
         return replace(call, response_id=job_id, keep_s=WINDOW_S, batch_id=spec.id, admission=admission)
 

@@ -24,7 +24,7 @@ from router.idempotency import KEEP_S
 from router.limits.meters import Cost
 
 MAX_KEY: Final = 255
-# Longer ages are cut to so many digits, which is some centuries; Python reads no number of thousands of them.
+# Longer ages are cut to this many digits (centuries); Python refuses to parse thousands of digits.
 _MAX_AGE_DIGITS: Final = 10
 
 
@@ -126,7 +126,7 @@ def heed_cache_control(headers: Sequence[str], use: CacheUse) -> CacheUse:
 
 
 def _to_age(text: str) -> int:
-    """Return the seconds of a ``max-age``; 0 if they cannot be read: whoever names an age wants no older answer."""
+    """Return the seconds of a ``max-age``; 0 if it cannot be read, since the client wants no older answer."""
     digits = text.lstrip("0")[:_MAX_AGE_DIGITS]
     return int(digits or 0) if text.isascii() and text.isdecimal() else 0
 

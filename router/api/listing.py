@@ -23,7 +23,7 @@ Id = Annotated[str, Query(max_length=128)]
 Search = Annotated[str, Query(max_length=200, description="words of the title, the question or the answer")]
 
 _METADATA: Final = re.compile(r"metadata\[(.{1,64})\]")
-# A page of rare finds ends after so many jobs were looked at; the next one goes on from there.
+# A page of a rare search ends after this many jobs; the next page continues from there.
 _MOST_LOOKED_AT: Final = 2000
 _AT_A_TIME: Final = 100
 

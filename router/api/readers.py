@@ -144,7 +144,7 @@ class Readers:
         Args:
             job: its record.
             told: given what is known of the stream, before its first event.
-            ping_s: after so long without an event there is a None; None for never.
+            ping_s: yield None after this long without an event; None for never.
 
         Raises:
             NotFoundError: if the job is deleted meanwhile.
@@ -226,7 +226,7 @@ def _batch(frames: list[Frame], index: int) -> list[Frame]:
 
 
 async def _news(shared: _Shared, ping_s: float | None) -> bool:
-    """Wait until there is more, or the end; False if there was nothing for so long."""
+    """Wait for more, or the end; False after the timeout."""
     waiter: Waiter = asyncio.get_running_loop().create_future()
     shared.waiting[waiter] = None
     try:

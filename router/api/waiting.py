@@ -34,7 +34,7 @@ _DRAFT_S = 60.0
 _PAUSE_S = 3.0
 # A wait of 0 asks for the draft: how long that may take to be begun.
 _BEGIN_S = 15.0
-# Past the wait, an answer that is there may take so long to be read.
+# Timeout for reading a finished answer after the wait is over.
 _READ_S = 2.0
 
 

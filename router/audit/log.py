@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from router.audit.chain import DayFile, Link, day_of, files_in, read_head, to_head, to_iso, to_line
 
-# Records are gathered for so long, so that many make one write.
+# Records are collected for this long, so that one write takes many.
 GATHER_S: Final = 0.2
 # While the disk takes nothing.
 _RETRY_S: Final = 1.0

@@ -26,7 +26,7 @@ from router.auth.records import (
 )
 from router.auth.store import Row, key_row, owner_row
 
-# Lists show for so long that a key was revoked or has expired; then its record goes.
+# Lists show revoked and expired keys for this long; then the record is deleted.
 FORGET_AFTER_S: Final = 30 * 24 * 3600
 _CONFIGURED_OWNER: Final = re.compile(r"[0-9a-f]{16}")
 _OWNER: Final = re.compile(r"own_[0-9a-f]{24}")

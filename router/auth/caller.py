@@ -18,14 +18,14 @@ LOCAL_OWNER: Final = "local"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever sent a request, as far as the service is concerned.
+    """Who sent a request.
 
     Attributes:
         owner: the id under which everything of theirs is stored; only the same owner may read it.
         scopes: what the key or token may be used for.
         key_id: the public name of the key or token, for limits and logs; empty where none was needed.
         limits: how much the owner may do; nothing is limited by default.
-        retention_s: what is stored of theirs is kept at most so long; None leaves it to the settings.
+        retention_s: longest lifetime of what this owner stores; None leaves it to the settings.
     """
 
     owner: str

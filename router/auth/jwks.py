@@ -34,7 +34,7 @@ URL_AGE_S: Final = 600.0
 FILE_AGE_S: Final = 10.0
 # A token with an unknown key makes the set be read at most this often: anybody can send one.
 MIN_PAUSE_S: Final = 30.0
-# Until there is any set at all, nobody with a token can be answered.
+# Pause between reads while there is no key set yet: until then no token can be checked.
 FIRST_PAUSE_S: Final = 2.0
 _MIN_RSA_BITS: Final = 2048
 _RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -196,7 +196,7 @@ class JwksSource:
         """Return the set read again, for a key that is not in it; at most every `MIN_PAUSE_S`.
 
         Raises:
-            KeysUnavailableError: if it cannot be read now, so that nobody can say whether the key is one of the issuer.
+            KeysUnavailableError: if it cannot be read now, so that the key may still be one of the issuer.
         """
         await self._wait(MIN_PAUSE_S)
         if self._set is None or not self._is_good:
@@ -277,7 +277,7 @@ def make_source(settings: Settings) -> JwksSource | None:
 
 
 def _check_url(url: str) -> None:
-    """Refuse plain HTTP beyond the own network: whoever is on the way could put in keys of their own.
+    """Refuse plain HTTP beyond the own network: a proxy on the way could insert its own keys.
 
     Raises:
         JwksError: if it is such a URL, or none.

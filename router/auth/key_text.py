@@ -43,7 +43,7 @@ def public_name(text: str) -> str:
 def digest_of(text: str) -> bytes:
     """Return the hash under which a key is looked up: SHA-256, 32 bytes.
 
-    No slow hash: those make guessing dear where people choose passwords; nobody guesses 256 random bits.
+    No slow hash: it protects passwords that people choose; 256 random bits cannot be guessed.
     """
     return hashlib.sha256(text.encode()).digest()
 

@@ -82,7 +82,7 @@ class LiveDirectory:
             log.debug("when keys were last used could not be written down")
 
     async def refresh(self, max_age_s: float) -> bool:
-        """Make sure that what is known was true at most so long ago; False if redis does not answer."""
+        """Read the directory again if it is older than this; False if redis does not answer."""
         async with self._looking:
             now = self._clock()
             if now - self._checked_at <= max_age_s:

@@ -45,7 +45,7 @@ class Owner:
         name: chosen by the operator; no two owners have the same.
         scopes: what its keys may do at most.
         limits: of its own; what is None there is left to the settings.
-        retention_s: everything of it is kept at most so long after it ended; None leaves it to the settings.
+        retention_s: longest lifetime of its records after their end; None leaves it to the settings.
         created_at: unix seconds.
     """
 

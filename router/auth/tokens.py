@@ -116,7 +116,7 @@ class TokenVerifier:
 
         Raises:
             AuthenticationError: if anything about it is not right.
-            KeysUnavailableError: if the issuer's keys cannot be had, so that nobody can say.
+            KeysUnavailableError: if the issuer's keys cannot be read, so that the token cannot be checked.
         """
         if len(token) > MAX_TOKEN_CHARS:
             raise AuthenticationError(texts.TOKEN_TOO_LONG.fill(limit=MAX_TOKEN_CHARS), code="invalid_token")
@@ -165,7 +165,7 @@ class TokenVerifier:
             try:
                 signed = jws.deserialize_compact(token, key.key, registry=_Registry(key.algorithms))
                 claims = parse(signed.payload.decode())
-            except (JoseError, ValueError):  # whatever it is, this key has not signed a claim
+            except (JoseError, ValueError):  # no JSON signed by this key: try the next one
                 continue
             if isinstance(claims, dict):
                 return claims

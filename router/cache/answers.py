@@ -13,7 +13,7 @@ import orjson
 
 from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult
 
-# A kept answer is streamed in about so many pieces.
+# A cached answer is streamed in about this many pieces.
 _NUM_PIECES: Final = 12
 
 

@@ -66,7 +66,7 @@ class PixelHashes:
             running = asyncio.get_running_loop().run_in_executor(self._pool, hash_pixels, image)
             self._running[image.sha256] = running
             running.add_done_callback(lambda done: self._on_done(image.sha256, done))
-        # Whoever else asked for the same file is not to lose it with the first who hangs up.
+        # Other requests wait for the same file, so the first client's hang-up must not cancel it.
         return await asyncio.shield(running)
 
     def _on_done(self, sha256: str, done: asyncio.Future[str]) -> None:

@@ -155,7 +155,7 @@ async def _supervise(
         write_atomically(layout.redis_url_path, redis_url + "\n")  # for `glowl owners` and `glowl keys`
 
     async def may_go_on() -> bool:
-        # Redis runs now, so the answer is known. Nobody could ask: none of the models needs to be loaded for that.
+        # Redis runs now, so this is known. Fail before the models are loaded: no client could ask.
         if not needs_owners(settings) or await has_owners(redis_url) is not False:
             return True
         screen.line(say("access.none", language, host=settings.published_on or settings.host))

@@ -103,7 +103,7 @@ class JobSpec:
         adapter: GLM answers with this LoRA adapter; empty for the model as it is.
         output_format: JSON of which kind the answer is to be; its schema is in ``sampling``. None for prose.
         keep_s: the record lives at least so long after its end, even if it is not stored.
-        retention_s: its owner wants it to live at most so long after its end; None for no such bound.
+        retention_s: its owner's bound of its lifetime after the end; None for no bound.
         priority: which jobs go first when several wait.
         deadline_ms: an answer later than so long after the job was accepted is of no use; None if any is.
         batch_id: of the batch that it is a line of; empty for any other job.

@@ -18,7 +18,7 @@ Header = tuple[bytes, bytes]
 
 # Written among the trusted proxies for the ones that come over a unix socket, which has no address.
 UNIX: Final = "unix"
-# Proxies between a client and this service; whoever writes more of them into a header is not followed.
+# Most proxies between a client and this service; longer headers are not followed.
 _MAX_HOPS: Final = 16
 # One customer of a provider has all of such a network: limits per address would not limit anybody otherwise.
 _IPV6_PREFIX: Final = 64

@@ -25,11 +25,11 @@ from router.redis import Clock
 
 log = logging.getLogger(__name__)
 
-# An open request whose process was not heard of for so long is taken for dead.
+# An open request expires if its process is silent for this long.
 LEASE_S: Final = 15.0
-# Requests that end within so long of each other are settled in one round trip.
+# Requests that end within this time are settled in one round trip.
 _SETTLE_AFTER_S: Final = 0.02
-# Refusals that this process remembers, so that whoever goes on sending costs neither a look at its body nor at redis.
+# Most refusals remembered here: a refused client that goes on sending costs no read of its body and no command.
 _MAX_REMEMBERED: Final = 10_000
 
 

@@ -1,4 +1,4 @@
-"""Slows down whoever tries keys until one fits.
+"""Slows down clients that guess keys.
 
 In: the address of a client, and whether its key was good. Out: whether keys from there are looked at now. Each process
 counts for itself: there is nothing to add up that would be worth a command of redis for each wrong key.

@@ -41,7 +41,7 @@ CHUNK_BYTES: Final = 512 * 1024
 MINUTE_US: Final = 60_000_000
 # How long the ledger says what was charged for a request; after a minute nothing of it can be given back any more.
 LEDGER_TTL_S: Final = 600
-# After so long a request that was one too many at a time may be sent again.
+# Retry-After of a request beyond the concurrency limit.
 OPEN_WAIT_US: Final = 1_000_000
 # By more than this no clock goes back unless it is set.
 SET_BACK_US: Final = 1_000_000
@@ -51,7 +51,7 @@ CACHE_ENTRY_BYTES: Final = 800
 # No answer takes more than this part of the room for all.
 CACHE_PART: Final = 8
 
-# So many jobs may wait for one that asks the same: what ends it ends them in the same step.
+# Most jobs that may follow an equal one: the script that ends it ends them in the same step.
 MAX_FOLLOWERS: Final = 256
 
 CONSTANTS: Final[dict[str, int | float | str]] = {name: value for name, value in globals().items() if name.isupper()}

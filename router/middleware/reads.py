@@ -28,7 +28,7 @@ class ReadsInTurn:
 
     Args:
         app: what comes after.
-        patience_s: after so long a read begins without a turn.
+        patience_s: a read begins without a turn after this long.
     """
 
     def __init__(self, app: ASGIApp, *, patience_s: float | None = None) -> None:

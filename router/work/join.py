@@ -74,7 +74,7 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
 
 
 async def _keep(context: Context, job: Job, final: FinalAnswer) -> None:
-    """Keep the answer for whoever asks the same again, if that was asked for."""
+    """Cache the answer for equal requests, if the client allows it."""
     if context.cache is None or not job.kept_as:
         return
     units = {**job.units, MERGE: Unit(MERGE, "completed", epoch=1)}
