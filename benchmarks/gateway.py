@@ -44,7 +44,7 @@ _TEXT: Final = (
     "我把书合上，给绿萝浇了最后一点水，关上玻璃门，拉好窗帘，屋里一下子安静下来，只剩下钟摆的声音。"
 )
 _NUMBER: Final = "00000000"
-_numbers: Final = iter(range(1, 10**8))
+numbers: Final = iter(range(1, 10**8))
 _HANG_S: Final = 60.0
 
 
@@ -168,9 +168,9 @@ async def measure(
 
     async def ask(connection: Connection) -> None:
         while time.perf_counter() < began + slice_s:
-            row.times_s.append(await connection.ask(make(next(_numbers))))
+            row.times_s.append(await connection.ask(make(next(numbers))))
 
-    await made[0].ask(make(next(_numbers)))
+    await made[0].ask(make(next(numbers)))
     cpu_s, began = gateway.cpu_s(), time.perf_counter()
     await asyncio.gather(*(ask(connection) for connection in made))
     row.wall_s += time.perf_counter() - began

@@ -115,14 +115,15 @@ class Stack:
         self.direct = Gateway("upstream", port, self._peer("upstream", port))
         self.direct.wait()
 
-    def add_ours(self, name: str, env: dict[str, str], **fields: Any) -> None:
-        """Start Glowl's api with some settings, and a redis for it."""
+    def add_ours(self, name: str, env: dict[str, str], checkout: Path | None = None, **fields: Any) -> None:
+        """Start Glowl's api with some settings, and a redis for it; the code is that of a checkout."""
         if self._wants(name):
             port, redis = free_port(), RedisProcess()
             self._processes.append(redis)
             urls = {"GLOWL_GLM_URL": self._upstream, "GLOWL_OWL2_URL": self._upstream, "REDIS_URL": redis.url}
             argv = [sys.executable, "-m", "router.cli", "api", "--port", str(port)]
-            process = self._start(f"ours-{port}", argv, {**urls, "GLOWL_DATA_DIR": str(redis.dir), **env})
+            source = {"PYTHONPATH": str((checkout or Path.cwd()).resolve()), "PYTHONSAFEPATH": "1"}
+            process = self._start(f"ours-{port}", argv, {**urls, "GLOWL_DATA_DIR": str(redis.dir), **source, **env})
             self._add(Gateway(name, port, process, **fields))
 
     def add_peer(self, name: str, what: str) -> None:
