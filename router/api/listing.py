@@ -16,7 +16,7 @@ from fastapi import Query, Request
 from router.api import texts
 from router.errors import BadRequestError
 from router.jobs.job import Job, JobState
-from router.jobs.store import JobPage
+from router.jobs.rows import JobPage
 from router.services import Services
 
 Id = Annotated[str, Query(max_length=128)]

@@ -6,8 +6,8 @@ In: what redis returns, or a job. Out: the types of `router.jobs.job`, or fields
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any, Final, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, cast
 
 import orjson
 
@@ -15,7 +15,36 @@ from engines.base import ImagePart
 from engines.json_forms import from_logprobs
 from router.jobs.job import MERGE, ErrorRecord, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, end_state
 
+Cause = Literal["deadline", "expired"]
 _RUN_FIELDS: Final = ("state", "epoch", "result", "at", "failures")
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Some of an owner's jobs.
+
+    Attributes:
+        jobs: newest first.
+        has_more: there may be more after ``last_id``.
+        last_id: the last job that was looked at; empty if there was none.
+    """
+
+    jobs: list[Job]
+    has_more: bool
+    last_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What a round of the reaper found.
+
+    Attributes:
+        lined_up: how many units were put in line, by queue: so many tickets are to be sent.
+        overdue: jobs that are to be ended with what there is, and why.
+    """
+
+    lined_up: dict[str, int] = field(default_factory=dict)
+    overdue: list[tuple[str, Cause]] = field(default_factory=list)
 
 
 def to_fields(job: Job) -> dict[str, str | bytes | float]:

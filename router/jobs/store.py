@@ -17,8 +17,8 @@ job ids with news;
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, cast
+from dataclasses import replace
+from typing import Any, Final, cast
 
 import orjson
 from redis.asyncio import Redis
@@ -45,6 +45,9 @@ from router.jobs.job import (
 )
 from router.jobs.pictures import PictureStore
 from router.jobs.rows import (
+    Cause,
+    JobPage,
+    Reaped,
     list_name,
     list_of,
     seen_through,
@@ -66,8 +69,6 @@ UNSTORED_TTL_S = 600
 
 _QUEUED: Final = Event("queued", state="queued", id="0-0")
 
-Cause = Literal["deadline", "expired"]
-
 # A page of a rare state ends after looking at this many jobs; the next page continues from there.
 _MOST_LISTED = 2000
 # A recovered engine gets at most this many units at once; the rest follow when their delays end.
@@ -75,34 +76,6 @@ MOST_WOKEN: Final = 200
 _MOST_LOOKED_AT = 2000
 # GLM's draft usually ends before Owl2's answer. Wait a moment for a late one, since `agreement` needs it.
 GRACE_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class JobPage:
-    """Some of an owner's jobs.
-
-    Attributes:
-        jobs: newest first.
-        has_more: there may be more after ``last_id``.
-        last_id: the last job that was looked at; empty if there was none.
-    """
-
-    jobs: list[Job]
-    has_more: bool
-    last_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """What a round of the reaper found.
-
-    Attributes:
-        lined_up: how many units were put in line, by queue: so many tickets are to be sent.
-        overdue: jobs that are to be ended with what there is, and why.
-    """
-
-    lined_up: dict[str, int] = field(default_factory=dict)
-    overdue: list[tuple[str, Cause]] = field(default_factory=list)
 
 
 class JobStore(PictureStore):

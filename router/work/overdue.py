@@ -11,7 +11,7 @@ from dataclasses import replace
 from router.answers import merge
 from router.answers.steps import Ask, Merging, NoEngine
 from router.jobs.job import ErrorRecord, FinalAnswer, Job, UnitResult
-from router.jobs.store import Cause
+from router.jobs.rows import Cause
 
 
 def settle(job: Job, cause: Cause) -> FinalAnswer | merge.NoAnswer:

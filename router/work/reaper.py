@@ -13,8 +13,9 @@ from collections.abc import Callable
 from router.answers import merge
 from router.errors import QueueUnavailableError
 from router.jobs.queue import JobQueue
+from router.jobs.rows import Cause
 from router.jobs.schedule import queue_of
-from router.jobs.store import Cause, JobStore
+from router.jobs.store import JobStore
 from router.redis import repeat_in_one
 from router.work.overdue import settle
 

@@ -30,14 +30,12 @@ from router.jobs.job import (
     end_state,
 )
 from router.jobs.pictures import BLOB_GRACE_S
-from router.jobs.rows import to_patience
+from router.jobs.rows import Cause, Reaped, to_patience
 from router.jobs.schedule import QUEUES, queue_of
 from router.jobs.store import (
     GRACE_S,
     MOST_WOKEN,
     UNSTORED_TTL_S,
-    Cause,
-    Reaped,
 )
 from router.lua.constants import LOOK_S, PACE_WEIGHT, QUIET_S
 from tests.model.fair_queue import FairQueue

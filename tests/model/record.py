@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from engines.base import ImagePart, TokenLogprob
 from router.jobs.job import Claim, Event, FinalAnswer, Job, JobSpec, UnitResult, Why
-from router.jobs.store import Reaped
+from router.jobs.rows import Reaped
 
 
 class Record(Protocol):

@@ -23,8 +23,9 @@ from router.answers import merge
 from router.errors import QueueFullError
 from router.jobs.job import MERGE, TERMINAL, BranchPlan, Claim, Event, FinalAnswer, Job, UnitResult, Why
 from router.jobs.pictures import BLOB_GRACE_S
+from router.jobs.rows import Reaped
 from router.jobs.schedule import QUEUES
-from router.jobs.store import JobStore, Reaped
+from router.jobs.store import JobStore
 from router.redis import PREFIX
 from router.work.overdue import settle
 from tests.model.memory_store import MemoryJobStore

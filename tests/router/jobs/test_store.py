@@ -14,7 +14,8 @@ from engines.base import Alternative, ImagePart, SamplingParams, TokenLogprob, U
 from router.errors import QueueFullError, QueueUnavailableError
 from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult, Why, new_job_id
 from router.jobs.pictures import BLOB_GRACE_S
-from router.jobs.store import UNSTORED_TTL_S, JobStore, Reaped
+from router.jobs.rows import Reaped
+from router.jobs.store import UNSTORED_TTL_S, JobStore
 from router.lua.constants import NET_S
 from router.output_format import OutputFormat
 from router.redis import PREFIX, guard

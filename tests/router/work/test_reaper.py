@@ -17,7 +17,8 @@ from router.answers.merge import NoAnswer
 from router.errors import QueueUnavailableError
 from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
 from router.jobs.queue import JobQueue, create_celery
-from router.jobs.store import JobStore, Reaped
+from router.jobs.rows import Reaped
+from router.jobs.store import JobStore
 from router.leftovers import end_tasks
 from router.redis import PREFIX
 from router.settings import Settings
