@@ -1,8 +1,8 @@
 """What a call will cost, as far as can be known before an engine sees it.
 
-In: a call, its job's spec, and what the engines say of themselves. Out: the `Cost` that is charged when it is admitted;
-what it used takes its place at the end. Pictures are counted as the engines count them, text by its length: a tokenizer
-would be another 20 MB and a millisecond for each request.
+In: a conversation, its job's spec, and what the engines say of themselves. Out: the `Cost` that is charged when it is
+admitted; what it used takes its place at the end. Pictures are counted as the engines count them, text by its length: a
+tokenizer would be another 20 MB and a millisecond for each request.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from engines.base import EngineInfo, ImagePart, TextPart
+from engines.base import EngineInfo, ImagePart, Message, TextPart
 from engines.image_header import read_header
 from engines.token_costs import PUBLISHED, TokenCosts
-from router.call import Call
 from router.jobs.job import BranchPlan, JobSpec
 from router.limits.meters import Cost
 
@@ -26,28 +25,30 @@ _PER_MESSAGE: Final = 6
 _PER_PROMPT: Final = 24
 
 
-def to_cost(call: Call, spec: JobSpec, infos: Mapping[str, EngineInfo | None], *, counts_tokens: bool) -> Cost:
+def to_cost(
+    messages: Sequence[Message], spec: JobSpec, infos: Mapping[str, EngineInfo | None], *, counts_tokens: bool
+) -> Cost:
     """Return what a call is charged before it is begun.
 
     Args:
-        call: what was asked.
+        messages: the conversation, its pictures loaded.
         spec: of its job, which says who answers and how the answers are merged.
         infos: what is known of the engines.
         counts_tokens: tokens are limited; otherwise they are not counted.
     """
-    sizes = [_size_of(image) for image in call.images]
+    sizes = _sizes(messages)
     return Cost(
-        requests=0 if call.batch_id else 1,
+        requests=0 if spec.batch_id else 1,
         pictures=len(sizes),
         kilopixels=sum(-(-width * height // 1000) for width, height in sizes),
-        tokens=_tokens(call, spec, infos, sizes) if counts_tokens else 0,
+        tokens=_tokens(messages, spec, infos, sizes) if counts_tokens else 0,
     )
 
 
-def tokens_of_cut(call: Call, text: str, info: EngineInfo | None) -> int:
+def tokens_of_cut(messages: Sequence[Message], text: str, info: EngineInfo | None) -> int:
     """Return what GLM used for an answer that was cut, after so much text of it."""
-    sizes = [_size_of(image) for image in call.images]
-    return _prompt(call, "glm", _costs(info, "glm"), sizes) + tokens_of_text(text, "glm")
+    sizes = _sizes(messages)
+    return _prompt(messages, "glm", _costs(info, "glm"), sizes) + tokens_of_text(text, "glm")
 
 
 def tokens_of_text(text: str, engine: str) -> int:
@@ -56,40 +57,56 @@ def tokens_of_text(text: str, engine: str) -> int:
     return -(-num_ascii // _ASCII_PER_TOKEN) + _TOKENS_PER_OTHER.get(engine, 1) * (len(text) - num_ascii)
 
 
-def _tokens(call: Call, spec: JobSpec, infos: Mapping[str, EngineInfo | None], sizes: Sequence[tuple[int, int]]) -> int:
+def _tokens(
+    messages: Sequence[Message],
+    spec: JobSpec,
+    infos: Mapping[str, EngineInfo | None],
+    sizes: Sequence[tuple[int, int]],
+) -> int:
+    max_tokens = spec.sampling.max_tokens
     total = answers = 0
     for branch in spec.branches:
         shown = sizes if branch.pictures is None else sizes[branch.pictures[0] - 1 : branch.pictures[1]]
-        run = _run(call, branch, infos.get(branch.engine), shown)
+        run = _run(messages, max_tokens, branch, infos.get(branch.engine), shown)
         answers += run[1]
         total += sum(run)
     if spec.merge_queue != "light":  # an engine writes the final answer, and reads the others for it
         is_shown = all(branch.pictures is None for branch in spec.branches)
         merge = BranchPlan("merge", spec.merge_queue)
-        total += answers + sum(_run(call, merge, infos.get(merge.engine), sizes if is_shown else ()))
+        total += answers + sum(_run(messages, max_tokens, merge, infos.get(merge.engine), sizes if is_shown else ()))
     return total
 
 
-def _run(call: Call, branch: BranchPlan, info: EngineInfo | None, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def _run(
+    messages: Sequence[Message],
+    max_tokens: int | None,
+    branch: BranchPlan,
+    info: EngineInfo | None,
+    sizes: Sequence[tuple[int, int]],
+) -> tuple[int, int]:
     """Return what an engine reads, and may write."""
     costs = _costs(info, branch.engine)
-    prompt = _prompt(call, branch.engine, costs, sizes)
-    wanted = call.sampling.max_tokens or (costs.max_tokens_thinking if branch.enable_thinking else costs.max_tokens)
+    prompt = _prompt(messages, branch.engine, costs, sizes)
+    wanted = max_tokens or (costs.max_tokens_thinking if branch.enable_thinking else costs.max_tokens)
     return prompt, wanted if info is None else min(wanted, max(info.context_tokens - prompt, 1))
 
 
-def _prompt(call: Call, engine: str, costs: TokenCosts, sizes: Sequence[tuple[int, int]]) -> int:
+def _prompt(messages: Sequence[Message], engine: str, costs: TokenCosts, sizes: Sequence[tuple[int, int]]) -> int:
     text = sum(
         tokens_of_text(part.text, engine)
-        for message in call.messages
+        for message in messages
         for part in message.parts
         if isinstance(part, TextPart)
     )
-    return _PER_PROMPT + _PER_MESSAGE * len(call.messages) + text + sum(costs.of_picture(*size) for size in sizes)
+    return _PER_PROMPT + _PER_MESSAGE * len(messages) + text + sum(costs.of_picture(*size) for size in sizes)
 
 
 def _costs(info: EngineInfo | None, engine: str) -> TokenCosts:
     return (info.costs if info is not None else None) or PUBLISHED.get(engine, PUBLISHED["glm"])
+
+
+def _sizes(messages: Sequence[Message]) -> list[tuple[int, int]]:
+    return [_size_of(part) for message in messages for part in message.parts if isinstance(part, ImagePart)]
 
 
 def _size_of(image: ImagePart) -> tuple[int, int]:

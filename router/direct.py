@@ -149,7 +149,7 @@ class DirectAnswer:
                 self._leftovers.add(end_tasks(beat))
             if not self.finished and self._call.admission is not None:
                 said = self._stream.transcript.text
-                self._call.admission.use(tokens_of_cut(self._call, said, self._monitor.info("glm")))
+                self._call.admission.use(tokens_of_cut(self._call.messages, said, self._monitor.info("glm")))
             if not self.finished and keeping is not None:
                 # The client that hung up may know the id: store the text written so far under it.
                 self._leftovers.add(self._keep(keeping, _cut_off(self.job, self._to_result())))

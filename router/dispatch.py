@@ -421,7 +421,7 @@ class Dispatcher:
         """
         if (admission := call.admission) is not None and not admission.is_charged:
             infos = {name: self._monitor.info(name) for name in self._engines}
-            await admission.charge(to_cost(call, spec, infos, counts_tokens=admission.counts_tokens))
+            await admission.charge(to_cost(call.messages, spec, infos, counts_tokens=admission.counts_tokens))
 
     async def _begin_record(self, spec: JobSpec, call: Call) -> int | None:
         async with while_heard(self._watch_of(call)):

@@ -441,17 +441,23 @@ class JobStore(PictureStore):
         """Forget a job, its events, pictures that were only its own, and whatever was still to be done for it."""
         return bool(await self._run(JobScript.DELETE, id=job_id))
 
-    async def retry(self, job: Job) -> str:
+    async def retry(self, job: Job, terms: Terms = Terms()) -> str:
         """Begin a failed job again, every branch of it, with its failures forgotten and its time begun anew.
 
         Args:
             job: the record as it was read; what never changes is read from it.
+            terms: as `create` has them.
 
         Returns:
             The state the job was in: ``failed`` if it is queued now, any other if it was left alone, empty if there is
             none.
+
+        Raises:
+            QueueFullError: if its owner has too many unfinished jobs.
         """
-        state = await self._accept(JobScript.RETRY, job.spec, (), is_strict=False)
+        state = await self._accept(JobScript.RETRY, job.spec, (), is_strict=False, terms=terms)
+        if state == b"too many jobs":
+            raise queue_full(terms.max_unfinished or self._max_unfinished)
         return bytes(state).decode()
 
     async def list_jobs(

@@ -165,17 +165,8 @@ class MemoryJobStore:
         job = Job(spec, "queued", {branch.name: Unit(branch.name, "queued") for branch in spec.branches})
         if spec.id in self._jobs:
             return job
-        is_batch = spec.priority == "batch"
-        unfinished = [
-            record
-            for record in self._jobs.values()
-            if record.state not in TERMINAL
-            and record.spec.owner == spec.owner
-            and (record.spec.priority == "batch") == is_batch
-        ]
         images = tuple(images)
-        if len(unfinished) >= self._max_unfinished:
-            raise queue_full(self._max_unfinished)
+        self._check_number(spec)
         if not self._make_room(spec, images):
             raise pictures_full(self._max_picture_bytes)
         await self.put_images(images)
@@ -188,11 +179,24 @@ class MemoryJobStore:
         self._accept(record)
         return job
 
+    def _check_number(self, spec: JobSpec) -> None:
+        is_batch = spec.priority == "batch"
+        unfinished = [
+            record
+            for record in self._jobs.values()
+            if record.state not in TERMINAL
+            and record.spec.owner == spec.owner
+            and (record.spec.priority == "batch") == is_batch
+        ]
+        if len(unfinished) >= self._max_unfinished:
+            raise queue_full(self._max_unfinished)
+
     async def retry(self, job: Job) -> str:
         """Begin a failed job again."""
         record = self._jobs.get(job.id)
         if record is None or record.state != "failed":
             return record.state if record else ""
+        self._check_number(job.spec)
         if MERGE in record.units:
             # Epochs go on counting: they fence off the writes of runs from before.
             record.merge_epoch = record.units.pop(MERGE).epoch

@@ -37,7 +37,8 @@ def make_call(*parts: str | ImagePart, max_tokens: int | None = None, **more: ob
 
 
 def cost(call: Call, *branches: BranchPlan, strategy: str = "deep") -> Cost:
-    return to_cost(call, make_spec(branches=branches, strategy=strategy), INFOS, counts_tokens=True)
+    spec = make_spec(branches=branches, strategy=strategy, sampling=call.sampling, batch_id=call.batch_id)
+    return to_cost(call.messages, spec, INFOS, counts_tokens=True)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +92,12 @@ def test_no_more_is_reserved_than_the_context_holds() -> None:
 
 
 def test_of_an_engine_that_says_nothing_the_published_numbers_are_taken() -> None:
-    call, spec = make_call(picture(28, 28), max_tokens=5), make_spec(branches=PAIR)
+    call = make_call(picture(28, 28))
+    spec = make_spec(branches=PAIR, sampling=SamplingParams(max_tokens=5))
     silent = {"glm": replace(GLM, costs=None), "owl2": None}
 
-    assert to_cost(call, spec, silent, counts_tokens=True).tokens == AROUND + 9 + 5 + AROUND + 65 + 5
-    assert to_cost(call, spec, silent, counts_tokens=False).tokens == 0
+    assert to_cost(call.messages, spec, silent, counts_tokens=True).tokens == AROUND + 9 + 5 + AROUND + 65 + 5
+    assert to_cost(call.messages, spec, silent, counts_tokens=False).tokens == 0
 
 
 def test_a_line_of_a_batch_is_no_request() -> None:

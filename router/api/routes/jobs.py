@@ -9,14 +9,17 @@ from fastapi import APIRouter, Request, Response
 
 from router.api import texts
 from router.api.errors import json_response
-from router.api.intake import owner, services_of
+from router.api.intake import admission_of, owner, services_of
 from router.api.listing import Id, Search, Wanted, list_jobs, located, metadata_wanted
 from router.api.objects import to_job_summary, to_job_view
 from router.api.owned import find_response
 from router.api.paging import Limit, to_page
-from router.call import stored_image_hashes
+from router.call import from_stored_messages, stored_image_hashes
+from router.costs import to_cost
 from router.errors import BadRequestError
-from router.jobs.job import JobState
+from router.jobs.job import Job, JobState, Terms
+from router.limits.admission import Admission
+from router.services import Services
 
 routes = APIRouter(tags=["jobs"])
 
@@ -49,14 +52,36 @@ async def get_job(request: Request, job_id: str) -> Response:
 
 @routes.post("/v1/jobs/{job_id}/retry")
 async def retry_job(request: Request, job_id: str) -> Response:
-    """Begin a failed job again under its id: every branch, with its failures forgotten."""
+    """Begin a failed job again under its id: every branch, its failures forgotten. Limits count it as a new one."""
     services = services_of(request)
     job = await find_response(services, job_id, owner(request, "jobs"))
-    hashes = stored_image_hashes(job.spec.messages)
-    if job.state == "failed" and len(await services.store.get_images(hashes)) < len(set(hashes)):
-        raise BadRequestError(texts.JOB_PICTURES_GONE.fill(job_id=job_id), code="image_file_not_found")
-    state = await services.store.retry(job)
+    state: str = job.state
+    if state == "failed":
+        admission = admission_of(request)
+        state = await services.store.retry(job, await _charge(services, job, admission))
+        if state == "failed" and admission is not None:
+            admission.hand_over()
     if state != "failed":
         raise BadRequestError(texts.NOT_FAILED.fill(job_id=job_id, state=state or "deleted"), code="job_not_failed")
     await services.queue.send_branches(job)
     return json_response(to_job_view(await find_response(services, job_id, owner(request, "jobs"))))
+
+
+async def _charge(services: Services, job: Job, admission: Admission | None) -> Terms:
+    """Charge a job as when it was new.
+
+    Raises:
+        BadRequestError: if its pictures are gone, or it is larger than a whole limit.
+        RateLimitError: if a limit is reached.
+    """
+    hashes = stored_image_hashes(job.spec.messages)
+    blobs = await services.store.get_images(hashes)
+    if len(blobs) < len(set(hashes)):
+        raise BadRequestError(texts.JOB_PICTURES_GONE.fill(job_id=job.id), code="image_file_not_found")
+    if admission is None:
+        return Terms()
+    messages = from_stored_messages(job.spec.messages, blobs)
+    infos = {name: services.monitor.info(name) for name in services.engines}
+    cost = to_cost(messages, job.spec, infos, counts_tokens=admission.counts_tokens)
+    await admission.charge(cost._replace(requests=1))  # also of a line of a batch: whoever asks waits for it
+    return Terms(admission.reservation, admission.max_unfinished_jobs)

@@ -13,6 +13,12 @@ local id, now, spec, owner, class, ttl_s, blob_ttl_s, webhook_url, expires_s, de
 now = clock(now)
 local key = job_key(id)
 
+-- Whether its owner has as many unfinished jobs as it may have.
+local function is_one_too_many()
+  local counted = redis.call('HGET', UNFINISHED, owner .. (class == '3' and '|batch' or ''))
+  return tonumber(counted or 0) >= tonumber(max_unfinished)
+end
+
 -- Puts it into the queues, unless it is to wait for a leader that asks the same.
 local function accept(leader)
   local expires, ttl = tonumber(expires_s), tonumber(ttl_s)

@@ -3,8 +3,7 @@
 -- | {'missing', hashes of pictures}.
 --@include accept
 if redis.call('EXISTS', key) == 1 then return {'exists'} end
-local counted = redis.call('HGET', UNFINISHED, owner .. (class == '3' and '|batch' or ''))
-if tonumber(counted or 0) >= tonumber(max_unfinished) then return {'too many jobs'} end
+if is_one_too_many() then return {'too many jobs'} end
 if blobs ~= '' and not make_room(owner, blobs, sizes, tonumber(max_picture_bytes)) then return {'too many bytes'} end
 local missing = is_strict == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {'missing', unpack(missing)} end

@@ -25,11 +25,13 @@ from engines.echo import EchoEngine
 from router.app import create_app
 from router.auth.admin import create_key, create_owner
 from router.auth.store import OwnerStore
+from router.jobs.store import JobStore
 from router.limits import charges
 from router.limits.limits import Limits
 from router.limits.meters import Subject, to_subject
 from router.lua.constants import MINUTE_US
 from router.settings import Settings
+from tests.router.api.routes.test_jobs import fail
 from tests.router.api.test_errors import data_url
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
@@ -275,6 +277,45 @@ def test_a_job_is_charged_when_it_is_accepted_and_given_back_when_it_ends(owned:
     owner.http.post(f"/v1/responses/{made.json()['id']}/cancel")
 
     assert owner.ledger()[0][0] == b"settled"
+
+
+def test_a_failed_job_that_is_begun_again_is_charged_like_a_new_one(
+    owned: Callable[[str], Owner], database: str
+) -> None:
+    # Given two failed jobs of an owner that may have one unfinished job
+    owner = owned("requests=5, tokens=10k, jobs=1")
+    first, second = [_failed(owner, database) for _ in range(2)]
+    assert {entry[0] for entry in owner.ledger()} == {b"settled"}
+
+    again = owner.http.post(f"/v1/jobs/{first}/retry")
+
+    assert again.status_code == 200
+    assert again.headers["x-ratelimit-remaining-requests"] == "2"
+    [held] = [entry for entry in owner.ledger() if entry[0] == b"held"]
+    assert int(held[4]) > 300
+    # A second unfinished job is refused, and a job that has not failed is charged nothing.
+    refused = owner.http.post(f"/v1/jobs/{second}/retry")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    assert owner.http.post(f"/v1/jobs/{first}/retry").json()["error"]["code"] == "job_not_failed"
+    wait_until(lambda: [entry[0] for entry in owner.ledger()].count(b"held") == 1, "the end of refused requests")
+    # Its end gives back what it did not use.
+    owner.http.post(f"/v1/responses/{first}/cancel")
+    assert owner.settled()
+    # And over the limit of requests it is not begun.
+    owner.owe("requests", 5)
+    over = owner.http.post(f"/v1/jobs/{second}/retry")
+    assert (over.status_code, over.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
+def _failed(owner: Owner, database: str) -> str:
+    made: str = owner.http.post("/v1/responses", json=DEEP).json()["id"]
+
+    async def run() -> None:
+        async with Redis.from_url(database) as client:
+            await fail(JobStore(client), made)
+
+    asyncio.run(run())
+    return made
 
 
 def test_a_request_that_is_sent_again_counts_as_a_request_and_no_tokens(owned: Callable[[str], Owner]) -> None:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from engines.base import Alternative, ImagePart, SamplingParams, TokenLogprob, Usage
 from router.errors import QueueFullError, QueueUnavailableError
-from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult, Why, new_job_id
+from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Terms, Unit, UnitResult, Why, new_job_id
 from router.jobs.pictures import BLOB_GRACE_S
 from router.jobs.rows import Reaped
 from router.jobs.store import UNSTORED_TTL_S, JobStore
@@ -742,6 +742,24 @@ async def test_a_failed_job_that_is_begun_again_waits_runs_and_ends_like_a_new_o
     clock.now += 24 * 3600
     assert (await store.reap()).overdue == [(spec.id, "expired")]
     assert await has_picture(store)
+
+
+async def test_a_failed_job_is_not_begun_again_beside_as_many_as_its_owner_may_have(redis_store: JobStore) -> None:
+    spec = make_spec(branches=DEEP_ALONE)
+    await redis_store.create(spec)
+    await redis_store.finish(
+        spec.id, "deep", await redis_store.claim(spec.id, "deep") or 0, UnitResult(error={"code": "x"})
+    )
+    await redis_store.complete(spec.id, await redis_store.claim(spec.id, "merge") or 0, error={"code": "x"})
+    failed = await redis_store.get(spec.id)
+    assert failed is not None
+    await redis_store.create(make_spec())
+
+    with pytest.raises(QueueFullError, match=r"\b1\b"):
+        await redis_store.retry(failed, Terms(max_unfinished=1))
+
+    assert await redis_store.get(spec.id) == failed
+    assert await redis_store.retry(failed, Terms(max_unfinished=2)) == "failed"
 
 
 NEWER = {"from_the_future": {"a": 1}}
