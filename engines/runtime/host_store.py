@@ -7,15 +7,15 @@ tier: the copies would lie in the same memory as what they copy. Belongs to the 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from engines.host_memory import available_bytes
 
 BLOCK_BYTES = 2**20
 # Pinning takes the driver tens of milliseconds and a system call, so it is done for many blocks at a time.
@@ -126,7 +126,7 @@ class HostStore:
         """
         if device.type != "cuda":
             return None
-        max_bytes = min(_DEVICE_BUDGETS * device_bytes, int(free_host_bytes() * _FREE_SHARE))
+        max_bytes = min(_DEVICE_BUDGETS * device_bytes, int(available_bytes() * _FREE_SHARE))
         if max_bytes < BLOCK_BYTES:
             return None
         log.info(
@@ -223,22 +223,3 @@ class HostStore:
         self._num_left -= num_blocks
         self._free.extend(slab.unbind())
         return True
-
-
-def free_host_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how much memory the host could still give this process: what is free, within a container's bound.
-
-    Args:
-        meminfo: the kernel's table; without one, half of the physical memory counts as free.
-        cgroup: folder of the process's control group, version 2.
-    """
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    try:
-        bound, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no such group, or its bound is "max"
-        return free
-    return max(0, min(free, bound - used))

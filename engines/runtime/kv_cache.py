@@ -6,7 +6,6 @@ step copies what is there already. Shared by both local engines; belongs to the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engines.host_memory import total_bytes
 from engines.runtime.prefix_cache import Layers
 
 _COLUMNS_STEP = 64
@@ -22,11 +22,11 @@ _SIGNS_OF_NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBL
 
 
 def memory_bytes(device: torch.device | None = None) -> int:
-    """Memory that may be given out in shares: what is free on a CUDA device, else all that the host has."""
+    """Memory that may be given out in shares: what is free on a CUDA device, else all of the machine or container."""
     if device is not None and device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return total_bytes()
 
 
 @contextmanager

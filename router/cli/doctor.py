@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from engines.host_memory import available_bytes
 from router.cli import models
 from router.cli.access import has_owners
 from router.cli.common import Language, LanguageOption, load_settings, parse_language
 from router.cli.data_folder import Layout
-from router.cli.memory_check import available_ram_bytes, options_for, shapes_of
+from router.cli.memory_check import options_for, shapes_of
 from router.cli.model_setup import parse_choice
 from router.cli.models_command import describe, find_checkpoints
 from router.cli.net import PortInUseError, base_url, check_port, http_status
@@ -264,7 +265,7 @@ def check_memory(
         if not shapes:
             yield Check("memory", "ok", say("doctor.memory.unknown", language, choice=chosen))
             continue
-        ram_bytes = available_ram_bytes()
+        ram_bytes = available_bytes()
         options = options_for(shapes, report.gpus, ram_bytes)
         fitting = [option.name for option in options if option.fits]
         place = say("doctor.memory.ram", language)

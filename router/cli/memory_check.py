@@ -7,7 +7,6 @@ need, and the widest that fits.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,20 +85,6 @@ def options_for(shapes: Mapping[str, ModelShape], gpus: Sequence[tuple[str, int]
             fits = sum(need.values()) <= (gpus[0][1] if gpus else ram_bytes)
         options.append(Option(dtype if quantization == "none" else quantization, need, fits))
     return options
-
-
-def available_ram_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that new processes can have without swapping: what the kernel says, bounded by the container's limit."""
-    try:
-        lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if ":" in line)
-        available = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError):
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return available if limit == "max" else min(available, int(limit) - int(used))
-    except (OSError, ValueError):
-        return available
 
 
 def _read_config(folder: Path | None) -> Mapping[str, object]:

@@ -6,7 +6,6 @@ Order: `REDIS_URL`; a redis-server or valkey-server on the PATH, new enough; the
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from engines.host_memory import total_bytes
 from policies.text import NOTHING, Text
 from router.cli.net import Address
 from router.cli.texts import TEXTS
@@ -134,11 +134,7 @@ def redis_url(address: Address) -> str:
 
 def memory_limit_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """A quarter of the memory that the machine, or the container, has; the models need the rest."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of version 2, and of version 1
-        with contextlib.suppress(OSError, ValueError):  # no such group, or its limit is "max"
-            total = min(total, int((cgroup / name).read_text()))
-    return max(total // 4, MIN_MEMORY_BYTES)
+    return max(total_bytes(cgroup=cgroup) // 4, MIN_MEMORY_BYTES)
 
 
 def redis_argv(binary: Path, address: Address, state_dir: Path) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engines.runtime import host_store
-from engines.runtime.host_store import HostStore, SideStream, free_host_bytes
+from engines.runtime.host_store import HostStore, SideStream
 
 CPU = torch.device("cpu")
 
@@ -184,7 +183,7 @@ def test_the_side_stream_waits_for_the_device_and_keeps_its_memory_until_it_is_c
 def test_only_a_gpu_has_a_store_beside_it_and_its_size_follows_both_memories(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda:0")
     monkeypatch.setattr(host_store, "SideStream", lambda _device: RecordingLane())
-    monkeypatch.setattr(host_store, "free_host_bytes", lambda: 80 * 2**20)
+    monkeypatch.setattr(host_store, "available_bytes", lambda: 80 * 2**20)
 
     assert HostStore.beside(CPU, 2**30) is None
     assert HostStore.beside(cuda, 0) is None
@@ -192,19 +191,3 @@ def test_only_a_gpu_has_a_store_beside_it_and_its_size_follows_both_memories(mon
     assert small is not None
     assert large is not None
     assert (small.max_bytes, large.max_bytes) == (12 * 2**20, 20 * 2**20)
-
-
-def test_free_memory_is_what_the_kernel_says_within_the_containers_bound(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:       2000 kB\nMemAvailable:   1000 kB\n")
-    assert free_host_bytes(meminfo, tmp_path / "absent") == 1000 * 1024
-
-    (tmp_path / "memory.current").write_text("300000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_host_bytes(meminfo, tmp_path) == 1000 * 1024
-    (tmp_path / "memory.max").write_text("500000\n")
-    assert free_host_bytes(meminfo, tmp_path) == 200_000
-    (tmp_path / "memory.max").write_text("200000\n")
-    assert free_host_bytes(meminfo, tmp_path) == 0
-
-    assert free_host_bytes(tmp_path / "absent", tmp_path / "absent") > 0

@@ -15,7 +15,7 @@ from engines.echo import EchoEngine
 from engines.http.server import listening
 from engines.memory import PUBLISHED_CONFIGS
 from policies.text import Text
-from router.cli import doctor, memory_check, models
+from router.cli import doctor, models
 from router.cli.main import app
 from router.cli.net import free_port
 from router.cli.redis_server import RedisChoice, RedisMissingError
@@ -177,7 +177,7 @@ def test_two_gpus_hold_one_engine_each(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("choice", "status"), [("full", "fail"), ("echo", "warn")])
 def test_models_too_large_fail_only_for_whoever_asked_for_them(monkeypatch, tmp_path, choice, status):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(doctor, "available_ram_bytes", lambda: 4 * models.GB)
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 4 * models.GB)
     (check,) = lines_about_memory(choice, tmp_path, CPU)
     assert (check.status, "in RAM, which has 4.0 GB: does not fit" in check.text) == (status, True)
 
@@ -193,7 +193,7 @@ def write_config(directory, hidden_size):
 
 def test_memory_of_models_on_disk_is_told_from_their_own_config(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(doctor, "available_ram_bytes", lambda: 1000 * models.GB)
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 1000 * models.GB)
     unknown, _ = lines_about_memory("random", tmp_path, CPU)
     assert "not here yet" in unknown.text
     write_config(models.random_dir(tmp_path), 64)
@@ -217,19 +217,6 @@ def test_a_downloaded_config_counts_for_more_than_the_published_one(monkeypatch,
         (snapshot / "config.json").write_text(json.dumps(config))
     (downloaded,) = lines_about_memory("full", tmp_path, GPU)
     assert downloaded.text != published.text
-
-
-@pytest.mark.parametrize(
-    ("limit", "available"), [("max", 8_000_000), ("3000000", 2_000_000), ("9000000000", 8_000_000), (None, 8_000_000)]
-)
-def test_ram_is_what_the_kernel_can_give_within_the_limit_of_a_container(tmp_path, limit, available):
-    (tmp_path / "meminfo").write_text("MemTotal: 16000 kB\nMemFree: 1 kB\nMemAvailable: 7812 kB\nodd line\n")
-    if limit is not None:
-        (tmp_path / "memory.max").write_text(f"{limit}\n")
-        (tmp_path / "memory.current").write_text("1000000\n")
-    found = memory_check.available_ram_bytes(proc=tmp_path, cgroup=tmp_path)
-    assert found == pytest.approx(available, abs=1024)
-    assert memory_check.available_ram_bytes(proc=tmp_path / "none", cgroup=tmp_path / "none") > 100_000_000
 
 
 def test_an_unknown_choice_of_models_is_wrong_usage():
