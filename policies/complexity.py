@@ -229,6 +229,8 @@ _NAMES_ZH: Final = {
     "problem": "解题",
     "further_question": "追加提问",
 }
+_LABELS: Final = {name: name.replace("_", " ") for name in _NAMES_ZH}
+_LABELS_ZH: Final = {_LABELS[name]: zh for name, zh in _NAMES_ZH.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,20 +358,16 @@ def _find(cues: dict[str, re.Pattern[str]], text: str) -> dict[str, list[str]]:
 
 def _show(name: str, found: list[str]) -> str:
     shown = list(dict.fromkeys(word[:16] for word in found if word))[:3]
-    label = _to_label(name)
+    label = _LABELS[name]
     return f"{label}: {', '.join(shown)}" if shown else f"{label} x{len(found)}"
 
 
 def to_chinese(cue: str) -> str:
     """Return one of `Complexity.cues` with its name in Chinese; the words that were found stay as they are."""
-    return next(
-        (zh + cue.removeprefix(label) for name, zh in _NAMES_ZH.items() if cue.startswith(label := _to_label(name))),
-        cue,
-    )
-
-
-def _to_label(name: str) -> str:
-    return name.replace("_", " ")
+    label, colon, words = cue.partition(":")
+    if label in _LABELS_ZH:
+        return _LABELS_ZH[label] + colon + words
+    return next((zh + cue.removeprefix(label) for label, zh in _LABELS_ZH.items() if cue.startswith(label)), cue)
 
 
 @cache

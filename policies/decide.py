@@ -3,7 +3,6 @@
 Total and deterministic: every request gets a route, and the same inputs always get the same one.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -12,7 +11,8 @@ from policies.context import Context
 from policies.decision import Arm, Decision, EngineName, Flip, Health, Reason, Route, Scalar
 from policies.features import Features
 from policies.flip import find_flip
-from policies.rules import FEATURE_FLAGS, FEATURE_LABELS, Condition, Quotas, Rules
+from policies.program import Program, Values, program_of
+from policies.rules import FEATURE_NAMES, Condition, Quotas, Rules
 from policies.text import Text
 
 _OTHER: Final[dict[EngineName, EngineName]] = {"glm": "owl2", "owl2": "glm"}
@@ -22,10 +22,6 @@ _ENGINE_OF: Final[dict[Route, EngineName]] = {"fast": "glm", "deep": "owl2"}
 
 # Of its limit: an overloaded engine gets other work again once its queue is no older than this.
 RECOVERED_SHARE: Final = 0.5
-
-_NO_CONDITION: Final = Condition.model_construct()
-
-_Values = Mapping[str, Scalar | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +67,26 @@ def decide(features: Features, rules: Rules, health: Health = Health(), context:
     """
     overrides = rules.overrides_for(context)
     dial = next(value for value in (context.dial, overrides.dial, rules.dial) if value is not None)
-    rules = rules.turned(dial)
+    program = program_of(rules, dial)
     estimate_ms = health.estimated_deep_ms if health.estimated_deep_ms is not None else rules.assumed_deep_ms
     values = _values(features, estimate_ms)
-    index = rules.first_match(values)
-    rule = rules.rules[index]
+    index = program.first_match(values)
+    rule = program.rules.rules[index]
+    tell = _Teller(values, features, estimate_ms)
     ruled = _Wish(
         route=rule.route,
         engine=rule.answering_engine,
         rule=rule.name,
-        reasons=tuple(_reason(name, values, wanted, features, estimate_ms) for name, wanted in rule.when.items()),
+        reasons=tuple([tell(check.place, check.condition) for check in program.rows[index]]),
         is_pinned=rule.on_overload == "wait",
         enable_thinking=rule.enable_thinking,
         panel=rule.panel,
-        flip=find_flip(index, rules, values, features.deadline_ms, estimate_ms),
+        flip=find_flip(index, program, values, features.deadline_ms, estimate_ms),
     )
     wish = ruled if ruled.is_pinned else _overlay(ruled, rules, overrides.route, context)
     wish, quota_notes = _heed_quota(wish, overrides.quotas or rules.quotas, health, context)
     outcome = _heed_health(wish, rules, features, health)
-    margin, nearest = _nearest_flip(index, rules, values, features, estimate_ms)
+    margin, nearest = _nearest_flip(index, program, values, estimate_ms, tell)
     panel, panel_notes = _seat_panel(wish, outcome, health)
     notes = (*quota_notes, *outcome.notes, *panel_notes)
     return Decision(
@@ -107,7 +104,7 @@ def decide(features: Features, rules: Rules, health: Health = Health(), context:
         # Where health made that change already, there is nothing left to change.
         flip=None if wish.flip is not None and wish.flip.route == outcome.route else wish.flip,
         dial=min(1.0, max(0.0, dial)),
-        multi_hop_threshold=rules.multi_hop_threshold,
+        multi_hop_threshold=program.multi_hop_threshold,
         overloaded=wish.engine if outcome.reasons else None,
     )
 
@@ -174,20 +171,21 @@ def _seat_panel(wish: _Wish, outcome: _Outcome, health: Health) -> tuple[tuple[A
     return (seated if len(seated) > 1 else ()), (note,)
 
 
-def _values(features: Features, estimate_ms: int) -> dict[str, Scalar | None]:
-    return {
-        "language": features.language,
-        "requested_route": features.requested_route,
-        "requested_engine": features.requested_engine,
-        "mentions_several_images": features.mentions_several_images,
-        "is_courtesy": features.is_courtesy,
-        "is_interactive": features.is_interactive,
-        "num_images": features.num_images,
-        "num_new_images": features.num_new_images,
-        "multi_hop": features.multi_hop,
-        "num_chars": features.num_chars,
-        "deadline_slack_ms": None if features.deadline_ms is None else features.deadline_ms - estimate_ms,
-    }
+def _values(features: Features, estimate_ms: int) -> Values:
+    """Return the values in the order of `FEATURE_NAMES`."""
+    return (
+        features.language,
+        features.requested_route,
+        features.requested_engine,
+        features.mentions_several_images,
+        features.is_courtesy,
+        features.is_interactive,
+        features.num_images,
+        features.num_new_images,
+        features.multi_hop,
+        features.num_chars,
+        None if features.deadline_ms is None else features.deadline_ms - estimate_ms,
+    )
 
 
 def _heed_health(wish: _Wish, rules: Rules, features: Features, health: Health) -> _Outcome:
@@ -236,64 +234,78 @@ def _switch(engine: EngineName, why: Text, reasons: tuple[Reason, ...] = ()) -> 
 
 
 def _nearest_flip(
-    index: int, rules: Rules, values: _Values, features: Features, estimate_ms: int
+    index: int, program: Program, values: Values, estimate_ms: int, tell: "_Teller"
 ) -> tuple[float, Reason | None]:
     """Find the smallest change of one graded value after which the rules would choose the other route.
 
     Two ways lead there: a rule above that missed would hold, or the rule that held would miss and a later one decide.
     """
-    route = rules.rules[index].route
-    margin, feature, wanted = 1.0, "", _NO_CONDITION
-    for rule in rules.rules[:index]:
-        if rule.route == route:
+    route = program.routes[index]
+    margin, nearest = 1.0, None
+    for row, other in zip(program.rows[:index], program.routes, strict=False):
+        if other == route:
             continue
-        farthest, missed, missing = -1.0, "", _NO_CONDITION
-        for name, condition in rule.when.items():
-            if not condition.holds(value := values[name]):
-                distance = _distance(name, value, condition, estimate_ms)
-                if distance > farthest:
-                    farthest, missed, missing = distance, name, condition
-                if distance >= margin:
-                    break
+        farthest, missing = -1.0, None
+        for check in row:
+            place, equals, low, high, bounds, _ = check
+            value = values[place]
+            if equals is None:
+                if value is not None and low <= value < high:  # type: ignore[operator]
+                    continue
+            elif value == equals:
+                continue
+            distance = _distance(value, bounds, estimate_ms) if bounds else 1.0
+            if distance > farthest:
+                farthest, missing = distance, check
+            if distance >= margin:
+                break
         if 0 <= farthest < margin:
-            margin, feature, wanted = farthest, missed, missing
-    for name, condition in rules.rules[index].when.items():
-        distance = _distance(name, values[name], condition, estimate_ms)
-        if distance < margin and rules.rules[rules.first_match(values, index + 1)].route != route:
-            margin, feature, wanted = distance, name, condition
+            margin, nearest = farthest, missing
+    for check in program.rows[index]:
+        distance = _distance(values[check.place], check.bounds, estimate_ms)
+        if distance < margin and program.routes[program.first_match(values, index + 1)] != route:
+            margin, nearest = distance, check
     margin = round(margin, 4)
-    if not feature or margin == 1.0:
+    if nearest is None or margin == 1.0:
         return 1.0, None
-    return margin, _reason(feature, values, wanted, features, estimate_ms)
+    return margin, tell(nearest.place, nearest.condition)
 
 
-def _distance(feature: str, value: Scalar | None, condition: Condition, estimate_ms: int) -> float:
+def _distance(value: Scalar | None, bounds: tuple[tuple[float, float | None], ...], estimate_ms: int) -> float:
     """How far a value is from the other side of a condition, 0 to 1. Whole steps and labels are 1 away."""
-    if value is None or condition.equals is not None or feature in ("num_images", "num_new_images"):
+    if value is None or not bounds:
         return 1.0
-    bounds = [bound for bound in (condition.at_least, condition.below) if bound is not None]
-    gaps = []
-    for bound in bounds:
-        if feature == "multi_hop":
-            scale = max(bound, 1.0 - bound)
-        elif feature == "deadline_slack_ms":
-            scale = float(estimate_ms)
+    number = float(value)
+    return min(
+        [
+            min(1.0, abs(number - bound) / max(float(estimate_ms) if scale is None else scale, 1e-9))
+            for bound, scale in bounds
+        ]
+    )
+
+
+class _Teller:
+    """Tells how the values of one request stand to conditions, each of them once."""
+
+    def __init__(self, values: Values, features: Features, estimate_ms: int) -> None:
+        self._values = values
+        self._features = features
+        self._estimate_ms = estimate_ms
+        self._told: dict[tuple[int, int], Reason] = {}
+
+    def __call__(self, place: int, wanted: Condition) -> Reason:
+        known = self._told.get((place, id(wanted)))
+        if known is not None:
+            return known
+        feature, value = FEATURE_NAMES[place], self._values[place]
+        assert value is not None  # a condition on what was not measured neither holds nor is near
+        threshold: Scalar
+        if wanted.equals is not None:
+            threshold = wanted.equals
         else:
-            scale = max(bound, 1.0)
-        gaps.append(min(1.0, abs(float(value) - bound) / max(scale, 1e-9)))
-    return min(gaps)
-
-
-def _reason(feature: str, values: _Values, wanted: Condition, features: Features, estimate_ms: int) -> Reason:
-    value = values[feature]
-    assert value is not None  # a condition on what was not measured neither holds nor is near
-    threshold: Scalar
-    if feature in FEATURE_LABELS or feature in FEATURE_FLAGS:
-        assert wanted.equals is not None
-        threshold = wanted.equals
-    else:
-        bound = wanted.at_least if wanted.at_least is not None else wanted.below
-        assert bound is not None
-        threshold = bound if feature == "multi_hop" else int(bound) if bound.is_integer() else bound
-    said = sentences.reason(feature, value, threshold, features, estimate_ms)
-    return Reason.of(feature, value, threshold, said)
+            bound = wanted.at_least if wanted.at_least is not None else wanted.below
+            assert bound is not None
+            threshold = bound if feature == "multi_hop" else int(bound) if bound.is_integer() else bound
+        said = sentences.reason(feature, value, threshold, self._features, self._estimate_ms)
+        found = self._told[place, id(wanted)] = Reason.of(feature, value, threshold, said)
+        return found

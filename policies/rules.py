@@ -4,7 +4,6 @@ Rules are tried from the top; the first whose conditions all hold decides. The l
 """
 
 import os
-from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from policies.context import Context
-from policies.decision import Arm, EngineName, Route, Scalar
+from policies.decision import Arm, EngineName, Route
 from policies.yaml_text import YamlError, describe_fault, keys_of, make_fault, read_yaml
 
 # What a condition may be put on, and the words each may equal. `deadline_slack_ms` is the caller's deadline minus what
@@ -57,15 +56,6 @@ class Condition(_Strict):
         if self.at_least is not None and self.below is not None and self.at_least >= self.below:
             raise make_fault("`at_least` must be smaller than `below`")
         return self
-
-    def holds(self, value: Scalar | None) -> bool:
-        """Whether a measured value meets the condition; None (not measured) meets none."""
-        if value is None:
-            return False
-        if self.equals is not None:
-            return value == self.equals
-        assert isinstance(value, int | float)
-        return (self.at_least is None or value >= self.at_least) and (self.below is None or value < self.below)
 
 
 class Rule(_Strict):
@@ -237,17 +227,6 @@ class Rules(_Strict):
             if (condition := rule.when.get("multi_hop")) is not None:
                 return condition.at_least if condition.at_least is not None else condition.below
         return None
-
-    def first_match(self, values: Mapping[str, Scalar | None], start: int = 0) -> int:
-        """Return the index of the first rule, from `start` on, whose conditions all hold; the last always does."""
-        last = len(self.rules) - 1
-        for index in range(start, last):
-            for feature, condition in self.rules[index].when.items():
-                if not condition.holds(values[feature]):
-                    break
-            else:
-                return index
-        return last
 
     def overrides_for(self, context: Context) -> KeyOverrides:
         """Return what is different for the caller's key; nothing if it is not named."""

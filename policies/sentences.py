@@ -79,7 +79,8 @@ def change(feature: str, current: Scalar | None, wanted: Scalar, route: Route) -
 
 def multi_hop_cues(features: Features) -> Text:
     """The words that speak for several steps; empty if there are none."""
-    return texts.LIST.join(Text(cue, to_chinese(cue)) for cue in features.multi_hop_cues)
+    cues = features.multi_hop_cues
+    return Text(texts.LIST.en.join(cues), texts.LIST.zh.join([to_chinese(cue) for cue in cues]))
 
 
 def interactive(features: Features) -> Text:

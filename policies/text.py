@@ -26,12 +26,14 @@ class Text:
 
     def fill(self, **values: object) -> Text:
         """Put values into the places that ``str.format`` knows; a value that is a `Text` brings both languages."""
-        zh = {}
+        zh = None
         for name, value in values.items():
             if isinstance(value, Text):
+                if zh is None:
+                    zh = dict(values)
                 zh[name] = value.zh
                 values[name] = value.en
-        return Text(self.en.format(**values), self.zh.format(**{**values, **zh}))
+        return Text(self.en.format(**values), self.zh.format(**(values if zh is None else zh)))
 
     def of(self, language: Language) -> str:
         """The sentence in one language."""
