@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -20,13 +19,12 @@ from engines.base import (
     Delta,
     Engine,
     EngineError,
-    EngineTimeoutError,
     EngineUnavailableError,
     GenerationFailedError,
     GenerationRequest,
     TextPart,
 )
-from policies.decision import EngineHealth, Health
+from policies.decision import Health
 from policies.rules import Rules
 from router import texts
 from router.answers.groups import with_degraded
@@ -40,6 +38,7 @@ from router.call import Call, pictures_first
 from router.costs import to_cost
 from router.direct import FAST_UNIT, DirectAnswer, DirectStream, Keeping, Sharing, as_accepted, not_stored, to_tell
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
+from router.failover import FALLBACK, to_router_error, with_failure, without
 from router.health import EngineMonitor
 from router.jobs.events import EventHub, replay
 from router.jobs.job import BranchPlan, Event, Job, JobSpec, Terms
@@ -197,12 +196,12 @@ class Dispatcher:
             return await self._enqueue(call, routed, key)
         try:
             return await self._run_now(call, routed, key)
-        except (EngineUnavailableError, EngineTimeoutError, GenerationFailedError) as error:
+        except FALLBACK as error:
             log.warning("glm failed at a direct answer: %s", error.for_operators)
             if isinstance(error, EngineUnavailableError):
                 self._monitor.mark_down("glm")
-            health = _without(self._health(call), "glm")
-            routed = _with_failure(self._router.route(call, health), error)
+            health = without(self._health(call), "glm")
+            routed = with_failure(self._router.route(call, health), error)
             # Owl2 has no constrained decoding, so with a schema GLM's own error is returned.
             if routed.decision.route == "deep" and call.sampling.json_schema is None:
                 running = await self._enqueue(call, routed, key, health)
@@ -252,7 +251,7 @@ class Dispatcher:
         health = health or self._health(call)
         if routed.decision.overloaded == "glm":
             # GLM is overloaded: ask it for no draft and no composing.
-            health = _without(health, "glm")
+            health = without(health, "glm")
         infos = {name: self._monitor.info(name) for name in self._engines}
         limits = {name: info.max_images if info else None for name, info in infos.items()}
         branches = tuple(
@@ -549,40 +548,6 @@ def _check_usable(said: Sequence[Piece | None], transcript: Transcript, call: Ca
         raise GenerationFailedError("The engine ended its answer without saying anything.")
     if is_blank(transcript.text) and transcript.finish_reason == "stop" and not call.sampling.stop:
         raise GenerationFailedError("The engine answered nothing.")
-
-
-def _without(health: Health, engine: str) -> Health:
-    """Return what is known of the engines, with one of them down."""
-    return replace(health, engines={**health.engines, engine: EngineHealth(is_up=False)})
-
-
-def _with_failure(routed: Routed, error: EngineError) -> Routed:
-    """Say of a GLM that answered, but not with an answer, what it did: the policy knows only up and down."""
-    if isinstance(error, EngineUnavailableError):
-        return routed
-    is_late = isinstance(error, EngineTimeoutError)
-    said = texts.GLM_LATE if is_late else texts.GLM_UNREADABLE
-    decision = routed.decision
-    return replace(
-        routed,
-        decision=replace(
-            decision,
-            degraded=tuple(note.replace(texts.GLM_DOWN.en, said.en) for note in decision.degraded),
-            degraded_zh=tuple(note.replace(texts.GLM_DOWN.zh, said.zh) for note in decision.degraded_zh),
-        ),
-    )
-
-
-def to_router_error(error: EngineError) -> EngineFailedError:
-    """Carry an engine's refusal to the caller with its status, code and field."""
-    said = texts.OF_ENGINE.get(error.code, texts.OF_ENGINE_OTHER).fill(says=error.message)
-    return EngineFailedError(
-        said,
-        status=error.status_code,
-        code=error.code,
-        param=error.param,
-        retry_after_s=math.ceil(error.retry_after_s or 1) if error.retryable else None,
-    )
 
 
 def check_num_chars(num_chars: int, limit: int) -> None:

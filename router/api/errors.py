@@ -21,8 +21,8 @@ from engines.json_text import dump_line
 from policies.text import Text
 from router.api import texts
 from router.api.hangups import ClientGoneError
-from router.dispatch import to_router_error
 from router.errors import EngineFailedError, RateLimitError, RouterError
+from router.failover import to_router_error
 
 _CLIENT_CLOSED = 499
 log = logging.getLogger(__name__)

@@ -1,0 +1,59 @@
+"""What an engine's failure means for a call: who answers instead, and what its caller is told.
+
+In: an `EngineError`, and what was decided. Out: what is known without that engine, a note in the decision, or a refusal
+of `router.errors`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Final
+
+from engines.base import (
+    EngineError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    GenerationFailedError,
+)
+from policies.decision import EngineHealth, Health
+from router import texts
+from router.errors import EngineFailedError
+from router.routing import Routed
+
+# Another engine may have an answer where GLM failed with one of these.
+FALLBACK: Final = (EngineUnavailableError, EngineTimeoutError, GenerationFailedError)
+
+
+def without(health: Health, engine: str) -> Health:
+    """Return what is known of the engines, with one of them down."""
+    return replace(health, engines={**health.engines, engine: EngineHealth(is_up=False)})
+
+
+def with_failure(routed: Routed, error: EngineError) -> Routed:
+    """Say of a GLM that answered, but not with an answer, what it did: the policy knows only up and down."""
+    if isinstance(error, EngineUnavailableError):
+        return routed
+    is_late = isinstance(error, EngineTimeoutError)
+    said = texts.GLM_LATE if is_late else texts.GLM_UNREADABLE
+    decision = routed.decision
+    return replace(
+        routed,
+        decision=replace(
+            decision,
+            degraded=tuple(note.replace(texts.GLM_DOWN.en, said.en) for note in decision.degraded),
+            degraded_zh=tuple(note.replace(texts.GLM_DOWN.zh, said.zh) for note in decision.degraded_zh),
+        ),
+    )
+
+
+def to_router_error(error: EngineError) -> EngineFailedError:
+    """Carry an engine's refusal to the caller with its status, code and field."""
+    said = texts.OF_ENGINE.get(error.code, texts.OF_ENGINE_OTHER).fill(says=error.message)
+    return EngineFailedError(
+        said,
+        status=error.status_code,
+        code=error.code,
+        param=error.param,
+        retry_after_s=math.ceil(error.retry_after_s or 1) if error.retryable else None,
+    )
