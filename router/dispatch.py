@@ -38,7 +38,7 @@ from router.call import Call, pictures_first
 from router.costs import to_cost
 from router.direct import FAST_UNIT, DirectAnswer, DirectStream, Keeping, Sharing, as_accepted, not_stored, to_tell
 from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
-from router.failover import FALLBACK, to_router_error, with_failure, without
+from router.failover import FALLBACK, may_hand_over, to_router_error, with_failure, without
 from router.health import EngineMonitor
 from router.jobs.events import EventHub, replay
 from router.jobs.job import BranchPlan, Event, Job, JobSpec, Terms
@@ -161,8 +161,8 @@ class Dispatcher:
         """Decide and begin.
 
         A streamed fast call returns when its first token is there, any other when its answer is, so that what is wrong
-        with it is still a proper error. If GLM turns out to be gone, stops answering or answers with rubbish, the call
-        is decided again with that knowledge.
+        with it is still a proper error. If GLM is gone or full, stops answering or answers with rubbish, the call is
+        decided again with that knowledge.
 
         Raises:
             EngineFailedError: if no engine can take it.
@@ -202,8 +202,7 @@ class Dispatcher:
                 self._monitor.mark_down("glm")
             health = without(self._health(call), "glm")
             routed = with_failure(self._router.route(call, health), error)
-            # Owl2 has no constrained decoding, so with a schema GLM's own error is returned.
-            if routed.decision.route == "deep" and call.sampling.json_schema is None:
+            if routed.decision.route == "deep" and may_hand_over(call, error):
                 running = await self._enqueue(call, routed, key, health)
                 running.began_at = began_at
                 return running

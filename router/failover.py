@@ -12,17 +12,19 @@ from typing import Final
 
 from engines.base import (
     EngineError,
+    EngineOverloadedError,
     EngineTimeoutError,
     EngineUnavailableError,
     GenerationFailedError,
 )
 from policies.decision import EngineHealth, Health
 from router import texts
+from router.call import Call
 from router.errors import EngineFailedError
 from router.routing import Routed
 
 # Another engine may have an answer where GLM failed with one of these.
-FALLBACK: Final = (EngineUnavailableError, EngineTimeoutError, GenerationFailedError)
+FALLBACK: Final = (EngineUnavailableError, EngineTimeoutError, GenerationFailedError, EngineOverloadedError)
 
 
 def without(health: Health, engine: str) -> Health:
@@ -30,12 +32,25 @@ def without(health: Health, engine: str) -> Health:
     return replace(health, engines={**health.engines, engine: EngineHealth(is_up=False)})
 
 
+def may_hand_over(call: Call, error: EngineError) -> bool:
+    """Whether Owl2 may answer instead of GLM.
+
+    Not with a schema, as Owl2 has no constrained decoding. Nor where a caller chose GLM or the fast route, which is
+    only full: it is told when to come again.
+    """
+    is_chosen = call.hints.engine == "glm" or call.hints.route == "fast"
+    return call.sampling.json_schema is None and not (isinstance(error, EngineOverloadedError) and is_chosen)
+
+
 def with_failure(routed: Routed, error: EngineError) -> Routed:
     """Say of a GLM that answered, but not with an answer, what it did: the policy knows only up and down."""
     if isinstance(error, EngineUnavailableError):
         return routed
-    is_late = isinstance(error, EngineTimeoutError)
-    said = texts.GLM_LATE if is_late else texts.GLM_UNREADABLE
+    said = texts.GLM_UNREADABLE
+    if isinstance(error, EngineTimeoutError):
+        said = texts.GLM_LATE
+    elif isinstance(error, EngineOverloadedError):
+        said = texts.GLM_FULL
     decision = routed.decision
     return replace(
         routed,

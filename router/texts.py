@@ -297,6 +297,7 @@ NO_THINKING: Final = Text(
 # What the policy says of an engine that is down; of one that answers, but not with an answer, it is not true.
 GLM_DOWN: Final = Text("glm is down", "glm 不可用")
 GLM_LATE: Final = Text("glm did not answer in time", "glm 未能及时作答")
+GLM_FULL: Final = Text("glm is full", "glm 已满负荷")
 GLM_UNREADABLE: Final = Text("glm gave no answer that can be read", "glm 没有给出可读的回答")
 NO_FIELDS: Final = Text(
     "what is found in groups of pictures has no fields to compare: glm writes the JSON from it",

@@ -179,13 +179,24 @@ def test_a_wait_counts_from_its_beginning_even_if_glm_was_asked_first(
     assert began_at[0] <= asked_at[0]
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 401, 404])
+@pytest.mark.parametrize("status", [500, 502, 503, 401, 404, 429])
 def test_a_server_that_fails_before_the_first_word_is_replaced_by_owl2(
     http: httpx.Client, glm: ScriptedServer, status: int
 ) -> None:
     glm.body, glm.status = b'{"error": {"message": "no"}}', status
 
-    assert ask(http).json()["hybrid"]["engine"] == "owl2"
+    found = ask(http).json()["hybrid"]
+
+    assert found["engine"] == "owl2"
+    assert ("glm 已满负荷" in " ".join(found["degraded"])) == (status == 429)
+
+
+def test_a_caller_that_wants_glm_is_told_that_it_is_full(http: httpx.Client, glm: ScriptedServer) -> None:
+    glm.body, glm.status = b'{"error": {"message": "rate limit of this key"}}', 429
+
+    refusals = [ask(http, model="glm-4.6v-flash"), ask(http, hybrid={"route": "fast"})]
+
+    assert [(refused.status_code, refused.headers["retry-after"]) for refused in refusals] == [(429, "1")] * 2
 
 
 @pytest.mark.parametrize("body", AFTER.values(), ids=AFTER)

@@ -6,6 +6,7 @@ import pytest
 
 from engines.base import (
     EngineError,
+    EngineOverloadedError,
     EngineTimeoutError,
     EngineUnavailableError,
     GenerationFailedError,
@@ -36,6 +37,7 @@ def test_what_an_engine_finds_wrong_with_a_picture_is_told_in_both_languages_and
         (GenerationFailedError("no chunk"), "glm gave no answer that can be read", "没有给出可读的回答"),
         (EngineTimeoutError("nothing"), "glm did not answer in time", "未能及时作答"),
         (EngineUnavailableError("gone"), "glm is down", "glm 不可用"),
+        (EngineOverloadedError("full"), "glm is full", "glm 已满负荷"),
     ],
 )
 def test_a_note_says_what_glm_did_rather_than_that_it_is_down(error: EngineError, note: str, note_zh: str) -> None:

@@ -124,8 +124,9 @@ def test_an_engine_that_fails_in_mid_answer_fails_the_request_with_all_it_said(
     echoes["glm"].fail_with = EngineOverloadedError("no room", param="messages")
     echoes["glm"].fail_after_deltas = 2
 
-    refused = http.post("/v1/responses", json=RESPONSE)
-    *_, last = client.responses.create(**RESPONSE, stream=True)  # type: ignore[call-overload]
+    body = {**RESPONSE, "model": "glm-4.6v-flash"}  # no other may answer
+    refused = http.post("/v1/responses", json=body)
+    *_, last = client.responses.create(**body, stream=True)  # type: ignore[call-overload]
 
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     assert refused.json()["error"]["param"] == "input"

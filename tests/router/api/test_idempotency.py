@@ -160,10 +160,11 @@ def test_an_answer_that_failed_is_made_again(
 ) -> None:
     echoes["glm"].fail_with = EngineOverloadedError("no room")
     echoes["glm"].fail_after_deltas = num_deltas
-    assert http.post("/v1/responses", json=FAST, headers=key).status_code == 429
+    body = {**FAST, "model": "glm-4.6v-flash"}  # no other may answer
+    assert http.post("/v1/responses", json=body, headers=key).status_code == 429
     echoes["glm"].fail_with = None
 
-    again = http.post("/v1/responses", json=FAST, headers=key)
+    again = http.post("/v1/responses", json=body, headers=key)
 
     assert (again.status_code, is_replayed(again)) == (200, False)
 

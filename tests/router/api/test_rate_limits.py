@@ -190,7 +190,7 @@ def test_a_request_that_no_engine_answered_costs_no_tokens(
     owner = owned("requests=5, tokens=1000")
     echoes["glm"].fail_with = EngineOverloadedError("full")
 
-    assert owner.ask().status_code == 429
+    assert owner.ask(model="glm-4.6v-flash").status_code == 429
 
     assert owner.settled() == [[b"settled", b"1", b"0", b"0", b"0"]]
 
