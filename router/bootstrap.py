@@ -34,7 +34,8 @@ from router.jobs.store import JobStore
 from router.limits.limiter import Limiter
 from router.media import MediaIntake
 from router.overload import OverloadWatch
-from router.redis_watch import LOOK_TIMEOUT_S, RedisWatch, WatchedPool
+from router.redis_clients import make_client
+from router.redis_watch import LOOK_TIMEOUT_S, RedisWatch
 from router.room import Room
 from router.routing import Router
 from router.services import Services
@@ -49,9 +50,6 @@ from router.work.reaper import wake
 if TYPE_CHECKING:
     from router.auth.tokens import TokenVerifier
 
-# Redis does one thing at a time; more connections than keep it busy only make more to hand around.
-_MAX_REDIS_CONNECTIONS: Final = 32
-_REDIS_TURN_S: Final = 10.0
 # Longer than the event reader's blocking read, and than a redis takes for a large picture on a slow disk. Whether a
 # write that had no answer was done is not known, so it is not given up early.
 _REDIS_TIMEOUT_S: Final = 10.0
@@ -245,24 +243,14 @@ async def make_context(settings: Settings) -> Context:
 
 
 def make_redis(settings: Settings, *, watch: RedisWatch | None = None, timeout_s: float = _REDIS_TIMEOUT_S) -> Redis:
-    """Return an asyncio client; a lost connection is made again at the next command.
+    """Return an asyncio client of the settings' redis.
 
     Args:
         settings: of this process.
         watch: commands fail at once while it finds redis silent; None sends them all the same.
-        timeout_s: of a command, and of a turn.
+        timeout_s: of a command.
     """
-    timeouts = {
-        "socket_connect_timeout": min(timeout_s, 5.0),
-        "socket_timeout": timeout_s,
-        "health_check_interval": 30,
-    }
-    # Commands wait for a connection: the usual pool refuses the hundred-and-first at once, a 503 for a mere crowd.
-    pool = WatchedPool.from_url(
-        settings.redis_url, max_connections=_MAX_REDIS_CONNECTIONS, timeout=_REDIS_TURN_S, watch=watch, **timeouts
-    )
-    client: Redis = Redis.from_pool(pool)
-    return client
+    return make_client(settings.redis_url, timeout_s=timeout_s, connect_timeout_s=min(timeout_s, 5.0), watch=watch)
 
 
 def make_store(settings: Settings, redis: Redis, reads: Redis | None = None) -> JobStore:

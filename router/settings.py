@@ -79,7 +79,8 @@ class Settings(BaseSettings):
     redis_url: Annotated[str, AfterValidator(check_redis)] = Field(
         DEFAULT_REDIS_URL,
         validation_alias="REDIS_URL",
-        description="address of redis: redis://host:port/db or unix:///path?db=0",
+        description="address of redis: redis://user:password@host:port/db, rediss:// for TLS, unix:///path?db=0, or "
+        "sentinel://host,host/service (docs/high-availability.md)",
     )
     glm_url: Annotated[str, AfterValidator(check_address)] = Field(
         f"http://127.0.0.1:{DEFAULT_PORTS['glm']}",

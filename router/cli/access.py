@@ -36,12 +36,11 @@ def check_tokens(settings: Settings) -> None:
 
 async def has_owners(url: str) -> bool | None:
     """Whether there are owners in a redis; None if it does not say."""
-    from redis.asyncio import Redis
-
     from router.auth.store import OwnerStore
     from router.errors import QueueUnavailableError
+    from router.redis_clients import make_client
 
-    async with Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as redis:
+    async with make_client(url, timeout_s=5) as redis:
         try:
             return bool((await OwnerStore(redis).load()).owners)
         except QueueUnavailableError:

@@ -178,10 +178,9 @@ def check_redis(language: Language) -> Check:
         except ValueError as error:
             return Check("redis", "fail", f"REDIS_URL: {error}")
         found = asyncio.run(look_at(choice.url))
-        url = shown(choice.url)
         if found.problem:
-            return Check("redis", "fail", f"REDIS_URL: {say(found.problem, language, url=url, detail=found.detail)}")
-        return Check("redis", "ok", say("doctor.redis.env", language, url=url, version=found.version))
+            return Check("redis", "fail", f"REDIS_URL: {found.say(choice.url, language)}")
+        return Check("redis", "ok", say("doctor.redis.env", language, url=shown(choice.url), version=found.version))
     text = say(f"doctor.redis.{choice.source}", language, binary=choice.binary, version=choice.version)
     return Check("redis", "ok", text)
 

@@ -73,15 +73,14 @@ class Admin:
         Raises:
             typer.Exit: after one line, if redis does not answer or what is wanted cannot be done.
         """
-        from redis.asyncio import Redis
-
         from router.auth.admin import AdminError
         from router.auth.store import OwnerStore
         from router.errors import QueueUnavailableError
+        from router.redis_clients import make_client
 
         async def connected() -> Result:
             # Purging looks at every key, and a redis on a slow disk takes its time.
-            async with Redis.from_url(self.url, socket_timeout=60, socket_connect_timeout=5) as redis:
+            async with make_client(self.url, timeout_s=60, connect_timeout_s=5) as redis:
                 return await work(OwnerStore(redis))
 
         try:
@@ -107,7 +106,6 @@ def open_admin(data_dir: Path | None, language: Language) -> Admin:
         typer.Exit: after one line, if there is none, or none that can be used.
     """
     from router.cli.redis_check import look_at
-    from router.redis_address import shown
 
     settings = load_settings()
     layout = Layout((data_dir or settings.data_dir).expanduser().resolve())
@@ -115,7 +113,7 @@ def open_admin(data_dir: Path | None, language: Language) -> Admin:
         url = settings.redis_url
         found = asyncio.run(look_at(url))
         if found.problem:
-            fail(f"REDIS_URL: {say(found.problem, language, url=shown(url), detail=found.detail)}")
+            fail(f"REDIS_URL: {found.say(url, language)}")
     else:
         url = layout.read_redis_url()
         if not url or asyncio.run(look_at(url)).problem:

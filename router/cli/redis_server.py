@@ -164,14 +164,17 @@ async def ping(url: str, *, timeout_s: float = 2.0) -> str | None:
     Returns:
         The version, ``"?"`` if it will not say, or None if it does not answer (or is still loading its data).
     """
-    import redis.asyncio
     from redis.exceptions import RedisError, ResponseError
 
+    from router.redis_address import check_redis_url
+    from router.redis_clients import make_client
+
     try:
-        client = redis.asyncio.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        check_redis_url(url)
     except ValueError:
         # Not a redis URL at all: nothing can answer there either.
         return None
+    client = make_client(url, timeout_s=timeout_s)
     try:
         await client.ping()
         try:
@@ -187,10 +190,11 @@ async def ping(url: str, *, timeout_s: float = 2.0) -> str | None:
 
 async def replies(url: str, *, timeout_s: float) -> bool:
     """Whether a redis says anything at all: also that it loads its data, is full, or runs a long script."""
-    import redis.asyncio
     from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 
-    client = redis.asyncio.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    from router.redis_clients import make_client
+
+    client = make_client(url, timeout_s=timeout_s)
     try:
         await client.ping()
     except (ResponseError, BusyLoadingError, AuthenticationError):

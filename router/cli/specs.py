@@ -20,8 +20,6 @@ from router.cli.processes import engine_argv
 from router.cli.redis_check import look_at
 from router.cli.redis_server import RedisMissingError, find_redis, redis_argv, redis_url
 from router.cli.supervision import ProcessSpec
-from router.cli.texts import say
-from router.redis_address import shown
 
 if TYPE_CHECKING:
     from router.settings import Settings
@@ -99,7 +97,7 @@ def _redis_specs(layout: Layout, language: Language) -> tuple[str, list[ProcessS
     if redis.binary is None:
         found = asyncio.run(look_at(redis.url))
         if found.problem:
-            fail(f"REDIS_URL: {say(found.problem, language, url=shown(redis.url), detail=found.detail)}")
+            fail(f"REDIS_URL: {found.say(redis.url, language)}")
         return redis.url, []
     address = local_address(layout.run_dir / "redis.sock")
     url = redis_url(address)

@@ -12,13 +12,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from router.jobs.broker import to_broker
 from router.jobs.job import Job
 from router.jobs.schedule import queue_of
 from router.redis import queue_unavailable
@@ -54,8 +54,10 @@ _CONNECT_OPTIONS: Final = {
 
 def create_celery(settings: Settings) -> Celery:
     """Build the Celery application that sends, and that a worker adds its tasks to."""
-    app = Celery("glowl", broker=to_broker_url(settings.redis_url))
+    broker = to_broker(settings.redis_url)
+    app = Celery("glowl", broker=broker.url)
     app.conf.update(
+        broker_use_ssl=broker.ssl,
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -76,6 +78,7 @@ def create_celery(settings: Settings) -> Celery:
             "global_keyprefix": "glowl:celery:",
             "socket_connect_timeout": 5,
             "retry_on_timeout": True,
+            **broker.options,
         },
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
         # Spelled out, since queues that share an exchange and a key would each get every message.
@@ -84,15 +87,6 @@ def create_celery(settings: Settings) -> Celery:
         worker_concurrency=settings.worker_concurrency,
     )
     return app
-
-
-def to_broker_url(redis_url: str) -> str:
-    """Rewrite ``unix:///path?db=0``, which redis-py reads, to the form that kombu reads."""
-    parts = urlsplit(redis_url)
-    if parts.scheme != "unix":
-        return redis_url
-    db = next((pair[3:] for pair in parts.query.split("&") if pair.startswith("db=")), "0")
-    return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={db}"
 
 
 def queue_name(short: str) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from router.jobs.queue import create_celery
-from router.redis_address import check_redis_url, shown
+from router.redis_address import check_redis_url, read, shown
 from router.settings import DEFAULT_REDIS_URL, Settings
 
 
@@ -18,6 +18,11 @@ from router.settings import DEFAULT_REDIS_URL, Settings
         ("redis://:密码@host", "redis://host"),
         ("redis://:x@[::1]:6379/0", "redis://[::1]:6379/0"),
         ("unix:///a@b/redis.sock?db=2", "unix:///a@b/redis.sock"),
+        ("sentinel://a:1,b,[::1]:3/my-master", "sentinel://a:1,b,[::1]:3/my-master"),
+        (
+            "sentinels://me:ge%40heim@a,b/mymaster/2?sentinel_password=auch%26geheim&ssl_ca_certs=/ca.pem",
+            "sentinels://a,b/mymaster/2",
+        ),
         ("unix://me:x@/run/redis.sock", "unix:///run/redis.sock"),
     ],
 )
@@ -28,7 +33,13 @@ def test_an_address_is_taken_and_shown_without_its_password(url, show):
 
 @pytest.mark.parametrize("piece", ["@", "/", "#", "?", "[", "]", "%", " ", "%zz", "/../", "\n", "://", "@@", "@/0#"])
 @pytest.mark.parametrize(
-    "form", ["redis://:Hid{}Wen@127.0.0.1:6390/0", "rediss://me:{}HidWen@h", "unix://:HidWen{}@/s"]
+    "form",
+    [
+        "redis://:Hid{}Wen@127.0.0.1:6390/0",
+        "rediss://me:{}HidWen@h",
+        "unix://:HidWen{}@/s",
+        "sentinel://:Hid{}Wen@a,127.0.0.1:6390/m",
+    ],
 )
 def test_a_password_that_is_not_escaped_is_refused_without_a_part_of_it(form, piece):
     url = form.format(piece)
@@ -60,6 +71,20 @@ def test_a_password_that_is_not_escaped_is_refused_without_a_part_of_it(form, pi
         ("unix:///sock?db=secret", "number of a database"),
         ("unix://secret", "whole path"),
         ("redis://host/0?password=secret", "before the host"),
+        ("redis://host/0?no_such_option=secret", "options"),
+        ("redis://host/0?ssl_ca_certs=secret", "options"),
+        ("rediss://host/0?ssl_cert_reqs=secret", "options"),
+        ("rediss://host/0?socket_timeout=secret", "options"),
+        ("redis://host?sentinel_password=secret", "no sentinels"),
+        ("redis://secret,other/0", "host or its port"),
+        ("sentinel://host:1", "name of their service"),
+        ("sentinel://host/sec ret", "name of their service"),
+        ("sentinel://host,/mymaster", "host or its port"),
+        ("sentinel:///mymaster", "host or its port"),
+        ("sentinel://host:secret,other/mymaster", "host or its port"),
+        ("sentinel://host/mymaster/secret", "number of a database"),
+        ("sentinel://host/mymaster?ssl_ca_certs=secret", "options"),
+        ("sentinel://secret@host/mymaster", "follows a colon"),
     ],
 )
 def test_what_would_be_read_in_two_ways_is_refused(url, said):
@@ -75,6 +100,26 @@ def test_the_worker_gets_the_password_and_never_prints_it(url):
     assert broker.password == "ge@heim" or ":ge%40heim@" in str(broker.hostname)
     for printed in (broker.as_uri(), repr(broker)):
         assert "heim" not in printed
+
+
+def test_what_sentinels_are_told_and_what_redis_is():
+    address = read(
+        "sentinels://me:ge%40heim@a:1,b/mymaster/2?sentinel_password=x%26y&ssl_ca_certs=/ca&socket_timeout=3"
+    )
+
+    assert address.sentinels == (("a", 1), ("b", 26379))
+    assert address.service == "mymaster"
+    assert address.is_tls
+    assert address.options == {
+        "username": "me",
+        "password": "ge@heim",
+        "db": 2,
+        "ssl_ca_certs": "/ca",
+        "socket_timeout": 3.0,
+    }
+    assert address.sentinel_options == {"password": "x&y", "ssl": True, "ssl_ca_certs": "/ca"}
+    assert "heim" not in repr(address)
+    assert "x&y" not in repr(address)
 
 
 def test_an_empty_variable_is_one_that_is_not_set():

@@ -141,14 +141,27 @@ TEXTS: Final[dict[str, Text]] = {
         "当前用户无权连接 {url}：请检查 redis 的 `unixsocketperm` 和目录权限",
     ),
     "redis.tls.wanted": Text(
-        "{url} uses TLS: write rediss:// instead of redis://", "{url} 使用 TLS：请将 redis:// 改为 rediss://"
+        "{url} uses TLS: write rediss:// or sentinels://", "{url} 使用 TLS：请改用 rediss:// 或 sentinels://"
     ),
     "redis.tls.unwanted": Text(
-        "{url} does not use TLS: write redis:// instead of rediss://", "{url} 未使用 TLS：请将 rediss:// 改为 redis://"
+        "{url} does not use TLS: write redis:// or sentinel://", "{url} 未使用 TLS：请改用 redis:// 或 sentinel://"
     ),
     "redis.tls.certificate": Text(
         "the certificate of {url} cannot be verified: name the authority with ?ssl_ca_certs=FILE",
         "无法验证 {url} 的证书：请用 ?ssl_ca_certs=FILE 指定证书颁发机构",
+    ),
+    "redis.tls.hostname": Text(
+        "the certificate of {url} is for another host name: use a name that it has, or ?ssl_check_hostname=false",
+        "{url} 的证书对应的是其他主机名：请改用证书中的名称，或加 ?ssl_check_hostname=false",
+    ),
+    "redis.tls.client": Text(
+        "{url} wants a client certificate that it can verify: name it with ?ssl_certfile=FILE&ssl_keyfile=FILE",
+        "{url} 要求可验证的客户端证书：请用 `?ssl_certfile=文件&ssl_keyfile=文件` 指定",
+    ),
+    "redis.tls.file": Text(
+        "a certificate or key that {url} names cannot be read ({detail}): correct the paths, and let this user read "
+        "the files",
+        "无法读取 {url} 指定的证书或密钥（{detail}）：请更正路径，并确保当前用户可读",
     ),
     "redis.password.missing": Text(
         "{url} needs a password: write redis://:PASSWORD@HOST, or redis://USER:PASSWORD@HOST",
@@ -178,7 +191,28 @@ TEXTS: Final[dict[str, Text]] = {
         "{url} is a read-only replica: name its master ({detail})", "{url} 是只读副本：请改用其主节点（{detail}）"
     ),
     "redis.sentinel": Text(
-        "{url} is a sentinel: name the redis that it watches", "{url} 是 sentinel：请改用它所监视的 redis"
+        "{url} is a sentinel: write sentinel://HOST:PORT/SERVICE, or name the redis that it watches",
+        "{url} 是 sentinel：请写成 `sentinel://主机:端口/服务名`，或改用它所监视的 redis",
+    ),
+    "redis.sentinels.away": Text(
+        "no sentinel answers at {url} ({detail}), nor any other that REDIS_URL names: check hosts, ports and firewalls",
+        "{url} 没有 sentinel 响应（{detail}），REDIS_URL 中的其他 sentinel 也没有响应：请检查主机、端口和防火墙",
+    ),
+    "redis.sentinels.none": Text(
+        "{url} is no sentinel: name sentinels, or redis itself with redis://HOST:PORT/DB",
+        "{url} 不是 sentinel：请填写 sentinel 的地址，或用 `redis://主机:端口/编号` 直接指定 redis",
+    ),
+    "redis.sentinels.password": Text(
+        "{url} wants a password of its own, or refuses it: add ?sentinel_password=PASSWORD (and sentinel_username)",
+        "{url} 需要单独的密码，或拒绝了所给的密码：请加上 `?sentinel_password=密码`（以及 sentinel_username）",
+    ),
+    "redis.sentinels.service": Text(
+        "{url} watches no service of that name; it has: {detail}", "{url} 没有监视该名称的服务；现有：{detail}"
+    ),
+    "redis.sentinels.down": Text(
+        "{url} finds the master of {detail} down: start it, or wait for the fail-over, to which most sentinels must "
+        "agree",
+        "{url} 认为 {detail} 的主节点已下线：请启动它，或等待故障转移；须由多数 sentinel 达成一致",
     ),
     "redis.cluster": Text(
         "{url} is a cluster, which glowl cannot use: name a single redis",
@@ -189,9 +223,6 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     "redis.other": Text(
         "the server at {url} is not redis: check host and port", "{url} 的响应不是 redis 协议：请检查主机和端口"
-    ),
-    "redis.option": Text(
-        "{url}: REDIS_URL has an option after the ? that does not exist", "{url}：REDIS_URL 中问号之后含有不存在的选项"
     ),
     "redis.unknown": Text("{url} cannot be used ({detail})", "{url} 无法使用（{detail}）"),
     # up: while it runs
