@@ -30,12 +30,14 @@ class CacheUse:
         writes: its answer may be kept.
         joins: it may share the run of an equal request that is under way.
         max_age_s: an answer that is older is not read; None for any.
+        is_all: no engine is to be asked if there is none.
     """
 
     reads: bool = False
     writes: bool = False
     joins: bool = False
     max_age_s: int | None = None
+    is_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)

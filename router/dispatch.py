@@ -37,7 +37,7 @@ from router.cache.store import AnswerCache, KeptAs
 from router.call import Call, pictures_first
 from router.costs import to_cost
 from router.direct import FAST_UNIT, DirectAnswer, DirectStream, Keeping, Sharing, as_accepted, not_stored, to_tell
-from router.errors import BadRequestError, EngineFailedError, QueueUnavailableError
+from router.errors import BadRequestError, EngineFailedError, NotCachedError, QueueUnavailableError
 from router.failover import FALLBACK, may_hand_over, to_router_error, with_failure, without
 from router.health import EngineMonitor
 from router.jobs.events import EventHub, replay
@@ -169,6 +169,7 @@ class Dispatcher:
             QueueUnavailableError: if it must become a job and redis does not answer.
             RateLimitError: if a limit of its caller is reached.
             BadRequestError: if there are too many pictures or too much text.
+            NotCachedError: if only a cached answer was wanted, and there is none.
         """
         began_at = time.monotonic()
         self._check_number(call)
@@ -181,6 +182,8 @@ class Dispatcher:
                 running = await give_again(self._keeping(call, None), call, kept)
                 running.began_at = began_at
                 return running
+        if call.cache.is_all:
+            raise NotCachedError(texts.NOT_CACHED)
         routed = self.route(call)
         if len(call.messages) > _MANY_TURNS:
             await asyncio.sleep(0)  # with thousands of turns, the next step blocks as long as the last

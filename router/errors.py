@@ -22,6 +22,7 @@ Errors::
     ├── OverloadedError              503; all callers together have
     ├── QueueUnavailableError        503; redis does not answer
     │   └── StorageFullError         503; redis has no room for anything new
+    ├── NotCachedError               504; only a cached answer was wanted, and there is none
     ├── AuditUnavailableError        503; requests must be written down, and the disk takes nothing
     ├── KeysUnavailableError         503; the issuer's keys cannot be read, so a token can be neither taken nor refused
     └── EngineFailedError            the status of the engine's own error, after every fallback failed
@@ -229,6 +230,13 @@ class AuditUnavailableError(RouterError):
     status_code: ClassVar[int] = 503
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str] = "audit_unavailable"
+
+
+class NotCachedError(RouterError):
+    """Only an answer from the cache was wanted (`Cache-Control: only-if-cached`), and there is none."""
+
+    status_code: ClassVar[int] = 504
+    default_code: ClassVar[str] = "not_cached"
 
 
 class EngineFailedError(RouterError):

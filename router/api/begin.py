@@ -117,8 +117,9 @@ def heed_cache_control(headers: Sequence[str], use: CacheUse) -> CacheUse:
     directives = [each.lower().partition("=") for each in parse_http_list(",".join(headers))]
     said = [(name.strip(), value.strip().strip('"')) for name, _, value in directives]
     names = {name for name, _ in said}
+    use = replace(use, is_all="only-if-cached" in names)
     if "no-store" in names:
-        return CacheUse()
+        return CacheUse(is_all=use.is_all)
     ages = [_to_age(value) for name, value in said if name == "max-age"]
     if "no-cache" in names or 0 in ages:
         return replace(use, reads=False, joins=False)

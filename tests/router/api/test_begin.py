@@ -18,7 +18,10 @@ NONE = CacheUse()
     ("headers", "use"),
     [
         ([], ALL),
-        (["only-if-cached", ""], ALL),
+        (["only-if-cached", ""], replace(ALL, is_all=True)),
+        (["max-age=60", "Only-If-Cached"], replace(ALL, max_age_s=60, is_all=True)),
+        (["only-if-cached, no-cache"], replace(NEW, is_all=True)),
+        (["no-store, only-if-cached"], replace(NONE, is_all=True)),
         (["no-cache"], NEW),
         (["NO-CACHE, foo"], NEW),
         (['no-cache="set-cookie, age"'], NEW),

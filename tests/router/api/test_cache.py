@@ -262,3 +262,20 @@ def test_background_work_that_hits_has_ended_at_once(http: httpx.Client, questio
 def read_lines(http: httpx.Client, path: str) -> Iterator[str]:
     with http.stream("GET", path) as response:
         yield from [line for line in response.iter_lines() if line.startswith("data: ")]
+
+
+def test_who_wants_only_a_cached_answer_gets_that_or_a_504(http: httpx.Client, glm: EchoEngine, question: str) -> None:
+    only = {"cache-control": "only-if-cached"}
+    body = {"model": "glowl", "input": question}
+    runs = glm.num_started
+
+    refused = http.post("/v1/responses", json=body, headers=only)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (504, "not_cached")
+    assert refused.headers["x-should-retry"] == "false"
+    assert glm.num_started == runs
+    # Nor is a job made of it, or of a request whose answer is never cached.
+    for more in ({"background": True}, {"store": False}, {"temperature": 0.7}):
+        assert http.post("/v1/responses", json={**body, **more}, headers=only).status_code == 504
+    respond(http, question)
+    assert status(respond(http, question, headers=only)) == "hit"
