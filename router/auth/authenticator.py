@@ -133,8 +133,9 @@ class Authenticator:
         """Return who sends a token; its owner may have a record, which says how much, and can only take scopes away."""
         owner = self._owners.get(token.owner)
         if owner is None:
-            return Caller(token.owner, token.scopes, token.key_id)
-        return Caller(owner.id, token.scopes & owner.scopes, token.key_id, owner.limits, owner.retention_s)
+            return Caller(token.owner, token.scopes, token.key_id, user=token.user)
+        scopes = token.scopes & owner.scopes
+        return Caller(owner.id, scopes, token.key_id, owner.limits, owner.retention_s, token.user)
 
     async def _look_again(self, key: str) -> Known | None:
         """Return what redis knows of a key that is not known here; None if no key is needed."""

@@ -47,12 +47,14 @@ class Verified:
     Attributes:
         owner: the id of whom it speaks for, made of issuer and claim.
         key_id: a name of the token for logs, from which it cannot be made.
+        user: made of issuer and subject: the same for all tokens of one user.
         scopes: those of ours that it gives.
         expires_at: seconds since the epoch, leeway included.
     """
 
     owner: str
     key_id: str
+    user: str
     scopes: frozenset[Scope]
     expires_at: float
 
@@ -189,9 +191,12 @@ class TokenVerifier:
         owner = claims.get(self._owner_claim)
         if not isinstance(owner, str) or not owner.strip():
             refuse(texts.TOKEN_OWNER.fill(claim=self._owner_claim))
+        issuer, subject = claims.get("iss", ""), claims.get("sub")
+        owner = owner_id(issuer, self._owner_claim, owner)
         return Verified(
-            owner=owner_id(claims.get("iss", ""), self._owner_claim, owner),
+            owner=owner,
             key_id=key_id,
+            user=owner_id(issuer, "sub", subject) if isinstance(subject, str) else owner,
             scopes=self._scopes(claims),
             expires_at=claims["exp"] + LEEWAY_S,
         )

@@ -34,7 +34,7 @@ class Metered:
         admission = None
         if caller is not None:
             admission = self._limiter.admission(
-                caller.owner, caller.limits, key=caller.key_id, address=state.get("address", "")
+                caller.owner, caller.limits, key=caller.limited_as, address=state.get("address", "")
             )
         if admission is None:
             await self._app(scope, receive, send)

@@ -362,7 +362,9 @@ async def test_a_tokens_owner_may_have_a_record_which_says_how_much_and_takes_sc
     )
     await door.refresh()
 
-    assert await ask(door, token) == Caller(stranger.owner, frozenset({"ask"}), stranger.key_id, limits, 60)
+    assert await ask(door, token) == Caller(
+        stranger.owner, frozenset({"ask"}), stranger.key_id, limits, 60, stranger.user
+    )
     key = await make_key(store, clock)
     await door.refresh()
     assert (await ask(door, key)).owner == stranger.owner

@@ -66,6 +66,17 @@ async def test_every_right_algorithm_is_accepted(header: dict[str, Any], key: An
     assert verified.key_id.startswith("jwt_")
 
 
+@pytest.mark.parametrize("claim", ["sub", "tenant"])
+async def test_all_tokens_of_one_user_have_one_name_for_limits(claim: str) -> None:
+    verifier = Issuer(rsa()).verifier(owner_claim=claim)
+
+    async def user(**changes: str) -> str:
+        return (await verifier.verify(sign(RS256, {"tenant": "lab", **CLAIMS, **changes}, rsa()))).user
+
+    assert await user() == await user(jti="another token") == ALICE
+    assert await user(sub="bob") != ALICE
+
+
 def _forged(header: dict[str, Any]) -> str:
     """The RS256 token with another header, unsigned: a signature of it would need the issuer's key."""
     return f"{part(header)}.{part(CLAIMS)}."
