@@ -1,4 +1,6 @@
 // In: the address after `#`. Out: the page: its head, one banner, and the view that the address names.
+import { announce } from "./core/announce.js";
+import { Icon } from "./core/icons.js";
 import { effect, html, render, signal, useEffect, useRef, useSignal } from "./core/html.js";
 import { key, needsKey, signIn } from "./core/api.js";
 import { choose, language, t, theme } from "./core/language.js";
@@ -29,20 +31,24 @@ effect(() => {
   });
 });
 
+const THEMES = /** @type {const} */ (["auto", "light", "dark"]);
+
+function nextTheme() {
+  choose("theme", THEMES[(THEMES.indexOf(theme.value) + 1) % THEMES.length]);
+  announce(t("theme.now", { theme: t(`theme.${theme.value}`) }));
+}
+
 function Head() {
   const { name } = where.value;
+  const other = language.value === "zh" ? "en" : "zh";
   return html`<header class="top">
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>${t("skip")}</a>
     <span class="brand"><img src=${new URL("icon.svg", import.meta.url).href} alt="" width="28" height="28" /><b>Glowl</b></span>
     <nav aria-label=${t("views")}>${VIEWS.map((each) => html`<a key=${each} href=${`#/${each}`} aria-current=${each === name ? "page" : undefined}>${t(`view.${each}`)}</a>`)}</nav>
     <span class="choices">
-      <label><span class="sr">${t("theme")}</span><select value=${theme.value} onChange=${(event) => choose("theme", event.target.value)}>
-        ${["auto", "light", "dark"].map((each) => html`<option value=${each}>${t(`theme.${each}`)}</option>`)}
-      </select></label>
-      <label><span class="sr">Language / 语言</span><select value=${language.value} onChange=${(event) => choose("language", event.target.value)}>
-        <option value="en" lang="en">English</option><option value="zh" lang="zh">中文</option>
-      </select></label>
-      ${key.value && html`<button type="button" onClick=${() => { signIn(""); location.reload(); }}>${t("signOut")}</button>`}
+      <button type="button" class="quiet" title=${t("theme.now", { theme: t(`theme.${theme.value}`) })} aria-label=${t("theme.now", { theme: t(`theme.${theme.value}`) })} onClick=${nextTheme}><${Icon} name=${theme.value} /></button>
+      <button type="button" class="quiet" lang=${other} aria-label=${other === "zh" ? "中文" : "English"} onClick=${() => choose("language", other)}>${other === "zh" ? "中文" : "EN"}</button>
+      ${key.value && html`<button type="button" class="quiet" title=${t("signOut")} onClick=${() => { signIn(""); location.reload(); }}><${Icon} name="out" /><span class="narrow-hide">${t("signOut")}</span></button>`}
     </span>
   </header>`;
 }

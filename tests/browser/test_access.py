@@ -51,7 +51,7 @@ def test_no_view_has_a_fault_that_axe_finds(slow: ProcessStack, visit: Visit, la
     bubble = wait_for(ask(page, question, SAMPLES / "count.png", SAMPLES / "price.png", button=button), "completed")
     bubble.locator(".badge summary").click()
     page.locator("input[type=file]").first.set_input_files(SAMPLES / "hop.png")
-    page.locator(".options summary").click()
+    page.locator("[aria-controls=options]").click()
     page.locator(".history .menu summary").first.click()
     for tab in ("final", "draft", "difference", "both"):
         bubble.locator(f"[data-tab={tab}]").click()
@@ -97,9 +97,13 @@ def test_one_asks_with_the_keyboard_alone_on_a_phone(slow: ProcessStack, visit: 
 def test_language_and_colours_can_be_chosen_and_stay(slow: ProcessStack, visit: Visit) -> None:
     visitor = visit(slow)
     page = visitor.open(key=KEYS[0])
-    page.get_by_label("Language / 语言").select_option("zh")
+    page.get_by_role("button", name="中文").click()
     expect(page.get_by_role("link", name="策略实验室")).to_be_visible()
-    page.get_by_label("配色").select_option("dark")
+    colours = page.get_by_role("button", name="配色")
+    for theme in ("浅色", "深色"):
+        colours.click()
+        expect(colours).to_have_attribute("aria-label", f"配色：{theme}")
+    assert page.locator("html").get_attribute("data-theme") == "dark"
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     again = visitor.open(key=KEYS[0])
     expect(again.locator("html")).to_have_attribute("lang", "zh")

@@ -2,6 +2,7 @@
 // away: a bar offers what has come meanwhile.
 import { html, useEffect, useRef, useSignal, useSignalEffect } from "../core/html.js";
 import { announce } from "../core/announce.js";
+import { Icon } from "../core/icons.js";
 import { duration, t } from "../core/language.js";
 import { Badge, Conflicts } from "./badge.js";
 import { Compare } from "./compare.js";
@@ -150,10 +151,10 @@ export function Exchange({ turn, number, firstPicture, isLast, onAgain }) {
       <${Failure} turn=${turn} />
       ${response && html`<${Conflicts} response=${response} /><${Badge} response=${response} isOver=${turn.isOver.value} />`}
       <div class="row actions">
-        ${isBusy && html`<button type="button" onClick=${() => turn.cancel()}>${t("answer.stop")}</button>`}
-        ${!isBusy && html`<button type="button" class="small" onClick=${() => onAgain(turn, {})}>${t("answer.again")}</button>`}
-        ${!isBusy && engine && isLast && html`<button type="button" class="small" onClick=${() => onAgain(turn, { engine: engine === "glm" ? "owl2" : "glm" })}>${t(engine === "glm" ? "answer.askOwl2" : "answer.askGlm")}</button>`}
-        ${hasFinal && html`<button type="button" class="small" onClick=${() => navigator.clipboard?.writeText(turn.final.value).then(() => announce(t("copied")))}>${t("copy")}</button>`}
+        ${isBusy && html`<button type="button" onClick=${() => turn.cancel()}><${Icon} name="stop" />${t("answer.stop")}</button>`}
+        ${!isBusy && html`<button type="button" class="small quiet" onClick=${() => onAgain(turn, {})}><${Icon} name="again" />${t("answer.again")}</button>`}
+        ${!isBusy && engine && isLast && html`<button type="button" class="small quiet" onClick=${() => onAgain(turn, { engine: engine === "glm" ? "owl2" : "glm" })}><${Icon} name="other" />${t(engine === "glm" ? "answer.askOwl2" : "answer.askGlm")}</button>`}
+        ${hasFinal && html`<button type="button" class="small quiet" onClick=${() => navigator.clipboard?.writeText(turn.final.value).then(() => announce(t("copied")))}><${Icon} name="copy" />${t("copy")}</button>`}
       </div>
     </div>
   </article>`;

@@ -17,7 +17,7 @@ export function Badge({ response, isOver }) {
       <span class=${`tag ${hybrid.route}`}>${t(`route.${hybrid.route}`)}</span>
       ${isOver && html`<span class="tag">${response.model}</span>`}
       ${isOver && total !== undefined && html`<span>${duration(total / 1000)}</span>`}
-      ${isOver && typeof score === "number" && html`<span class="agreement">${t(meaning(score))}</span>`}
+      ${isOver && typeof score === "number" && html`<span class=${`tag ${score >= 0.5 ? "good" : "warn"}`}>${t(meaning(score))}</span>`}
       ${hybrid.cache?.status === "hit" && html`<span class="tag">${t("badge.cache")}</span>`}
       ${(hybrid.degraded ?? []).length > 0 && html`<span class="tag warn">${t("badge.degraded")}</span>`}
     </summary>
@@ -34,7 +34,11 @@ export function Badge({ response, isOver }) {
   </details>`;
 }
 
-const shown = (value) => (value === null || value === undefined ? "—" : typeof value === "object" ? JSON.stringify(value) : String(value));
+function shown(value) {
+  if (value === null || value === undefined || value.length === 0) return "—";
+  if (Array.isArray(value) && value.every((each) => typeof each !== "object")) return value.join(t("comma"));
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
 
 /** Where the two contradict each other, field by field for JSON. @param {{response: any}} props */
 export function Conflicts({ response }) {

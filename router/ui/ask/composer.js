@@ -1,9 +1,11 @@
 // In: words and pictures. Out: a question, once every picture is up.
 import { html, signal, useEffect, useRef, useSignal } from "../core/html.js";
-import { t } from "../core/language.js";
+import { Icon } from "../core/icons.js";
+import { language, t } from "../core/language.js";
 import { announce } from "../core/announce.js";
 import { call } from "../core/api.js";
 import { modelOf, models } from "../core/service.js";
+import { Camera } from "./camera.js";
 import { Upload } from "./pictures.js";
 
 /** What is being written; kept while another view is shown. */
@@ -40,6 +42,7 @@ function remove(index) {
 const dragged = signal(-1);
 
 function Thumb({ upload, index, count }) {
+  const isOver = useSignal(false);
   const onKey = (event) => {
     if (!event.altKey || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
     event.preventDefault();
@@ -49,19 +52,23 @@ function Thumb({ upload, index, count }) {
   const onDrop = (event) => {
     event.preventDefault();
     event.stopPropagation();
+    isOver.value = false;
     if (dragged.value >= 0) move(dragged.value, index - dragged.value);
     else add(event.dataTransfer.files);
     dragged.value = -1;
   };
   const isBusy = !upload.picture.value && !upload.error.value;
-  return html`<li class=${`upload${upload.error.value ? " bad" : ""}`} draggable onDragStart=${() => { dragged.value = index; }}
-      onDragEnd=${() => { dragged.value = -1; }} onDragOver=${(event) => event.preventDefault()} onDrop=${onDrop} onKeyDown=${onKey} aria-busy=${isBusy}>
-    <img src=${upload.url} alt=${t("picture.named", { n: index + 1, name: upload.name })} />
-    ${upload.error.value && html`<p class="error" role="alert">${upload.name}: ${upload.error.value}</p>`}
+  const isBad = upload.error.value !== "";
+  return html`<li class=${`upload${isBad ? " bad" : ""}${isOver.value ? " over" : ""}`} draggable aria-busy=${isBusy} onKeyDown=${onKey} onDrop=${onDrop}
+      onDragStart=${() => { dragged.value = index; }} onDragEnd=${() => { dragged.value = -1; }}
+      onDragOver=${(event) => { event.preventDefault(); isOver.value = dragged.value >= 0 && dragged.value !== index; }} onDragLeave=${() => { isOver.value = false; }}>
+    ${isBad
+      ? html`<p class="error" role="alert"><${Icon} name="file" /> ${upload.name}: ${upload.error.value}</p>`
+      : html`<img src=${upload.url} alt=${t("picture.named", { n: index + 1, name: upload.name })} draggable=${false} />`}
     <span class="row">
-      <button type="button" class="small" disabled=${index === 0} onClick=${() => move(index, -1)} aria-label=${t("picture.left", { name: upload.name })}>←</button>
-      <button type="button" class="small" disabled=${index === count - 1} onClick=${() => move(index, 1)} aria-label=${t("picture.right", { name: upload.name })}>→</button>
-      <button type="button" class="small" onClick=${() => remove(index)} aria-label=${t("picture.remove", { name: upload.name })}>×</button>
+      <button type="button" class="small quiet" disabled=${index === 0} onClick=${() => move(index, -1)} aria-label=${t("picture.left", { name: upload.name })}><${Icon} name="left" /></button>
+      <button type="button" class="small quiet" disabled=${index === count - 1} onClick=${() => move(index, 1)} aria-label=${t("picture.right", { name: upload.name })}><${Icon} name="right" /></button>
+      <button type="button" class="small quiet" onClick=${() => remove(index)} aria-label=${t("picture.remove", { name: upload.name })}><${Icon} name="cross" /></button>
     </span>
   </li>`;
 }
@@ -72,6 +79,7 @@ export function Composer({ onAsk }) {
   const chooser = useRef(null);
   const camera = useRef(null);
   const isWaiting = useSignal(false);
+  const isOpen = useSignal(false);
   useEffect(() => { box.current?.focus({ preventScroll: true }); }, []);
   const hasBad = uploads.value.some((each) => each.error.value);
   const isEmpty = !text.value.trim() && !uploads.value.length;
@@ -87,6 +95,7 @@ export function Composer({ onAsk }) {
     const asked = { text: text.value.trim(), pictures, template: template.value };
     text.value = "";
     uploads.value = [];
+    isOpen.value = false;
     const engine = ["glm", "owl2"].includes(who.value) ? who.value : "";
     onAsk({ ...asked, model: (engine && modelOf(engine)) || "glowl", route: engine ? "" : who.value });
   };
@@ -100,37 +109,37 @@ export function Composer({ onAsk }) {
     add(files);
   };
   const chosen = (event) => { add(event.target.files); event.target.value = ""; };
-  const openOptions = async () => {
-    if (!templates.value.length) templates.value = (await call("/v1/templates")).data;
-  };
-  return html`<form class="composer" onSubmit=${submit} aria-label=${t("ask.form")}>
+  // Titles come in the language of the page.
+  useEffect(() => { if (isOpen.value) call("/v1/templates").then((found) => { templates.value = found.data; }, () => {}); }, [isOpen.value, language.value]);
+  const isTouched = window.matchMedia("(pointer: coarse)").matches;
+  return html`<form class="composer" onSubmit=${submit} aria-label=${t("ask.form")}><div class="box">
     ${uploads.value.length > 0 && html`<ol class="uploads" aria-label=${t("pictures")}>
       ${uploads.value.map((each, index) => html`<${Thumb} key=${each.key} upload=${each} index=${index} count=${uploads.value.length} />`)}
     </ol>`}
     <label class="sr" for="question">${t("ask.question")}</label>
-    <textarea id="question" ref=${box} rows="2" placeholder=${t("ask.placeholder")} value=${text.value}
+    <textarea id="question" ref=${box} rows="1" placeholder=${t(isTouched ? "ask.placeholder.short" : "ask.placeholder")} value=${text.value}
       onInput=${(event) => { text.value = event.target.value; }} onKeyDown=${onKey} onPaste=${onPaste}></textarea>
-    <div class="row">
-      <button type="button" onClick=${() => chooser.current.click()}>${t("ask.choose")}</button>
-      <button type="button" class="camera" onClick=${() => camera.current.click()}>${t("ask.camera")}</button>
+    <div id="options" class="row options" hidden=${!isOpen.value}>
+      <label>${t("ask.who")} <select value=${who.value} onChange=${(event) => { who.value = event.target.value; }}>
+        <option value="">${t("ask.who.auto")}</option>
+        <option value="fast">${t("ask.who.fast")}</option>
+        <option value="deep">${t("ask.who.deep")}</option>
+        ${["glm", "owl2"].filter((engine) => models.value.some((each) => each.hybrid.engine === engine)).map((engine) => html`<option value=${engine}>${modelOf(engine)}</option>`)}
+      </select></label>
+      <label>${t("ask.template")} <select value=${template.value} onChange=${(event) => { template.value = event.target.value; }}>
+        <option value="">${t("ask.template.none")}</option>
+        ${templates.value.map((each) => html`<option value=${each.id}>${each.title}</option>`)}
+      </select></label>
+    </div>
+    <div class="row tools">
+      <button type="button" class="quiet" title=${t("ask.choose")} onClick=${() => chooser.current.click()}><${Icon} name="picture" /><span class="narrow-hide">${t("ask.choose")}</span></button>
+      ${isTouched
+        ? html`<button type="button" class="quiet" title=${t("ask.camera")} onClick=${() => camera.current.click()}><${Icon} name="camera" /><span class="narrow-hide">${t("ask.camera")}</span></button>`
+        : html`<${Camera} onTaken=${(file) => add([file])} />`}
       <input ref=${chooser} type="file" accept="image/*" multiple hidden onChange=${chosen} aria-label=${t("ask.choose")} />
       <input ref=${camera} type="file" accept="image/*" capture="environment" hidden onChange=${chosen} aria-label=${t("ask.camera")} />
-      <details class="options" onToggle=${() => void openOptions()}>
-        <summary>${t("ask.options")}</summary>
-        <div class="row">
-          <label>${t("ask.who")} <select value=${who.value} onChange=${(event) => { who.value = event.target.value; }}>
-            <option value="">${t("ask.who.auto")}</option>
-            <option value="fast">${t("ask.who.fast")}</option>
-            <option value="deep">${t("ask.who.deep")}</option>
-            ${["glm", "owl2"].filter((engine) => models.value.some((each) => each.hybrid.engine === engine)).map((engine) => html`<option value=${engine}>${modelOf(engine)}</option>`)}
-          </select></label>
-          <label>${t("ask.template")} <select value=${template.value} onChange=${(event) => { template.value = event.target.value; }}>
-            <option value="">${t("ask.template.none")}</option>
-            ${templates.value.map((each) => html`<option value=${each.id}>${each.title}</option>`)}
-          </select></label>
-        </div>
-      </details>
-      <button class="primary" disabled=${isEmpty || hasBad} aria-busy=${isWaiting.value}>${t("ask.send")}</button>
+      <button type="button" class=${`quiet${who.value || template.value ? " on" : ""}`} title=${t("ask.options")} aria-expanded=${isOpen.value} aria-controls="options" onClick=${() => { isOpen.value = !isOpen.value; }}><${Icon} name="options" /><span class="narrow-hide">${t("ask.options")}</span></button>
+      <button class="primary" disabled=${isEmpty || hasBad} aria-busy=${isWaiting.value}><${Icon} name="send" />${t("ask.send")}</button>
     </div>
-  </form>`;
+  </div></form>`;
 }

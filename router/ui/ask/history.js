@@ -2,6 +2,7 @@
 import { html, signal, useSignal } from "../core/html.js";
 import { announce } from "../core/announce.js";
 import { ApiError, call, download, query } from "../core/api.js";
+import { Icon } from "../core/icons.js";
 import { moment, t } from "../core/language.js";
 
 const PAGE = 60;
@@ -151,7 +152,7 @@ export function History({ openId }) {
     typing = setTimeout(() => void load(), 250);
   };
   return html`<nav class="history" aria-label=${t("history")}>
-    <div class="row"><a class="button primary" href="#/ask">${t("history.new")}</a></div>
+    <div class="row"><a class="button primary" href="#/ask"><${Icon} name="plus" />${t("history.new")}</a></div>
     <label class="sr" for="search">${t("history.search")}</label>
     <input id="search" type="search" placeholder=${t("history.search")} value=${search.value} onInput=${onInput} />
     ${problem.value && html`<p class="error" role="alert">${problem.value}</p>`}

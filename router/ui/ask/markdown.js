@@ -1,6 +1,7 @@
 // In: an answer as it grows. Out: its blocks as safe HTML. A block that has ended is drawn once and never again, and the
 // last one is kept short, so that a word costs the same in a long answer as in a short one.
 import { html, useEffect, useMemo, useRef } from "../core/html.js";
+import { announce } from "../core/announce.js";
 import { t } from "../core/language.js";
 import { Marked } from "../vendor/marked.js";
 import DOMPurify from "../vendor/purify.js";
@@ -105,8 +106,12 @@ function decorate(node) {
     button.addEventListener("click", async () => {
       await navigator.clipboard?.writeText(code.textContent ?? "");
       button.textContent = t("copied");
+      announce(t("copied"));
     });
-    code.before(button);
+    const frame = document.createElement("div");
+    frame.className = "code";
+    code.replaceWith(frame);
+    frame.append(button, code);
   }
   for (const table of node.querySelectorAll("table:not(.framed)")) {
     table.classList.add("framed");

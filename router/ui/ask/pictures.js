@@ -40,6 +40,7 @@ export class Upload {
 
   async #run(file) {
     try {
+      if (file.type === "application/pdf" || /\.pdf$/i.test(file.name)) { this.error.value = t("picture.pdf"); return undefined; }
       if (!isRedisUp.value) return await this.#inline(file);
       const form = new FormData();
       form.append("purpose", "vision");
@@ -67,6 +68,17 @@ export async function sampleFile(name) {
   return new File([await response.blob()], name, { type: "image/png" });
 }
 
+const THUMB_REM = 7.5;
+
+/** Where a box is on a picture of any size. Boxes are in pixels of the picture as it was sent. */
+const placeOf = (box, size) => ({
+  left: `${(100 * box.x1) / size.w}%`, top: `${(100 * box.y1) / size.h}%`,
+  width: `${(100 * (box.x2 - box.x1)) / size.w}%`, height: `${(100 * (box.y2 - box.y1)) / size.h}%`,
+});
+
+/** The size of a frame that has the shape of its picture, so that places in it are where they are in the picture. */
+const frameOf = (size, width) => size && { aspectRatio: `${size.w} / ${size.h}`, width };
+
 /**
  * A picture of a question, with the places that an answer names drawn on it.
  * @param {{picture: import("./turns.js").Picture, number: number, boxes?: any[]}} props
@@ -83,16 +95,15 @@ export function Picture({ picture, number, boxes = [] }) {
   const label = picture.name ? t("picture.named", { n: number, name: picture.name }) : t("picture.n", { n: number });
   if (isGone.value) return html`<span class="thumb gone">${label}<br />${t("picture.gone")}</span>`;
   if (!source.value) return html`<span class="thumb" aria-busy="true">${label}</span>`;
-  const drawn = size.value && boxes.map((box, index) => html`<rect key=${index} x=${box.x1} y=${box.y1} width=${box.x2 - box.x1} height=${box.y2 - box.y1} />`);
-  const overlay = size.value && boxes.length > 0 && html`<svg class="boxes" viewBox=${`0 0 ${size.value.w} ${size.value.h}`} aria-hidden="true">${drawn}</svg>`;
+  const marks = size.value && boxes.map((box, index) => html`<span key=${index} class="mark" aria-hidden="true" style=${placeOf(box, size.value)}><b>${index + 1}</b></span>`);
   const note = boxes.length ? ` ${t("picture.boxes", { n: boxes.length })}` : "";
   const seen = (event) => { size.value = { w: event.target.naturalWidth, h: event.target.naturalHeight }; };
   const failed = () => { isGone.value = true; };
   return html`<button type="button" class="thumb" onClick=${() => dialog.current.showModal()} aria-label=${t("picture.open", { what: label }) + note}>
-      <span class="frame"><img src=${source.value} alt="" onLoad=${seen} onError=${failed} />${overlay}</span>
+      <span class="frame" style=${frameOf(size.value, `min(60vw, ${(THUMB_REM * size.value?.w) / size.value?.h}rem)`)}><img src=${source.value} alt="" onLoad=${seen} onError=${failed} />${marks}</span>
     </button>
     <dialog class="viewer" ref=${dialog} aria-label=${label} onClick=${(event) => event.target === dialog.current && dialog.current.close()}>
-      <div class="frame"><img src=${source.value} alt=${label + note} />${overlay}</div>
-      <form method="dialog"><button>${t("close")}</button></form>
+      <div class="frame" style=${frameOf(size.value, `min(88vw, ${(76 * size.value?.w) / size.value?.h}vh, max(${size.value?.w}px, 32rem))`)}><img src=${source.value} alt=${label + note} />${marks}</div>
+      <form method="dialog" class="row"><button>${t("close")}</button></form>
     </dialog>`;
 }

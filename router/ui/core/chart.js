@@ -19,14 +19,16 @@ export function Lines({ label, times, lines, unit = "" }) {
     const text = style("--text-soft");
     const axis = { stroke: text, grid: { stroke: style("--line-soft"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
     const dashes = [[], [6, 4], [2, 3]];
+    const node = place.current;
+    const width = () => Math.max(node.clientWidth, 120);
     plot.current = new uPlot({
-      width: Math.max(place.current.clientWidth, 120), height: 120, cursor: { show: false }, legend: { show: false },
+      width: width(), height: 120, cursor: { show: false }, legend: { show: false },
       scales: { y: { range: (_, low, high) => [0, Math.max(high ?? 1, 1)] } },
       axes: [{ ...axis, space: 80, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleTimeString("en-GB")) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => `${tick}${unit}`) }],
       series: [{}, ...lines.map((line, index) => ({ label: line.label, stroke: colours[index % 3], dash: dashes[index % 3], width: 2, points: { show: times.length < 3 } }))],
-    }, [times, ...lines.map((line) => line.values)], place.current);
-    const observer = new ResizeObserver(() => plot.current?.setSize({ width: Math.max(place.current.clientWidth, 120), height: 120 }));
-    observer.observe(place.current);
+    }, [times, ...lines.map((line) => line.values)], node);
+    const observer = new ResizeObserver(() => plot.current?.setSize({ width: width(), height: 120 }));
+    observer.observe(node);
     return () => { observer.disconnect(); plot.current.destroy(); plot.current = null; };
   }, [shape]);
   useEffect(() => { plot.current?.setData([times, ...lines.map((line) => line.values)]); });

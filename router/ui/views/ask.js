@@ -11,6 +11,7 @@ import { newConversation, Turn } from "../ask/turns.js";
 
 // So many turns are drawn; earlier ones when they are asked for.
 const SHOWN = 20;
+const MOST_SAMPLES = 6;
 
 /** The conversation that is open. */
 const open = { id: "", title: "" };
@@ -87,7 +88,7 @@ function Samples() {
     <h2>${t("ask.welcome")}</h2>
     <p>${t("ask.welcome.how")}</p>
     <h3 id="samples">${t("ask.samples")}</h3>
-    <ul class="samples" aria-labelledby="samples">${mine.map((sample) => html`<li key=${sample.name}><button type="button" onClick=${() => use(sample)}>
+    <ul class="samples" aria-labelledby="samples">${mine.slice(0, MOST_SAMPLES).map((sample) => html`<li key=${sample.name}><button type="button" onClick=${() => use(sample)}>
       ${sample.pictures.map((name) => html`<img src=${new URL(`../samples/${name}`, import.meta.url).href} alt="" loading="lazy" />`)}<span lang=${sample.lang}>${sample.question}</span></button></li>`)}</ul>
   </section>`;
 }
@@ -115,7 +116,7 @@ export default function Ask({ path }) {
     if (!thread) return undefined;
     const onScroll = () => { isFollowing.current = thread.scrollHeight - thread.scrollTop - thread.clientHeight < 60; };
     const observer = new ResizeObserver(() => {
-      if (!isFollowing.current) return;
+      if (!isFollowing.current || !turns.value.length) return; // what greets is read from its top
       willScroll();
       thread.scrollTop = thread.scrollHeight;
     });

@@ -1,4 +1,5 @@
 // In: the caller's jobs, batches and webhook deliveries. Out: live lists of them, with what can be done about each.
+import { Icon } from "../core/icons.js";
 import { html, signal } from "../core/html.js";
 import { announce } from "../core/announce.js";
 import { ApiError, call, download, query, send } from "../core/api.js";
@@ -50,17 +51,16 @@ function JobList() {
     ${jobs.problem.value && html`<p class="error" role="alert">${jobs.problem.value}</p>`}
     <div class="scroll-x" tabindex="0" role="group" aria-label=${t("jobs.list")}><table class="wide">
       <caption class="sr">${t("jobs.list")}</caption>
-      <thead><tr>${["created", "status", "question", "route", "progress", "do"].map((each) => html`<th scope="col">${t(`jobs.${each}`)}</th>`)}</tr></thead>
+      <thead><tr>${["question", "status", "progress", "do"].map((each) => html`<th scope="col">${t(`jobs.${each}`)}</th>`)}</tr></thead>
       <tbody>${(page?.data ?? []).map((job) => html`<tr key=${job.id} data-id=${job.id}>
-        <td>${moment(job.created_at)}</td>
+        <td><a href=${`#/ask/${conversationOf(job)}`}>${job.question || t("history.untitled")}</a>
+          <br /><small>${[moment(job.created_at), ...(job.num_images > 0 ? [t("pictures.n", { n: job.num_images })] : []), t(`route.${job.route}`), job.engines.join(" + ")].join(" · ")}</small></td>
         <td><span class=${`status ${job.status}`}>${t(`status.${job.status}`)}</span>${job.failure && html`<br /><small class="error">${job.failure.message}</small>`}</td>
-        <td><a href=${`#/ask/${conversationOf(job)}`}>${job.question || t("history.untitled")}</a>${job.num_images > 0 && html` <small>${t("pictures.n", { n: job.num_images })}</small>`}</td>
-        <td>${t(`route.${job.route}`)} <small>${job.engines.join(" + ")}</small></td>
-        <td><${Progress} job=${job} /></td>
+        <td class="number"><${Progress} job=${job} /></td>
         <td><div class="row">
           ${["queued", "in_progress"].includes(job.status) && html`<button type="button" class="small" onClick=${() => act(() => call(`/v1/responses/${job.id}/cancel`, { method: "POST" }), jobs, t("jobs.cancelled"))}>${t("cancel")}</button>`}
           ${job.status === "failed" && html`<button type="button" class="small" onClick=${() => act(() => call(`/v1/jobs/${job.id}/retry`, { method: "POST" }), jobs, t("jobs.retried"))}>${t("retry")}</button>`}
-          <button type="button" class="small" aria-label=${t("jobs.download", { id: job.id })} onClick=${() => act(async () => download(`${job.id}.json`, await (await send(`/v1/responses/${job.id}`)).blob()), jobs, t("jobs.saved"))}>JSON</button>
+          <button type="button" class="small" aria-label=${t("jobs.download", { id: job.id })} onClick=${() => act(async () => download(`${job.id}.json`, await (await send(`/v1/responses/${job.id}`)).blob()), jobs, t("jobs.saved"))}><${Icon} name="save" /><span class="narrow-hide">JSON</span></button>
         </div></td>
       </tr>`)}</tbody>
     </table></div>

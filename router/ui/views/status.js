@@ -55,7 +55,7 @@ export default function Status() {
     ${newest.problem.value && html`<p class="error" role="alert">${newest.problem.value}</p>`}
     ${ended.length > 0 && html`<${Mix} label=${t("status.routes")} parts=${counts("route", ["fast", "deep"])} />
     <${Mix} label=${t("status.ends")} parts=${counts("status", ["completed", "incomplete", "failed", "cancelled"])} />
-    <table><caption>${t("status.times")}</caption><thead><tr><th scope="col">${t("jobs.route")}</th><th scope="col">P50</th><th scope="col">P95</th></tr></thead>
-      <tbody>${["fast", "deep"].map((route) => html`<tr><th scope="row">${t(`route.${route}`)}</th><td>${said(percentile(times(ended, route), 0.5))}</td><td>${said(percentile(times(ended, route), 0.95))}</td></tr>`)}</tbody></table>`}
+    <div><table><caption>${t("status.times")}</caption><thead><tr><th scope="col">${t("jobs.route")}</th><th scope="col">P50</th><th scope="col">P95</th></tr></thead>
+      <tbody>${["fast", "deep"].map((route) => html`<tr><th scope="row">${t(`route.${route}`)}</th><td>${said(percentile(times(ended, route), 0.5))}</td><td>${said(percentile(times(ended, route), 0.95))}</td></tr>`)}</tbody></table></div>`}
     <p class="note">${t("status.note")}</p>`;
 }
