@@ -32,12 +32,13 @@ define SHOW_STEPS
 endef
 export SHOW_STEPS
 
-.PHONY: help up test check docs browser test-browser openai-majors clients open-responses clean
+.PHONY: help up test test-whole check docs browser test-browser openai-majors clients open-responses clean
 
 help:
 	@echo "make up      run Glowl on this machine (ARGS are those of 'glowl up')"
 	@echo "make test    format, lint, types, imports and tests (ARGS are those of pytest)"
 	@echo "make check   the same"
+	@echo "make test-whole   the same, with all of the large tests: every cell of the matrix, more examples"
 	@echo "make docs    write the generated pages anew and build the site into site/"
 	@echo "make test-browser   the page in a real browser, which is installed where that is allowed (ARGS are those of pytest)"
 	@echo "make openai-majors   the journeys with openai 1, 2 and 3 (ARGS: which of them, -- and those of pytest)"
@@ -49,6 +50,9 @@ up: $(HAS_ENGINES)
 	@$(BIN)/glowl up $(ARGS)
 
 test: check
+
+test-whole: export GLOWL_TEST_WHOLE := 1
+test-whole: check
 
 # Else each of the hundreds of processes that the tests start would compile the product again.
 check: export PYTHONDONTWRITEBYTECODE :=

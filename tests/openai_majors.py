@@ -13,6 +13,7 @@ import venv
 from pathlib import Path
 
 from tests.support.clients import VARIABLE
+from tests.support.whole import VARIABLE as WHOLE
 
 ROOT = Path(__file__).parents[1]
 MAJORS = ("1", "2", "3")
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
         version = version_of(python)
         assert version.partition(".")[0] == major
         print(f"openai {version}", flush=True)
-        environment = {**os.environ, VARIABLE: str(python)}
+        environment = {**os.environ, VARIABLE: str(python), WHOLE: "1"}
         done = subprocess.run([sys.executable, "-m", "pytest", *TESTS, *options], cwd=ROOT, env=environment)
         results.append((version, done.returncode))
     for version, status in results:
