@@ -11,6 +11,8 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
+from tests.support import servers
+from tests.support.fork_server import ForkServer
 from tests.support.servers import RedisProcess
 
 # Tests ask the same question again and again, and mean it. Those of the cache turn it on.
@@ -30,6 +32,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run files with slow tests first: at the end, one of them would keep one of two test processes busy alone."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server() -> Iterator[None]:
+    """Processes of tests are forked from one that has imported the product."""
+    if hasattr(os, "pidfd_open"):
+        servers.fork_server = ForkServer()
+        yield
+        servers.fork_server.stop()
+        servers.fork_server = None
+    else:
+        yield
 
 
 @pytest.fixture(scope="session")

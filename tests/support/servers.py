@@ -23,8 +23,11 @@ import uvicorn
 from router.cli.redis_server import find_redis
 from router.serve import ApiServer
 from router.settings import Settings
+from tests.support.fork_server import Forked, ForkServer
 
 STARTUP_S = 300.0  # a hang, not a busy machine
+# Starts processes for tests (tests/conftest.py); without one, as in benchmarks, they are started from their files.
+fork_server: ForkServer | None = None
 
 
 def wait_until(is_true: Callable[[], Any], what: str, timeout_s: float = STARTUP_S) -> Any:
@@ -50,8 +53,10 @@ class Process:
     def __init__(self, argv: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
         self.log = log
         self._file = log.open("ab")
-        self.child = subprocess.Popen(
-            argv, stdout=self._file, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+        env = {**os.environ, **(env or {})}
+        forked = fork_server and fork_server.start(argv, log, env)
+        self.child: subprocess.Popen[bytes] | Forked = forked or subprocess.Popen(
+            argv, stdout=self._file, stderr=subprocess.STDOUT, env=env
         )
 
     def kill(self) -> None:
