@@ -13,6 +13,7 @@ import orjson
 
 from engines.base import ImagePart
 from engines.json_forms import from_logprobs
+from router.jobs.facts import of_end
 from router.jobs.job import MERGE, ErrorRecord, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, end_state
 
 Cause = Literal["deadline", "expired"]
@@ -130,13 +131,14 @@ def seen_through(raw: dict[str, bytes], leader: dict[str, bytes]) -> dict[str, b
     return {**raw, **{name: leader[name] for name in names if name in leader}}
 
 
-def to_ending(final: FinalAnswer | None, error: ErrorRecord | None) -> dict[str, str | bytes | float]:
-    """Return what is written when a job ends."""
+def to_ending(final: FinalAnswer | None, error: ErrorRecord | None, job: Job | None) -> dict[str, str | bytes | float]:
+    """Return what is written when a job ends; ``job`` is the record as it was read, for metrics."""
     return {
         "state": end_state(final),
         "final": orjson.dumps(final.to_dict()) if final else "",
         "error": orjson.dumps(error) if error else "",
         "used": final.usage.prompt_tokens + final.usage.completion_tokens if final else "",
+        "measured": of_end(job, final) if job is not None else "",
     }
 
 

@@ -29,6 +29,7 @@ from router.call import stored_image_hashes
 from router.errors import QueueUnavailableError, StorageFullError
 from router.jobs.backlog import Backlogs, to_backlog
 from router.jobs.eta import Pace, Standing, estimate
+from router.jobs.facts import of_spec
 from router.jobs.given_up import LOST_MERGE, NOT_AWAITED, lost_result, pictures_full, queue_full
 from router.jobs.job import (
     TERMINAL,
@@ -388,10 +389,24 @@ class JobStore(PictureStore):
         return int(await self._run(JobScript.WAKE, queue=queue, max_woken=MOST_WOKEN, max_looked_at=_MOST_LOOKED_AT))
 
     async def complete(
-        self, job_id: str, epoch: int, *, final: FinalAnswer | None = None, error: ErrorRecord | None = None
+        self,
+        job_id: str,
+        epoch: int,
+        *,
+        final: FinalAnswer | None = None,
+        error: ErrorRecord | None = None,
+        job: Job | None = None,
     ) -> bool:
-        """End a job with its final answer, or with the error that left none; True if webhook deliveries are due."""
-        outcome: bytes = await self._run(JobScript.COMPLETE, id=job_id, epoch=epoch, **to_ending(final, error))
+        """End a job with its final answer, or with the error that left none; True if webhook deliveries are due.
+
+        Args:
+            job_id: which.
+            epoch: of its merge.
+            final: the answer.
+            error: why there is none.
+            job: as it was read before, for metrics; None if they are to know no more than that it has ended.
+        """
+        outcome: bytes = await self._run(JobScript.COMPLETE, id=job_id, epoch=epoch, **to_ending(final, error, job))
         return outcome == b"deliveries due"
 
     async def end(self, job: Job, *, final: FinalAnswer | None = None, error: ErrorRecord | None = None) -> bool:
@@ -401,7 +416,7 @@ class JobStore(PictureStore):
             False if any of its units has moved on since, or it has ended: it is to be looked at again.
         """
         states = ",".join(f"{unit.name}={unit.state}" for unit in job.units.values())
-        return bool(await self._run(JobScript.END, id=job.id, read_states=states, **to_ending(final, error)))
+        return bool(await self._run(JobScript.END, id=job.id, read_states=states, **to_ending(final, error, job)))
 
     async def cancel(self, job_id: str, *, left_by: str = "") -> Job | None:
         """End a job now unless it has ended already; returns what it is then.
@@ -565,6 +580,7 @@ class JobStore(PictureStore):
             needs_both=int(spec.composes_both),
             kept_as=kept_as,
             flight=flight,
+            facts=of_spec(spec),
             lease_s=self.lease_s,
             reservation=terms.reservation,
             **{"class": to_class(spec.priority)},

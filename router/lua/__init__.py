@@ -132,7 +132,23 @@ class CacheScript(StrEnum):
     FORGET = "cache/forget"
 
 
-Script = JobScript | FileScript | BatchScript | WebhookScript | KeyScript | LimitScript | AuthScript | CacheScript
+class MetricsScript(StrEnum):
+    """Of what is measured."""
+
+    TAKE = "metrics/take"
+
+
+Script = (
+    JobScript
+    | FileScript
+    | BatchScript
+    | WebhookScript
+    | KeyScript
+    | LimitScript
+    | AuthScript
+    | CacheScript
+    | MetricsScript
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,4 +54,7 @@ CACHE_PART: Final = 8
 # Most jobs that may follow an equal one: the script that ends it ends them in the same step.
 MAX_FOLLOWERS: Final = 256
 
+# Ends of jobs that are kept for who asks for metrics: what 70 of them a second leave between two looks of five minutes.
+MAX_UNCOUNTED: Final = 20_000
+
 CONSTANTS: Final[dict[str, int | float | str]] = {name: value for name, value in globals().items() if name.isupper()}

@@ -69,7 +69,7 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
     final, error = (None, outcome.error) if isinstance(outcome, merge.NoAnswer) else (outcome, None)
     if final is not None:
         await _keep(context, job, final)
-    if await patiently(lambda: store.complete(job_id, epoch, final=final, error=error)):
+    if await patiently(lambda: store.complete(job_id, epoch, final=final, error=error, job=job)):
         await context.queue.send_tickets({WEBHOOKS: 1})  # at once, rather than when the sweeper comes by
 
 

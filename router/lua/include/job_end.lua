@@ -5,6 +5,7 @@
 --@include listing
 --@include fan_out
 --@include limits
+--@include counted
 local UNFINISHED = prefix .. 'unfinished'
 
 -- How many unfinished jobs an owner has; the lines of batches are counted apart.
@@ -78,10 +79,11 @@ end
 -- Ends a job. The record lives on for the time it names itself; whom to tell, and what it is charged, is settled in the
 -- same step.
 -- In: used: tokens, nil for what its units used. is_shared: those who wait for it get the same end; else one of them
--- runs in its place.
+-- runs in its place. measured: of `count_end`.
 local finish_followers
-local function finish_job(id, state, now, used, is_shared)
+local function finish_job(id, state, now, used, is_shared, measured)
   redis.call('HSET', job_key(id), 'state', state, 'completed_at', stamp(now))
+  count_end(job_key(id), state, measured)
   settle_job(id, used, now)
   stop_units(id)
   count(id, -1)
@@ -94,14 +96,14 @@ local function finish_job(id, state, now, used, is_shared)
   end
   if not is_shared then
     replace_leader(id, now)
-  elseif finish_followers(id, state, now) then
+  elseif finish_followers(id, state, now, measured) then
     has_deliveries = true
   end
   return has_deliveries
 end
 
 -- Ends those who wait for a job as it ended. They used none of the engines' time, and are charged no tokens.
-finish_followers = function(id, state, now)
+finish_followers = function(id, state, now, measured)
   local followers = take_followers(id)
   if #followers == 0 then return false end
   local names, copied, units = {'final', 'error', 'started_at'}, {}, units_of(id)
@@ -118,7 +120,7 @@ finish_followers = function(id, state, now)
   local has_deliveries = false
   for _, follower in ipairs(followers) do
     redis.call('HSET', job_key(follower), unpack(copied))
-    if finish_job(follower, state, now, 0) then has_deliveries = true end
+    if finish_job(follower, state, now, 0, false, measured) then has_deliveries = true end
   end
   return has_deliveries
 end

@@ -1,7 +1,7 @@
 -- Records an answer that its caller is about to write itself, under a lease; one unit.
 -- Out: {'begun', epoch} | {'exists'} | {'missing', hashes of pictures}. Pictures without room are not held.
 --@include accept
-local unit = ARGV[24]
+local unit = ARGV[FIRST_UNIT]
 if redis.call('EXISTS', key) == 1 then return {'exists'} end
 if blobs ~= '' and not make_room(owner, blobs, sizes, tonumber(max_picture_bytes)) then blobs = '' end
 local missing = is_strict == '1' and missing_blobs(blobs) or {}

@@ -8,7 +8,7 @@ if blobs ~= '' and not make_room(owner, blobs, sizes, tonumber(max_picture_bytes
 local missing = is_strict == '1' and missing_blobs(blobs) or {}
 if #missing > 0 then return {'missing', unpack(missing)} end
 local units = {}
-for i = 24, #ARGV, 3 do units[#units + 1] = ARGV[i] end
+for i = FIRST_UNIT, #ARGV, 3 do units[#units + 1] = ARGV[i] end
 redis.call('HSET', key, 'spec', spec, 'units', table.concat(units, ','))
 local leader = flight ~= '' and leader_of(flight, class) or nil
 accept(leader)

@@ -20,6 +20,7 @@ for _, member in ipairs(due(LEASES)) do
   else
     local epoch = redis.call('HGET', key, unit .. '.epoch')
     end_lease(id, unit)
+    tally('lease_lost:' .. redis.call('HGET', key, unit .. '.queue'))
     if redis.call('HINCRBY', key, unit .. '.failures', 1) < most then
       tell(line_up(id, unit))
       event(id, 'requeued', unit, epoch, '', '')

@@ -2,6 +2,7 @@
 -- In: why: 'failure', 'full', 'away' or 'handed back'. delay_s: doubled each time, up to max_delay_s.
 -- Out: 'not yours' | 'queued' | 'given up' (no retries are left; it is still yours).
 --@include queues
+--@include counted
 local id, now, unit, epoch, why, delay_s, max_delay_s, max_attempts, engine_patience_s = unpack(ARGV)
 now = clock(now)
 local delay = tonumber(delay_s)
@@ -28,5 +29,6 @@ if delay > 0 then
 else
   line_up(id, unit)
 end
+tally('retry:' .. redis.call('HGET', key, unit .. '.queue') .. ':' .. why)
 event(id, 'requeued', unit, epoch, '', '')
 return 'queued'

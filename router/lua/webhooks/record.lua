@@ -2,6 +2,7 @@
 -- In: outcome: 'succeeded', 'failed' or 'pending'. is_gone: 1 if the endpoint is to be disabled.
 -- Out: '' (not yours) | the state that the delivery has now.
 --@include deliveries
+--@include counted
 local now, id, epoch, outcome, retry_in_s, entry, is_gone = unpack(ARGV)
 now = clock(now)
 local key = delivery_key(id)
@@ -12,6 +13,7 @@ if found[2] ~= epoch or not (found[1] == 'in_progress' or (found[1] == 'pending'
 end
 redis.call('HDEL', key, 'lost')
 keep_attempt(id, entry)
+tally('webhook:' .. outcome)
 if outcome == 'pending' then
   local due = now + tonumber(retry_in_s)
   if due <= tonumber(found[4]) then
