@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from router.api import errors
 from router.api.batch_lines import make_runner
 from router.api.openapi import describe, serve_docs
-from router.api.routes import batches, chat, compat, files, jobs, page, responses, system, webhooks
+from router.api.routes import batches, chat, compat, files, jobs, metrics, page, responses, system, webhooks
 from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.leftovers import end_tasks
@@ -29,6 +29,7 @@ from router.middleware.limits import Bounded
 from router.middleware.metered import Metered
 from router.middleware.paths import HeadAnswered, PathsTidied
 from router.middleware.reads import ReadsInTurn
+from router.middleware.timed import Timed
 from router.services import Services
 from router.settings import Settings
 from router.webhooks.sweeper import sweep_forever
@@ -69,7 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.services = services
     app.state.batch_runner = runner
     errors.install(app)
-    for module in (chat, responses, jobs, files, batches, compat, system, webhooks, page):
+    for module in (chat, responses, jobs, files, batches, compat, system, metrics, webhooks, page):
         app.include_router(module.routes)
     describe(app)
     serve_docs(app)
@@ -90,6 +91,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         is_required = services.settings.audit == "required"
         texts_of = services.settings.audit_text
         app.add_middleware(Audited, log=services.audit, is_required=is_required, with_text=texts_of)
+    if services.scrape is not None:
+        app.add_middleware(Timed, meters=services.meters)
     app.add_middleware(RequestIds)
     return app
 
@@ -121,6 +124,8 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
     finally:
         await end_tasks(*healers)
         await services.dispatcher.aclose()
+        if services.scrape is not None:
+            await services.scrape.aclose()
         await services.limiter.aclose()
         await services.idempotency.aclose()
         await services.overload.aclose()

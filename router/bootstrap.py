@@ -25,7 +25,7 @@ from router.cache.flights import Flights
 from router.cache.store import AnswerCache
 from router.dispatch import Dispatcher
 from router.fetch import SafeFetcher
-from router.health import EngineMonitor
+from router.health import EngineMonitor, values_of
 from router.idempotency import Idempotency
 from router.jobs.cancels import CancelWatch
 from router.jobs.events import EventHub
@@ -40,6 +40,9 @@ from router.room import Room
 from router.routing import Router
 from router.services import Services
 from router.settings import Settings, SettingsError
+from router.telemetry.fleet import Fleet
+from router.telemetry.meters import UNMETERED, CountingMeters, Meters
+from router.telemetry.scrape import Scrape
 from router.webhooks.backoff import Backoff
 from router.webhooks.deliver import Deliverer
 from router.webhooks.store import WebhookStore
@@ -65,6 +68,7 @@ def build_services(settings: Settings) -> Services:
         SettingsError: if tokens could not be checked with these settings, or the audit log not be written.
     """
     rules, rules_file = load_rules_source(settings.preset)
+    meters = make_meters(settings)
     looks = make_redis(settings, timeout_s=LOOK_TIMEOUT_S)
     watch = RedisWatch(looks)
     redis, reader = make_redis(settings, watch=watch), make_redis(settings)
@@ -82,7 +86,7 @@ def build_services(settings: Settings) -> Services:
         store, queue, asked, make_deliverer(settings, webhooks, webhook_fetcher), cancels=CancelWatch(ended)
     )
     fetcher = SafeFetcher(settings)
-    cache = make_cache(settings, reads, lambda: revisions_of(monitor), rules)
+    cache = make_cache(settings, reads, lambda: revisions_of(monitor), rules, meters)
     authenticator = make_authenticator(settings, reads, news)
     return Services(
         settings=settings,
@@ -98,7 +102,7 @@ def build_services(settings: Settings) -> Services:
             queue=queue,
             hub=hub,
             monitor=monitor,
-            router=Router(rules),
+            router=Router(rules, meters),
             max_images=settings.max_images,
             max_text_chars=settings.max_text_chars,
             runner=LocalRuns(context),
@@ -107,7 +111,7 @@ def build_services(settings: Settings) -> Services:
             flights=None if cache is None else Flights(),
             watch=watch,
         ),
-        media=MediaIntake(settings, fetcher),
+        media=MediaIntake(settings, fetcher, meters),
         fetcher=fetcher,
         webhooks=webhooks,
         webhook_fetcher=webhook_fetcher,
@@ -116,12 +120,26 @@ def build_services(settings: Settings) -> Services:
         rules_file=rules_file,
         engines=engines,
         cache=cache,
-        limiter=make_limiter(settings, reads),
+        limiter=make_limiter(settings, reads, meters),
         idempotency=Idempotency(redis, watch=watch),
         redis_watch=watch,
         audit=make_audit(settings),
+        meters=meters,
+        scrape=make_scrape(meters, redis, monitor),
         redis_clients=(redis, reads, reader, ended, news, looks),
     )
+
+
+def make_meters(settings: Settings) -> Meters:
+    """Return what is told of all that happens; it does nothing if the settings want no metrics."""
+    return CountingMeters() if settings.metrics else UNMETERED
+
+
+def make_scrape(meters: Meters, redis: Redis, monitor: EngineMonitor) -> Scrape | None:
+    """Return what answers who asks for metrics; None if nothing is counted."""
+    if not isinstance(meters, CountingMeters):
+        return None
+    return Scrape(meters, Fleet(redis, meters), lambda: values_of(monitor))
 
 
 def make_authenticator(settings: Settings, redis: Redis, listener: Redis) -> Authenticator:
@@ -136,13 +154,14 @@ def make_authenticator(settings: Settings, redis: Redis, listener: Redis) -> Aut
     )
 
 
-def make_limiter(settings: Settings, redis: Redis) -> Limiter:
+def make_limiter(settings: Settings, redis: Redis, meters: Meters = UNMETERED) -> Limiter:
     """Return what charges requests; a charge is given up as soon as a read, and then counted in this process."""
     return Limiter(
         redis,
         each_owner=settings.limits,
         each_key=settings.key_limits,
         each_address=settings.address_limits,
+        meters=meters,
     )
 
 
@@ -282,6 +301,7 @@ def make_cache(
     redis: Redis,
     revisions: Callable[[], Mapping[str, str]] = dict,
     rules: Callable[[], Rules] | None = None,
+    meters: Meters = UNMETERED,
 ) -> AnswerCache | None:
     """Return the cache of answers as the settings want it; None if there is to be none.
 
@@ -290,6 +310,7 @@ def make_cache(
         redis: keeps them.
         revisions: says what is known of each engine's model; what looks for answers needs it.
         rules: of the policy; likewise.
+        meters: told of what is looked up.
     """
     if settings.cache_bytes == 0:
         return None
@@ -300,6 +321,7 @@ def make_cache(
         revisions=revisions,
         rules=rules,
         room=make_room(settings, redis),
+        meters=meters,
     )
 
 

@@ -21,6 +21,7 @@ from router.call import Call
 from router.costs import tokens_of_cut
 from router.errors import QueueUnavailableError
 from router.health import EngineMonitor
+from router.jobs.facts import of_answer
 from router.jobs.job import (
     ErrorRecord,
     Event,
@@ -36,6 +37,7 @@ from router.jobs.store import JobStore
 from router.leftovers import Leftovers, end_tasks
 from router.redis import while_heard
 from router.redis_watch import RedisWatch
+from router.telemetry.meters import UNMETERED, Meters
 from router.work.transcript import Piece, Transcript
 
 log = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ class DirectAnswer:
         monitor: learns that GLM is gone.
         leftovers: keep on what must end although the client has hung up.
         sharing: how it is kept to be given again; None if it is not.
+        meters: told of its end.
 
     Attributes:
         job: as given.
@@ -119,6 +122,7 @@ class DirectAnswer:
         monitor: EngineMonitor,
         leftovers: Leftovers,
         sharing: Sharing | None = None,
+        meters: Meters = UNMETERED,
     ) -> None:
         self.job = job
         self.finished: list[Job] = []
@@ -128,6 +132,7 @@ class DirectAnswer:
         self._monitor = monitor
         self._leftovers = leftovers
         self._sharing = sharing
+        self._meters = meters
         self._elsewhere: Job | None = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -150,9 +155,12 @@ class DirectAnswer:
             if not self.finished and self._call.admission is not None:
                 said = self._stream.transcript.text
                 self._call.admission.use(tokens_of_cut(self._call.messages, said, self._monitor.info("glm")))
-            if not self.finished and keeping is not None:
-                # The client that hung up may know the id: store the text written so far under it.
-                self._leftovers.add(self._keep(keeping, _cut_off(self.job, self._to_result())))
+            if not self.finished:
+                cut = _cut_off(self.job, self._to_result())
+                self._meters.answered(of_answer(cut))
+                if keeping is not None:
+                    # The client that hung up may know the id: store the text written so far under it.
+                    self._leftovers.add(self._keep(keeping, cut))
 
     async def _tell(self) -> AsyncGenerator[Event, None]:
         yield Event("started", FAST_UNIT, 1)
@@ -174,6 +182,7 @@ class DirectAnswer:
         else:
             result = self._to_result(error)
             self.finished.append(_finish_fast(self.job, result))
+            self._meters.answered(of_answer(self.finished[0]))
             if self._call.admission is not None and self.job.spec.cache != "joined":
                 self._call.admission.use(result.usage.prompt_tokens + result.usage.completion_tokens)
             yield Event("finished", FAST_UNIT, 1, state=self.finished[0].units[FAST_UNIT].state)

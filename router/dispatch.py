@@ -41,6 +41,7 @@ from router.errors import BadRequestError, EngineFailedError, NotCachedError, Qu
 from router.failover import FALLBACK, may_hand_over, to_router_error, with_failure, without
 from router.health import EngineMonitor
 from router.jobs.events import EventHub, replay
+from router.jobs.facts import of_answer
 from router.jobs.job import BranchPlan, Event, Job, JobSpec, Terms
 from router.jobs.queue import JobQueue
 from router.jobs.specs import to_spec
@@ -181,6 +182,7 @@ class Dispatcher:
                     await call.admission.charge(Cost(requests=0 if call.batch_id else 1))
                 running = await give_again(self._keeping(call, None), call, kept)
                 running.began_at = began_at
+                self._router.meters.answered(of_answer(running.job))
                 return running
         if call.cache.is_all:
             raise NotCachedError(texts.NOT_CACHED)
@@ -410,6 +412,7 @@ class Dispatcher:
             self._monitor,
             self._leftovers,
             Sharing(self._cache, where) if self._cache and where else None,
+            self._router.meters,
         )
         return Running(answer.job, await as_begun(answer.events()), is_queued=False, _finished=answer.finished)
 

@@ -15,6 +15,7 @@ from engines.base import EngineError, EngineInfo
 from engines.http.balancer import BackendStatus, BalancedClient, RemoteEngine
 from policies.decision import EngineHealth, Health
 from router.leftovers import Leftovers, end_tasks
+from router.telemetry import families
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,11 @@ class EngineMonitor:
         self._asked_at: dict[str, float] = {}
         self._infos: dict[str, EngineInfo] = {}
         self._watches: list[asyncio.Task[None]] = []
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self._engines)
 
     async def start(self) -> None:
         """Look once, then keep looking in the background."""
@@ -111,6 +117,11 @@ class EngineMonitor:
         """What is known of each server of those engines that have several."""
         return {name: engine.status() for name, engine in self._engines.items() if isinstance(engine, BalancedClient)}
 
+    def servers_up(self, name: str) -> int:
+        """How many servers of an engine answered the last time."""
+        servers = self.backends().get(name)
+        return int(self.is_up(name)) if servers is None else sum(server.is_up for server in servers)
+
     def down(self) -> frozenset[str]:
         """The engines that did not answer the last time."""
         return frozenset(name for name, is_up in self._is_up.items() if not is_up)
@@ -169,3 +180,13 @@ class EngineMonitor:
             if is_up and self._on_up is not None:
                 self._telling.add(self._on_up(name))
         self._is_up[name] = is_up
+
+
+def values_of(monitor: EngineMonitor) -> dict[str, list[tuple[tuple[str, ...], float]]]:
+    """Return what metrics show of the engines."""
+    names = monitor.engines
+    return {
+        families.ENGINE_UP.name: [((name,), float(monitor.is_up(name))) for name in names],
+        families.ENGINE_SERVERS.name: [((name,), float(monitor.servers_up(name))) for name in names],
+        families.ENGINE_WAITING.name: [((name,), float(monitor.num_waiting(name))) for name in names],
+    }

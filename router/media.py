@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -25,6 +26,7 @@ from policies.text import NOTHING
 from router import texts
 from router.errors import ImageError, ImageFetchError
 from router.fetch import FetchedBody, FetchError, FetchTooLargeError, UrlRefusedError
+from router.telemetry.meters import UNMETERED, Meters
 
 MAX_SIDE_PX = 16384
 FETCH_CONCURRENCY = 4
@@ -99,11 +101,13 @@ class MediaIntake:
     Args:
         settings: limits.
         fetcher: downloads http(s) sources.
+        meters: told of sizes, and of the time that downloads take.
     """
 
-    def __init__(self, settings: MediaSettings, fetcher: Fetcher) -> None:
+    def __init__(self, settings: MediaSettings, fetcher: Fetcher, meters: Meters = UNMETERED) -> None:
         self._settings = settings
         self._fetcher = fetcher
+        self._meters = meters
 
     async def load_all(self, sources: Sequence[tuple[Source, str]]) -> tuple[ImagePart, ...]:
         """Load several pictures, a few at a time, keeping their order; the first refusal stops the rest.
@@ -142,6 +146,8 @@ class MediaIntake:
                     code="image_too_large",
                     param=sources[number][1],
                 )
+        if accepted:
+            self._meters.took_pictures([(len(each.part.data), each.num_pixels) for each in accepted])
         return tuple(each.part for each in accepted)
 
     async def load(self, source: Source, *, param: str) -> ImagePart:
@@ -174,8 +180,11 @@ class MediaIntake:
                 raise ImageError(texts.PICTURE_SCHEME.fill(name=name), code="invalid_image_url", param=param)
 
     async def _fetch(self, url: str, param: str) -> FetchedBody:
+        began, is_good = time.perf_counter(), False
         try:
-            return await self._fetcher.get(url)
+            body = await self._fetcher.get(url)
+            is_good = True
+            return body
         except FetchTooLargeError:
             raise self.too_many_bytes(param) from None
         except FetchError as error:
@@ -185,6 +194,8 @@ class MediaIntake:
                 code=code,
                 param=param,
             ) from error
+        finally:
+            self._meters.fetched(time.perf_counter() - began, is_good=is_good)
 
     def _from_data_url(self, source: str, param: str) -> _Accepted:
         prefix = _DATA_URL.match(source, 0, 1024)

@@ -20,6 +20,7 @@ from router import texts
 from router.answers import groups
 from router.call import Call
 from router.jobs.job import BranchPlan
+from router.telemetry.meters import UNMETERED, Meters
 
 _WINDOW = 200
 # The first few requests say little about a share: they count as if there had been so many.
@@ -46,10 +47,15 @@ class Router:
 
     Args:
         rules: returns the rules to use now; they may change between calls.
+        meters: told where calls went.
+
+    Attributes:
+        meters: as given.
     """
 
-    def __init__(self, rules: Callable[[], Rules]) -> None:
+    def __init__(self, rules: Callable[[], Rules], meters: Meters = UNMETERED) -> None:
         self._rules = rules
+        self.meters = meters
         self._taken: OrderedDict[str, deque[Route]] = OrderedDict()
 
     def route(self, call: Call, health: Health, rules: Rules | None = None) -> Routed:
@@ -69,7 +75,8 @@ class Router:
         return Routed(features, decision, 1000 * (time.perf_counter() - began), health)
 
     def count(self, call: Call, decision: Decision) -> None:
-        """Remember, for quotas, that a call really went where it was sent."""
+        """Remember, for quotas and metrics, that a call really went where it was sent."""
+        self.meters.decided(decision.route, decision.engine, decision.rule)
         taken = self._taken.pop(call.owner, None) or deque(maxlen=_WINDOW)
         taken.append(decision.route)
         self._taken[call.owner] = taken

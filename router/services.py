@@ -29,6 +29,8 @@ from router.media import MediaIntake
 from router.overload import OverloadWatch
 from router.redis_watch import RedisWatch
 from router.settings import Settings
+from router.telemetry.meters import UNMETERED, Meters
+from router.telemetry.scrape import Scrape
 from router.webhooks.store import WebhookStore
 
 
@@ -58,4 +60,6 @@ class Services:
     redis_watch: RedisWatch
     redis_clients: tuple[Redis, ...]
     audit: AuditLog | None = None
+    meters: Meters = UNMETERED
+    scrape: Scrape | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)

@@ -253,6 +253,9 @@ class Settings(BaseSettings):
     audit_text: Words = Field(
         (), description="comma-separated owners whose questions and answers are in the audit log; others' never are"
     )
+    metrics: Annotated[bool, BeforeValidator(to_flag)] = Field(
+        True, description="count and time what happens, for Prometheus: `/metrics`"
+    )
     log_level: Annotated[str, AfterValidator(check_level)] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     @classmethod

@@ -325,6 +325,10 @@ SCOPE_MISSING: Final = Text(
     "This API key may not be used for this: it lacks the scope '{scope}'.",
     "此 API 密钥不能用于该操作：缺少权限范围 '{scope}'。",
 )
+NO_METRICS: Final = Text(
+    "Metrics are off: they are counted unless GLOWL_METRICS is false.",
+    "指标已关闭：除非 GLOWL_METRICS 为 false，否则会进行统计。",
+)
 # Why a job ended without an answer, by its code: the English comes with the job.
 OF_JOB_ZH: Final = {
     "deadline_exceeded": "在 hybrid.deadline_ms 规定的时间内没有得到任何回答。",

@@ -24,6 +24,7 @@ from router.jobs.job import Job
 from router.lua import CacheScript, Scripts
 from router.redis import Clock, guard
 from router.room import Room
+from router.telemetry.meters import UNMETERED, Meters
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class AnswerCache:
         rules: returns the policy's rules.
         room: says whether redis takes anything new; None: it does.
         clock: unix seconds; None uses redis' own.
+        meters: told of each call that is looked up.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class AnswerCache:
         rules: Callable[[], Rules] | None = None,
         room: Room | None = None,
         clock: Clock | None = None,
+        meters: Meters = UNMETERED,
     ) -> None:
         self._scripts = Scripts(redis, clock)
+        self._meters = meters
         self._max_bytes = max_bytes
         self._ttl_s = ttl_s
         self._revisions = revisions
@@ -109,6 +113,7 @@ class AnswerCache:
             return None
         kept = from_bytes(found[1], found[2].decode()) if found[0] == b"answer" else None
         is_too_old = kept is not None and max_age_s is not None and time.time() - kept.made_at > max_age_s
+        self._meters.looked_up(is_hit=kept is not None and not is_too_old)
         return None if is_too_old else kept
 
     async def name(self, key: CacheKey) -> KeptAs | None:

@@ -14,6 +14,7 @@ from router.limits import texts
 from router.limits.headers import to_duration, to_headers
 from router.limits.limits import UNLIMITED
 from router.limits.meters import KINDS, OPEN, Charging, Cost, Held, Subject
+from router.telemetry.meters import UNMETERED, Meters
 
 
 class Admission:
@@ -24,6 +25,7 @@ class Admission:
         owner: whose ledger says so.
         subjects: that it counts against.
         max_unfinished_jobs: of its owner; None if the owner has no number of its own.
+        meters: told of a refusal.
 
     Attributes:
         headers: what the answer tells of the limits.
@@ -31,8 +33,14 @@ class Admission:
     """
 
     def __init__(
-        self, charges: Charging, owner: str, subjects: Sequence[Subject], max_unfinished_jobs: int | None = None
+        self,
+        charges: Charging,
+        owner: str,
+        subjects: Sequence[Subject],
+        max_unfinished_jobs: int | None = None,
+        meters: Meters = UNMETERED,
     ) -> None:
+        self._meters = meters
         self._charges = charges
         self._owner = owner
         self._subjects = subjects
@@ -63,7 +71,7 @@ class Admission:
         """
         for subject in self._subjects:
             if left_us := self._charges.refused_for_us(subject):
-                raise _refusal(subject, 0, left_us)
+                raise self._refusal(subject, 0, left_us)
 
     async def charge(self, cost: Cost) -> None:
         """Charge the request, to all its subjects or to none; a second time changes nothing.
@@ -80,7 +88,7 @@ class Admission:
         outcome, self._held = await self._charges.charge(self._id, self._owner, cost, self._subjects)
         self.headers = to_headers(self._subjects, outcome.standings)
         if outcome.refused_by is not None:
-            raise _refusal(self._subjects[outcome.refused_by], outcome.kind, outcome.wait_us)
+            raise self._refusal(self._subjects[outcome.refused_by], outcome.kind, outcome.wait_us)
         self._is_charged = True
         self._reference = f"{outcome.page}:{self._id}"
 
@@ -120,15 +128,15 @@ class Admission:
                         code="exceeds_rate_limit",
                     )
 
-
-def _refusal(subject: Subject, kind: int, wait_us: int) -> RateLimitError:
-    wait_ms = max(-(-wait_us // 1000), 1)
-    return RateLimitError(
-        texts.REACHED.fill(
-            whose=texts.WHOSE[subject.kind], what=_what(subject, kind), wait=to_duration(wait_ms * 1000)
-        ),
-        retry_after_ms=wait_ms,
-    )
+    def _refusal(self, subject: Subject, kind: int, wait_us: int) -> RateLimitError:
+        self._meters.limited(subject.kind, "concurrent" if kind == OPEN else KINDS[kind])
+        wait_ms = max(-(-wait_us // 1000), 1)
+        return RateLimitError(
+            texts.REACHED.fill(
+                whose=texts.WHOSE[subject.kind], what=_what(subject, kind), wait=to_duration(wait_ms * 1000)
+            ),
+            retry_after_ms=wait_ms,
+        )
 
 
 def _what(subject: Subject, kind: int) -> Text:

@@ -17,6 +17,7 @@ from router.limits.charges import Charges
 from router.limits.limits import NO_LIMITS, Limits
 from router.limits.meters import Subject, to_subject
 from router.redis import Clock
+from router.telemetry.meters import UNMETERED, Meters
 
 
 class Limiter:
@@ -28,6 +29,7 @@ class Limiter:
         each_key: limits of every key.
         each_address: limits of every address.
         clock: unix seconds; None uses the redis server's own clock, so that machines need not agree on the time.
+        meters: told of each refusal.
     """
 
     def __init__(
@@ -38,7 +40,9 @@ class Limiter:
         each_key: Limits = NO_LIMITS,
         each_address: Limits = NO_LIMITS,
         clock: Clock | None = None,
+        meters: Meters = UNMETERED,
     ) -> None:
+        self._meters = meters
         self._charges = Charges(redis, clock)
         self._each_owner, self._each_key, self._each_address = each_owner, each_key, each_address
 
@@ -74,7 +78,7 @@ class Limiter:
         limited = [subject for subject in subjects if subject.is_limited]
         if not limited and max_unfinished is None:
             return None
-        return Admission(self._charges, subjects[0].name, limited, max_unfinished)
+        return Admission(self._charges, subjects[0].name, limited, max_unfinished, self._meters)
 
     async def aclose(self) -> None:
         """Finish what is under way."""

@@ -174,6 +174,7 @@ def test_every_example_of_the_docs_page_works_and_is_answered_as_described(stack
             "/v1/templates",
             "/v1/presets",
             "/v1/webhook_event_types",
+            "/metrics",
         ):
             docs.run("get", path)
         docs.run("get", "/v1/models/{model}", model="glowl")

@@ -51,6 +51,7 @@ ROUTES: dict[str, Scope] = {
     "GET /v1/templates": "ask",
     "GET /v1/presets": "ask",
     "POST /v1/route": "ask",
+    "GET /metrics": "admin",
     "GET /v1/webhook_event_types": "jobs",
     "POST /v1/webhook_endpoints": "admin",
     "GET /v1/webhook_endpoints": "jobs",

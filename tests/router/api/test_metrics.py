@@ -1,0 +1,136 @@
+"""``/metrics``: what happened is counted, whoever may read it reads it, and nothing that a client sent is a label."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.app import create_app
+from router.settings import Settings
+from router.telemetry import families
+from tests.support.pictures import data_url, png
+from tests.support.servers import AppServer, RedisProcess
+
+HOSTILE = 'x"} 1\nglowl_redis_up 0 {a="'
+
+
+def read(http: httpx.Client) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    answer = http.get("/metrics")
+    assert answer.status_code == 200, answer.text
+    found = text_string_to_metric_families(answer.text)
+    return {(each.name, frozenset(each.labels.items())): each.value for family in found for each in family.samples}
+
+
+def value(http: httpx.Client, name: str, **labels: str) -> float:
+    return read(http).get((name, frozenset(labels.items())), 0.0)
+
+
+def ask(http: httpx.Client, text: str, **more: Any) -> httpx.Response:
+    body = {"model": "glowl", "messages": [{"role": "user", "content": text}], **more}
+    return http.post("/v1/chat/completions", json=body)
+
+
+def test_a_direct_answer_is_counted_with_its_way_and_its_times(http: httpx.Client) -> None:
+    before = read(http)
+    assert ask(http, "你好").status_code == 200
+    after = read(http)
+
+    def more(name: str, **labels: str) -> float:
+        key = (name, frozenset(labels.items()))
+        return after.get(key, 0.0) - before.get(key, 0.0)
+
+    fast = {"route": "fast", "engine": "glm"}
+    assert more("glowl_answers_total", **fast, state="completed", cache="") == 1
+    assert more("glowl_e2e_request_latency_seconds_count", **fast) == 1
+    assert more("glowl_time_to_first_token_seconds_count", route="fast") == 1
+    assert more("glowl_generation_tokens_total", engine="glm") > 0
+    assert more("glowl_http_requests_total", path="/v1/chat/completions", status="200") == 1
+    assert more("glowl_http_request_duration_seconds_count", path="/v1/chat/completions") == 1
+    decided = {dict(labels)["rule"] for (name, labels) in after if name == "glowl_decisions_total"}
+    assert decided
+    assert after["glowl_http_requests_in_flight", frozenset()] == 1  # this one
+
+
+def test_a_picture_is_counted_with_its_size(http: httpx.Client) -> None:
+    before = value(http, "glowl_picture_bytes_sum")
+    picture = png("red")
+    url = data_url(picture)
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "是什么？"}]
+    body = {"model": "glowl", "messages": [{"role": "user", "content": content}], "hybrid": {"route": "fast"}}
+    assert http.post("/v1/chat/completions", json=body).status_code == 200
+    assert value(http, "glowl_picture_bytes_sum") - before == len(picture.data)
+
+
+def test_what_is_refused_is_counted_by_its_code(http: httpx.Client) -> None:
+    before = value(http, "glowl_refusals_total", code="model_not_found")
+    assert ask(http, "hi", model="nobody's").status_code == 404
+    assert value(http, "glowl_refusals_total", code="model_not_found") - before == 1
+
+
+def test_the_engines_and_redis_are_shown_as_they_are(http: httpx.Client) -> None:
+    found = read(http)
+    assert found["glowl_redis_up", frozenset()] == 1
+    assert found["glowl_engine_up", frozenset({("engine", "glm")})] == 1
+    assert found["glowl_redis_memory_used_bytes", frozenset()] > 0
+
+
+def test_nothing_that_a_client_sends_is_a_label(http: httpx.Client) -> None:
+    read(http)
+    number = len(read(http))
+
+    # When clients send names that nobody else does, wherever there is room for one
+    for turn in range(40):
+        word = f"secret{turn}{HOSTILE}"
+        http.get(f"/v1/models/secret{turn}")
+        http.get(f"/secret{turn}/path")
+        http.request("GET", f"/v1/jobs/secret{turn}", headers={"x-request-id": f"secret{turn}"})
+        ask(http, word, model=word)
+        ask(http, word, metadata={"secret": word}, user=word)
+        ask(http, word, hybrid={"route": word})
+        ask(http, word, service_tier=f"secret{turn}")
+        http.post("/v1/route", json={"preset": f"secret{turn}", "messages": [{"role": "user", "content": "hi"}]})
+
+    # Then their names are nowhere, and there are hardly more series than before
+    text = http.get("/metrics").text
+    assert "secret" not in text
+    assert len(read(http)) - number < 400
+    words = set(re.findall(r'"([^"]*)"', text)) - {"+Inf"}
+    assert all(re.fullmatch(r"[a-zA-Z0-9_./{}:+-]*( [a-z]+)?", word) for word in words), words
+
+
+def test_only_admins_read_them_where_keys_are_used(keyed_api: AppServer) -> None:
+    with httpx.Client(base_url=keyed_api.url, trust_env=False) as http:
+        assert http.get("/metrics").status_code == 401
+        text = http.get("/metrics", headers={"authorization": "Bearer alice"}).text
+    assert "glowl_http_requests_total" in text
+    assert "alice" not in text
+
+
+def test_prometheus_gets_open_metrics_if_it_asks_for_them(http: httpx.Client) -> None:
+    answer = http.get("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.text.endswith("# EOF\n")
+
+
+def test_without_metrics_there_is_nothing_to_read(echo_urls: dict[str, str], redis_process: RedisProcess) -> None:
+    urls = {"glm_url": echo_urls["glm"], "owl2_url": echo_urls["owl2"], "REDIS_URL": redis_process.url}
+    server = AppServer(create_app(Settings(metrics=False, **urls)))
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
+        assert ask(http, "你好").status_code == 200
+        refused = http.get("/metrics")
+    server.stop()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "metrics_off")
+
+
+def test_every_family_is_named_by_the_rules(http: httpx.Client) -> None:
+    for family in families.API:
+        assert re.fullmatch(r"glowl_[a-z0-9_]+", family.name)
+        assert (family.kind == "counter") == family.name.endswith("_total"), family.name
+        assert family.help.endswith("."), family.name
+        if family.kind == "histogram":
+            assert family.name.endswith(("_seconds", "_bytes", "_pixels", "_ratio", "_pictures")), family.name
+    shown = {line.split()[2] for line in http.get("/metrics").text.splitlines() if line.startswith("# HELP")}
+    assert {family.name for family in families.OWN} <= shown
