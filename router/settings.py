@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     )
     glm_model: Maybe = Field(None, description="name of the model on the GLM servers; empty: their first one")
     glm_adapters: Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(split_adapters)] = Field(
-        (), description="LoRA adapters that `glowl up` gives the GLM engine: NAME=FOLDER_OR_HUB_ID, comma-separated"
+        (), description="LoRA adapters of the GLM engine: NAME=FOLDER_OR_HUB_ID, comma-separated"
     )
     owl2_url: Annotated[str, AfterValidator(check_address)] = Field(
         f"http://127.0.0.1:{DEFAULT_PORTS['owl2']}", description="Owl2 engine: the same, one or several"

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
 import typer
@@ -23,6 +23,9 @@ from router.cli.access import has_owners, needs_owners
 from router.cli.common import detect_language, fail, load_settings, write_atomically
 from router.cli.secrets import is_for_engine, keep
 from router.cli.texts import say
+
+if TYPE_CHECKING:
+    from router.settings import Settings
 
 ENGINE_NAMES = ("glm", "owl2")
 InsecureOption = Annotated[
@@ -47,6 +50,11 @@ def engine_argv(name: str, **options: str | int | Path | Sequence[str] | None) -
         for value in values:
             argv += [f"--{option.replace('_', '-')}", str(value)]
     return argv
+
+
+def adapters_of(name: str, settings: Settings) -> list[str]:
+    """The settings' adapters for one engine, each as its option says it."""
+    return [f"{adapter}={source}" for adapter, source in settings.glm_adapters] if name == "glm" else []
 
 
 def api(
@@ -188,7 +196,8 @@ def engine(
         list[str] | None,
         typer.Option(
             metavar="NAME=FOLDER_OR_HUB_ID",
-            help="A LoRA adapter, asked for as MODEL:NAME (glm only); may be given several times.",
+            help="A LoRA adapter, asked for as MODEL:NAME (glm only); may be given several times; "
+            "default GLOWL_GLM_ADAPTERS.",
         ),
     ] = None,
 ) -> None:
@@ -197,6 +206,7 @@ def engine(
         raise typer.BadParameter(f"{name!r} is neither 'glm' nor 'owl2'", param_hint="NAME")
     if model != "echo" and not has_engine_packages():
         fail(say("engines.missing", detect_language()))
+    settings = load_settings()
     argv = engine_argv(
         name,
         model=model,
@@ -210,7 +220,8 @@ def engine(
         max_queue=max_queue,
         max_batch=max_batch,
         cache_mb=cache_mb,
-        adapter=adapter,
+        adapter=adapter or adapters_of(name, settings),
+        log_level=settings.log_level.lower(),
     )
     # A new process image, because torch must never be loaded into the command line's own.
     os.execve(argv[0], argv, keep(os.environ, is_for_engine))  # noqa: S606

@@ -16,7 +16,7 @@ from router.cli.common import Language, fail
 from router.cli.data_folder import Layout
 from router.cli.net import LOOPBACK, Address, base_url, local_address
 from router.cli.probes import answers, answers_ok, answers_ping, file_names_pid, is_touched, replies_at
-from router.cli.processes import engine_argv
+from router.cli.processes import adapters_of, engine_argv
 from router.cli.redis_check import look_at
 from router.cli.redis_server import RedisMissingError, find_redis, redis_argv, redis_url
 from router.cli.supervision import ProcessSpec
@@ -120,13 +120,13 @@ def _engine_spec(
     listen: dict[str, str | int | Path | None] = (
         {"uds": address.uds} if address.uds is not None else {"host": LOOPBACK, "port": address.port}
     )
-    adapters = settings.glm_adapters if name == "glm" else ()
     argv = engine_argv(
         name,
         model=plan.models[name],
         device=plan.devices.get(name),
         quantization=quantization,
-        adapter=[f"{adapter}={source}" for adapter, source in adapters],
+        adapter=adapters_of(name, settings),
+        log_level=settings.log_level.lower(),
         **listen,
     )
     return ProcessSpec(

@@ -289,7 +289,7 @@ def test_every_child_is_told_where_the_others_are():
     assert all(specs[name].stop_timeout_s > 2 for name in ("worker", "worker-owl2", "worker-light", "api"))
     assert specs["glm"].argv[1:] == (
         *("-P", "-m", "engines.http.server", "glm"),
-        *("--model", "echo", "--uds", "/data/run/glm.sock"),
+        *("--model", "echo", "--log-level", "info", "--uds", "/data/run/glm.sock"),
     )
     assert specs["redis"].layer == 0
     order = sorted(specs.values(), key=lambda spec: -spec.layer)
