@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Read by the commands that ask a service.
 _OF_CLIENTS = frozenset({"GLOWL_URL", "GLOWL_API_KEY"})
+# compose.yaml gives the whole .env to api and workers; this line of it is for redis.
+_OF_COMPOSE = frozenset({"GLOWL_REDIS_MAXMEMORY"})
 # What Kubernetes puts into every container beside a service named glowl.
 _OF_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP)(_|$)")
 
@@ -90,7 +92,7 @@ def load_settings() -> Settings:
 
 def unknown_variables(environ: Mapping[str, str], known: Collection[str]) -> list[str]:
     """Return the names that begin like ours and are read by nothing: most likely a setting with a typing error."""
-    names = {*known, *_OF_CLIENTS}
+    names = {*known, *_OF_CLIENTS, *_OF_COMPOSE}
     ours = (name for name in environ if name.upper().startswith("GLOWL_"))
     return sorted(name for name in ours if name.upper() not in names and not _OF_KUBERNETES.search(name))
 
