@@ -222,6 +222,11 @@ def test_a_workers_health_check_reads_the_file_the_worker_writes(name: str) -> N
     assert str(ready_file.parent) in worker["tmpfs"]
 
 
+def test_files_of_secrets_are_given_to_the_user_of_the_image() -> None:
+    (uid,) = re.findall(r"useradd .*--uid (\d+) ", DOCKERFILE)
+    assert f"-o {uid} " in (ROOT / "deploy/compose.secrets.yaml").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     "variable", ["GLOWL_API_KEYS", "GLOWL_JWT_SECRET", "GLOWL_API_KEYS_FILE", "GLOWL_JWT_SECRET_FILE"]
 )
@@ -268,7 +273,7 @@ def test_one_service_of_each_profile_builds_each_image() -> None:
 
 
 @pytest.mark.parametrize(
-    "variable", ["BASE_IMAGE", "REDIS_IMAGE", "VLLM_IMAGE", "PIP_INDEX_URL", "TORCH_INDEX", "HF_ENDPOINT"]
+    "variable", ["BASE_IMAGE", "REDIS_IMAGE", "EDGE_IMAGE", "VLLM_IMAGE", "PIP_INDEX_URL", "TORCH_INDEX", "HF_ENDPOINT"]
 )
 def test_everything_that_is_fetched_can_come_from_elsewhere(variable: str) -> None:
     assert f"${{{variable}" in (ROOT / "compose.yaml").read_text("utf-8")
@@ -312,7 +317,11 @@ def test_gpus_are_reserved_in_the_profiles_of_gpus_only() -> None:
 
 def test_only_the_api_is_published_and_only_to_this_machine() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert ports == {"api": ["127.0.0.1:8000:8000"]}
+    assert ports == {"api": ["127.0.0.1:8000:8000"], "edge": ["127.0.0.1:8080:8080"]}
+    assert SERVICES["edge"]["profiles"] == ["edge"]
+    # And nginx is opened to others by the variable that makes the api ask for keys
+    written = WRITTEN["services"]
+    assert all(written[name]["ports"][0].startswith("${GLOWL_PUBLISHED_ON:-127.0.0.1}:") for name in ports)
     assert all(service.get("network_mode") is None for service in SERVICES.values())
 
 
@@ -406,15 +415,16 @@ def compose_config(*arguments: str, **env: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_docker_compose_accepts_every_profile(profile: str) -> None:
-    config = compose_config("--profile", profile)
+    config = compose_config("--profile", profile, "--profile", "edge")
 
-    assert set(config["services"]) == set(in_profile(profile))
+    assert set(config["services"]) == {*in_profile(profile), "edge"}
 
 
 def test_docker_compose_accepts_what_env_may_say() -> None:
-    env = {"GLM_MEMORY": "3g", "HF_TOKEN": "hf", "GLM_QUANTIZATION": "int8"}
-    services = compose_config("--profile", "cpu", **env)["services"]
+    env = {"EDGE_CERTS": "/certificates", "GLM_MEMORY": "3g", "HF_TOKEN": "hf", "GLM_QUANTIZATION": "int8"}
+    services = compose_config("--profile", "cpu", "--profile", "edge", **env)["services"]
 
+    assert {"source": "/certificates", "target": "/certs"}.items() <= services["edge"]["volumes"][1].items()
     assert services["glm"]["mem_limit"] == str(3 * 2**30)
     assert services["glm"]["environment"]["HF_TOKEN"] == "hf"
     assert services["api"]["environment"]["HF_TOKEN"] == ""
@@ -424,3 +434,35 @@ def test_docker_compose_accepts_what_env_may_say() -> None:
     )
     assert services["glm"]["command"][4:6] == ["--quantization", "int8"]
     assert "mem_limit" not in services["owl2"]
+
+
+def test_nginx_has_the_apis_limits_of_a_body() -> None:
+    limits = {name: str(getattr(Settings(), name.lower())) for name in ("MAX_BODY_BYTES", "MAX_FILE_BYTES")}
+    # Given as .env says, or as the api has them without it, in compose.yaml and for who starts it by hand
+    start = (ROOT / "deploy/nginx/start.sh").read_text("utf-8")
+    for name, value in limits.items():
+        assert SERVICES["edge"]["environment"][f"GLOWL_{name}"] == value
+        assert f"${{GLOWL_{name}:-{value}}}" in start
+
+
+def test_with_the_edge_file_only_nginx_is_published() -> None:
+    files = ("-f", "compose.yaml", "-f", "deploy/compose.edge.yaml")
+    services = compose_config(*files, "--profile", "cpu", "--profile", "edge")["services"]
+
+    assert [name for name, service in services.items() if service.get("ports")] == ["edge"]
+    proxies = services["api"]["environment"]["GLOWL_TRUSTED_PROXIES"]
+    assert len(Settings(trusted_proxies=proxies).trusted_proxies) == 4  # type: ignore[arg-type]
+
+
+def test_with_the_secrets_file_the_workers_still_know_no_callers() -> None:
+    files = ("-f", "compose.yaml", "-f", "deploy/compose.secrets.yaml")
+    config = compose_config(*files, "--profile", "cpu")
+    given = {name: {each["source"] for each in config["services"][name]["secrets"]} for name in ROUTER}
+
+    assert given["api"] == set(config["secrets"])
+    for name in ROUTER:
+        environment = config["services"][name]["environment"]
+        read = {key for key, value in environment.items() if value.startswith("/run/secrets/")}
+        assert {f"GLOWL_{secret.upper()}_FILE" for secret in given[name]} == read
+        assert read <= Settings.variables()
+    assert all(given[name] == {"webhook_secret", "glm_api_key"} for name in ROUTER if name != "api")
