@@ -269,7 +269,13 @@ def make_redis(settings: Settings, *, watch: RedisWatch | None = None, timeout_s
         watch: commands fail at once while it finds redis silent; None sends them all the same.
         timeout_s: of a command.
     """
-    return make_client(settings.redis_url, timeout_s=timeout_s, connect_timeout_s=min(timeout_s, 5.0), watch=watch)
+    return make_client(
+        settings.redis_url,
+        timeout_s=timeout_s,
+        connect_timeout_s=min(timeout_s, 5.0),
+        watch=watch,
+        num_replicas=settings.redis_wait,
+    )
 
 
 def make_store(settings: Settings, redis: Redis, reads: Redis | None = None) -> JobStore:

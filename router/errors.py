@@ -21,6 +21,7 @@ Errors::
     ├── TooManyInFlightError         429; the caller has too many requests, or too much of them, open
     ├── OverloadedError              503; all callers together have
     ├── QueueUnavailableError        503; redis does not answer
+    │   ├── NotReplicatedError       503; redis wrote it, but too few of its replicas have it
     │   └── StorageFullError         503; redis has no room for anything new
     ├── NotCachedError               504; only a cached answer was wanted, and there is none
     ├── AuditUnavailableError        503; requests must be written down, and the disk takes nothing
@@ -208,6 +209,10 @@ class QueueUnavailableError(RouterError):
     status_code: ClassVar[int] = 503
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str] = "queue_unavailable"
+
+
+class NotReplicatedError(QueueUnavailableError):
+    """Redis wrote it, but too few replicas have it, so it is not announced, and taken back where it can be."""
 
 
 class StorageFullError(QueueUnavailableError):

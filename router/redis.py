@@ -17,7 +17,7 @@ from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router import texts
-from router.errors import QueueUnavailableError, StorageFullError
+from router.errors import NotReplicatedError, QueueUnavailableError, StorageFullError
 from router.redis_watch import RedisSilentError, RedisWatch
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,11 @@ def may_be_done(error: QueueUnavailableError) -> bool:
 def queue_unavailable() -> QueueUnavailableError:
     """Make the refusal of whoever needs redis."""
     return QueueUnavailableError(texts.REDIS_AWAY, retry_after_s=2)
+
+
+def not_replicated(number: int, wanted: int) -> NotReplicatedError:
+    """Make the refusal of what too few replicas have."""
+    return NotReplicatedError(texts.REDIS_ALONE.fill(number=number, wanted=wanted), retry_after_s=2)
 
 
 def storage_full() -> StorageFullError:

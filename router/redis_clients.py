@@ -69,14 +69,13 @@ class MasterPool(WatchedPool):
 
     Args:
         address: names them.
-        watch: as `WatchedPool` has it.
-        options: of redis-py's pool.
+        options: of `WatchedPool` and of redis-py's pool.
     """
 
-    def __init__(self, *, address: RedisAddress, watch: RedisWatch | None = None, **options: Any) -> None:
+    def __init__(self, *, address: RedisAddress, **options: Any) -> None:
         kind = SentinelManagedSSLConnection if address.is_tls else SentinelManagedConnection
         self._master = Master(address, self)
-        super().__init__(watch=watch, connection_class=kind, connection_pool=self._master, **options)
+        super().__init__(connection_class=kind, connection_pool=self._master, **options)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Hang up; with all connections also on the sentinels."""
@@ -91,6 +90,7 @@ def make_client(
     timeout_s: float,
     connect_timeout_s: float | None = None,
     watch: RedisWatch | None = None,
+    num_replicas: int = 0,
 ) -> Redis:
     """Return a client; a lost connection is made again at the next command.
 
@@ -99,9 +99,12 @@ def make_client(
         timeout_s: of a command.
         connect_timeout_s: of a connection; None for the same.
         watch: commands fail at once while it finds redis silent; None sends them all the same.
+        num_replicas: that must have what is announced (`GLOWL_REDIS_WAIT`).
     """
     address = read(url) if isinstance(url, str) else url
     options = {
+        "watch": watch,
+        "num_replicas": num_replicas,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s if connect_timeout_s is None else connect_timeout_s,
         "health_check_interval": 30,
@@ -111,9 +114,9 @@ def make_client(
         **address.options,
     }
     if address.sentinels:
-        return Redis.from_pool(MasterPool(address=address, watch=watch, **options))
+        return Redis.from_pool(MasterPool(address=address, **options))
     kind = SSLConnection if address.is_tls else UnixDomainSocketConnection if address.is_unix else Connection
-    return Redis.from_pool(WatchedPool(watch=watch, connection_class=kind, **options))
+    return Redis.from_pool(WatchedPool(connection_class=kind, **options))
 
 
 def sentinels_of(address: RedisAddress) -> Sentinel:

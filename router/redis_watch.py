@@ -117,11 +117,13 @@ class WatchedPool(BlockingConnectionPool):
 
     Args:
         watch: knows; None hands them out always.
+        num_replicas: that must have what is announced before it counts as written (`router.lua`).
         options: of redis-py's pool.
     """
 
-    def __init__(self, *, watch: RedisWatch | None = None, **options: Any) -> None:
+    def __init__(self, *, watch: RedisWatch | None = None, num_replicas: int = 0, **options: Any) -> None:
         super().__init__(**options)
+        self.num_replicas = num_replicas
         self._watch = watch
 
     def can_get_connection(self) -> bool:

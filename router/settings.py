@@ -82,6 +82,13 @@ class Settings(BaseSettings):
         description="address of redis: redis://user:password@host:port/db, rediss:// for TLS, unix:///path?db=0, or "
         "sentinel://host,host/service (docs/high-availability.md)",
     )
+    redis_wait: int = Field(
+        0,
+        ge=0,
+        le=9,
+        description="replicas of redis that must have a new job, file, batch or key before its id is given out; too "
+        "few: a 503",
+    )
     glm_url: Annotated[str, AfterValidator(check_address)] = Field(
         f"http://127.0.0.1:{DEFAULT_PORTS['glm']}",
         description="GLM engine: http(s)://... or unix:///path; several separated by commas share the work",

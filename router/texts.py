@@ -199,6 +199,11 @@ BROKEN_HEADER: Final = Text(
 REDIS_AWAY: Final = Text(
     "The job queue (redis) does not answer; try again shortly.", "任务队列（redis）暂时没有响应，请稍后再试。"
 )
+REDIS_ALONE: Final = Text(
+    "The store (redis) has written this, but {number} of the {wanted} replicas that GLOWL_REDIS_WAIT asks for "
+    "confirmed it, so it is not accepted; try again shortly.",
+    "存储（redis）已写入，但 GLOWL_REDIS_WAIT 要求的 {wanted} 个副本中只有 {number} 个确认，因此未被接受，请稍后再试。",
+)
 REDIS_FULL: Final = Text(
     "The store (redis) is full, so no new jobs and files are accepted; questions that are answered at once "
     "go on. Try again later, or delete jobs and files.",

@@ -80,7 +80,8 @@ class Admin:
 
         async def connected() -> Result:
             # Purging looks at every key, and a redis on a slow disk takes its time.
-            async with make_client(self.url, timeout_s=60, connect_timeout_s=5) as redis:
+            replicas = self.settings.redis_wait
+            async with make_client(self.url, timeout_s=60, connect_timeout_s=5, num_replicas=replicas) as redis:
                 return await work(OwnerStore(redis))
 
         try:

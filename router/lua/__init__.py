@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from router.lua.constants import CONSTANTS
-from router.redis import PREFIX, Clock, guard
+from router.redis import PREFIX, Clock, guard, not_replicated
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +150,23 @@ Script = (
     | MetricsScript
 )
 
+# What they write is announced: an id is given out, a secret shown, a key revoked. The rest is done again if it is lost.
+ANNOUNCED: Final[frozenset[Script]] = frozenset(
+    {
+        JobScript.CREATE,
+        JobScript.BEGIN,
+        JobScript.RETRY,
+        JobScript.PUT_FINISHED,
+        FileScript.COMMIT_FILE,
+        BatchScript.CREATE,
+        WebhookScript.CREATE_ENDPOINT,
+        WebhookScript.ROTATE,
+        AuthScript.CHANGE,
+    }
+)
+# A replica acknowledges ten times a second, and at once when it is asked.
+_REPLICAS_MS: Final = 3000
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -193,12 +210,14 @@ class Scripts:
     """Runs scripts.
 
     Args:
-        redis: an asyncio client that returns bytes.
+        redis: an asyncio client that returns bytes; its pool says how many replicas must have what is announced.
         clock: unix seconds; None uses the redis server's own clock.
     """
 
     def __init__(self, redis: Redis, clock: Clock | None = None) -> None:
         self._clock = clock
+        self._redis = redis
+        self._num_replicas: int = getattr(redis.connection_pool, "num_replicas", 0)
         self._register: Callable[[str], AsyncScript] = redis.register_script
         self._registered: dict[Script, AsyncScript] = {}
 
@@ -213,6 +232,7 @@ class Scripts:
         Raises:
             TypeError: if they are not those that the script names.
             QueueUnavailableError: if redis does not answer.
+            NotReplicatedError: if it did this, but too few replicas have it.
             StorageFullError: if it has no room left.
         """
         source = load(script)
@@ -223,16 +243,40 @@ class Scripts:
         if script not in self._registered:
             self._registered[script] = self._register(source.text)
         words = [arguments[name] for name in source.arguments]
+        if self._num_replicas and script in ANNOUNCED:
+            answer, number = await guard(self._call(script, source, [*words, *more], waits=True))
+            if number < self._num_replicas:
+                raise not_replicated(number, self._num_replicas)
+            return answer
         return await guard(self._call(script, source, [*words, *more]))
 
-    async def _call(self, script: Script, source: Source, words: list[Argument]) -> Any:
+    async def _call(self, script: Script, source: Source, words: list[Argument], *, waits: bool = False) -> Any:
+        registered = self._registered[script]
         try:
-            return await self._registered[script](keys=[PREFIX], args=words)
+            if not waits:
+                return await registered(keys=[PREFIX], args=words)
+            try:
+                return await self._call_and_wait(registered.sha, words)
+            except NoScriptError:
+                await self._redis.script_load(source.text)
+                return await self._call_and_wait(registered.sha, words)
         except ResponseError as error:
             # Errors of a kind of their own say that redis is full, loading or read only; the others are bugs.
             if type(error) is ResponseError and (place := source.place_of(str(error))):
                 log.error("the script %s failed at router/lua/%s: %s", script, place, error)
             raise
+
+    async def _call_and_wait(self, sha: str, words: list[Argument]) -> tuple[Any, int]:
+        """Run a script, and return also how many replicas have what it wrote, and all that was written before it."""
+        async with self._redis.pipeline(transaction=False) as calls:  # WAIT is about writes of its own connection
+            calls.evalsha(sha, 1, PREFIX, *words)
+            calls.execute_command("WAIT", self._num_replicas, _REPLICAS_MS)
+            # Not raised by the pipeline: it puts the command, a question with it, before what redis says.
+            answer, number = await calls.execute(raise_on_error=False)
+        for each in (answer, number):
+            if isinstance(each, Exception):
+                raise each
+        return answer, int(number)
 
 
 def to_fields(words: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -83,8 +83,13 @@ class SentinelServers:
     def num_replicas(self) -> int:
         """How many replicas are in touch with the master."""
         with self.client(self.master()) as client:
-            info: Any = client.info("replication")
-            return sum(1 for name, row in info.items() if name.startswith("slave") and row_is_online(row))
+            return self.count_replicas(client)
+
+    @staticmethod
+    def count_replicas(client: redis.Redis) -> int:
+        """The same, of the server that a client is connected to."""
+        info: Any = client.info("replication")
+        return sum(1 for name, row in info.items() if name.startswith("slave") and row_is_online(row))
 
     def master(self) -> str:
         """Return the name of the server that most recently was made master, as the first sentinel that answers says."""
