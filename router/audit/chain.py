@@ -135,13 +135,25 @@ def read_line(text: bytes) -> Line:
     )
 
 
+class HeadError(Exception):
+    """A head file is there, and cannot be read, or says nothing of use."""
+
+
 def read_head(path: Path) -> Link | None:
-    """Read how far the lines of a file went; None if nothing says so."""
+    """Read how far the lines of a file went; None if there is no such file.
+
+    Raises:
+        HeadError: if it cannot be read.
+    """
     try:
         found = json.loads(path.read_bytes())
         return Link(int(found["n"]), str(found["hash"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise HeadError(error.strerror or str(error)) from None
+    except (ValueError, KeyError, TypeError):
+        raise HeadError("it is no JSON with n and hash") from None
 
 
 def to_head(last: Link) -> bytes:

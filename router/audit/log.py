@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from router.audit.chain import DayFile, Link, day_of, files_in, read_head, to_head, to_iso, to_line
+from router.audit.chain import DayFile, HeadError, Link, day_of, files_in, read_head, to_head, to_iso, to_line
 
 # Records are collected for this long, so that one write takes many.
 GATHER_S: Final = 0.2
@@ -262,12 +262,12 @@ class _Writer:
     def _heads(self) -> list[dict[str, Any]]:
         """How far the chains of the last day had come: with that, a file of theirs that vanishes is missed."""
         files = files_in(self._folder)
-        heads = [(file, read_head(self._folder / file.head_name)) for file in files if file.day == files[-1].day]
-        return [
-            {"day": file.day, "chain": file.chain, "n": head.number, "hash": head.hash}
-            for file, head in heads
-            if head is not None
-        ]
+        heads: list[dict[str, Any]] = []
+        for file in files:
+            with contextlib.suppress(HeadError):  # of a process that the power went off under; `verify` names it
+                if file.day == files[-1].day and (head := read_head(self._folder / file.head_name)) is not None:
+                    heads.append({"day": file.day, "chain": file.chain, "n": head.number, "hash": head.hash})
+        return heads
 
     def _delete_old(self, today: str) -> None:
         first = (date.fromisoformat(today) - timedelta(days=self._keep_days)).isoformat()

@@ -32,4 +32,8 @@ NOT_ENDED: Final = Text("no end: the process runs, or was killed", "没有结束
 NO_HEAD: Final = Text(
     "{file} is not there, so lines missing at the end would not show", "缺少 {file}，无法发现末尾是否缺行"
 )
+HEAD_UNREADABLE: Final = Text(
+    "{file} cannot be read ({why}), so lines missing at the end would not show",
+    "无法读取 {file}（{why}），因而无法发现末尾是否缺行",
+)
 BEGINS_LATER: Final = Text("begins with line {number}: earlier days are gone", "从第 {number} 行开始：更早的日期已删除")

@@ -15,7 +15,7 @@ from typing import Final
 
 from policies.text import Text
 from router.audit import texts
-from router.audit.chain import DayFile, Line, Link, files_in, read_head, read_line
+from router.audit.chain import DayFile, HeadError, Line, Link, files_in, read_head, read_line
 
 # Longer than any line that is written, whose texts are cut.
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
@@ -88,7 +88,7 @@ def verify(folder: Path, wanted: frozenset[str] = frozenset()) -> Report:
     # First, so that no head is ahead of the lines that are read after it while the log is being written.
     by_chain: dict[str, list[DayFile]] = {}
     files = files_in(folder)
-    heads = {file: read_head(folder / file.head_name) for file in files}
+    heads = {file: _read_head(folder, file) for file in files}
     for file in files:
         by_chain.setdefault(file.chain, []).append(file)
     report = Report(wanted=set(wanted))
@@ -110,7 +110,7 @@ class _ChainReader:
         marks: how far other chains had come when this one began.
     """
 
-    def __init__(self, folder: Path, files: list[DayFile], heads: dict[DayFile, Link | None], report: Report) -> None:
+    def __init__(self, folder: Path, files: list[DayFile], heads: dict[DayFile, Link | Text], report: Report) -> None:
         self.marks: list[tuple[DayFile, Link]] = []
         self._folder = folder
         self._files = files
@@ -144,14 +144,15 @@ class _ChainReader:
             self._chain.num_lines += 1
             self._report.wanted.discard(line.hash if line.is_intact else "")
             if line.is_intact:
-                at_head = line.hash if head is not None and line.number == head.number else at_head
+                is_head = isinstance(head, Link) and line.number == head.number
+                at_head = line.hash if is_head else at_head
                 self._has_stopped = line.record.get("kind") == "stop"
                 if line.record.get("chain", file.chain) != file.chain:
                     self._problem(file, number, texts.OTHER_CHAIN)
                 self._note_marks(line)
         reached = self._expected.number if self._expected is not None else 0
-        if head is None:
-            self._chain.notes.append(texts.NO_HEAD.fill(file=file.head_name))
+        if isinstance(head, Text):
+            self._chain.notes.append(head)
         elif head.number > reached:
             self._problem(file, number + 1, texts.END_MISSING.fill(number=head.number - reached))
         elif at_head and at_head != head.hash:
@@ -184,6 +185,15 @@ class _ChainReader:
 
     def _problem(self, file: DayFile, line: int, text: Text) -> None:
         self._report.problems.append(Problem(file.name, line, text))
+
+
+def _read_head(folder: Path, file: DayFile) -> Link | Text:
+    """Return how far a file went, or why that is not known."""
+    try:
+        head = read_head(folder / file.head_name)
+    except HeadError as error:
+        return texts.HEAD_UNREADABLE.fill(file=file.head_name, why=error)
+    return texts.NO_HEAD.fill(file=file.head_name) if head is None else head
 
 
 def _check_marks(folder: Path, marks: dict[DayFile, dict[int, str]], files: list[DayFile], report: Report) -> None:

@@ -105,7 +105,7 @@ async def healthz() -> Response:
 
 @routes.get("/readyz", include_in_schema=False)
 async def readyz(request: Request) -> Response:
-    """Say whether questions can be answered: at least one engine is up. What is missing is named either way."""
+    """Say whether questions can be answered: an engine is up, and a required audit log is written. Name what is missing."""
     services = services_of(request)
     engines = {name: services.monitor.is_up(name) for name in services.engines}
     redis = await _ask_redis(services)
@@ -132,6 +132,10 @@ async def readyz(request: Request) -> Response:
         # The last good rules go on deciding; whoever edited the file finds here why it does not count.
         body["rules_error"] = services.rules_file.error
     is_ready = engines.get("glm", False) or (has_redis and any(engines.values()))
+    if services.audit is not None:
+        is_failing = services.audit.is_failing
+        body["audit"] = "failing" if is_failing else "up"
+        is_ready = is_ready and not (is_failing and services.settings.audit == "required")
     if services.draining.is_set():
         return json_response({"status": "draining", **body}, 503)
     return json_response({"status": "ready" if is_ready else "not ready", **body}, 200 if is_ready else 503)

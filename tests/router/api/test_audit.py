@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from router.auth.key_text import digest_of
 from router.auth.records import configured_owner
 from router.settings import Settings
 from tests.router.api.test_hanging_up import send
+from tests.router.audit.test_log import Disk
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
 Json = dict[str, Any]
@@ -166,3 +170,87 @@ def test_probes_are_not_and_the_log_is_right(audited: AppServer, folder: Path) -
     last = ask(audited, folder, "GET", "/v1/models")
     assert records(folder)[-2]["path"] == last["path"] == "/v1/models"
     assert verify(folder / "audit").is_good
+
+
+class FullDisk:
+    """A disk of 256 KB that a test fills, and empties again; a fake one where nobody may mount a real one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._filler = folder / "filler"
+        self.fake = Disk()
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)]
+        self.is_real = os.geteuid() == 0 and subprocess.run(command, capture_output=True).returncode == 0
+        self._folder = folder
+
+    def fill(self) -> None:
+        self.fake.is_full = not self.is_real
+        if self.is_real:
+            with contextlib.suppress(OSError), self._filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+
+    def empty(self) -> None:
+        self.fake.is_full = False
+        self._filler.unlink(missing_ok=True)
+
+    def end(self) -> None:
+        if self.is_real:
+            subprocess.run(["umount", str(self._folder)], check=True)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[FullDisk]:
+    disk = FullDisk(tmp_path / "data")
+    yield disk
+    disk.end()
+
+
+def test_a_full_disk_refuses_what_must_be_written_down_until_there_is_room(
+    echo_urls: dict[str, str], redis_process: RedisProcess, tmp_path: Path, full_disk: FullDisk
+) -> None:
+    # Given an api that answers nothing without a record
+    data = tmp_path / "data"
+    settings = Settings(
+        REDIS_URL=redis_process.url,
+        glm_url=echo_urls["glm"],
+        owl2_url=echo_urls["owl2"],
+        data_dir=data,
+        audit="required",
+    )
+    server = AppServer(create_app(settings))
+    if not full_disk.is_real:
+        server._app.state.services.audit._writer._write = full_disk.fake
+    body = {"model": "glowl", "messages": [{"role": "user", "content": "你好"}]}
+    sent: list[tuple[str, int]] = []
+    with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as http:
+
+        def status() -> int:
+            answer = http.post("/v1/chat/completions", json=body)
+            sent.append((answer.headers["x-request-id"], answer.status_code))
+            return answer.status_code
+
+        def readiness() -> tuple[int, str]:
+            answer = http.get("/readyz")
+            return answer.status_code, answer.json()["audit"]
+
+        assert (status(), readiness()) == (200, (200, "up"))
+
+        # When its disk is full
+        full_disk.fill()
+
+        # Then requests are refused as soon as a line does not fit, and probes see why
+        refused = wait_until(lambda: status() == 503 and http.post("/v1/chat/completions", json=body), "a refusal")
+        assert refused.json()["error"]["code"] == "audit_unavailable"
+        assert refused.headers["retry-after"] == "5"
+        assert readiness() == (503, "failing")
+        # And when there is room again, it goes on by itself, with nothing missing.
+        full_disk.empty()
+        wait_until(lambda: readiness() == (200, "up"), "the log to be written again")
+        assert status() == 200
+    server.stop()
+    written = {each["request_id"]: each["status"] for each in records(data) if each["kind"] == "request"}
+    assert dict(sent).items() <= written.items()
+    report = verify(data / "audit")
+    assert report.is_good
+    assert [note for chain in report.chains for note in chain.notes] == []

@@ -118,6 +118,23 @@ def test_a_cut_last_line_is_what_a_kill_leaves_and_is_not_called_a_change(tmp_pa
     assert found(verify(tmp_path)) == [(NUM_LINES + 1, "the last 1 lines are missing")]
 
 
+def test_a_head_that_cannot_be_read_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    write_log(tmp_path)
+    head = tmp_path / files_in(tmp_path)[0].head_name
+    head.write_bytes(b"")  # as after a power failure
+
+    report = verify(tmp_path)
+
+    assert report.is_good
+    [note] = report.chains[0].notes
+    assert note.en.startswith(f"{head.name} cannot be read (it is no JSON")
+    head.unlink()
+    head.mkdir()
+    assert "Is a directory" in verify(tmp_path).chains[0].notes[0].en
+    # A process that begins beside it does so all the same.
+    write_log(tmp_path)
+
+
 def test_an_end_that_was_written_anew_is_not_the_one_of_the_head(tmp_path: Path) -> None:
     file = write_log(tmp_path)
     other = write_log(tmp_path / "other")
