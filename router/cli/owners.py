@@ -5,11 +5,12 @@ In: names, options. Out: records in redis; ids and tables on stdout, or JSON for
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.common import LanguageOption, command_name, fail, parse_language
+from router.cli.common import LanguageOption, command_name, fail, load_settings, parse_language
 from router.cli.durations import parse_duration, show_duration
 from router.cli.owner_store import (
     Admin,
@@ -24,6 +25,7 @@ from router.cli.owner_store import (
 )
 from router.cli.tables import make_table, print_json, print_table, show_time
 from router.cli.texts import say
+from router.scopes import SCOPES
 
 if TYPE_CHECKING:
     from router.auth.records import Directory, Owner
@@ -74,6 +76,10 @@ def create(
         return
     typer.echo(owner.id)
     admin.say("owners.created", name=owner.name, glowl=command_name())
+    if adopt and (lost := SCOPES - owner.scopes):
+        lacking, all_ = ",".join(sorted(lost)), ",".join(sorted(SCOPES))
+        had = ",".join(sorted(owner.scopes))
+        admin.say("owners.adopted", name=owner.name, has=had, lost=lacking, all=all_, glowl=command_name())
     if was_open:
         admin.say("owners.closed")
         if adopt != "local":
@@ -201,10 +207,20 @@ def delete(
     admin.say("owners.purged" if deleted else "owners.deleted", name=owner, stored=shown)
     if is_purged:
         admin.say("owners.purged.again", id=owner_id, glowl=command_name())
+        _say_what_the_audit_log_keeps(admin, owner_id)
     if any(_owner_of(text) == owner_id for text in admin.configured):
         admin.say("owners.still_configured")
     if not admin.load().owners and not admin.configured:
         admin.say("owners.opened")
+
+
+def _say_what_the_audit_log_keeps(admin: Admin, owner_id: str) -> None:
+    from router.audit.chain import files_in
+
+    settings = load_settings()
+    with contextlib.suppress(OSError):
+        if settings.audit != "off" or files_in(settings.audit_dir):
+            admin.say("owners.purged.audit", id=owner_id, days=settings.audit_days, folder=settings.audit_dir)
 
 
 def _read_options(scopes: str | None, limits: str | None, retention: str | None) -> dict[str, Any]:

@@ -105,7 +105,7 @@ async def healthz() -> Response:
 
 @routes.get("/readyz", include_in_schema=False)
 async def readyz(request: Request) -> Response:
-    """Say whether questions can be answered: an engine is up, and a required audit log is written. Name what is missing."""
+    """Say whether questions are answered: an engine is up, a required audit log is written. It names what is not."""
     services = services_of(request)
     engines = {name: services.monitor.is_up(name) for name in services.engines}
     redis = await _ask_redis(services)

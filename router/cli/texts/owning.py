@@ -20,6 +20,11 @@ TEXTS: Final[dict[str, Text]] = {
         "created {name}; make its first key: {glowl} keys create {name}",
         "已创建 {name}；接下来创建第一个密钥：{glowl} keys create {name}",
     ),
+    "owners.adopted": Text(
+        "keys of {name} may do {has} from now on, and no longer {lost}; to give that back: "
+        "{glowl} owners set {name} --scopes {all}",
+        "{name} 的密钥今后可用于 {has}，不再包括 {lost}；如需恢复：{glowl} owners set {name} --scopes {all}",
+    ),
     "owners.closed": Text(
         "this is the first owner: from now on, every request needs a key",
         "这是第一个所有者：从现在起，每个请求都需要密钥",
@@ -49,6 +54,12 @@ TEXTS: Final[dict[str, Text]] = {
         "an answer that is being written at this moment may still be stored; once it has ended, this deletes it: "
         "{glowl} owners delete {id} --purge",
         "此刻正在生成的回答仍可能被存储；待其结束后可再次运行以删除：{glowl} owners delete {id} --purge",
+    ),
+    "owners.purged.audit": Text(
+        "the audit log in {folder} is not changed, since a line taken out of it would break its chain: what it says of "
+        "{id} is deleted with its day, after {days} days (GLOWL_AUDIT_DAYS)",
+        "{folder} 中的审计日志不会改动（删去一行会破坏其哈希链）：其中关于 {id} 的记录在 {days} 天后"
+        "（GLOWL_AUDIT_DAYS）随当天的文件一并删除",
     ),
     "owners.still_configured": Text(
         "its key in GLOWL_API_KEYS still works for a process that has it and no record of it: remove it there, and "

@@ -156,7 +156,13 @@ def test_a_configured_key_is_listed_adopted_and_rotated(glowl: Terminal) -> None
 
     made = glowl("owners", "create", "alice", "--adopt", owner_id)
     assert made.stdout.strip() == owner_id
-    assert "from now on" not in made.stderr
+    assert "every request needs a key" not in made.stderr
+    # What its key may no longer do is said before a client finds out.
+    assert "may do ask,files,jobs from now on, and no longer admin" in " ".join(made.stderr.split())
+    assert "owners set alice --scopes admin,ask,files,jobs" in " ".join(made.stderr.split())
+    other_id = digest_of("other").hex()[:16]
+    with_all = glowl("owners", "create", "carol", "--adopt", other_id, "--scopes", "ask,jobs,files,admin")
+    assert "no longer" not in with_all.stderr
     [key] = glowl.json("keys", "list", "alice")
     assert key["id"] == f"env_{owner_id[:8]}"
     assert is_key(glowl("keys", "rotate", key["id"]).stdout.strip())
@@ -181,6 +187,22 @@ def test_an_owner_with_things_is_kept_unless_all_of_it_shall_go(glowl: Terminal,
     client.hset("glowl:job:resp_3", mapping={"owner": owner_id, "state": "completed"})
     assert glowl.json("owners", "delete", owner_id, "--purge")[0]["purged"] == {"jobs": 1}
     assert "no owner" in glowl.refusal("owners", "delete", owner_id)
+
+
+def test_who_purges_an_owner_is_told_what_the_audit_log_keeps(glowl: Terminal, tmp_path: Path) -> None:
+    glowl.env |= {"GLOWL_DATA_DIR": str(tmp_path)}
+    glowl("owners", "create", "alice")
+    assert "audit" not in glowl("owners", "delete", "alice", "--purge").stderr
+
+    # Given a log, be it of an api with other settings
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    (folder / "2026-11-29.api-0123abcd.jsonl").touch()
+    owner_id = glowl("owners", "create", "alice").stdout.strip()
+
+    said = " ".join(glowl("owners", "delete", "alice", "--purge").stderr.split())
+
+    assert f"what it says of {owner_id} is deleted with its day, after 90 days (GLOWL_AUDIT_DAYS)" in said
 
 
 def test_an_owner_without_things_just_goes(glowl: Terminal) -> None:
