@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,46 @@ from playwright.sync_api import expect
 
 SAMPLES = Path(__file__).parents[2] / "engines/pocket/samples"
 TIMEOUT_MS = 60_000
+LANGUAGES = {"en": "EN", "zh": "中文"}
+_SOURCE = (Path(__file__).parents[2] / "router/ui/core/texts.js").read_text("utf-8")
+_TEXTS: dict[str, list[str]] = json.loads(_SOURCE[_SOURCE.index("{") : _SOURCE.rindex("}") + 1])
 
 
-def ask(page: Any, question: str, *pictures: Path | dict[str, Any], button: str = "Ask") -> Any:
-    """Choose pictures, type, ask; return the bubble."""
+def said(key: str, language: str = "en", **values: object) -> str:
+    """A sentence of the page."""
+    text = _TEXTS[key][list(LANGUAGES).index(language)]
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", str(value))
+    return text
+
+
+def in_both_languages(page: Any) -> Iterator[str]:
+    """Show the page in Chinese, then in English, for what is to be seen in either."""
+    for language in ("zh", "en"):
+        switch = page.locator(f".choices button[lang={language}]")
+        if switch.count():
+            switch.click()
+        expect(page.locator("html")).to_have_attribute("lang", language)
+        yield language
+
+
+def ask(
+    page: Any,
+    question: str,
+    *pictures: Path | dict[str, Any],
+    button: str = "Ask",
+    route: str = "",
+    template: str = "",
+) -> Any:
+    """Choose pictures, and how to answer, type, ask; return the bubble."""
     before = page.locator(".exchange").count()
     if pictures:
         page.locator("input[type=file]").first.set_input_files(list(pictures))
         expect(page.locator(".upload[aria-busy=false]")).to_have_count(len(pictures), timeout=TIMEOUT_MS)
+    if route or template:
+        page.locator("[aria-controls=options]").click()
+        page.locator(".options select").nth(0).select_option(route)
+        page.locator(".options select").nth(1).select_option(template)
     page.get_by_role("textbox", name="Question").or_(page.get_by_role("textbox", name="问题")).fill(question)
     page.get_by_role("button", name=button, exact=True).click()
     bubble = page.locator(".exchange").nth(before)

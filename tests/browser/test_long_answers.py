@@ -50,6 +50,21 @@ def test_stop_ends_the_work_itself(slow: ProcessStack, visit: Visit) -> None:
     wait_until(lambda: response_of(slow, response_id).get("status") == "cancelled", "the end of the work")
 
 
+def test_stop_holds_for_a_question_that_is_still_on_its_way(slow: ProcessStack, visit: Visit) -> None:
+    page = visit(slow).open(key=KEYS[0])
+    # Given a question that the service has not heard of yet
+    held: list[Any] = []
+    page.route("**/v1/responses", lambda route: held.append(route))
+    with page.expect_request("**/v1/responses"):
+        bubble = ask(page, LONG)
+    bubble.get_by_role("button", name="Stop").click()
+    # When it arrives after all
+    held[0].continue_()
+    # Then it does not run
+    wait_for(bubble, "cancelled")
+    assert response_of(slow, bubble.get_attribute("data-id"))["status"] == "cancelled"
+
+
 def test_a_closed_tab_loses_nothing_and_a_second_one_sees_the_same(slow: ProcessStack, visit: Visit) -> None:
     visitor = visit(slow)
     page = visitor.open(key=KEYS[0])

@@ -93,6 +93,7 @@ export function Exchange({ turn, number, firstPicture, isLast, onAgain }) {
   const node = useRef(null);
   const hadFinal = useRef(turn.final.value !== "" || turn.isOver.value);
   const said = useRef("");
+  const wasStopped = useRef(false);
 
   // The first word of the refined answer: shown in place of the draft only to those who are not busy with it.
   useSignalEffect(() => {
@@ -132,6 +133,8 @@ export function Exchange({ turn, number, firstPicture, isLast, onAgain }) {
   const show = (next) => { chosen.value = next; isHeld.value = false; };
   const engine = response?.hybrid?.engine;
   const isBusy = !turn.isOver.value;
+  // The button that stopped it is gone, and the focus with it.
+  useEffect(() => { if (!isBusy && wasStopped.current) node.current.querySelector(".actions button")?.focus(); }, [isBusy]);
   return html`<article class="exchange" aria-labelledby=${`${name}-q`} data-phase=${turn.phase.value} data-id=${turn.id}>
     <div class="question">
       <h2 class="sr" id=${`${name}-q`}>${t("question.n", { n: number })}</h2>
@@ -151,7 +154,7 @@ export function Exchange({ turn, number, firstPicture, isLast, onAgain }) {
       <${Failure} turn=${turn} />
       ${response && html`<${Conflicts} response=${response} /><${Badge} response=${response} isOver=${turn.isOver.value} />`}
       <div class="row actions">
-        ${isBusy && html`<button type="button" onClick=${() => turn.cancel()}><${Icon} name="stop" />${t("answer.stop")}</button>`}
+        ${isBusy && html`<button type="button" onClick=${() => { wasStopped.current = true; void turn.cancel(); }}><${Icon} name="stop" />${t("answer.stop")}</button>`}
         ${!isBusy && html`<button type="button" class="small quiet" onClick=${() => onAgain(turn, {})}><${Icon} name="again" />${t("answer.again")}</button>`}
         ${!isBusy && engine && isLast && html`<button type="button" class="small quiet" onClick=${() => onAgain(turn, { engine: engine === "glm" ? "owl2" : "glm" })}><${Icon} name="other" />${t(engine === "glm" ? "answer.askOwl2" : "answer.askGlm")}</button>`}
         ${hasFinal && html`<button type="button" class="small quiet" onClick=${() => navigator.clipboard?.writeText(turn.final.value).then(() => announce(t("copied")))}><${Icon} name="copy" />${t("copy")}</button>`}

@@ -47,8 +47,14 @@ function Thumb({ upload, index, count }) {
     if (!event.altKey || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
     event.preventDefault();
     const by = event.key === "ArrowLeft" ? -1 : 1;
-    if (move(index, by)) requestAnimationFrame(() => document.querySelectorAll(".composer .upload")[index + by]?.querySelector("button")?.focus());
+    step(by);
   };
+  // A node that is moved, or that goes, takes the focus with it: the keyboard stays where the picture is.
+  const focus = (at, name) => requestAnimationFrame(() => {
+    const buttons = [...(document.querySelectorAll(".composer .upload")[at]?.querySelectorAll("button:enabled") ?? [])];
+    (buttons.find((each) => each.name === name) ?? buttons[0] ?? document.getElementById("question"))?.focus();
+  });
+  const step = (by) => { if (move(index, by)) focus(index + by, by < 0 ? "left" : "right"); };
   const onDrop = (event) => {
     event.preventDefault();
     event.stopPropagation();
@@ -66,9 +72,9 @@ function Thumb({ upload, index, count }) {
       ? html`<p class="error" role="alert"><${Icon} name="file" /> ${upload.name}: ${upload.error.value}</p>`
       : html`<img src=${upload.url} alt=${t("picture.named", { n: index + 1, name: upload.name })} draggable=${false} />`}
     <span class="row">
-      <button type="button" class="small quiet" disabled=${index === 0} onClick=${() => move(index, -1)} aria-label=${t("picture.left", { name: upload.name })}><${Icon} name="left" /></button>
-      <button type="button" class="small quiet" disabled=${index === count - 1} onClick=${() => move(index, 1)} aria-label=${t("picture.right", { name: upload.name })}><${Icon} name="right" /></button>
-      <button type="button" class="small quiet" onClick=${() => remove(index)} aria-label=${t("picture.remove", { name: upload.name })}><${Icon} name="cross" /></button>
+      <button type="button" name="left" class="small quiet" disabled=${index === 0} onClick=${() => step(-1)} aria-label=${t("picture.left", { name: upload.name })}><${Icon} name="left" /></button>
+      <button type="button" name="right" class="small quiet" disabled=${index === count - 1} onClick=${() => step(1)} aria-label=${t("picture.right", { name: upload.name })}><${Icon} name="right" /></button>
+      <button type="button" name="remove" class="small quiet" onClick=${() => { remove(index); focus(Math.min(index, count - 2), "remove"); }} aria-label=${t("picture.remove", { name: upload.name })}><${Icon} name="cross" /></button>
     </span>
   </li>`;
 }
@@ -78,6 +84,7 @@ export function Composer({ onAsk }) {
   const box = useRef(null);
   const chooser = useRef(null);
   const camera = useRef(null);
+  const isTouched = window.matchMedia("(pointer: coarse)").matches;
   const isWaiting = useSignal(false);
   const isOpen = useSignal(false);
   useEffect(() => { box.current?.focus({ preventScroll: true }); }, []);
@@ -96,6 +103,7 @@ export function Composer({ onAsk }) {
     text.value = "";
     uploads.value = [];
     isOpen.value = false;
+    if (!isTouched) box.current?.focus(); // a button that has nothing to send any more loses it
     const engine = ["glm", "owl2"].includes(who.value) ? who.value : "";
     onAsk({ ...asked, model: (engine && modelOf(engine)) || "glowl", route: engine ? "" : who.value });
   };
@@ -111,7 +119,6 @@ export function Composer({ onAsk }) {
   const chosen = (event) => { add(event.target.files); event.target.value = ""; };
   // Titles come in the language of the page.
   useEffect(() => { if (isOpen.value) call("/v1/templates").then((found) => { templates.value = found.data; }, () => {}); }, [isOpen.value, language.value]);
-  const isTouched = window.matchMedia("(pointer: coarse)").matches;
   return html`<form class="composer" onSubmit=${submit} aria-label=${t("ask.form")}><div class="box">
     ${uploads.value.length > 0 && html`<ol class="uploads" aria-label=${t("pictures")}>
       ${uploads.value.map((each, index) => html`<${Thumb} key=${each.key} upload=${each} index=${index} count=${uploads.value.length} />`)}

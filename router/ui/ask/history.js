@@ -91,6 +91,7 @@ async function remove(conversation) {
   announce(t("history.deleted", { title: conversation.title }));
   if (location.hash.includes(conversation.id)) location.hash = "#/ask";
   await load();
+  document.querySelector(".history .primary")?.focus();
 }
 
 async function save(conversation, kind) {

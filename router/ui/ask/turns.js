@@ -61,6 +61,7 @@ export class Turn {
     this.isReconnecting = signal(false);
     this.isOver = computed(() => this.phase.value === "refused" || ENDED.includes(this.phase.value));
     this.isKept = true;
+    this.isUnwanted = false;
     this.asked = null;
     this.sequence = -1;
     this.items = new Map();
@@ -119,7 +120,7 @@ export class Turn {
         return await this.follow(await send("/v1/responses", { body, headers, signal: this.stop.signal }));
       } catch (error) {
         if (this.stop.signal.aborted) return undefined;
-        if (error instanceof ApiError && error.status === 0 && this.isKept && number < MOST_POSTS) {
+        if (error instanceof ApiError && error.status === 0 && this.isKept && number < MOST_POSTS && !this.isUnwanted) {
           this.isReconnecting.value = true;
           await sleep(400 * 2 ** number, this.stop.signal);
           continue;
@@ -172,12 +173,20 @@ export class Turn {
 
   /** End the work. */
   async cancel() {
-    if (!this.id || !this.isKept) {
+    if (!this.isKept) {
       this.leave();
       this.phase.value = "cancelled";
       return;
     }
-    this.#see(await call(`/v1/responses/${this.id}/cancel`, { method: "POST" }));
+    // What was sent may run already, under an id that is still on its way.
+    this.isUnwanted = !this.id;
+    if (this.isUnwanted) return;
+    try {
+      this.#see(await call(`/v1/responses/${this.id}/cancel`, { method: "POST" }));
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      this.isReconnecting.value = error.status === 0; // all else is the stream's to say: it ended meanwhile
+    }
   }
 
   #take(event) {
@@ -246,6 +255,7 @@ export class Turn {
 
   /** Take what the record says. */
   #see(response) {
+    const isStopped = this.isUnwanted && response.id;
     batch(() => {
       const hybrid = response.hybrid ?? {};
       this.response.value = response;
@@ -263,6 +273,7 @@ export class Turn {
         this.phase.value = this.draft.value ? "refining" : "queued";
       }
     });
+    if (isStopped && !this.isOver.value) void this.cancel();
   }
 
   #refuse(error) {
