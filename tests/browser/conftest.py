@@ -5,8 +5,10 @@ Without a browser these tests skip, and say so. `make test-browser` installs one
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,12 +23,26 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
+    # A camera that shows a test card, and that nobody has to allow.
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
 ]
 TIMEOUT_MS = 60_000  # a guard against hangs; nothing takes a tenth of it on a quiet machine
 # Owl2's first word comes when the draft has been there for a while; then there is time to do something about it.
 WORD_S = {"glm": 0.03, "owl2": 0.04}
 PREFILL_S = {"owl2": 3.0}
 KEYS = ("first-owner", "second-owner")
+PRICE = {"name": "lamp", "price": 25, "original_price": 193, "currency": "CNY", "unit": None}
+# What the echo engines say to questions that have these words in them.
+ANSWERS = {
+    "Where is the star": {
+        "glm": "Below <|begin_of_box|>[[300,760,560,990]]<|end_of_box|>, and above <|begin_of_box|>[[500,80,720,300]]"
+        "<|end_of_box|>."
+    },
+    "Read the price": {
+        "glm": json.dumps({"products": [PRICE]}),
+        "owl2": json.dumps({"products": [{**PRICE, "name": "lantern", "original_price": 198, "unit": "piece"}]}),
+    },
+}
 
 
 @pytest.fixture(scope="package")
@@ -52,9 +68,17 @@ def pocket(browser: Any) -> Iterator[PocketStack]:
 
 
 @pytest.fixture(scope="package")
-def slow(browser: Any) -> Iterator[ProcessStack]:
-    """Echo engines that take their time, and two owners."""
-    env = {"GLOWL_API_KEYS": ",".join(KEYS), "GLOWL_LEASE_S": "2"}
+def slow(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessStack]:
+    """Echo engines that take their time, and two owners; a webhook that failed once is not sent again by itself."""
+    answers: Path = tmp_path_factory.mktemp("echo") / "answers.json"
+    answers.write_text(json.dumps(ANSWERS), "utf-8")
+    env = {
+        "GLOWL_API_KEYS": ",".join(KEYS),
+        "GLOWL_LEASE_S": "2",
+        "GLOWL_WEBHOOK_DELAYS_S": "3600",
+        "GLOWL_WEBHOOK_SECRET": "whsec_" + "A" * 40,
+        "ECHO_ANSWERS": str(answers),
+    }
     stack = ProcessStack(delay_s=WORD_S, prefill_s=PREFILL_S, env=env)
     stack.start()
     stack.wait_ready()

@@ -1,0 +1,128 @@
+"""Batches, webhooks, and a redis that is away: what the Jobs view shows of them, in both languages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("playwright.sync_api")
+from playwright.sync_api import expect
+
+from tests.browser.conftest import KEYS
+from tests.browser.steps import SAMPLES, TIMEOUT_MS, ask, in_both_languages, said, text_of, wait_for
+from tests.support.receiver import Receiver
+from tests.support.stack import ProcessStack
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+Visit = Callable[..., Any]
+
+
+@pytest.fixture
+def http(slow: ProcessStack) -> Iterator[httpx.Client]:
+    headers = {"authorization": f"Bearer {KEYS[0]}"}
+    with httpx.Client(base_url=slow.urls[0], headers=headers, trust_env=False, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.stop()
+
+
+def begin_batch(http: httpx.Client, questions: dict[str, str]) -> str:
+    """Make a batch of questions by model; return its id."""
+    bodies = [
+        {"model": model, "messages": [{"role": "user", "content": text}], "hybrid": {"route": "fast"}}
+        for text, model in questions.items()
+    ]
+    lines = [
+        json.dumps({"custom_id": f"r{at}", "method": "POST", "url": "/v1/chat/completions", "body": body})
+        for at, body in enumerate(bodies)
+    ]
+    file = http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("q.jsonl", "\n".join(lines).encode())})
+    asked = {"input_file_id": file.json()["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    return str(http.post("/v1/batches", json=asked).json()["id"])
+
+
+def test_a_batch_is_followed_cancelled_and_saved(slow: ProcessStack, visit: Visit, http: httpx.Client) -> None:
+    page = visit(slow).open("jobs/batches", key=KEYS[0])
+    expect(page.get_by_text(said("batches.empty"))).to_be_visible()
+    # Given a batch of which one line asks for a model that is not there, and one that takes longer than anybody waits
+    short = begin_batch(http, {"One?": "glowl", "Two?": "glowl", "Three?": "no-such-model"})
+    long = begin_batch(http, {f"{'word ' * 200}{number}?": "glowl" for number in range(50)})
+    cards = page.locator(".card")
+    card = cards.filter(has_text=short)
+    # Then both appear by themselves, and move
+    counts = said("batches.counts", completed=2, total=3, failed=1)
+    expect(card).to_contain_text(counts, timeout=TIMEOUT_MS)
+    expect(card.get_by_role("progressbar")).to_have_accessible_name(said("batches.progress", n=3, all=3))
+    running = cards.filter(has_text=long)
+    running.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#announcements")).to_have_text(said("jobs.cancelled"))
+    for language in in_both_languages(page):
+        expect(card.locator(".status")).to_have_text(said("batch.completed", language))
+        expect(running.locator(".status")).to_have_text(said("batch.cancelled", language), timeout=TIMEOUT_MS)
+    # And the answers and the errors can be saved
+    with page.expect_download() as saved:
+        card.get_by_role("button", name=said("batches.output")).click()
+    assert saved.value.suggested_filename == f"{short}-output.jsonl"
+    answers = saved.value.path().read_text("utf-8").splitlines()
+    assert sorted(json.loads(each)["custom_id"] for each in answers) == ["r0", "r1"]
+    with page.expect_download() as saved:
+        card.get_by_role("button", name=said("batches.errors")).click()
+    assert [json.loads(each)["custom_id"] for each in saved.value.path().read_text("utf-8").splitlines()] == ["r2"]
+
+
+def test_a_webhook_that_failed_is_sent_again(
+    slow: ProcessStack, visit: Visit, http: httpx.Client, receiver: Receiver
+) -> None:
+    page = visit(slow).open("jobs/webhooks", key=KEYS[0])
+    # Given a receiver that is broken once
+    receiver.answers = [503]
+    body = {"model": "glowl", "input": "Did it arrive?", "hybrid": {"route": "fast"}}
+    assert http.post("/v1/responses", json={**body, "metadata": {"webhook_url": receiver.url}}).status_code == 200
+    first, _ = receiver.next()
+    card = page.locator(".card").filter(has_text=receiver.url)
+    for language in in_both_languages(page):
+        expect(card.locator(".status").first).to_have_text(said("delivery.pending", language), timeout=TIMEOUT_MS)
+    card.get_by_text(said("webhooks.attempts", n=1)).click()
+    expect(card.locator("li").filter(has_text="503")).to_be_visible()
+    # When it is sent again
+    card.get_by_role("button", name=said("webhooks.redeliver")).click()
+    again, _ = receiver.next()
+    # Then it is the same event, and it is delivered
+    assert again["webhook-id"] == first["webhook-id"]
+    delivered = page.locator(".card").filter(has_text=receiver.url).filter(has_text=said("delivery.succeeded"))
+    expect(delivered.first).to_be_visible(timeout=TIMEOUT_MS)
+
+
+def test_without_redis_the_page_says_so_and_answers(slow: ProcessStack, visit: Visit) -> None:
+    page = visit(slow).open(key=KEYS[0])
+    page.locator(".samples button").first.wait_for()
+    # When redis is killed
+    slow.kill("redis")
+    for language in in_both_languages(page):
+        banner = page.get_by_role("status").filter(has_text=said("trouble.redis", language))
+        expect(banner).to_be_visible(timeout=TIMEOUT_MS)
+    # Then a question with a picture is answered all the same, and a further one knows of it
+    bubble = wait_for(ask(page, "Is it | big?", SAMPLES / "count.png"), "completed")
+    assert text_of(bubble).startswith("[echo glm] 1 picture")
+    wait_for(ask(page, "And small?"), "completed")
+    # And no view breaks
+    for view in ("jobs", "status", "lab"):
+        page.goto(f"{slow.urls[0]}/ui/#/{view}")
+        expect(page.locator("h1")).to_have_text(said(f"view.{view}"))
+        expect(banner).to_be_visible()
+    # And when it is back, the banner goes, and what is asked is kept again
+    slow.start("redis")
+    expect(banner).to_have_count(0, timeout=TIMEOUT_MS)
+    page.goto(f"{slow.urls[0]}/ui/#/ask")
+    bubble = wait_for(ask(page, "这是什么？"), "completed")
+    expect(page.locator(".history li.open")).to_contain_text("这是什么？")
