@@ -16,7 +16,17 @@ from pathlib import Path
 
 import engines
 from engines import echo
-from engines.base import Delta, Engine, EngineInfo, EngineOptions, EngineUnavailableError, GenerationRequest
+from engines.base import (
+    CallerWait,
+    Delta,
+    Engine,
+    EngineInfo,
+    EngineOptions,
+    EngineUnavailableError,
+    GenerationRequest,
+    HasTrouble,
+    HasWaiting,
+)
 
 
 class DeferredEngine:
@@ -54,6 +64,16 @@ class DeferredEngine:
             async for delta in deltas:
                 yield delta
 
+    def trouble(self) -> str:
+        """See `engines.base.HasTrouble`; of an engine that says nothing of it, all is well."""
+        engine = self._loaded()
+        return engine.trouble() if isinstance(engine, HasTrouble) else ""
+
+    def waiting(self) -> tuple[CallerWait, ...]:
+        """See `engines.base.HasWaiting`; at an engine that says nothing of it, nobody waits."""
+        engine = self._loaded()
+        return engine.waiting() if isinstance(engine, HasWaiting) else ()
+
     async def aclose(self) -> None:
         """Wait for an import that is under way, since it cannot be broken off, then close what it made."""
         if self._loading is None:
@@ -63,9 +83,15 @@ class DeferredEngine:
             await engine.aclose()
 
     def _engine(self) -> Engine:
-        if self._loading is None or not self._loading.done():
+        if (engine := self._loaded()) is None:
             raise EngineUnavailableError("The engine is loading.")
-        return self._loading.result()
+        return engine
+
+    def _loaded(self) -> Engine | None:
+        loading = self._loading
+        if loading is None or not loading.done() or loading.cancelled() or loading.exception() is not None:
+            return None
+        return loading.result()
 
 
 def load_engine(name: str, options: EngineOptions) -> Engine:

@@ -667,6 +667,25 @@ async def test_a_module_that_fails_to_import_fails_the_start_and_closes_quietly(
     await engine.aclose()
 
 
+async def test_a_server_says_who_waits_and_that_it_is_stuck_though_its_engine_was_loaded_late():
+    class Full(EchoEngine):
+        stuck = ""
+
+        def waiting(self) -> tuple[CallerWait, ...]:
+            return (CallerWait(hash_caller("alice"), 2, 3.5, 1.5),)
+
+        def trouble(self) -> str:
+            return self.stuck
+
+    engine = Full("glm")
+    deferred = loading.DeferredEngine(lambda: engine)
+    async with serving(deferred) as http:  # type: ignore[arg-type]
+        assert (await http.get("/readyz")).json()["waiting"] == [asdict(engine.waiting()[0])]
+        engine.stuck = "no picture moves"
+        stuck = await http.get("/readyz")
+    assert (stuck.status_code, stuck.json()["reason"]) == (503, "no picture moves")
+
+
 def test_the_server_and_the_echo_import_no_torch():
     modules = "engines.http.server, engines.http.client, engines.echo"
     code = f"import sys, {modules}; print({{'torch', 'transformers'}} & set(sys.modules))"
