@@ -317,6 +317,14 @@ class HasWaiting(Protocol):
         ...
 
 
+class Streams(Protocol):
+    """What answers requests."""
+
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """See `Engine.stream`."""
+        ...
+
+
 class Engine(Protocol):
     """Owner of one model's weights, in this process or behind HTTP."""
 
@@ -440,7 +448,7 @@ class GenerationFailedError(EngineError):
     default_code: ClassVar[str] = "generation_failed"
 
 
-async def generate(engine: Engine, request: GenerationRequest) -> GenerationResult:
+async def generate(engine: Streams, request: GenerationRequest) -> GenerationResult:
     """Run ``engine.stream`` to its end and join the deltas.
 
     Raises:

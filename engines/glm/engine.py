@@ -55,6 +55,7 @@ from engines.glm.token_bound import TokenBound
 from engines.image_header import fit_size
 from engines.images import check_request, decode_image, picture_size, upright_size
 from engines.json_schema import ANY_OBJECT
+from engines.meters import EngineMeters, EngineState
 from engines.revision import revision_of
 from engines.runtime.batching import ContinuousBatch
 from engines.runtime.constrained import Grammar, GrammarCompiler
@@ -64,6 +65,7 @@ from engines.runtime.kv_cache import memory_bytes
 from engines.runtime.picture_stage import PictureStage
 from engines.runtime.prefix_cache import CacheScope
 from engines.runtime.scheduler import Scheduler
+from engines.runtime.state import DeviceTimer, state_of
 from engines.token_costs import TokenCosts
 
 MAX_IMAGES = 16
@@ -120,7 +122,8 @@ class GlmEngine:
         self._options = options
         self._info = replace(_describe(options.model), adapters=tuple(name for name, _ in options.adapters))
         self._pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="glm-prepare")
-        self._pictures = PictureStage("glm-pictures")
+        self.meters = EngineMeters()
+        self._pictures = PictureStage("glm-pictures", tell=self.meters.decoded)
         # Long texts take seconds: they have one thread and one tokenizer of their own.
         self._long_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="glm-long-texts")
         # Encoding sanitised text toggles a flag on the tokenizer: two threads at once would corrupt each other's ids.
@@ -189,6 +192,11 @@ class GlmEngine:
     def waiting(self) -> tuple[CallerWait, ...]:
         """See `engines.base.HasWaiting`."""
         return () if self._scheduler is None else self._scheduler.waiting()
+
+    def state(self) -> EngineState:
+        """See `engines.meters.HasMeters`."""
+        runner = self._runner
+        return EngineState() if runner is None else state_of(self._scheduler, runner.cache.stats, runner.device)
 
     @property
     def health(self) -> dict[str, str]:
@@ -359,7 +367,8 @@ class GlmEngine:
         self._load()
         limits, cache = size_batch(self._options, self._device, kv_shape(self._model))
         self._runner = GlmRunner(self._model, self.make_answer, cache, limits.max_rows, self._adapters)
-        return ContinuousBatch(self._runner, limits)
+        self._runner.timer = DeviceTimer(self._device, self.meters.encoded)
+        return ContinuousBatch(self._runner, limits, tell=self.meters.stepped)
 
     def _load(self) -> None:
         options = self._options

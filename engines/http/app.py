@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from typing import Final, Literal
@@ -38,6 +38,7 @@ from engines.base import (
     generate,
 )
 from engines.http import answers, errors, models, requests
+from engines.meters import EngineMeters, EngineState, HasMeters
 
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
 _PARSE_ASIDE_BYTES: Final = 1024 * 1024  # parsing more than this would hold up the other streams for milliseconds
@@ -69,6 +70,16 @@ class EngineHost:
         self.reason = "the engine is loading"
         self.is_stuck = False
         self._info: EngineInfo | None = None
+        self._meters = EngineMeters()
+
+    @property
+    def meters(self) -> EngineMeters:
+        """Count what it answers: the engine's own if it has some."""
+        return self.engine.meters if isinstance(self.engine, HasMeters) else self._meters
+
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Pass on what the engine answers, and count it."""
+        return self.meters.follow(self.engine.stream(request), request)
 
     @asynccontextmanager
     async def run(self, _app: Starlette | None = None) -> AsyncIterator[None]:
@@ -142,12 +153,19 @@ def app_of(host: EngineHost) -> Starlette:
     async def list_models(_request: Request) -> Response:
         return Response(models.to_models(host.require_ready(), created), media_type="application/json")
 
+    async def metrics(request: Request) -> Response:
+        is_ready = host.state == "ready"
+        state = host.engine.state() if isinstance(host.engine, HasMeters) else EngineState()
+        text, content_type = host.meters.expose(state, is_ready=is_ready, accept=request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
+
     return Starlette(
         routes=[
             Route("/v1/chat/completions", _ChatCompletions(host), methods=["POST"]),
             Route("/v1/models", list_models),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            Route("/metrics", metrics),
         ],
         exception_handlers={EngineError: _refuse_engine_error, HTTPException: _refuse_http, Exception: _refuse_crash},
         lifespan=host.run,
@@ -203,7 +221,7 @@ class _ChatCompletions:
     async def _complete(
         self, generation: GenerationRequest, head: answers.CompletionHead, request: Request, send: Send
     ) -> None:
-        result = await generate(self._host.engine, generation)
+        result = await generate(self._host, generation)
         response = Response(
             answers.to_completion(result, head),
             media_type="application/json",
@@ -215,7 +233,7 @@ class _ChatCompletions:
         """Send every delta; the status line waits for the first one, so that early errors have their own status."""
         try:
             is_finished = False
-            async with contextlib.aclosing(self._host.engine.stream(generation)) as deltas:
+            async with contextlib.aclosing(self._host.stream(generation)) as deltas:
                 async for delta in deltas:
                     await events.send_delta(delta)
                     is_finished = delta.finish_reason is not None

@@ -27,6 +27,7 @@ from engines.base import (
     HasTrouble,
     HasWaiting,
 )
+from engines.meters import EngineMeters, EngineState, HasMeters
 
 
 class DeferredEngine:
@@ -39,6 +40,7 @@ class DeferredEngine:
     def __init__(self, load: Callable[[], Engine]) -> None:
         self._load = load
         self._loading: asyncio.Future[Engine] | None = None
+        self._meters = EngineMeters()
 
     async def info(self) -> EngineInfo:
         """Describe the engine.
@@ -73,6 +75,17 @@ class DeferredEngine:
         """See `engines.base.HasWaiting`; at an engine that says nothing of it, nobody waits."""
         engine = self._loaded()
         return engine.waiting() if isinstance(engine, HasWaiting) else ()
+
+    @property
+    def meters(self) -> EngineMeters:
+        """See `engines.meters.HasMeters`; the engine's own once it is loaded."""
+        engine = self._loaded()
+        return engine.meters if isinstance(engine, HasMeters) else self._meters
+
+    def state(self) -> EngineState:
+        """See `engines.meters.HasMeters`."""
+        engine = self._loaded()
+        return engine.state() if isinstance(engine, HasMeters) else EngineState()
 
     async def aclose(self) -> None:
         """Wait for an import that is under way, since it cannot be broken off, then close what it made."""

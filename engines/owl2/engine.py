@@ -39,6 +39,7 @@ from engines.base import (
     generate,
 )
 from engines.images import decode_image
+from engines.meters import EngineMeters, EngineState
 from engines.owl2.config import IMAGE_TOKEN_ID, MPLUGOwl2Config
 from engines.owl2.files import CheckpointError
 from engines.owl2.loading import load_model, read_variant, resolve_folder
@@ -52,6 +53,7 @@ from engines.runtime.devices import resolve_device, resolve_dtype, size_batch
 from engines.runtime.picture_stage import PictureStage
 from engines.runtime.prefix_cache import CacheScope
 from engines.runtime.scheduler import Scheduler
+from engines.runtime.state import DeviceTimer, state_of
 from engines.token_costs import TokenCosts
 
 DEFAULT_MAX_TOKENS = 512
@@ -124,7 +126,8 @@ class Owl2Engine:
         self._runner: Owl2Runner | None = None
         self._scheduler: Scheduler[PreparedRequest, Row] | None = None
         self._pool = ThreadPoolExecutor(_NUM_PREPARE_THREADS, thread_name_prefix="owl2-prepare")
-        self._pictures = PictureStage("owl2-pictures")
+        self.meters = EngineMeters()
+        self._pictures = PictureStage("owl2-pictures", tell=self.meters.decoded)
 
     async def info(self) -> EngineInfo:
         """Describe the engine.
@@ -187,6 +190,11 @@ class Owl2Engine:
         """See `engines.base.HasWaiting`."""
         return () if self._scheduler is None else self._scheduler.waiting()
 
+    def state(self) -> EngineState:
+        """See `engines.meters.HasMeters`."""
+        runner = self._runner
+        return EngineState() if runner is None else state_of(self._scheduler, runner.cache.stats, runner.device)
+
     def _get_loaded(self) -> LoadedCheckpoint:
         if self._loaded is None:
             raise EngineUnavailableError("the owl2 engine is not started, still loading, or closed")
@@ -198,7 +206,8 @@ class Owl2Engine:
         tokenizer = loaded.processor.tokenizer
         self._runner = Owl2Runner(loaded.model, tokenizer, loaded.eos_token_ids, cache, limits.max_rows)
         self._loaded = loaded
-        return ContinuousBatch(self._runner, limits)
+        self._runner.timer = DeviceTimer(loaded.model.device, self.meters.encoded)
+        return ContinuousBatch(self._runner, limits, tell=self.meters.stepped)
 
     def _forget_warm_up(self) -> None:
         assert self._runner is not None

@@ -134,6 +134,11 @@ class ContinuousBatch(Generic[Job, Row]):
         runner: does the work.
         limits: how many requests at a time.
         clock: seconds that never go back.
+        tell: takes the number of rows of each decode step.
+
+    Attributes:
+        limits: as given.
+        kv_usage: part of ``limits.max_tokens`` that is promised to rows; may be read from any thread.
     """
 
     def __init__(
@@ -141,8 +146,12 @@ class ContinuousBatch(Generic[Job, Row]):
         runner: BatchRunner[Job, Row],
         limits: BatchLimits,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        tell: Callable[[float], object] = lambda _: None,
     ) -> None:
         self.limits = limits
+        self.kv_usage = 0.0
+        self._tell = tell
         self._clock = clock
         self._turned_at: dict[str, float] = {}
         # By caller: how many wait, since when the oldest does, since when for this turn. Replaced as a whole, so that
@@ -215,6 +224,11 @@ class ContinuousBatch(Generic[Job, Row]):
             self._turned_at[entry.caller] = self._clock()
             entry.row = row
             self._reading.append(entry)
+            self._note_use()
+
+    def _note_use(self) -> None:
+        jobs = [entry.job for entry in (*self._reading, *self._answering)]
+        self.kv_usage = self._runner.cost(jobs) / max(self.limits.max_tokens, 1) if jobs else 0.0
 
     def _note_waits(self) -> None:
         if not self._queue and not self._waits:
@@ -259,6 +273,7 @@ class ContinuousBatch(Generic[Job, Row]):
         entries = list(self._answering)
         if not entries:
             return
+        self._tell(len(entries))
         for entry, error in zip(entries, self._decode_rows(entries), strict=True):
             if error is None:
                 self._advance(entry)
@@ -311,6 +326,7 @@ class ContinuousBatch(Generic[Job, Row]):
                 self._reading.remove(entry)
             else:
                 self._answering.remove(entry)
+            self._note_use()
             try:
                 self._runner.drop(entry.row, is_complete=is_complete)
             except BaseException:  # the answer is sent or failed already; only its cache entry is lost

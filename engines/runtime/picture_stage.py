@@ -36,11 +36,18 @@ class PictureStage:
         name: of the threads.
         num_threads: None takes one per core, at most four.
         clock: seconds; tells when nothing has moved for too long.
+        tell: takes the seconds that a picture was in work.
     """
 
     def __init__(
-        self, name: str, num_threads: int | None = None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        num_threads: int | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[float], object] = lambda _: None,
     ) -> None:
+        self._tell = tell
         self._num_threads = num_threads or min(_MAX_THREADS, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix=name)
         # A picture takes at least one thread's share, so at most one picture per thread is in work.
@@ -111,7 +118,7 @@ class PictureStage:
                 self._moved_at = self._clock()
                 try:
                     loop = asyncio.get_running_loop()
-                    return await loop.run_in_executor(self._pool, make, image, lambda: not gone.is_set())
+                    return await loop.run_in_executor(self._pool, self._make, make, image, lambda: not gone.is_set())
                 except BaseException:
                     gone.set()  # before the place passes on, perhaps to another picture of this request
                     raise
@@ -120,6 +127,12 @@ class PictureStage:
                     self._moved_at = self._clock()
         finally:
             self._num_waiting -= is_waiting
+
+    def _make(self, make: Make[T], image: ImagePart, is_wanted: Callable[[], bool]) -> T:
+        began = time.perf_counter()
+        made = make(image, is_wanted)
+        self._tell(time.perf_counter() - began)
+        return made
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,6 +21,7 @@ from engines.runtime.constrained import Constraint, constrain
 from engines.runtime.kv_cache import KVBatch, KVPrompt, KVShape, KVStep, memory_errors
 from engines.runtime.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
 from engines.runtime.sampling import Pick, Sampler, pick_tokens
+from engines.runtime.state import DeviceTimer
 
 
 class Prepared(Protocol):
@@ -98,13 +100,23 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
         shape: of the model's keys and values.
         cache: keeps vision features and beginnings.
         max_rows: most rows at a time.
+
+    Attributes:
+        timer: times the encoding of pictures; None for not at all.
     """
+
+    timer: DeviceTimer | None = None
 
     def __init__(self, shape: KVShape, cache: PrefixCache, max_rows: int) -> None:
         self.cache = cache
         self._shape = shape
         self._batch = KVBatch(shape, max_rows)
         self._places: list[RowT] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._shape.device
 
     # -- the model's own ----------------------------------------------------------------------------------------------
 
@@ -262,7 +274,8 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
             if row.features[index] is None:
                 pixels = job.pictures[index]
                 assert pixels is not None
-                features = self.encode(pixels, scope.adapter)
+                with self.timer.measure() if self.timer is not None else nullcontext():
+                    features = self.encode(pixels, scope.adapter)
                 row.features[index] = features
                 job.pictures[index] = None
                 self.cache.put_features(scope, span.pixel_hash, features)

@@ -177,6 +177,11 @@ class Scheduler(Generic[Job, Row]):
         """Requests that are being prepared or wait for a row; those whose caller has left are not counted."""
         return max(0, self._num_wanted - self.num_running)
 
+    @property
+    def kv_usage(self) -> float:
+        """Part of the room for keys and values that is promised to requests, 0 to 1."""
+        return 0.0 if self._batch is None else self._batch.kv_usage
+
     def waiting(self) -> tuple[CallerWait, ...]:
         """Say who waits for a row; requests that are being prepared do not wait yet."""
         return () if self._batch is None else self._batch.waiting()

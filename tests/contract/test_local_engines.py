@@ -13,11 +13,22 @@ import pytest_asyncio
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from engines.base import Engine, EngineOptions  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from engines.base import (  # noqa: E402
+    Engine,
+    EngineOptions,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+    TextPart,
+    generate,
+)
 from engines.http.balancer import BalancedClient  # noqa: E402
 from engines.http.client import EngineClient  # noqa: E402
 from engines.http.loading import load_engine  # noqa: E402
 from engines.http.server import listening  # noqa: E402
+from engines.meters import HasMeters  # noqa: E402
 from engines.pocket.random_tiny import ensure_random_tiny  # noqa: E402
 from tests.contract.test_engine_contract import (  # noqa: E402, F401  collected here once more, with our own `engine`
     test_a_prompt_over_the_context_is_refused,
@@ -32,6 +43,7 @@ from tests.contract.test_engine_contract import (  # noqa: E402, F401  collected
     test_only_the_last_delta_has_finish_reason_and_usage,
     test_requests_made_together_are_answered_as_if_alone,
 )
+from tests.support.pictures import to_part  # noqa: E402
 from tests.support.vllm_server import serving  # noqa: E402
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # each engine is loaded once, so one loop, for all tests
@@ -90,3 +102,36 @@ async def test_a_tiny_checkpoint_is_labelled_as_what_it_is(engine, counts_image_
     info = await engine.info()
 
     assert info.variant == ("random-tiny" if counts_image_tokens else "full")  # a foreign server says nothing of it
+
+
+def _counts(engine: HasMeters) -> dict[str, float]:
+    text = engine.meters.expose(engine.state(), is_ready=True)[0].decode()
+    rows = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in rows}
+
+
+async def test_an_engine_measures_its_pictures_rows_and_caches(engine: Engine) -> None:
+    if not isinstance(engine, HasMeters):  # behind a server, which is asked for its metrics elsewhere
+        return
+    picture = to_part(Image.new("RGB", (64, 48), "olive"))
+    turn = Message("user", (picture, TextPart("What is it?")))
+    request = GenerationRequest((turn,), SamplingParams(max_tokens=4), caller="alice")
+    before = _counts(engine)
+
+    # When the same picture is asked about twice, the second time for a part of an answer
+    await generate(engine, request)
+    async with contextlib.aclosing(engine.stream(request)) as deltas:
+        await anext(deltas)
+        during = engine.state()
+    after = _counts(engine)
+
+    # Then it was decoded twice and encoded once
+    def more(name: str) -> float:
+        return after[name] - before[name]
+
+    assert more("glowl_picture_decode_seconds_count") == 2
+    assert more("glowl_picture_encode_seconds_count") == 1
+    assert more("glowl_engine_vision_cache_queries_total") >= 1
+    assert more("glowl_engine_batch_rows_count") > 0
+    assert 0 < (during.kv_usage or 0) <= 1
+    assert (during.num_running, during.gpu_used_bytes) == (1, None)

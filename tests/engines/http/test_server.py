@@ -686,6 +686,16 @@ async def test_a_server_says_who_waits_and_that_it_is_stuck_though_its_engine_wa
     assert (stuck.status_code, stuck.json()["reason"]) == (503, "no picture moves")
 
 
+async def test_an_engine_that_cannot_be_loaded_has_metrics_all_the_same():
+    def load() -> EchoEngine:
+        raise ImportError("no CUDA here")
+
+    async with serving(loading.DeferredEngine(load), wait=False) as http:  # type: ignore[arg-type]
+        while (await http.get("/readyz")).status_code != 500:
+            pass
+        assert "glowl_engine_ready 0.0" in (await http.get("/metrics")).text
+
+
 def test_the_server_and_the_echo_import_no_torch():
     modules = "engines.http.server, engines.http.client, engines.echo"
     code = f"import sys, {modules}; print({{'torch', 'transformers'}} & set(sys.modules))"

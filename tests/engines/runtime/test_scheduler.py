@@ -128,7 +128,10 @@ class Stage:
         self.runner = FakeRunner()
         self.now = 100.0
         limits = BatchLimits(max_rows, max_tokens, prefill_tokens)
-        self.batch = ContinuousBatch[FakeJob, FakeRow](self.runner, limits, clock=lambda: self.now)
+        self.num_rows: list[float] = []
+        self.batch = ContinuousBatch[FakeJob, FakeRow](
+            self.runner, limits, clock=lambda: self.now, tell=self.num_rows.append
+        )
         self.sinks: dict[str, FakeSink] = {}
 
     def submit(self, name: str, prompt: int = 1, answer: int = 3, caller: str = "") -> FakeSink:
@@ -156,6 +159,17 @@ class Stage:
             return None
 
         self.runner.trouble = trouble
+
+
+def test_the_rows_of_each_step_and_the_room_that_is_promised_are_told() -> None:
+    stage = Stage(max_tokens=20)
+    stage.submit("a", prompt=1, answer=3)
+    stage.submit("b", prompt=1, answer=5)
+    stage.batch.step()
+    assert stage.batch.kv_usage == (4 + 6) / 20
+    stage.run()
+    assert stage.num_rows == [2, 2, 1, 1]
+    assert stage.batch.kv_usage == 0
 
 
 def test_a_request_joins_a_running_batch_and_leaves_it_when_it_is_done() -> None:
