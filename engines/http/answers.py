@@ -153,30 +153,59 @@ def from_event(payload: bytes) -> Delta:
     Raises:
         EngineError: the one the event carries, or `GenerationFailedError` if it is no chat-completion chunk.
     """
+    found = read_event(payload)
+    return Delta(text=found) if isinstance(found, str) else found
+
+
+def read_event(payload: bytes) -> str | Delta:
+    """Like `from_event`; of an event that brings text and nothing else, as nearly all do, only the text.
+
+    Raises:
+        EngineError: as `from_event` does.
+    """
     try:
         chunk = orjson.loads(payload)
-        if is_failure(chunk):
-            raise from_error(None, payload)
-        usage = _from_usage(chunk["usage"]) if chunk.get("usage") else None
-        if not chunk.get("choices"):
-            return Delta(usage=usage)
-        # Of several answers, which nobody asked for, the first is meant.
-        choice = next((each for each in chunk["choices"] if each.get("index") in (0, None)), None)
-        if choice is None:
-            return Delta(usage=usage)
-        delta = choice.get("delta") or {}
-        text, thoughts = _from_content(delta.get("content"))
-        more_thoughts = _from_content(delta.get("reasoning_content") or delta.get("reasoning"))
-        return Delta(
-            text=text,
-            reasoning=thoughts + "".join(more_thoughts),
-            finish_reason=_from_finish_reason(choice.get("finish_reason")),
-            usage=usage,
-            logprobs=from_logprobs((choice.get("logprobs") or {}).get("content")),
-            boxes=from_boxes((delta.get("glowl") or {}).get("boxes")),
-        )
+        text = _only_text(chunk)
+        return _from_chunk(chunk, payload) if text is None else text
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise GenerationFailedError("The engine sent an event that is no chat-completion chunk.") from error
+
+
+def _only_text(chunk: dict[str, Any]) -> str | None:
+    """Return the text of a chunk; None if it may have anything else."""
+    choices = chunk.get("choices")
+    if not choices or len(choices) != 1 or chunk.get("usage") or "error" in chunk or "status" in chunk:
+        return None
+    choice = choices[0]
+    delta = choice.get("delta")
+    if not delta or choice.get("index") != 0 or choice.get("finish_reason") or choice.get("logprobs"):
+        return None
+    text = delta.get("content")
+    is_alone = len(delta) == 1 or not any(value for name, value in delta.items() if name not in ("content", "role"))
+    return text if isinstance(text, str) and is_alone else None
+
+
+def _from_chunk(chunk: dict[str, Any], payload: bytes) -> Delta:
+    if is_failure(chunk):
+        raise from_error(None, payload)
+    usage = _from_usage(chunk["usage"]) if chunk.get("usage") else None
+    if not chunk.get("choices"):
+        return Delta(usage=usage)
+    # Of several answers, which nobody asked for, the first is meant.
+    choice = next((each for each in chunk["choices"] if each.get("index") in (0, None)), None)
+    if choice is None:
+        return Delta(usage=usage)
+    delta = choice.get("delta") or {}
+    text, thoughts = _from_content(delta.get("content"))
+    more_thoughts = _from_content(delta.get("reasoning_content") or delta.get("reasoning"))
+    return Delta(
+        text=text,
+        reasoning=thoughts + "".join(more_thoughts),
+        finish_reason=_from_finish_reason(choice.get("finish_reason")),
+        usage=usage,
+        logprobs=from_logprobs((choice.get("logprobs") or {}).get("content")),
+        boxes=from_boxes((delta.get("glowl") or {}).get("boxes")),
+    )
 
 
 def _from_content(content: object) -> tuple[str, str]:

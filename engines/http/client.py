@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
 from engines.adapter_names import UnknownAdapterError, describe_unknown, model_with
@@ -27,29 +27,22 @@ from engines.base import (
     EngineInfo,
     EngineTimeoutError,
     EngineUnavailableError,
-    FinishReason,
-    GenerationFailedError,
     GenerationRequest,
     InvalidImageError,
     InvalidRequestError,
-    Usage,
 )
-from engines.http import answers, errors, models, requests, sse
+from engines.http import errors, models, requests
 from engines.http.address import EngineAddress
-from engines.http.content import AnswerContent
+from engines.http.pool import Answer, Pool, UnreachableError
+from engines.http.reading import NOTHING, AnswerReader
 
 _CONNECT_S: Final = 5.0
-# A container that was made anew has another address under its name.
-_DNS_TTL_S: Final = 1
 # The kernel takes connections for a busy server, so only one that is not there takes longer to connect to.
 _PROBE_CONNECT_S: Final = 2.0
 _PROBE_S: Final = 5.0  # a probe that takes longer is as good as none
 _TAIL_S: Final = 1.0  # an answer is complete before its connection is: how long to wait for the end, to use it again
 _POLL_S: Final = 0.1
 _MAX_RETRY_AFTER_S: Final = 3600.0  # a server may write any number, even one that is no time
-# Shorter than the 5 s after which uvicorn, under vLLM too, closes an idle connection: ours must not be closed in use.
-_KEEP_ALIVE_S: Final = 4.0
-_SENT_BYTES: Final = 256 * 1024  # of a request's body at a time
 _MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024  # of a refusal, a probe or a model list
 # What ends an answer that its server doesn't: more characters than so many tokens can have (a token may be a long run
 # of spaces or dashes), and a time.
@@ -62,8 +55,6 @@ _LIST_PROBE_AGAIN_S: Final = 5.0
 _PROBE_PATHS: Final = ("/readyz", "/health")  # of our server; of vLLM and SGLang
 
 Readiness = Literal["ready", "waiting", "failed"]
-
-_NOTHING: Final = Delta()
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +104,10 @@ class EngineClient:
         self._probe_path: str | None = None
         self._listed: tuple[float, Readiness, str] | None = None
         self._waiting: tuple[CallerWait, ...] = ()
-        self._session: aiohttp.ClientSession | None = None
+        self._pool = Pool(self._address.root, self._headers, self._address.socket_path)
+        # What paths are relative to, on the server.
+        self._root_path = urlsplit(self._address.root).path
+        self._api_path = urlsplit(self._address.api).path
         self._is_closed = False
 
     async def info(self) -> EngineInfo:
@@ -122,7 +116,7 @@ class EngineClient:
         Raises:
             EngineUnavailableError: if it cannot be reached, is not ready, refuses the key, or is no such server.
         """
-        status, body = await self._get(f"{self._address.api}/models")
+        status, body = await self._get(f"{self._api_path}/models")
         if status in (404, 405) and self._model is not None:  # hosted, and lists nothing
             body = orjson.dumps({"data": [{"id": self._model}]})
         elif status != 200:
@@ -152,7 +146,7 @@ class EngineClient:
         status, body = 404, b""
         try:
             for path in (self._probe_path,) if self._probe_path else _PROBE_PATHS:
-                status, body = await self._get(self._address.root + path)
+                status, body = await self._get(self._root_path + path)
                 if status == 200 or status >= 500:  # anything else is no answer to this question
                     self._probe_path = path
                     break
@@ -204,64 +198,40 @@ class EngineClient:
                 JSON was asked for and the server, being done, has answered with something else.
             EngineError: what the engine itself raised.
         """
-        lacks_logprobs = request.sampling.top_logprobs is not None
-        finish_reason: FinishReason | None = None
-        usage = Usage()
         end = asyncio.get_running_loop().time() + self._answer_timeout_s
-        room = self._max_chars(request)
         response = await self._open(request)
-        content = AnswerContent(request, is_foreign=self._is_foreign)
+        reader = AnswerReader(request, max_chars=self._max_chars(request), is_foreign=self._is_foreign, url=self.url)
         try:
-            parser = sse.EventParser()
-            is_done = False
             deadline = self._new_deadline()
-            while not is_done:
+            while not reader.is_done:
                 received = await self._next_bytes(response, deadline=deadline, end=end)
                 if not received:
                     break
-                payloads = parser.feed(received)
-                for payload in payloads:
-                    if payload == sse.DONE:
-                        is_done = True
-                        break
-                    delta = answers.from_event(payload)
-                    is_over = finish_reason is not None or content.is_over
-                    finish_reason = _worse(finish_reason, delta.finish_reason)
-                    usage = delta.usage or usage
-                    if is_over:  # the answer has ended; only its token counts may still come
-                        continue
-                    room -= len(delta.text) + len(delta.reasoning)
-                    if room < 0:
-                        raise GenerationFailedError("The engine does not end its answer.", detail=self.url)
-                    lacks_logprobs = lacks_logprobs and not delta.logprobs
-                    if lacks_logprobs and delta.text:
-                        raise InvalidRequestError(
-                            "This engine gives no log probabilities: leave 'logprobs' out.", param="logprobs"
-                        )
-                    shown = content.read(delta)
-                    if content.is_over:  # its server may write on for as long as it is let
-                        end = min(end, asyncio.get_running_loop().time() + _TAIL_S)
-                    if shown != _NOTHING:
-                        yield shown
-                if payloads:  # comments keep a connection alive, but they are no sign of a living model
+                has_events, failure = reader.feed(received)
+                if (shown := reader.take()) != NOTHING:
+                    yield shown
+                if failure is not None:
+                    raise failure
+                if reader.is_over:  # its server may write on for as long as it is let
+                    end = min(end, asyncio.get_running_loop().time() + _TAIL_S)
+                if has_events:  # comments keep a connection alive, but they are no sign of a living model
                     deadline = self._new_deadline()
-            if finish_reason is None:
+            if reader.finish_reason is None:
                 raise self._broken_off("it closed the connection in the middle of an answer")
             await self._read_tail(response)
         except EngineError:
-            if not content.is_over:  # else the answer is whole: only its token counts are missing
+            if not reader.is_over:  # else the answer is whole: only its token counts are missing
                 raise
         finally:
             response.close()
-        yield replace(await content.finish(finish_reason), usage=answers.bound_usage(usage, request.sampling))
+        yield await reader.finish()
 
     async def aclose(self) -> None:
         """Close every connection; running answers end with `EngineUnavailableError`."""
         self._is_closed = True
-        if self._session is not None:
-            await self._session.close()
+        self._pool.close()
 
-    async def _open(self, request: GenerationRequest) -> aiohttp.ClientResponse:
+    async def _open(self, request: GenerationRequest) -> Answer:
         """Post a request until it is accepted: again without a field that the server does not know and can do without.
 
         Raises:
@@ -324,7 +294,7 @@ class EngineClient:
                 raise UnknownAdapterError(describe_unknown(wanted, info), param="model")
         return self._adapter_ids[request.adapter]
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> EngineError | None:
+    async def _refusal(self, response: Answer) -> EngineError | None:
         """Tell why a response brings no answer; None if it does."""
         is_document = response.content_type in ("application/json", "text/html")
         if response.status == 200 and not is_document:
@@ -339,7 +309,7 @@ class EngineClient:
                 detail=self.url,
             )
         error = self._to_error(response.status, body)
-        error.retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
+        error.retry_after_s = _retry_after_s(response.headers.get("retry-after"))
         return error
 
     def _to_error(self, status: int, body: bytes) -> EngineError:
@@ -356,88 +326,63 @@ class EngineClient:
         self._info = None  # with 404, it may have come back with another model than it had
         return EngineUnavailableError(f"The engine {hint} ({status}): {error.message}", detail=self.url)
 
-    def _connect(self) -> aiohttp.ClientSession:
-        if self._is_closed:
-            raise EngineUnavailableError("This engine client is closed.")
-        if self._session is None:
-            # No limit on connections: the engine's own queue is the one place that says no.
-            connector: aiohttp.BaseConnector = (
-                aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=_DNS_TTL_S)
-                if self._address.socket_path is None
-                else aiohttp.UnixConnector(self._address.socket_path, limit=0, keepalive_timeout=_KEEP_ALIVE_S)
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                headers=self._headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-            )
-        return self._session
-
-    async def _post(self, pieces: list[bytes], request_id: str) -> aiohttp.ClientResponse:
-        num_bytes = sum(map(len, pieces))
-        headers = {"Content-Type": "application/json", "Content-Length": str(num_bytes)}
+    async def _post(self, pieces: list[bytes], request_id: str) -> Answer:
+        headers = {"Content-Type": "application/json"}
         if request_id:
             headers["X-Request-ID"] = request_id
+        path = f"{self._api_path}/chat/completions"
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._connect().post(
-                    f"{self._address.api}/chat/completions",
-                    # Sent piece by piece: bytes as such would block the loop when large.
-                    data=b"".join(pieces) if num_bytes <= _SENT_BYTES else _sent(pieces),
-                    headers=headers,
-                    allow_redirects=False,
-                )
-        except aiohttp.ClientConnectorError as error:
+                return await self._ask("POST", path, pieces, headers, _CONNECT_S)
+        except UnreachableError as error:
             raise self._unavailable("it cannot be reached", error) from error
-        except aiohttp.ConnectionTimeoutError as error:  # before TimeoutError, which it is as well
-            raise self._unavailable("it cannot be reached", error) from error
-        except aiohttp.ClientError as error:
-            raise self._broken_off("the connection broke before the answer", error) from error
         except TimeoutError as error:
             raise self._timed_out() from error
         except OSError as error:
             raise self._broken_off("the connection broke before the answer", error) from error
 
-    async def _next_bytes(self, response: aiohttp.ClientResponse, *, deadline: float, end: float = math.inf) -> bytes:
+    async def _ask(
+        self, method: str, path: str, pieces: list[bytes], headers: dict[str, str], connect_s: float
+    ) -> Answer:
+        if self._is_closed:
+            raise EngineUnavailableError("This engine client is closed.")
+        return await self._pool.ask(method, path, pieces, headers=headers, connect_s=connect_s)
+
+    async def _next_bytes(self, response: Answer, *, deadline: float, end: float = math.inf) -> bytes:
         try:
             # What is there already would be read even after the end, for ever: a timeout acts only on a wait.
-            async with asyncio.timeout_at(min(deadline, end)):
-                if asyncio.get_running_loop().time() >= end:
-                    raise TimeoutError
-                return await response.content.readany()
+            if asyncio.get_running_loop().time() >= end:
+                raise TimeoutError
+            return await response.read(min(deadline, end))
         except TimeoutError as error:
             raise self._timed_out(is_endless=end <= deadline) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise self._broken_off("the connection broke in the middle of an answer", error) from error
 
-    async def _read_document(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read_document(self, response: Answer) -> bytes:
         """Read a body that is no stream, as far as anything of ours may be in it."""
         document, deadline = bytearray(), self._new_deadline()
         while len(document) < _MAX_DOCUMENT_BYTES and (piece := await self._next_bytes(response, deadline=deadline)):
             document += piece
         return bytes(document)
 
-    async def _read_tail(self, response: aiohttp.ClientResponse) -> None:
+    async def _read_tail(self, response: Answer) -> None:
+        until = asyncio.get_running_loop().time() + _TAIL_S
         try:
-            async with asyncio.timeout(_TAIL_S):
-                while await response.content.readany():
-                    pass
-        except (aiohttp.ClientError, OSError):  # TimeoutError too: the answer is whole, only the connection is lost
+            while asyncio.get_running_loop().time() < until and await response.read(until):
+                pass
+        except OSError:  # TimeoutError too: the answer is whole, only the connection is lost
             return
 
-    async def _get(self, url: str) -> tuple[int, bytes]:
+    async def _get(self, path: str) -> tuple[int, bytes]:
         try:
-            async with (
-                asyncio.timeout(min(_PROBE_S, self._timeout_s)),
-                self._connect().get(
-                    url,
-                    allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=_PROBE_CONNECT_S),
-                ) as response,
-            ):
-                return response.status, await self._read_document(response)
-        except (aiohttp.ClientError, OSError) as error:
+            async with asyncio.timeout(min(_PROBE_S, self._timeout_s)):
+                response = await self._ask("GET", path, [], {}, _PROBE_CONNECT_S)
+                try:
+                    return response.status, await self._read_document(response)
+                finally:
+                    response.close()
+        except OSError as error:
             raise self._unavailable("it cannot be reached", error) from error
 
     async def _probe_by_list(self) -> tuple[Readiness, str]:
@@ -479,21 +424,6 @@ class EngineClient:
         self._unknown_fields = frozenset()
         detail = f"{self.url}: {_describe(error)}" if error else self.url
         return EngineUnavailableError(f"The engine is not available: {why}.", detail=detail)
-
-
-async def _sent(pieces: list[bytes]) -> AsyncGenerator[memoryview, None]:
-    for piece in pieces:
-        view = memoryview(piece)
-        for start in range(0, len(view), _SENT_BYTES):
-            yield view[start : start + _SENT_BYTES]
-
-
-_BY_SEVERITY: Final[tuple[FinishReason | None, ...]] = (None, "stop", "length", "content_filter")
-
-
-def _worse(first: FinishReason | None, second: FinishReason | None) -> FinishReason | None:
-    """Of two ends that a server told, the one that says more against the answer."""
-    return max(first, second, key=_BY_SEVERITY.index)
 
 
 def _retry_after_s(value: str | None) -> float | None:

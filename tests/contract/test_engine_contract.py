@@ -284,7 +284,10 @@ async def test_an_answer_comes_in_several_deltas(open_echo):
 
     deltas = await deltas_of(subject.engine, question("one two three", max_tokens=None))
 
-    assert [delta.text for delta in deltas][-4:] == [" one", " two", " three", ""]
+    # What arrives together may be told together, but for the end.
+    *said, last = [delta.text for delta in deltas]
+    assert "".join(said).endswith(" one two three")
+    assert last == ""
 
 
 async def test_log_probabilities_arrive_with_the_words_they_are_of(open_echo):
@@ -293,7 +296,7 @@ async def test_log_probabilities_arrive_with_the_words_they_are_of(open_echo):
     deltas = await deltas_of(subject.engine, question("猫 two", max_tokens=None, top_logprobs=2))
 
     assert all(delta.text == "".join(token.token for token in delta.logprobs) for delta in deltas)
-    assert deltas[-2].logprobs == (TokenLogprob(" two", 0.0, b" two"),)
+    assert deltas[-2].logprobs[-1:] == (TokenLogprob(" two", 0.0, b" two"),)
 
 
 async def test_an_answer_cut_at_max_tokens_says_length(open_echo):
@@ -365,6 +368,11 @@ ERRORS = [
 ]
 
 
+async def read_into(texts, stream):
+    async for delta in stream:
+        texts.append(delta.text)
+
+
 @pytest.mark.parametrize("num_before", [0, 2], ids=["at-once", "in-mid-answer"])
 async def test_every_error_arrives_as_the_class_it_was_raised_as(open_echo, num_before):
     subject = await open_echo(fail_after_deltas=num_before)
@@ -372,14 +380,14 @@ async def test_every_error_arrives_as_the_class_it_was_raised_as(open_echo, num_
         subject.echo.fail_with = raised
         stream = subject.engine.stream(question("what goes wrong?"))
 
-        received = [await anext(stream) for _ in range(num_before)]
+        received: list[str] = []
         with pytest.raises(EngineError) as caught:
-            await anext(stream)
+            await read_into(received, stream)
 
         assert type(caught.value) is type(raised)
         assert (caught.value.code, caught.value.param) == (raised.code, raised.param)
         assert raised.message in caught.value.message  # a balancer that is left without any names its other servers too
-        assert [delta.text for delta in received] == ["[echo", " glm]"][:num_before]
+        assert "".join(received) == ("[echo glm]" if num_before else "")
 
 
 async def test_many_answers_run_side_by_side_without_mixing(open_echo):

@@ -86,7 +86,7 @@ def test_a_stream_is_given_again_from_its_start_byte_for_byte(
     first = http.post(path, json=body, headers=key)
     again = http.post(path, json=body, headers=key)
 
-    assert first.text.count("data: ") > 5
+    assert first.text.count("data: ") >= 4  # what arrives together is told together
     assert again.text == first.text
     assert is_replayed(again)
     assert len(num_asked) == 1

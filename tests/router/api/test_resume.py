@@ -115,7 +115,7 @@ def test_the_stream_of_a_fast_answer_is_read_again_event_for_event(http: httpx.C
     first = events_of(http.post("/v1/responses", json={"model": "glowl", "stream": True, **body}).text)
     response_id = first[0]["response"]["id"]
 
-    assert len(first) > 12
+    assert len(first) >= 9  # what arrives together is told together
     for after in range(-1, len(first)):
         assert read(http, response_id, starting_after=after) == first[after + 1 :]
 

@@ -191,7 +191,7 @@ async def test_streams_and_stored_answers_share_a_run_and_nothing_else(
 
     text = text_of(await plain)
     assert glm.num_started == 1
-    assert (await streamed).text.count('"delta"') > 3
+    assert (await streamed).text.count('"delta"') >= 3
     response = (await stored).raise_for_status()
     assert response.json()["output"][0]["content"][0]["text"] == text
     assert (await http.get(f"/v1/responses/{response.json()['id']}")).json() == response.json()
