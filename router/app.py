@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from router.api import errors
 from router.api.batch_lines import make_runner
@@ -24,6 +26,7 @@ from router.middleware.audited import Audited
 from router.middleware.callers import Identified
 from router.middleware.encodings import Unpacked
 from router.middleware.hosts import Cors, HostsChecked
+from router.middleware.hot import HotRoutes
 from router.middleware.ids import BugsAnswered, RequestIds
 from router.middleware.limits import Bounded
 from router.middleware.metered import Metered
@@ -36,6 +39,15 @@ from router.webhooks.sweeper import sweep_forever
 from router.work.reaper import reap_forever
 
 log = logging.getLogger(__name__)
+
+# What nearly all requests ask.
+_HOT_ENDPOINTS: Final = (chat.create_chat_completion, responses.create_response)
+HOT: Final = [
+    route
+    for each in (chat.routes, responses.routes)
+    for route in each.routes
+    if isinstance(route, APIRoute) and route.endpoint in _HOT_ENDPOINTS
+]
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -75,6 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     describe(app)
     serve_docs(app)
     # The last one added is the outermost.
+    app.add_middleware(HotRoutes, routes=HOT, handlers=app.exception_handlers)
     app.add_middleware(BugsAnswered, to_response=errors.answer_bug)
     app.add_middleware(HeadAnswered)
     app.add_middleware(PathsTidied)
