@@ -7,8 +7,10 @@ closed connection, for what never becomes one. Uvicorn itself bounds neither the
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 
 import httptools
@@ -19,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from router.api.errors import envelope
+from router.api.hangups import ON_DISCONNECT
 from router.errors import EngineFailedError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -117,6 +120,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._unread_since: float | None = None
         self._is_told_again = False
+        self._is_lost = False
+        self._told: dict[Callable[[], None], None] = {}
         self.idle_since: float | None = self.loop.time()
 
     @property
@@ -134,6 +139,16 @@ class BoundedProtocol(HttpToolsProtocol):
         """Count it no more."""
         self._limits.discard(self)
         super().connection_lost(exc)
+        self._is_lost = True
+        for tell in tuple(self._told):
+            tell()
+
+    def on_disconnect(self, tell: Callable[[], None]) -> Callable[[], None]:
+        """Have something called when the client is gone: a request costs no task that waits for that."""
+        if self._is_lost:
+            self.loop.call_soon(tell)
+        self._told[tell] = None
+        return functools.partial(self._told.pop, tell, None)
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless a request's headers are too large."""
@@ -265,6 +280,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        cycle.scope["extensions"] = {ON_DISCONNECT: {"call": self.on_disconnect}}
         is_old = cycle.scope["http_version"] == "1.0"
         super()._start_asgi_task(cycle, _WithoutChunks(app, cycle) if is_old else app)
 

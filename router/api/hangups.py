@@ -8,23 +8,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
 from fastapi import Request
+from starlette.types import Receive, Scope
 
 from router.api.intake import services_of
 from router.dispatch import Running
 from router.leftovers import end_tasks
 
+# Under this name a scope's extensions have what is told whom to call when the client is gone: `BoundedProtocol` puts it
+# there. What it returns forgets that.
+ON_DISCONNECT: Final = "glowl.on_disconnect"
+OnDisconnect = Callable[[Callable[[], None]], Callable[[], None]]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 # The longest silence of a stream: proxies close what is quiet for a minute.
 PING_S: Final = 5.0
 # The event loop counts in milliseconds, so a timer may be early by one; then it would be set again, and again.
 _TICK_S: Final = 0.002
-# An answer that is there so soon is not worth a second task that watches the connection.
-_QUICK_S: Final = 0.02
+_CANCEL_AGAIN_S: Final = 0.2
 # Items read before they are asked for: as many as come at once, and a client that reads slowly holds no more.
 _MAX_AHEAD: Final = 32
 
@@ -54,18 +58,64 @@ async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Resul
     Raises:
         ClientGoneError: if the caller hung up first.
     """
-    task = asyncio.ensure_future(work)
-    watch: asyncio.Task[None] | None = None
+    return await while_connected(request.scope, request.receive, work)
+
+
+async def while_connected(scope: Scope, receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """Like `cancel_on_disconnect`, for what has no request.
+
+    The work runs in the task of its caller: a task of its own costs as much as a small answer.
+
+    Raises:
+        ClientGoneError: if the client hung up first.
+    """
+    leaving = _Leaving()
+    tell: OnDisconnect | None = scope.get("extensions", {}).get(ON_DISCONNECT, {}).get("call")
+    watch = None if tell else asyncio.ensure_future(_disconnected(receive, leaving.leave))
+    forget = tell(leaving.leave) if tell else None
     try:
-        await asyncio.wait({task}, timeout=_QUICK_S)
-        if not task.done():
-            watch = asyncio.ensure_future(_disconnected(request))
-            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise ClientGoneError
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        # As `asyncio.Timeout` does it: a cancellation by somebody else goes on.
+        if leaving.is_other_than_ours():
+            raise
+        raise ClientGoneError from None
     finally:
-        await (end_tasks(task) if watch is None else end_tasks(task, watch))
+        leaving.end()
+        if forget is not None:
+            forget()
+        if watch is not None:
+            await end_tasks(watch)
+
+
+class _Leaving:
+    """Cancels the current task when its client leaves, until it has ended: redis' client may swallow one cancel."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._before = task.cancelling()
+        self._num_cancels = 0
+        self._again: asyncio.TimerHandle | None = None
+
+    def leave(self) -> None:
+        """Cancel, now and then again."""
+        self._num_cancels += 1
+        self._task.cancel()
+        self._again = self._task.get_loop().call_later(_CANCEL_AGAIN_S, self.leave)
+
+    def is_other_than_ours(self) -> bool:
+        """Whether somebody else has cancelled the task as well."""
+        return not self._num_cancels or self._task.cancelling() - self._num_cancels > self._before
+
+    def end(self) -> None:
+        """Cancel no more."""
+        if self._again is not None:
+            self._again.cancel()
+        for _ in range(self._num_cancels):
+            self._task.uncancel()
+        self._num_cancels = 0
 
 
 async def with_pings(
@@ -178,6 +228,7 @@ class _ReadAhead(Generic[Item]):
             self._news.set_result(is_news)
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _disconnected(receive: Receive, leave: Callable[[], None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
+    leave()

@@ -6,10 +6,13 @@ a client may be gone before the first byte, and then Starlette drops the generat
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
+
+from router.api.hangups import ClientGoneError, while_connected
 
 
 class OwnedStream(StreamingResponse):
@@ -27,19 +30,22 @@ class OwnedStream(StreamingResponse):
         self._owned = body
         self._drop = drop
         self._is_begun = False
-        super().__init__(self._read(), media_type="text/event-stream", headers=headers)
+        super().__init__(body, media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         try:
-            await super().__call__(scope, receive, send)
+            with contextlib.suppress(ClientGoneError):
+                await while_connected(scope, receive, self._send(send))
         finally:
             if self._is_begun:
                 await self._owned.aclose()
             else:
                 await self._drop()
 
-    async def _read(self) -> AsyncGenerator[bytes, None]:
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         self._is_begun = True
         async for piece in self._owned:
-            yield piece
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

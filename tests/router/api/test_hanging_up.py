@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ import pytest
 
 from engines.base import EngineOverloadedError
 from engines.echo import EchoEngine
+from router.api.hangups import ON_DISCONNECT, ClientGoneError, while_connected
 from router.errors import QueueUnavailableError
 from tests.support.servers import AppServer, wait_until
 
@@ -131,3 +134,78 @@ def test_an_engine_that_fails_in_mid_answer_fails_the_request_with_all_it_said(
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     assert refused.json()["error"]["param"] == "input"
     assert (last.type, last.response.error.message) == ("response.failed", "no room")
+
+
+class Client:
+    """A client as `BoundedProtocol` tells of it."""
+
+    def __init__(self) -> None:
+        self.told: list[Callable[[], None]] = []
+        self.scope: dict[str, Any] = {"extensions": {ON_DISCONNECT: {"call": self.on_disconnect}}}
+
+    def on_disconnect(self, tell: Callable[[], None]) -> Callable[[], None]:
+        self.told.append(tell)
+        return lambda: self.told.remove(tell)
+
+    async def receive(self) -> Any:
+        raise AssertionError("nothing is received for this")
+
+
+async def test_work_ends_with_its_client_however_often_it_swallows_that() -> None:
+    client, swallowed, has_begun = Client(), [], asyncio.Event()
+
+    async def work() -> None:
+        while len(swallowed) < 2:
+            has_begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                swallowed.append(error)
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(while_connected(client.scope, client.receive, work()))
+    await has_begun.wait()
+    client.told[0]()
+
+    with pytest.raises(ClientGoneError):
+        await task
+    assert len(swallowed) == 2
+    assert client.told == []
+    assert task.cancelling() == 0
+
+
+async def test_whoever_cancels_beside_the_client_is_obeyed() -> None:
+    client, has_begun = Client(), asyncio.Event()
+
+    async def work() -> None:
+        has_begun.set()
+        await asyncio.Event().wait()
+
+    for is_gone in (False, True):
+        has_begun.clear()
+        task = asyncio.create_task(while_connected(client.scope, client.receive, work()))
+        await has_begun.wait()
+        if is_gone:
+            client.told[0]()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_an_answer_that_was_there_when_the_client_left_is_kept() -> None:
+    client, answer = Client(), asyncio.get_running_loop().create_future()
+
+    async def work() -> str:
+        try:
+            await answer
+        except asyncio.CancelledError:
+            assert answer.done()
+        return "whole"
+
+    task = asyncio.create_task(while_connected(client.scope, client.receive, work()))
+    await asyncio.sleep(0)
+    answer.set_result(None)
+    client.told[0]()
+
+    assert await task == "whole"
+    assert task.cancelling() == 0
