@@ -70,6 +70,8 @@ class OverloadWatch:
         self._limits = limits
         self._clock = clock
         self._backlogs = Backlogs()
+        # What `Backlogs.deep_ms` of them said, by owner and priority.
+        self._deep: dict[tuple[str, Priority], int | None] = {}
         self._read_at = -_FRESH_S
         # By caller, as a hash, since engines name them so.
         self._ages: dict[tuple[_Way, Priority], dict[str, float]] = {}
@@ -96,6 +98,7 @@ class OverloadWatch:
         """
         try:
             self._backlogs = await self._read()
+            self._deep.clear()
             self._read_at = self._clock()
         finally:
             self._judge()
@@ -108,7 +111,7 @@ class OverloadWatch:
         """
         known = self._monitor.health()
         engines: dict[str, EngineHealth] = {name: self._engine_health(name, known.of(name), call) for name in _ENGINES}
-        return Health(engines, self._known().deep_ms(call.owner, call.priority))
+        return Health(engines, self._deep_ms(call.owner, call.priority))
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What is known of each engine's queue, for people; empty while nothing is."""
@@ -124,8 +127,18 @@ class OverloadWatch:
                 }
         return found
 
+    def _deep_ms(self, owner: str, priority: Priority) -> int | None:
+        if not self._is_fresh():
+            return Backlogs().deep_ms(owner, priority)
+        if (owner, priority) not in self._deep:
+            self._deep[owner, priority] = self._backlogs.deep_ms(owner, priority)
+        return self._deep[owner, priority]
+
+    def _is_fresh(self) -> bool:
+        return self._clock() - self._read_at < _FRESH_S
+
     def _known(self) -> Backlogs:
-        return self._backlogs if self._clock() - self._read_at < _FRESH_S else Backlogs()
+        return self._backlogs if self._is_fresh() else Backlogs()
 
     def _engine_health(self, engine: EngineName, known: EngineHealth, call: Call) -> EngineHealth:
         way = _Way(engine, is_queued=engine != "glm" or call.is_background)

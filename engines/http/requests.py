@@ -278,7 +278,7 @@ def to_chat_pieces(
     """
     sampling = request.sampling
     images = [image for message in request.messages for image in message.images]
-    cut = secrets.token_hex(16)  # where a picture belongs; no text can hold it
+    cut = secrets.token_hex(16) if images else ""  # where a picture belongs; no text can hold it
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": message.role, "content": _to_content(message, cut)} for message in request.messages],

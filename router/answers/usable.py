@@ -23,6 +23,8 @@ _LONE_MARKS: Final = frozenset(".。,，、;；:：…·•`_")
 
 def is_blank(text: str) -> bool:
     """Whether a text has nothing in it to read: white space, characters without width, special tokens, bare marks."""
+    if text[:1].isalnum():  # as nearly all answers begin: not each of their characters has to be looked at
+        return False
     bare = "".join(
         char
         for char in _SPECIAL_TOKEN.sub("", text)

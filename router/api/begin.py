@@ -36,8 +36,9 @@ async def start(request: Request, call: Call) -> Running:
         RouterError: as `Dispatcher.start` does.
     """
     dispatcher = services_of(request).dispatcher
-    call = replace(call, cache=heed_cache_control(request.headers.getlist("cache-control"), call.cache))
-    call = replace(call, admission=admission_of(request))
+    said, admission = request.headers.getlist("cache-control"), admission_of(request)
+    if said or admission is not None:
+        call = replace(call, cache=heed_cache_control(said, call.cache), admission=admission)
     if call.is_background:
         return await dispatcher.start(call)
     begun: list[Running] = []

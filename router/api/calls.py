@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from engines.base import Message, SamplingParams
 from policies.features import Hints
@@ -135,8 +135,13 @@ def cache_use(wish: bool | None, *, is_stored: bool) -> CacheUse:
 async def _of_chat(call: Call, body: ChatRequest, services: Services) -> Call:
     check_text(body.messages, services.settings)
     is_stored = bool(body.store)
-    call = replace(call, is_stored=is_stored, is_watched=True, cache=cache_use(body.hybrid.cache, is_stored=is_stored))
-    return await _with_messages(call, from_chat(body.messages, services.media))
+    return await _with_messages(
+        call,
+        from_chat(body.messages, services.media),
+        is_stored=is_stored,
+        is_watched=True,
+        cache=cache_use(body.hybrid.cache, is_stored=is_stored),
+    )
 
 
 async def _of_responses(call: Call, body: ResponsesRequest, services: Services) -> Call:
@@ -146,8 +151,10 @@ async def _of_responses(call: Call, body: ResponsesRequest, services: Services) 
         earlier = await conversation_of(services, body.previous_response_id, call.owner)
     answers = await answers_named(services, body.input, call.owner)
     files = await pictures_named(services, body.input, call.owner)
-    call = replace(
+    loading = from_responses(body.input, body.instructions, earlier, services.media, answers, files)
+    return await _with_messages(
         call,
+        loading,
         is_background=bool(body.background),
         is_stored=body.store is not False,
         is_watched=bool(body.stream or not (body.background or body.hybrid.async_ == "auto")),
@@ -156,8 +163,6 @@ async def _of_responses(call: Call, body: ResponsesRequest, services: Services) 
         echo=body.echo,
         cache=cache_use(body.hybrid.cache, is_stored=body.store is not False),
     )
-    loading = from_responses(body.input, body.instructions, earlier, services.media, answers, files)
-    return await _with_messages(call, loading)
 
 
 def _to_hints(body: Sampling, target: Target) -> Hints:
@@ -165,12 +170,12 @@ def _to_hints(body: Sampling, target: Target) -> Hints:
     return Hints(hybrid.route, target.engine, service_tier=body.service_tier, deadline_ms=hybrid.deadline_ms)
 
 
-async def _with_messages(call: Call, loading: Awaitable[tuple[Message, ...]]) -> Call:
-    """Add the conversation, and how many milliseconds its pictures took; what it fetches is the caller's."""
+async def _with_messages(call: Call, loading: Awaitable[tuple[Message, ...]], **fields: Any) -> Call:
+    """Add the conversation, how many milliseconds its pictures took, and fields; what it fetches is the caller's."""
     began = time.perf_counter()
     with fetching_for(call.owner):
         messages = await loading
     took_ms = 1000 * (time.perf_counter() - began)
     if len(messages) > _MANY_TURNS:
         await asyncio.sleep(0)  # as when a body is read: a conversation without pictures is built in one go
-    return replace(call, messages=messages, fetch_ms=took_ms)
+    return replace(call, messages=messages, fetch_ms=took_ms, **fields)

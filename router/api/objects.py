@@ -6,7 +6,7 @@ In: a `Job`. Out: JSON-able dicts in OpenAI's shapes with the ``hybrid`` extensi
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -274,10 +274,14 @@ def to_job_summary(job: Job) -> Json:
     }
 
 
-def to_route_headers(job: Job) -> dict[str, str]:
+def to_route_headers(job: Job, timings: Mapping[str, float] | None = None) -> dict[str, str]:
     """Return the headers that show the decision on every answer, and where the time went, as far as is known.
 
     The id is among them if it leads somewhere.
+
+    Args:
+        job: the record.
+        timings: `to_timings` of it, where that is known already.
     """
     decision = job.spec.decision
     headers = {
@@ -291,7 +295,7 @@ def to_route_headers(job: Job) -> dict[str, str]:
         headers["x-glowl-cache"] = job.spec.cache
     if (age := age_s(job)) is not None:
         headers["age"] = str(age)
-    if timings := to_timings(job):
+    if timings := to_timings(job) if timings is None else timings:
         headers["server-timing"] = to_server_timing(timings)
     return headers
 
@@ -403,5 +407,7 @@ def _to_spent(job: Job) -> Json:
 
 def _difference(total: Usage, *parts: Usage) -> Usage | None:
     known = add_usage(*parts)
+    if known == total:  # nothing was merged
+        return None
     left = {each.name: getattr(total, each.name) - getattr(known, each.name) for each in fields(Usage)}
     return Usage(**left) if any(value > 0 for value in left.values()) else None

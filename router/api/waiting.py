@@ -59,7 +59,7 @@ async def answer(request: Request, running: Running, wait_s: float, extra: Extra
     completion = to_completion(job, said)
     if extra is not None:
         completion.update(extra(completion))
-    return json_response(completion, headers=to_route_headers(job))
+    return json_response(completion, headers=to_route_headers(job, completion["hybrid"]["timings"]))
 
 
 async def _settle(services: Services, running: Running, wait_s: float) -> Job:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
-from dataclasses import asdict, replace
+from collections.abc import AsyncGenerator, Hashable
+from dataclasses import asdict, fields
 from typing import Any, Final
 
 import orjson
@@ -30,7 +30,8 @@ class _Flight:
         self.is_ended = False
         self.num_readers = 0
         self._source = deltas
-        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[asyncio.Future[None]] = []
         self.task = asyncio.create_task(self._read())
 
     async def next(self, index: int) -> Delta | None:
@@ -44,7 +45,9 @@ class _Flight:
                 raise self.failure.with_traceback(None)
             if self.is_ended:
                 return _END
-            await self._news.wait()
+            waiter = self._loop.create_future()
+            self._waiting.append(waiter)
+            await waiter
         return self.deltas[index]
 
     async def _read(self) -> None:
@@ -60,8 +63,10 @@ class _Flight:
             await self._source.aclose()
 
     def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 class SharedStream(AsyncGenerator[Delta, None]):
@@ -71,7 +76,7 @@ class SharedStream(AsyncGenerator[Delta, None]):
         is_joined: the run was under way already.
     """
 
-    def __init__(self, flights: Flights, key: str, flight: _Flight, *, is_joined: bool) -> None:
+    def __init__(self, flights: Flights, key: Hashable, flight: _Flight, *, is_joined: bool) -> None:
         self.is_joined = is_joined
         self._flights = flights
         self._key = key
@@ -109,7 +114,7 @@ class Flights:
     """
 
     def __init__(self) -> None:
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[Hashable, _Flight] = {}
         self._ending = Leftovers()
         self.num_joined = 0
 
@@ -130,7 +135,7 @@ class Flights:
         self.num_joined += is_joined
         return SharedStream(self, key, flight, is_joined=is_joined)
 
-    async def leave(self, key: str, flight: _Flight) -> None:
+    async def leave(self, key: Hashable, flight: _Flight) -> None:
         """Take one reader away from a run."""
         flight.num_readers -= 1
         if flight.num_readers > 0:
@@ -162,11 +167,14 @@ def flight_of(spec: JobSpec) -> str:
     return hashlib.sha256(orjson.dumps(asked)).hexdigest()
 
 
-def _key_of(name: str, request: GenerationRequest) -> str:
+# All that the answer to a request depends on, beside its messages.
+_ASKED: Final = tuple(each.name for each in fields(GenerationRequest) if each.name not in ("messages", "request_id"))
+
+
+def _key_of(name: str, request: GenerationRequest) -> Hashable:
     """Name a request by all that its answer depends on; pictures by their files."""
-    bare = replace(request, messages=(), request_id="")
-    messages = [
-        [each.role, [[part.sha256] if isinstance(part, ImagePart) else part.text for part in each.parts]]
+    messages = tuple(
+        (each.role, tuple((part.sha256,) if isinstance(part, ImagePart) else part.text for part in each.parts))
         for each in request.messages
-    ]
-    return hashlib.sha256(orjson.dumps([name, messages, bare])).hexdigest()
+    )
+    return (name, messages, *(getattr(request, each) for each in _ASKED))

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,10 +36,12 @@ class RequestIds:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.setdefault("x-request-id", request_id)
+                headers = list(message.get("headers", ()))
+                if all(name != b"x-request-id" for name, _ in headers):
+                    headers.append((b"x-request-id", request_id.encode("latin-1")))
                 if state.get("is_replayed"):
-                    headers["idempotent-replayed"] = "true"
+                    headers.append((b"idempotent-replayed", b"true"))
+                message["headers"] = headers
             await send(message)
 
         await self._app(scope, receive, send_with_id)

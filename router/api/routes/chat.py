@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -39,12 +40,12 @@ async def create_chat_completion(request: Request) -> Response:
     services = services_of(request)
     caller = asking(request).owner
     body = await parse(request, ChatRequest)
-    running = await begin(request, caller, lambda: to_call(body, caller, services))
-    body = body.model_copy(update={"messages": ()})  # the pictures are not to be held as long as the answer takes
     max_wait_s = body.hybrid.max_wait_s
     wait_s = services.settings.max_wait_s if max_wait_s is None else max_wait_s
-    if body.stream:
-        has_usage = bool(body.stream_options and body.stream_options.include_usage)
+    is_streamed, has_usage = body.stream, bool(body.stream_options and body.stream_options.include_usage)
+    running = await begin(request, caller, partial(to_call, body, caller, services))
+    del body  # its pictures are not to be held as long as the answer takes
+    if is_streamed:
         return OwnedStream(
             _stream(services, running, wait_s, has_usage=has_usage, is_chinese=wants_chinese(request)),
             lambda: _drop(services, running),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -46,12 +47,13 @@ async def create_response(request: Request) -> Response:
     services = services_of(request)
     caller = asking(request).owner
     body = await parse(request, ResponsesRequest)
+    is_streamed, returns_at_once = body.stream, body.background or body.hybrid.async_ == "auto"
     with fields_named():
-        running = await begin(request, caller, lambda: to_call(body, caller, services))
-    body = body.model_copy(update={"input": ()})  # the pictures are not to be held as long as the answer takes
-    if body.stream:
+        running = await begin(request, caller, partial(to_call, body, caller, services))
+    del body  # its pictures are not to be held as long as the answer takes
+    if is_streamed:
         return _stream(request, running)
-    if running.is_queued and (body.background or body.hybrid.async_ == "auto"):
+    if running.is_queued and returns_at_once:
         await running.events.aclose()
         if not running.job.is_announced:
             await services.store.tell(running.job.id)
