@@ -41,7 +41,7 @@ SHOWN_HOOK = "https://example.com/hooks"
 NOT_RUN = re.compile(
     r"((GLOWL|REDIS)_\w+=(\"[^\"]*\"|\S+) )*\.venv/bin/glowl "
     r"(up|api|worker|engine|doctor|models convert|jobs retry|owners|keys|tokens|audit verify --has)\b|"
-    r"(GLOWL_\w+=\S+ )*(make|docker|vllm|pip|git|python|export)\b|\.venv/bin/(pip|python)\b|"
+    r"(GLOWL_\w+=\S+ )*(make|docker|vllm|pip|git|python3?|export|install)\b|\.venv/bin/(pip|python)\b|"
     r"curl -i https://glowl\.example\.com"
 )
 
