@@ -32,7 +32,7 @@ define SHOW_STEPS
 endef
 export SHOW_STEPS
 
-.PHONY: help up test test-whole check docs browser test-browser openai-majors clients open-responses clean
+.PHONY: help up test test-whole check docs browser nginx test-browser openai-majors clients open-responses clean
 
 help:
 	@echo "make up      run Glowl on this machine (ARGS are those of 'glowl up')"
@@ -72,6 +72,12 @@ browser:
 	@command -v chromium chromium-browser google-chrome >/dev/null \
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 		|| echo "no browser, and none can be installed here: the tests of the page will skip"
+
+# Debian's nginx, likewise. It is not started: a level at which nothing is.
+nginx:
+	@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends nginx-light >/dev/null; } \
+		|| echo "no nginx, and none can be installed here: the tests of deploy/nginx will skip"
 
 test-browser: $(HAS_DEV) browser
 	$(BIN)/pytest tests/browser -rs $(ARGS)
