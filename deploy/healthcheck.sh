@@ -1,10 +1,11 @@
 #!/bin/bash
-# Is this container healthy? Bash alone answers: a Python would use a hundred times as much of the processor per look.
+# Is this container healthy? Bash alone answers: a Python would use 20 times as much of the processor.
 #   healthcheck PORT PATH       a GET is answered with 200 within 3 s
 #   healthcheck FILE SECONDS    the file is not empty, and was touched so many seconds ago or less
 set -u
 if [[ $1 == /* ]]; then
-    [[ -s $1 ]] && (($(date +%s) - $(stat -c %Y "$1") <= $2))
+    printf -v now '%(%s)T' -1
+    [[ -s $1 ]] && ((now - $(stat -c %Y "$1") <= $2))
     exit
 fi
 exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
