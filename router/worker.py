@@ -19,6 +19,7 @@ from celery.signals import (
     after_setup_logger,
     after_setup_task_logger,
     worker_process_shutdown,
+    worker_ready,
     worker_shutdown,
     worker_shutting_down,
 )
@@ -27,7 +28,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router.bootstrap import make_context
-from router.jobs.queue import WORK, create_celery
+from router.consumer_watch import watch_consumer
+from router.jobs.queue import WORK, create_celery, make_sender
 from router.settings import Settings
 from router.work import ticket
 from router.work.context import Context
@@ -119,6 +121,11 @@ def create_worker(settings: Settings, *, on_beat: Callable[[], None] | None = No
     app = create_celery(settings)
     loop = TaskLoop(lambda: make_context(settings), drain_s=settings.drain_s)
     _register(app, loop)
+    sender = make_sender(create_celery(settings))
+    end_s = settings.drain_s + 2 * _LAST_S
+    worker_ready.connect(
+        lambda **given: watch_consumer(app, sender, given["sender"], loop.drain, end_s=end_s), weak=False
+    )
     if on_beat is not None:
         loop.beat(on_beat)
     return app

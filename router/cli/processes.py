@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -145,6 +145,7 @@ def worker(
     settings = load_settings()
 
     from celery.signals import worker_ready
+    from celery.worker import state
 
     from router.jobs.queue import QUEUES, queue_name
     from router.worker import create_worker
@@ -158,8 +159,9 @@ def worker(
         sign.clear()
         worker_ready.connect(sign.write, weak=False)
     app = create_worker(settings, on_beat=None if sign is None else sign.touch)
+    run: Callable[[list[str]], object] = app.worker_main  # celery's own types say that it never returns
     try:
-        app.worker_main(
+        run(
             [
                 "worker",
                 # Tasks only wait for engines and redis: threads are enough, and nothing forks.
@@ -175,6 +177,8 @@ def worker(
     finally:
         if sign is not None and sign.problem:
             fail(sign.problem)
+    if state.should_stop:  # not 0, as after a signal: its consumer is dead, and a supervisor starts another
+        raise typer.Exit(1)
 
 
 def engine(

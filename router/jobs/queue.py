@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from celery import Celery
-from kombu import Exchange, Queue
+from celery.app.amqp import AMQP
+from kombu import Connection, Exchange, Queue
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -45,17 +46,28 @@ _CONNECT_OPTIONS: Final = {
     "interval_step": 0.2,
     "interval_max": 0.5,
     "connect_retries_timeout": 1.0,
-    # Without it a thread that sends waits as long as redis is silent. A worker's own connection has none: it waits for
-    # the next ticket.
+    # Without it a thread that sends waits as long as redis is silent.
     "socket_timeout": 3.0,
     "retry_on_timeout": False,
 }
 
 
+class _Connection(Connection):
+    """Kombu's, which looks for a redis that was away every two seconds at most, not every thirty."""
+
+    def _ensure_connection(self, *args: Any, **options: Any) -> Any:
+        options |= {"interval_start": 0.2, "interval_step": 0.2, "interval_max": 2.0}
+        return super()._ensure_connection(*args, **options)
+
+
+class _Amqp(AMQP):
+    Connection = _Connection
+
+
 def create_celery(settings: Settings) -> Celery:
     """Build the Celery application that sends, and that a worker adds its tasks to."""
     broker = to_broker(settings.redis_url)
-    app = Celery("glowl", broker=broker.url)
+    app = Celery("glowl", broker=broker.url, amqp=_Amqp)
     app.conf.update(
         broker_use_ssl=broker.ssl,
         task_serializer="json",
@@ -77,6 +89,10 @@ def create_celery(settings: Settings) -> Celery:
             "visibility_timeout": 3600,
             "global_keyprefix": "glowl:celery:",
             "socket_connect_timeout": 5,
+            # Of an acknowledgement on a connection that died without a word. The wait for the next ticket ends every
+            # second, and is found to be dead after this interval.
+            "socket_timeout": 10.0,
+            "health_check_interval": 5,
             "retry_on_timeout": True,
             **broker.options,
         },
@@ -87,6 +103,20 @@ def create_celery(settings: Settings) -> Celery:
         worker_concurrency=settings.worker_concurrency,
     )
     return app
+
+
+def make_sender(celery: Celery) -> Celery:
+    """Let an application only send and count from now on: its connections give up soon."""
+    celery.conf.broker_transport_options = {**celery.conf.broker_transport_options, **_CONNECT_OPTIONS}
+    return celery
+
+
+def count_tickets(celery: Celery, queues: Sequence[str]) -> list[int]:
+    """Return how many messages nobody has taken from each queue yet; blocks."""
+    with celery.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        # Not passively: to redis a queue without a message is none, which would be an error.
+        return [int(channel.queue_declare(queue=queue).message_count) for queue in queues]
 
 
 def queue_name(short: str) -> str:
@@ -105,7 +135,7 @@ class JobQueue:
     def __init__(self, celery: Celery, *, is_silent: Callable[[], bool] = lambda: False) -> None:
         self._celery = celery
         self._is_silent = is_silent
-        celery.conf.broker_transport_options = {**celery.conf.broker_transport_options, **_CONNECT_OPTIONS}
+        make_sender(celery)
         # Sending blocks, so it runs in threads; a small number keeps the broker's connection pool small too.
         self._slots = asyncio.Semaphore(_MAX_SENDS_AT_ONCE)
 
@@ -133,18 +163,11 @@ class JobQueue:
         Raises:
             QueueUnavailableError: if redis does not answer.
         """
-
-        def count() -> int:
-            with self._celery.connection_for_read() as connection:
-                channel: Any = connection.default_channel
-                # Not passively: to redis a queue without a message is none, which would be an error.
-                return int(channel.queue_declare(queue=queue_name(queue)).message_count)
-
         async with self._slots:
             if self._is_silent():
                 raise queue_unavailable()
             try:
-                return await asyncio.to_thread(count)
+                return sum(await asyncio.to_thread(count_tickets, self._celery, [queue_name(queue)]))
             except (OperationalError, RedisError, OSError, AttributeError) as error:
                 raise queue_unavailable() from error
 
