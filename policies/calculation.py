@@ -10,6 +10,8 @@ import re
 from itertools import pairwise
 from typing import Final
 
+from policies.finder import Finder
+
 _NUMBER: Final = r"(?<![a-z\d第.:_-])(?:\d+(?:\.\d+)?|[一二两三四五六七八九十百千半]{1,5})"
 # What is counted, beside a number. Dates, doors, seats and models are names, not counts.
 _UNIT: Final = (
@@ -21,7 +23,9 @@ _AMOUNT: Final = (
     r"(?:多少(?!人?叫)|几[个件张天点斤块元次瓶桶页本年倍]|几(?=[^\w]|$)|够(?!不着)|多久|多远|多大|多重|来得及|赶得上"
     r"|划算|哪种?[快慢多少]|得[了到完下]吗)"
 )
-_COUNTED: Final = re.compile(_COUNT)
+# With which a number begins, beside digits; a test reads them off the pattern.
+NUMBER_STARTS: Final = "一二两三四五六七八九十百千半"
+_COUNTED: Final = Finder(_COUNT, NUMBER_STARTS, r"\d")
 _ASKED: Final = re.compile(_AMOUNT)
 # Characters between two counts, and from the second to what is asked.
 _MAX_BETWEEN: Final = 40
@@ -99,21 +103,22 @@ def find_calculation(request: str) -> str | None:
     if worked is not None:
         return worked
     for words, pattern in _PATTERNS:
-        if any(word in request for word in words):
-            found = pattern.search(request)
-            if found is not None:
-                return found.group().strip()
+        for word in words:
+            if word in request:
+                found = pattern.search(request)
+                if found is not None:
+                    return found.group().strip()
+                break
     return None
 
 
 def _find_two_counts(request: str) -> str | None:
     """Find two counts and the question about a third: 每箱12瓶，5箱够30个人吗."""
-    counts = list(_COUNTED.finditer(request))
-    for first, second in pairwise(counts):
-        between = request[first.end() : second.start()]
+    for (first, first_end), (second, second_end) in pairwise(_COUNTED.spans(request)):
+        between = request[first_end:second]
         if len(between) > _MAX_BETWEEN or "?" in between or "\n" in between:
             continue
-        asked = _ASKED.search(request, second.end(), second.end() + _MAX_BEHIND)
-        if asked is not None and not {"?", "\n"} & set(request[second.end() : asked.start()]):
-            return request[first.start() : asked.end()].strip()
+        asked = _ASKED.search(request, second_end, second_end + _MAX_BEHIND)
+        if asked is not None and not {"?", "\n"} & set(request[second_end : asked.start()]):
+            return request[first : asked.end()].strip()
     return None

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Final, Literal
 
 from policies.calculation import find_calculation
+from policies.finder import Finder
 from policies.language import Language, strip_non_language
 from policies.request import find_request
 
@@ -101,19 +102,17 @@ _ZH_TIE = (
     r"|老板|同行|对手|老师"
     r"|学生|家族|公司|学校|大学|国家|城市|地区|家乡|作品))"
 )
-# Counted in one clause at a time: facts are chained inside a clause, not over a list of remarks.
-_ZH_CHAIN_CUES: Final = ("reference_chain", "bridge", "relation", "relative_clause")
-_ZH_CUES: Final[dict[str, re.Pattern[str]]] = {
+ZH_CUES: Final[dict[str, str]] = {
     # The second and later 的 that ties two things; none that closes the sentence ("是红色的吗"), that a copula and the
     # question word follow, or that ends an adjective.
-    "reference_chain": re.compile(
-        r"(?<=(?<![色大小高矮长短新旧白黑红蓝绿黄灰做制我你您])的)(?![吗嗎呢吧？?，,。、]|话|时候|[是有]?(?:"
+    "reference_chain": (
+        r"的(?<![色大小高矮长短新旧白黑红蓝绿黄灰做制我你您]的)(?![吗嗎呢吧？?，,。、]|话|时候|[是有]?(?:"
         + _ZH_ASKS
         + r")|$)"
-        r"|(?<=之)(?=[父母子女妻夫首都一])"
+        r"|之(?=[父母子女妻夫首都一])"
     ),
     # ... with more behind it than "是谁": 书的作者 | 出生在哪里
-    "bridge": re.compile(
+    "bridge": (
         _ZH_TIE + r"(?!(?:们|們)?(?:现在|目前|分别|一般|主要|都|又|究竟|到底)?"
         r"(?:是|为|叫|有|在|姓|：|:|，)?(?:指|做|作|个|一个)?(?:"
         + _ZH_ASKS
@@ -123,7 +122,7 @@ _ZH_CUES: Final[dict[str, re.Pattern[str]]] = {
     ),
     # A place that narrows something down ("左边的人"), not a place that is asked about ("在左边吗", "左边还是右边"), a
     # place in a text ("下面这段话"), or what is written on something ("发票上的日期").
-    "relation": re.compile(
+    "relation": (
         _ZH_PLACE
         + r"(?!的?(?:吗|嗎|呢|还是|還是|或|[？?，,。]|$))(?!的?(?:这|那|一)*(?:段|句|行|篇|字|文|内容|问题|小字|表))"
         r"(?<!还是在.{3})(?<!还是.{2})"
@@ -131,14 +130,14 @@ _ZH_CUES: Final[dict[str, re.Pattern[str]]] = {
         r"|谁|哪|吗))"
         r"|(?:离|靠近|挨着|紧挨).{1,8}(?:最近|的)"
     ),
-    "relative_clause": re.compile(
+    "relative_clause": (
         r"(?:[穿戴拿坐站骑騎牵牽抱背玩吃喝拥擁含属屬由被念建帶位处演開靠]|(?<![没不])[看在是用做带写开](?!一下|什么"
         r"|了|不)|(?<![没不])有(?!的))"
         r"(?:着|著|于|在|有)?(?:[^的，,。？?什么麼几幾多谁誰哪]{1,12}|(?<=[穿戴拿坐站骑牵抱背念建演]))"
         r"的(?=[^\W\d_])(?![吗嗎呢吧是有]|什么|啥|话|时候)|[念演建住开]的那|写的(?=[书歌诗小文剧那])"
         r"|所[^\W有以属在示]{1,3}的?"
     ),
-    "comparison": re.compile(
+    "comparison": (
         r"比(?![赛賽例如重方喻特基亚萨分率]|较)|相比|较(?![好大])|(?<![得要])更(?![新改换衣正])"
         r"|最(?![近后後初终終新早迟多少上下左右前底顶中]|好(?:能|是|不|别|的)?$)|最[多少早新](?=的)|最近的"
         r"|比较(?=[^,]{0,8}(?:[和与跟]|这|那|两|几|各|左|图|一下|不同|它))|比較|对比|對比"
@@ -148,24 +147,24 @@ _ZH_CUES: Final[dict[str, re.Pattern[str]]] = {
         r"|哪一?[个個只张張](?:更|比较)|共同|同一|矛盾|冲突|划算|够不够|来得及"
     ),
     # A还是B is no part of it: choosing between two values is one look. Nor is a list of things to read off.
-    "conjunction": re.compile(
+    "conjunction": (
         r"[和与與及或且並](?![^,和与的]{1,8}(?:各自?|分别|都)*(?:是|为|叫|有)(?:多少|什么|谁|几|啥))|(?<=的)、"
         r"|[,、](?=(?:是|又|也|很)?[^,、什谁哪真对行可好]{1,5}的吗?$)|并(?!不|非|没)|以及|同时(?!间)|同時|既|又"
         r"|都(?=[是有在不能会]|没)|也(?=[是有在不能会]|没)|除了|除(?=以)|(?<![然反从进])而(?!且)|但|分[别別](?!代表"
         r"|是|叫|表示|指|有|在|写)"
         r"|另(?=一|外一)|不(?=[是在]?[^\W要会能知]{1,6}的)|非(?!常|洲)"
     ),
-    "sequence": re.compile(
+    "sequence": (
         r"先(?!生|前|进)|然后|然後|接着|接著|再(?!见|次)|之后(?!每|的)|之後|之前|以前|依次|首先|其次|最后(?=[^一]"
         r"|一步)|最後|第[一二三四五六七八九\d](?![名排个页行列层栏格条项段家位])"
     ),
-    "quantity": re.compile(
+    "quantity": (
         r"总共|總共|总和|總和|平均|百分|比例|占比|比率|相差|差多少|差了|倍|打折|[一二三四五六七八九\d]折|平摊"
         r"|加起来|一共(?=.{0,6}[要得多])|大几|高多少|贵多少|[每各](?!.{0,4}(?:多少|几)|位|项|式|自)"
         r"|所有(?!的?(?:文字|字|内容|信息|题))"
         r"|至少|至多|最[多少]要|最短|预算|(?<![a-z\d.第-])\d+(?![a-z\d年月日号號点-]|字)|[%+*/=<>×÷]"
     ),
-    "reasoning": re.compile(
+    "reasoning": (
         r"为什么|為什麼|为啥|为何|為何|原因|理由|原理|解释(?!一?下?(?:这|该|成语|词|[\ufffcx])|$)|解釋|推断|推斷"
         r"|推理|推测|推測|推导|推算|计算|計算|算一?[下算出]|求(?!助|救|购|职|教|推荐|问|帮|答|大神)|解题|解答|解决"
         r"|解決|(?<![份入产历作业断])证明(?![信书件材文函])|證明|验算"
@@ -177,13 +176,12 @@ _ZH_CUES: Final[dict[str, re.Pattern[str]]] = {
         r"|影响|趋势|关系|關係|逻辑|應該|应该(?!点|按|念|读)|优化|改进|能否推|结论|说明.{0,6}(?:原因|理由|过程"
         r"|影响)|列方程|方程"
     ),
-    "further_question": re.compile(r"\n(?=.{0,40}[\u4e00-\u9fff])"),
+    "further_question": (r"\n(?=.{0,40}[\u4e00-\u9fff])"),
 }
 # Working something out beside a formula or a figure is more than reading it.
-_ZH_PROBLEM = re.compile(
+_ZH_PROBLEM: Final = (
     r"(求|证明|计算|算出?|解|化简|推导|验算|展开|因式分解|积分|求导)(?=.{0,80}(?:" + _MATH + r"))"
-    r"|(?:" + _MATH + r").{0,80}?(求|证明|计算|化简|推导)",
-    re.DOTALL,
+    r"|(?:" + _MATH + r").{0,80}?(求|证明|计算|化简|推导)"
 )
 # Courtesy makes a question longer, not harder; so do the small words of the language.
 _ZH_COURTESY = re.compile(
@@ -202,7 +200,7 @@ _ZH_NO_WORK = re.compile(
     r"比较|对比|区别|不同|差异|为什么|为何|原因|理由|计算|分析|推断|推理|预测|证明|先.{1,20}[再然]"
     r"|并(?=[^且,]{1,10})|矛盾|高于|低于|(?<!不)超过|最|排[序列]|占"
 )
-_ZH_CLAUSE = re.compile(r"[,;:。?!\n]+")
+_ZH_BORDER = re.compile(r"([,;:。?!\n]+)")
 # A、B、C和D: one list.
 _ZH_LIST = re.compile(
     r"[^\s,。?:、的是有把和与]{1,10}(?:、[^\s,。?、的是有和与]{1,12})+(?:(?:和|与|及|以及|或"
@@ -215,6 +213,54 @@ _ZH_NAME = re.compile(r"《[^《》]{1,60}》|“[^“”]{1,60}”|\"[^\"]{1,60
 _EN_NAME = re.compile(
     r"(?<=[^.?!\s] )(?:[A-Z][\w.'\u2019-]{0,30})(?: (?:(?:of|the|de|von|and|&) )?[A-Z0-9][\w.'\u2019-]{0,30}){1,8}"
 )
+# --- Where to look for them -------------------------------------------------------------------------------------------
+# The characters with which a match can begin; a test reads them off the patterns.
+ZH_STARTS: Final = {
+    "bridge": (
+        "丈专主之乐代作儿兄公出创原发同哥国地城大女妈妹妻姐子学孩家对导市建弟总情提故教校歌母演父爷爸球男的皇省祖"
+        "編编老董设运那队首"
+    ),
+    "relation": "上下中之前右后周外对對左後挨旁离紧背裡身里附靠",
+    "relative_clause": "位住做写吃含喝在坐处属屬带帶建开念戴所抱拥拿擁是有演牵牽玩用由看穿站背被開靠騎骑",
+    "comparison": "一上下不以低共冲划区區同哪多够大对對小少差是更最来比相矛超较高",
+    "conjunction": ",、不与且並也以但分又及另同和并或既而與都除非",
+    "sequence": "之以依先其再接最然第首",
+    "quantity": "%*+/<=>×÷一七三九二五倍八六加占各四大差平总所打最每比百相總至贵预高",
+    "reasoning": (
+        "为优依假关写分列创判創原咋如广应影怎思應按排推撰改故文方本根正此步求演為理的答策算结编能若规解計證计设证"
+        "评该说趋过这选逻過關預題预题验"
+    ),
+}
+PROBLEM_STARTS: Final = (
+    ")abcdefghijklmnopqrstuvwxyzπ∑√∠∥∫⊥△三不中体公函加化半向周四因垂定导展"
+    "平弧恒推摩整方最梯概正求电直矩积算解计证阴面验"
+    "\ufffc"
+)
+WORK_STARTS: Final = frozenset(
+    "为介从以仿先全再写准列取变圈在完对将就归念总打扩找抄把抽按换描提摘改数整朗标校检概润然用简纠给续缩翻认讲识译详请读起转输返逐造配"
+)
+_DIGIT: Final = {"quantity": r"\d"}
+# Counted in one clause at a time: facts are chained inside a clause, not over a list of remarks. Each clause stands
+# on a line of its own; what a pattern may pass over ends with the line.
+_ZH_CHAIN_CUES: Final = ("reference_chain", "bridge", "relation", "relative_clause")
+_ZH_CHAINS: Final = {
+    name: Finder(ZH_CUES[name].replace("[^", r"[^\n"), ZH_STARTS[name], flags=re.MULTILINE)
+    for name in _ZH_CHAIN_CUES[1:]
+}
+_ZH_REFERENCE: Final = re.compile(ZH_CUES["reference_chain"].replace("[^", r"[^\n"), re.MULTILINE)
+# Any character may stand before 超过; without that word the pattern is tried without it.
+_EXCEEDS: Final = "超过"
+_ZH_STEPS: Final = {
+    name: Finder(pattern.replace("|[^不]超过", ""), ZH_STARTS[name], _DIGIT.get(name, ""))
+    for name, pattern in ZH_CUES.items()
+    if name in ZH_STARTS and name not in _ZH_CHAIN_CUES
+}
+_ZH_COMPARISON: Final = re.compile(ZH_CUES["comparison"])
+_ZH_FURTHER: Final = re.compile(ZH_CUES["further_question"])
+_ZH_PROBLEMS: Final = Finder(_ZH_PROBLEM, PROBLEM_STARTS, r"\d", re.DOTALL)
+# Without one of these words nothing is to be worked out.
+_ZH_TASK: Final = re.compile("求|证明|计算|算|解|化简|推导|验算|展开|因式分解|积分")
+
 _NAMES_ZH: Final = {
     "reference_chain": "层层指代",
     "bridge": "中间环节",
@@ -279,10 +325,16 @@ def examine(text: str, language: Language) -> Complexity:
     if not num_words:
         return Complexity(0.0, ())
     total = weights.bias + weights.length * math.log(min(num_words, MAX_WORDS[scored]))
-    total += sum(weights.cues[name][0] * min(len(found), weights.cues[name][1]) for name, found in cues.items())
-    shown = tuple(_show(name, found) for name, found in cues.items() if found)
+    raised = 0.0
+    shown = []
+    for name, found in cues.items():
+        if found:
+            weight, cap = weights.cues[name]
+            raised += weight * min(len(found), cap)
+            shown.append(_show(name, found))
+    total += raised
     # Never quite 1: at the latency end of the dial, where the threshold is 1, no wording is a job.
-    return Complexity(min(0.9999, round(1 / (1 + math.exp(-total)), 4)), shown[:_MAX_CUES_SHOWN])
+    return Complexity(min(0.9999, round(1 / (1 + math.exp(-total)), 4)), tuple(shown[:_MAX_CUES_SHOWN]))
 
 
 def find_cues(text: str, language: Scored) -> tuple[float, dict[str, list[str]]]:
@@ -305,41 +357,69 @@ def find_cues(text: str, language: Scored) -> tuple[float, dict[str, list[str]]]
 def _find_zh(cleaned: str, request: str) -> tuple[float, dict[str, list[str]]]:
     """Length and chains are those of the clause that has most of them; steps add up over the request."""
     searched = _ZH_ENDS.sub("", _ZH_NAME.sub("x", cleaned).lower())
-    told, steps, start = [], [], 0
-    for border in (*_ZH_CLAUSE.finditer(searched), None):
-        end = border.start() if border else len(searched)
-        clause = searched[start:end]
-        if _ZH_WORK.match(clause) and not _ZH_NO_WORK.search(clause):
+    parts = _ZH_BORDER.split(searched)  # clauses, and between them what parts them
+    told = []
+    for index in range(0, len(parts), 2):
+        clause = parts[index]
+        if _is_one_work(clause):
             # The one piece of work: what it lists and where it is found are no steps.
-            steps.append("x")
-        else:
+            parts[index] = "x"
+            continue
+        if "、" in clause:
             # A list outside of such work is one joint condition, however long.
-            clause = _ZH_LIST.sub(lambda found: _to_condition(found.group(), clause), clause)  # noqa: B023
-            told.append(clause)
-            steps.append(clause)
-        if border:
-            steps.append(border.group())
-            start = border.end()
-    found = _find(_ZH_CUES, "".join(steps))
-    problems = [match.group(1) or match.group(2) for match in _ZH_PROBLEM.finditer(request)]
-    calculation = None if problems else find_calculation(request)
-    found["problem"] = problems[:1] or ([calculation] if calculation else [])
-    for name in _ZH_CHAIN_CUES:
-        each = [[match.group().strip() for match in _find_chain(name, clause)] for clause in told]
-        if name == "reference_chain":
-            each = [chain[1:] for chain in each]
-        found[name] = max(each, key=len, default=[])
-    num_words = max(map(_count_zh_words, told), default=0.0)
-    return num_words or float(bool(searched)), found
+            parts[index] = _ZH_LIST.sub(lambda found: _to_condition(found.group(), clause), clause)  # noqa: B023
+        told.append(parts[index])
+    lines, steps = "\n".join(told), "".join(parts)
+    found = _find_chains(lines)
+    for name, finder in _ZH_STEPS.items():
+        found[name] = [word.strip() for word in finder.findall(steps)]
+    if _EXCEEDS in steps:
+        found["comparison"] = _find_all(_ZH_COMPARISON, steps)
+    found["further_question"] = _find_all(_ZH_FURTHER, steps)
+    problem = _ZH_PROBLEMS.search(request) if _ZH_TASK.search(request) else None
+    worked = find_calculation(request) if problem is None else problem[2] or problem[3]
+    found["problem"] = [worked] if worked else []
+    return _count_zh_words(lines) or float(bool(searched)), found
 
 
-def _find_chain(name: str, clause: str) -> list[re.Match[str]]:
-    """Find one cue in a clause. Who is shown by what they wear or do is one step: 穿校服的孩子 is no one's child."""
-    found = list(_ZH_CUES[name].finditer(clause))
-    if name == "bridge" and found:
-        shown_by = {match.end() for match in _ZH_CUES["relative_clause"].finditer(clause)}
-        found = [each for each in found if each.start() + each.group().startswith("的") not in shown_by]
+def _is_one_work(clause: str) -> bool:
+    return clause[:1] in WORK_STARTS and _ZH_WORK.match(clause) is not None and not _ZH_NO_WORK.search(clause)
+
+
+def _find_chains(lines: str) -> dict[str, list[str]]:
+    """Find the cues of a chain in the clause, one a line, that has most of each."""
+    spans = {name: finder.spans(lines) for name, finder in _ZH_CHAINS.items()}
+    if spans["bridge"] and spans["relative_clause"]:
+        # Who is shown by what they wear or do is one step: 穿校服的孩子 is no one's child.
+        shown_by = {end for _, end in spans["relative_clause"]}
+        spans["bridge"] = [
+            (start, end) for start, end in spans["bridge"] if start + lines.startswith("的", start) not in shown_by
+        ]
+    # How many there are says something, which words say it does not.
+    references = [(match.end(), match.end()) for match in _ZH_REFERENCE.finditer(lines)]
+    found = {"reference_chain": _of_fullest(references, lines, skipped=1)}
+    for name in _ZH_CHAIN_CUES[1:]:
+        found[name] = _of_fullest(spans[name], lines)
     return found
+
+
+def _of_fullest(spans: list[tuple[int, int]], lines: str, skipped: int = 0) -> list[str]:
+    """Return what was found in the first line that holds most, but for the first so many of it."""
+    fullest: list[str] = []
+    words: list[str] = []
+    num_passed, line_end = 0, -1
+    for start, end in spans:
+        if start > line_end:
+            num_passed, words = 0, []
+            line_end = lines.find("\n", start)
+            if line_end < 0:
+                line_end = len(lines)
+        num_passed += 1
+        if num_passed > skipped:
+            words.append(lines[start:end].strip())
+        if len(words) > len(fullest):
+            fullest = words
+    return fullest
 
 
 def _to_condition(listed: str, clause: str) -> str:
@@ -348,12 +428,28 @@ def _to_condition(listed: str, clause: str) -> str:
     return "x和x和x" if is_joint else "x和x"
 
 
-def _count_zh_words(clause: str) -> float:
-    return len(_EN_WORD.findall(clause)) + len(_HAN.findall(_ZH_COURTESY.sub("", clause))) / _CHARS_PER_ZH_WORD
+def _count_zh_words(lines: str) -> float:
+    """Count the words of the clause, one a line, that has most of them."""
+    spoken = _ZH_COURTESY.sub("", lines).split("\n")
+    if _EN_WORD.search(lines):
+        return max(
+            len(_EN_WORD.findall(clause)) + len(_HAN.findall(rest)) / _CHARS_PER_ZH_WORD
+            for clause, rest in zip(lines.split("\n"), spoken, strict=True)
+        )
+    most = 0
+    for clause in sorted(spoken, key=len, reverse=True):
+        if len(clause) <= most:
+            break
+        most = max(most, len(_HAN.findall(clause)))
+    return most / _CHARS_PER_ZH_WORD
 
 
 def _find(cues: dict[str, re.Pattern[str]], text: str) -> dict[str, list[str]]:
-    return {name: [match.group().strip() for match in pattern.finditer(text)] for name, pattern in cues.items()}
+    return {name: _find_all(pattern, text) for name, pattern in cues.items()}
+
+
+def _find_all(pattern: re.Pattern[str], text: str) -> list[str]:
+    return [match.group().strip() for match in pattern.finditer(text)]
 
 
 def _show(name: str, found: list[str]) -> str:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
-from typing import Literal
+from typing import Final, Literal
 
 from langdetect.detector_factory import DetectorFactory
 from langdetect.lang_detect_exception import LangDetectException
 
+from policies.finder import Finder
 from policies.request import find_request
 
 Language = Literal["zh", "en", "other", "none"]
@@ -29,13 +30,17 @@ _HAN = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3105-\u312f\
 _KANA = re.compile(r"[\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fd-\u30ff\u31f0-\u31ff]")
 _LATIN_LETTER = re.compile(r"[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff]")
 _LETTER = re.compile(r"[^\W\d_]")
+# A pattern that begins with a class, not with a repeat of one, is searched for by that class.
+_LETTERS, _HANS, _LATIN_LETTERS = (
+    re.compile(f"{each.pattern}{each.pattern}*") for each in (_LETTER, _HAN, _LATIN_LETTER)
+)
 _LATIN_WORD = re.compile(
     r"[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff\u0300-\u036f]+"
     r"(?:['\u2019-][A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff\u0300-\u036f]+)*"
 )
 
 # What carries no language: code, formulas, addresses, file names, identifiers, words with digits in them.
-_NOT_LANGUAGE = re.compile(
+_NOT_LANGUAGE: Final = (
     r"```.*?```"
     r"|`[^`\n]{1,300}`"
     r"|\$\$.{1,400}?\$\$"
@@ -47,9 +52,12 @@ _NOT_LANGUAGE = re.compile(
     r"|@[A-Za-z0-9_]{1,40}"
     r"|\b[A-Za-z0-9_-]{1,80}\.(?:png|jpe?g|gif|webp|pdf|docx?|xlsx?|pptx?|csv|json|ya?ml|txt|md|py|js|ts|html?|zip|mp4)\b"
     r"|\b(?=[A-Za-z0-9_]{0,60}[0-9_])[A-Za-z0-9_]{2,80}\b"
-    r"|\b[a-z]{1,30}[A-Z][A-Za-z]{1,60}\b",
-    re.DOTALL | re.ASCII,
+    r"|\b[a-z]{1,30}[A-Z][A-Za-z]{1,60}\b"
 )
+# With which those begin; a test reads them off the pattern.
+NOT_LANGUAGE_STARTS: Final = "$+-.<@\\`"
+_NOT_LANGUAGE_FINDER: Final = Finder(_NOT_LANGUAGE, NOT_LANGUAGE_STARTS, r"\w", re.DOTALL | re.ASCII)
+_QUOTE = re.compile("[\"\u201c\u300c\u300e\u300a'\u2018]")  # with which a quotation begins
 # Quoted text is talked about, not talked in. Straight single quotes are apostrophes too often to count.
 _QUOTED = re.compile(
     r"\"[^\"\n]{1,400}\"|\u201c[^\u201d\n]{1,400}\u201d|\u300c[^\u300d\n]{1,400}\u300d"
@@ -173,21 +181,20 @@ def strip_non_language(text: str) -> str:
 @lru_cache(maxsize=8)
 def _strip(text: str) -> str:
     """The language, the score and the pictures of one request all start from this, so that it is kept for a moment."""
-    return _NOT_LANGUAGE.sub(" ", unicodedata.normalize("NFKC", text))
+    return _NOT_LANGUAGE_FINDER.sub(" ", unicodedata.normalize("NFKC", text))
 
 
 def _read(text: str) -> tuple[Detection, bool]:
     """Return a detection and whether it stands on its own feet; if not, history may overrule it."""
     request = find_request(text)
     cleaned = strip_non_language(request.spoken)
-    unquoted = _QUOTED.sub(" ", cleaned)
-    if _LETTER.search(unquoted):
+    if _QUOTE.search(cleaned) and _LETTER.search(unquoted := _QUOTED.sub(" ", cleaned)):
         cleaned = unquoted
-    num_letters = len(_LETTER.findall(cleaned))
+    num_letters = _num(_LETTERS, cleaned)
     if not num_letters:
         return _NONE, False
-    num_han = len(_HAN.findall(cleaned))
-    num_latin = len(_LATIN_LETTER.findall(cleaned))
+    num_han = _num(_HANS, cleaned)
+    num_latin = _num(_LATIN_LETTERS, cleaned)
     num_rest = num_letters - num_han - num_latin
     spelled = _LATIN_WORD.findall(cleaned)
     if num_han:
@@ -206,6 +213,10 @@ def _read(text: str) -> tuple[Detection, bool]:
         is_english = all(_is_common(word) and word not in _ANYBODYS for word in words)
         return (detection if is_english else _NONE), False
     return detection, is_sure
+
+
+def _num(runs: re.Pattern[str], text: str) -> int:
+    return sum(map(len, runs.findall(text)))
 
 
 def _without_names(text: str, words: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ In: the text. Out: the words that say so, none if it doesn't. How many came is c
 import re
 from typing import Final
 
+from policies.finder import Finder
 from policies.request import find_request
 
 _MAX_SHOWN = 3
@@ -31,12 +32,19 @@ _EN: Final = re.compile(
     re.IGNORECASE,
 )
 
-_EN_ANY: Final = re.compile(rf"{_EN_NOUN}|fig", re.IGNORECASE)
+_EN_ANY: Final = Finder(rf"{_EN_NOUN}|fig", "fips", flags=re.IGNORECASE)
+
+# The characters with which what is found can begin; a test reads them off the patterns.
+SEVERAL_STARTS: Final = (
+    "23456789一七三上下两九二五仅任全兩八六其几前十另只右各后哪四图圖多左幾影後恰截所数數正每照画畫相第组至这這那"
+)
+BACK_STARTS: Final = "一三上不与两之二先兩共几刚前区區原变另同和哪对對差幾方更最有比相第變跟这這那都"
+EN_BACK_STARTS: Final = "abcdefilnopstvw"
 
 _ZH_NUM = r"[两兩二三四五六七八九十几幾多数數2-9]"
 _ZH_MEASURE = r"[张張幅个個副帧幀份页頁]"
 _ZH_NOUN = r"(?:图片|圖片|图像|圖像|照片|相片|截图|截圖|画面|畫面|影像|[图圖](?![形案书書标標框])|照)"
-_ZH: Final = re.compile(
+_ZH: Final = Finder(
     rf"{_ZH_NUM}{_ZH_MEASURE}(?:不同的?|上传的?|上傳的?)?{_ZH_NOUN}"
     rf"|[这這那哪]{_ZH_NUM}[张張幅](?=[，。？?里裡中上的有是之]|{_ZH_NOUN}|$)"
     rf"|[这這那]些{_ZH_NOUN}"
@@ -54,6 +62,7 @@ _ZH: Final = re.compile(
     rf"|[图圖]\s?[二三四五2-9](?![\d.])"
     rf"|(?:两|兩)者?图|(?:两|兩)[图圖]|多[图圖]|{_ZH_NOUN}之间|{_ZH_NOUN}之間"
     rf"|(?:所有|全部|几|幾)(?:的)?(?:图片|图像|照片|圖片|圖像)",
+    SEVERAL_STARTS,
 )
 
 _ZH_ANY: Final = re.compile(r"[图圖照片画畫影像截张張幅頁页]")
@@ -78,7 +87,7 @@ _ZH_SHOWN_BEFORE: Final = re.compile(
     rf"|{_ZH_NOUN}(?:里|中)?(?:展示|显示|拍到?|包含|画|出现)了?(?:的|有|是)?$"
 )
 
-_EN_BACK: Final = re.compile(
+_EN_BACK: Final = Finder(
     r"\b(?:previous|earlier|former|prior|preceding|last|first|second|third|fourth|other|another|original|before"
     r"|above)"
     rf" (?:one|{_EN_NOUN})s?\b"
@@ -87,16 +96,18 @@ _EN_BACK: Final = re.compile(
     r"|vs\.?|changed?|than|between (?:them|the two)|(?:two|all|each|which|either|neither|none) of (?:them|these"
     r"|those)"
     rf"|which (?:one|{_EN_NOUN}))\b",
-    re.IGNORECASE,
+    EN_BACK_STARTS,
+    flags=re.IGNORECASE,
 )
-_ZH_BACK: Final = re.compile(
+_ZH_BACK: Final = Finder(
     r"(?:上|前|另)(?:一|两|几|外一)?[张張幅](?![床桌椅])|(?:之前|刚才|刚刚|先前|方才|最初|最开始|一开始|前面|上面"
     r"|原来|上次)(?:的|那|这|一|几|两|个|发|传|给|你|我|过)*"
     rf"(?:[张張幅]|{_ZH_NOUN})|第[一二三四五六1-9][张張幅](?![床桌椅])"
     r"|[和与跟同比](?:刚才|刚刚|之前|上面|前面|先前|上一|前一|上次|原来|最初|第[一二三四五1-9])"
     r"|[这這那]?[两兩二三几幾][张張幅](?![床桌椅纸])|[两兩]者|(?:这|那)(?:两|几)个"
     r"|区别|區別|不同|差别|差別|差异|差異|变化|變化|变了|有变|相同|一样|一樣|相似|对比|對比|比较|比較|相比|共同"
-    r"|[哪][一]?[张張幅]|哪一?[个個].{0,6}[更最]|[更最].{1,6}的?是哪|比[这那它]|都是同一"
+    r"|[哪][一]?[张張幅]|哪一?[个個].{0,6}[更最]|[更最].{1,6}的?是哪|比[这那它]|都是同一",
+    BACK_STARTS,
 )
 
 
@@ -121,9 +132,9 @@ def find_several_pictures(text: str) -> tuple[str, ...]:
         ]
     if _ZH_ANY.search(asked):
         found += [
-            match.group()
-            for match in _ZH.finditer(asked)
-            if not _ZH_SHOWN_BEFORE.search(asked[max(0, match.start() - 16) : match.start()])
+            asked[start:end]
+            for start, end in _ZH.spans(asked)
+            if not _ZH_SHOWN_BEFORE.search(asked[max(0, start - 16) : start])
         ]
     return tuple(dict.fromkeys(found))[:_MAX_SHOWN]
 
@@ -138,5 +149,5 @@ def find_references_back(text: str) -> tuple[str, ...]:
         Up to three distinct phrases, those of `find_several_pictures` first. Empty: it speaks of its own turn.
     """
     asked = find_request(text).text
-    found = [match.group().lower() for pattern in (_EN_BACK, _ZH_BACK) for match in pattern.finditer(asked)]
+    found = [words.lower() for finder in (_EN_BACK, _ZH_BACK) for words in finder.findall(asked)]
     return tuple(dict.fromkeys((*find_several_pictures(text), *found)))[:_MAX_SHOWN]
