@@ -92,27 +92,34 @@ def _fold(text: str) -> str:
     return text if unicodedata.is_normalized("NFKC", text) else bound(unicodedata.normalize("NFKC", text))
 
 
-@dataclass(slots=True)
 class _Sentence:
     """One sentence of prose, its courtesy taken out, and what the choice between request and paste looks at."""
 
-    text: str
-    line: int
-    is_han: bool
-    size: float
-    whole: str
-    asks: bool = False
-    is_sure: bool = False
-    points: bool = False
+    __slots__ = ("_size", "asks", "is_han", "is_sure", "line", "points", "text", "whole")
+
+    def __init__(self, text: str, line: int, whole: str) -> None:
+        self.text = text
+        self.line = line
+        self.whole = whole
+        self.is_han = words.HAN.search(text) is not None
+        self.asks = self.is_sure = self.points = False
+        self._size = -1.0
+
+    @property
+    def size(self) -> float:
+        """Length in words."""
+        if self._size < 0:
+            self._size = guards.num_han(self.text) / 1.7 + len(words.LATIN_WORD.findall(self.text))
+        return self._size
 
     def judge(self) -> None:
         """Find out whether it asks, and whether it speaks of a text; needed only where there are several."""
         if self.is_han:
             # "帮我看看" asks, and is courtesy.
             said = (self.text,) if self.text == self.whole else (self.text, self.whole)
-            self.is_sure = any(map(words.surely_asks_in_chinese, said))
-            self.asks = self.is_sure or any(map(words.asks_in_chinese, said))
-            self.points = self.asks and words.ZH_POINTS.search(self.text) is not None
+            self.is_sure = any(map(guards.surely_asks_in_chinese, said))
+            self.asks = self.is_sure or any(map(words.may_ask_in_chinese, said))
+            self.points = self.asks and guards.points_in_chinese(self.text)
         else:
             self.asks = self.is_sure = words.asks_in_latin(self.text)
             self.points = self.asks and words.EN_POINTS.search(self.text) is not None
@@ -141,9 +148,7 @@ def _find(text: str) -> Request:
                 polite.append(sentence)
             has_form |= was_form
             if kept.strip(_MARKS):
-                han = guards.num_han(kept)
-                latin = len(words.LATIN_WORD.findall(kept))
-                sentences.append(_Sentence(kept, number, han > 0, han / 1.7 + latin, sentence))
+                sentences.append(_Sentence(kept, number, sentence))
     chosen = _choose(sentences)
     if len(chosen) < len(sentences):
         brought.add("text")
@@ -365,18 +370,20 @@ def _strip_courtesy(sentence: str) -> tuple[str, bool, bool]:
         return _strip_latin(sentence, bare)
     was_polite = was_form = False
     kept: list[str] = []
-    for clause, end in guards.clauses(sentence):
-        inner = clause.strip(words.EDGE)
+    parts = guards.clauses(sentence)
+    has_prohibition = guards.PROHIBITION.search(sentence) is not None
+    for index in range(0, len(parts), 2):
+        inner = parts[index].strip(words.EDGE)
         if not inner:
             continue
-        if len(inner) > _MAX_CLAUSE_CHARS:
-            kept.append(clause + end)
-        elif guards.is_courtesy(inner):
-            was_polite = True
-        elif guards.is_form(inner):
-            was_form = True
-        else:
-            kept.append(clause + end)
+        if len(inner) <= _MAX_CLAUSE_CHARS and guards.may_be_kept_out(inner, has_prohibition=has_prohibition):
+            if guards.is_courtesy(inner):
+                was_polite = True
+                continue
+            if guards.is_form(inner):
+                was_form = True
+                continue
+        kept += parts[index : index + 2]
     if not kept:
         return "", was_polite, was_form
     text = "".join(kept).strip()
@@ -434,11 +441,20 @@ def _choose(sentences: list[_Sentence]) -> list[_Sentence]:
                 chosen.append(sentence)
         elif not leader.points:
             chosen.append(sentence)
-    context = [sentence for sentence in chosen if not sentence.asks]
-    apart = sum(sentence.size for sentence in context if sentence.line != leader.line)
-    if sum(sentence.size for sentence in context) > _MAX_CONTEXT_WORDS or apart > _MAX_APART_WORDS:
-        chosen = [sentence for sentence in chosen if sentence.asks]
-    return chosen
+    return [sentence for sentence in chosen if sentence.asks] if _is_too_long(chosen, leader) else chosen
+
+
+def _is_too_long(chosen: list[_Sentence], leader: _Sentence) -> bool:
+    """Whether the sentences that ask nothing say more than what the question is about; the first of many show it."""
+    size = apart = 0.0
+    for sentence in chosen:
+        if not sentence.asks:
+            size += sentence.size
+            if sentence.line != leader.line:
+                apart += sentence.size
+            if size > _MAX_CONTEXT_WORDS or apart > _MAX_APART_WORDS:
+                return True
+    return False
 
 
 def _without_an_asker(sentences: list[_Sentence]) -> list[_Sentence]:

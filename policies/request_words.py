@@ -142,13 +142,13 @@ _ZH_IMPERATIVE: Final = (
     r"|根据|依据|结合|按照|看图|回答|填[写空]|选[出择]|续写|扩写|缩写|仿写|标出|指出|评价|说出|认[一出]|查[一出找]"
     r"|确认|估[计算]|排[列出]|整理|简述|概述|朗读|推导|化简)"
 )
-_ZH_STARTS: Final = re.compile(
+ZH_STARTS: Final = re.compile(
     rf"(?:那|再|然后|接着|最后|并且?|先|首先|同时|另外|你|您|能否|可以|能不能|我(?:想|要|需要)|试着"
     rf"|分别|依次|逐[一个]|详细|简要|简单|尽量|认真|仔细|准确)*{_ZH_IMPERATIVE}"
 )
 ZH_INTERROGATIVE: Final = re.compile(
     r"什么|甚么|什麼|啥|谁|誰|哪|多少|怎|咋|如何|为何|是否|有没有|是不是|会不会"
-    r"|几[个個只隻张張条條岁点點种位次号層层页本]|[吗嗎么](?:[?!]|$)|呢\??$"
+    r"|几[个個只隻张張条條岁点點种位次号層层页本]|吗(?:[?!]|$)|嗎(?:[?!]|$)|么(?:[?!]|$)|呢\??$"
 )
 
 
@@ -158,14 +158,19 @@ _ZH_TASK_COLON: Final = re.compile(r"(?:求证?|证明|计算|化简|解答?|解
 
 def surely_asks_in_chinese(text: str) -> bool:
     """Whether a sentence ends as a question or with a task, or begins as a request."""
-    if text.endswith("?") or _ZH_STARTS.match(text) is not None:
+    if text.endswith("?") or ZH_STARTS.match(text) is not None:
         return True
     return text.endswith(":") and _ZH_TASK_COLON.search(text) is not None
 
 
+def may_ask_in_chinese(text: str) -> bool:
+    """Whether a sentence holds a question word; in a long one it may be part of a story."""
+    return len(text) <= 60 and ZH_INTERROGATIVE.search(text) is not None
+
+
 def asks_in_chinese(text: str) -> bool:
-    """Whether a sentence asks or asks for something; in a long one a question word alone may be part of a story."""
-    return surely_asks_in_chinese(text) or (len(text) <= 60 and ZH_INTERROGATIVE.search(text) is not None)
+    """Whether a sentence asks or asks for something."""
+    return surely_asks_in_chinese(text) or may_ask_in_chinese(text)
 
 
 _EN_STARTS: Final = re.compile(
@@ -197,12 +202,11 @@ _ZH_TEXT_NOUN: Final = (
     r"(?:段|句|篇|封|首|条|份|行|话|文|内容|代码|日志|报错|邮件|新闻|数据|材料|对话|句子|段落|文本|信息|表|诗|短信"
     r"|评论|sql|log|json)"
 )
-ZH_POINTS: Final = re.compile(
+ZH_POINTS: Final = (
     rf"(?:下面|以下|如下|下列|上面|以上|上述|前面|后面)(?:的|这|那|一)*{_ZH_TEXT_NOUN}|(?:这|那|此|该)(?:一|几"
     rf"|些)?{_ZH_TEXT_NOUN}(?!片|图|书)"
     rf"|{_ZH_WORK_ON_TEXT}.{{0,12}}(?:下面|以下|如下|下列|上面|以上|上述)"
-    rf"|^(?:请|帮我?|麻烦|把|将|用.{{1,6}})*{_ZH_WORK_ON_TEXT}(?:一下|下|成.{{1,4}}|为.{{1,4}})?[:。!]?$",
-    _I,
+    rf"|^(?:请|帮我?|麻烦|把|将|用.{{1,6}})*{_ZH_WORK_ON_TEXT}(?:一下|下|成.{{1,4}}|为.{{1,4}})?[:。!]?$"
 )
 EN_POINTS: Final = re.compile(
     r"\b(?:translate|summari[sz]e|proofread|polish|rewrite|rephrase|paraphrase|fix|correct|explain|analy[sz]e"
@@ -354,29 +358,34 @@ _PICTURE: Final = (
     r"(?:这|该|此|上|下|所|给|给出|提供|上传|张|幅|个|面|以下|上述|我|用户|的|一)*(?:图片?|照片|图像|截图|画面|附件"
     r"|上下文)"
 )
-ZH_FORM: Final = re.compile(
-    rf"{_WISH}(?:根据|依据|结合|阅读|基于|参考|按照?).{{1,14}}?(?:来|,)?(?:回答|作答|答题)(?:我|下面|以下|下列|后面"
-    r"|的)*(?:问题|提问)?|"
-    rf"{_WISH}(?:用|以|使用|按照?|采用|换成|转成|通过).{{1,14}}?{_ANSWER_VERB}{_DONE}"
-    rf"|{_WISH}(?:用|以|使用|按照?|采用)?(?:简体|繁体)?(?:中文|汉语|普通话|英文|英语|日[文语]"
+# What may be wished for. The wishing words stand before all of it, so that they are read once.
+_WISHED: Final = (
+    r"(?:根据|依据|结合|阅读|基于|参考|按照?).{1,14}?(?:来|,)?(?:回答|作答|答题)(?:我|下面|以下|下列|后面"
+    r"|的)*(?:问题|提问)?"
+    rf"|(?:用|以|使用|按照?|采用|换成|转成|通过).{{1,14}}?{_ANSWER_VERB}{_DONE}"
+    rf"|(?:用|以|使用|按照?|采用)?(?:简体|繁体)?(?:中文|汉语|普通话|英文|英语|日[文语]"
     rf"|{_FORM_NOUN})(?:的?格式|的?形式|的?方式)?{_ANSWER_VERB}?{_DONE}"
-    rf"|{_WISH}(?:回答|答案|输出|回复|结果|字数|篇幅|语言|语气|格式|长度|总?字数|输出格式|回答格式|返回格式|文风"
+    r"|(?:回答|答案|输出|回复|结果|字数|篇幅|语言|语气|格式|长度|总?字数|输出格式|回答格式|返回格式|文风"
     r"|风格|措辞|标题|表头|排版|序号|单位|标点)"
-    rf"(?:要|请|应|需|尽量|务必|必须|控制|不超过|不要|限|为|越|只|统一|保留|带上|正式|简|用|以|是json|:|$).{{0,24}}"
-    rf"|{_WISH}\(?{_LENGTH}(?:{_ANSWER_VERB}|的?回答)?{_DONE}\)?|{_WISH}(?:用|以|在){_LENGTH}{_ANSWER_VERB}?{_DONE}"
-    rf"|.{{0,5}}(?:不要|别|无需|不用|不必|不需要|勿|禁止|不准|不许|没必要|切勿|不得|无须)(?:给我|再|有|做|加|带"
-    rf"|任何|写|输出|添加|进行|太)*.{{0,2}}"
-    r"(?:解释|说明|废话|多说|啰嗦|罗嗦|推理|分析|过程|多余|其他|其它|额外|别的|客套|寒暄|markdown|编造|胡说|瞎编"
-    r"|遗漏|漏|省略|改变|展开|长|复杂|重复|道歉|标点|前缀|后缀|注释|代码块|文字|内容|啥|输出).{0,10}"
-    rf"|{_WISH}{_MANNER}(?:地|的|点|一?些|一点|扼要|易懂|明了|明白)*(?:{_ANSWER_VERB}|介绍|阐述|说说|讲讲"
-    rf"|描述)?{_DONE}|越{_MANNER}越好|越[短快简长详细]+越好"
-    rf"|{_WISH}(?:只|仅|直接|就|单)(?:需要?|要|用|可以)*(?:回答|给出?|说|写|输出|返回|告诉|列|报|念|选)(?:我"
-    rf"|出)*.{{0,8}}"
-    r"|(?:请)?(?:你|您)?(?:回答|答|作答)(?:我|一下|下)*(?:的|这个|以下|下面|下列|上述|这些|用户|图中"
-    rf"|如下)*(?:问题)?{_DONE}|请作答|告诉我(?:答案|结果)?(?:即可|就行)?"
-    rf"|{_WISH}(?:先|仔细|认真)*(?:根据|依据|结合|依照|参照|基于|针对|按照?|看|看着|对着|观察|阅读|浏览|参考|查看"
+    r"(?:要|请|应|需|尽量|务必|必须|控制|不超过|不要|限|为|越|只|统一|保留|带上|正式|简|用|以|是json|:|$).{0,24}"
+    rf"|\(?{_LENGTH}(?:{_ANSWER_VERB}|的?回答)?{_DONE}\)?|(?:用|以|在){_LENGTH}{_ANSWER_VERB}?{_DONE}"
+    rf"|{_MANNER}(?:地|的|点|一?些|一点|扼要|易懂|明了|明白)*(?:{_ANSWER_VERB}|介绍|阐述|说说|讲讲"
+    rf"|描述)?{_DONE}"
+    r"|(?:只|仅|直接|就|单)(?:需要?|要|用|可以)*(?:回答|给出?|说|写|输出|返回|告诉|列|报|念|选)(?:我"
+    r"|出)*.{0,8}"
+    r"|(?:先|仔细|认真)*(?:根据|依据|结合|依照|参照|基于|针对|按照?|看|看着|对着|观察|阅读|浏览|参考|查看"
     rf"|关于)(?:一下|下)?{_PICTURE}(?:的|中|里|上|所示|信息|内容|细节)*,?(?:来|然后|并|再)?"
     r"(?:回答|作答|答题|解答|答|回复)?(?:我|下面|以下|下列|如下|上面|后面|这个|用户|提出|的)*(?:问题|提问|疑问)?"
+)
+ZH_FORM: Final = re.compile(
+    rf"{_WISH}(?:{_WISHED})"
+    r"|.{0,5}(?:不要|别|无需|不用|不必|不需要|勿|禁止|不准|不许|没必要|切勿|不得|无须)(?:给我|再|有|做|加|带"
+    r"|任何|写|输出|添加|进行|太)*.{0,2}"
+    r"(?:解释|说明|废话|多说|啰嗦|罗嗦|推理|分析|过程|多余|其他|其它|额外|别的|客套|寒暄|markdown|编造|胡说|瞎编"
+    r"|遗漏|漏|省略|改变|展开|长|复杂|重复|道歉|标点|前缀|后缀|注释|代码块|文字|内容|啥|输出).{0,10}"
+    rf"|越{_MANNER}越好|越[短快简长详细]+越好"
+    r"|(?:请)?(?:你|您)?(?:回答|答|作答)(?:我|一下|下)*(?:的|这个|以下|下面|下列|上述|这些|用户|图中"
+    rf"|如下)*(?:问题)?{_DONE}|请作答|告诉我(?:答案|结果)?(?:即可|就行)?"
     rf"|(?:然后|并|再|来|请)*(?:回答|解答)(?:我|下面|以下|下列|如下|上面|后面|这个|用户|提出|的)*(?:问题|提问|疑问)"
     r"|(?:现在|从现在起|假设|假如)?(?:你|您)(?:是|现在是|将扮演|扮演|作为|叫)(?:一个|一位|一名|名|位|个)?.{1,30}"
     r"|(?:请)?(?:你)?(?:扮演|充当|作为)(?:一个|一位|一名)?.{1,24}"

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from policies import calculation, complexity, language, pictures
+from policies import request_guards as guards
 from policies.finder import Finder
 from tests.support.patterns import draw, edges, parse
 
@@ -21,6 +22,7 @@ FINDERS = {
     "any-picture": pictures._EN_ANY,
     "back": pictures._ZH_BACK,
     "back-en": pictures._EN_BACK,
+    "points": guards._POINTS,
 }
 OTHERS = "图里的人是谁在左边和有几只?,。:、 \n8aBıſİ的了不超过比最穿着书作者"
 CLASSES = {r"\d": "CATEGORY_DIGIT", r"\w": "CATEGORY_WORD"}
@@ -73,6 +75,7 @@ def test_a_finder_finds_what_its_pattern_alone_would(name: str) -> None:
         (pictures._EN_ANY, "fips", ""),
         (pictures._ZH_BACK, pictures.BACK_STARTS, ""),
         (pictures._EN_BACK, pictures.EN_BACK_STARTS, ""),
+        (guards._POINTS, guards.POINTS_STARTS, ""),
     ],
 )
 def test_its_matches_begin_with_one_of_its_characters(finder: Finder, starts: str, classes: str) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import re
 import unicodedata
 from re import _constants as codes  # type: ignore[attr-defined]
-from re import _parser as parser  # type: ignore[attr-defined]
-from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -14,55 +13,17 @@ from hypothesis import strategies as st
 
 from policies import request_guards as guards
 from policies import request_words as words
-
-_EMPTY = (codes.ASSERT, codes.ASSERT_NOT, codes.AT)
-_REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT)
-# Anything: a match may begin so.
-_ANY = "any"
-
-
-def edges(parts: Any, step: int) -> tuple[set[str], bool]:
-    """Return the characters a match may begin (step 1) or end (-1) with, and whether it may be empty."""
-    found: set[str] = set()
-    for op, value in list(parts)[::step]:
-        if op in _EMPTY:
-            continue
-        is_empty = False
-        if op is codes.LITERAL:
-            chars = {chr(value)}
-        elif op is codes.IN:
-            chars = set().union(*map(_of_class, value))
-        elif op is codes.ANY:
-            chars = {_ANY}
-        elif op is codes.BRANCH:
-            each = [edges(branch, step) for branch in value[1]]
-            chars, is_empty = set().union(*(one for one, _ in each)), any(empty for _, empty in each)
-        elif op in _REPEATS:
-            chars, is_empty = edges(value[2], step)
-            is_empty = is_empty or value[0] == 0
-        else:
-            chars, is_empty = edges(value if op is codes.ATOMIC_GROUP else value[3], step)
-        found |= chars
-        if not is_empty:
-            return found, False
-    return found, True
-
-
-def _of_class(item: Any) -> set[str]:
-    op, value = item
-    if op is codes.CATEGORY:
-        return {str(value)}
-    return {chr(value)} if op is codes.LITERAL else {chr(code) for code in range(value[0], value[1] + 1)}
-
-
-def parse(pattern: re.Pattern[str]) -> Any:
-    return parser.parse(pattern.pattern, pattern.flags & ~re.UNICODE)
+from tests.support.patterns import ANY, draw, edges, parse
 
 
 @pytest.mark.parametrize(
     ("pattern", "starts"),
-    [(words.ZH_COURTESY, guards.COURTESY_STARTS), (words.ZH_OPENING, guards.OPENING_STARTS)],
-    ids=["courtesy", "opening"],
+    [
+        (words.ZH_COURTESY, guards.COURTESY_STARTS),
+        (words.ZH_OPENING, guards.OPENING_STARTS),
+        (words.ZH_STARTS, guards.REQUEST_STARTS),
+    ],
+    ids=["courtesy", "opening", "request"],
 )
 def test_a_chinese_pattern_begins_with_one_of_its_characters(pattern: re.Pattern[str], starts: frozenset[str]) -> None:
     found, is_empty = edges(parse(pattern), 1)
@@ -74,8 +35,8 @@ def test_a_wish_about_form_begins_with_one_of_its_characters_a_digit_or_is_a_pro
     ((op, (_, branches)),) = parse(words.ZH_FORM)
     assert op is codes.BRANCH
     found = [edges(branch, 1)[0] for branch in branches]
-    assert all(chars - {"CATEGORY_DIGIT"} <= guards.FORM_STARTS for chars in found if _ANY not in chars)
-    (prohibition,) = [branch for branch, chars in zip(branches, found, strict=True) if _ANY in chars]
+    assert all(chars - {"CATEGORY_DIGIT"} <= guards.FORM_STARTS for chars in found if ANY not in chars)
+    (prohibition,) = [branch for branch, chars in zip(branches, found, strict=True) if ANY in chars]
     head, *rest = prohibition
     assert head[0] is codes.MAX_REPEAT
     assert head[1][1] <= guards.MAX_BEFORE_PROHIBITION
@@ -87,6 +48,12 @@ def test_an_english_pattern_begins_below_the_first_cjk_character(pattern: re.Pat
     found, is_empty = edges(parse(pattern), 1)
     assert not is_empty
     assert all(char.isascii() for char in found - {"CATEGORY_DIGIT"})
+
+
+def test_a_courtesy_without_a_slot_for_any_words_ends_with_one_of_its_characters() -> None:
+    pattern = words.ZH_COURTESY.pattern.replace("冒昧.{0,6}", "冒昧").replace("[一-龥]{2,4}", "")
+    found = edges(parse(pattern, re.IGNORECASE), -1)[0]
+    assert found - {"CATEGORY_SPACE"} <= guards.COURTESY_ENDS
 
 
 def test_an_ending_ends_with_one_of_its_characters() -> None:
@@ -129,11 +96,34 @@ def test_the_tests_and_the_patterns_alone_say_the_same(text: str) -> None:
         (text[start : mark.start() if mark else len(text)], mark.group() if mark else "")
         for start, mark in zip(starts, marks, strict=True)
     ]
-    assert guards.clauses(text) == plain
+    assert guards.clauses(text) == [part for clause, mark in plain for part in (clause, mark)][:-1]
     if not text:
         return
+    assert guards.surely_asks_in_chinese(text) == words.surely_asks_in_chinese(text)
+    assert_kinds(text)
+
+
+def assert_kinds(text: str) -> None:
     assert guards.is_courtesy(text) == any(each.fullmatch(text) for each in (words.ZH_COURTESY, words.EN_COURTESY))
     is_form = any(each.fullmatch(text) for each in (words.ZH_FORM, words.EN_FORM))
-    assert guards.is_form(text) == (is_form and not words.ZH_INTERROGATIVE.search(text))
+    assert guards.is_form(text) == bool(is_form and not words.ZH_INTERROGATIVE.search(text))
+    has_prohibition = guards.PROHIBITION.search(text) is not None
+    assert guards.may_be_kept_out(text, has_prohibition=has_prohibition) or not (
+        guards.is_courtesy(text) or guards.is_form(text)
+    )
     assert guards.without_opening(text) == words.ZH_OPENING.sub("", text, count=1)
     assert guards.without_ending(text) == words.ZH_ENDING.sub("", text)
+
+
+@pytest.mark.parametrize("pattern", [words.ZH_COURTESY, words.ZH_FORM], ids=["courtesy", "form"])
+def test_what_a_pattern_is_made_of_is_told_as_it_alone_would(pattern: re.Pattern[str]) -> None:
+    rng, tree, num_matched = random.Random(11), parse(pattern), 0
+    for _ in range(3000):
+        text = draw(tree, rng, "图里的人用不你是八8aıK要")
+        if rng.random() < 0.5:
+            cut = rng.randrange(len(text) + 1)
+            text = text[:cut] + rng.choice("图的不,8了") + text[cut + 1 :]
+        if text:
+            num_matched += pattern.fullmatch(text) is not None
+            assert_kinds(text)
+    assert num_matched > 500
