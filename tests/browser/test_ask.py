@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -139,7 +140,11 @@ def test_what_cannot_be_taken_is_refused_kindly(pocket: PocketStack, visit: Visi
 
 
 def test_the_other_views_show_what_happened(pocket: PocketStack, visit: Visit) -> None:
-    page = visit(pocket).open()
+    # Given somebody who looks at metrics: before that nothing is counted
+    page = visit(pocket).open("status")
+    deep = page.get_by_role("img", name=re.compile(r"time to the answer, deep: P50"))
+    expect(deep).to_be_visible()
+    page.get_by_role("link", name="Ask").click()
     wait_for(ask(page, "Which colour does the largest cross have?", SAMPLES / "hop.png"), "completed")
     page.get_by_role("link", name="Jobs").click()
     row = page.get_by_role("row").filter(has_text="Which colour does the largest cross have?").first
@@ -165,3 +170,38 @@ def test_the_other_views_show_what_happened(pocket: PocketStack, visit: Visit) -
     page.get_by_role("link", name="Status").click()
     expect(page.get_by_text("mplug-owl2-pocket").first).to_be_visible()
     expect(page.get_by_role("img", name="routes")).to_be_visible()
+    # And what this process has counted, as numbers and not only as lines
+    expect(deep).to_have_accessible_name(re.compile(r"P50 [\d.]+ s, P95 [\d.]+ s"))
+    expect(page.get_by_role("img", name=re.compile(r"memory: redis [\d.]+ MB, api [\d.]+ MB"))).to_be_visible()
+
+
+METRICS = """async ([first, second]) => {
+  const base = document.querySelector('link[href$="/core/api.js"]').href;
+  const { growth, parse, perMinute, quantile } = await import(new URL("metrics.js", base).href);
+  const all = [{ at: 1000, found: parse(first) }, { at: 1060, found: parse(second) }];
+  return [
+    parse(first).get("odd_total")[0].labels, quantile(all, "t_seconds", 0.5, { route: "deep" }),
+    growth(all, "odd_total"), perMinute(all, "odd_total"), growth(all, "nothing_total"),
+  ];
+}"""
+
+
+def test_metrics_are_read_as_prometheus_reads_them(pocket: PocketStack, visit: Visit) -> None:
+    page = visit(pocket).open()
+    page.locator(".samples button").first.wait_for()
+
+    def written(one: int, two: int, whole: int) -> str:
+        return (
+            f'# HELP odd_total {{"}}\nodd_total{{a="x\\"y,}}",b="\\\\\\n"}} {whole}\n'
+            f't_seconds_bucket{{route="deep",engine="a",le="1.0"}} {one}\n'
+            f't_seconds_bucket{{route="deep",engine="b",le="1.0"}} 0\nt_seconds_bucket{{route="fast",le="1.0"}} 99\n'
+            f't_seconds_bucket{{route="deep",engine="a",le="3.0"}} {two}\n'
+            f't_seconds_bucket{{route="deep",engine="a",le="+Inf"}} {whole}\n'
+        )
+
+    labels, half, grown, rate, nothing = page.evaluate(METRICS, [written(4, 4, 4), written(4, 12, 14)])
+    assert labels == {"a": 'x"y,}', "b": "\\\n"}
+    # Of the ten new ones five took less than 1 s and 5/8 of the 2 s above it; at first all that there ever was counts
+    assert half == [0.5, 2.25]
+    assert (grown, rate) == ([4, 10], [None, 10])
+    assert nothing == [None, None]

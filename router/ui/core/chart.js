@@ -1,4 +1,4 @@
-// In: numbers over time, or counts by name. Out: small charts that are also read as text.
+// In: numbers over time. Out: a small chart that is also read as text.
 import { html, useEffect, useRef } from "./html.js";
 import { language, theme } from "./language.js";
 import uPlot from "../vendor/uplot.js";
@@ -32,15 +32,7 @@ export function Lines({ label, times, lines, unit = "" }) {
     return () => { observer.disconnect(); plot.current.destroy(); plot.current = null; };
   }, [shape]);
   useEffect(() => { plot.current?.setData([times, ...lines.map((line) => line.values)]); });
-  const last = lines.map((line) => `${line.label} ${line.values.findLast((value) => value !== null) ?? "–"}${unit}`).join(", ");
+  const said = (value) => (value === undefined ? "–" : `${Number(value.toPrecision(3))}${unit}`);
+  const last = lines.map((line) => `${line.label} ${said(line.values.findLast((value) => value !== null))}`).join(", ");
   return html`<figure class="chart"><figcaption>${label} <small>${last}</small></figcaption><div ref=${place} role="img" aria-label=${`${label}: ${last}`}></div></figure>`;
-}
-
-/** Shares of a whole as one bar. @param {{label: string, parts: {label: string, n: number}[]}} props */
-export function Mix({ label, parts }) {
-  const all = parts.reduce((sum, part) => sum + part.n, 0) || 1;
-  const said = parts.map((part) => `${part.label} ${part.n} (${Math.round((100 * part.n) / all)} %)`).join(", ");
-  return html`<figure class="mix"><figcaption>${label} <small>${said}</small></figcaption><div class="bar" role="img" aria-label=${`${label}: ${said}`}>
-    ${parts.filter((part) => part.n > 0).map((part, index) => html`<span key=${part.label} class=${`part p${index}`} style=${{ width: `${(100 * part.n) / all}%` }}></span>`)}
-  </div></figure>`;
 }

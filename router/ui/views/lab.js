@@ -2,7 +2,7 @@
 import { html, signal, useEffect, useSignal } from "../core/html.js";
 import { ApiError, call } from "../core/api.js";
 import { language, local, t } from "../core/language.js";
-import { Mix } from "../core/chart.js";
+import { Mix } from "../core/mix.js";
 
 const AT_A_TIME = 4;
 const MOST = 500;

@@ -1,12 +1,15 @@
-// In: `/readyz`, the models and the newest jobs. Out: how the service does, and how it did these last minutes.
+// In: `/readyz`, the models, `/metrics` for those who may read it, and the newest jobs. Out: how the service does, and how it did these last minutes.
 import { html } from "../core/html.js";
 import { call } from "../core/api.js";
 import { duration, t } from "../core/language.js";
-import { Lines, Mix } from "../core/chart.js";
+import { Lines } from "../core/chart.js";
+import { growth, look, looks, perMinute, quantile, total } from "../core/metrics.js";
+import { Mix } from "../core/mix.js";
 import { polled, usePolled } from "../core/poll.js";
 import { history, models, ready } from "../core/service.js";
 
 const EVERY_MS = 5000;
+const measured = polled(look);
 const newest = polled(() => call("/v1/jobs?limit=100"));
 
 /** The value below which a share of all is. @param {number[]} values sorted @param {number} share */
@@ -33,8 +36,35 @@ function Engine({ name }) {
   </li>`;
 }
 
+const share = (parts, all) => parts.map((part, index) => (part === null || !all[index] ? null : (100 * part) / all[index]));
+
+/** What this process of the api has counted; nothing for keys that may not read it. */
+function Measured() {
+  const all = looks.value;
+  if (!all.length) return null;
+  const times = all.map((each) => each.at);
+  const at = (route) => [0.5, 0.95].map((part) => ({ label: `P${100 * part}`, values: quantile(all, "glowl_e2e_request_latency_seconds", part, { route }) }));
+  const hits = share(growth(all, "glowl_answer_cache_hits_total"), growth(all, "glowl_answer_cache_queries_total"));
+  const failed = growth(all, "glowl_answers_total", { state: "failed" });
+  const errors = [
+    { label: t("status.refused"), values: perMinute(all, "glowl_refusals_total") },
+    { label: t("status.failed"), values: failed.some((each) => each !== null) ? perMinute(all, "glowl_answers_total", { state: "failed" }) : all.map((_, index) => (index ? 0 : null)) },
+  ];
+  const memory = [["redis", "glowl_redis_memory_used_bytes"], ["api", "process_resident_memory_bytes"]].filter(([, name]) => all.some((each) => total(each, name) !== null))
+    .map(([label, name]) => ({ label, values: all.map((each) => { const bytes = total(each, name); return bytes === null ? null : bytes / 1e6; }) }));
+  return html`<h2>${t("status.measured")}</h2>
+    <div class="charts">
+      ${["fast", "deep"].map((route) => html`<${Lines} key=${route} label=${t("status.latency", { route: t(`route.${route}`) })} times=${times} lines=${at(route)} unit=" s" />`)}
+      <${Lines} label=${t("status.errors")} times=${times} lines=${errors} />
+      <${Lines} label=${t("status.cache")} times=${times} lines=${[{ label: t("status.hits"), values: hits }]} unit=" %" />
+      ${memory.length > 0 && html`<${Lines} label=${t("status.memory")} times=${times} lines=${memory} unit=" MB" />`}
+    </div>
+    <p class="note">${t("status.measured.note")}</p>`;
+}
+
 export default function Status() {
   usePolled(newest, EVERY_MS);
+  usePolled(measured, EVERY_MS);
   const now = ready.value;
   const jobs = newest.value.value?.data ?? [];
   const kept = history.value;
@@ -51,6 +81,7 @@ export default function Status() {
     <ul class="cards">${engines.map((name) => html`<${Engine} key=${name} name=${name} />`)}</ul>
     <h2>${t("status.queues")}</h2>
     <div class="charts"><${Lines} label=${t("status.waiting")} times=${at} lines=${waiting} /><${Lines} label=${t("status.age")} times=${at} lines=${ages} unit=" s" /></div>
+    <${Measured} />
     <h2>${t("status.answers", { n: ended.length })}</h2>
     ${newest.problem.value && html`<p class="error" role="alert">${newest.problem.value}</p>`}
     ${ended.length > 0 && html`<${Mix} label=${t("status.routes")} parts=${counts("route", ["fast", "deep"])} />
