@@ -18,6 +18,9 @@ from tests.support.servers import RedisProcess
 # Tests ask the same question again and again, and mean it. Those of the cache turn it on.
 os.environ["GLOWL_CACHE_BYTES"] = "0"
 
+# The models of tests are tiny: more threads only wait for each other, above all beside another test process.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # Every http client reads all certificates first, 50 ms of CPU, and tests make thousands of clients on loopback. What
 # is made of no file is made anew: `router.cli.redis_check` takes the checks out of its own.
 _new_context, _kept_context = ssl.create_default_context, functools.cache(ssl.create_default_context)
