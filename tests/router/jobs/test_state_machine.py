@@ -1,7 +1,8 @@
 """The job store in redis and the one in memory are driven with the same steps, and must never differ.
 
 Steps are what api processes, workers, callers and the reaper do in any order, with messages lost and doubled, workers
-that go silent and write late, and a clock that jumps. ``HYPOTHESIS_PROFILE=long`` drives them for minutes.
+that go silent and write late, and a clock that jumps. ``GLOWL_TEST_WHOLE=1`` drives them twice as far, and
+``HYPOTHESIS_PROFILE=long`` for minutes.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from router.work.overdue import settle
 from tests.model.memory_store import MemoryJobStore
 from tests.model.record import Record
 from tests.router.jobs.test_store import Clock, make_spec
+from tests.support.whole import IS_WHOLE
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 PROFILE = settings(
-    max_examples=2000 if IS_LONG else 100,
+    max_examples=2000 if IS_LONG else 100 if IS_WHOLE else 50,
     stateful_step_count=120 if IS_LONG else 60,
     derandomize=not IS_LONG,
     deadline=None,
