@@ -50,7 +50,7 @@ class Stack:
 
     @property
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.api.url, timeout=60, trust_env=False)
+        return httpx.Client(base_url=self.api.url, timeout=300, trust_env=False)
 
     def stop_engine(self, name: str) -> None:
         self.servers[name].stop()
@@ -79,7 +79,9 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack(redis_process: RedisProcess) -> Iterator[Stack]:
+def stack(redis_process: RedisProcess, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """The product; a module's `LEASE_S` says after how much silence of its worker a run is another's."""
+    lease_s: float = getattr(request.module, "LEASE_S", 1.5)
     redis_process.flush()
     folder = Path(tempfile.mkdtemp(prefix="glowl-j"))
     engines = {name: EchoEngine(name) for name in ("glm", "owl2")}
@@ -90,7 +92,7 @@ def stack(redis_process: RedisProcess) -> Iterator[Stack]:
         "REDIS_URL": redis_process.url,
         "GLOWL_GLM_URL": servers["glm"].url,
         "GLOWL_OWL2_URL": servers["owl2"].url,
-        "GLOWL_LEASE_S": "1.5",
+        "GLOWL_LEASE_S": str(lease_s),
         "GLOWL_ALLOW_PRIVATE_URLS": "true",
         "GLOWL_WEBHOOK_DELAYS_S": "0.2",
         "GLOWL_WEBHOOK_TIMEOUT_S": "2",
@@ -99,7 +101,7 @@ def stack(redis_process: RedisProcess) -> Iterator[Stack]:
         REDIS_URL=redis_process.url,
         glm_url=servers["glm"].url,
         owl2_url=servers["owl2"].url,
-        lease_s=1.5,
+        lease_s=lease_s,
         allow_private_urls=True,
     )
     api = AppServer(create_app(settings))

@@ -17,6 +17,8 @@ from tests.support.servers import Process, free_port, start_worker, wait_until
 
 pytestmark = pytest.mark.e2e
 
+# Runs are counted, and no worker dies without a word: a busy machine must not look like one that did.
+LEASE_S = 300.0
 QUESTION = "What colour is the owl on the left?"
 ANSWER = f"[echo owl2] no pictures, question: {QUESTION}"
 
@@ -37,7 +39,7 @@ def test_a_worker_that_is_told_to_end_finishes_what_it_can_in_time(stack: Stack)
     wait_until(lambda: engine.num_running > 0, "the deep branch to run")
 
     stack.worker.child.send_signal(signal.SIGTERM)
-    assert stack.worker.child.wait(60) == 0
+    assert stack.worker.child.wait(300) == 0
     stack.worker.stop()
     stack.restart_worker()
 
@@ -64,12 +66,15 @@ def test_a_worker_that_cannot_finish_in_time_hands_back_and_another_goes_on(stac
     assert stack.wait_for(response_id, "completed").output_text == ANSWER
     deep = units_of(stack, response_id)["deep"]
     assert (deep["runs"], deep["failures"]) == (2, 0)
-    assert leaving.child.wait(60) == 0
+    assert leaving.child.wait(300) == 0
     leaving.stop()
 
 
 def test_a_redis_that_is_killed_and_comes_back_loses_nothing_and_needs_no_restart(stack: Stack) -> None:
-    # Given a job that runs, one whose stream is read, and many that wait
+    # Given a job that runs, one whose stream is read, and many that wait. What redis gave to a worker that it could not
+    # answer any more, is soon given again.
+    stack.worker.stop()
+    stack.worker = start_worker({**stack.env, "GLOWL_LEASE_S": "1.5"}, stack.dir / "worker.log")
     engine = stack.engines["owl2"]
     engine.delta_delay_s = 0.2
     accepted = [accept(stack) for _ in range(10)]
@@ -97,10 +102,12 @@ def test_a_redis_that_is_killed_and_comes_back_loses_nothing_and_needs_no_restar
     engine.delta_delay_s = 0.0
     for response_id in accepted:
         assert stack.wait_for(response_id, "completed").output_text == ANSWER
-    reader.join(60)
+    reader.join(300)
     assert events[-1].type == "response.completed"
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert stack.wait_for(accept(stack), "completed").output_text == ANSWER
+    stack.worker.stop()
+    stack.restart_worker()
 
 
 def test_a_job_that_failed_is_begun_again_when_the_engine_is_well(stack: Stack) -> None:
@@ -123,7 +130,7 @@ def test_an_api_that_is_told_to_end_says_so_first_and_lets_its_streams_end(stack
     port = free_port()
     argv = [sys.executable, "-m", "router.cli", "api", "--port", str(port)]
     api = Process(argv, stack.dir / "api.log", {**stack.env, "GLOWL_DRAIN_NOTICE_S": "1"})
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as http:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False) as http:
 
         def status() -> int:
             try:
@@ -153,7 +160,7 @@ def test_an_api_that_is_told_to_end_says_so_first_and_lets_its_streams_end(stack
             events = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
     engine.delta_delay_s = 0.0
     assert events[-1]["type"] == "response.completed"
-    api.child.wait(60)
+    api.child.wait(300)
     assert status() == 0
     api.stop()
 
@@ -175,5 +182,5 @@ def test_a_rolling_restart_of_everything_but_redis_loses_nothing(stack: Stack) -
         assert stack.wait_for(response_id, "completed").output_text == ANSWER
         deep = units_of(stack, response_id)["deep"]
         assert (deep["runs"], deep["failures"]) == (1, 0)
-    assert old.child.wait(60) == 0
+    assert old.child.wait(300) == 0
     old.stop()
