@@ -20,7 +20,7 @@ def test_it_has_its_own_variables_log_and_exit_status(tmp_path: Path) -> None:
     good = Process([*CLI, "explain", "你好"], tmp_path / "good", {"GLOWL_PRESET": "glm-thinking"})
     bad = Process([*CLI, "explain", "你好"], tmp_path / "bad", {"GLOWL_PRESET": "nope"})
 
-    assert (good.child.wait(60), bad.child.wait(60)) == (0, 2)
+    assert (good.child.wait(300), bad.child.wait(300)) == (0, 2)
     assert "no preset named 'nope'" in (tmp_path / "bad").read_text()
     assert "nope" not in (tmp_path / "good").read_text()
     for each in (good, bad):

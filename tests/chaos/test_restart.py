@@ -32,7 +32,7 @@ def test_open_jobs_are_done_after_everything_was_started_again(is_killed: bool) 
     try:
         stack.start()
         stack.wait_ready()
-        with httpx.Client(base_url=stack.urls[0], timeout=30, trust_env=False) as http:
+        with httpx.Client(base_url=stack.urls[0], timeout=300, trust_env=False) as http:
             ids = [http.post("/v1/responses", json={**body, "background": True}).json()["id"] for body in BODIES * 2]
 
             def look(job_id: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def test_direct_answers_outlive_the_api_that_streamed_them(processes: ProcessSta
         ),
     ]
     ids = []
-    with httpx.Client(base_url=processes.urls[0], timeout=60, trust_env=False) as http:
+    with httpx.Client(base_url=processes.urls[0], timeout=300, trust_env=False) as http:
         streams = []
         for path, body in bodies:
             answer = http.send(http.build_request("POST", path, json={**body, "stream": True}), stream=True)
@@ -65,7 +65,7 @@ def test_direct_answers_outlive_the_api_that_streamed_them(processes: ProcessSta
         processes.kill("api0")
 
     # Then another one shows them, and they come to their end
-    with httpx.Client(base_url=processes.urls[1], timeout=60, trust_env=False) as http:
+    with httpx.Client(base_url=processes.urls[1], timeout=300, trust_env=False) as http:
         for response_id in ids:
             done = wait_until(lambda response_id=response_id: ended(http, response_id), response_id)  # type: ignore[misc]
             assert (done.get("status"), len(done["output"])) == ("completed", 1)

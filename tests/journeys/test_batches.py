@@ -229,7 +229,7 @@ def test_responses_lines_can_be_read_by_their_ids_and_the_end_is_told(stack: Sta
         stack.client.responses.retrieve(forgotten["id"])
     assert (kept["hybrid"]["response_id"], forgotten["hybrid"]["response_id"]) == (kept["id"], None)
     # And one event comes, of the batch and not of its lines
-    event = json.loads(told.get(timeout=60))
+    event = json.loads(told.get(timeout=300))
     assert (event["type"], event["data"]["id"]) == ("batch.completed", batch.id)
     assert told.empty()
     with stack.http as http:
@@ -258,7 +258,7 @@ def test_the_command_answers_a_file_of_questions_although_the_api_restarts(stack
         stack.api.stop()
         stack.api.start()
         stack.engines["owl2"].delta_delay_s = 0.0
-        code = command.child.wait(60)
+        code = command.child.wait(300)
     finally:
         command.stop()
 

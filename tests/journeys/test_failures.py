@@ -100,7 +100,7 @@ def test_a_stream_survives_the_death_of_the_worker_without_repeating_itself(stac
     wait_until(lambda: engine.num_running == 0, "the engine to notice")
     engine.delta_delay_s = 0.0
     stack.restart_worker()
-    reader.join(60)
+    reader.join(300)
 
     assert events[-1].type == "response.completed"
     final_item = events[-1].response.output[0]

@@ -736,7 +736,7 @@ def test_a_chat_that_waits_is_kept_alive_and_the_client_passes_over_it(stack: St
             "POST",
             f"{play.url}/v1/chat/completions",
             json={**asked, "stream": True, "hybrid": options},
-            timeout=60,
+            timeout=300,
             trust_env=False,
         ) as answer:
             # When it is read as bytes, then there are comments that keep proxies from hanging up

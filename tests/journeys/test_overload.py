@@ -34,7 +34,7 @@ def http(stack: Stack, tmp_path: Path) -> Iterator[httpx.Client]:
         preset=str(preset),
     )
     server = AppServer(create_app(settings))
-    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, timeout=300, trust_env=False) as client:
         yield client
     server.stop()
 

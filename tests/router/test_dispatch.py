@@ -100,7 +100,7 @@ def api(redis_process: RedisProcess, glm: ScriptedServer) -> Iterator[AppServer]
 
 @pytest.fixture
 def http(api: AppServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api.url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=api.url, timeout=300, trust_env=False) as client:
         yield client
 
 

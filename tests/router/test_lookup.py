@@ -24,7 +24,7 @@ class Names:
     def __call__(self, host: str) -> list[str]:
         self.asked.append(host)
         if host.endswith(".silent"):
-            self.released.wait(60)
+            self.released.wait(300)
         if not host.endswith(".example"):
             raise OSError("no such name")
         return ["192.0.2.1", "2001:db8::1"]
@@ -66,7 +66,7 @@ async def test_thousands_of_names_of_one_owner_leave_lookups_for_others(names: N
     lookups = Lookups(names, timeout_s=30)
     flood = [asyncio.create_task(look(lookups, spread.format(number))) for number in range(2 * MAX_LOOKUPS)]
     await asyncio.sleep(0)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         # Another owner's, and the same owner's other zone
         assert await look(lookups, "a.example", "bob") == ["192.0.2.1", "2001:db8::1"]
         if "zone." in spread:
@@ -85,7 +85,7 @@ async def test_a_place_is_held_until_the_thread_has_ended_however_soon_its_calle
         assert set(said) == {"timeout"}
     assert len(names.asked) <= MAX_LOOKUPS / 4
     names.released.set()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while await look(lookups, "a.example") == "timeout":  # noqa: ASYNC110  threads end when they end
             await asyncio.sleep(0.01)
 
@@ -130,7 +130,7 @@ async def test_names_that_nobody_answers_for_hold_no_place_among_their_owners_do
         with fetching_for("ann"):
             flood = [asyncio.create_task(fetcher.get(f"http://z{n}.silent/")) for n in range(2 * MAX_AT_ONCE)]
             await asyncio.sleep(0)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(300):
                 with pytest.raises(FetchFailedError, match="could not be reached"):
                     await fetcher.get(f"http://127.0.0.1:{unused_tcp_port}/a.png")
         for task in flood:

@@ -45,7 +45,7 @@ async def test_a_cancellation_that_a_client_swallowed_ends_it_all_the_same(pause
     task = asyncio.create_task(repeat("mender", swallow, lambda: asyncio.sleep(pause_s)))
     await asyncio.wait_for(begun.wait(), 60)
     task.cancel()
-    await asyncio.wait({task}, timeout=60)
+    await asyncio.wait({task}, timeout=300)
     assert task.cancelled()
 
 

@@ -49,7 +49,7 @@ def test_an_api_that_is_asked_to_end_ends_without_an_error(tmp_path):
 
     api.child.send_signal(signal.SIGTERM)
 
-    assert api.child.wait(60) == 0
+    assert api.child.wait(300) == 0
     api.stop()
     log = (tmp_path / "api.log").read_text()
     assert "Application shutdown complete." in log

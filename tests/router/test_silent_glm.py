@@ -42,7 +42,7 @@ def test_jobs_of_owl2_end_and_are_told_while_glm_says_nothing_and_holds_all_its_
     glm = processes.processes["glm"].child.pid
     os.kill(glm, signal.SIGSTOP)
     try:
-        with httpx.Client(base_url=processes.urls[0], timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=processes.urls[0], timeout=300, trust_env=False) as http:
 
             def begin(model: str, **more: object) -> str:
                 body = {"model": model, "input": "How many boxes are open?", "background": True, **more}

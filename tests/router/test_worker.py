@@ -33,34 +33,34 @@ def test_the_loop_beats_until_a_task_blocks_it(monkeypatch):
     loop = TaskLoop(make_context, drain_s=1.0)
     loop.beat(beats.release)
     # Then it beats before its first task
-    assert beats.acquire(timeout=30)
+    assert beats.acquire(timeout=300)
 
     # And while tasks run
     async def quick(_context: object) -> None:
         pass
 
     loop.run(quick)
-    assert beats.acquire(timeout=30)
+    assert beats.acquire(timeout=300)
 
     # But not while one keeps the loop from running
     blocked, release = threading.Event(), threading.Event()
 
     async def blocking(_context: object) -> None:
         blocked.set()
-        assert release.wait(30)
+        assert release.wait(300)
 
     running = threading.Thread(target=loop.run, args=(blocking,))
     running.start()
-    assert blocked.wait(30)
+    assert blocked.wait(300)
     while beats.acquire(blocking=False):
         pass
     while turned.acquire(blocking=False):
         pass
     for _ in range(5):
-        assert turned.acquire(timeout=30)
+        assert turned.acquire(timeout=300)
     assert not beats.acquire(blocking=False)
     release.set()
-    assert beats.acquire(timeout=30)
+    assert beats.acquire(timeout=300)
     running.join()
 
 

@@ -131,8 +131,8 @@ class ClientProcess:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.close()
-        self._child.wait(20)
-        self._reader.join(20)
+        self._child.wait(300)
+        self._reader.join(300)
         self._child.stdout.close()
         self._log.close()
 

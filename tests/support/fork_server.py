@@ -105,8 +105,8 @@ class ForkServer:
         """End it, and what it started and nobody ended."""
         if self._socket is not None:
             self._socket.shutdown(socket.SHUT_RDWR)
-            self._reader.join(60)
-            self._process.wait(60)
+            self._reader.join(300)
+            self._process.wait(300)
             self._socket.close()
 
     def _listen(self) -> None:

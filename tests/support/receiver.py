@@ -21,7 +21,7 @@ class Receiver:
                 answer = receiver.answers.pop(0) if receiver.answers else 204
                 receiver.received.put(({key.lower(): value for key, value in self.headers.items()}, body))
                 if isinstance(answer, threading.Event):
-                    answer.wait(60)
+                    answer.wait(300)
                     return  # hangs up without an answer
                 self.send_response(answer)
                 self.end_headers()
@@ -36,7 +36,7 @@ class Receiver:
 
     def next(self) -> tuple[dict[str, str], bytes]:
         """Wait for the next post."""
-        return self.received.get(timeout=60)
+        return self.received.get(timeout=300)
 
     def stop(self) -> None:
         """Be gone."""

@@ -130,7 +130,7 @@ class AppServer:
 
     def stop(self) -> None:
         self._server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(300)
         assert not self._thread.is_alive()
 
 

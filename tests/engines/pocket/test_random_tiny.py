@@ -127,7 +127,7 @@ def test_two_makers_at_once_end_with_one_whole_checkpoint(tmp_path: Path, monkey
 
     def slow(folder: Path) -> None:
         (folder / "config.json").write_text("{}")
-        both_writing.wait(60)
+        both_writing.wait(300)
         (folder / "glowl.json").write_text("{}")
 
     monkeypatch.setattr(random_tiny, "make_glm", slow)
@@ -137,7 +137,7 @@ def test_two_makers_at_once_end_with_one_whole_checkpoint(tmp_path: Path, monkey
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(300)
 
     # Then both are told the same whole folders, and nothing else is left
     assert results == [{"glm": tmp_path / "glm", "owl2": tmp_path / "owl2"}] * 2

@@ -42,7 +42,7 @@ async def test_a_call_returns_the_result_or_raises_what_the_function_raised(thre
 async def test_a_call_whose_caller_left_never_runs(thread: Scheduler[Any, Any]) -> None:
     # Given a call behind one that takes its time
     go, ran = threading.Event(), threading.Event()
-    first = asyncio.create_task(thread.call(lambda: go.wait(60)))
+    first = asyncio.create_task(thread.call(lambda: go.wait(300)))
     second = asyncio.create_task(thread.call(ran.set))
     await asyncio.sleep(0)
 
@@ -64,7 +64,7 @@ async def test_shutting_down_refuses_the_calls_in_line_and_closing_again_is_harm
 
     def hold() -> bool:
         started.set()
-        return go.wait(60)
+        return go.wait(300)
 
     running = asyncio.create_task(thread.call(hold))
     assert await asyncio.to_thread(started.wait, 60)

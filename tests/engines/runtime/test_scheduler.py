@@ -490,7 +490,7 @@ class Gate:
     def _wait(self, what: str, _jobs: Sequence[FakeJob]) -> None:
         if what == "decode":
             self.reached.set()
-            assert self.go.wait(60)
+            assert self.go.wait(300)
 
     async def wait_reached(self) -> None:
         assert await asyncio.to_thread(self.reached.wait, 10)

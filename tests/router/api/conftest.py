@@ -59,7 +59,7 @@ def api(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[AppS
 
 @pytest.fixture
 def http(api: AppServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api.url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=api.url, timeout=300, trust_env=False) as client:
         yield client
 
 

@@ -110,7 +110,7 @@ def service(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[
         client.flushdb()
     settings = Settings(REDIS_URL=url, glm_url=echo_urls["glm"], owl2_url=echo_urls["owl2"], allow_private_urls=True)
     server = AppServer(create_app(settings))
-    service = Service(server, url, httpx.Client(base_url=server.url, trust_env=False, timeout=60))
+    service = Service(server, url, httpx.Client(base_url=server.url, trust_env=False, timeout=300))
     for name in ("alice", "bob"):
         service.change(lambda all_, name=name: create_owner(all_, time.time(), name, scopes=SCOPES))
         made = service.change(lambda all_, name=name: create_key(all_, time.time(), name))
@@ -129,7 +129,7 @@ def service(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[
 def store_things(service: Service) -> dict[str, str]:
     """Let Alice have one of everything; returns the ids by the names that paths give them."""
     headers = {"authorization": f"Bearer {service.keys['alice']}"}
-    with httpx.Client(base_url=service.server.url + "/v1", headers=headers, trust_env=False, timeout=60) as http:
+    with httpx.Client(base_url=service.server.url + "/v1", headers=headers, trust_env=False, timeout=300) as http:
         hook = {"name": "a", "url": "http://127.0.0.1:9/hook", "event_types": ["response.cancelled"]}
         endpoint_id = http.post("/webhook_endpoints", json=hook).json()["id"]
         question = {"model": "glowl", "input": "你好", "background": True, "hybrid": {"route": "deep"}}

@@ -75,7 +75,7 @@ def ask(api: AppServer, folder: Path, method: str, path: str, body: Json | None 
     """Send a request, and return what is written down of it."""
     request_id = f"test-{len(records(folder))}-{path}"
     headers = {"authorization": f"Bearer {key}", "x-request-id": request_id}
-    with httpx.Client(base_url=api.url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=api.url, timeout=300, trust_env=False) as client:
         client.request(method, path, json=body, headers=headers)
     return found(folder, request_id)
 

@@ -41,7 +41,7 @@ def http(cached_api: AppServer) -> Iterator[httpx.Client]:
 
 def as_owner(api: AppServer, key: str) -> httpx.Client:
     headers = {"authorization": f"Bearer {key}"}
-    return httpx.Client(base_url=api.url, headers=headers, trust_env=False, timeout=30)
+    return httpx.Client(base_url=api.url, headers=headers, trust_env=False, timeout=300)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_an_item_that_nobody_stored_is_a_400_that_says_where(http: httpx.Client,
 
 
 def test_items_of_others_are_not_found(keyed_api: AppServer) -> None:
-    with httpx.Client(base_url=keyed_api.url, timeout=30, trust_env=False) as http:
+    with httpx.Client(base_url=keyed_api.url, timeout=300, trust_env=False) as http:
         alice, bob = ({"authorization": f"Bearer {key}"} for key in ("alice", "bob"))
         first = http.post("/v1/responses", json={"model": "glowl", "input": "你好"}, headers=alice).json()
         named = {"type": "item_reference", "id": first["output"][0]["id"]}

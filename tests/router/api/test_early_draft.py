@@ -183,7 +183,7 @@ def test_an_api_that_ends_hands_its_drafts_to_the_workers(
     leaving: AppServer, http: httpx.Client, echoes: dict[str, EchoEngine], redis_client: redis.Redis
 ) -> None:
     echoes["glm"].delta_delay_s = 3600.0
-    with httpx.Client(base_url=leaving.url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=leaving.url, timeout=300, trust_env=False) as client:
         wait_until(lambda: client.get("/readyz").json()["engines"]["glm"] == "up", "the engine")
         job_id = read_until(client, RESPONSE, "response.in_progress")[0]["response"]["id"]
     assert units_of(http, job_id)["draft"]["status"] == "in_progress"
@@ -297,7 +297,7 @@ def test_a_chat_past_its_wait_without_a_draft_is_told_where_the_answer_will_be(
             monkeypatch.setattr(waiting, name, seconds)
     body = {**CHAT, "stream": is_streamed, "hybrid": {"route": "deep", "max_wait_s": max_wait_s}}
 
-    answer = http.post("/v1/chat/completions", json=body, timeout=30)
+    answer = http.post("/v1/chat/completions", json=body, timeout=300)
 
     if is_streamed:
         lines = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]

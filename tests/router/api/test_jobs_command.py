@@ -104,7 +104,7 @@ def test_wait_ends_with_the_outcome(http: httpx.Client, glowl: Glowl, redis_proc
     waiter = threading.Thread(target=lambda: results.append(glowl("wait", good, "--json")))
     waiter.start()
     on_store(redis_process, lambda store: complete(store, good))
-    waiter.join(30)
+    waiter.join(300)
 
     assert results[0].exit_code == 0
     assert json.loads(results[0].stdout)["output"][0]["content"][0]["text"] == "deep owl"

@@ -78,7 +78,7 @@ def while_played(url: str, client: redis.Redis, steps: list[tuple[str, str]], re
     )
     player.start()
     told = read()
-    player.join(60)
+    player.join(300)
     return told
 
 

@@ -66,7 +66,7 @@ def narrow(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[h
         REDIS_URL=redis_process.url, glm_url=echo_urls["glm"], owl2_url=echo_urls["owl2"], max_unfinished_jobs=2
     )
     server = AppServer(create_app(settings))
-    with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, timeout=300, trust_env=False) as client:
         yield client
     server.stop()
 

@@ -65,7 +65,7 @@ class Owner:
     def __init__(self, url: str, database: str, limits: str) -> None:
         self.limits, self._database = Limits.parse(limits), database
         self.id, key = asyncio.run(self._make(next(_names)))
-        self.http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60, trust_env=False)
+        self.http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=300, trust_env=False)
         self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=2)
 
     async def _make(self, name: str) -> tuple[str, str]:
@@ -349,7 +349,7 @@ def test_keys_and_addresses_have_limits_beside_those_of_every_owner(
         address_limits="requests=4",
     )
     server = AppServer(create_app(settings))
-    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as http:
+    with httpx.Client(base_url=server.url, timeout=300, trust_env=False) as http:
         sent = [
             http.post("/v1/chat/completions", json=CHAT, headers={"x-api-key": key, "x-forwarded-for": address})
             for key, address in [

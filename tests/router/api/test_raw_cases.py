@@ -33,7 +33,7 @@ def server(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[B
 
 def send(server: BoundedServer, request: bytes) -> tuple[bytes, bytes]:
     """Return head and body, once the server has closed the connection."""
-    with socket.create_connection(("127.0.0.1", server.port or 0), timeout=60) as sock:
+    with socket.create_connection(("127.0.0.1", server.port or 0), timeout=300) as sock:
         sock.sendall(request)
         answer = b""
         while chunk := sock.recv(65536):

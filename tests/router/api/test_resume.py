@@ -143,7 +143,7 @@ def test_two_apis_give_one_stream_while_the_job_runs(
     streams: dict[str, list[Json]] = {}
 
     def follow(base_url: str) -> None:
-        with httpx.Client(base_url=base_url, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=base_url, timeout=300, trust_env=False) as client:
             streams[base_url] = read(client, response_id)
 
     urls = [str(http.base_url), keyless_twin.url]
@@ -167,7 +167,7 @@ def test_two_apis_give_one_stream_while_the_job_runs(
 
     asyncio.run(work())
     for thread in threads:
-        thread.join(30)
+        thread.join(300)
 
     one, other = (streams[url] for url in urls)
     assert one == other

@@ -44,7 +44,7 @@ def test_many_tiny_parts_are_refused_wherever_they_are(
     keyless_twin: AppServer, path: str, bomb: Callable[[], dict[str, Any]]
 ) -> None:
     body = bomb()
-    with httpx.Client(base_url=keyless_twin.url, trust_env=False, timeout=60) as http:
+    with httpx.Client(base_url=keyless_twin.url, trust_env=False, timeout=300) as http:
         answer = http.post(path, content=orjson.dumps(body))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_values")
 
@@ -55,7 +55,7 @@ def test_more_text_than_any_model_reads_is_refused_however_it_is_split(keyless_t
     for path in (CHAT, "/v1/route", "/v1/responses"):
         name, kind = ("input", "input_text") if path == "/v1/responses" else ("messages", "text")
         content = [{"type": kind, "text": text}] * split
-        with httpx.Client(base_url=keyless_twin.url, trust_env=False, timeout=60) as http:
+        with httpx.Client(base_url=keyless_twin.url, trust_env=False, timeout=300) as http:
             body = {"model": "glowl", name: [{"role": "user", "content": content}]}
             answer = http.post(path, content=orjson.dumps(body), headers={"accept-language": "zh"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
@@ -65,7 +65,7 @@ def test_more_text_than_any_model_reads_is_refused_however_it_is_split(keyless_t
 def test_a_long_conversation_with_a_large_schema_is_no_bomb(keyless_twin: AppServer) -> None:
     turns = [{"role": role, "content": [PART]} for role in ("user", "assistant")] * 600
     texts = {"role": "user", "content": "{[,]}" * 20_000}
-    with httpx.Client(base_url=keyless_twin.url, trust_env=False, timeout=60) as http:
+    with httpx.Client(base_url=keyless_twin.url, trust_env=False, timeout=300) as http:
         body = {
             "model": "glowl",
             "messages": [*turns, texts],

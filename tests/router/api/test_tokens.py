@@ -79,7 +79,7 @@ def token(kind: str = "RS256", *, sub: str = "alice", **changes: Any) -> str:
 
 
 def ask(service: AppServer, text: str) -> httpx.Response:
-    with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http:
+    with httpx.Client(base_url=service.url, trust_env=False, timeout=300) as http:
         return http.post("/v1/chat/completions", json=CHAT, headers={"authorization": f"Bearer {text}"})
 
 

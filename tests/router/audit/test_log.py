@@ -193,7 +193,7 @@ def test_a_thread_that_hangs_in_a_write_makes_nobody_wait(
 
     def write(fd: int, data: memoryview) -> int:
         if hangs.is_set():
-            goes_on.wait(60)
+            goes_on.wait(300)
         return os.write(fd, data)
 
     log = make_log(write=write)
@@ -242,7 +242,7 @@ def test_processes_do_not_write_into_each_other(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(300)
 
     report = verify(tmp_path)
     assert report.is_good

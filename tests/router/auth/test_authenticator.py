@@ -144,7 +144,7 @@ async def refusal(door: Authenticator, key: str = "") -> str:
 
 
 async def until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while not is_true():  # noqa: ASYNC110, since redis is asked meanwhile
             await asyncio.sleep(0.005)
 

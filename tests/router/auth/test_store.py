@@ -38,7 +38,7 @@ async def test_a_change_is_told_and_one_that_is_refused_is_not_made(redis: Redis
         await channel.subscribe(CHANNEL)
         await store.change(lambda all_: create_owner(all_, NOW, "alice"))
         heard = None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while heard is None:
                 heard = await channel.get_message(timeout=1)
     assert heard["data"].decode() == await store.version()

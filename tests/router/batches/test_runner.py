@@ -152,7 +152,7 @@ class Bench:
             await end_tasks(task)
 
     async def wait(self, spec: BatchSpec, is_so: Callable[[Batch], bool] = lambda batch: batch.has_ended) -> Batch:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(300):
             while True:
                 batch = await self.batches.get(spec.id)
                 assert batch is not None

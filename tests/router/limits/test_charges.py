@@ -255,7 +255,7 @@ async def test_open_requests_are_renewed(redis: Redis, monkeypatch: pytest.Monke
         return reply
 
     monkeypatch.setattr(charges._scripts, "run", run_and_tell)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         await renewed.wait()
     assert await redis.zscore(key, "a") > first
 

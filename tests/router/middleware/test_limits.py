@@ -76,7 +76,7 @@ def test_a_half_sent_body_is_cut_on_a_real_connection(make_app: MakeApp) -> None
 
     server = AppServer(make_app(body_timeout_s=0.2))
     try:
-        with socket.create_connection(("127.0.0.1", server.port or 0), timeout=60) as sock:
+        with socket.create_connection(("127.0.0.1", server.port or 0), timeout=300) as sock:
             sock.sendall(START)
             answer = b""
             while chunk := sock.recv(65536):

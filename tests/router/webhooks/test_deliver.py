@@ -437,6 +437,6 @@ async def test_one_ticket_is_sent_by_however_many_sweepers_while_nobody_takes_it
 
 
 async def _until(is_true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while not is_true():  # noqa: ASYNC110  the receiver has no event for each thing waited for
             await asyncio.sleep(0.005)

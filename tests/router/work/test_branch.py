@@ -374,7 +374,7 @@ async def test_a_finished_answer_is_not_composed_by_an_engine_that_has_stopped(
         await asyncio.Event().wait()
         return True
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         await join(replace(stopped, looks={"glm": look}), spec.id)
 
     job = await store.get(spec.id)

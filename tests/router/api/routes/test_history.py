@@ -25,7 +25,7 @@ def keyed(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[ht
         REDIS_URL=redis_process.url, glm_url=echo_urls["glm"], owl2_url=echo_urls["owl2"], api_keys="one,two"
     )
     server = AppServer(create_app(settings))
-    with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, timeout=300, trust_env=False) as client:
         yield client
     server.stop()
     redis_process.flush()

@@ -77,7 +77,7 @@ def client_of(server: AppServer, key: str = "alice") -> openai.OpenAI:
 
 def http_of(server: AppServer, key: str = "alice", **headers: str) -> httpx.Client:
     headers = {"authorization": f"Bearer {key}", **headers}
-    return httpx.Client(base_url=server.url, headers=headers, timeout=30, trust_env=False)
+    return httpx.Client(base_url=server.url, headers=headers, timeout=300, trust_env=False)
 
 
 @pytest.fixture
