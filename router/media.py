@@ -120,6 +120,8 @@ class MediaIntake:
                 engine decodes for one request.
             ImageFetchError: if one cannot be fetched.
         """
+        if not sources:
+            return ()
         limit = self._settings.max_images
         if len(sources) > limit:
             raise ImageError(

@@ -14,11 +14,13 @@ import resource
 import signal
 import socket
 import threading
+from http import HTTPStatus
 from types import FrameType
 from typing import Final, cast
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.logging import AccessFormatter
 
 from router.connections import BoundedProtocol, Connections
 from router.services import Services
@@ -57,7 +59,11 @@ class ApiServer(uvicorn.Server):
             # 0 would mean: for ever.
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )
-        logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
+        accesses = logging.getLogger("uvicorn.access")
+        accesses.addFilter(_is_no_probe)
+        for handler in accesses.handlers:
+            if isinstance(handler.formatter, AccessFormatter) and not handler.formatter.use_colors:
+                handler.setFormatter(AccessLines())
         super().__init__(config)
         self._services: Services = app.state.services
         self._notice_s = settings.drain_notice_s
@@ -105,6 +111,24 @@ def _room_for(max_connections: int) -> int:
     room = max(soft - _OTHER_FILES, soft // 2)
     log.warning("this process may have %d files open: at most %d connections are accepted", soft, room)
     return room
+
+
+class AccessLines(logging.Formatter):
+    """Writes an access as uvicorn does where nothing is coloured, without two copies of the record for it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        if not isinstance(record.args, tuple) or len(record.args) != 5:
+            return super().format(record)
+        client, method, path, version, status = record.args
+        level = f"{record.levelname}:"
+        return f'{level:<9} {client} - "{method} {path} HTTP/{version}" {_shown(cast(int, status))}'
+
+
+@functools.lru_cache(maxsize=1024)
+def _shown(status: int) -> str:
+    known = next((each.phrase for each in HTTPStatus if each == status), "")
+    return f"{status} {known}"
 
 
 def _is_no_probe(record: logging.LogRecord) -> bool:

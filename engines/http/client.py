@@ -332,8 +332,7 @@ class EngineClient:
             headers["X-Request-ID"] = request_id
         path = f"{self._api_path}/chat/completions"
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._ask("POST", path, pieces, headers, _CONNECT_S)
+            return await self._ask("POST", path, pieces, headers, _CONNECT_S, self._timeout_s)
         except UnreachableError as error:
             raise self._unavailable("it cannot be reached", error) from error
         except TimeoutError as error:
@@ -342,11 +341,11 @@ class EngineClient:
             raise self._broken_off("the connection broke before the answer", error) from error
 
     async def _ask(
-        self, method: str, path: str, pieces: list[bytes], headers: dict[str, str], connect_s: float
+        self, method: str, path: str, pieces: list[bytes], headers: dict[str, str], connect_s: float, timeout_s: float
     ) -> Answer:
         if self._is_closed:
             raise EngineUnavailableError("This engine client is closed.")
-        return await self._pool.ask(method, path, pieces, headers=headers, connect_s=connect_s)
+        return await self._pool.ask(method, path, pieces, headers=headers, connect_s=connect_s, timeout_s=timeout_s)
 
     async def _next_bytes(self, response: Answer, *, deadline: float, end: float = math.inf) -> bytes:
         try:
@@ -376,8 +375,9 @@ class EngineClient:
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         try:
-            async with asyncio.timeout(min(_PROBE_S, self._timeout_s)):
-                response = await self._ask("GET", path, [], {}, _PROBE_CONNECT_S)
+            timeout_s = min(_PROBE_S, self._timeout_s)
+            async with asyncio.timeout(timeout_s):
+                response = await self._ask("GET", path, [], {}, _PROBE_CONNECT_S, timeout_s)
                 try:
                     return response.status, await self._read_document(response)
                 finally:

@@ -177,8 +177,13 @@ class _Connection(asyncio.Protocol):
 
     # --- called by the client
 
-    async def ask(self, head: bytes, body: Sequence[bytes]) -> None:
-        """Send a request, and wait for the headers of its answer; a server may answer before it has read all."""
+    async def ask(self, head: bytes, body: Sequence[bytes], until: float) -> None:
+        """Send a request, and wait for the headers of its answer; a server may answer before it has read all.
+
+        Raises:
+            TimeoutError: if they are not there by then.
+            BrokenError: if the connection breaks before.
+        """
         self._is_asked = True
         self._is_sent = self.has_head = self.is_whole = False
         self._head_bytes = 0
@@ -187,9 +192,10 @@ class _Connection(asyncio.Protocol):
             self._is_sent = True
         else:
             self.transport.write(head)
-            self._is_sent = await self._write(body)
+            async with asyncio.timeout_at(until):
+                self._is_sent = await self._write(body)
         while not self.has_head:
-            await self.wait(None)
+            await self.wait(until)
 
     async def _write(self, body: Sequence[bytes]) -> bool:
         """Write a large body; False if the answer, or the end of the connection, came first."""
@@ -203,7 +209,7 @@ class _Connection(asyncio.Protocol):
                 self.transport.write(view[start : start + _WRITE_BYTES])
         return True
 
-    async def wait(self, until: float | None) -> None:
+    async def wait(self, until: float) -> None:
         """Wait for anything to happen.
 
         Raises:
@@ -213,13 +219,12 @@ class _Connection(asyncio.Protocol):
         if self._failure is not None:
             raise self._failure
         waiter = self._waiter = self.loop.create_future()
-        timer = None if until is None else self.loop.call_at(until, _expire, waiter)
+        timer = self.loop.call_at(until, _expire, waiter)
         try:
             await waiter
         finally:
             self._waiter = None
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
 
     def take(self) -> bytes:
         """Return the bytes that have come."""
@@ -291,7 +296,14 @@ class Pool:
         self._cleaning: asyncio.TimerHandle | None = None
 
     async def ask(
-        self, method: str, path: str, body: Sequence[bytes] = (), *, headers: Mapping[str, str], connect_s: float
+        self,
+        method: str,
+        path: str,
+        body: Sequence[bytes] = (),
+        *,
+        headers: Mapping[str, str],
+        connect_s: float,
+        timeout_s: float,
     ) -> Answer:
         """Send a request; returns when the headers of its answer are there. The answer is to be closed.
 
@@ -301,8 +313,10 @@ class Pool:
             body: sent one piece after the other.
             headers: of this request.
             connect_s: longest time to connect.
+            timeout_s: longest time to the headers of the answer, connecting included.
 
         Raises:
+            TimeoutError: if they are not there by then.
             UnreachableError: if there is no connection to be had.
             BrokenError: if it breaks before the answer.
             ValueError: if a header cannot be sent.
@@ -313,9 +327,10 @@ class Pool:
             start = self._starts[method, path] = f"{method} {target} HTTP/1.1\r\n{self._fields}"
         length = f"Content-Length: {sum(map(len, body))}\r\n" if method == "POST" else ""
         head = f"{start}{_to_fields(headers)}{length}\r\n".encode()
-        connection = self._take_idle() or await self._connect(connect_s)
+        until = asyncio.get_running_loop().time() + timeout_s
+        connection = self._take_idle() or await self._connect(connect_s, until)
         try:
-            await connection.ask(head, body)
+            await connection.ask(head, body, until)
         except BaseException:
             connection.fail(BrokenError("the request was given up"))
             raise
@@ -360,16 +375,19 @@ class Pool:
                 connection.fail(BrokenError("it was idle"))
         self._cleaning = loop.call_later(KEEP_ALIVE_S, self._close_old, loop) if self._idle else None
 
-    async def _connect(self, connect_s: float) -> _Connection:
+    async def _connect(self, connect_s: float, until: float) -> _Connection:
         loop = asyncio.get_running_loop()
         connection = _Connection(self, loop)
+        end = loop.time() + connect_s
         try:
-            async with asyncio.timeout(connect_s):
+            async with asyncio.timeout_at(min(end, until)):
                 if self._socket_path is not None:
                     await loop.create_unix_connection(lambda: connection, self._socket_path)
                 else:
                     await self._connect_tcp(loop, connection)
         except TimeoutError as error:
+            if until < end:
+                raise
             raise UnreachableError(f"no connection within {connect_s:g} s") from error
         except OSError as error:  # of names and certificates too
             raise UnreachableError(str(error) or type(error).__name__) from error

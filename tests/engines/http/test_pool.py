@@ -91,7 +91,7 @@ async def connected(handle: Handle) -> AsyncIterator[tuple[Pool, Server]]:
 
 async def ask(pool: Pool, body: list[bytes] | None = None, **headers: str) -> Answer:
     async with asyncio.timeout(LONG_S):
-        return await pool.ask("POST", "/v1/x", body or [b"{}"], headers=headers, connect_s=LONG_S)
+        return await pool.ask("POST", "/v1/x", body or [b"{}"], headers=headers, connect_s=LONG_S, timeout_s=LONG_S)
 
 
 async def read_all(answer: Answer) -> bytes:
@@ -214,6 +214,17 @@ async def test_nothing_comes_by_the_time_it_is_waited_for():
         with pytest.raises(TimeoutError):
             await answer.read(asyncio.get_running_loop().time() + 0.01)
         answer.close()
+
+
+async def test_an_answer_that_does_not_come_is_a_timeout():
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.Event().wait()
+
+    async with connected(wait) as (pool, _):
+        for body in ([b"{}"], [bytes(50_000_000)]):
+            with pytest.raises(TimeoutError):
+                await pool.ask("POST", "/v1/x", body, headers={}, connect_s=LONG_S, timeout_s=0.1)
 
 
 async def test_closing_the_pool_breaks_answers_off():
