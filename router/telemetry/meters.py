@@ -6,7 +6,8 @@ finding one by its labels costs more than counting.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any, Final
 
 from engines.metrics import OTHER, Bounded, Family, Looked, Registry
@@ -18,6 +19,16 @@ _QUEUES: Final = frozenset({"glm", "owl2", "light"})
 _ROUTES: Final = frozenset({"fast", "deep"})
 _STATES: Final = frozenset({"completed", "failed", "cancelled", "incomplete"})
 _CACHES: Final = frozenset({"", "hit", "joined", "miss"})
+
+
+_WHYS: Final = ("failure", "full", "away", "handed back")
+_FROM_ZERO: Final[dict[Family, tuple[Iterable[str], ...]]] = {
+    families.LEASES_LOST: (_QUEUES,),
+    families.RETRIES: (_QUEUES, _WHYS),
+    families.WEBHOOK_ATTEMPTS: (("succeeded", "pending", "failed"),),
+    families.REFINED: (("same", "reworded", "contradicted"),),
+    families.UNCOUNTED: (),
+}
 
 
 class Meters:
@@ -72,6 +83,10 @@ class CountingMeters(Meters):
         self._rule, self._code = Bounded(), Bounded()
         self._kept: dict[tuple[str, ...], Callable[[float], None]] = {}
         self._in_flight = self.registry.gauge(families.IN_FLIGHT)
+        # From nothing to one is a rise that Prometheus sees only if it has seen the nothing.
+        for family, values in _FROM_ZERO.items():
+            for labels in product(*values):
+                self._add(family, *labels, by=0)
 
     def decided(self, route: str, engine: str, rule: str) -> None:
         """Note which way a question went."""
