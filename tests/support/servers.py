@@ -128,6 +128,10 @@ class AppServer:
             uvicorn.Config(self._app, log_level="warning", timeout_graceful_shutdown=1, ws="none", **where)
         )
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join(300)

@@ -1,0 +1,198 @@
+"""Writes the Grafana dashboard: rows of panels, each a title, a unit and its expressions.
+
+In: the tables below. Out: `deploy/grafana/dashboards/glowl.json`. `python -m scripts.dashboard` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+OUT: Final = Path(__file__).resolve().parents[1] / "deploy/grafana/dashboards/glowl.json"
+_SOURCE: Final = {"type": "prometheus", "uid": "glowl-prometheus"}
+_WIDTH, _HEIGHT, _PER_ROW = 8, 7, 3
+
+# Title, unit, expressions with their legends.
+Panel = tuple[str, str, list[tuple[str, str]]]
+
+
+def percentiles(name: str, by: str = "", where: str = "") -> list[tuple[str, str]]:
+    """P50, P95 and P99 of a histogram, by a label."""
+    kept = f"le, {by}" if by else "le"
+    legend = f"{{{{{by}}}}} " if by else ""
+    rate = f"sum by ({kept}) (rate({name}_bucket{where}[$__rate_interval]))"
+    return [(f"histogram_quantile({q / 100}, {rate})", f"{legend}p{q}") for q in (50, 95, 99)]
+
+
+def rate(name: str, by: str, where: str = "") -> list[tuple[str, str]]:
+    """How often a counter counts, by a label."""
+    return [(f"sum by ({by}) (rate({name}{where}[$__rate_interval]))", f"{{{{{by}}}}}")]
+
+
+def share(part: str, whole: str, legend: str) -> tuple[str, str]:
+    """One counter as a part of another."""
+    return f"sum(rate({part}[$__rate_interval])) / sum(rate({whole}[$__rate_interval]))", legend
+
+
+ROWS: Final[list[tuple[str, list[Panel]]]] = [
+    (
+        "Requests",
+        [
+            ("Questions by route and rule", "reqps", [
+                ("sum by (route, rule) (rate(glowl_decisions_total[$__rate_interval]))", "{{route}} {{rule}}"),
+            ]),
+            ("Answers by state", "reqps", rate("glowl_answers_total", "state")),
+            ("Refusals and failures by code", "reqps", rate("glowl_refusals_total", "code")),
+            ("First text by route", "s", percentiles("glowl_time_to_first_token_seconds", "route")),
+            ("End to end by route", "s", percentiles("glowl_e2e_request_latency_seconds", "route")),
+            ("Requests in flight, and beyond limits", "short", [
+                ("sum(glowl_http_requests_in_flight)", "in flight"),
+                ("sum by (whose, what) (rate(glowl_limits_refused_total[$__rate_interval]))", "{{whose}} {{what}} /s"),
+            ]),
+        ],
+    ),
+    (
+        "Draft and refinement",
+        [
+            ("Draft to final", "s", percentiles("glowl_draft_to_final_seconds")),
+            ("Drafts by what became of them", "percentunit", [
+                ("sum by (change) (rate(glowl_refinements_total[$__rate_interval])) / on () group_left () "
+                 "sum(rate(glowl_refinements_total[$__rate_interval]))", "{{change}}"),
+                share("glowl_refinements_total", "glowl_answers_total", "refined, of all answers"),
+            ]),
+            ("Agreement of draft and final", "percentunit", percentiles("glowl_agreement_ratio")),
+        ],
+    ),
+    (
+        "Pictures",
+        [
+            ("Picture fetch", "s", percentiles("glowl_picture_fetch_seconds", "outcome")),
+            ("Picture decode", "s", percentiles("glowl_picture_decode_seconds", "engine")),
+            ("Picture encode", "s", percentiles("glowl_picture_encode_seconds", "engine")),
+            ("Picture size", "decbytes", percentiles("glowl_picture_bytes")),
+            ("Picture pixels", "short", percentiles("glowl_picture_pixels")),
+            ("Picture tokens", "short", percentiles("glowl_picture_tokens", "engine")),
+        ],
+    ),
+    (
+        "Queue",
+        [
+            ("Queue: what waits", "short", [
+                ("max by (queue, priority) (glowl_num_requests_waiting)", "{{queue}} {{priority}}"),
+                ("max(glowl_num_requests_delayed)", "delayed"),
+            ]),
+            ("Queue: age of the oldest", "s", [
+                ("max by (queue) (glowl_queue_oldest_age_seconds)", "{{queue}}"),
+            ]),
+            ("Queue: accepted to claimed", "s", percentiles("glowl_request_queue_time_seconds", "queue")),
+            ("Queue: claimed to first text", "s", percentiles("glowl_run_time_to_first_token_seconds", "queue")),
+            ("Queue: runs and merges", "s", [
+                *percentiles("glowl_run_time_seconds", "queue")[:2],
+                *[(each, f"merge {legend}") for each, legend in percentiles("glowl_merge_time_seconds")[:2]],
+            ]),
+            ("Queue: running, retried, lost", "short", [
+                ("max by (queue) (glowl_num_requests_running)", "{{queue}} running"),
+                ("sum by (why) (rate(glowl_run_retries_total[$__rate_interval]))", "retried: {{why}} /s"),
+                ("sum(rate(glowl_leases_lost_total[$__rate_interval]))", "lost /s"),
+            ]),
+        ],
+    ),
+    (
+        "Engines",
+        [
+            ("Engine: up", "short", [
+                ("max by (engine) (glowl_engine_up)", "{{engine}}"),
+                ("max by (engine) (glowl_engine_servers_up)", "{{engine}} servers"),
+            ]),
+            ("Engine: running and waiting", "short", [
+                ("sum by (engine) (glowl_engine_num_requests_running)", "{{engine}} running"),
+                ("sum by (engine) (glowl_engine_num_requests_waiting)", "{{engine}} waiting"),
+            ]),
+            ("Engine: rows per step", "short", percentiles("glowl_engine_batch_rows", "engine")[:2]),
+            ("Engine: first text", "s", percentiles("glowl_engine_time_to_first_token_seconds", "engine")),
+            ("Engine: time per token", "s", percentiles("glowl_engine_time_per_output_token_seconds", "engine")),
+            ("Engine: tokens", "short", [
+                ("sum by (engine) (rate(glowl_engine_prompt_tokens_total[$__rate_interval]))", "{{engine}} read /s"),
+                ("sum by (engine) (rate(glowl_engine_generation_tokens_total[$__rate_interval]))",
+                 "{{engine}} written /s"),
+            ]),
+            ("Engine: keys and values, GPU", "percentunit", [
+                ("max by (engine) (glowl_engine_kv_cache_usage_ratio)", "{{engine}} keys and values"),
+                ("max by (instance) (glowl_gpu_utilization_ratio)", "{{instance}} GPU"),
+                ("max by (instance) (glowl_gpu_memory_used_bytes / glowl_gpu_memory_total_bytes)",
+                 "{{instance}} GPU memory"),
+            ]),
+            ("Caches: hits", "percentunit", [
+                share("glowl_answer_cache_hits_total", "glowl_answer_cache_queries_total", "answers"),
+                share("glowl_engine_prefix_cache_hits_total", "glowl_engine_prefix_cache_queries_total", "prefix"),
+                share("glowl_engine_vision_cache_hits_total", "glowl_engine_vision_cache_queries_total", "pictures"),
+            ]),
+            ("Engine: requests by end", "reqps", rate("glowl_engine_requests_total", "outcome")),
+        ],
+    ),
+    (
+        "Webhooks, redis, processes",
+        [
+            ("Webhook attempts", "reqps", rate("glowl_webhook_attempts_total", "outcome")),
+            ("Webhooks due", "short", [
+                ("max(glowl_webhooks_due)", "due"),
+                ("max(glowl_webhooks_scheduled)", "scheduled"),
+            ]),
+            ("Redis memory", "bytes", [
+                ("max(glowl_redis_memory_used_bytes)", "used"),
+                ("max(glowl_redis_memory_max_bytes > 0)", "limit"),
+            ]),
+            ("Redis answers", "short", [("min(glowl_redis_up)", "up")]),
+            ("CPU", "short", [("rate(process_cpu_seconds_total[$__rate_interval])", "{{job}} {{instance}}")]),
+            ("Memory", "bytes", [("process_resident_memory_bytes", "{{job}} {{instance}}")]),
+        ],
+    ),
+]  # fmt: skip
+
+
+def to_panel(number: int, panel: Panel, x: int, y: int) -> dict[str, Any]:
+    """One graph."""
+    title, unit, asked = panel
+    return {
+        "id": number,
+        "type": "timeseries",
+        "title": title,
+        "datasource": _SOURCE,
+        "gridPos": {"x": x, "y": y, "w": _WIDTH, "h": _HEIGHT},
+        "fieldConfig": {"defaults": {"unit": unit, "min": 0, "custom": {"fillOpacity": 8}}, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+        "targets": [
+            {"refId": chr(ord("A") + index), "expr": expression, "legendFormat": legend, "datasource": _SOURCE}
+            for index, (expression, legend) in enumerate(asked)
+        ],
+    }
+
+
+def dashboard() -> dict[str, Any]:
+    """The whole of it."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for title, row in ROWS:
+        place = {"x": 0, "y": y, "w": 24, "h": 1}
+        panels.append({"id": len(panels) + 1, "type": "row", "title": title, "collapsed": False, "gridPos": place})
+        y += 1
+        for index, panel in enumerate(row):
+            x = index % _PER_ROW * _WIDTH
+            panels.append(to_panel(len(panels) + 1, panel, x, y + index // _PER_ROW * _HEIGHT))
+        y += -(-len(row) // _PER_ROW) * _HEIGHT
+    return {
+        "uid": "glowl",
+        "title": "Glowl",
+        "tags": ["glowl"],
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": True,
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "panels": panels,
+    }
+
+
+if __name__ == "__main__":
+    OUT.write_text(json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n", "utf-8")
