@@ -1,0 +1,1 @@
+"""Everything that redis keeps of Glowl, in one file, and back again."""
