@@ -15,6 +15,7 @@ import typer
 from router.cli import (
     ask,
     audit,
+    backup,
     batch,
     doctor,
     explain,
@@ -53,6 +54,8 @@ app.add_typer(owners.app)
 app.add_typer(keys.app)
 app.add_typer(tokens.app)
 app.add_typer(audit.app)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("api")(processes.api)
 app.command("worker")(processes.worker)
 # Unknown options are refused here rather than passed on: a typing error should fail before a model loads.
