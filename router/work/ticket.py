@@ -6,15 +6,16 @@ coroutines over a `Context`; `router.worker` wraps them as Celery tasks.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from router.errors import QueueUnavailableError
-from router.jobs.job import MERGE
+from router.jobs.job import MERGE, Claim
 from router.jobs.queue import WEBHOOKS
 from router.work.branch import run_claimed
 from router.work.context import Context
 from router.work.join import join
-from router.work.lease import patiently
+from router.work.lease import REDIS_RETRY_S, patiently
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ async def work(context: Context, queue: str) -> None:
 
 
 async def _work(context: Context, queue: str) -> None:
-    claim = await context.store.take_next(queue)
+    claim = await _take_next(context, queue)
     if claim is None:
         return
     if claim.unit == MERGE:
@@ -54,3 +55,19 @@ async def _work(context: Context, queue: str) -> None:
     epoch = await patiently(lambda: context.store.claim(due.id, MERGE))
     if epoch is not None:
         await join(context, due.id, epoch)
+
+
+async def _take_next(context: Context, queue: str) -> Claim | None:
+    """Take the unit whose turn it is, if need be on another connection.
+
+    One may have died without a word, after a fail-over or behind a firewall. A ticket given up for that would be missed
+    only at the next count of tickets.
+    """
+    for is_last in (False, False, True):
+        try:
+            return await context.store.take_next(queue)
+        except QueueUnavailableError:
+            if is_last or context.draining.is_set():
+                raise
+        await asyncio.sleep(REDIS_RETRY_S)
+    raise AssertionError("the last try returns or raises")
