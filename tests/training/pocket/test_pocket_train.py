@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from engines.base import EngineOptions, GenerationRequest, Message, SamplingParams, TextPart, generate
+from tests.support.whole import IS_WHOLE
 from training.pocket.checkpoints import EngineName
 from training.pocket.data import BatchShape, fits
 from training.pocket.evaluate import draw_questions, wilson_interval
@@ -55,12 +57,31 @@ def start(engine: EngineName, out: Path) -> Run:
     return Run(engine, out, tiny_recipe(engine), wants_compile=False)
 
 
+def curve_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.slow
+def test_a_short_training_sees_colours_and_begins_to_answer(tmp_path: Path) -> None:
+    # GLM alone: Owl2 needs three times as long until it sees colours
+    recipe = replace(quick_recipe("glm", 60), dense_steps=45, log_every=5)
+    Run("glm", tmp_path, recipe, wants_compile=False).train()
+
+    curve = curve_of(tmp_path)
+    # One colour of eight is right blindly.
+    assert curve[0]["accuracy_colour"] < 0.3
+    assert max(point["accuracy_colour"] for point in curve) > 0.5
+    first, *_, last = (point["loss"] for point in curve if "loss" in point)
+    assert last < 0.6 * first
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_WHOLE, reason="minutes: make test-whole")
 @pytest.mark.parametrize("engine", ["glm", "owl2"])
 def test_a_minute_of_training_answers_far_better_than_blindly(engine: EngineName, tmp_path: Path) -> None:
     main([engine, "--quick", "--out", str(tmp_path), "--device", "cpu"])
 
-    curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    curve = curve_of(tmp_path)
     # The eyes come first: colours were guessed (one of eight), then seen.
     assert curve[0]["accuracy_colour"] < 0.4
     assert max(point["accuracy_colour"] for point in curve) > 0.75
