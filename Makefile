@@ -1,6 +1,6 @@
 # Everything from a fresh clone: `make up` runs Glowl, `make test` checks it. Both make their own virtual environment.
 # ARGS is passed on: make up ARGS="--models echo --port 9000", make test ARGS="-k media".
-# The tests run in two processes, since much of their time is waiting; one process: make test ARGS="-n 0 -k media".
+# The tests run in three processes, since much of their time is waiting; one process: make test ARGS="-n 0 -k media".
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -61,7 +61,7 @@ check: $(HAS_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 docs: $(HAS_DEV)
 	$(BIN)/python -m scripts.doc_pages

@@ -32,9 +32,9 @@ settings.load_profile("busy-machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with slow tests first: at the end, one of them would keep one of two test processes busy alone."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Run files with slow tests first, then those that start processes: the last ones are to be short."""
+    slow, e2e = ({item.path for item in items if item.get_closest_marker(name)} for name in ("slow", "e2e"))
+    items.sort(key=lambda item: (item.path not in slow, item.path not in e2e))
 
 
 @pytest.fixture(scope="session", autouse=True)
