@@ -124,7 +124,7 @@ class WatchedPool(BlockingConnectionPool):
     def __init__(self, *, watch: RedisWatch | None = None, num_replicas: int = 0, **options: Any) -> None:
         super().__init__(**options)
         self.num_replicas = num_replicas
-        self._watch = watch
+        self.watch = watch
 
     def can_get_connection(self) -> bool:
         """Say whether there is one; asked by whoever needs one, and again when another is given back.
@@ -132,6 +132,12 @@ class WatchedPool(BlockingConnectionPool):
         Raises:
             RedisSilentError: while redis is silent.
         """
-        if self._watch is not None and self._watch.is_silent:
+        if self.watch is not None and self.watch.is_silent:
             raise RedisSilentError("redis has not answered for two seconds")
         return bool(super().can_get_connection())
+
+
+def watch_of(redis: Redis) -> RedisWatch | None:
+    """Return what looks at redis for a client; None if nothing does."""
+    pool = redis.connection_pool
+    return pool.watch if isinstance(pool, WatchedPool) else None

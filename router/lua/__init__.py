@@ -23,7 +23,8 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError, ResponseError
 
 from router.lua.constants import CONSTANTS
-from router.redis import PREFIX, Clock, guard, not_replicated
+from router.redis import PREFIX, Clock, guard, not_replicated, while_heard
+from router.redis_watch import watch_of
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,10 @@ ANNOUNCED: Final[frozenset[Script]] = frozenset(
 _REPLICAS_MS: Final = 3000
 
 
+# Whoever runs these gives them up by itself, but not while large pictures may be what keeps redis busy.
+_PATIENT: Final = frozenset({JobScript.CREATE, JobScript.BEGIN, JobScript.PUT_FINISHED})
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A script as redis gets it.
@@ -210,7 +215,8 @@ class Scripts:
     """Runs scripts.
 
     Args:
-        redis: an asyncio client that returns bytes; its pool says how many replicas must have what is announced.
+        redis: an asyncio client that returns bytes; its pool says how many replicas must have what is announced, and
+            whose silence gives up what is under way.
         clock: unix seconds; None uses the redis server's own clock.
     """
 
@@ -220,6 +226,7 @@ class Scripts:
         self._num_replicas: int = getattr(redis.connection_pool, "num_replicas", 0)
         self._register: Callable[[str], AsyncScript] = redis.register_script
         self._registered: dict[Script, AsyncScript] = {}
+        self._watch = watch_of(redis)
 
     async def run(self, script: Script, *more: Argument, **arguments: Argument) -> Any:
         """Run a script.
@@ -240,15 +247,19 @@ class Scripts:
             arguments["now"] = "" if self._clock is None else repr(self._clock())
         if arguments.keys() != set(source.arguments):
             raise TypeError(f"{script}.lua takes {', '.join(source.arguments)}; not {', '.join(arguments)}")
+        words = [arguments[name] for name in source.arguments]
+        async with while_heard(None if script in _PATIENT else self._watch):
+            return await self._run(script, source, [*words, *more])
+
+    async def _run(self, script: Script, source: Source, words: list[Argument]) -> Any:
         if script not in self._registered:
             self._registered[script] = self._register(source.text)
-        words = [arguments[name] for name in source.arguments]
         if self._num_replicas and script in ANNOUNCED:
-            answer, number = await guard(self._call(script, source, [*words, *more], waits=True))
+            answer, number = await guard(self._call(script, source, words, waits=True))
             if number < self._num_replicas:
                 raise not_replicated(number, self._num_replicas)
             return answer
-        return await guard(self._call(script, source, [*words, *more]))
+        return await guard(self._call(script, source, words))
 
     async def _call(self, script: Script, source: Source, words: list[Argument], *, waits: bool = False) -> Any:
         registered = self._registered[script]

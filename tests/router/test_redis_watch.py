@@ -13,6 +13,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router.bootstrap import make_redis
 from router.errors import QueueUnavailableError
+from router.leftovers import end_tasks
+from router.lua import JobScript, Scripts, load
 from router.redis import may_be_done, while_heard
 from router.redis_watch import RedisSilentError, RedisWatch
 from router.settings import Settings
@@ -83,6 +85,37 @@ async def test_no_command_is_sent_while_redis_is_silent(redis_url: str) -> None:
     await watch.look()
     assert await redis.get("watched") == b"0"
     await redis.aclose()
+
+
+async def test_a_script_under_way_is_given_up_when_redis_falls_silent(redis_url: str) -> None:
+    # Given two clients, one of which is watched, and a redis that hangs in the middle of a script
+    watch = RedisWatch(cast("Redis", Answers(LATE, LATE)))
+    watched = make_redis(Settings(REDIS_URL=redis_url), watch=watch)
+    scripts = Scripts(watched)
+
+    async def hang(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    for script in (JobScript.CANCEL, JobScript.CREATE):
+        scripts._registered[script] = cast("Any", hang)
+    cancelling = asyncio.create_task(scripts.run(JobScript.CANCEL, id="resp_1", left_by=""))
+    creating = asyncio.create_task(
+        scripts.run(JobScript.CREATE, **dict.fromkeys(set(load(JobScript.CREATE).arguments) - {"now"}, ""))
+    )
+    await asyncio.sleep(0)
+
+    # When that is noticed
+    await watch.look()
+    assert not cancelling.done()
+    await watch.look()
+
+    # Then it is refused, though it may be done; what may take long because of its pictures is not given up here.
+    with pytest.raises(QueueUnavailableError) as refused:
+        await cancelling
+    assert may_be_done(refused.value)
+    assert not creating.done()
+    await end_tasks(creating)
+    await watched.aclose()
 
 
 async def test_a_wait_that_began_before_redis_fell_silent_ends_then() -> None:

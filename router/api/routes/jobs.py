@@ -16,9 +16,10 @@ from router.api.owned import find_response
 from router.api.paging import Limit, to_page
 from router.call import from_stored_messages, stored_image_hashes
 from router.costs import to_cost
-from router.errors import BadRequestError
+from router.errors import BadRequestError, QueueUnavailableError
 from router.jobs.job import Job, JobState, Terms
 from router.limits.admission import Admission
+from router.redis import may_be_done
 from router.services import Services
 
 routes = APIRouter(tags=["jobs"])
@@ -58,7 +59,13 @@ async def retry_job(request: Request, job_id: str) -> Response:
     state: str = job.state
     if state == "failed":
         admission = admission_of(request)
-        state = await services.store.retry(job, await _charge(services, job, admission))
+        terms = await _charge(services, job, admission)
+        try:
+            state = await services.store.retry(job, terms)
+        except QueueUnavailableError as error:
+            if admission is not None and may_be_done(error):
+                admission.hand_over()  # then its end settles
+            raise
         if state == "failed" and admission is not None:
             admission.hand_over()
     if state != "failed":
