@@ -880,7 +880,8 @@ async def test_a_job_that_has_its_answer_waits_a_moment_for_what_it_can_do_witho
     result = job.units["draft"].result
     assert result is not None
     assert result.error is not None
-    assert result.error["code"] == "not_awaited"
+    error = result.error
+    assert (error["code"], error["status"], error["retryable"]) == ("not_awaited", 504, True)
 
 
 @pytest.mark.parametrize("strategy", ["compose", "fields"])
