@@ -36,6 +36,7 @@ _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_TRANSPARENCY: Final = {0: 2, 2: 6, 3: 1}
 # Texts that may say how the picture is to be turned.
 _PNG_ORIENTATION: Final = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
+_MAX_DEFLATION: Final = 1032  # bytes that one byte of zlib's can become
 _MAX_TEXT_BYTES: Final = 1_000_000  # of such texts, unpacked; Pillow gives up the whole picture above 2**20
 
 
@@ -199,8 +200,9 @@ def strip_png(data: bytes) -> bytes:
         is_kept = not name[0] & 0x20  # critical
         if not is_kept and position + 12 + length <= len(data):
             if name in (b"tEXt", b"zTXt", b"iTXt"):
-                size = _size_of_text(name, data[position + 8 : end - 4], text_bytes)
-                is_kept, text_bytes = size > 0, text_bytes - size
+                size, is_kept = _size_of_text(name, data[position + 8 : end - 4], text_bytes)
+                # Also of what is left out: thousands of small chunks can each be unpacked to a megabyte.
+                text_bytes = max(text_bytes - size, 0)
             elif name == b"tRNS":
                 is_kept = length >= _PNG_TRANSPARENCY.get(data[25], length + 1)
             else:
@@ -218,11 +220,14 @@ def strip_png(data: bytes) -> bytes:
     return data if kept == [(0, len(data))] else b"".join(view[start:end] for start, end in kept)
 
 
-def _size_of_text(name: bytes, content: bytes, max_bytes: int) -> int:
-    """Return how many bytes a text about the picture's orientation has, unpacked; 0 for all others, and for larger."""
+def _size_of_text(name: bytes, content: bytes, max_bytes: int) -> tuple[int, bool]:
+    """Return how many bytes a text has, as far as it had to be unpacked, and whether it is one about the orientation.
+
+    One that has more than ``max_bytes``, or is damaged, is none.
+    """
     keyword = next((each for each in _PNG_ORIENTATION if content[: len(each)] == each), None)
     if keyword is None:
-        return 0
+        return 0, False
     rest = content[len(keyword) :]
     is_packed = name == b"zTXt" or (name == b"iTXt" and rest[:1] == b"\1")
     if is_packed:
@@ -230,8 +235,8 @@ def _size_of_text(name: bytes, content: bytes, max_bytes: int) -> int:
         body = rest[1:] if name == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
         try:
             size = len(zlib.decompressobj().decompress(body, max_bytes + 1))
-        except zlib.error:
-            return 0
+        except zlib.error:  # after how many bytes is not said
+            return min(len(body) * _MAX_DEFLATION, max_bytes), False
     else:
         size = len(content)
-    return size if size <= max_bytes else 0
+    return size, 0 < size <= max_bytes

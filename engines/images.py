@@ -38,6 +38,7 @@ MAX_DECODE_S: Final = 15.0
 # Below this a picture is decoded whole, so that what the model sees of it does not depend on the decoder's arithmetic.
 _REDUCED_FROM_PIXELS: Final = 16_000_000
 _REDUCTIONS: Final = (8, 4, 2)
+_BAND_ROWS: Final = 128
 _AVERAGED_MODES: Final = frozenset({"L", "LA", "RGB", "RGBA"})
 _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 PARSE_ERROR = "image_parse_error"
@@ -110,10 +111,11 @@ def decode_image(
     """
     target = picture_size(part, max_side_px=max_side_px)
     image = _load(part, seen_pixels, is_wanted)
-    upright = _upright(image)
-    if upright.size != image.size:
+    size = image.size
+    _turn_upright(image)
+    if image.size != size:
         target = target[1], target[0]
-    image = _to_rgb(part, upright)
+    image = _to_rgb(part, image)
     return image if target == image.size else image.resize(target, Image.Resampling.BICUBIC)
 
 
@@ -163,7 +165,7 @@ def upright_size(part: ImagePart) -> tuple[int, int]:
         return width, height
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception as error:  # as in `_upright`
+    except Exception as error:  # as in `_turn_upright`
         log.debug("EXIF orientation is unreadable: %r", error)
         return width, height
     return (height, width) if orientation in _SIDEWAYS else (width, height)
@@ -340,13 +342,12 @@ def _too_large(part: ImagePart) -> InvalidImageError:
     return _refusal(part, f"The picture has more than {MAX_PIXELS:,} pixels.", code="image_too_large")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a damaged EXIF block means no rotation, since the pixels are fine."""
+def _turn_upright(image: Image.Image) -> None:
+    """Apply the EXIF orientation, without a copy; a damaged EXIF block means no rotation, since the pixels are fine."""
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # the EXIF parser, too, raises nearly anything
         log.debug("EXIF orientation is unreadable: %r", error)
-        return image
 
 
 def _to_rgb(part: ImagePart, image: Image.Image) -> Image.Image:
@@ -365,9 +366,15 @@ def _to_rgb(part: ImagePart, image: Image.Image) -> Image.Image:
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit samples by their full range, so that equal files look equally bright; others by their content."""
-    wide = image.convert("F")
-    low, high = cast("tuple[float, float]", wide.getextrema())
+    # In bands: as floats, a picture of 40 megapixels takes 160 MB, twice.
+    boxes = [(0, top, image.width, min(top + _BAND_ROWS, image.height)) for top in range(0, image.height, _BAND_ROWS)]
+    extrema = [cast("tuple[float, float]", image.crop(box).convert("F").getextrema()) for box in boxes]
+    low, high = min(each[0] for each in extrema), max(each[1] for each in extrema)
     if low >= 0 and high <= 65535 and image.mode != "F":
         low, high = 0.0, 65535.0
     scale = 255.0 / max(high - low, 1e-9)
-    return wide.point(lambda value: value * scale + (0.5 - low * scale)).convert("L")
+    found = Image.new("L", image.size)
+    for box in boxes:
+        band = image.crop(box).convert("F")
+        found.paste(band.point(lambda value: value * scale + (0.5 - low * scale)).convert("L"), box)
+    return found

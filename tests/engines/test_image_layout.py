@@ -168,6 +168,31 @@ def test_texts_about_the_orientation_are_bounded_together() -> None:
     assert pixels(stripped) == pixels(PNG)
 
 
+@pytest.mark.parametrize("end", [b"", b"damaged"])
+def test_texts_that_are_left_out_are_not_unpacked_without_end(monkeypatch: pytest.MonkeyPatch, end: bytes) -> None:
+    # Given many small chunks, each of which would be unpacked to a megabyte before it is found too large or damaged
+    packed = zlib.compress(bytes(3_000_000))
+    text = chunk(b"zTXt", b"Raw profile type exif\0\0" + (packed[:1000] + end * 20 if end else packed))
+    unpacked: list[int] = []
+
+    class Counted:
+        def __init__(self) -> None:
+            self._real = real()
+
+        def decompress(self, data: bytes, limit: int) -> bytes:
+            unpacked.append(limit)
+            return self._real.decompress(data, limit)
+
+    real = zlib.decompressobj
+    monkeypatch.setattr(zlib, "decompressobj", Counted)
+
+    stripped = strip_png(PNG[:33] + text * 200 + PNG[33:])
+
+    assert b"zTXt" not in names(stripped)
+    assert len(unpacked) == 200
+    assert sum(unpacked) < 2_100_000
+
+
 @pytest.mark.parametrize(
     ("strip", "data", "piece", "rest"),
     [

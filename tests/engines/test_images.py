@@ -419,6 +419,23 @@ def test_only_a_jpeg_much_larger_than_the_model_sees_is_decoded_at_a_part_of_its
     assert scales == [2]
 
 
+def test_deep_pictures_are_made_bright_in_bands_by_one_scale() -> None:
+    # Given a ramp over more rows than one band has, by its file's type and by its content
+    rows = 2 * images._BAND_ROWS + 7
+    ramp = Image.new("I;16", (3, rows))
+    for row in range(rows):
+        for column in range(3):
+            ramp.putpixel((column, row), row * 65535 // (rows - 1))
+    floats = ramp.convert("F").point(lambda value: value * 0.001 + 5)
+
+    for image, image_format in ((ramp, "PNG"), (floats, "TIFF")):
+        found = decode_image(encode(image, image_format))
+
+        levels = [found.getpixel((1, row)) for row in range(rows)]
+        expected = [round(row * 255 / (rows - 1)) for row in range(rows)]
+        assert all(near(level, (want,) * 3, 1) for level, want in zip(levels, expected, strict=True))
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "I;16", "RGB with a transparent colour"])
 def test_large_pngs_are_averaged_first_and_look_the_same(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a large picture whose colours are hidden in places, where it is transparent at all
