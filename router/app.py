@@ -14,6 +14,7 @@ from typing import Final
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from router.allocator import give_back_forever
 from router.api import errors
 from router.api.batch_lines import make_runner
 from router.api.openapi import describe, serve_docs
@@ -131,6 +132,7 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
         ),
         asyncio.create_task(sweep_forever(services.webhooks, services.queue), name="webhook-sweeper"),
         asyncio.create_task(runner.run_forever(), name="batch-runner"),
+        asyncio.create_task(give_back_forever(), name="memory"),
     ]
     try:
         yield

@@ -74,10 +74,12 @@ def api(
         fail(say("access.none", detect_language(), host=settings.published_on or settings.host), code=2)
 
     from policies.rules import RulesError
+    from router.allocator import keep_freed_memory
     from router.app import create_app
     from router.serve import ApiServer
     from router.settings import SettingsError
 
+    keep_freed_memory()
     try:
         app = create_app(settings)
     except RulesError as error:
