@@ -41,7 +41,11 @@ class PixelHashes:
     def known(self, images: Sequence[ImagePart]) -> tuple[str, ...] | None:
         """Return the pictures' hashes if no file has to be decoded for that."""
         found = tuple(self._known.get(image.sha256, "") for image in images)
-        return found if all(found) else None
+        if not all(found):
+            return None
+        for image in images:  # what is asked about again and again is not the oldest
+            self._known.move_to_end(image.sha256)
+        return found
 
     async def of(self, images: Sequence[ImagePart]) -> tuple[str, ...] | None:
         """Return the pictures' hashes, in order; None if one does not decode, or too many wait to be decoded."""
@@ -57,9 +61,8 @@ class PixelHashes:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _of(self, image: ImagePart) -> str:
-        if (known := self._known.get(image.sha256)) is not None:
-            self._known.move_to_end(image.sha256)
-            return known
+        if (known := self.known((image,))) is not None:
+            return known[0]
         running = self._running.get(image.sha256)
         if running is None:
             self.num_decoded += 1

@@ -109,3 +109,16 @@ async def test_where_too_many_wait_no_more_are_decoded(hashes: PixelHashes, monk
 
     assert await hashes.of([png("blue")]) is None
     assert await hashes.of([png("red")]) is not None
+
+
+async def test_a_picture_that_is_asked_about_again_is_not_forgotten_first(
+    hashes: PixelHashes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels_module, "_MAX_KNOWN", 2)
+    often, once, new = (to_part(Image.new("RGB", (3, 3), (level, 0, 0))) for level in (1, 2, 3))
+    await hashes.of([often])
+    await hashes.of([once])
+    await hashes.of([often])
+    await hashes.of([new])
+    assert hashes.known([often]) is not None
+    assert hashes.known([once]) is None
