@@ -211,6 +211,8 @@ def to_hybrid(job: Job, items: Items | None = None) -> Json:
     if job.draft is not None:
         draft_id = (items or Items.usual(job)).draft
         hybrid["draft"] = {"item_id": draft_id, "model": job.draft.model, "text": job.draft.text}
+        if job.draft.boxes:
+            hybrid["draft"]["boxes"] = to_boxes(job.draft.boxes)
     if job.final is not None:
         hybrid["engine"] = job.final.engine
         hybrid["merge"] = job.final.strategy

@@ -104,7 +104,16 @@ _HYBRID_PROPERTIES: Final[dict[str, Any]] = {
         "type": "object",
         "description": "GLM's first answer, kept beside the final one",
         "required": ["item_id", "model", "text"],
-        "properties": {"item_id": _TEXT, "model": _TEXT, "text": _TEXT},
+        "properties": {
+            "item_id": _TEXT,
+            "model": _TEXT,
+            "text": _TEXT,
+            "boxes": {
+                "type": "array",
+                "items": {"$ref": "#/components/schemas/Box"},
+                "description": "places in pictures that it names; left out if there are none",
+            },
+        },
     },
     "agreement": {
         "anyOf": [_NUMBER, {"type": "null"}],

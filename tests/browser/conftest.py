@@ -36,7 +36,8 @@ PRICE = {"name": "lamp", "price": 25, "original_price": 193, "currency": "CNY", 
 ANSWERS = {
     "Where is the star": {
         "glm": "Below <|begin_of_box|>[[300,760,560,990]]<|end_of_box|>, and above <|begin_of_box|>[[500,80,720,300]]"
-        "<|end_of_box|>."
+        "<|end_of_box|>.",
+        "owl2": "Below.",
     },
     "Read the price": {
         "glm": json.dumps({"products": [PRICE]}),

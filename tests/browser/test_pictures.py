@@ -115,6 +115,13 @@ def test_places_that_an_answer_names_are_drawn_where_they_are(slow: ProcessStack
         assert abs(box["width"] - 0.260 * picture["width"]) < 1.5
         assert abs(box["height"] - 0.230 * picture["height"]) < 1.5
     page.keyboard.press("Escape")
+    # And where the final answer names none, they stay with the draft
+    deep = ask(page, "Where is the star, once more?", SAMPLES / "hop.png", route="deep")
+    wait_for(deep, "completed")
+    expect(deep.locator(".text")).to_have_text("Below.")
+    expect(deep.locator(".mark")).to_have_count(0)
+    deep.get_by_role("tab", name="draft").click()
+    expect(deep.locator(".thumb .mark")).to_have_count(2)
 
 
 def test_fields_that_the_two_read_differently_are_a_table(slow: ProcessStack, visit: Visit) -> None:

@@ -128,7 +128,8 @@ export function Exchange({ turn, number, firstPicture, isLast, onAgain }) {
   const hasBoth = hasDraft && hasFinal;
   const tab = chosen.value || (!hasFinal || isHeld.value ? (hasDraft ? "draft" : "final") : "final");
   const response = turn.response.value;
-  const boxes = (response?.hybrid?.boxes ?? []).map((box) => ({ ...box, image: box.image - firstPicture }));
+  const ofDraft = hasFinal && ["draft", "both"].includes(tab);
+  const boxes = ((ofDraft ? response?.hybrid?.draft?.boxes : response?.hybrid?.boxes) ?? []).map((box) => ({ ...box, image: box.image - firstPicture }));
   const name = `t${turn.key}`;
   const show = (next) => { chosen.value = next; isHeld.value = false; };
   const engine = response?.hybrid?.engine;

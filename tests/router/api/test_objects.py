@@ -8,7 +8,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from engines.base import Usage
+from engines.base import Box, Usage
 from router.api.batch_lines import Lines
 from router.api.objects import to_completion, to_response
 from router.batches.records import CHAT, RESPONSES, BatchSpec
@@ -42,6 +42,17 @@ def test_every_required_field_is_there_in_every_state(state: JobState) -> None:
     assert set(REQUIRED) <= set(shown)
     assert (shown["presence_penalty"], shown["frequency_penalty"], shown["service_tier"]) == (0, 0, "default")
     assert [shown[name] for name in ("max_tool_calls", "safety_identifier", "prompt_cache_key", "user")] == [None] * 4
+
+
+def test_places_that_only_the_draft_names_are_kept_with_it() -> None:
+    # Given a draft that names a place, and a final answer of the other engine, which names none
+    done = job("completed", FinalAnswer("b", "m", "owl2", "deep"))
+    draft = UnitResult("a", boxes=(Box(1, 2, 3, 4, 0),))
+    shown = to_response(replace(done, units={**done.units, "draft": Unit("draft", "completed", 1, 0, draft)}))["hybrid"]
+
+    assert shown["boxes"] == []
+    assert shown["draft"]["boxes"] == [{"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4}]
+    assert "boxes" not in to_response(done)["hybrid"]["draft"]
 
 
 @pytest.mark.parametrize(
