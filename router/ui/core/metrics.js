@@ -50,11 +50,8 @@ export function total(look, name, where = {}) {
   return all.length ? all.reduce((sum, each) => sum + each.value, 0) : null;
 }
 
-/** The look that the window before the one at `index` begins with; none if all that was ever counted is in it. */
-function before(all, index) {
-  const first = all.findIndex((each) => each.at >= all[index].at - WINDOW_S);
-  return first < index ? all[first] : undefined;
-}
+/** The look that the window before the one at `index` begins with; none until the page has looked for so long: then all counts. */
+const before = (all, index) => all.findLast((each) => each.at <= all[index].at - WINDOW_S);
 
 /** How much a counter grew within the window, at each look. */
 export const growth = (all, name, where = {}) => all.map((each, index) => {
@@ -63,10 +60,11 @@ export const growth = (all, name, where = {}) => all.map((each, index) => {
   return now === null ? null : now < from ? now : now - from; // a process that was started anew counts anew
 });
 
-/** Growth per minute; the first look has nothing to compare with. */
-export const perMinute = (all, name, where = {}) => growth(all, name, where).map((grown, index) => {
-  const from = before(all, index);
-  return grown === null || !from ? null : (60 * grown) / (all[index].at - from.at);
+/** Growth per minute since the window began, or the page began to look; the first look has nothing to compare with. */
+export const perMinute = (all, name, where = {}) => all.map((each, index) => {
+  const from = before(all, index) ?? all[0];
+  const now = total(each, name, where);
+  return now === null || from === each ? null : (60 * Math.max(0, now - (total(from, name, where) ?? 0))) / (each.at - from.at);
 });
 
 /** The time that a share of all stays below, at each look: within its bucket as Prometheus reckons. */

@@ -275,7 +275,7 @@ export default {
   "status.cache": ["answer cache", "回答缓存"],
   "status.hits": ["hits", "命中"],
   "status.memory": ["memory", "内存"],
-  "status.measured.note": ["Each point is of the 5 minutes before it, as one process of the api counted them.", "每个点取自其前 5 分钟，由一个 api 进程统计。"],
+  "status.measured.note": ["As one process of the api counted them: each point is of the 5 minutes before it, and of all that there was until this page has looked for that long.", "由一个 api 进程统计：每个点取自其前 5 分钟；页面打开不足 5 分钟时，取自此前的全部。"],
   "status.note": ["Queues are sampled while this page is open. Times and shares are of your own newest 100 jobs.", "队列在本页面打开期间采样。耗时和占比取自你最新的 100 个任务。"],
   "service.ready": ["ready", "就绪"],
   "service.not_ready": ["not ready", "未就绪"],
