@@ -24,7 +24,7 @@ export function Lines({ label, times, lines, unit = "" }) {
     plot.current = new uPlot({
       width: width(), height: 120, cursor: { show: false }, legend: { show: false },
       scales: { y: { range: (_, low, high) => [0, Math.max(high ?? 1, 1)] } },
-      axes: [{ ...axis, space: 80, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleTimeString("en-GB")) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => `${tick}${unit}`) }],
+      axes: [{ ...axis, size: 26, space: 80, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleTimeString("en-GB")) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => `${tick}${unit}`) }],
       series: [{}, ...lines.map((line, index) => ({ label: line.label, stroke: colours[index % 3], dash: dashes[index % 3], width: 2, points: { show: (plotted) => plotted.data[0].length < 3 } }))],
     }, [times, ...lines.map((line) => line.values)], node);
     const observer = new ResizeObserver(() => plot.current?.setSize({ width: width(), height: 120 }));

@@ -60,11 +60,14 @@ export const growth = (all, name, where = {}) => all.map((each, index) => {
   return now === null ? null : now < from ? now : now - from; // a process that was started anew counts anew
 });
 
-/** Growth per minute since the window began, or the page began to look; the first look has nothing to compare with. */
+/**
+ * Growth per minute since the window began, or the page began to look; the first look has nothing to compare with.
+ * What has labels is not there before it was counted once.
+ */
 export const perMinute = (all, name, where = {}) => all.map((each, index) => {
   const from = before(all, index) ?? all[0];
-  const now = total(each, name, where);
-  return now === null || from === each ? null : (60 * Math.max(0, now - (total(from, name, where) ?? 0))) / (each.at - from.at);
+  const grown = (total(each, name, where) ?? 0) - (total(from, name, where) ?? 0);
+  return from === each ? null : (60 * Math.max(0, grown)) / (each.at - from.at);
 });
 
 /** The time that a share of all stays below, at each look: within its bucket as Prometheus reckons. */

@@ -45,10 +45,9 @@ function Measured() {
   const times = all.map((each) => each.at);
   const at = (route) => [0.5, 0.95].map((part) => ({ label: `P${100 * part}`, values: quantile(all, "glowl_e2e_request_latency_seconds", part, { route }) }));
   const hits = share(growth(all, "glowl_answer_cache_hits_total"), growth(all, "glowl_answer_cache_queries_total"));
-  const failed = growth(all, "glowl_answers_total", { state: "failed" });
   const errors = [
     { label: t("status.refused"), values: perMinute(all, "glowl_refusals_total") },
-    { label: t("status.failed"), values: failed.some((each) => each !== null) ? perMinute(all, "glowl_answers_total", { state: "failed" }) : all.map((_, index) => (index ? 0 : null)) },
+    { label: t("status.failed"), values: perMinute(all, "glowl_answers_total", { state: "failed" }) },
   ];
   const memory = [["redis", "glowl_redis_memory_used_bytes"], ["api", "process_resident_memory_bytes"]].filter(([, name]) => all.some((each) => total(each, name) !== null))
     .map(([label, name]) => ({ label, values: all.map((each) => { const bytes = total(each, name); return bytes === null ? null : bytes / 1e6; }) }));
