@@ -15,25 +15,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import importlib.metadata
 import ipaddress
 import re
 import socket
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self, cast
 from urllib.parse import quote
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from policies.text import Text
 from router import texts
 from router.lookup import OWNER, Lookups, LookupTimeoutError
 from router.shares import Shares
+
+if TYPE_CHECKING:  # a tenth of the time that the api takes to start, and much memory, for what many never fetch
+    import aiohttp
+    from aiohttp.abc import AbstractResolver, ResolveResult
 
 MAX_REDIRECTS = 10
 MAX_URL_CHARS = 8192
@@ -334,8 +338,13 @@ class SafeFetcher:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
+            import aiohttp
+
             connector = aiohttp.TCPConnector(
-                resolver=_VettingResolver(self._resolve, allow_private=self._settings.allow_private_urls),
+                resolver=cast(
+                    "AbstractResolver",
+                    _VettingResolver(self._resolve, allow_private=self._settings.allow_private_urls),
+                ),
                 use_dns_cache=False,
                 limit=0,  # with one queue for all, those waiting for a silent host would delay everybody
             )
@@ -396,6 +405,10 @@ class SafeFetcher:
     @contextlib.asynccontextmanager
     async def _guard(self) -> AsyncGenerator[None]:
         """Bound the time and turn every foreign error into one of ours."""
+        if "aiohttp" not in sys.modules:
+            await asyncio.to_thread(importlib.import_module, "aiohttp")  # others have their turn meanwhile
+        import aiohttp
+
         timeout_s = self._settings.fetch_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
@@ -416,8 +429,10 @@ class SafeFetcher:
             ) from None
 
 
-class _VettingResolver(AbstractResolver):
+class _VettingResolver:
     """Hands the connector only addresses that may be connected to: what is checked is what is dialled.
+
+    An `aiohttp.abc.AbstractResolver` in all but name: that would load aiohttp with this module.
 
     One refused address refuses the host: an answer that mixes public and private ones is an attack or a mistake.
     """
@@ -451,14 +466,14 @@ class _VettingResolver(AbstractResolver):
         if place is not None:
             await place.take()
         return [
-            ResolveResult(
-                hostname=host,
-                host=str(address),
-                port=port,
-                family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST,
-            )
+            {
+                "hostname": host,
+                "host": str(address),
+                "port": port,
+                "family": socket.AF_INET if address.version == 4 else socket.AF_INET6,
+                "proto": socket.IPPROTO_TCP,
+                "flags": socket.AI_NUMERICHOST,
+            }
             for address in addresses
         ]
 

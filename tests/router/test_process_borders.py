@@ -11,6 +11,7 @@ import pytest
 HEAVY = (
     *("torch", "transformers", "tokenizers", "numpy", "engines.glm", "engines.owl2", "engines.pocket"),
     "cryptography.hazmat",  # 18 MB; an api that takes tokens loads it
+    "aiohttp.client",  # a tenth of the start; whoever fetches a picture or posts a webhook loads it
 )
 _PROBE = """
 import json, sys
