@@ -26,7 +26,8 @@ ARGUMENTS = [
     # A camera that shows a test card, and that nobody has to allow.
     *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
 ]
-TIMEOUT_MS = 60_000  # a guard against hangs; nothing takes a tenth of it on a quiet machine
+TIMEOUT_MS = 300_000  # a guard against hangs; nothing takes a tenth of it on a quiet machine
+playwright_api.expect.set_options(timeout=TIMEOUT_MS)
 # Owl2's first word comes when the draft has been there for a while; then there is time to do something about it.
 WORD_S = {"glm": 0.03, "owl2": 0.04}
 PREFILL_S = {"owl2": 3.0}

@@ -9,8 +9,9 @@ from typing import Any
 
 from playwright.sync_api import expect
 
+from tests.browser.conftest import TIMEOUT_MS
+
 SAMPLES = Path(__file__).parents[2] / "engines/pocket/samples"
-TIMEOUT_MS = 60_000
 LANGUAGES = {"en": "EN", "zh": "中文"}
 _SOURCE = (Path(__file__).parents[2] / "router/ui/core/texts.js").read_text("utf-8")
 _TEXTS: dict[str, list[str]] = json.loads(_SOURCE[_SOURCE.index("{") : _SOURCE.rindex("}") + 1])

@@ -126,7 +126,7 @@ def test_what_cannot_be_taken_is_refused_kindly(pocket: PocketStack, visit: Visi
     large.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 30_000_000)
     chooser.set_input_files([bad, large])
     refusals = page.locator(".upload .error")
-    expect(refusals).to_have_count(2, timeout=60_000)
+    expect(refusals).to_have_count(2, timeout=TIMEOUT_MS)
     expect(refusals.nth(0)).to_contain_text("onerror=alert(1)>.png")
     expect(refusals.nth(1)).to_contain_text("large.png")
     expect(refusals.nth(1)).to_contain_text("20971520")
