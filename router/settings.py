@@ -79,8 +79,8 @@ class Settings(BaseSettings):
     redis_url: Annotated[str, AfterValidator(check_redis)] = Field(
         DEFAULT_REDIS_URL,
         validation_alias="REDIS_URL",
-        description="address of redis: redis://user:password@host:port/db, rediss:// for TLS, unix:///path?db=0, or "
-        "sentinel://host,host/service (docs/high-availability.md)",
+        description="address of redis: `redis://user:password@host:port/db`, `rediss://` for TLS, `unix:///path?db=0`, "
+        "or `sentinel://host,host/service` (docs/high-availability.md)",
     )
     redis_wait: int = Field(
         0,
