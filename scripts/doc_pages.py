@@ -1,8 +1,9 @@
-"""Writes the pages that follow from the code, in both languages: settings, API, errors, decisions, contributing.
+"""Writes the pages that follow from the code, in both languages: settings, API, errors, metrics, decisions.
 
-In: the settings' fields, the OpenAPI page, the classes of errors, the headings of `docs/decisions/`, CONTRIBUTING.md,
-and for the Chinese pages the YAML files beside this one. Out: files in `docs/`, each headed by what makes it.
-`python -m scripts.doc_pages` writes them; `--check` names those that are out of date and exits with 1.
+In: the settings' fields, the OpenAPI page, the classes of errors, the families of metrics, the headings of
+`docs/decisions/`, CONTRIBUTING.md, and for the Chinese pages the YAML files beside this one. Out: files in `docs/`,
+each headed by what makes it. `python -m scripts.doc_pages` writes them; `--check` names those that are out of date and
+exits with 1.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Any, Literal
 import yaml
 from markdown.extensions.toc import slugify  # type: ignore[import-untyped]
 
+from engines import meters
 from engines.base import EngineError
 from router.app import create_app
 from router.errors import EngineFailedError, RouterError
 from router.settings import Settings
+from router.telemetry import families
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -190,6 +193,47 @@ def contributing_page(lang: Lang) -> str:
     return start(title.removeprefix("# "), "CONTRIBUTING.md") + text.replace("](docs/", "](")
 
 
+def metrics_page(lang: Lang) -> str:
+    """How to read metrics, the alerts, and every metric with its labels.
+
+    Raises:
+        SystemExit: if a metric or an alert has no line in `metrics.yaml`, or a line there is of none.
+    """
+    texts: dict[str, Any] = yaml.safe_load((ROOT / "scripts/metrics.yaml").read_text("utf-8"))
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
+    odd = {family.name for family in (*families.API, *meters.ENGINE)} ^ set(texts["zh"])
+    odd |= {rule["alert"] for rule in rules} ^ set(texts["alerts_zh"])
+    if odd:
+        sys.exit(f"scripts/metrics.yaml and the code differ: {sorted(odd)}")
+    intro = texts["intro"][lang]
+    for name, said in texts["measured"].items():
+        intro = intro.replace(f"{{{name}}}", said[lang])
+    title = {"en": "Metrics", "zh": "指标"}[lang]
+    page: str = start(title, "the families in router/telemetry and engines, and scripts/metrics.yaml") + intro
+    rows = []
+    for rule in rules:
+        summary, action = texts["alerts_zh"][rule["alert"]]
+        if lang == "en":
+            summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"(\1)", rule["annotations"]["summary"])
+            action = rule["annotations"]["action"]
+        rows.append([f"`{rule['alert']}`", str(rule.get("for", "")), summary, action])
+    page += f"\n## {texts['headings']['alerts'][lang]}\n\n{table(texts['alert_head'][lang], rows)}"
+    for key, listed in (
+        ("own", families.OWN),
+        ("stored", (*families.STORED, *families.SEEN)),
+        ("engine", meters.ENGINE),
+    ):
+        rows = [
+            [
+                *(f"`{family.name}`", family.kind, ", ".join(f"`{label}`" for label in family.labels)),
+                *(f"`{family.over}`", family.help if lang == "en" else texts["zh"][family.name]),
+            ]
+            for family in listed
+        ]
+        page += f"\n## {texts['headings'][key][lang]}\n\n{table(texts['head'][lang], rows)}"
+    return page
+
+
 PAGES: dict[tuple[str, Lang], Callable[[Lang], str]] = {
     ("api", "en"): api_page,
     ("api", "zh"): api_page,
@@ -197,6 +241,8 @@ PAGES: dict[tuple[str, Lang], Callable[[Lang], str]] = {
     ("errors", "zh"): errors_page,
     ("settings", "en"): settings_page,
     ("settings", "zh"): settings_page,
+    ("metrics", "en"): metrics_page,
+    ("metrics", "zh"): metrics_page,
     ("contributing", "en"): contributing_page,
     ("decisions/index", "en"): decisions_page,
 }

@@ -273,7 +273,18 @@ def test_one_service_of_each_profile_builds_each_image() -> None:
 
 
 @pytest.mark.parametrize(
-    "variable", ["BASE_IMAGE", "REDIS_IMAGE", "EDGE_IMAGE", "VLLM_IMAGE", "PIP_INDEX_URL", "TORCH_INDEX", "HF_ENDPOINT"]
+    "variable",
+    [
+        "BASE_IMAGE",
+        "REDIS_IMAGE",
+        "EDGE_IMAGE",
+        "VLLM_IMAGE",
+        "PROMETHEUS_IMAGE",
+        "GRAFANA_IMAGE",
+        "PIP_INDEX_URL",
+        "TORCH_INDEX",
+        "HF_ENDPOINT",
+    ],
 )
 def test_everything_that_is_fetched_can_come_from_elsewhere(variable: str) -> None:
     assert f"${{{variable}" in (ROOT / "compose.yaml").read_text("utf-8")
@@ -317,11 +328,15 @@ def test_gpus_are_reserved_in_the_profiles_of_gpus_only() -> None:
 
 def test_only_the_api_is_published_and_only_to_this_machine() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert ports.pop("grafana") == ["127.0.0.1:3000:3000"]
     assert ports == {"api": ["127.0.0.1:8000:8000"], "edge": ["127.0.0.1:8080:8080"]}
     assert SERVICES["edge"]["profiles"] == ["edge"]
     # And nginx is opened to others by the variable that makes the api ask for keys
     written = WRITTEN["services"]
     assert all(written[name]["ports"][0].startswith("${GLOWL_PUBLISHED_ON:-127.0.0.1}:") for name in ports)
+    # And what Prometheus knows, to nobody: Grafana asks for no password
+    assert written["grafana"]["ports"] == ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"]
+    assert {SERVICES[name]["profiles"][0] for name in ("grafana", "prometheus")} == {"metrics"}
     assert all(service.get("network_mode") is None for service in SERVICES.values())
 
 

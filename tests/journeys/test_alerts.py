@@ -86,7 +86,10 @@ def configure(folder: Path, targets: list[str]) -> Path:
             rule.pop("for", None)
     (folder / "alerts.yml").write_text(yaml.safe_dump(rules))
     times = {"scrape_interval": "2s", "scrape_timeout": "2s"}
-    job = {"job_name": "glowl-api", "static_configs": [{"targets": targets}]}
+    shipped = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"][0]
+    authorization = {"credentials_file": str(DEPLOY / "no-key")}
+    assert shipped["authorization"].keys() == authorization.keys()
+    job = {"job_name": shipped["job_name"], "authorization": authorization, "static_configs": [{"targets": targets}]}
     path = folder / "prometheus.yml"
     path.write_text(yaml.safe_dump({"global": times, "rule_files": ["alerts.yml"], "scrape_configs": [job]}))
     return path
