@@ -39,6 +39,7 @@ from router.settings_checks import (
     split_words,
     to_audit,
     to_flag,
+    to_listening,
 )
 
 PRODUCT_URL = "https://github.com/glowl/glowl"
@@ -262,6 +263,9 @@ class Settings(BaseSettings):
     )
     metrics: Annotated[bool, BeforeValidator(to_flag)] = Field(
         True, description="count and time what happens, for Prometheus: `/metrics`"
+    )
+    worker_metrics: Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(to_listening)] = Field(
+        None, description="HOST:PORT on which a worker shows its own `/metrics`; empty: nowhere"
     )
     log_level: Annotated[str, AfterValidator(check_level)] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 

@@ -53,6 +53,22 @@ def to_flag(value: object) -> object:
     return False if value == "" else value
 
 
+def to_listening(value: object) -> object:
+    """Read ``HOST:PORT``; an empty text is none.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    host, colon, port = value.strip().rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("write HOST:PORT, such as 127.0.0.1:9101")
+    return host.strip("[]"), int(port)
+
+
 def to_audit(value: object) -> object:
     """Take the usual words of flags for ``off`` and ``on``."""
     word = value.strip().lower() if isinstance(value, str) else value

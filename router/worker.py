@@ -31,6 +31,7 @@ from router.bootstrap import make_context
 from router.consumer_watch import watch_consumer
 from router.jobs.queue import WORK, create_celery, make_sender
 from router.settings import Settings
+from router.telemetry.worker import WorkerMeters
 from router.work import ticket
 from router.work.context import Context
 
@@ -117,10 +118,16 @@ def create_worker(settings: Settings, *, on_beat: Callable[[], None] | None = No
     Args:
         settings: of this process.
         on_beat: called every two seconds for as long as the worker can run tasks; must not block.
+
+    Raises:
+        OSError: if its metrics cannot be shown where the settings say.
     """
     app = create_celery(settings)
     loop = TaskLoop(lambda: make_context(settings), drain_s=settings.drain_s)
-    _register(app, loop)
+    meters = WorkerMeters()
+    _register(app, loop, meters)
+    if settings.worker_metrics is not None:
+        meters.serve(settings.worker_metrics)
     sender = make_sender(create_celery(settings))
     end_s = settings.drain_s + 2 * _LAST_S
     worker_ready.connect(
@@ -149,10 +156,11 @@ def _filter_handlers(logger: logging.Logger, **_: Any) -> None:
         handler.addFilter(log_redis_in_one_line)
 
 
-def _register(app: Celery, loop: TaskLoop) -> None:
+def _register(app: Celery, loop: TaskLoop, meters: WorkerMeters) -> None:
     @app.task(name=WORK)
     def work(queue: str) -> None:
-        loop.run(ticket.work, queue)
+        with meters.ticket(queue):
+            loop.run(ticket.work, queue)
 
     for configured in (after_setup_logger, after_setup_task_logger):
         configured.connect(_filter_handlers)

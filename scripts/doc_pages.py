@@ -26,6 +26,7 @@ from router.app import create_app
 from router.errors import EngineFailedError, RouterError
 from router.settings import Settings
 from router.telemetry import families
+from router.telemetry.worker import WORKER
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -201,15 +202,14 @@ def metrics_page(lang: Lang) -> str:
     """
     texts: dict[str, Any] = yaml.safe_load((ROOT / "scripts/metrics.yaml").read_text("utf-8"))
     rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
-    odd = {family.name for family in (*families.API, *meters.ENGINE)} ^ set(texts["zh"])
+    odd = {family.name for family in (*families.API, *WORKER, *meters.ENGINE)} ^ set(texts["zh"])
     odd |= {rule["alert"] for rule in rules} ^ set(texts["alerts_zh"])
     if odd:
         sys.exit(f"scripts/metrics.yaml and the code differ: {sorted(odd)}")
-    intro = texts["intro"][lang]
-    for name, said in texts["measured"].items():
-        intro = intro.replace(f"{{{name}}}", said[lang])
     title = {"en": "Metrics", "zh": "指标"}[lang]
-    page: str = start(title, "the families in router/telemetry and engines, and scripts/metrics.yaml") + intro
+    page: str = (
+        start(title, "the families in router/telemetry and engines, and scripts/metrics.yaml") + texts["intro"][lang]
+    )
     rows = []
     for rule in rules:
         summary, action = texts["alerts_zh"][rule["alert"]]
@@ -221,6 +221,7 @@ def metrics_page(lang: Lang) -> str:
     for key, listed in (
         ("own", families.OWN),
         ("stored", (*families.STORED, *families.SEEN)),
+        ("worker", WORKER),
         ("engine", meters.ENGINE),
     ):
         rows = [

@@ -164,7 +164,10 @@ def worker(
     if sign is not None:
         sign.clear()
         worker_ready.connect(sign.write, weak=False)
-    app = create_worker(settings, on_beat=None if sign is None else sign.touch)
+    try:
+        app = create_worker(settings, on_beat=None if sign is None else sign.touch)
+    except OSError as error:
+        fail(f"GLOWL_WORKER_METRICS: {error.strerror or error}")
     run: Callable[[list[str]], object] = app.worker_main  # celery's own types say that it never returns
     try:
         run(
