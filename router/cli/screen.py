@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 
 def banner(
-    url: str, ui_url: str | None, choice: str, data_dir: Path, language: Language, *, needs_key: bool = False
+    url: str,
+    ui_url: str | None,
+    choice: str,
+    data_dir: Path,
+    language: Language,
+    *,
+    needs_key: bool = False,
+    has_metrics: bool = False,
 ) -> list[str]:
     """The lines shown once everything is ready; the examples can be copied as they stand."""
     is_pocket = choice == "pocket"
@@ -41,6 +48,8 @@ def banner(
     lines = ["", say("up.banner", language, url=url, models=choice, data_dir=data_dir)]
     if ui_url is not None:
         lines.append(f"{say('up.banner.ui', language)} {ui_url}")
+    if has_metrics:
+        lines.append(f"{say('up.banner.metrics', language)} {url}/metrics")
     return [*lines, say("up.banner.try", language), f"  {curl}", f"  {ask}", ""]
 
 

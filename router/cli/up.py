@@ -164,7 +164,8 @@ async def _supervise(
     async def announce() -> None:
         await _until_engines_are_seen(url)
         needs_key = await http_status(url, "/v1/models") == 401
-        for line in banner(url, ui_url, plan.choice, layout.data_dir, language, needs_key=needs_key):
+        flags = {"needs_key": needs_key, "has_metrics": settings.metrics}
+        for line in banner(url, ui_url, plan.choice, layout.data_dir, language, **flags):
             screen.line(line)
         if ready_file is not None:
             write_atomically(ready_file, url + "\n")

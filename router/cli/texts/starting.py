@@ -265,6 +265,7 @@ TEXTS: Final[dict[str, Text]] = {
         "Glowl 已就绪：{url}   （模型：{models}；文档：{url}/docs；数据：{data_dir}；Ctrl-C 停止）",
     ),
     "up.banner.ui": Text("Browser:", "浏览器："),
+    "up.banner.metrics": Text("For Prometheus:", "供 Prometheus 读取："),
     "up.banner.try": Text("Try, in another terminal:", "请在另一个终端中试试："),
     "up.banner.question": Text("Which shape is larger, and why?", "用一句话介绍你自己。"),
     "up.banner.question.pocket": Text("What can you do?", "你能做什么？"),

@@ -434,6 +434,9 @@ def test_the_banners_examples_can_be_copied(tmp_path, monkeypatch):
     default = screens.banner("http://127.0.0.1:8000", "http://127.0.0.1:7860", "pocket", tmp_path, "en")
     assert not any("--url" in line or "Bearer" in line for line in default)
     assert any("http://127.0.0.1:7860" in line for line in default)
+    assert not any("/metrics" in line for line in default)
+    watched = screens.banner("http://127.0.0.1:8000", None, "pocket", tmp_path, "en", has_metrics=True)
+    assert "For Prometheus: http://127.0.0.1:8000/metrics" in watched
 
 
 @pytest.mark.parametrize("choice", models.MODEL_CHOICES)
