@@ -1,0 +1,34 @@
+"""The runbook knows every alert, and leads from it to a chapter of its own or to something that can be looked at."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from router.redis import RedisState
+from tests.docs.pages import ROOT, Page
+
+ENGLISH, CHINESE = Page(ROOT / "docs/operate.md"), Page(ROOT / "docs/operate.zh.md")
+BOTH = pytest.mark.parametrize("page", [ENGLISH, CHINESE], ids=str)
+
+
+@BOTH
+def test_every_alert_has_a_row(page: Page) -> None:
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text("utf-8"))
+    alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+    assert [name for row in page.rows for name in re.findall(r"`(Glowl\w+)`", row[0])] == alerts
+
+
+@BOTH
+def test_every_state_of_redis_has_a_row(page: Page) -> None:
+    told = {state for row in page.rows for state in re.findall(r'`"redis_state":"([^"]+)"`', row[0])}
+    assert told == set(RedisState.__args__) - {"up"}  # type: ignore[attr-defined]
+
+
+def test_the_chapters_that_tables_lead_to_are_there() -> None:
+    chapters = set(re.findall(r"^## (.+)$", ENGLISH.text, re.MULTILINE))
+    named = {"Engine away", "Disk full", "Redis out of memory", "Webhooks failing"}
+    assert named <= chapters
+    assert all(any(name in row[-1] for row in ENGLISH.rows) for name in named)
