@@ -125,6 +125,11 @@ _EN_WORD: Final = _any_of({**_WORDS, "hundred": 0, "thousand": 0, "million": 0})
 _EN_NUMBER: Final = re.compile(
     rf"(?<![a-z-])(?:{_EN_WORD})(?:(?:(?<=hundred)|(?<=thousand)|(?<=million))\s+and(?=\s+(?:{_EN_WORD}))|[\s-]+(?:{_EN_WORD}))*"
 )
+# Where something is in a picture, as GLM writes it: two models never draw quite the same box.
+_CORNERS: Final = r"\[\s*\d{1,4}(?:\s*,\s*\d{1,4}){3}\s*\]"
+_BOX: Final = re.compile(rf"\[\s*{_CORNERS}(?:\s*,\s*{_CORNERS})*\s*\]")
+# In brackets a comma stands between numbers, never in one.
+_LIST: Final = re.compile(r"\[[\d\s,.+-]+\]")
 _BULLET: Final = re.compile(r"(?m)^ ?\d{1,2}[.)、] (?=\S)")
 _SPACE: Final = re.compile(r"\s+")
 _OUTER: Final = " \t\r\n.,;:!?\"'`()[]{}<>*_~。、；：！？“”‘’《》「」『』【】〈〉·…"
@@ -209,9 +214,10 @@ def read_date(text: str) -> str | None:
 def take_quantities(text: str) -> tuple[list[Quantity], str]:
     """Find the numbers, dates and times of day in a text, in no particular order, and return what is left without them.
 
-    The numbers of a list's lines ("1. ...") are none, nor are digits inside a word ("B12").
+    The numbers of a list's lines ("1. ...") are none, nor are digits inside a word ("B12") and the corners of boxes.
     """
-    left = _BULLET.sub(" ", fold(text))
+    left = _BULLET.sub(" ", _BOX.sub(" ", fold(text)))
+    left = _LIST.sub(lambda match: match[0].replace(",", ", "), left)
     found: list[Quantity] = []
 
     def take(pattern: re.Pattern[str], read: Callable[[re.Match[str]], Quantity | None]) -> None:
