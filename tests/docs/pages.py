@@ -70,9 +70,9 @@ class Page:
     @cached_property
     def glowl_commands(self) -> list[str]:
         """Every `glowl ...` line of the blocks, and of the tables and sentences, without the program's name."""
-        lines = [line for _, code in self.blocks for line in code.splitlines() if "bin/glowl " in line]
-        inline = re.findall(r"`(?:[^`]*?bin/)?(glowl [a-z][^`\n]*)`", self.prose)
-        return [line.partition("glowl ")[2] for line in lines + inline]
+        lines = [line for _, code in self.blocks for line in code.splitlines()]
+        inline = re.findall(r"`(?:[^`]*?bin/)?glowl ([a-z][^`\n]*)`", self.prose)
+        return [line.partition("bin/glowl ")[2] for line in lines if "bin/glowl " in line] + inline
 
     def __str__(self) -> str:
         return str(self.path.relative_to(ROOT))
