@@ -96,7 +96,7 @@ def matches(printed: str, shown: str) -> bool:
     pattern = re.sub(r"\d{4}\\-\d\d\\-\d\d", r"\\d{4}-\\d\\d-\\d\\d", pattern)
     pattern = re.sub(r"(?m)^(age:\\ )\d+$", r"\1\\d+", pattern)  # seconds: more on a busy machine
     # Counts of what has been asked so far: which there are depends on what ran before.
-    pattern = re.sub(r"(?m)(?:^glowl_\w+\\\{.*\n?)+", r"(?:glowl_\\w+\\{.*?\\} \\S+\\n?)*", pattern)
+    pattern = re.sub(r"(?:\nglowl_\w+\\\{.*)+", r"(?:\\nglowl_\\w+\\{.*?\\} \\S+)*", pattern)
     return bool(re.fullmatch(pattern, "\n".join(line.rstrip() for line in printed.strip().splitlines()), re.DOTALL))
 
 
