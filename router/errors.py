@@ -23,6 +23,7 @@ Errors::
     ├── QueueUnavailableError        503; redis does not answer
     │   ├── NotReplicatedError       503; redis wrote it, but too few of its replicas have it
     │   └── StorageFullError         503; redis has no room for anything new
+    ├── NewerRecordError             503; a newer Glowl wrote the record so that this one cannot read it
     ├── NotCachedError               504; only a cached answer was wanted, and there is none
     ├── AuditUnavailableError        503; requests must be written down, and the disk takes nothing
     ├── KeysUnavailableError         503; the issuer's keys cannot be read, so a token can be neither taken nor refused
@@ -219,6 +220,14 @@ class StorageFullError(QueueUnavailableError):
     """Redis answers, but its memory or its disk has no room for anything new."""
 
     default_code: ClassVar[str] = "storage_full"
+
+
+class NewerRecordError(RouterError):
+    """A newer Glowl wrote this record in a way that this one cannot read; it is left as it is."""
+
+    status_code: ClassVar[int] = 503
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "newer_record"
 
 
 class KeysUnavailableError(RouterError):

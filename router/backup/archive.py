@@ -24,11 +24,10 @@ import orjson
 
 from policies.text import Text
 from router.backup import texts
+from router.schema import SCHEMA
 
 FORMAT: Final = "glowl-backup"
 VERSION: Final = 1
-# Of the records in redis; a newer Glowl that writes them so that an older one cannot read them counts on.
-SCHEMA: Final = 1
 # A picture of 64 MB in base64, and something around it.
 _MAX_LINE_BYTES: Final = 256 * 1024**2
 _LEVEL: Final = 3

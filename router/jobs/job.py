@@ -14,9 +14,12 @@ from typing import Any, Final, Literal, TypedDict
 from engines.base import Box, EngineError, SamplingParams, TokenLogprob, Usage
 from engines.json_forms import from_boxes, from_logprobs, to_boxes, to_logprobs
 from router.call import DraftAs, Priority
+from router.errors import NewerRecordError
+from router.jobs import texts
 from router.jobs.eta import QueuePlace
 from router.jobs.schedule import Queue, queue_of
 from router.output_format import OutputFormat
+from router.schema import SCHEMA
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 CacheState = Literal["", "hit", "joined", "miss"]
@@ -204,11 +207,17 @@ class JobSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; its messages are the record's own, not copies."""
         # Copying 8,000 turns takes 0.3 s, in which nothing else happens.
-        return {**asdict(replace(self, messages=[])), "messages": self.messages}
+        return {"schema": SCHEMA, **asdict(replace(self, messages=[])), "messages": self.messages}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> JobSpec:
-        """Read `to_dict`'s form, by whichever release it was written."""
+        """Read `to_dict`'s form, by whichever release it was written.
+
+        Raises:
+            NewerRecordError: if its schema is newer than `router.schema.SCHEMA`.
+        """
+        if (schema := data.get("schema", 1)) > SCHEMA:
+            raise NewerRecordError(texts.NEWER_RECORD.fill(found=schema, known=SCHEMA), retry_after_s=30)
         sampling = data.get("sampling") or {}
         output_format = data.get("output_format")
         return cls(

@@ -17,6 +17,12 @@ JOBS_TOO_LARGE: Final = Text(
     "The pictures of your unfinished jobs would have more than {limit} bytes; wait until some of them have ended.",
     "您未完成任务的图片合计将超过 {limit} 字节，请等待其中一些结束后再试。",
 )
+NEWER_RECORD: Final = Text(
+    "A newer version of Glowl wrote this job (schema {found}; this one reads up to {known}). Processes of that version "
+    "finish it; try again when the upgrade is over.",
+    "此任务由更新版本的 Glowl 写入（schema {found}；本版本最多读取 {known}），将由该版本的进程完成；"
+    "请在升级完成后再试。",
+)
 NOT_AWAITED: Final = Text(
     "it did not answer in time, and the other answer was there", "未能及时作答，而另一份回答已经完成"
 )

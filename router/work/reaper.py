@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from router.answers import merge
-from router.errors import QueueUnavailableError
+from router.errors import NewerRecordError, QueueUnavailableError
 from router.jobs.queue import JobQueue
 from router.jobs.rows import Cause
 from router.jobs.schedule import queue_of
@@ -45,6 +45,8 @@ async def reap_once(store: JobStore, queue: JobQueue, down: Down = _none_down) -
             await end_overdue(store, job_id, cause)
         except QueueUnavailableError:
             raise
+        except NewerRecordError as error:
+            log.debug("%s is left to a newer process: %s", job_id, error.message)
         except Exception:  # one bad record must not keep the reaper from the others
             log.exception("could not end %s, which is over its time", job_id)
     if found.lined_up:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from router.errors import QueueUnavailableError
+from router.errors import NewerRecordError, QueueUnavailableError
 from router.jobs.job import MERGE, Claim
 from router.jobs.queue import WEBHOOKS
 from router.work.branch import run_claimed
@@ -18,6 +18,9 @@ from router.work.join import join
 from router.work.lease import REDIS_RETRY_S, patiently
 
 log = logging.getLogger(__name__)
+
+# Before a unit that only a newer worker can run is offered again, to it or to this one.
+_LEFT_ALONE_S = 10.0
 
 
 async def work(context: Context, queue: str) -> None:
@@ -39,6 +42,15 @@ async def _work(context: Context, queue: str) -> None:
     claim = await _take_next(context, queue)
     if claim is None:
         return
+    try:
+        await _run(context, claim)
+    except NewerRecordError as error:
+        # Beside a newer api, or after a rollback. Not a failure: a worker of that release takes it.
+        log.error("%s of %s is given back: %s", claim.unit, claim.job_id, error.message)
+        await context.store.release(claim.job_id, claim.unit, claim.epoch, "handed back", delay_s=_LEFT_ALONE_S)
+
+
+async def _run(context: Context, claim: Claim) -> None:
     if claim.unit == MERGE:
         await join(context, claim.job_id, claim.epoch)
         return
