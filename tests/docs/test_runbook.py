@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import pytest
 import yaml
 
 from router.redis import RedisState
-from tests.docs.pages import ROOT, Page
+from tests.docs.pages import ALL, ROOT, Page
+from tests.test_compose import ROUTER, WRITTEN, parse_command
 
 ENGLISH, CHINESE = Page(ROOT / "docs/operate.md"), Page(ROOT / "docs/operate.zh.md")
 BOTH = pytest.mark.parametrize("page", [ENGLISH, CHINESE], ids=str)
@@ -32,3 +34,16 @@ def test_the_chapters_that_tables_lead_to_are_there() -> None:
     named = {"Engine away", "Disk full", "Redis out of memory", "Webhooks failing"}
     assert named <= chapters
     assert all(any(name in row[-1] for row in ENGLISH.rows) for name in named)
+
+
+@pytest.mark.parametrize("page", [page for page in ALL if "docker compose" in page.text], ids=str)
+def test_what_is_run_in_containers_is_a_command_there(page: Page) -> None:
+    found = re.findall(r"docker compose (run|exec|logs|restart|stop|ps|up) ([^`\n|<>]+)", page.text)
+    for verb, rest in found:
+        words = [word for word in shlex.split(rest, comments=True) if not word.startswith("-")]
+        services = [word for word in words if word in WRITTEN["services"]]
+        if verb in ("run", "exec") and services[0] in ROUTER:
+            command = shlex.split(rest)[shlex.split(rest).index(services[0]) + 1 :]
+            # `exec` does not go through the image's entrypoint, which is glowl; `run` does
+            assert (command[0] == "glowl") is (verb == "exec"), rest
+            parse_command(command[verb == "exec" :])
