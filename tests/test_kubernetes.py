@@ -30,6 +30,8 @@ ROUTER = ("api", "worker", "worker-owl2", "worker-light")
 ENGINES = ("glm", "owl2")
 VERSIONS = ("1.33", kubernetes_validate.latest_version())
 SIZES = {"Mi": 2**20, "Gi": 2**30}
+# Namespaces whose Prometheus asks engines.
+OUTSIDE = [{"namespaceSelector": {"matchLabels": {"glowl-metrics": "true"}}}]
 kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is missing")
 
 Document = dict[str, Any]
@@ -117,6 +119,12 @@ def test_every_selector_finds_its_pods(name: str) -> None:
     assert owner["spec"]["selector"]["matchLabels"] == labels == {COMPONENT: name}
 
 
+def test_prometheus_finds_every_api_also_one_that_drains() -> None:
+    each, all_of_them = (dict(named("Service")[name]["spec"]) for name in ("apis", "api"))
+    assert (each.pop("clusterIP"), each.pop("publishNotReadyAddresses")) == ("None", True)
+    assert each == all_of_them
+
+
 @pytest.mark.parametrize("name", ["api", *ENGINES, "redis"])
 def test_services_lead_to_the_ports_where_their_pods_listen(name: str) -> None:
     service = named("Service")[name]["spec"]
@@ -141,9 +149,11 @@ def test_the_network_lets_through_what_is_asked_for_and_nothing_else() -> None:
     policies = {name: policy["spec"] for name, policy in named("NetworkPolicy").items()}
     assert policies.pop("nobody") == {"podSelector": {}, "policyTypes": ["Ingress"]}
     reached: dict[str, set[str]] = {}
-    for policy in policies.values():
+    for key, policy in policies.items():
         (rule,) = policy["ingress"]
-        froms = {name for each in rule.get("from", ()) for name in _components(each["podSelector"])}
+        peers = [each for each in rule.get("from", ()) if "podSelector" in each]
+        assert [each for each in rule.get("from", ()) if each not in peers] == (OUTSIDE if key == "engines" else [])
+        froms = {name for each in peers for name in _components(each["podSelector"])}
         for name in _components(policy["podSelector"]):
             reached[name] = froms
             assert [port["port"] for port in rule["ports"]] == [port["name"] for port in container(name)["ports"]]
