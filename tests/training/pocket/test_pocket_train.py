@@ -62,6 +62,7 @@ def curve_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not IS_WHOLE, reason="a minute: make test-whole")
 def test_a_short_training_sees_colours_and_begins_to_answer(tmp_path: Path) -> None:
     # GLM alone: after as many steps Owl2 names only 23 % of the colours
     recipe = replace(quick_recipe("glm", 60), dense_steps=45, log_every=5)
