@@ -2,11 +2,11 @@
 
     python -m benchmarks.gateway --litellm-python PATH --vllm-router PATH      # from the root; both optional
 
-Ours, with everything on (policy, key, limits) and with nothing (a model is named, no key), beside a bare FastAPI +
-httpx pass-through, raw ASGI + aiohttp, and what is installed of LiteLLM's proxy and vllm-router. All are up at the same
-time and asked in turn, a slice of each row per round, so that all meet the same machine. CPU is that of the gateway's
-processes, from ``/proc``, over all rounds. Added times are those of all rounds less the upstream's own median. Each
-request has a number of its own in its question, so that no answer comes from a cache.
+Ours, with everything on (policy, key, limits), without limits, and with nothing (a model is named, no key), beside a
+bare FastAPI + httpx pass-through, raw ASGI + aiohttp, and what is installed of LiteLLM's proxy and vllm-router. All are
+up at the same time and asked in turn, a slice of each row per round, so that all meet the same machine. CPU is that of
+the gateway's processes, from ``/proc``, over all rounds. Added times are those of all rounds less the upstream's own
+median. Each request has a number of its own in its question, so that no answer comes from a cache.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ _TEXT: Final = (
 _NUMBER: Final = "00000000"
 numbers: Final = iter(range(1, 10**8))
 _HANG_S: Final = 60.0
+
+# Of each kind more than anybody asks for here: what is measured is the counting.
+LIMITS: Final = "requests=100m/min,pictures=100m/min,megapixels=100k/min,tokens=100m/min"
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,12 @@ def main() -> int:
         try:
             stack.add_ours(
                 "ours, everything on",
+                {"GLOWL_API_KEYS": KEY, "GLOWL_LIMITS": LIMITS},
+                model="glowl",
+                headers={"authorization": f"Bearer {KEY}"},
+            )
+            stack.add_ours(
+                "ours, no limits",
                 {"GLOWL_API_KEYS": KEY},
                 model="glowl",
                 headers={"authorization": f"Bearer {KEY}"},
