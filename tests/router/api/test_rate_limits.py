@@ -67,6 +67,8 @@ class Owner:
         self.id, key = asyncio.run(self._make(next(_names)))
         self.http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=300, trust_env=False)
         self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=2)
+        # The api is told of the key by a message.
+        wait_until(lambda: self.http.get("/v1/models").status_code == 200, "the api to know the key")
 
     async def _make(self, name: str) -> tuple[str, str]:
         async with Redis.from_url(self._database) as client:

@@ -61,16 +61,29 @@ def owl2() -> EchoEngine:
 
 
 @pytest.fixture(scope="module")
-def settings(glm: GatedEcho, owl2: EchoEngine, redis_process: RedisProcess) -> Iterator[Settings]:
+def database(redis_process: RedisProcess) -> str:
+    """One of its own: jobs that other tests left would be run by the workers of these."""
+    url = redis_process.url.replace("db=0", "db=6")
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+def redis_client(database: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(database) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def settings(glm: GatedEcho, owl2: EchoEngine, database: str) -> Iterator[Settings]:
     folder = Path(tempfile.mkdtemp(prefix="glowl-f"))
     engines = [
         AppServer(create_engine_app(engine), uds=str(folder / name))
         for name, engine in {"glm": glm, "owl2": owl2}.items()
     ]
     urls = [engine.url for engine in engines]
-    yield Settings(
-        REDIS_URL=redis_process.url, glm_url=urls[0], owl2_url=urls[1], cache_bytes=1_000_000, lease_s=LEASE_S
-    )
+    yield Settings(REDIS_URL=database, glm_url=urls[0], owl2_url=urls[1], cache_bytes=1_000_000, lease_s=LEASE_S)
     for engine in engines:
         engine.stop()
 
