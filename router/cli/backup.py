@@ -21,7 +21,7 @@ import typer
 
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language
 from router.cli.data_folder import Layout, locked
-from router.cli.owner_store import DataDirOption
+from router.cli.owner_store import DataDirOption, running_redis
 from router.cli.texts import say
 
 if TYPE_CHECKING:
@@ -148,21 +148,14 @@ def _usable_redis(data_dir: Path | None, language: Language) -> Iterator[str]:
     Raises:
         typer.Exit: after one line, if there is none.
     """
-    from router.cli.redis_check import look_at
-
     settings = load_settings()
     layout = Layout((data_dir or settings.data_dir).expanduser().resolve())
-    if "redis_url" in settings.model_fields_set:
-        found = asyncio.run(look_at(settings.redis_url))
-        if found.problem:
-            fail(f"REDIS_URL: {found.say(settings.redis_url, language)}")
-        yield settings.redis_url
-    elif (url := layout.read_redis_url()) and not asyncio.run(look_at(url)).problem:
+    if url := running_redis(settings, layout, language):
         yield url
-    else:
-        layout.make(language)
-        with locked(layout, None, language), _started_redis(layout, language) as url:
-            yield url
+        return
+    layout.make(language)
+    with locked(layout, None, language), _started_redis(layout, language) as url:
+        yield url
 
 
 @contextlib.contextmanager

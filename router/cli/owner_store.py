@@ -106,20 +106,29 @@ def open_admin(data_dir: Path | None, language: Language) -> Admin:
     Raises:
         typer.Exit: after one line, if there is none, or none that can be used.
     """
-    from router.cli.redis_check import look_at
-
     settings = load_settings()
     layout = Layout((data_dir or settings.data_dir).expanduser().resolve())
-    if "redis_url" in settings.model_fields_set:
-        url = settings.redis_url
-        found = asyncio.run(look_at(url))
-        if found.problem:
-            fail(f"REDIS_URL: {found.say(url, language)}")
-    else:
-        url = layout.read_redis_url()
-        if not url or asyncio.run(look_at(url)).problem:
-            fail(say("owners.redis.none", language, data_dir=layout.data_dir))
+    url = running_redis(settings, layout, language)
+    if not url:
+        fail(say("owners.redis.none", language, data_dir=layout.data_dir))
     return Admin(settings, url, language, time.time())
+
+
+def running_redis(settings: Settings, layout: Layout, language: Language) -> str:
+    """Return the address of the redis that `REDIS_URL` names, or of a running `glowl up`; empty if there is neither.
+
+    Raises:
+        typer.Exit: after one line, if the one that `REDIS_URL` names cannot be used.
+    """
+    from router.cli.redis_check import look_at
+
+    if "redis_url" in settings.model_fields_set:
+        found = asyncio.run(look_at(settings.redis_url))
+        if found.problem:
+            fail(f"REDIS_URL: {found.say(settings.redis_url, language)}")
+        return settings.redis_url
+    url = layout.read_redis_url()
+    return url if url and not asyncio.run(look_at(url)).problem else ""
 
 
 def parse_scopes(text: str) -> frozenset[Scope]:
