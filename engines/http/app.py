@@ -38,6 +38,7 @@ from engines.base import (
     generate,
 )
 from engines.http import answers, errors, models, requests
+from engines.http.exits import one_line
 from engines.meters import EngineMeters, EngineState, HasMeters
 
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
@@ -60,6 +61,8 @@ class EngineHost:
         engine: the engine.
         stopping: done as soon as running answers should be broken off. Exists while `run` does.
         is_stuck: the engine did not close in time, so a thread of it is still busy.
+        failed: set once it is known that the engine cannot be loaded.
+        error: why.
     """
 
     stopping: asyncio.Future[None]
@@ -69,6 +72,8 @@ class EngineHost:
         self.state: State = "loading"
         self.reason = "the engine is loading"
         self.is_stuck = False
+        self.failed = asyncio.Event()
+        self.error: Exception | None = None
         self._info: EngineInfo | None = None
         self._meters = EngineMeters()
 
@@ -120,10 +125,11 @@ class EngineHost:
         try:
             await self.engine.start()
             self._info = await self.engine.info()
-        except Exception as error:  # whatever a checkpoint or a driver raises; /readyz and the log say it
-            self.state, self.reason = "failed", f"the engine failed to load: {type(error).__name__}: {error}"
+        except Exception as error:  # whatever a checkpoint or a driver raises; /readyz and the process's end say it
+            self.state, self.reason = "failed", f"the engine failed to load: {one_line(error)}"
+            self.error = error
             log.debug("load failed", exc_info=True)
-            log.error("%s", self.reason)
+            self.failed.set()
         else:
             self.state, self.reason = "ready", ""
             log.info("%s is ready after %.1f s", self._info.model_id, time.monotonic() - began)

@@ -27,6 +27,7 @@ from engines.adapter_names import parse_adapters
 from engines.base import Engine, EngineOptions
 from engines.http.address import DEFAULT_PORTS
 from engines.http.app import EngineHost, app_of
+from engines.http.exits import exit_status, one_line
 from engines.http.loading import load_engine
 
 _KEEP_ALIVE_S: Final = 30  # longer than clients keep idle connections, so that none is closed as it is used again
@@ -147,7 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run an engine server until SIGTERM or Ctrl-C.
 
     Returns:
-        0 after a signal; 1, with one line on stderr, if it cannot start.
+        0 after a signal; with one line on stderr, 1 if it cannot start, and one of `engines.http.exits` if the engine
+        cannot be loaded.
     """
     arguments = _parse(argv)
     logging.basicConfig(
@@ -181,27 +183,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     with asyncio.Runner(loop_factory=auto_loop_factory(use_subprocess=False)) as runner:
         try:
-            runner.run(_serve_until_signal(engine, arguments.host, port, arguments.uds))
+            return runner.run(_serve(arguments.name, engine, arguments.host, port, arguments.uds))
         except OSError as error:
             where = arguments.uds or f"{arguments.host} port {port}"
             print(f"error: cannot listen on {where}: {error.strerror or error}", file=sys.stderr)
             return 1
-    return 0
 
 
-async def _serve_until_signal(engine: Engine, host: str, port: int, uds: str | None) -> None:
+async def _serve(name: str, engine: Engine, host: str, port: int, uds: str | None) -> int:
+    """Serve until a signal comes, or until the engine turns out not to load; returns the exit status."""
     signalled = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
     engine_host = EngineHost(engine)
     async with _listening(engine_host, host, port, uds) as url:
         log.info("listening on %s, loading the engine", url)
-        await signalled.wait()
+        ends = [asyncio.create_task(event.wait()) for event in (signalled, engine_host.failed)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
         log.info("stopping")
+    error = None if signalled.is_set() else engine_host.error
+    if error is not None:
+        # The last line of the log: `glowl up` shows it.
+        print(f"error: {name} cannot load: {one_line(error)}", file=sys.stderr, flush=True)
+    status = 0 if error is None else exit_status(error)
     if engine_host.is_stuck:
         # A thread is deep in a load or a decode step that cannot be broken off; leaving normally would wait for it.
         logging.shutdown()
-        os._exit(0)
+        os._exit(status)
+    return status
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -102,9 +102,12 @@ class Screen:
             case "starting":
                 self.line(say("up.starting", language, logs=self._log_dir, **values))
             case "died" | "gave_up":
-                self.line(say(f"up.{event.kind}", language, **values))
-                for line in event.log_tail:
-                    self.line(f"    {line}")
+                if event.said:
+                    self.line(say(f"up.{event.kind}.said", language, said=event.said, **values))
+                else:
+                    self.line(say(f"up.{event.kind}", language, **values))
+                    for line in event.log_tail:
+                        self.line(f"    {line}")
                 if event.kind == "gave_up":
                     self.line(say("up.gave_up.ends", language, name=event.name))
             case "all_ready":

@@ -5,11 +5,17 @@ In: nothing. Out: frozen values; the decisions among them are pure functions of 
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
+
+# Exit statuses by which a child says whether starting it again helps, as in sysexits.h.
+TRY_AGAIN: Final = os.EX_TEMPFAIL
+HOPELESS: Final = os.EX_CONFIG
+_SAYS_WHY = "error: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,12 @@ class ProcessSpec:
     death_signal: signal.Signals = signal.SIGKILL
 
 
+def last_words(log_tail: tuple[str, ...]) -> str:
+    """Why a child ended, if the last line that it wrote says so; empty if not."""
+    last = log_tail[-1] if log_tail else ""
+    return last.removeprefix(_SAYS_WHY) if last.startswith(_SAYS_WHY) else ""
+
+
 EventKind = Literal[
     "ready", "starting", "hung", "died", "gave_up", "all_ready", "disk_low", "stopping", "stopped", "killing"
 ]
@@ -55,6 +67,7 @@ class Event:
         seconds: how long it took (ready, starting) or did not answer (hung), or until it is started again (died).
         exit_code: as in `subprocess`; negative is a signal.
         reason: why it has no exit code: it could not be started (died).
+        said: why it ended, in its own words: the last line of its log, if that begins with ``error: ``.
         free_bytes: what is left on the disk of the logs (disk_low).
         log_path: where its output is.
         log_tail: the last lines of it.
@@ -65,6 +78,7 @@ class Event:
     seconds: float = 0.0
     exit_code: int | None = None
     reason: str = ""
+    said: str = ""
     free_bytes: int = 0
     log_path: Path | None = None
     log_tail: tuple[str, ...] = ()
@@ -75,8 +89,9 @@ class RestartPolicy:
     """When a dead child is started again.
 
     Attributes:
-        max_quick_deaths: a child that has never been ready is given up on at the n-th quick death in a row. One that
-            has been ready is started again for ever: what ended it, such as a full disk, may pass.
+        max_quick_deaths: a child that has never been ready is given up on at the n-th quick death in a row; at the
+            first one if it ends with `HOPELESS`, and never if with `TRY_AGAIN`. One that has been ready is started
+            again for ever: what ended it, such as a full disk, may pass.
         quick_death_s: a run shorter than this, or one that was never ready, is a quick death.
         first_delay_s: wait after the first quick death; doubles with each further one.
         max_delay_s: upper bound of the wait.
@@ -91,10 +106,12 @@ class RestartPolicy:
         """The new count of quick deaths in a row, given the run that just ended."""
         return 0 if was_ready and uptime_s >= self.quick_death_s else quick_deaths + 1
 
-    def delay_s(self, quick_deaths: int, *, was_ever_ready: bool) -> float | None:
+    def delay_s(self, quick_deaths: int, *, was_ever_ready: bool, exit_code: int | None = None) -> float | None:
         """How long to wait before the next start; None means give up."""
-        if quick_deaths >= self.max_quick_deaths and not was_ever_ready:
-            return None
+        if not was_ever_ready:
+            is_last = quick_deaths >= self.max_quick_deaths and exit_code != TRY_AGAIN
+            if is_last or exit_code == HOPELESS:
+                return None
         return min(self.max_delay_s, self.first_delay_s * 2.0 ** min(max(0, quick_deaths - 1), 30))
 
 

@@ -12,12 +12,13 @@ import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from router.cli.child_process import guarded_argv, kill_group, process_identity, stop_leftovers
 from router.cli.log_files import read_tail, rotate_log
-from router.cli.supervision import Event, LivenessPolicy, ProcessSpec, RestartPolicy
+from router.cli.supervision import HOPELESS, Event, LivenessPolicy, ProcessSpec, RestartPolicy, last_words
 
 READY_POLL_S = 0.1
 STILL_STARTING_EVERY_S = 30.0
@@ -59,7 +60,7 @@ class Supervisor:
         self._liveness = liveness or LivenessPolicy()
         self._stop_asked = asyncio.Event()
         self._kill_asked = asyncio.Event()
-        self._failed = False
+        self._exit_code = 0
 
     @property
     def pids(self) -> dict[str, int]:
@@ -86,7 +87,7 @@ class Supervisor:
             may_go_on: awaited when layer 0 is ready; False ends everything before the other layers start.
 
         Returns:
-            0 if it was asked to stop, 1 if it gave up.
+            0 if it was asked to stop; if it gave up 1, or `HOPELESS` if the child said that trying again is no use.
         """
         started = time.monotonic()
         await asyncio.to_thread(stop_leftovers, self._run_dir)
@@ -102,7 +103,7 @@ class Supervisor:
                     keepers.append(keeper)
                 await self._until_ready_or_stop(group, started)
                 if group is first and may_go_on is not None and not self._stop_asked.is_set() and not await may_go_on():
-                    self._failed = True
+                    self._exit_code = 1
                     self._stop_asked.set()
                     break
             if not self._stop_asked.is_set():
@@ -115,12 +116,12 @@ class Supervisor:
             housekeeper.cancel()
             await self._stop_all()
             await asyncio.gather(*keepers)
-        return 1 if self._failed else 0
+        return self._exit_code
 
     def _on_keeper_done(self, keeper: asyncio.Task[None]) -> None:
         # A program that cannot be started at all, or a bug of ours: end, and let `run` raise it.
         if not keeper.cancelled() and keeper.exception() is not None:
-            self._failed = True
+            self._exit_code = 1
             self._stop_asked.set()
 
     async def _keep_house(self) -> None:
@@ -191,18 +192,22 @@ class Supervisor:
             quick_deaths = self._policy.quick_deaths_after(
                 quick_deaths, uptime_s=time.monotonic() - begun, was_ready=was_ready
             )
-            delay_s = self._policy.delay_s(quick_deaths, was_ever_ready=child.was_ever_ready)
+            delay_s = self._policy.delay_s(quick_deaths, was_ever_ready=child.was_ever_ready, exit_code=exit_code)
             tail = read_tail(child.log_path, start=child.log_start)
+            event = partial(
+                Event,
+                name=child.spec.name,
+                exit_code=exit_code,
+                said=last_words(tail),
+                log_path=child.log_path,
+                log_tail=tail,
+            )
             if delay_s is None:
-                self._on_event(
-                    Event("gave_up", child.spec.name, exit_code=exit_code, log_path=child.log_path, log_tail=tail)
-                )
-                self._failed = True
+                self._on_event(event("gave_up"))
+                self._exit_code = HOPELESS if exit_code == HOPELESS else 1
                 self._stop_asked.set()
                 return
-            self._on_event(
-                Event("died", child.spec.name, delay_s, exit_code, unstartable, log_path=child.log_path, log_tail=tail)
-            )
+            self._on_event(event("died", seconds=delay_s, reason=unstartable))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop_asked.wait(), delay_s)
 

@@ -246,6 +246,14 @@ TEXTS: Final[dict[str, Text]] = {
         "gave up   {name:<7} {how}, repeatedly and without ever being ready; last lines of {log}:",
         "放弃      {name:<7} {how}，反复退出且从未就绪；{log} 的最后几行：",
     ),
+    "up.died.said": Text(
+        "died      {name:<7} {said}; starting it again in {seconds:.1f} s (log: {log})",
+        "退出      {name:<7} {said}；{seconds:.1f} 秒后重新启动（日志：{log}）",
+    ),
+    "up.gave_up.said": Text(
+        "gave up   {name:<7} {said} (log: {log})",
+        "放弃      {name:<7} {said}（日志：{log}）",
+    ),
     "up.gave_up.ends": Text(
         "glowl cannot run without {name}: stopping everything", "缺少 {name}，glowl 无法运行：正在停止全部进程"
     ),

@@ -33,7 +33,7 @@ from engines.base import (
     hash_caller,
 )
 from engines.echo import EchoEngine
-from engines.http import app, loading, server
+from engines.http import app, exits, loading, server
 from engines.http.balancer import BalancedClient
 from engines.http.client import EngineClient, _to_waiting
 from router.health import EngineMonitor
@@ -125,7 +125,7 @@ async def test_it_listens_while_the_engine_loads_and_says_so(open_http):
     assert (await http.post(CHAT, json=body())).status_code == 200
 
 
-async def test_a_failed_load_is_told_and_the_process_stays(open_http):
+async def test_a_failed_load_is_told_to_who_asks(open_http):
     engine = SlowToLoad(error=OSError("no such file: model.safetensors"))
     http = await open_http(engine, wait=False)
     engine.may_load.set()
@@ -607,6 +607,34 @@ def test_without_torch_the_extra_is_named(capsys, monkeypatch, tmp_path):
     assert capsys.readouterr().err.strip() == (
         "error: engine 'glm' needs torch and transformers, not installed here: pip install 'glowl[engines]'"
     )
+
+
+class _AwayError(Exception):
+    waiting_helps = True
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (_AwayError("the hub does not answer"), exits.TRY_AGAIN, "glm cannot load: the hub does not answer"),
+        (ConnectionResetError("cut"), exits.TRY_AGAIN, "ConnectionResetError: cut"),
+        (ValueError("2 tensors\n  are missing"), exits.HOPELESS, "ValueError: 2 tensors are missing"),
+        (OSError("no file named model.safetensors"), exits.HOPELESS, "no file named model.safetensors"),
+        (OSError(5, "Input/output error"), exits.UNKNOWN, "Input/output error"),
+        (RuntimeError("CUDA out of memory"), exits.UNKNOWN, "RuntimeError: CUDA out of memory"),
+        (RuntimeError("x" * 9000), exits.UNKNOWN, "xxx…"),
+    ],
+)
+def test_an_engine_that_cannot_load_ends_the_process_with_one_line(capsys, monkeypatch, error, status, words):
+    engine = SlowToLoad(error)
+    engine.may_load.set()
+    monkeypatch.setattr(server, "load_engine", lambda _name, _options: engine)
+
+    assert server.main(["glm", "--model", "x/y", "--port", "0"]) == status
+
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert words in line
+    assert len(line) < 1000
 
 
 async def test_an_engine_is_its_folders_load_called_when_it_starts(monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 
 from router.cli.child_process import process_identity, stop_leftovers
 from router.cli.log_files import read_tail, rotate_log
-from router.cli.supervision import Event, LivenessPolicy, ProcessSpec, RestartPolicy
+from router.cli.supervision import HOPELESS, TRY_AGAIN, Event, LivenessPolicy, ProcessSpec, RestartPolicy
 from router.cli.supervisor import Supervisor
 
 WAIT_S = 30.0
@@ -181,6 +181,38 @@ async def test_a_child_that_never_comes_up_ends_everything_with_its_last_words(t
     assert gave_up.log_tail[-1] == "the reason"
     assert not watched.of("all_ready")
     assert supervisor.pids == {}
+
+
+async def test_a_child_that_says_that_waiting_is_no_use_is_not_tried_again(tmp_path, watched, supervise):
+    code = f"import sys;print('noise');print('error: no such model');sys.exit({HOPELESS})"
+    supervisor = supervise(child(tmp_path, "api", STEADY), child(tmp_path, "glm", code))
+    async with asyncio.timeout(WAIT_S):
+        assert await supervisor.run() == HOPELESS
+    assert not watched.of("died", "glm")
+    (gave_up,) = watched.of("gave_up")
+    assert (gave_up.name, gave_up.exit_code, gave_up.said) == ("glm", HOPELESS, "no such model")
+
+
+async def test_a_child_that_says_that_waiting_helps_is_tried_until_it_comes_up(tmp_path, watched, supervise):
+    # Given a child that finds nothing there at first
+    code = f"""
+import os, signal, sys
+if not os.path.exists(os.path.join(os.path.dirname(sys.argv[1]), "hub")):
+    print("error: the hub is away")
+    sys.exit({TRY_AGAIN})
+open(sys.argv[1], "w").write(str(os.getpid()))
+signal.pause()
+"""
+    supervisor = supervise(child(tmp_path, "glm", code))
+    run = asyncio.create_task(supervisor.run())
+    # When it has been tried more often than any other would be
+    died = await watched.until("died", "glm", times=2 * IMPATIENT.max_quick_deaths)
+    assert (died.exit_code, died.said) == (TRY_AGAIN, "the hub is away")
+    # Then it comes up as soon as it can
+    (tmp_path / "hub").touch()
+    await watched.until("ready", "glm")
+    supervisor.request_stop()
+    assert await run == 0
 
 
 async def test_only_what_the_child_itself_wrote_is_quoted(tmp_path, watched, supervise):
@@ -445,6 +477,9 @@ def test_the_wait_doubles_up_to_its_bound_and_only_what_never_came_up_is_given_u
     assert [policy.delay_s(count, was_ever_ready=False) for count in range(7)] == [*waits, None]
     assert [policy.delay_s(count, was_ever_ready=True) for count in range(7)] == [*waits, 5.0]
     assert policy.delay_s(1_000_000, was_ever_ready=True) == 5.0
+    assert policy.delay_s(100, was_ever_ready=False, exit_code=TRY_AGAIN) == 5.0
+    assert policy.delay_s(1, was_ever_ready=False, exit_code=HOPELESS) is None
+    assert policy.delay_s(1, was_ever_ready=True, exit_code=HOPELESS) == 1.0
 
 
 def test_the_tail_of_a_log_is_its_last_lines_that_say_something(tmp_path):

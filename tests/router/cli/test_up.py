@@ -473,6 +473,7 @@ def test_the_screen_draws_plain_lines_that_are_never_wrapped_or_read_as_markup()
     screen.show(Event("ready", "glm", 1.25))
     screen.show(Event("died", "glm", 60.0, reason="no memory", log_path=Path("/logs/glm.log")))
     screen.show(Event("gave_up", "glm", exit_code=1, log_path=Path("/logs/glm.log")))
+    screen.show(Event("died", "glm", 2.0, 75, said="the hub is away", log_path=Path("/logs/glm.log"), log_tail=tail))
     screen.show(Event("stopping"))
     assert drawn.getvalue().splitlines() == [
         "died      glm     ended by SIGKILL; starting it again in 0.5 s; last lines of /logs/glm.log:",
@@ -483,6 +484,7 @@ def test_the_screen_draws_plain_lines_that_are_never_wrapped_or_read_as_markup()
         "died      glm     cannot be started: no memory; starting it again in 60.0 s; last lines of /logs/glm.log:",
         "gave up   glm     exit status 1, repeatedly and without ever being ready; last lines of /logs/glm.log:",
         "glowl cannot run without glm: stopping everything",
+        "died      glm     the hub is away; starting it again in 2.0 s (log: /logs/glm.log)",
         "stopping (Ctrl-C again kills) ...",
     ]
 
