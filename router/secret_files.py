@@ -1,12 +1,13 @@
 """Secrets from files: ``GLOWL_JWT_SECRET_FILE=/run/secrets/jwt`` in the place of ``GLOWL_JWT_SECRET``.
 
 In: the environment. Out: the values of settings that hold secrets. Docker and Kubernetes hand secrets out as files, so
-that they are not in the environment of every process.
+that they are not in the environment of every process. A file that is empty holds no secret: the variable counts then.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,24 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 _SUFFIX: Final = "_FILE"
+# In the annotation of a setting that is no `SecretStr`, but has a password in it.
+IN_A_FILE_TOO: Final = "in a file, too"
+
+
+def read_file(variable: str, environ: Mapping[str, str]) -> str:
+    """Return what is in the file that ``VARIABLE_FILE`` names; empty if none is named.
+
+    Raises:
+        ValueError: if it cannot be read, or holds a value while the variable has one too.
+    """
+    path = environ.get(variable + _SUFFIX, "").strip()
+    try:
+        value = Path(path).read_text("utf-8").strip() if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', 'it is no text')}") from None
+    if value and environ.get(variable, "").strip():
+        raise ValueError(f"{variable} is set too; set one of them")
+    return value
 
 
 class SecretFiles(PydanticBaseSettingsSource):
@@ -27,31 +46,31 @@ class SecretFiles(PydanticBaseSettingsSource):
         Raises:
             pydantic.ValidationError: if a file cannot be read, or its setting is there twice; names the variable.
         """
-        values = {
-            name: self.get_field_value(self.settings_cls.model_fields[name], name)[0]
-            for name in secret_variables(self.settings_cls).values()
-        }
-        return {name: value for name, value in values.items() if value is not None}
+        fields = self.settings_cls.model_fields
+        found = (self.get_field_value(fields[name], name) for name in secret_variables(self.settings_cls).values())
+        return {key: value for value, key, _is_complex in found if value is not None}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
-        """Return the value of one; None if no file is named.
+        """Return the value of one and the name under which it is given; None if no file is named, or it is empty.
 
         Raises:
             pydantic.ValidationError: as above.
         """
-        variable = _variable(field_name)
-        path = os.environ.get(variable + _SUFFIX, "").strip()
-        if path and os.environ.get(variable, "").strip():
-            raise _wrong(field_name, f"{variable} is set too; set one of them")
+        variable = variable_of(field_name, field)
         try:
-            return Path(path).read_text("utf-8").strip() if path else None, field_name, False
-        except (OSError, UnicodeDecodeError) as error:
-            raise _wrong(field_name, f"{path} cannot be read: {getattr(error, 'strerror', 'it is no text')}") from None
+            return read_file(variable, os.environ) or None, str(field.validation_alias or field_name), False
+        except ValueError as error:
+            name = f"{field.validation_alias}{_SUFFIX}" if field.validation_alias else f"{field_name}_file"
+            raise _wrong(name, str(error)) from None
 
 
 def secret_variables(settings: type[BaseSettings]) -> dict[str, str]:
     """Return the fields that hold secrets, by variable."""
-    return {_variable(name): name for name, field in settings.model_fields.items() if _is_secret(field.annotation)}
+    return {
+        variable_of(name, field): name
+        for name, field in settings.model_fields.items()
+        if _is_secret(field.annotation) or IN_A_FILE_TOO in field.metadata
+    }
 
 
 def file_variables(settings: type[BaseSettings]) -> frozenset[str]:
@@ -59,8 +78,9 @@ def file_variables(settings: type[BaseSettings]) -> frozenset[str]:
     return frozenset(variable + _SUFFIX for variable in secret_variables(settings))
 
 
-def _variable(name: str) -> str:
-    return f"GLOWL_{name.upper()}"
+def variable_of(name: str, field: FieldInfo) -> str:
+    """Return the name of a setting's variable."""
+    return str(field.validation_alias or f"GLOWL_{name.upper()}")
 
 
 def _is_secret(annotation: Any) -> bool:
@@ -69,5 +89,5 @@ def _is_secret(annotation: Any) -> bool:
 
 def _wrong(name: str, message: str) -> ValidationError:
     error = PydanticCustomError("secret_file", "{message}", {"message": message})
-    details = InitErrorDetails(type=error, loc=(f"{name}_file",), input=None)
+    details = InitErrorDetails(type=error, loc=(name,), input=None)
     return ValidationError.from_exception_data("Settings", [details])

@@ -18,7 +18,7 @@ from router.limits.addresses import to_networks
 from router.limits.limits import NO_LIMITS, Limits, to_limits
 from router.loopback import is_loopback
 from router.scopes import Scope
-from router.secret_files import SecretFiles, file_variables
+from router.secret_files import IN_A_FILE_TOO, SecretFiles, file_variables, variable_of
 from router.settings_checks import (
     DEFAULT_REDIS_URL,
     DEFAULT_TOKEN_SCOPES,
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         0, ge=0, le=65535, description="a second port for the page and the api, where it is free; 0: none"
     )
     data_dir: Path = Field(default_factory=default_data_dir, description="models, redis files, logs")
-    redis_url: Annotated[str, AfterValidator(check_redis)] = Field(
+    redis_url: Annotated[str, AfterValidator(check_redis), IN_A_FILE_TOO] = Field(
         DEFAULT_REDIS_URL,
         validation_alias="REDIS_URL",
         description="address of redis: `redis://user:password@host:port/db`, `rediss://` for TLS, `unix:///path?db=0`, "
@@ -272,8 +272,7 @@ class Settings(BaseSettings):
     @classmethod
     def variables(cls) -> frozenset[str]:
         """Return the names of all environment variables that are read."""
-        names = (str(field.validation_alias or f"GLOWL_{name.upper()}") for name, field in cls.model_fields.items())
-        return frozenset(names) | file_variables(cls)
+        return frozenset(variable_of(*item) for item in cls.model_fields.items()) | file_variables(cls)
 
     @classmethod
     def settings_customise_sources(
@@ -284,8 +283,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read the environment, and secrets from the files that it names."""
-        return (init_settings, env_settings, SecretFiles(settings_cls))
+        """Read the environment, and secrets from the files that it names.
+
+        Files come before variables: one that is set, but to nothing, would else count as a value.
+        """
+        return (init_settings, SecretFiles(settings_cls), env_settings)
 
     @property
     def is_only_local(self) -> bool:

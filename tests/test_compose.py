@@ -188,8 +188,8 @@ def test_the_users_own_settings_move_engines_but_not_what_other_services_rely_on
     for name in ("api", "worker", "worker-owl2", "worker-light"):
         assert SERVICES[name]["env_file"] == [{"path": ".env", "required": False}]
         environment = WRITTEN["services"][name]["environment"]
-        assert "$" not in environment["REDIS_URL"]
-        # And an engine may be elsewhere
+        # And redis or an engine may be elsewhere; a shell's REDIS_URL is for others
+        assert environment["REDIS_URL"] == "${GLOWL_REDIS_URL-redis://redis:6379/0}"
         assert environment["GLOWL_GLM_URL"] == "${GLOWL_GLM_URL:-http://glm:8101}"
         assert environment["GLOWL_OWL2_URL"] == "${GLOWL_OWL2_URL:-http://owl2:8102}"
     assert {"host": "0.0.0.0", "port": 8000}.items() <= parameters_of(SERVICES["api"]).items()
@@ -487,6 +487,6 @@ def test_with_the_secrets_file_the_workers_still_know_no_callers() -> None:
     for name in ROUTER:
         environment = config["services"][name]["environment"]
         read = {key for key, value in environment.items() if value.startswith("/run/secrets/")}
-        assert {f"GLOWL_{secret.upper()}_FILE" for secret in given[name]} == read
+        assert {f"{secret.upper()}_FILE" for secret in given[name]} == {each.removeprefix("GLOWL_") for each in read}
         assert read <= Settings.variables()
-    assert all(given[name] == {"webhook_secret", "glm_api_key"} for name in ROUTER if name != "api")
+    assert all(given[name] == {"webhook_secret", "glm_api_key", "redis_url"} for name in ROUTER if name != "api")

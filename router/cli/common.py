@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Read by the commands that ask a service.
 _OF_CLIENTS = frozenset({"GLOWL_URL", "GLOWL_API_KEY"})
 # compose.yaml gives the whole .env to api and workers; this line of it is for redis.
-_OF_COMPOSE = frozenset({"GLOWL_REDIS_MAXMEMORY"})
+_OF_COMPOSE = frozenset({"GLOWL_REDIS_MAXMEMORY", "GLOWL_REDIS_URL"})
 # What Kubernetes puts into every container beside a service named glowl.
 _OF_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP)(_|$)")
 

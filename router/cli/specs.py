@@ -6,6 +6,7 @@ In: settings, the data folder, the weights. Out: a `ProcessSpec` each, in the or
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from router.cli.processes import adapters_of, engine_argv
 from router.cli.redis_check import look_at
 from router.cli.redis_server import RedisMissingError, find_redis, redis_argv, redis_url
 from router.cli.supervision import ProcessSpec
+from router.secret_files import read_file
 
 if TYPE_CHECKING:
     from router.settings import Settings
@@ -48,6 +50,7 @@ def build_specs(
         typer.Exit: after one line, if there is no redis to be had.
     """
     url_of_redis, specs = _redis_specs(layout, language)
+    is_in_file = url_of_redis == read_file("REDIS_URL", os.environ)
     elsewhere = settings.named_engines
     addresses = {
         name: local_address(layout.run_dir / f"{name}.sock") for name in models.ENGINE_NAMES if name not in elsewhere
@@ -59,7 +62,8 @@ def build_specs(
     drain_s = settings.drain_s if "drain_s" in is_set else UP_DRAIN_S
     notice_s = settings.drain_notice_s if "drain_notice_s" in is_set else 0.0
     env = {
-        "REDIS_URL": url_of_redis,
+        # Whoever keeps it in a file wants it in no environment; the processes read that file themselves.
+        "REDIS_URL": "" if is_in_file else url_of_redis,
         "GLOWL_GLM_URL": addresses["glm"].url if "glm" in addresses else settings.glm_url,
         "GLOWL_OWL2_URL": addresses["owl2"].url if "owl2" in addresses else settings.owl2_url,
         "GLOWL_DATA_DIR": str(layout.data_dir),

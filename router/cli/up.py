@@ -150,7 +150,7 @@ async def _supervise(
     url = base_url(settings.host, settings.port)
     ui_url = f"{base_url(settings.host, settings.ui_port or settings.port)}/ui/" if wants_ui else None
 
-    redis_url = next(spec for spec in specs if spec.name == "api").env["REDIS_URL"]
+    redis_url = next(spec for spec in specs if spec.name == "api").env["REDIS_URL"] or settings.redis_url
     if any(spec.name == "redis" for spec in specs):
         write_atomically(layout.redis_url_path, redis_url + "\n")  # for `glowl owners` and `glowl keys`
 

@@ -43,6 +43,12 @@ def test_redis_url_wins_over_everything():
     assert (choice.source, choice.url, choice.binary) == ("env", "redis://elsewhere:1/0", None)
 
 
+def test_redis_url_can_be_in_a_file(tmp_path):
+    (tmp_path / "url").write_text("redis://:secret@elsewhere:1/0\n")
+    choice = find(env={"REDIS_URL_FILE": str(tmp_path / "url")}, path={"redis-server": "8.0.0"})
+    assert (choice.source, choice.url) == ("env", "redis://:secret@elsewhere:1/0")
+
+
 def test_an_empty_redis_url_is_none():
     assert find(env={"REDIS_URL": " "}).source == "wheel"
 

@@ -303,6 +303,7 @@ def test_every_child_is_looked_at_while_it_runs(monkeypatch):
 
 OF_CALLERS = ("GLOWL_API_KEYS", "GLOWL_JWT_SECRET")
 OWN_SECRETS = (*OF_CALLERS, "GLOWL_GLM_API_KEY", "GLOWL_WEBHOOK_SECRET", "GLOWL_ANYTHING_NEW", "REDIS_URL")
+OWN_SECRETS += ("REDIS_URL_FILE",)
 
 
 @pytest.mark.usefixtures("own_redis")
@@ -400,6 +401,25 @@ def test_with_a_redis_url_no_redis_is_started(monkeypatch):
     specs = specs_for(Path("/data"))
     assert "redis" not in specs
     assert specs["worker"].env["REDIS_URL"] == "redis://elsewhere:6379/3"
+
+
+def test_a_redis_url_in_a_file_is_in_no_environment(monkeypatch, tmp_path):
+    async def answers(_url: str) -> RedisFound:
+        return RedisFound("7.2")
+
+    (tmp_path / "url").write_text("redis://:secret@elsewhere:6379/3\n")
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("REDIS_URL_FILE", str(tmp_path / "url"))
+    monkeypatch.setattr(builder, "look_at", answers)
+    specs = specs_for(Path("/data"))
+    assert "redis" not in specs
+    for name in ("worker", "api"):
+        assert specs[name].env["REDIS_URL"] == ""
+        assert specs[name].inherits("REDIS_URL_FILE")
+        # As the process will read it
+        for variable, value in specs[name].env.items():
+            monkeypatch.setenv(variable, value)
+        assert Settings().redis_url == "redis://:secret@elsewhere:6379/3"
 
 
 def test_the_page_gets_its_usual_port_unless_that_is_taken_or_not_wanted(monkeypatch):
