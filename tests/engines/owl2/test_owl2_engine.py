@@ -30,9 +30,10 @@ from engines.base import (
 )
 from engines.owl2 import MPLUGOwl2Config
 from engines.owl2.decoding import Answer
-from engines.owl2.engine import Owl2Engine, load, max_images_for
+from engines.owl2.engine import Owl2Engine, load
 from engines.owl2.files import CheckpointError
 from engines.owl2.prompts import render
+from engines.owl2.requests import max_images_for
 from engines.owl2.tokenizer import Owl2Tokenizer
 from engines.runtime.sampling import Pick
 
@@ -93,7 +94,7 @@ async def test_only_the_last_delta_has_a_finish_reason_and_the_usage(engine: Owl
     loaded = engine._loaded
     assert loaded is not None
     prompt = "USER: <|image|>What is in the picture? ASSISTANT:"
-    num_text_tokens = len(loaded.processor.tokenizer.encode_with_images(prompt)) - 1
+    num_text_tokens = len(loaded.preparation.processor.tokenizer.encode_with_images(prompt)) - 1
     assert all(delta.finish_reason is None and delta.usage is None and delta.text for delta in first)
     assert last.finish_reason == "length"
     assert last.usage is not None
@@ -109,16 +110,18 @@ async def test_the_streamed_text_is_the_decoding_of_what_generate_gives(engine: 
     loaded = engine._loaded
     assert loaded is not None
     image = Image.new("RGB", (40, 20), (200, 30, 30))
-    inputs = loaded.processor("USER: <|image|>What is in the picture? ASSISTANT:", [image])
+    inputs = loaded.preparation.processor("USER: <|image|>What is in the picture? ASSISTANT:", [image])
     output = loaded.model.generate(**inputs, max_new_tokens=40, do_sample=False, eos_token_id=None, pad_token_id=0)
-    assert result.text == loaded.processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :].tolist())
+    assert result.text == loaded.preparation.processor.tokenizer.decode(
+        output[0, inputs["input_ids"].shape[1] :].tolist()
+    )
 
 
 async def test_an_eos_token_ends_the_answer_with_stop(engine: Owl2Engine) -> None:
     without_eos(engine)
     loaded = engine._loaded
     assert loaded is not None
-    inputs = loaded.processor("USER: Hi? ASSISTANT:")
+    inputs = loaded.preparation.processor("USER: Hi? ASSISTANT:")
     output = loaded.model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
     generated = output[0, inputs["input_ids"].shape[1] :].tolist()
     end = next(index for index, token_id in enumerate(generated) if index >= 2 and token_id not in generated[:index])
@@ -128,7 +131,7 @@ async def test_an_eos_token_ends_the_answer_with_stop(engine: Owl2Engine) -> Non
     result = await generate(engine, ask("Hi?", max_tokens=8))
 
     assert result.finish_reason == "stop"
-    assert result.text == loaded.processor.tokenizer.decode(generated[:end])
+    assert result.text == loaded.preparation.processor.tokenizer.decode(generated[:end])
     assert result.usage.completion_tokens == end + 1
 
 
