@@ -6,31 +6,29 @@ own, is told the same by `router.jobs.broker`.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, Final
 
 from redis.asyncio import Redis, UnixDomainSocketConnection
 from redis.asyncio.connection import Connection, SSLConnection
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
-from redis.backoff import NoBackoff
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router.redis_address import RedisAddress, read
+from router.redis_master import MasterWatch, watch_master
 from router.redis_watch import RedisWatch, WatchedPool
 
 # Redis does one thing at a time; more connections than keep it busy only make more to hand around.
 MAX_CONNECTIONS: Final = 32
 _TURN_S: Final = 10.0
-# A sentinel answers from memory; one that does not is passed over for the next one.
-SENTINEL_TIMEOUT_S: Final = 1.0
 
 
-class Master:
-    """Where redis is, as its sentinels know it; asked at each new connection. It is what redis-py takes for its pool.
+class MasterPool(WatchedPool):
+    """Connections to the redis that sentinels name. It is also what redis-py's connections ask for it.
 
     Args:
         address: names the sentinels and their service.
-        pool: its idle connections are dropped once redis has moved: to a machine that fell silent they would each take
-            their timeout to notice.
+        options: of `WatchedPool` and of redis-py's pool.
 
     Attributes:
         is_master: no replica will do.
@@ -40,11 +38,11 @@ class Master:
     is_master: Final = True
     check_connection: Final = False
 
-    def __init__(self, address: RedisAddress, pool: WatchedPool) -> None:
-        self._sentinel = sentinels_of(address)
-        self._service = address.service
-        self._pool = pool
-        self._last: tuple[str, int] | None = None
+    def __init__(self, *, address: RedisAddress, **options: Any) -> None:
+        kind = SentinelManagedSSLConnection if address.is_tls else SentinelManagedConnection
+        self._address = address
+        self._master: MasterWatch | None = None
+        super().__init__(connection_class=kind, connection_pool=weakref.proxy(self), **options)
 
     async def get_master_address(self) -> tuple[str, int]:
         """Ask the sentinels.
@@ -52,36 +50,30 @@ class Master:
         Raises:
             redis.asyncio.sentinel.MasterNotFoundError: if none that answers knows of one that is up.
         """
-        host, port = await self._sentinel.discover_master(self._service)
-        found = str(host), int(port)
-        last, self._last = self._last, found
-        if last is not None and last != found:
-            await self._pool.disconnect(inuse_connections=False)
-        return found
-
-    async def aclose(self) -> None:
-        """Hang up on the sentinels."""
-        await self._sentinel.aclose()
-
-
-class MasterPool(WatchedPool):
-    """Connections to the redis that sentinels name.
-
-    Args:
-        address: names them.
-        options: of `WatchedPool` and of redis-py's pool.
-    """
-
-    def __init__(self, *, address: RedisAddress, **options: Any) -> None:
-        kind = SentinelManagedSSLConnection if address.is_tls else SentinelManagedConnection
-        self._master = Master(address, self)
-        super().__init__(connection_class=kind, connection_pool=self._master, **options)
+        if self._master is None:
+            self._master = watch_master(self._address)
+            self._master.join(self)
+        return await self._master.ask()
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Hang up; with all connections also on the sentinels."""
+        if inuse_connections and self._master is not None:
+            master, self._master = self._master, None
+            await master.leave(self)
         await super().disconnect(inuse_connections)
-        if inuse_connections:
-            await self._master.aclose()
+
+
+class Client(Redis):
+    """Redis-py's, which learns from one connection that died without a word to try no other that is as old."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command."""
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except RedisTimeoutError:
+            if isinstance(self.connection_pool, WatchedPool):
+                self.connection_pool.hang_up_idle()
+            raise
 
 
 def make_client(
@@ -114,14 +106,6 @@ def make_client(
         **address.options,
     }
     if address.sentinels:
-        return Redis.from_pool(MasterPool(address=address, **options))
+        return Client.from_pool(MasterPool(address=address, **options))
     kind = SSLConnection if address.is_tls else UnixDomainSocketConnection if address.is_unix else Connection
-    return Redis.from_pool(WatchedPool(connection_class=kind, **options))
-
-
-def sentinels_of(address: RedisAddress) -> Sentinel:
-    """Return what asks an address' sentinels, one after the other."""
-    timeouts = {"socket_timeout": SENTINEL_TIMEOUT_S, "socket_connect_timeout": SENTINEL_TIMEOUT_S}
-    # redis-py's own ten retries of a sentinel that is away would take four seconds of every fail-over.
-    options = {**timeouts, "retry": Retry(NoBackoff(), 0), **address.sentinel_options}
-    return Sentinel(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+    return Client.from_pool(WatchedPool(connection_class=kind, **options))

@@ -136,6 +136,23 @@ class WatchedPool(BlockingConnectionPool):
             raise RedisSilentError("redis has not answered for two seconds")
         return bool(super().can_get_connection())
 
+    def hang_up(self) -> None:
+        """Break off all connections, also those that wait for an answer: redis is elsewhere now. Waits for nothing."""
+        for connection in (*self._available_connections, *self._in_use_connections):
+            _break_off(connection)
+
+    def hang_up_idle(self) -> None:
+        """Break off the connections that are not in use; the next commands make new ones."""
+        for connection in self._available_connections:
+            _break_off(connection)
+
+
+def _break_off(connection: Any) -> None:
+    """End a connection from outside. Closing it in good manners, as redis-py does, would wait for a silent peer."""
+    writer = connection._writer
+    if writer is not None:
+        writer.transport.abort()
+
 
 def watch_of(redis: Redis) -> RedisWatch | None:
     """Return what looks at redis for a client; None if nothing does."""

@@ -93,7 +93,7 @@ async def _ask_sentinels(address: RedisAddress, timeout_s: float) -> RedisFound 
     """Ask where redis is, one sentinel after the other; if none says, return what most hinders them."""
     from redis.exceptions import RedisError
 
-    from router.redis_clients import sentinels_of
+    from router.redis_master import sentinels_of
 
     asked = sentinels_of(address)
     problems: list[RedisFound] = []

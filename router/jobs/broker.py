@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from router.redis_address import RedisAddress, read
-from router.redis_clients import SENTINEL_TIMEOUT_S
+from router.redis_master import SENTINEL_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ All clients go each way: ours, Celery's, and the look that names what is wrong.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from typing import Any
 import pytest
 import redis as redis_sync
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router.cli.redis_check import look_at
 from router.jobs.queue import JobQueue, create_celery
+from router.redis_address import read
 from router.redis_clients import make_client
+from router.redis_master import MasterWatch
 from router.settings import Settings
 from tests.support.sentinels import SERVICE, SentinelServers
 from tests.support.servers import RedisProcess, wait_until
@@ -128,6 +133,38 @@ class TestSentinels:
             await queue.send_tickets({"glm": 1})
             assert await queue.num_waiting("glm") == 2
 
+    async def test_nothing_waits_for_a_master_that_fell_silent_once_there_is_another(self) -> None:
+        servers = SentinelServers(num_redis=2, down_after_ms=500)
+        first = "redis0"
+        try:
+            servers.start()
+            async with make_client(servers.url, timeout_s=GUARD_S) as client:
+                # Given idle connections, and commands without an answer
+                await asyncio.gather(*(client.set(f"glowl:{number}", "1") for number in range(5)))
+                assert await client.execute_command("WAIT", 1, 30_000) >= 1
+                servers.processes[first].child.send_signal(signal.SIGSTOP)
+                waiting = [asyncio.create_task(client.get(f"glowl:{number}")) for number in range(2)]
+                # When the sentinels name another master
+                await asyncio.to_thread(wait_until, lambda: servers.master() != first, "the fail-over")
+                # Then what waited for the old one ends, and all that comes is answered by the new one
+                async with asyncio.timeout(GUARD_S / 2):
+                    ends = await asyncio.gather(*waiting, return_exceptions=True)
+                    assert {type(end) for end in ends} == {RedisConnectionError}
+                    assert await asyncio.gather(*(client.get(f"glowl:{number}") for number in range(5))) == [b"1"] * 5
+        finally:
+            servers.processes[first].child.send_signal(signal.SIGCONT)
+            servers.stop()
+
+    async def test_a_crowd_of_new_connections_is_one_question_to_the_sentinels(self, servers: SentinelServers) -> None:
+        watch = MasterWatch(read(servers.url))
+        with servers.client("sentinel0") as sentinel:
+            before = sentinel.info("stats")["total_connections_received"]  # type: ignore[index]
+            assert len(set(await asyncio.gather(*(watch.ask() for _ in range(30))))) == 1
+            after = sentinel.info("stats")["total_connections_received"]  # type: ignore[index]
+        # Those of other sentinels may be among them
+        assert after - before < 10
+        await watch.aclose()
+
     async def test_each_way_in_which_sentinels_are_no_help_has_its_sentence(self, servers: SentinelServers) -> None:
         url = servers.url
         assert await problem(url) == ""
@@ -150,6 +187,54 @@ class TestSentinels:
             assert await problem(f"sentinel://127.0.0.1:{servers.ports['redis0']}/m") == "redis.sentinels.none"
         finally:
             servers.stop()
+
+
+class Mutable:
+    """A redis that answers everything with OK, until its connections are told to say nothing any more."""
+
+    def __init__(self) -> None:
+        self.num_connections = 0
+        self._is_mute = asyncio.Event()
+        self._mute: set[asyncio.StreamWriter] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def mute(self) -> None:
+        self._mute |= self._writers
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.num_connections += 1
+        self._writers.add(writer)
+        try:
+            while data := await reader.read(4096):
+                # One answer for each command, which begins with a line such as *3
+                if writer not in self._mute:
+                    writer.write(b"+OK\r\n" * data.count(b"*"))
+        except ConnectionError:
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+
+async def test_after_one_connection_that_died_without_a_word_no_other_idle_one_is_tried() -> None:
+    redis = Mutable()
+    async with await asyncio.start_server(redis.serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        # Given several connections, all idle
+        async with make_client(
+            f"redis://127.0.0.1:{port}?protocol=2&health_check_interval=0", timeout_s=GUARD_S
+        ) as client:
+            await asyncio.gather(*(client.set("a", "b") for _ in range(4)))
+            assert redis.num_connections == 4
+            # When all of them fall silent, and one command has waited for its timeout
+            redis.mute()
+            for connection in client.connection_pool._available_connections:
+                connection.socket_timeout = 0.1
+            with pytest.raises(RedisTimeoutError):
+                await client.set("a", "b")
+            # Then the next ones are answered, on new connections
+            await asyncio.gather(*(client.set("a", "b") for _ in range(4)))
+            assert redis.num_connections == 8
 
 
 async def again(work: Callable[[], Awaitable[Any]]) -> Any:

@@ -1,0 +1,122 @@
+"""Which redis the sentinels call master, for all connections of an event loop.
+
+In: the address of sentinels, and pools of connections. Out: a host and a port for each new connection. While there are
+pools, one task asks the sentinels every second: once they name another master, connections to the old one are broken
+off. A machine that fell silent would otherwise keep each of them waiting for its timeout, one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final, Protocol
+from weakref import WeakKeyDictionary
+
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from router.leftovers import end_tasks
+from router.redis_address import RedisAddress
+
+log = logging.getLogger(__name__)
+
+# A sentinel answers from memory; one that does not is passed over for the next one.
+SENTINEL_TIMEOUT_S: Final = 1.0
+_LOOK_EVERY_S: Final = 1.0
+
+
+class Moving(Protocol):
+    """What has connections to the master."""
+
+    def hang_up(self) -> None:
+        """Break off all of them, also those that wait for an answer; waits for nothing."""
+
+
+class MasterWatch:
+    """What the sentinels of one service say.
+
+    Args:
+        address: names them.
+        interval_s: from the end of one look to the next.
+    """
+
+    def __init__(self, address: RedisAddress, *, interval_s: float = _LOOK_EVERY_S) -> None:
+        self._sentinel = sentinels_of(address)
+        self._service = address.service
+        self._interval_s = interval_s
+        self._pools: set[Moving] = set()
+        self._last: tuple[str, int] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[tuple[str, int]] | None = None
+
+    def join(self, pool: Moving) -> None:
+        """Tell a pool from now on."""
+        self._pools.add(pool)
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_forever(), name="redis-master")
+
+    async def leave(self, pool: Moving) -> None:
+        """Tell it no more; after the last one, hang up on the sentinels."""
+        self._pools.discard(pool)
+        if not self._pools:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Look no more, and hang up on the sentinels."""
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            await end_tasks(looking)
+        await self._sentinel.aclose()
+
+    async def ask(self) -> tuple[str, int]:
+        """Return the host and the port of the master; whoever asks at the same time shares the question.
+
+        A crowd of new connections would else be a crowd of connections to the sentinels too, and on a busy machine with
+        TLS some of them would not be made in time.
+
+        Raises:
+            redis.asyncio.sentinel.MasterNotFoundError: if no sentinel that answers knows of one that is up.
+        """
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="redis-master-ask")
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> tuple[str, int]:
+        host, port = await self._sentinel.discover_master(self._service)
+        found = str(host), int(port)
+        last, self._last = self._last, found
+        if last is not None and last != found:
+            log.warning("redis has moved from %s:%d to %s:%d", *last, *found)
+            for pool in self._pools:
+                pool.hang_up()
+        return found
+
+    async def _look_forever(self) -> None:
+        while True:
+            with contextlib.suppress(RedisError, OSError):  # none to be seen now: whoever connects says so
+                await self.ask()
+            await asyncio.sleep(self._interval_s)
+
+
+_Key = tuple[object, ...]
+_WATCHES: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Key, MasterWatch]] = WeakKeyDictionary()
+
+
+def watch_master(address: RedisAddress) -> MasterWatch:
+    """Return the one that the running loop has for an address."""
+    watches = _WATCHES.setdefault(asyncio.get_running_loop(), {})
+    key = address.sentinels, address.service, *sorted(address.sentinel_options.items())
+    if key not in watches:
+        watches[key] = MasterWatch(address)
+    return watches[key]
+
+
+def sentinels_of(address: RedisAddress) -> Sentinel:
+    """Return what asks an address' sentinels, one after the other."""
+    timeouts = {"socket_timeout": SENTINEL_TIMEOUT_S, "socket_connect_timeout": SENTINEL_TIMEOUT_S}
+    # redis-py's own ten retries of a sentinel that is away would take four seconds of every fail-over.
+    options = {**timeouts, "retry": Retry(NoBackoff(), 0), **address.sentinel_options}
+    return Sentinel(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
