@@ -27,6 +27,7 @@ from engines.base import (
     HasTrouble,
     HasWaiting,
 )
+from engines.logs import adopt
 from engines.meters import EngineMeters, EngineState, HasMeters
 
 
@@ -147,7 +148,9 @@ def load_engine(name: str, options: EngineOptions) -> Engine:
             raise ValueError(f"adapter '{adapter}': there is no folder at {folder}")
 
     def load() -> Engine:
-        engine: Engine = importlib.import_module(f"engines.{name}.engine").load(options)
+        module = importlib.import_module(f"engines.{name}.engine")
+        adopt("transformers")
+        engine: Engine = module.load(options)
         return engine
 
     return DeferredEngine(load)
