@@ -14,13 +14,11 @@ import resource
 import signal
 import socket
 import threading
-from http import HTTPStatus
 from types import FrameType
 from typing import Final, cast
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.logging import AccessFormatter
 
 from router.connections import BoundedProtocol, Connections
 from router.services import Services
@@ -53,17 +51,14 @@ class ApiServer(uvicorn.Server):
             ws="none",
             host=settings.host,
             port=settings.port,
-            log_level=settings.log_level.lower(),
+            # The log is the process's (`engines.logs`); accesses are written at their end (`router.middleware.ids`).
+            log_config=None,
+            access_log=False,
             # Who is trusted to say where a request comes from is decided once, by GLOWL_TRUSTED_PROXIES.
             proxy_headers=False,
             # 0 would mean: for ever.
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )
-        accesses = logging.getLogger("uvicorn.access")
-        accesses.addFilter(_is_no_probe)
-        for handler in accesses.handlers:
-            if isinstance(handler.formatter, AccessFormatter) and not handler.formatter.use_colors:
-                handler.setFormatter(AccessLines())
         super().__init__(config)
         self._services: Services = app.state.services
         self._notice_s = settings.drain_notice_s
@@ -111,27 +106,3 @@ def _room_for(max_connections: int) -> int:
     room = max(soft - _OTHER_FILES, soft // 2)
     log.warning("this process may have %d files open: at most %d connections are accepted", soft, room)
     return room
-
-
-class AccessLines(logging.Formatter):
-    """Writes an access as uvicorn does where nothing is coloured, without two copies of the record for it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        if not isinstance(record.args, tuple) or len(record.args) != 5:
-            return super().format(record)
-        client, method, path, version, status = record.args
-        level = f"{record.levelname}:"
-        return f'{level:<9} {client} - "{method} {path} HTTP/{version}" {_shown(cast(int, status))}'
-
-
-@functools.lru_cache(maxsize=1024)
-def _shown(status: int) -> str:
-    known = next((each.phrase for each in HTTPStatus if each == status), "")
-    return f"{status} {known}"
-
-
-def _is_no_probe(record: logging.LogRecord) -> bool:
-    """Whether an access is worth a line: a good answer to who looks every few seconds would bury all others."""
-    _client, _method, path, _version, status = record.args if isinstance(record.args, tuple) else ("",) * 5
-    return not (str(path).partition("?")[0] in ("/healthz", "/readyz") and status == 200)

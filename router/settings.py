@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from engines.http.address import DEFAULT_PORTS, split_urls
+from engines.logs import LogFormat
 from router.limits.addresses import to_networks
 from router.limits.limits import NO_LIMITS, Limits, to_limits
 from router.loopback import is_loopback
@@ -29,10 +30,12 @@ from router.settings_checks import (
     check_issuer,
     check_jwt_secrets,
     check_keys,
-    check_level,
+    check_levels,
     check_origins,
     check_redis,
     check_signing_secrets,
+    level_of,
+    or_auto,
     or_default_scopes,
     or_none,
     split_adapters,
@@ -267,7 +270,13 @@ class Settings(BaseSettings):
     worker_metrics: Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(to_listening)] = Field(
         None, description="HOST:PORT on which a worker shows its own `/metrics`; empty: nowhere"
     )
-    log_level: Annotated[str, AfterValidator(check_level)] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_level: Annotated[str, AfterValidator(check_levels)] = Field(
+        "INFO",
+        description="DEBUG, INFO, WARNING or ERROR; another one for api, worker, glm or owl2: `INFO,worker=DEBUG`",
+    )
+    log_format: Annotated[LogFormat, BeforeValidator(or_auto)] = Field(
+        "auto", description="lines of the log: `json`, `human`, or `auto`: for people on a terminal, JSON elsewhere"
+    )
 
     @classmethod
     def variables(cls) -> frozenset[str]:
@@ -288,6 +297,10 @@ class Settings(BaseSettings):
         Files come before variables: one that is set, but to nothing, would else count as a value.
         """
         return (init_settings, SecretFiles(settings_cls), env_settings)
+
+    def log_level_of(self, process: str) -> str:
+        """Return the lowest level that a process writes: ``api``, ``worker``, ``glm`` or ``owl2``."""
+        return level_of(self.log_level, process)
 
     @property
     def is_only_local(self) -> bool:

@@ -22,6 +22,7 @@ DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 DEFAULT_TOKEN_SCOPES: Final[tuple[Scope, ...]] = ("ask", "jobs", "files")
 DEFAULT_WEBHOOK_DELAYS_S: Final = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0)
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+LOGGING_PROCESSES: Final = ("api", "worker", "glm", "owl2")
 MAX_WEBHOOK_DELAY_S: Final = 72 * 3600.0
 _MIN_JWT_SECRET_BYTES: Final = 32
 
@@ -157,12 +158,31 @@ def check_redis(value: str) -> str:
     return value
 
 
-def check_level(value: str) -> str:
-    """Refuse what is no level of a log."""
-    level = value.strip().upper()
-    if level not in LOG_LEVELS:
+def check_levels(value: str) -> str:
+    """Refuse what is no level of a log, or names no process: ``INFO``, or ``INFO,glm=DEBUG``."""
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    found = [word.rpartition("=") for word in words]
+    processes = [process.strip().lower() for process, _, _ in found]
+    levels = [level.strip().upper() for _, _, level in found]
+    if any(level not in LOG_LEVELS for level in levels):
         raise ValueError(f"choose from {', '.join(LOG_LEVELS)}")
-    return level
+    if any(process not in ("", *LOGGING_PROCESSES) for process in processes):
+        raise ValueError(f"PROCESS=LEVEL takes one of {', '.join(LOGGING_PROCESSES)}")
+    if len(set(processes)) < len(processes):
+        raise ValueError(f"give one level of {', '.join(LOG_LEVELS)}, and PROCESS=LEVEL where another is wanted")
+    pairs = zip(processes, levels, strict=True)
+    return ",".join(f"{process}={level}" if process else level for process, level in pairs) or LOG_LEVELS[1]
+
+
+def level_of(levels: str, process: str) -> str:
+    """Return the level of one process, of what `check_levels` has let through."""
+    by_process = {name: level for name, _, level in (word.rpartition("=") for word in levels.split(","))}
+    return by_process.get(process) or by_process.get("", LOG_LEVELS[1])
+
+
+def or_auto(value: object) -> object:
+    """Take an empty text for ``auto``."""
+    return (value.strip().lower() or "auto") if isinstance(value, str) else value
 
 
 def check_address(value: str) -> str:

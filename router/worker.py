@@ -16,8 +16,7 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import (
-    after_setup_logger,
-    after_setup_task_logger,
+    setup_logging,
     worker_process_shutdown,
     worker_ready,
     worker_shutdown,
@@ -151,9 +150,8 @@ def log_redis_in_one_line(record: logging.LogRecord) -> bool:
     return True
 
 
-def _filter_handlers(logger: logging.Logger, **_: Any) -> None:
-    for handler in logger.handlers:
-        handler.addFilter(log_redis_in_one_line)
+def _keep_logging(**_: Any) -> None:
+    """Be there: celery sets up a log of its own unless somebody takes this signal."""
 
 
 def _register(app: Celery, loop: TaskLoop, meters: WorkerMeters) -> None:
@@ -162,8 +160,7 @@ def _register(app: Celery, loop: TaskLoop, meters: WorkerMeters) -> None:
         with meters.ticket(queue):
             loop.run(ticket.work, queue)
 
-    for configured in (after_setup_logger, after_setup_task_logger):
-        configured.connect(_filter_handlers)
+    setup_logging.connect(_keep_logging)
     worker_shutting_down.connect(lambda **_: loop.drain(), weak=False)
     for signal in (worker_shutdown, worker_process_shutdown):
         signal.connect(lambda **_: loop.stop(), weak=False)

@@ -35,7 +35,7 @@ ENGINES = ("glm", "owl2")
 ROUTER = ("api", "worker", "worker-owl2", "worker-light")
 # Read by huggingface_hub, which downloads the real weights inside the engine images.
 HUB_VARIABLES = {"HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE", "HTTPS_PROXY", "NO_PROXY"}
-ENGINE_VARIABLES = HUB_VARIABLES | {"GLOWL_LOG_LEVEL", "GLOWL_GLM_ADAPTERS"}
+ENGINE_VARIABLES = HUB_VARIABLES | {"GLOWL_LOG_LEVEL", "GLOWL_LOG_FORMAT", "GLOWL_GLM_ADAPTERS"}
 # What the sign on the door of an engine's environment keeps out.
 NOT_FOR_ROUTER = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN"}
 

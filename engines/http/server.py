@@ -29,12 +29,13 @@ from engines.http.address import DEFAULT_PORTS
 from engines.http.app import EngineHost, app_of
 from engines.http.exits import exit_status, one_line
 from engines.http.loading import load_engine
+from engines.logs import LOG_FORMATS, start_logging
 
 _KEEP_ALIVE_S: Final = 30  # longer than clients keep idle connections, so that none is closed as it is used again
 _DRAIN_S: Final = 3
 
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("engines.http.server")  # it is run as a program
 
 
 class _Uvicorn(uvicorn.Server):
@@ -152,13 +153,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         cannot be loaded.
     """
     arguments = _parse(argv)
-    logging.basicConfig(
-        level=arguments.log_level.upper(),
-        format=f"%(asctime)s %(levelname)s {arguments.name}: %(message)s",
-        stream=sys.stderr,
-    )
+    start_logging(arguments.name, arguments.log_level, arguments.log_format)
     # Its "Started server process" lines say nothing that ours do not.
-    logging.getLogger("uvicorn").setLevel(logging.DEBUG if arguments.log_level == "debug" else logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         adapters = parse_adapters(arguments.adapter)
     except ValueError as error:
@@ -242,6 +239,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-batch", type=int, help="requests answered side by side (default: by the device)")
     parser.add_argument("--cache-mb", type=int, help="kept for reuse between requests, MiB (default: by the memory)")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    parser.add_argument(
+        "--log-format", default="auto", choices=LOG_FORMATS, help="auto: human on a terminal, else json"
+    )
     return parser.parse_args(argv)
 
 

@@ -73,6 +73,7 @@ def api(
     if needs_owners(settings) and asyncio.run(has_owners(settings.redis_url)) is False:
         fail(say("access.none", detect_language(), host=settings.published_on or settings.host), code=2)
 
+    from engines.logs import start_logging
     from policies.rules import RulesError
     from router.allocator import keep_freed_memory
     from router.app import create_app
@@ -86,6 +87,7 @@ def api(
         fail(f"GLOWL_PRESET: {error}", code=2)
     except SettingsError as error:
         fail(str(error), code=2)
+    start_logging("api", settings.log_level_of("api"), settings.log_format)
     server = ApiServer(app, settings)
     # What is there by now stays. A full collection that looks through it stops everybody for tens of milliseconds.
     gc.collect()
@@ -153,8 +155,9 @@ def worker(
     from celery.signals import worker_ready
     from celery.worker import state
 
+    from engines.logs import start_logging
     from router.jobs.queue import QUEUES, queue_name
-    from router.worker import create_worker
+    from router.worker import create_worker, log_redis_in_one_line
 
     taken = [queue_name(name.strip()) for name in queues.split(",")] if queues else list(QUEUES)
     if unknown := sorted(set(taken) - set(QUEUES)):
@@ -164,6 +167,7 @@ def worker(
     if sign is not None:
         sign.clear()
         worker_ready.connect(sign.write, weak=False)
+    start_logging("worker", settings.log_level_of("worker"), settings.log_format, adapt=log_redis_in_one_line)
     try:
         app = create_worker(settings, on_beat=None if sign is None else sign.touch)
     except OSError as error:
@@ -172,13 +176,13 @@ def worker(
     try:
         run(
             [
+                "--quiet",  # its banner is no line of a log
                 "worker",
                 # Tasks only wait for engines and redis: threads are enough, and nothing forks.
                 "--pool=threads",
                 f"--concurrency={settings.worker_concurrency}",
                 f"--queues={','.join(taken)}",
                 f"--hostname=glowl-{os.getpid()}-{uuid4().hex[:6]}@%h",
-                f"--loglevel={settings.log_level}",
                 "--without-gossip",
                 "--without-mingle",
             ]
@@ -234,7 +238,8 @@ def engine(
         max_batch=max_batch,
         cache_mb=cache_mb,
         adapter=adapter or adapters_of(name, settings),
-        log_level=settings.log_level.lower(),
+        log_level=settings.log_level_of(name).lower(),
+        log_format=settings.log_format,
     )
     # A new process image, because torch must never be loaded into the command line's own.
     os.execve(argv[0], argv, keep(os.environ, is_for_engine))  # noqa: S606

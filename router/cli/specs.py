@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.logs import chosen
 from router.cli import models, secrets
 from router.cli.common import Language, fail
 from router.cli.data_folder import Layout
@@ -73,6 +74,8 @@ def build_specs(
         "GLOWL_UI_PORT": str(settings.ui_port),
         "GLOWL_DRAIN_S": f"{drain_s:g}",
         "GLOWL_DRAIN_NOTICE_S": f"{notice_s:g}",
+        # Their logs are files, which whoever sits at this terminal may look at.
+        "GLOWL_LOG_FORMAT": chosen(settings.log_format),
     }
     stop_timeout_s = drain_s + notice_s + STOP_MARGIN_S
     specs += [_worker_spec(name, layout.worker_ready(name), env, stop_timeout_s) for name in WORKERS]
@@ -130,7 +133,8 @@ def _engine_spec(
         device=plan.devices.get(name),
         quantization=quantization,
         adapter=adapters_of(name, settings),
-        log_level=settings.log_level.lower(),
+        log_level=settings.log_level_of(name).lower(),
+        log_format=chosen(settings.log_format),
         **listen,
     )
     return ProcessSpec(

@@ -45,8 +45,6 @@ class Identified:
             client = scope.get("client")
             peer = client[0] if client else ""
             address = state["address"] = self._proxies.address_of(peer, scope["headers"])
-            if address != peer:
-                scope["client"] = (address, 0)  # for the server's log
             try:
                 state["caller"] = await self._identify(Headers(scope=scope), address)
             except RouterError as error:

@@ -1,25 +1,38 @@
-"""The id of a request, and the answer to a bug.
+"""The id of a request, its line in the log, and the answer to a bug.
 
 In: any request. Out: an answer with ``x-request-id``, also where the application failed.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engines.origin import ORIGIN, Origin
+
+if TYPE_CHECKING:
+    from router.dispatch import Running
+
+log = logging.getLogger("router.access")
+
+# Asked every few seconds by who watches the service: good answers to them would bury all others.
+_WATCHED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_CLIENT_CLOSED: Final = 499
+_MAX_PATH_BYTES: Final = 500
 # Ids that are safe in a header; others are replaced by a new one.
 _ID: Final = re.compile(rb"[\x20-\x7e\x80-\xff]{1,128}")
 
 
 class RequestIds:
-    """Gives every answer an ``x-request-id``, the caller's own if it sent one, and says whether it is a replay."""
+    """Gives every answer an ``x-request-id``, the caller's own if it sent one, and writes it down at its end."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -33,18 +46,56 @@ class RequestIds:
         request_id = given[0].decode("latin-1") if given else f"req_{secrets.token_hex(12)}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        ORIGIN.set(Origin(request_id))
+        began, status, is_whole = time.perf_counter(), 0, False
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status, is_whole
             if message["type"] == "http.response.start":
+                status = message["status"]
                 headers = list(message.get("headers", ()))
                 if all(name != b"x-request-id" for name, _ in headers):
                     headers.append((b"x-request-id", request_id.encode("latin-1")))
                 if state.get("is_replayed"):
                     headers.append((b"idempotent-replayed", b"true"))
                 message["headers"] = headers
+            elif message["type"] == "http.response.body" and not message.get("more_body", False):
+                is_whole = True
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            status = status or 500  # what answers it stands outside
+            raise
+        finally:
+            if status != 200 or scope["path"] not in _WATCHED:
+                _write_down(scope, status or _CLIENT_CLOSED, is_whole, time.perf_counter() - began)
+
+
+def _write_down(scope: Scope, status: int, is_whole: bool, took_s: float) -> None:
+    """Log a request that has ended; without the query of its address, where some clients send a key."""
+    level = logging.WARNING if status >= 500 else logging.INFO
+    if not log.isEnabledFor(level):
+        return
+    path = scope.get("raw_path", b"")[:_MAX_PATH_BYTES].decode("latin-1") or scope["path"]
+    state = scope.get("state", {})
+    fields: dict[str, Any] = {
+        "method": scope["method"],
+        "path": path,
+        "status": status,
+        "duration_ms": round(took_s * 1000, 1),
+        "client": state.get("address") or (scope.get("client") or ("",))[0],
+    }
+    if not is_whole:
+        fields["broken_off"] = True
+    if (code := state.get("error_code")) is not None:
+        fields["code"] = code
+    running: Running | None = state.get("running")
+    if running is not None:
+        fields["response_id"] = running.job.id
+        fields["route"] = running.job.spec.decision.get("route", "")
+    log.log(level, "%s %s %d", scope["method"], path, status, extra={"fields": fields})
 
 
 class BugsAnswered:

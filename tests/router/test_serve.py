@@ -1,45 +1,12 @@
-"""The api's server: what it writes down of those who ask."""
+"""The api's server: how it ends, and its second port."""
 
-import logging
 import signal
 import sys
 
 import httpx
 import pytest
-import uvicorn
-from uvicorn.logging import AccessFormatter
 
-from router.serve import AccessLines, _is_no_probe
 from tests.support.servers import Process, free_port, wait_until
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status", "is_written"),
-    [
-        ("GET", "/healthz", 200, False),
-        ("GET", "/readyz?verbose", 200, False),
-        ("GET", "/readyz", 503, True),
-        ("GET", "/v1/models", 200, True),
-        ("POST", "/v1/chat/completions", 500, True),
-    ],
-)
-def test_good_answers_to_probes_are_not_written_down(method, path, status, is_written):
-    # Given a record as uvicorn's access log makes it
-    args = ("127.0.0.1:1", method, path, "1.1", status)
-    record = logging.LogRecord("uvicorn.access", logging.INFO, "", 0, '%s - "%s %s HTTP/%s" %d', args, None)
-    assert _is_no_probe(record) is is_written
-
-
-@pytest.mark.parametrize("status", [200, 404, 499, 503])
-def test_an_access_is_written_as_uvicorn_writes_it(status):
-    args = ("127.0.0.1:1", "POST", "/v1/responses?a=%20b", "1.1", status)
-    record = logging.LogRecord("uvicorn.access", logging.INFO, "", 0, '%s - "%s %s HTTP/%s" %d', args, None)
-    theirs = AccessFormatter(uvicorn.config.LOGGING_CONFIG["formatters"]["access"]["fmt"], use_colors=False)
-    assert AccessLines().format(record) == theirs.format(record)
-
-
-def test_a_record_of_another_shape_is_written_down():
-    assert _is_no_probe(logging.LogRecord("uvicorn.access", logging.INFO, "", 0, "words", None, None))
 
 
 @pytest.mark.e2e

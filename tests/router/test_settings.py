@@ -71,6 +71,31 @@ def test_an_unknown_log_level_stops_the_start(monkeypatch: pytest.MonkeyPatch, v
     assert [error["loc"] for error in caught.value.errors()] == [("log_level",)]
 
 
+@pytest.mark.parametrize(
+    ("value", "api", "glm"),
+    [("", "INFO", "INFO"), ("warning, GLM=debug", "WARNING", "DEBUG"), ("api=ERROR", "ERROR", "INFO")],
+)
+def test_a_process_may_have_a_log_level_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, value: str, api: str, glm: str
+) -> None:
+    monkeypatch.setenv("GLOWL_LOG_LEVEL", value)
+    settings = Settings()
+    assert (settings.log_level_of("api"), settings.log_level_of("glm")) == (api, glm)
+
+
+@pytest.mark.parametrize("value", ["redis=DEBUG", "api=loud", "glm=INFO,glm=DEBUG"])
+def test_a_log_level_of_no_process_of_ours_stops_the_start(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("GLOWL_LOG_LEVEL", value)
+    with pytest.raises(ValidationError, match=r"api, worker, glm, owl2|choose from|PROCESS=LEVEL"):
+        Settings()
+
+
+@pytest.mark.parametrize(("value", "expected"), [("", "auto"), (" JSON ", "json"), ("human", "human")])
+def test_a_log_format_is_taken_in_any_case(monkeypatch: pytest.MonkeyPatch, value: str, expected: str) -> None:
+    monkeypatch.setenv("GLOWL_LOG_FORMAT", value)
+    assert Settings().log_format == expected
+
+
 _JWKS = {"GLOWL_JWT_JWKS": "/keys.json", "GLOWL_JWT_ISSUER": "https://a", "GLOWL_JWT_AUDIENCE": "glowl"}
 
 

@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 import redis
 import typer
-from celery.signals import after_setup_logger
 from kombu.exceptions import OperationalError
 from kombu.message import Message
 
 from router import worker
 from router.cli.processes import ReadySign
-from router.settings import Settings
 from router.worker import TaskLoop
 
 
@@ -94,14 +92,13 @@ def test_a_ready_file_that_cannot_be_written_stops_the_worker_with_a_reason(tmp_
 
 @pytest.fixture
 def lines() -> Iterator[tuple[logging.Logger, io.StringIO]]:
-    """A logger as celery sets one up for a worker of ours, and what it has written."""
-    worker.create_worker(Settings(REDIS_URL="redis://127.0.0.1:1/0"))
+    """A logger as a worker has it, and what it has written."""
     written = io.StringIO()
     logger, handler = logging.getLogger("tests.celery"), logging.StreamHandler(written)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.propagate = False
-    after_setup_logger.send(sender=None, logger=logger)
+    handler.addFilter(worker.log_redis_in_one_line)
     yield logger, written
     logger.removeHandler(handler)
 

@@ -131,12 +131,15 @@ def test_engine_passes_on_what_was_given_and_nothing_else(executed):
         "100",
         "--log-level",
         "info",
+        "--log-format",
+        "auto",
     ]
 
 
 def test_engine_takes_from_the_environment_what_no_option_says(executed, monkeypatch):
     # Given a container, whose command is fixed
-    monkeypatch.setenv("GLOWL_LOG_LEVEL", "warning")
+    monkeypatch.setenv("GLOWL_LOG_LEVEL", "warning,owl2=DEBUG")
+    monkeypatch.setenv("GLOWL_LOG_FORMAT", "human")
     monkeypatch.setenv("GLOWL_GLM_ADAPTERS", "a=/a,b=org/b")
 
     # When engines start, one of them with an adapter named
@@ -146,10 +149,10 @@ def test_engine_takes_from_the_environment_what_no_option_says(executed, monkeyp
 
     # Then each has its own
     begins = ["-P", "-m", "engines.http.server", "glm", "--model", "echo"]
-    ends = ["--log-level", "warning"]
+    ends = ["--log-level", "warning", "--log-format", "human"]
     assert executed[0][1:] == [*begins, "--adapter", "a=/a", "--adapter", "b=org/b", *ends]
     assert executed[1][1:] == [*begins, "--adapter", "c=/c", *ends]
-    assert executed[2][1:] == [*begins[:3], "owl2", *begins[4:], *ends]
+    assert executed[2][1:] == [*begins[:3], "owl2", *begins[4:], "--log-level", "debug", *ends[2:]]
 
 
 def test_engine_refuses_an_unknown_name_and_an_unknown_option(executed):

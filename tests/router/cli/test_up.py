@@ -269,7 +269,8 @@ def test_adapters_are_a_list_of_names_and_places_in_the_environment(monkeypatch)
 
 
 @pytest.mark.usefixtures("own_redis")
-def test_every_child_is_told_where_the_others_are():
+def test_every_child_is_told_where_the_others_are(monkeypatch):
+    monkeypatch.setattr("router.cli.specs.chosen", lambda _format: "human")  # as at a terminal
     specs = specs_for(Path("/data"), port=8123)
     assert list(specs) == ["redis", "glm", "owl2", "worker", "worker-owl2", "worker-light", "api"]
     for name in ("worker", "worker-owl2", "api"):
@@ -284,12 +285,13 @@ def test_every_child_is_told_where_the_others_are():
             "GLOWL_UI_PORT": "0",
             "GLOWL_DRAIN_S": "2",
             "GLOWL_DRAIN_NOTICE_S": "0",
+            "GLOWL_LOG_FORMAT": "human",
         }
     assert all(specs[name].env == {} for name in ("redis", "glm", "owl2"))
     assert all(specs[name].stop_timeout_s > 2 for name in ("worker", "worker-owl2", "worker-light", "api"))
     assert specs["glm"].argv[1:] == (
         *("-P", "-m", "engines.http.server", "glm"),
-        *("--model", "echo", "--log-level", "info", "--uds", "/data/run/glm.sock"),
+        *("--model", "echo", "--log-level", "info", "--log-format", "human", "--uds", "/data/run/glm.sock"),
     )
     assert specs["redis"].layer == 0
     order = sorted(specs.values(), key=lambda spec: -spec.layer)

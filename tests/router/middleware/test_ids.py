@@ -1,7 +1,8 @@
-"""Every answer has an id, a bug's too."""
+"""Every answer has an id, a bug's too, and a line in the log."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
+from engines.origin import ORIGIN
 from tests.router.middleware.conftest import MakeApp, client_of
 from tests.support.servers import AppServer
 
@@ -80,3 +82,55 @@ async def test_an_id_that_cannot_be_sent_back_is_replaced_or_cut(http: httpx.Asy
     answer = await http.get("/healthz", headers={"x-request-id": given})
     assert answer.status_code == 200
     assert 0 < len(answer.headers["x-request-id"]) <= 128
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str, dict[str, Any]]]:
+    found = [record for record in caplog.records if record.name == "router.access"]
+    return [(record.levelno, record.getMessage(), record.__dict__["fields"]) for record in found]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [("GET", "/v1/responses/resp_1", 503, "queue_unavailable"), ("GET", "/nowhere", 404, "not_found")],
+)
+async def test_a_request_is_a_line_at_its_end(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, method: str, path: str, status: int, code: str
+) -> None:
+    with caplog.at_level("INFO"):
+        await http.request(method, f"{path}?api_key=secret", headers={"x-forwarded-for": "192.0.2.7"})
+    [(level, message, fields)] = lines_of(caplog)
+    assert (level, message) == (logging.WARNING if status > 499 else logging.INFO, f"{method} {path} {status}")
+    assert fields.pop("duration_ms") >= 0
+    assert fields == {"method": method, "path": path, "status": status, "client": "192.0.2.7", "code": code}
+
+
+async def test_good_answers_to_probes_are_no_lines(
+    app: FastAPI, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        assert (await http.get("/healthz")).status_code == 200
+        app.state.services.draining.set()
+        assert (await http.get("/readyz")).status_code == 503
+    assert [message for _, message, _ in lines_of(caplog)] == ["GET /readyz 503"]
+
+
+async def test_an_answer_that_breaks_off_is_a_line_that_says_so(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    async def pieces() -> Any:
+        yield b"half"
+        raise TypeError("a")
+
+    app.add_api_route("/half", lambda: StreamingResponse(pieces()))
+    with caplog.at_level("INFO"):
+        async with client_of(app) as http:
+            with pytest.raises(TypeError):
+                await http.get("/half")
+    assert [(message, fields["broken_off"]) for _, message, fields in lines_of(caplog)] == [("GET /half 200", True)]
+
+
+async def test_what_a_request_leads_to_knows_its_id(app: FastAPI) -> None:
+    app.add_api_route("/whose", lambda: ORIGIN.get().request_id)
+    async with client_of(app) as http:
+        answer = await http.get("/whose", headers={"x-request-id": "mine"})
+        assert answer.json() == "mine"
+        answer = await http.get("/whose")
+        assert answer.json() == answer.headers["x-request-id"]
