@@ -70,9 +70,7 @@ async def answers_named(services: Services, items: str | Sequence[InputItem], ca
             continue
         job = await services.store.get(f"resp_{found[2]}") if found is not None else None
         names = (
-            await find_items(job, lambda job_id=job.id: services.store.read_events(job_id))  # type: ignore[misc]
-            if job is not None and job.spec.owner == caller
-            else None
+            await find_items(job, services.store.read_events) if job is not None and job.spec.owner == caller else None
         )
         if job is None or names is None or (job.final is None and item.id == names.final):
             raise BadRequestError(texts.NO_ITEM.fill(id=item.id), code="item_not_found", param=f"input[{index}].id")

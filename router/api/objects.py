@@ -28,27 +28,37 @@ MAX_POLL_MS: Final = 5000
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The ids of a job's output items, as its stream announced them.
+    """A job's output items, as its stream announced them.
 
     Attributes:
-        draft: of the draft.
-        final: of the final answer.
+        draft: id of the draft.
+        final: id of the final answer.
+        before: the items before the final answer, as a finished object lists them. An item's place in ``output`` is the
+            ``output_index`` that the stream gave it.
     """
 
     draft: str
     final: str
+    before: tuple[Json, ...] = ()
 
     @classmethod
     def usual(cls, job: Job) -> Items:
-        """Return the ids of a job none of whose runs had to be started again: the draft is item 0, the final item 1."""
-        return cls(item_id(job.id, 0, job.spec.draft_as), item_id(job.id, 1))
+        """Return those of a job whose draft was whole before its answer began, and none of whose runs began again."""
+        draft, form = item_id(job.id, 0, job.spec.draft_as), job.spec.draft_as
+        before: tuple[Json, ...] = ()
+        if job.draft is not None and job.draft.text and form == "reasoning":
+            before = (reasoning_item(draft, draft_title(job.spec) + job.draft.text, "completed"),)
+        elif job.draft is not None and job.draft.text and form == "message":
+            before = (passed_message(draft, "commentary", "completed"),)
+        return cls(draft, item_id(job.id, 1), before)
 
 
 def to_response(job: Job, items: Items | None = None) -> Json:
     """Return the Responses object of a job, whatever its state.
 
-    While it runs, ``output`` holds the draft once it is there, so that a naive poller prints something useful; at the
-    end it holds the final answer only and the draft moves to ``hybrid.draft``.
+    While it runs, ``output`` holds the draft once it is there, so that a naive poller prints something useful. At the
+    end it holds the items of the stream, each at its ``output_index``, the final answer last; the final answer is the
+    only one with text in it, as clients join the text of all messages. The draft is in ``hybrid.draft`` too.
 
     Args:
         job: the record.
@@ -57,7 +67,7 @@ def to_response(job: Job, items: Items | None = None) -> Json:
     spec = job.spec
     items = items or Items.usual(job)
     if job.final is not None:
-        output = [_message(items.final, job.final, "final_answer")]
+        output = [*items.before, _message(items.final, job.final, "final_answer")]
     elif job.draft is not None and not job.is_terminal:
         # Whatever it is in the stream, a poll shows it as a message.
         output = [_message(f"msg_{items.draft.partition('_')[2]}", job.draft, "commentary")]
@@ -355,10 +365,26 @@ def message_item(item: str, text: str, phase: str, status: str, logprobs: Iterab
     return {"id": item, "type": "message", "role": "assistant", "status": status, "phase": phase, "content": content}
 
 
+def passed_message(item: str, phase: str, status: str) -> Json:
+    """Return a message that the final answer takes the place of: without its text, which clients would join."""
+    return {**message_item(item, "", phase, "in_progress"), "status": status}
+
+
 def reasoning_item(item: str, text: str | None, status: str) -> Json:
     """Return an output item that clients show as thinking, and never as part of the answer."""
     summary = [] if text is None else [{"type": "summary_text", "text": text}]
     return {"id": item, "type": "reasoning", "status": status, "summary": summary}
+
+
+def draft_model(spec: JobSpec) -> str:
+    """Return who writes a job's draft, as far as that was known when it was accepted."""
+    return next((branch.model for branch in spec.branches if branch.name == "draft" and branch.model), "GLM-4.6V-Flash")
+
+
+def draft_title(spec: JobSpec) -> str:
+    """Return the words above a draft that is shown as reasoning, in the question's language."""
+    model = draft_model(spec)
+    return f"**{model} 的草稿**\n\n" if spec.language == "zh" else f"**Draft by {model}**\n\n"
 
 
 def output_text(text: str, logprobs: Iterable[TokenLogprob] = ()) -> Json:

@@ -13,12 +13,22 @@ from typing import Any, Final, Literal
 from engines.json_forms import to_logprobs
 from engines.json_text import dump_line
 from router.api import texts
-from router.api.objects import Items, item_id, message_item, output_text, reasoning_item, to_response
+from router.api.objects import (
+    Items,
+    draft_model,
+    draft_title,
+    item_id,
+    message_item,
+    output_text,
+    passed_message,
+    reasoning_item,
+    to_response,
+)
 from router.api.said import Runs, Said
 from router.call import DraftAs
 from router.errors import EngineFailedError
 from router.jobs.events import replay
-from router.jobs.job import MERGE, Event, Job, JobSpec, Unit
+from router.jobs.job import MERGE, Event, Job, Unit
 
 Json = dict[str, Any]
 
@@ -35,7 +45,12 @@ class _Item:
     kind: Literal["draft", "final"]
     title: str = ""
     said: Said = field(default_factory=Said)
-    is_done: bool = False
+    status: Literal["in_progress", "completed", "incomplete"] = "in_progress"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is added to it any more."""
+        return self.status != "in_progress"
 
 
 @dataclass
@@ -115,10 +130,14 @@ class ResponseStream:
 
     @property
     def items(self) -> Items:
-        """The items that the object shows: of each kind the one that was announced last."""
+        """The items that the object shows: of each kind the id that was announced last, and all in their places."""
         usual = Items.usual(self.job)
         last = {item.kind: item.id for item in self._items}
-        return Items(last.get("draft", usual.draft), last.get("final", usual.final))
+        final = last.get("final", usual.final)
+        before = (
+            self._to_shown(item) for item in self._items if item.id != final and self._form_of(item.kind) != "events"
+        )
+        return Items(last.get("draft", usual.draft), final, tuple(before))
 
     @property
     def _shows_draft(self) -> bool:
@@ -191,6 +210,12 @@ class ResponseStream:
     def _form_of(self, kind: str) -> DraftAs:
         return "message" if kind == "final" else self.job.spec.draft_as
 
+    def _to_shown(self, item: _Item) -> Json:
+        """Return an item that is not the final answer, as the finished object lists it."""
+        if self._form_of(item.kind) == "reasoning":
+            return reasoning_item(item.id, item.title + item.said.text, item.status)
+        return passed_message(item.id, _PHASES[item.kind], item.status)
+
     def _delta(self, item: _Item, rest: Said) -> Json:
         item.said.add(rest.text, rest.logprobs)
         form = self._form_of(item.kind)
@@ -205,11 +230,11 @@ class ResponseStream:
             {"type": "response.output_text.delta", **_place(item), "delta": rest.text, "logprobs": logprobs}
         )
 
-    def _close(self, kind: str, status: str) -> list[Json]:
+    def _close(self, kind: str, status: Literal["completed", "incomplete"]) -> list[Json]:
         item = self._open_item(kind)
         if item is None:
             return []
-        item.is_done = True
+        item.status = status
         text, logprobs = item.said.text, item.said.logprobs
         form = self._form_of(item.kind)
         if form == "events":
@@ -256,17 +281,6 @@ def _summary_place(item: _Item) -> Json:
     return {"item_id": item.id, "output_index": item.index, "summary_index": 0}
 
 
-def draft_model(spec: JobSpec) -> str:
-    """Return who writes a job's draft, as far as that was known when it was accepted."""
-    return next((branch.model for branch in spec.branches if branch.name == DRAFT and branch.model), "GLM-4.6V-Flash")
-
-
-def draft_title(spec: JobSpec) -> str:
-    """Return the words above a draft that is shown as reasoning, in the question's language."""
-    model = draft_model(spec)
-    return f"**{model} 的草稿**\n\n" if spec.language == "zh" else f"**Draft by {model}**\n\n"
-
-
 def answer_restarted(job_id: str) -> EngineFailedError:
     """Make the error of a stream whose answer was begun again in other words: what was sent cannot be taken back."""
     return EngineFailedError(texts.ANSWER_CHANGED.fill(job_id=job_id), status=500, code="answer_restarted")
@@ -298,20 +312,20 @@ async def to_response_events(
             return
 
 
-async def find_items(job: Job, load_events: Callable[[], Awaitable[list[Event]]]) -> Items:
-    """Return what the stream of a job calls, or would call, its items.
+async def find_items(job: Job, read_events: Callable[[str], Awaitable[list[Event]]]) -> Items:
+    """Return what the stream of a job shows, or would show, as its items.
 
-    A run that was started again and said something else made the stream announce a further item; nothing but the events
-    tells, so they are read if that may have happened.
+    Nothing but the events tells which words of a draft came before the answer, or that a run was started again and said
+    something else, which makes a further item. They are read only if one of these may have happened.
 
     Args:
         job: the record.
-        load_events: reads the events of the job; none if they are gone.
+        read_events: of the job with an id; none if they are gone.
     """
     if _is_usual(job):
         return Items.usual(job)
     stream = ResponseStream(job)
-    for event in await load_events() or (replay(job) if job.is_terminal else []):
+    for event in await read_events(job.id) or (replay(job) if job.is_terminal else []):
         stream.feed(event)
     if job.is_terminal:
         stream.finish(job)
@@ -320,11 +334,13 @@ async def find_items(job: Job, load_events: Callable[[], Awaitable[list[Event]]]
 
 def _is_usual(job: Job) -> bool:
     """Whether the stream announced one draft and one final answer at most, as far as the record tells."""
-    told = [job.units[name] for name in ("draft", job.spec.final_unit) if name in job.units]
+    told = [job.units[name] for name in (DRAFT, job.spec.final_unit) if name in job.units]
     if any(unit.epoch > 1 for unit in told):
         return False
     if job.final is None or not job.is_terminal:
         return True
+    if DRAFT in job.units and job.spec.draft_as in ("reasoning", "message"):
+        return False
     # Otherwise somebody else than planned wrote the final answer: what was begun stands as an item of its own.
     final_unit = job.units.get(job.spec.final_unit)
     if job.spec.final_unit == MERGE:

@@ -37,7 +37,7 @@ def response_of(stack: ProcessStack, response_id: str | None, key: str = KEYS[0]
 
 
 def answer_of(response: dict[str, Any]) -> str:
-    return str(response["output"][0]["content"][0]["text"]).strip()
+    return str(response["output"][-1]["content"][0]["text"]).strip()
 
 
 def test_stop_ends_the_work_itself(slow: ProcessStack, visit: Visit) -> None:

@@ -278,7 +278,7 @@ def _check_answer(outcome: Outcome, response: dict[str, Any]) -> list[str]:
         if _text(outcome.response) != text:
             wrong.append(f"{outcome.id}: its caller read {_text(outcome.response)!r}, the record says {text!r}")
     if outcome.job.kind in ("stream", "direct") and state == saw == "completed" and not outcome.is_broken:
-        final_id = outcome.events[-1]["response"]["output"][0]["id"]
+        final_id = outcome.events[-1]["response"]["output"][-1]["id"]
         said = "".join(
             event["delta"]
             for event in outcome.events

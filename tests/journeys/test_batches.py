@@ -224,7 +224,7 @@ def test_responses_lines_can_be_read_by_their_ids_and_the_end_is_told(stack: Sta
     bodies = {entry["custom_id"]: entry["response"]["body"] for entry in read(stack, done.output_file_id)}
     kept, forgotten = bodies["kept"], bodies["forgotten"]
     assert (kept["object"], kept["status"], kept["background"], kept["store"]) == ("response", "completed", False, True)
-    assert stack.client.responses.retrieve(kept["id"]).output_text == kept["output"][0]["content"][0]["text"]
+    assert stack.client.responses.retrieve(kept["id"]).output_text == kept["output"][-1]["content"][0]["text"]
     with pytest.raises(openai.NotFoundError):
         stack.client.responses.retrieve(forgotten["id"])
     assert (kept["hybrid"]["response_id"], forgotten["hybrid"]["response_id"]) == (kept["id"], None)

@@ -103,7 +103,7 @@ def test_a_stream_survives_the_death_of_the_worker_without_repeating_itself(stac
     reader.join(300)
 
     assert events[-1].type == "response.completed"
-    final_item = events[-1].response.output[0]
+    final_item = events[-1].response.output[-1]
     said = "".join(
         event.delta for event in events if event.type == "response.output_text.delta" and event.item_id == final_item.id
     )

@@ -63,7 +63,7 @@ def test_two_pictures_in_the_background_are_queued_polled_and_merged(stack: Stac
 
     assert done.output_text.startswith("[echo owl2] 2 pictures")
     assert hybrid(done)["rule"] == "several-pictures"
-    assert [item.phase for item in done.output] == ["final_answer"]
+    assert [item.type for item in done.output] == ["reasoning", "message"]
     assert done.usage.input_tokens > 0
 
 
@@ -149,7 +149,9 @@ def test_the_response_stream_has_draft_then_final_and_agrees_with_the_poll(stack
     assert done.item.phase == "final_answer"
     polled = stack.client.responses.retrieve(final.id)
     assert done.item.content[0].text == final.output_text == polled.output_text
-    assert done.item.id == polled.output[0].id
+    shown = [(item.id, item.to_dict()) for item in polled.output]
+    assert shown == [(event.item.id, event.item.to_dict()) for event in (*drafts, done)]
+    assert [event.output_index for event in (*drafts, done)] == list(range(len(shown)))
 
 
 def test_a_finished_stream_can_be_read_again_from_any_point(stack: Stack) -> None:
@@ -203,7 +205,7 @@ def test_a_deep_response_has_the_log_probabilities_of_whoever_wrote_it(stack: St
         events: list[Any] = list(stream)
 
     done = [event for event in events if event.type == "response.output_text.done"]
-    for part in (whole.output[0].content[0], events[-1].response.output[0].content[0], done[-1]):
+    for part in (whole.output[-1].content[0], events[-1].response.output[-1].content[0], done[-1]):
         assert part.text.startswith(f"[echo {writer}]")
         assert joined(part.logprobs) == part.text
 

@@ -20,11 +20,11 @@ from router.api.errors import envelope, to_refusal, wants_chinese
 from router.api.failures import to_failure
 from router.api.hangups import PING_S, with_pings
 from router.api.intake import asking, parse, services_of
-from router.api.objects import to_chunk, to_hybrid, to_route_headers
+from router.api.objects import draft_title, to_chunk, to_hybrid, to_route_headers
 from router.api.owned_stream import OwnedStream
 from router.api.said import Runs, Said
 from router.api.schemas import ChatRequest
-from router.api.stream import DRAFT, SSE_DONE, SSE_HEADERS, SSE_PING, answer_restarted, draft_title, sse
+from router.api.stream import DRAFT, SSE_DONE, SSE_HEADERS, SSE_PING, answer_restarted, sse
 from router.api.waiting import Wait, announce, answer, ended, is_draft_ended, look, shown
 from router.direct import as_accepted
 from router.dispatch import Running

@@ -81,10 +81,10 @@ async def list_responses(
     services, caller = services_of(request), owner(request, "ask")
     wanted = Wanted(state, q, metadata_wanted(request))
     page = await list_jobs(services, caller, wanted, after=after, limit=limit)
-    data = [
-        {**to_response(job), "input": to_wire_input(job.spec.messages)[-1:]}
-        for job in await located(services, page.jobs)
-    ]
+    data = []
+    for job in await located(services, page.jobs):
+        items = await find_items(job, services.store.read_events)
+        data.append({**to_response(job, items), "input": to_wire_input(job.spec.messages)[-1:]})
     return json_response(to_page(data, has_more=page.has_more, last_id=page.last_id))
 
 
@@ -168,7 +168,7 @@ async def _show(services: Services, job: Job) -> Response:
 
 
 async def _to_json(services: Services, job: Job, headers: dict[str, str]) -> Response:
-    items = await find_items(job, lambda: services.store.read_events(job.id))
+    items = await find_items(job, services.store.read_events)
     return json_response(to_response(job, items), headers=headers)
 
 

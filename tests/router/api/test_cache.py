@@ -74,7 +74,7 @@ def status(response: httpx.Response) -> str | None:
 
 
 def text_of(body: dict[str, Any]) -> str:
-    return str(body["output"][0]["content"][0]["text"])
+    return str(body["output"][-1]["content"][0]["text"])
 
 
 def test_the_same_question_is_answered_by_the_same_answer_under_another_id(

@@ -32,11 +32,11 @@ def turns(http: httpx.Client, response_id: str) -> list[tuple[str, str]]:
 def test_an_answer_that_is_named_by_its_id_is_a_turn(http: httpx.Client, kind: Json) -> None:
     first = ask(http, user("你好")).json()
 
-    second = ask(http, user("你好"), {**kind, "id": first["output"][0]["id"]}, user("再说一次")).json()
+    second = ask(http, user("你好"), {**kind, "id": first["output"][-1]["id"]}, user("再说一次")).json()
 
     assert turns(http, second["id"]) == [
         ("user", "你好"),
-        ("assistant", first["output"][0]["content"][0]["text"]),
+        ("assistant", first["output"][-1]["content"][0]["text"]),
         ("user", "再说一次"),
     ]
 
@@ -68,7 +68,7 @@ def test_items_of_others_are_not_found(keyed_api: AppServer) -> None:
     with httpx.Client(base_url=keyed_api.url, timeout=300, trust_env=False) as http:
         alice, bob = ({"authorization": f"Bearer {key}"} for key in ("alice", "bob"))
         first = http.post("/v1/responses", json={"model": "glowl", "input": "你好"}, headers=alice).json()
-        named = {"type": "item_reference", "id": first["output"][0]["id"]}
+        named = {"type": "item_reference", "id": first["output"][-1]["id"]}
         body = {"model": "glowl", "input": [named, user("再说")]}
 
         answers = [http.post("/v1/responses", json=body, headers=headers).status_code for headers in (alice, bob)]

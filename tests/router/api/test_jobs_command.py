@@ -107,7 +107,7 @@ def test_wait_ends_with_the_outcome(http: httpx.Client, glowl: Glowl, redis_proc
     waiter.join(300)
 
     assert results[0].exit_code == 0
-    assert json.loads(results[0].stdout)["output"][0]["content"][0]["text"] == "deep owl"
+    assert json.loads(results[0].stdout)["output"][-1]["content"][0]["text"] == "deep owl"
     for job_id, state in [(bad, "failed"), (cancelled, "cancelled")]:
         ended = glowl("wait", job_id)
         assert (ended.exit_code, ended.stdout) == (1, f"{job_id}: {state}\n")

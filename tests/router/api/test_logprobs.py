@@ -55,7 +55,7 @@ def test_a_response_has_them_when_asked_and_when_read_again(client: openai.OpenA
 
     again = client.responses.retrieve(response.id)
     for answer in (response, again):
-        part: Any = answer.output[0].content[0]  # type: ignore[union-attr,index]
+        part: Any = answer.output[-1].content[0]  # type: ignore[union-attr,index]
         assert joined(part.logprobs) == part.text == SAID
         assert answer.top_logprobs == asked.get("top_logprobs", 0)
 
@@ -72,13 +72,13 @@ def test_a_response_stream_has_them_in_every_event_that_carries_text(client: ope
     assert "".join(entry.token for entry in done.logprobs) == done.text == SAID
     assert joined(by_type["response.content_part.done"][0].part.logprobs) == SAID
     assert joined(by_type["response.output_item.done"][0].item.content[0].logprobs) == SAID
-    assert joined(events[-1].response.output[0].content[0].logprobs) == SAID
+    assert joined(events[-1].response.output[-1].content[0].logprobs) == SAID
 
 
 def test_nothing_of_them_is_kept_unless_asked(client: openai.OpenAI, http: httpx.Client) -> None:
     response = client.responses.create(model="glowl", input="你好", top_logprobs=0)
 
-    assert response.output[0].content[0].logprobs == []  # type: ignore[union-attr,index]
+    assert response.output[-1].content[0].logprobs == []  # type: ignore[union-attr,index]
     job = http.get(f"/v1/jobs/{response.id}").json()
     assert "logprobs" not in job["final"]
     assert "logprobs" not in job["units"][0]["result"]

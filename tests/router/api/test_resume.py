@@ -98,7 +98,7 @@ def test_from_wherever_a_stream_is_resumed_it_is_the_tail_of_the_whole(
         assert polled == whole[-1]["response"]
         announced = {event["item"]["id"] for event in whole if event["type"] == "response.output_item.added"}
         announced |= {event["item_id"] for event in whole if event["type"] == "hybrid.draft.added"}
-        shown = {polled["output"][0]["id"], polled["hybrid"]["draft"]["item_id"]}
+        shown = {polled["output"][-1]["id"], polled["hybrid"]["draft"]["item_id"]}
         assert shown <= {*announced, item_id(response_id, 0, draft_as)}
     for after in range(len(whole)):
         assert read(http, response_id, starting_after=after) == whole[after + 1 :]
@@ -132,7 +132,7 @@ def test_how_it_ended_is_told_even_if_the_record_has_fewer_events_than_the_strea
     rest = read(http, response_id, starting_after=cut_at)
 
     assert [(event["type"], event["sequence_number"]) for event in rest] == [("response.completed", cut_at + 1)]
-    assert rest[0]["response"]["output"][0]["content"][0]["text"] == "an " * 12
+    assert rest[0]["response"]["output"][-1]["content"][0]["text"] == "an " * 12
 
 
 def test_two_apis_give_one_stream_while_the_job_runs(

@@ -32,7 +32,20 @@ def fold(job: Job, *events: Event) -> list[dict[str, Any]]:
     out = stream.begin()
     for event in events:
         out.extend(stream.feed(event))
-    return out + stream.finish(job)
+    out += stream.finish(job)
+    if job.final is not None and out[-1]["type"] != "error":
+        check_places(out)
+    return out
+
+
+def check_places(out: list[dict[str, Any]]) -> None:
+    """Each item of a stream has the place in the finished object that the stream named; only the answer has text."""
+    shown = out[-1]["response"]["output"]
+    told = {each["output_index"]: each["item"] for each in out if each["type"] == "response.output_item.done"}
+    assert sorted(told) == list(range(len(shown)))
+    for index, item in told.items():
+        passed = {"content": []} if item["type"] == "message" and index < len(shown) - 1 else {}
+        assert shown[index] == {**item, **passed}
 
 
 def answer(text: str, **fields: Any) -> FinalAnswer:
@@ -67,7 +80,7 @@ def test_draft_and_final_become_two_items_with_rising_numbers() -> None:
     assert items(out) == [(DRAFT, "completed", "owl"), (DEEP, "completed", "an owl")]
     assert [each["type"] for each in out][:2] == ["response.created", "response.in_progress"]
     assert out[-1]["type"] == "response.completed"
-    assert out[-1]["response"]["output"][0]["content"][0]["text"] == "an owl"
+    assert out[-1]["response"]["output"][-1]["content"][0]["text"] == "an owl"
 
 
 def test_by_default_the_draft_is_thinking_with_a_title() -> None:
@@ -103,7 +116,7 @@ def test_by_default_the_draft_is_thinking_with_a_title() -> None:
     assert thought == {"id": THOUGHT, "type": "reasoning", "status": "completed", "summary": summary}
     assert "".join(each["delta"] for each in out if each["type"] == "response.reasoning_summary_text.delta") == text
     # What the object shows beside the answer is the draft as it was written, under the id that the stream announced.
-    assert (final["id"], out[-1]["response"]["output"]) == (DEEP, [final])
+    assert (final["id"], out[-1]["response"]["output"]) == (DEEP, [thought, final])
     assert out[-1]["response"]["hybrid"]["draft"] == {"item_id": THOUGHT, "model": "", "text": "draft"}
 
 
@@ -232,7 +245,7 @@ def test_a_run_that_says_something_else_after_a_restart_starts_a_new_item() -> N
     assert [(status, text) for _, status, text in items(out)] == [("incomplete", "an owl"), ("completed", "two cats")]
     assert len({item for item, _, _ in items(out)}) == 2
     # The object shows the item that was announced last.
-    assert out[-1]["response"]["output"][0]["id"] == items(out)[-1][0]
+    assert out[-1]["response"]["output"][-1]["id"] == items(out)[-1][0]
 
 
 @pytest.mark.parametrize(("language", "words"), [("en", "The answer changed"), ("zh", "发生了变化")])

@@ -173,15 +173,16 @@ def test_what_is_degraded_is_said_in_the_questions_language(
     assert to_hybrid(Job(replace(spec, decision=decision), "queued", units))["degraded"] == expected
 
 
-async def test_a_poll_reads_the_events_only_if_an_item_may_have_been_announced_twice() -> None:
+async def test_a_poll_reads_the_events_only_if_the_record_cannot_tell_the_items() -> None:
     num_reads = 0
 
-    async def load() -> list[Event]:
+    async def load(job_id: str) -> list[Event]:
         nonlocal num_reads
         num_reads += 1
         return [Event("delta", "draft", 1, "a cat"), Event("requeued", "draft", 1), Event("delta", "draft", 2, "owl")]
 
     usual = job_with(DRAFT, DEEP, MERGE, final="an owl")
+    usual = replace(usual, spec=replace(usual.spec, draft_as="events"))
     again = job_with(replace(DRAFT, epoch=2), RUNNING)
 
     assert await find_items(usual, load) == Items.usual(usual)

@@ -192,7 +192,7 @@ async def test_a_failed_group_is_named_in_the_answer_and_stream_and_poll_agree(s
     assert job.final.degraded == ("pictures 5-7 could not be analysed by owl2 (invalid_image): cut off",)
     events = await stage.streamed(spec)
     assert final_text(events) == job.final.text
-    [shown] = events[-1]["response"]["output"]
+    *_, shown = events[-1]["response"]["output"]
     assert shown["content"][0]["text"] == job.final.text
     assert [group["state"] for group in events[-1]["response"]["hybrid"]["groups"]] == [
         "completed",
