@@ -74,7 +74,7 @@ def build_services(settings: Settings) -> Services:
     redis, reader = make_redis(settings, watch=watch), make_redis(settings)
     reads = make_redis(settings, watch=watch, timeout_s=_REDIS_READ_TIMEOUT_S)
     store = make_store(settings, redis, reads)
-    queue = JobQueue(create_celery(settings), is_silent=lambda: watch.is_silent)
+    queue = JobQueue(create_celery(settings), watch=watch)
     hub = EventHub(reader, store)
     engines = make_engines(settings)
     monitor = EngineMonitor(engines, on_up=lambda engine: wake(store, queue, engine))

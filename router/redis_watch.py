@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
@@ -41,10 +42,12 @@ class RedisWatch:
 
     Attributes:
         is_silent: the last two looks had no answer.
+        heard_at: when redis last answered a look, of `time.monotonic`; at first, when this was made.
     """
 
     def __init__(self, redis: Redis, *, interval_s: float = _LOOK_EVERY_S) -> None:
         self.is_silent = False
+        self.heard_at = time.monotonic()
         self._redis = redis
         self._interval_s = interval_s
         self._misses = 0
@@ -67,8 +70,11 @@ class RedisWatch:
         except (RedisError, OSError, RuntimeError) as error:
             # Refusing, loading and hanging up count as answers.
             self._misses = self._misses + 1 if _is_timeout(error) else 0
+            if not isinstance(error, RedisConnectionError | RedisTimeoutError | OSError | RuntimeError):
+                self.heard_at = time.monotonic()
         else:
             self._misses = 0
+            self.heard_at = time.monotonic()
         was_silent, self.is_silent = self.is_silent, self._misses >= _MISSES
         if self.is_silent and not was_silent:
             log.warning("redis does not answer; what needs it is refused at once until it does")

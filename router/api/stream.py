@@ -26,7 +26,7 @@ from router.api.objects import (
 )
 from router.api.said import Runs, Said
 from router.call import DraftAs
-from router.errors import EngineFailedError
+from router.errors import EngineFailedError, QueueUnavailableError
 from router.jobs.events import replay
 from router.jobs.job import MERGE, Event, Job, Unit
 
@@ -325,7 +325,11 @@ async def find_items(job: Job, read_events: Callable[[str], Awaitable[list[Event
     if _is_usual(job):
         return Items.usual(job)
     stream = ResponseStream(job)
-    for event in await read_events(job.id) or (replay(job) if job.is_terminal else []):
+    try:
+        events = await read_events(job.id)
+    except QueueUnavailableError:  # the record is at hand, and worth more than which words its stream had told
+        events = []
+    for event in events or (replay(job) if job.is_terminal else []):
         stream.feed(event)
     if job.is_terminal:
         stream.finish(job)

@@ -36,6 +36,10 @@ _PAUSE_S = 3.0
 _BEGIN_S = 15.0
 # Timeout for reading a finished answer after the wait is over.
 _READ_S = 2.0
+# A wait without a number outlives a restart and a fail-over of redis; not one that hangs, nor one that stays away.
+REDIS_PATIENCE_S = 15.0
+_LOOK_EVERY_S = 1.0
+_RETRY_S = 0.5
 
 
 async def answer(request: Request, running: Running, wait_s: float, extra: Extra | None = None) -> Response:
@@ -86,6 +90,33 @@ async def _settle(services: Services, running: Running, wait_s: float) -> Job:
                 if is_settled and is_due and known is not None:
                     return known
     return await ended(services, running, wait, known)
+
+
+async def until_end(services: Services, running: Running) -> Job:
+    """Wait for the end of an answer, however long that takes, as long as redis answers; returns the record.
+
+    Raises:
+        QueueUnavailableError: if redis has not answered for `REDIS_PATIENCE_S`. It names the job, which goes on.
+        NotFoundError: if the job was deleted meanwhile.
+    """
+    if not running.is_queued:
+        async with contextlib.aclosing(running.events) as all_there:
+            async for _ in all_there:
+                pass
+    else:
+        async with contextlib.aclosing(with_pings(running.events, _LOOK_EVERY_S)) as events:
+            async for event in events:
+                if event is None:
+                    _check_heard(services, running)
+    job = running.finished()
+    while job is None:
+        try:
+            job = _existing(await services.store.get(running.job.id), running)
+        except QueueUnavailableError:
+            _check_heard(services, running)
+            await asyncio.sleep(_RETRY_S)
+    running.seen = job
+    return job
 
 
 class Wait:
@@ -158,7 +189,7 @@ async def look(services: Services, running: Running, wait: Wait, known: Job | No
         if known is not None and known.draft is not None:
             return known, True
         if wait.is_over and wait.is_in_vain(running.job):
-            raise _unreadable(services, running, wait) from error
+            raise _unreadable(services, running, wait.waited_s) from error
         return known, False
     if job.draft is not None or job.is_terminal:
         return job, True
@@ -183,7 +214,7 @@ async def ended(services: Services, running: Running, wait: Wait, known: Job | N
     except TimeoutError as error:
         if known is not None and known.draft is not None:
             return known
-        raise _unreadable(services, running, wait) from error
+        raise _unreadable(services, running, wait.waited_s) from error
 
 
 async def _timed_out(services: Services, job: Job, wait: Wait) -> EngineFailedError:
@@ -198,12 +229,19 @@ async def _timed_out(services: Services, job: Job, wait: Wait) -> EngineFailedEr
     )
 
 
-def _unreadable(services: Services, running: Running, wait: Wait) -> QueueUnavailableError:
+def _check_heard(services: Services, running: Running) -> None:
+    now = time.monotonic()
+    # A job that was accepted is a sign of life too.
+    if now - max(services.redis_watch.heard_at, running.began_at) >= REDIS_PATIENCE_S:
+        raise _unreadable(services, running, now - running.began_at)
+
+
+def _unreadable(services: Services, running: Running, waited_s: float) -> QueueUnavailableError:
     """Make the error of a wait at whose end redis does not answer; the job's id leads to the answer when it does."""
     job = running.job
     if not job.is_announced:
         services.dispatcher.do_later(lambda: services.store.tell(job.id))
-    return QueueUnavailableError(texts.REDIS_SILENT.fill(waited_s=wait.waited_s, id=job.id), retry_after_s=2)
+    return QueueUnavailableError(texts.REDIS_SILENT.fill(waited_s=waited_s, id=job.id), retry_after_s=2)
 
 
 def shown(job: Job) -> FinalAnswer | UnitResult | None:

@@ -8,9 +8,10 @@ was lost is noticed, because the record knows how many units wait.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from celery import Celery
@@ -19,10 +20,13 @@ from kombu import Connection, Exchange, Queue
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from router.errors import QueueUnavailableError
 from router.jobs.broker import to_broker
 from router.jobs.job import Job
 from router.jobs.schedule import queue_of
-from router.redis import queue_unavailable
+from router.leftovers import Leftovers
+from router.redis import queue_unavailable, while_heard
+from router.redis_watch import RedisWatch
 from router.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -129,12 +133,13 @@ class JobQueue:
 
     Args:
         celery: the application of `create_celery`; it only sends from now on.
-        is_silent: whether redis is known not to answer; then nothing is sent.
+        watch: knows whether redis answers; while it does not nothing is sent, and a send is not waited for.
     """
 
-    def __init__(self, celery: Celery, *, is_silent: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, celery: Celery, *, watch: RedisWatch | None = None) -> None:
         self._celery = celery
-        self._is_silent = is_silent
+        self._watch = watch
+        self._sends = Leftovers()
         make_sender(celery)
         # Sending blocks, so it runs in threads; a small number keeps the broker's connection pool small too.
         self._slots = asyncio.Semaphore(_MAX_SENDS_AT_ONCE)
@@ -146,11 +151,16 @@ class JobQueue:
     async def send_tickets(self, numbers: Mapping[str, int]) -> None:
         """Send tickets; a failure is logged only, because what waits without one is noticed.
 
+        A send that is under way when redis falls silent goes on, for some ten seconds with its retries, without us.
+
         Args:
             numbers: how many by queue: ``glm``, ``owl2``, ``light`` or ``webhooks``.
         """
         tickets = [queue for queue, number in numbers.items() for _ in range(number)]
-        await asyncio.gather(*(self._send(WORK, [queue], queue_name(queue)) for queue in tickets))
+        sends = [self._sends.add(self._send(WORK, [queue], queue_name(queue))) for queue in tickets]
+        with contextlib.suppress(QueueUnavailableError):
+            async with while_heard(self._watch):
+                await asyncio.shield(asyncio.gather(*sends))
 
     async def send(self, job: Job, unit: str) -> None:
         """Send a ticket for a branch, or the merge, of a job that has just been put in line."""
@@ -164,16 +174,20 @@ class JobQueue:
             QueueUnavailableError: if redis does not answer.
         """
         async with self._slots:
-            if self._is_silent():
+            if self._is_silent:
                 raise queue_unavailable()
             try:
                 return sum(await asyncio.to_thread(count_tickets, self._celery, [queue_name(queue)]))
             except (OperationalError, RedisError, OSError, AttributeError) as error:
                 raise queue_unavailable() from error
 
+    @property
+    def _is_silent(self) -> bool:
+        return self._watch is not None and self._watch.is_silent
+
     async def _send(self, name: str, args: list[str], queue: str) -> None:
         async with self._slots:
-            if self._is_silent():
+            if self._is_silent:
                 log.debug("redis is silent: %s of %s is sent when it is missed", name, args)
                 return
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router.bootstrap import make_redis
 from router.errors import QueueUnavailableError
+from router.jobs.queue import JobQueue, create_celery
 from router.leftovers import end_tasks
 from router.lua import JobScript, Scripts, load
 from router.redis import may_be_done, while_heard
@@ -47,6 +49,25 @@ LATE = RedisTimeoutError("Timeout reading from socket")
 
 async def test_two_looks_without_an_answer_are_silence_and_one_answer_ends_it() -> None:
     assert await looked(None, LATE, LATE, LATE, None, LATE) == [False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("end", "is_heard"),
+    [
+        (None, True),
+        (ResponseError("OOM"), True),
+        (LATE, False),
+        (RedisConnectionError("refused"), False),
+        (BusyLoadingError("loading"), False),
+    ],
+)
+async def test_a_redis_that_is_away_is_not_heard_and_one_that_is_full_is(
+    end: RedisError | None, is_heard: bool
+) -> None:
+    watch = RedisWatch(cast("Redis", Answers(end)))
+    watch.heard_at = 0.0
+    await watch.look()
+    assert (watch.heard_at > 0) is is_heard
 
 
 @pytest.mark.parametrize(
@@ -141,3 +162,27 @@ async def test_a_wait_that_began_before_redis_fell_silent_ends_then() -> None:
                 await asyncio.wait_for(wait, 60)
             assert may_be_done(caught.value)
     assert not watch._limits
+
+
+async def test_a_ticket_under_way_is_not_waited_for_once_redis_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a queue whose broker has been sent a ticket and says nothing
+    watch = RedisWatch(cast("Redis", Answers(LATE, LATE)))
+    celery = create_celery(Settings(REDIS_URL="redis://127.0.0.1:1"))
+    is_sent, may_end = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def send(*_: Any, **__: Any) -> None:
+        loop.call_soon_threadsafe(is_sent.set)
+        may_end.wait(60)
+
+    monkeypatch.setattr(celery, "send_task", send)
+    queue = JobQueue(celery, watch=watch)
+    sending = asyncio.create_task(queue.send_tickets({"glm": 1}))
+    await is_sent.wait()
+
+    # When redis is found silent, then whoever sends goes on
+    await watch.look()
+    assert not sending.done()
+    await watch.look()
+    await asyncio.wait_for(sending, 30)
+    may_end.set()

@@ -29,6 +29,7 @@ from router.api.paging import Limit, to_page
 from router.api.readers import Frame, Readers, Told, to_frames
 from router.api.schemas import ResponsesRequest, ResponseUpdate
 from router.api.stream import SSE_HEADERS, SSE_PING, answer_restarted, find_items, sse
+from router.api.waiting import until_end
 from router.direct import FAST_UNIT
 from router.dispatch import Running
 from router.errors import BadRequestError
@@ -58,7 +59,7 @@ async def create_response(request: Request) -> Response:
         if not running.job.is_announced:
             await services.store.tell(running.job.id)
         return await _show(services, running.job)
-    job = await hold(request, running, _wait(services, running))
+    job = await hold(request, running, until_end(services, running))
     if job.state == "failed":
         # Whoever waits for the answer gets a refusal as such; whoever polls finds it in the object.
         with fields_named():
@@ -170,15 +171,6 @@ async def _show(services: Services, job: Job) -> Response:
 async def _to_json(services: Services, job: Job, headers: dict[str, str]) -> Response:
     items = await find_items(job, services.store.read_events)
     return json_response(to_response(job, items), headers=headers)
-
-
-async def _wait(services: Services, running: Running) -> Job:
-    async with contextlib.aclosing(running.events):
-        async for _event in running.events:
-            pass
-    job = running.finished() or await services.hub.load(running.job.id)
-    running.seen = job or await find_response(services, running.job.id, running.job.spec.owner)
-    return running.seen
 
 
 def _stream(request: Request, running: Running, after: int = -1) -> OwnedStream:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import redis
 
+from router.api import waiting
 from router.batches.records import BatchSpec
 from router.jobs.job import Job, JobSpec
 from router.redis import may_be_done, queue_unavailable, storage_full
@@ -223,6 +224,50 @@ def test_a_chat_that_waits_ends_with_its_wait_though_redis_has_fallen_silent(
     assert f"/v1/responses/{job_id}" in refused["error"]["message"]
     wait_until(lambda: http.get(f"/v1/responses/{job_id}").status_code == 200, "redis to answer again")
     http.post(f"/v1/responses/{job_id}/cancel")
+
+
+def test_a_held_response_ends_soon_though_it_names_no_wait(
+    http: httpx.Client, redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a response that is held for its job, which nobody works on
+    monkeypatch.setattr(waiting, "REDIS_PATIENCE_S", 1.0)
+    before = ids_of(http.get("/v1/jobs"))
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(http.post, "/v1/responses", json={**DEEP, "model": "mplug-owl2"}, timeout=GUARD_S)
+        wait_until(lambda: ids_of(http.get("/v1/jobs")) - before, "the job")
+        [job_id] = ids_of(http.get("/v1/jobs")) - before
+
+        # When redis hangs meanwhile
+        os.kill(redis_process.child.pid, signal.SIGSTOP)
+        try:
+            answer = held.result()
+        finally:
+            os.kill(redis_process.child.pid, signal.SIGCONT)
+
+    # Then it is told where the answer will be, and that is true
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_unavailable")
+    assert f"/v1/responses/{job_id}" in answer.json()["error"]["message"]
+    assert answer.headers["retry-after"]
+    wait_until(lambda: http.get(f"/v1/responses/{job_id}").status_code == 200, "redis to answer again")
+    http.post(f"/v1/responses/{job_id}/cancel")
+
+
+def test_a_held_response_outlives_a_short_silence(
+    http: httpx.Client, redis_process: RedisProcess, api: AppServer
+) -> None:
+    watch = api._app.state.services.redis_watch
+    before = ids_of(http.get("/v1/jobs"))
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(http.post, "/v1/responses", json={**DEEP, "model": "mplug-owl2"}, timeout=300)
+        wait_until(lambda: ids_of(http.get("/v1/jobs")) - before, "the job")
+        [job_id] = ids_of(http.get("/v1/jobs")) - before
+        os.kill(redis_process.child.pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: watch.is_silent, "the api to notice")
+        finally:
+            os.kill(redis_process.child.pid, signal.SIGCONT)
+        wait_until(lambda: http.post(f"/v1/responses/{job_id}/cancel").status_code == 200, "redis to answer again")
+        assert held.result().json()["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("more", [{}, {"headers": {"Idempotency-Key": "silent-2"}}])

@@ -14,6 +14,7 @@ from engines.base import Usage
 from router.api.objects import Items, to_hybrid, to_response
 from router.api.stream import find_items
 from router.api.timings import STEPS, to_server_timing, to_timings
+from router.errors import QueueUnavailableError
 from router.jobs.eta import QueuePlace
 from router.jobs.job import BranchPlan, Event, FinalAnswer, Job, Unit, UnitResult
 from router.output_format import OutputFormat
@@ -193,3 +194,11 @@ async def test_a_poll_reads_the_events_only_if_the_record_cannot_tell_the_items(
     assert shown["hybrid"]["draft"]["item_id"] == items.draft != Items.usual(again).draft
     # What a poll shows as a message is thinking in the stream.
     assert shown["output"][0]["id"].removeprefix("msg_") == items.draft.removeprefix("rs_")
+
+
+async def test_items_are_those_of_the_record_while_redis_cannot_be_read() -> None:
+    async def fail(job_id: str) -> list[Event]:
+        raise QueueUnavailableError("away")
+
+    job = job_with(DRAFT, DEEP, MERGE, final="an owl")
+    assert await find_items(job, fail) == Items.usual(job)
