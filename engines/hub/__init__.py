@@ -1,0 +1,1 @@
+"""Models from the Hugging Face hub or ModelScope: found, downloaded, verified; without torch."""
