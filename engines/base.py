@@ -251,7 +251,7 @@ class EngineOptions:
     """How to load a local engine; what ``glowl engine NAME`` was given.
 
     Attributes:
-        model: a checkpoint folder or a hub id.
+        model: a checkpoint folder.
         device: ``auto`` takes the first CUDA device, else the CPU.
         dtype: ``auto`` is bfloat16 on CUDA and float32 on the CPU.
         attn_implementation: ``auto`` picks the best that is installed; or ``sdpa``, ``eager``, ``flash_attention_2``.
@@ -263,6 +263,7 @@ class EngineOptions:
             used beside it.
         pixel_budget: most pixels of one picture that the model sees; None takes the engine's own default.
         adapters: LoRA adapters to load, as (name, folder or hub id).
+        model_name: the hub's id of what is in the folder; empty if it is not from a hub.
     """
 
     model: str
@@ -275,6 +276,7 @@ class EngineOptions:
     cache_bytes: int | None = None
     pixel_budget: int | None = None
     adapters: tuple[tuple[str, str], ...] = ()
+    model_name: str = ""
 
 
 @runtime_checkable

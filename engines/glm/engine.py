@@ -385,7 +385,8 @@ class GlmEngine:
         self._model, attention = load_model(
             options.model, self._device, dtype, options.attn_implementation, options.quantization
         )
-        self._adapters = load_adapters(self._model, options.model, options.adapters, self._device, dtype)
+        base = options.model_name or options.model
+        self._adapters = load_adapters(self._model, base, options.adapters, self._device, dtype)
         self._health = {"device": str(self._device), "dtype": str(dtype), "attn_implementation": attention}
         log.info("glm loaded from %s: %s", options.model, self._health)
         self._scope = CacheScope(

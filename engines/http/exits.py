@@ -6,6 +6,7 @@ In: what loading raised. Out: the line, and an exit status that supervisors unde
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Final
 
 from engines.base import EngineError
@@ -16,7 +17,8 @@ HOPELESS: Final = os.EX_CONFIG  # 78: the same again, until somebody changes som
 UNKNOWN: Final = 1
 
 _MAX_CHARS = 600
-# Of safetensors, which this process may not have imported.
+# Of the hub's HTTP client and of safetensors, which this process may not have imported.
+_CONNECTION_ERROR = "TransportError"
 _BROKEN_FILES = frozenset({"SafetensorError"})
 
 
@@ -29,7 +31,7 @@ def exit_status(error: BaseException) -> int:
     helps = getattr(error, "waiting_helps", None)
     if isinstance(helps, bool):
         return TRY_AGAIN if helps else HOPELESS
-    if isinstance(error, ConnectionError | TimeoutError):
+    if any(_is_of_the_line(cause) for cause in _with_causes(error)):
         return TRY_AGAIN
     # transformers raises an OSError without a number for a checkpoint that is not whole.
     is_not_whole = isinstance(error, OSError) and error.errno is None
@@ -38,6 +40,22 @@ def exit_status(error: BaseException) -> int:
     if type(error).__name__ in _BROKEN_FILES:
         return HOPELESS
     return UNKNOWN
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_the_line(error: BaseException) -> bool:
+    """Whether a connection failed, or a server did: peft and transformers ask the hub for adapters by themselves."""
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    is_of_the_line = isinstance(error, ConnectionError | TimeoutError) or _CONNECTION_ERROR in names
+    return is_of_the_line or status == 429 or status >= 500
 
 
 def one_line(error: BaseException) -> str:

@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import importlib
 import importlib.util
+import logging
 import pkgutil
-import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import engines
@@ -27,8 +28,15 @@ from engines.base import (
     HasTrouble,
     HasWaiting,
 )
+from engines.hub.names import ModelName
+from engines.hub.progress import Watcher
+from engines.hub.pull import pull
 from engines.logs import adopt
 from engines.meters import EngineMeters, EngineState, HasMeters
+
+_PROGRESS_EVERY_S = 30.0
+
+log = logging.getLogger(__name__)
 
 
 class DeferredEngine:
@@ -36,10 +44,12 @@ class DeferredEngine:
 
     Args:
         load: makes the engine; called once, on another thread.
+        fetch: awaited before that.
     """
 
-    def __init__(self, load: Callable[[], Engine]) -> None:
+    def __init__(self, load: Callable[[], Engine], fetch: Callable[[], Awaitable[None]] | None = None) -> None:
         self._load = load
+        self._fetch = fetch
         self._loading: asyncio.Future[Engine] | None = None
         self._meters = EngineMeters()
 
@@ -52,7 +62,13 @@ class DeferredEngine:
         return await self._engine().info()
 
     async def start(self) -> None:
-        """Import, load and warm up."""
+        """Download what is not here, import, load and warm up.
+
+        Raises:
+            HubError: if the model cannot be had.
+        """
+        if self._fetch is not None:
+            await self._fetch()
         self._loading = asyncio.ensure_future(asyncio.to_thread(self._load))
         engine = await asyncio.shield(self._loading)
         await engine.start()
@@ -134,7 +150,7 @@ def load_engine(name: str, options: EngineOptions) -> Engine:
     if model.is_dir():
         if not (model / "config.json").is_file():
             raise ValueError(f"{model} is no checkpoint folder: it has no config.json")
-    elif not _is_hub_id(options.model):
+    elif ModelName.parse(options.model) is None:
         raise ValueError(f"there is no checkpoint folder at {model}")
 
     if options.adapters and importlib.util.find_spec("peft") is None:
@@ -144,7 +160,7 @@ def load_engine(name: str, options: EngineOptions) -> Engine:
         if folder.is_dir():
             if not (folder / "adapter_config.json").is_file():
                 raise ValueError(f"adapter '{adapter}': {folder} is no adapter's folder: it has no adapter_config.json")
-        elif not _is_hub_id(source):
+        elif ModelName.parse(source) is None:
             raise ValueError(f"adapter '{adapter}': there is no folder at {folder}")
 
     def load() -> Engine:
@@ -153,11 +169,34 @@ def load_engine(name: str, options: EngineOptions) -> Engine:
         engine: Engine = module.load(options)
         return engine
 
-    return DeferredEngine(load)
+    async def fetch() -> None:
+        nonlocal options
+        options = await fetched(options)
+
+    return DeferredEngine(load, fetch)
 
 
-def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None
+async def fetched(options: EngineOptions) -> EngineOptions:
+    """Turn a model's name into the folder that it was downloaded to; a folder stays as it is.
+
+    Raises:
+        HubError: if it cannot be had.
+    """
+    name = _name_of(options.model)
+    if name is None:
+        return options
+    watcher = Watcher(
+        lambda progress: log.info("downloading %s: %s", name, progress),
+        lambda note: log.info("%s", note),
+        every_s=_PROGRESS_EVERY_S,
+    )
+    snapshot = await pull(name, watcher)
+    log.info("%s is in %s", snapshot.name, snapshot.folder)
+    return replace(options, model=str(snapshot.folder), model_name=name.repo)
+
+
+def _name_of(model: str) -> ModelName | None:
+    return None if Path(model).expanduser().is_dir() else ModelName.parse(model)
 
 
 def _engine_names() -> list[str]:

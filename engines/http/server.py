@@ -215,7 +215,11 @@ async def _serve(name: str, engine: Engine, host: str, port: int, uds: str | Non
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="glowl engine", description="Serve one engine over HTTP.")
     parser.add_argument("name", help="which engine: glm, owl2")
-    parser.add_argument("--model", required=True, help="checkpoint folder, hub id, or 'echo' for no weights at all")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="checkpoint folder, [modelscope:]ORG/NAME[@REVISION], or 'echo' for no weights at all",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     ports = ", ".join(f"{port} for {name}" for name, port in DEFAULT_PORTS.items())
     parser.add_argument("--port", type=int, help=f"port, 0 for a free one (default: {ports})")

@@ -197,7 +197,11 @@ def worker(
 def engine(
     name: Annotated[str, typer.Argument(metavar="glm|owl2", help="Which engine.")],
     model: Annotated[
-        str, typer.Option(help="A checkpoint folder, a Hugging Face hub id, or `echo` for the engine without weights.")
+        str,
+        typer.Option(
+            metavar="FOLDER|[modelscope:]ORG/NAME[@REVISION]|echo",
+            help="A checkpoint folder, a model on the Hugging Face hub or ModelScope, or `echo` for no weights.",
+        ),
     ],
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on.")] = None,

@@ -37,6 +37,7 @@ from engines.http import app, exits, loading, server
 from engines.http.balancer import BalancedClient
 from engines.http.client import EngineClient, _to_waiting
 from router.health import EngineMonitor
+from tests.support.hub_server import serving_hub
 
 CHAT = "/v1/chat/completions"
 
@@ -654,6 +655,23 @@ async def test_an_engine_is_its_folders_load_called_when_it_starts(monkeypatch, 
 
     assert given == [options]
     assert (await engine.info()).name == "glm"
+    await engine.aclose()
+
+
+async def test_a_model_of_a_hub_is_a_folder_before_its_engine_is_made(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    given: list[EngineOptions] = []
+    module = types.SimpleNamespace(load=lambda options: given.append(options) or EchoEngine("glm"))
+    monkeypatch.setitem(sys.modules, "engines.glm.engine", module)
+    async with serving_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        with caplog.at_level("INFO"):
+            engine = loading.load_engine("glm", EngineOptions(model="org/model"))
+            await engine.start()
+    (options,) = given
+    assert options.model_name == "org/model"
+    assert (Path(options.model) / "config.json").is_file()
+    assert options.model in caplog.text
     await engine.aclose()
 
 
