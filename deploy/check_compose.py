@@ -92,7 +92,8 @@ class Project:
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Ask the service; status 0 where nobody answers."""
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+        # The questions repeat, and an answer from the cache would show nothing.
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
         request = urllib.request.Request(self.base + path, data=data, method=method, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=120) as reply:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -23,8 +24,10 @@ from router.redis_address import RedisAddress
 
 log = logging.getLogger(__name__)
 
-# A sentinel answers from memory; one that does not is passed over for the next one.
+# A sentinel answers from memory. Where one is asked after the other, one that does not answer is soon passed over.
 SENTINEL_TIMEOUT_S: Final = 1.0
+# Here all are asked at once, and on a busy machine a connection with TLS alone takes more than a second.
+_PATIENCE_S: Final = 5.0
 _LOOK_EVERY_S: Final = 1.0
 
 
@@ -44,13 +47,14 @@ class MasterWatch:
     """
 
     def __init__(self, address: RedisAddress, *, interval_s: float = _LOOK_EVERY_S) -> None:
-        self._sentinel = sentinels_of(address)
+        self._sentinel = sentinels_of(address, timeout_s=_PATIENCE_S)
         self._service = address.service
         self._interval_s = interval_s
         self._pools: set[Moving] = set()
         self._last: tuple[str, int] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[tuple[str, int]] | None = None
+        self._asked: dict[Redis, asyncio.Task[tuple[str, int] | str]] = {}
 
     def join(self, pool: Moving) -> None:
         """Tell a pool from now on."""
@@ -67,8 +71,7 @@ class MasterWatch:
     async def aclose(self) -> None:
         """Look no more, and hang up on the sentinels."""
         looking, self._looking = self._looking, None
-        if looking is not None:
-            await end_tasks(looking)
+        await end_tasks(*(task for task in (looking, self._asking, *self._asked.values()) if task is not None))
         await self._sentinel.aclose()
 
     async def ask(self) -> tuple[str, int]:
@@ -85,14 +88,38 @@ class MasterWatch:
         return await asyncio.shield(self._asking)
 
     async def _ask(self) -> tuple[str, int]:
-        host, port = await self._sentinel.discover_master(self._service)
-        found = str(host), int(port)
+        found = await self._first_answer()
         last, self._last = self._last, found
         if last is not None and last != found:
             log.warning("redis has moved from %s:%d to %s:%d", *last, *found)
             for pool in self._pools:
                 pool.hang_up()
         return found
+
+    async def _first_answer(self) -> tuple[str, int]:
+        """Ask all sentinels at once; one that has not answered yet is not asked again meanwhile."""
+        for sentinel in self._sentinel.sentinels:
+            if sentinel not in self._asked or self._asked[sentinel].done():
+                self._asked[sentinel] = asyncio.create_task(self._ask_one(sentinel), name="redis-sentinel")
+        pending, problem = set(self._asked.values()), ""
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if not isinstance(found := task.result(), str):
+                    return found
+                problem = found
+        raise MasterNotFoundError(f"no sentinel names a master of {self._service}: {problem}")
+
+    async def _ask_one(self, sentinel: Redis) -> tuple[str, int] | str:
+        """Return the master that one sentinel names, or why it names none: perhaps nobody waits for its answer."""
+        try:
+            masters: Any = await sentinel.sentinel_masters()
+        except (RedisError, OSError) as error:
+            return str(error)
+        state = masters.get(self._service)
+        if state is None or not self._sentinel.check_master_state(state, self._service):
+            return "it knows of none that is up"
+        return str(state["ip"]), int(state["port"])
 
     async def _look_forever(self) -> None:
         while True:
@@ -114,9 +141,9 @@ def watch_master(address: RedisAddress) -> MasterWatch:
     return watches[key]
 
 
-def sentinels_of(address: RedisAddress) -> Sentinel:
-    """Return what asks an address' sentinels, one after the other."""
-    timeouts = {"socket_timeout": SENTINEL_TIMEOUT_S, "socket_connect_timeout": SENTINEL_TIMEOUT_S}
+def sentinels_of(address: RedisAddress, *, timeout_s: float = SENTINEL_TIMEOUT_S) -> Sentinel:
+    """Return what asks an address' sentinels."""
+    timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
     # redis-py's own ten retries of a sentinel that is away would take four seconds of every fail-over.
     options = {**timeouts, "retry": Retry(NoBackoff(), 0), **address.sentinel_options}
     return Sentinel(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import redis
 
@@ -29,6 +30,8 @@ class SentinelServers:
         password: of the redis servers; empty for none.
         sentinel_password: of the sentinels; likewise.
         min_replicas: a master with fewer refuses writes.
+        tls: folder of `tests.support.tls.make_certificates`; all speak TLS alone, and want a client's certificate.
+        binary: the server's; None for the one that `glowl up` would start, which may have no TLS.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class SentinelServers:
         password: str = "",
         sentinel_password: str = "",
         min_replicas: int = 0,
+        tls: Path | None = None,
+        binary: Path | None = None,
     ) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="glowl-n"))
         self.ports = {f"redis{number}": free_port() for number in range(num_redis)}
@@ -47,6 +52,8 @@ class SentinelServers:
         self._password, self._sentinel_password = password, sentinel_password
         self._min_replicas = min_replicas
         self._num_sentinels = num_sentinels
+        self._tls = tls
+        self._binary = str(binary or find_redis({}).binary)
         self.processes: dict[str, Process] = {}
         for number in range(num_sentinels):
             self._configure(f"sentinel{number}", down_after_ms)
@@ -56,8 +63,11 @@ class SentinelServers:
         """For `REDIS_URL`."""
         hosts = ",".join(f"127.0.0.1:{port}" for name, port in self.ports.items() if name.startswith("sentinel"))
         login = f":{self._password}@" if self._password else ""
-        query = f"?sentinel_password={self._sentinel_password}" if self._sentinel_password else ""
-        return f"sentinel://{login}{hosts}/{SERVICE}{query}"
+        options = {"sentinel_password": self._sentinel_password} if self._sentinel_password else {}
+        if self._tls is not None:
+            options |= {name: str(value) for name, value in self._tls_options.items()}
+        scheme = "sentinels" if self._tls is not None else "sentinel"
+        return f"{scheme}://{login}{hosts}/{SERVICE}{'?' if options else ''}{urlencode(options)}"
 
     def start(self, *names: str) -> None:
         """Start servers and wait until they answer; all of them without names, and until they know each other."""
@@ -103,7 +113,23 @@ class SentinelServers:
     def client(self, name: str) -> redis.Redis:
         """Return a client of one server."""
         password = self._sentinel_password if name.startswith("sentinel") else self._password
-        return redis.Redis(port=self.ports[name], password=password or None, socket_timeout=5)
+        tls: dict[str, Any] = {"ssl": True, **self._tls_options} if self._tls is not None else {}
+        return redis.Redis(port=self.ports[name], password=password or None, socket_timeout=5, **tls)
+
+    @property
+    def _tls_options(self) -> dict[str, Any]:
+        """Of clients; the sentinels name servers by an address, which is in no certificate."""
+        assert self._tls is not None
+        files = {"ssl_ca_certs": "ca.pem", "ssl_certfile": "client.pem", "ssl_keyfile": "client.key"}
+        return {**{option: str(self._tls / name) for option, name in files.items()}, "ssl_check_hostname": False}
+
+    def _listening(self, name: str) -> dict[str, str]:
+        """Options of a server."""
+        if self._tls is None:
+            return {"port": str(self.ports[name])}
+        own = {"cert-file": "server.pem", "key-file": "server.key", "ca-cert-file": "ca.pem"}
+        files = {f"tls-{option}": str(self._tls / file) for option, file in own.items()}
+        return {"port": "0", "tls-port": str(self.ports[name]), **files, "tls-replication": "yes"}
 
     def kill(self, name: str) -> None:
         """Kill with -9."""
@@ -121,12 +147,12 @@ class SentinelServers:
         return False
 
     def _argv(self, name: str) -> list[str]:
-        binary = str(find_redis({}).binary)
         if name.startswith("sentinel"):
-            return [binary, str(self.dir / f"{name}.conf"), "--sentinel"]
+            return [self._binary, str(self.dir / f"{name}.conf"), "--sentinel"]
         folder = self.dir / name
         folder.mkdir(exist_ok=True)
-        argv = [binary, "--bind", "127.0.0.1", "--port", str(self.ports[name]), "--dir", str(folder)]
+        argv = [self._binary, "--bind", "127.0.0.1", "--dir", str(folder)]
+        argv += [word for option, value in self._listening(name).items() for word in (f"--{option}", value)]
         argv += ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--repl-diskless-sync-delay", "0"]
         argv += ["--min-replicas-to-write", str(self._min_replicas), "--min-replicas-max-lag", "10"]
         if self._password:
@@ -139,7 +165,7 @@ class SentinelServers:
     def _configure(self, name: str, down_after_ms: int) -> None:
         quorum = self._num_sentinels // 2 + 1
         lines = [
-            f"port {self.ports[name]}",
+            *(f"{option} {value}" for option, value in self._listening(name).items()),
             "bind 127.0.0.1",
             f"dir {self.dir}",
             f"sentinel monitor {SERVICE} 127.0.0.1 {self.ports['redis0']} {quorum}",
