@@ -249,7 +249,8 @@ def test_a_health_check_costs_little_and_works_with_old_engines() -> None:
         assert check["interval"] in ("5s", "10s")
         # Docker before 25 does not start a container that has one; from 25 on it is 5 s where nothing is said.
         assert "start_interval" not in check
-        assert check["start_period"]
+        # A worker on a busy machine may take minutes, and redis with a large file: after 90 s they were called broken.
+        assert check["start_period"] in ("600s", "3600s")
 
 
 @pytest.mark.parametrize("name", SERVICES)
