@@ -24,6 +24,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+from engines.origin import NOWHERE, Origin
 from engines.token_costs import TokenCosts
 
 Role = Literal["system", "user", "assistant"]
@@ -112,10 +113,11 @@ class GenerationRequest:
         messages: the conversation, oldest first, ending in the user turn to answer.
         sampling: generation knobs.
         enable_thinking: let a reasoning model think before it answers; engines without that ignore it.
-        request_id: for logs only.
+        request_id: of the job or answer; for logs only.
         caller: whose request it is: engines share themselves fairly over callers, and what one caller's request left in
             a cache is never found by another's.
         adapter: name of the LoRA adapter to answer with; empty for the model as it is.
+        origin: what it is asked for, for logs and traces.
     """
 
     messages: tuple[Message, ...]
@@ -124,6 +126,7 @@ class GenerationRequest:
     request_id: str = ""
     caller: str = ""
     adapter: str = ""
+    origin: Origin = NOWHERE
 
     @property
     def images(self) -> tuple[ImagePart, ...]:

@@ -6,14 +6,17 @@ server's ``/metrics``. No torch here.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
-from engines.base import Delta, EngineError, GenerationRequest, Usage
+from engines.base import Delta, GenerationRequest, Usage
 from engines.metrics import SECONDS, SHORT, Family, Looked, Registry, Values
+
+log = logging.getLogger(__name__)
 
 _TOKENS: Final = (1.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 16384.0)
 _ROWS: Final = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0)
@@ -155,11 +158,12 @@ class EngineMeters:
                     if delta.finish_reason is not None:
                         outcome, usage = delta.finish_reason, delta.usage
                     yield delta
-        except EngineError:
+        except Exception:
             outcome = "error"
             raise
         finally:
             self._ended(began, first_at, outcome, usage, len(request.images))
+            _write_down(began, first_at, outcome, usage, len(request.images))
 
     def _ended(self, began: float, first_at: float | None, outcome: str, usage: Usage | None, num_images: int) -> None:
         now = time.perf_counter()
@@ -177,6 +181,16 @@ class EngineMeters:
             self._token_time((now - first_at) / (usage.completion_tokens - 1))
         if num_images and usage.image_tokens:
             self._picture_tokens(usage.image_tokens / num_images)
+
+
+def _write_down(began: float, first_at: float | None, outcome: str, usage: Usage | None, num_images: int) -> None:
+    fields: dict[str, object] = {"duration_ms": round((time.perf_counter() - began) * 1000), "num_images": num_images}
+    if first_at is not None:
+        fields["first_text_ms"] = round((first_at - began) * 1000)
+    if usage is not None:
+        fields |= {"prompt_tokens": usage.prompt_tokens, "cached_tokens": usage.cached_tokens}
+        fields["completion_tokens"] = usage.completion_tokens
+    log.info("an answer has ended: %s", outcome, extra={"fields": fields})
 
 
 @runtime_checkable

@@ -5,9 +5,11 @@ In: the door's request, a job record, or the headers of a call. Out: an `Origin`
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-from dataclasses import dataclass
+from contextvars import Context, ContextVar
+from dataclasses import asdict, dataclass, fields
 from typing import Final
+
+import orjson
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,25 @@ class Origin:
     traceparent: str = ""
     tracestate: str = ""
 
+    def to_text(self) -> bytes:
+        """Return it as a record has it; empty if it says nothing."""
+        said = {name: value for name, value in asdict(self).items() if value}
+        return orjson.dumps(said) if said else b""
+
+    @classmethod
+    def from_text(cls, text: bytes) -> Origin:
+        """Read `to_text`'s form, by whichever release it was written."""
+        said = orjson.loads(text) if text else {}
+        return cls(**{each.name: str(said[each.name]) for each in fields(cls) if each.name in said})
+
 
 NOWHERE: Final = Origin()
+
+
+def of_nobody() -> Context:
+    """Return the context for a task that outlives what happens to start it: ``create_task(..., context=...)``."""
+    return Context()
+
 
 # Of what runs now; each task has a copy of its maker's. Work that outlives the request that began it sets its own.
 ORIGIN: ContextVar[Origin] = ContextVar("origin", default=NOWHERE)

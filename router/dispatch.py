@@ -537,6 +537,7 @@ def _to_request(call: Call, spec: JobSpec, plan: BranchPlan) -> GenerationReques
         call.sampling,
         enable_thinking=plan.enable_thinking,
         request_id=spec.id,
+        origin=spec.origin,
         caller=call.owner,
         adapter=call.adapter,
     )

@@ -40,6 +40,7 @@ from engines.base import (
 from engines.http import answers, errors, models, requests
 from engines.http.exits import one_line
 from engines.meters import EngineMeters, EngineState, HasMeters
+from engines.origin import ORIGIN, Origin
 
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
 _PARSE_ASIDE_BYTES: Final = 1024 * 1024  # parsing more than this would hold up the other streams for milliseconds
@@ -189,6 +190,7 @@ class _ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        ORIGIN.set(_origin_of(request))
         info = self._host.require_ready()
         try:
             chat = await _read_chat(request)
@@ -311,6 +313,14 @@ def _request_id(request: Request) -> str:
     if not hasattr(request.state, "request_id"):
         request.state.request_id = request.headers.get("x-request-id", "")[:128] or f"req_{uuid.uuid4().hex}"
     return str(request.state.request_id)
+
+
+def _origin_of(request: Request) -> Origin:
+    """Say what a call is made for: the request at the api, or the call itself where nobody says so."""
+    # Header values are read as latin-1; our client sends UTF-8.
+    origin_id = request.headers.get(requests.ORIGIN_HEADER, "")[:512].encode("latin-1").decode(errors="replace")
+    call_id = _request_id(request)
+    return Origin(origin_id[:128], call_id) if origin_id else Origin(call_id)
 
 
 def _json(payload: object, status_code: int = 200) -> Response:

@@ -28,6 +28,7 @@ from engines.base import (
     GenerationRequest,
 )
 from engines.http.client import DEFAULT_ANSWER_TIMEOUT_S, EngineClient, Readiness
+from engines.origin import of_nobody
 
 _BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 15.0
@@ -415,7 +416,9 @@ class BalancedClient:
 
     def _start_to_look_at(self, backend: _Backend) -> asyncio.Task[bool]:
         if backend.probing is None:
-            backend.probing = asyncio.create_task(self._probe(backend), name=f"probe {backend.client.url}")
+            backend.probing = asyncio.create_task(
+                self._probe(backend), name=f"probe {backend.client.url}", context=of_nobody()
+            )
         return backend.probing
 
     async def _probe(self, backend: _Backend) -> bool:

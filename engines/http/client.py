@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -241,7 +242,7 @@ class EngineClient:
         unknown = self._unknown_fields
         while True:
             pieces = requests.to_chat_pieces(request, model, is_foreign=self._is_foreign, without=unknown)
-            response = await self._post(pieces, request.request_id)
+            response = await self._post(pieces, self._headers_of(request))
             try:
                 error = await self._refusal(response)
             except BaseException:
@@ -326,10 +327,16 @@ class EngineClient:
         self._info = None  # with 404, it may have come back with another model than it had
         return EngineUnavailableError(f"The engine {hint} ({status}): {error.message}", detail=self.url)
 
-    async def _post(self, pieces: list[bytes], request_id: str) -> Answer:
+    def _headers_of(self, request: GenerationRequest) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}
-        if request_id:
-            headers["X-Request-ID"] = request_id
+        if request.request_id:
+            # No two calls have one: vLLM names its runs by it, and refuses a second one of a name.
+            headers["X-Request-ID"] = f"{request.request_id}-{secrets.token_hex(4)}"
+        if request.origin.request_id and not self._is_foreign:  # a caller may have chosen it: no one else's to read
+            headers[requests.ORIGIN_HEADER] = request.origin.request_id
+        return headers
+
+    async def _post(self, pieces: list[bytes], headers: dict[str, str]) -> Answer:
         path = f"{self._api_path}/chat/completions"
         try:
             return await self._ask("POST", path, pieces, headers, _CONNECT_S, self._timeout_s)

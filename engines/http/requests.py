@@ -151,6 +151,10 @@ class _ChatBody(_Model):
     presence_penalty: float | None = None
 
 
+# The id of the request at the api that a call is made for; `X-Request-ID` is the call's own.
+ORIGIN_HEADER: Final = "X-Glowl-Request-ID"
+
+
 def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
     """Understand a chat-completions body.
 

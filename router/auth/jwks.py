@@ -21,6 +21,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 
 from engines.json_check import parse
+from engines.origin import of_nobody
 from router import texts
 from router.errors import KeysUnavailableError
 from router.fetch import FetchError, SafeFetcher, is_public_address, parse_url
@@ -220,7 +221,7 @@ class JwksSource:
     def _begin(self) -> None:
         if self._reading is None or self._reading.done():
             self._tried_at = self._clock()
-            self._reading = asyncio.get_running_loop().create_task(self._read_again(), name="jwks")
+            self._reading = asyncio.get_running_loop().create_task(self._read_again(), name="jwks", context=of_nobody())
 
     async def _read_again(self) -> None:
         try:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from engines.json_text import dump_line
+from engines.origin import ORIGIN, Origin
 from router.batches import texts
 from router.batches.files import FileGoneError, FileStore
 from router.batches.line_api import Answer, LineApi
@@ -345,6 +346,7 @@ class Run:
         task.add_done_callback(done)
 
     async def _run_line(self, line: Admitted, request: Any, opening: _Permit) -> None:
+        ORIGIN.set(Origin(self._request_id(line.number)))
         try:
             answer, job = await self._answer(line, request, opening)
         except (LeaseLostError, QueueUnavailableError):
@@ -521,9 +523,12 @@ class Run:
                 "line": number,
             }
         else:
-            request_id = line_id(self.id, number).replace("batch_req_", "req_")
+            request_id = self._request_id(number)
             entry["response"] = {"status_code": answer.status, "request_id": request_id, "body": answer.body}
         return dump_line(entry) + b"\n"
+
+    def _request_id(self, number: int) -> str:
+        return line_id(self.id, number).replace("batch_req_", "req_")
 
 
 def _max_attempts(job: Job) -> int:

@@ -168,7 +168,9 @@ def flight_of(spec: JobSpec) -> str:
 
 
 # All that the answer to a request depends on, beside its messages.
-_ASKED: Final = tuple(each.name for each in fields(GenerationRequest) if each.name not in ("messages", "request_id"))
+_ASKED: Final = tuple(
+    each.name for each in fields(GenerationRequest) if each.name not in ("messages", "request_id", "origin")
+)
 
 
 def _key_of(name: str, request: GenerationRequest) -> Hashable:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from redis.asyncio import Redis
 
+from engines.origin import of_nobody
 from router.errors import QueueUnavailableError
 from router.leftovers import end_tasks
 from router.redis import PREFIX, guard
@@ -41,7 +42,7 @@ class CancelWatch:
     def watch(self, job_id: str) -> Iterator[asyncio.Event]:
         """Give an event that is set when there may be news of a job: look at its record then."""
         if self._reader is None or self._reader.done():
-            self._reader = asyncio.create_task(self._read(), name="ended-jobs")
+            self._reader = asyncio.create_task(self._read(), name="ended-jobs", context=of_nobody())
         news = asyncio.Event()
         self._watched[job_id].add(news)
         try:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypedDict
 
 from engines.base import Box, EngineError, SamplingParams, TokenLogprob, Usage
 from engines.json_forms import from_boxes, from_logprobs, to_boxes, to_logprobs
+from engines.origin import NOWHERE, Origin
 from router.call import DraftAs, Priority
 from router.errors import NewerRecordError
 from router.jobs import texts
@@ -116,6 +117,7 @@ class JobSpec:
         cache: what the answer cache was to the answer: ``hit``, ``joined`` an equal request's run, ``miss``; empty if
             it had no part in it.
         cached_at: unix seconds when the answer was made, if it is an earlier request's.
+        origin: the request that it was accepted with; a field of its own in the record, which scripts read.
     """
 
     id: str
@@ -146,6 +148,7 @@ class JobSpec:
     echo: Mapping[str, Any] = field(default_factory=dict)
     cache: CacheState = ""
     cached_at: float | None = None
+    origin: Origin = NOWHERE
 
     @property
     def is_only_for_its_caller(self) -> bool:
@@ -207,7 +210,9 @@ class JobSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; its messages are the record's own, not copies."""
         # Copying 8,000 turns takes 0.3 s, in which nothing else happens.
-        return {"schema": SCHEMA, **asdict(replace(self, messages=[])), "messages": self.messages}
+        data = {"schema": SCHEMA, **asdict(replace(self, messages=[])), "messages": self.messages}
+        del data["origin"]
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> JobSpec:

@@ -13,6 +13,7 @@ import orjson
 
 from engines.base import ImagePart
 from engines.json_forms import from_logprobs
+from engines.origin import Origin
 from router.jobs.facts import of_end
 from router.jobs.job import MERGE, ErrorRecord, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, end_state
 
@@ -59,6 +60,8 @@ def to_fields(job: Job) -> dict[str, str | bytes | float]:
     }
     if job.kept_as:
         fields["kept_as"] = job.kept_as
+    if origin := job.spec.origin.to_text():
+        fields["origin"] = origin
     for unit in job.units.values():
         fields[f"{unit.name}.state"] = unit.state
         fields[f"{unit.name}.epoch"] = unit.epoch
@@ -106,6 +109,8 @@ def to_job(raw: dict[str, bytes]) -> Job:
     spec = JobSpec.from_dict(orjson.loads(raw["spec"]))
     if "metadata" in raw:
         spec = replace(spec, metadata=orjson.loads(raw["metadata"]))
+    if "origin" in raw:
+        spec = replace(spec, origin=Origin.from_text(raw["origin"]))
     follows = raw.get("follows", b"").decode()
     if follows:
         spec = replace(spec, cache="joined")

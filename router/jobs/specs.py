@@ -6,8 +6,10 @@ In: a `Call`, and what was decided about it, now or when the same was asked befo
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
+from engines.origin import ORIGIN
 from router.call import Call, to_stored_messages
 from router.jobs.job import BranchPlan, JobSpec, new_job_id
 
@@ -61,4 +63,10 @@ def to_spec(
         draft_as=call.draft_as,
         echo=dict(call.echo),
         timings=timings,
+        origin=ORIGIN.get(),
     )
+
+
+def work_for(spec: JobSpec) -> None:
+    """Let all that this task does from now on say whose request it is for."""
+    ORIGIN.set(replace(spec.origin, response_id=spec.id))

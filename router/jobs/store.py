@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 
 from engines.base import ImagePart, TokenLogprob
 from engines.json_forms import to_logprobs
+from engines.origin import ORIGIN
 from router.call import stored_image_hashes
 from router.errors import QueueUnavailableError, StorageFullError
 from router.jobs.backlog import Backlogs, to_backlog
@@ -470,7 +471,8 @@ class JobStore(PictureStore):
         Raises:
             QueueFullError: if its owner has too many unfinished jobs.
         """
-        state = await self._accept(JobScript.RETRY, job.spec, (), is_strict=False, terms=terms)
+        spec = replace(job.spec, origin=ORIGIN.get())
+        state = await self._accept(JobScript.RETRY, spec, (), is_strict=False, terms=terms)
         if state == b"too many jobs":
             raise queue_full(terms.max_unfinished or self._max_unfinished)
         return bytes(state).decode()
@@ -581,6 +583,7 @@ class JobStore(PictureStore):
             kept_as=kept_as,
             flight=flight,
             facts=of_spec(spec),
+            origin=spec.origin.to_text(),
             lease_s=self.lease_s,
             reservation=terms.reservation,
             **{"class": to_class(spec.priority)},

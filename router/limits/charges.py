@@ -17,6 +17,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
+from engines.origin import of_nobody
 from router.errors import QueueUnavailableError
 from router.leftovers import Leftovers, end_tasks
 from router.limits.meters import KINDS, Cost, Held, LocalMeters, Outcome, Standing, Subject
@@ -159,7 +160,7 @@ class Charges:
         if places:
             self._open[id_] = places
             if self._beat is None or self._beat.done():
-                self._beat = asyncio.create_task(self._renew_forever(), name="limits-renewal")
+                self._beat = asyncio.create_task(self._renew_forever(), name="limits-renewal", context=of_nobody())
 
     async def _renew_forever(self) -> None:
         while self._open:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from engines.origin import of_nobody
 from router.errors import QueueUnavailableError
 from router.lua import MetricsScript, Scripts
 from router.redis import Clock
@@ -64,7 +65,7 @@ class Fleet:
         An answer that comes late is counted all the same: what redis has told it tells nobody again.
         """
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask(), name="metrics")
+            self._asking = asyncio.create_task(self._ask(), name="metrics", context=of_nobody())
         asking = self._asking
         await asyncio.wait({asking}, timeout=self._patience_s)
         return asking.result() if asking.done() and not asking.cancelled() else None

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
+from engines.origin import ORIGIN
 from policies.text import Text
 from router.errors import QueueUnavailableError
 from router.fetch import FetchError, SafeFetcher, UrlRefusedError, fetching_for
@@ -129,6 +130,7 @@ class Deliverer:
         task.add_done_callback(end)
 
     async def _deliver_apart(self, claim: Claim) -> None:
+        ORIGIN.set(claim.origin)
         try:
             await self.deliver(claim)
         except QueueUnavailableError as error:
@@ -149,14 +151,15 @@ class Deliverer:
         if attempt.error is not None and not is_gone:
             retry_in_s = self._backoff.delay_s(claim.failures + 1, retry_after_s)
         state = await self.store.record(claim, attempt, retry_in_s=retry_in_s, is_gone=is_gone)
-        if attempt.error is not None:
-            # Log no path or query: webhook URLs often contain a token there.
-            parts = urlsplit(claim.url)
-            log.warning(
-                "webhook %s (%s) to %s://%s: attempt %d failed: %s; %s",
-                *(claim.delivery_id, claim.event_type, parts.scheme, parts.hostname, claim.number, attempt.error),
-                f"next in {retry_in_s:.0f} s" if state == "pending" and retry_in_s is not None else "given up",
-            )
+        # Log no path or query: webhook URLs often contain a token there.
+        parts = urlsplit(claim.url)
+        what = (claim.delivery_id, claim.event_type, parts.scheme, parts.hostname, claim.number)
+        if attempt.error is None:
+            fields = {"status": attempt.status_code, "duration_ms": attempt.duration_ms}
+            log.info("webhook %s (%s) to %s://%s: attempt %d delivered", *what, extra={"fields": fields})
+        else:
+            after = f"next in {retry_in_s:.0f} s" if state == "pending" and retry_in_s is not None else "given up"
+            log.warning("webhook %s (%s) to %s://%s: attempt %d failed: %s; %s", *what, attempt.error, after)
         return state
 
     async def _post(self, claim: Claim, secrets: tuple[str, ...]) -> tuple[Attempt, float | None]:

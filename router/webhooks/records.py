@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from engines.origin import NOWHERE, Origin
+
 # What endpoints may ask for. Clients parse an unknown type into an unrelated class, so only standard ones are sent.
 EVENT_TYPES: Final = (
     *("response.completed", "response.failed", "response.cancelled", "response.incomplete"),
@@ -141,6 +143,7 @@ class Claim:
         url: where to post.
         body: what to post.
         signing_secrets: of the endpoint; empty for a URL that a request named.
+        origin: the request that the event is about.
     """
 
     delivery_id: str
@@ -155,6 +158,7 @@ class Claim:
     url: str
     body: bytes = field(repr=False)
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
+    origin: Origin = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)

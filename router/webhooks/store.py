@@ -22,6 +22,7 @@ import orjson
 from redis.asyncio import Redis
 
 from engines.json_text import dump_line
+from engines.origin import Origin
 from router.lua import Scripts, WebhookScript, to_fields
 from router.redis import PREFIX, Clock, guard
 from router.webhooks import texts
@@ -243,7 +244,7 @@ class WebhookStore:
         if not found:
             return None
         delivery_id, host, epoch, number, failures, *rest = found
-        owner, endpoint, event, event_type, url, body, secret, old_secret = rest
+        owner, endpoint, event, event_type, url, body, secret, old_secret, origin = rest
         return Claim(
             delivery_id=delivery_id.decode(),
             host=host.decode(),
@@ -257,6 +258,7 @@ class WebhookStore:
             url=url.decode(),
             body=body,
             signing_secrets=tuple(text.decode() for text in (secret, old_secret) if text),
+            origin=Origin.from_text(origin),
         )
 
     async def record(

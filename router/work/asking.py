@@ -51,6 +51,7 @@ async def build_request(
         sampling,
         enable_thinking=enable_thinking,
         request_id=job.id,
+        origin=job.spec.origin,
         caller=job.spec.owner,
         adapter=job.spec.adapter if engine == "glm" else "",
     )

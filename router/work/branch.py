@@ -22,6 +22,7 @@ from router.answers.json_answers import InvalidJsonError, dump_json, read_json, 
 from router.answers.usable import checked
 from router.errors import QueueUnavailableError
 from router.jobs.job import MERGE, BranchPlan, Job, UnitResult, add_usage, to_failure_record
+from router.jobs.specs import work_for
 from router.output_format import with_instruction
 from router.work.asking import build_request, generate, to_engine_error
 from router.work.context import Context
@@ -75,6 +76,7 @@ async def run_under_lease(
 ) -> bool:
     """Run a claimed branch under its lease and record how it ended; True if it was the last: the merge is due."""
     store, job_id = context.store, job.id
+    work_for(job.spec)
     try:
         async with lease(context, job_id, unit, epoch):
             result = checked(await ask(), job.spec)
@@ -91,6 +93,7 @@ async def run_under_lease(
         if refusal.retryable and await release(store, job_id, unit, epoch, refusal):
             return False
         result = UnitResult(error=to_failure_record(refusal))
+    _write_down(job, unit, epoch, result)
     # Outside the lease: a renewal that finds the unit finished would cancel this call as if the lease were lost.
     is_first_try = True
 
@@ -101,6 +104,22 @@ async def run_under_lease(
         return await store.finish(job_id, unit, epoch, result) or not was_first_try
 
     return await patiently(finish)
+
+
+def _write_down(job: Job, unit: str, epoch: int, result: UnitResult) -> None:
+    fields = {
+        "unit": unit,
+        "run": epoch,
+        "model": result.model,
+        "duration_ms": round(result.duration_s * 1000),
+        "first_text_ms": None if result.ttft_s is None else round(result.ttft_s * 1000),
+        "prompt_tokens": result.usage.prompt_tokens,
+        "completion_tokens": result.usage.completion_tokens,
+    }
+    if result.error is not None:
+        fields = {"unit": unit, "run": epoch, "code": result.error.get("code")}
+    ended = "completed" if result.error is None else "failed"
+    log.info("%s of %s has %s", unit, job.id, ended, extra={"fields": fields})
 
 
 async def _generate_json(

@@ -23,6 +23,7 @@ from router.cache.store import KeptAs
 from router.errors import QueueUnavailableError
 from router.jobs.job import MERGE, FinalAnswer, Job, Unit, UnitResult, end_state, to_failure_record
 from router.jobs.queue import WEBHOOKS
+from router.jobs.specs import work_for
 from router.output_format import with_instruction
 from router.work.asking import build_request, generate, to_engine_error
 from router.work.context import Context
@@ -48,6 +49,7 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
     job = await patiently(lambda: store.get(job_id)) if epoch is not None else None
     if epoch is None or job is None:
         return
+    work_for(job.spec)
     try:
         async with lease(context, job_id, MERGE, epoch):
             ended, failure = await _merge(context, job, epoch)
@@ -69,8 +71,16 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
     final, error = (None, outcome.error) if isinstance(outcome, merge.NoAnswer) else (outcome, None)
     if final is not None:
         await _keep(context, job, final)
+    _write_down(job, epoch, final)
     if await patiently(lambda: store.complete(job_id, epoch, final=final, error=error, job=job)):
         await context.queue.send_tickets({WEBHOOKS: 1})  # at once, rather than when the sweeper comes by
+
+
+def _write_down(job: Job, epoch: int, final: FinalAnswer | None) -> None:
+    fields: dict[str, object] = {"unit": MERGE, "run": epoch, "strategy": job.spec.strategy}
+    if final is not None:
+        fields |= {"model": final.model, "degraded": bool(final.degraded), "agreement": final.agreement}
+    log.info("%s has %s", job.id, end_state(final), extra={"fields": fields})
 
 
 async def _keep(context: Context, job: Job, final: FinalAnswer) -> None:

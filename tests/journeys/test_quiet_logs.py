@@ -1,4 +1,7 @@
-"""No log of any process has a key, a token, a picture, a question, or what is secret in an address."""
+"""No log of any process has a key, a token, a picture, a question, or what is secret in an address.
+
+Each line is JSON, and those of one request have its id, from the door to the webhook.
+"""
 
 from __future__ import annotations
 
@@ -63,6 +66,12 @@ async def make_key(redis_url: str) -> str:
         return (await store.change(lambda found: create_key(found, time.time(), "bob"))).text
 
 
+def lines_of(log: str) -> list[Json]:
+    """Read a log; but for what celery's signal handler and Python's runner write by themselves, all is JSON."""
+    own = ("worker: ", "<frozen runpy>")
+    return [json.loads(line) for line in log.splitlines() if line and not line.startswith(own)]
+
+
 def chat(picture: bytes | str, **more: Any) -> Json:
     url = picture if isinstance(picture, str) else f"data:image/png;base64,{base64.b64encode(picture).decode()}"
     content = [{"type": "text", "text": ASKED}, {"type": "image_url", "image_url": {"url": url}}]
@@ -89,8 +98,9 @@ def test_logs_of_a_busy_run_tell_nothing_that_is_secret(stack: ProcessStack) -> 
 
     with httpx.Client(base_url=stack.urls[0], timeout=120, trust_env=False) as http:
         for key in (ENV_KEY, made, token):
-            for body in bodies:
-                http.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"})
+            for number, body in enumerate(bodies):
+                ids = {"x-request-id": f"door-{number}"}
+                http.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}", **ids})
         headers = {"authorization": f"Bearer {ENV_KEY}"}
         for key in (WRONG_KEY, expired, forged, made[:-1] + "x"):
             for name, value in (("authorization", f"Bearer {key}"), ("api-key", key), ("x-api-key", key)):
@@ -108,6 +118,8 @@ def test_logs_of_a_busy_run_tell_nothing_that_is_secret(stack: ProcessStack) -> 
         wait_until(
             lambda: http.get(f"/v1/batches/{begun}", headers=headers).json()["status"] == "completed", "the batch"
         )
+        ended = http.get(f"/v1/batches/{begun}", headers=headers).json()["output_file_id"]
+        of_line = http.get(f"/v1/files/{ended}/content", headers=headers).json()["response"]["request_id"]
         stack.kill("redis")  # errors are logged too
         for path in ("/v1/responses", "/v1/chat/completions"):
             asked = (
@@ -132,3 +144,14 @@ def test_logs_of_a_busy_run_tell_nothing_that_is_secret(stack: ProcessStack) -> 
     }
     assert [(name, file) for name, text in secrets.items() for file, log in logs.items() if text in log] == []
     assert verify(stack.dir / "audit").is_good
+    lines = {name: lines_of(logs[f"{name}.log"]) for name in ("api0", "worker0", "glm", "owl2")}
+    of_one = {name: [each for each in found if each.get("request_id") == "door-2"] for name, found in lines.items()}
+    said = {name: [each["message"] for each in found] for name, found in of_one.items()}
+    assert said["api0"].count("POST /v1/chat/completions 200") == 3
+    assert [text for text in said["worker0"] if text.startswith("deep of resp_") and text.endswith("completed")]
+    assert [text for text in said["worker0"] if text.startswith("resp_") and text.endswith("has completed")]
+    assert [text for text in said["worker0"] if text.startswith("webhook whd_")]
+    assert "an answer has ended: stop" in said["owl2"]
+    runs = [each for each in of_one["worker0"] if each.get("unit") == "deep"]
+    assert all(each["response_id"] in each["message"] and each["completion_tokens"] > 0 for each in runs)
+    assert [each for each in lines["glm"] if each.get("request_id") == of_line]

@@ -24,6 +24,7 @@ from engines.boxes import BoxReader, MarkedText
 from engines.echo import EchoEngine
 from engines.http.server import listening
 from engines.images import upright_size
+from engines.logs import start_logging
 
 
 class SlowEcho(EchoEngine):
@@ -83,4 +84,5 @@ async def serve(name: str, socket: str, word_s: float, prefill_s: float = 0.0, l
 ANSWERS = read_answers()
 
 if __name__ == "__main__":
+    start_logging(sys.argv[1], "INFO")
     asyncio.run(serve(sys.argv[1], sys.argv[2], *map(float, sys.argv[3:])))

@@ -5,13 +5,13 @@
 -- for a branch that it can do without. needs_both: 1 if the merge's queue is 'light' should an answer be missing.
 -- lease_s: of a unit that is begun at once. reservation: of its tokens (`limits.lua`), '' for none. kept_as: where its
 -- answer is kept to be given again, '' for nowhere. flight: of jobs that ask the same, '' for none. facts: JSON of what
--- `count_end` tells of it. Then, per unit: name, queue, and patience in seconds, '' if it is always waited for.
+-- `count_end` tells of it. origin: JSON of the request it came with. Then, per unit: name, queue, and patience in seconds, '' if it is always waited for.
 --@include job_end
 local id, now, spec, owner, class, ttl_s, blob_ttl_s, webhook_url, expires_s, deadline_ms, max_unfinished, blobs,
   is_strict, list, grace_s, merge_queue, needs_both, sizes, max_picture_bytes, lease_s, reservation,
-  kept_as, flight, facts = unpack(ARGV)
+  kept_as, flight, facts, origin = unpack(ARGV)
 now = clock(now)
-local key, FIRST_UNIT = job_key(id), 25
+local key, FIRST_UNIT = job_key(id), 26
 
 -- Whether its owner has as many unfinished jobs as it may have.
 local function is_one_too_many()
@@ -24,7 +24,7 @@ local function accept(leader)
   local expires, ttl = tonumber(expires_s), tonumber(ttl_s)
   local keep = math.ceil(expires + ttl + NET_S)
   redis.call('HSET', key, 'state', 'queued', 'owner', owner, 'class', class, 'ttl', ttl, 'accepted_at', stamp(now),
-    'facts', facts)
+    'facts', facts, 'origin', origin)
   if webhook_url ~= '' then redis.call('HSET', key, 'webhook_url', webhook_url) end
   if blobs ~= '' then
     redis.call('HSET', key, 'blobs', blobs, 'blob_ttl', blob_ttl_s)

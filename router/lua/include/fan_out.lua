@@ -26,7 +26,8 @@ local function bound_log(owner)
   end
 end
 
-local function plan_delivery(owner, endpoint, url, event_id, kind, body, now)
+-- origin: JSON of the request that the event is about, for logs and traces; nil for none.
+local function plan_delivery(owner, endpoint, url, event_id, kind, body, now, origin)
   local receiver = endpoint ~= '' and endpoint or url
   local id = 'whd_' .. string.sub(redis.sha1hex(event_id .. '|' .. receiver), 1, 32)
   local key = delivery_key(id)
@@ -34,7 +35,7 @@ local function plan_delivery(owner, endpoint, url, event_id, kind, body, now)
   local at = string.format('%.6f', now)
   redis.call('HSET', key, 'owner', owner, 'endpoint', endpoint, 'url', url, 'event', event_id, 'type', kind,
     'body', body, 'created_at', at, 'next_at', at, 'expires_at', string.format('%.6f', now + MAX_AGE_S),
-    'epoch', 0, 'attempts', 0, 'failures', 0)
+    'epoch', 0, 'attempts', 0, 'failures', 0, 'origin', origin or '')
   redis.call('ZADD', DELIVERIES, now, id)
   for _, of in ipairs(endpoint ~= '' and {owner, endpoint} or {owner}) do
     redis.call('ZADD', log_key(of), now, id)
@@ -46,14 +47,14 @@ local function plan_delivery(owner, endpoint, url, event_id, kind, body, now)
 end
 
 -- Plans a delivery for the given URL, if any, and for every enabled endpoint of the owner that asked for such events.
-local function fan_out(owner, url, event_id, kind, body, now)
+local function fan_out(owner, url, event_id, kind, body, now, origin)
   if url == NOBODY then return 0 end
   local planned = 0
-  if url ~= '' then planned = plan_delivery(owner, '', url, event_id, kind, body, now) end
+  if url ~= '' then planned = plan_delivery(owner, '', url, event_id, kind, body, now, origin) end
   for _, endpoint in ipairs(redis.call('ZRANGE', endpoints_key(owner), 0, -1)) do
     local found = redis.call('HMGET', endpoint_key(endpoint), 'status', 'event_types')
     if found[1] == 'enabled' and string.find(',' .. found[2] .. ',', ',' .. kind .. ',', 1, true) then
-      planned = planned + plan_delivery(owner, endpoint, '', event_id, kind, body, now)
+      planned = planned + plan_delivery(owner, endpoint, '', event_id, kind, body, now, origin)
     end
   end
   return planned

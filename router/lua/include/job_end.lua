@@ -18,7 +18,7 @@ end
 -- The event that says how a job ended. Its id follows from the job, so that it is the same whoever asks; a job that was
 -- begun again has another end, whose event is another too. A direct answer is told only to the URL in its request.
 local function announce(id, state, now, is_direct)
-  local found = redis.call('HMGET', job_key(id), 'owner', 'webhook_url', 'retries')
+  local found = redis.call('HMGET', job_key(id), 'owner', 'webhook_url', 'retries', 'origin')
   local ended = id .. '|' .. state .. (found[3] and '|' .. found[3] or '')
   local event_id = 'evt_' .. string.sub(redis.sha1hex(ended), 1, 32)
   local kind = 'response.' .. state
@@ -27,9 +27,9 @@ local function announce(id, state, now, is_direct)
     event_id, math.floor(now), kind, id)
   if is_direct then
     if (found[2] or '') == '' or found[2] == NOBODY then return false end
-    return plan_delivery(found[1], '', found[2], event_id, kind, body, now) > 0
+    return plan_delivery(found[1], '', found[2], event_id, kind, body, now, found[4]) > 0
   end
-  return fan_out(found[1], found[2] or '', event_id, kind, body, now) > 0
+  return fan_out(found[1], found[2] or '', event_id, kind, body, now, found[4]) > 0
 end
 
 -- Gives up whatever of a job still waits or runs.

@@ -2,7 +2,7 @@
 -- In: lost: the end of the log entry of an attempt that was lost. full: JSON {owners, hosts, lines ("owner|host")} of
 -- those that can have no more attempts now.
 -- Out: 1 (ask again: there was too much for one call) | {} (nothing that may be taken)
--- | {id, host, epoch, attempts, failures, owner, endpoint, event, type, URL, body, secret or '', old secret or ''}.
+-- | {id, host, epoch, attempts, failures, owner, endpoint, event, type, URL, body, secret or '', old secret or '', origin}.
 --@include delivery_queue
 local now, lease_s, lost, full = unpack(ARGV)
 now = clock(now)
@@ -31,7 +31,8 @@ end
 -- Begins an attempt, unless there is none to make any more.
 local function begin(id, host)
   local key = delivery_key(id)
-  local found = redis.call('HMGET', key, 'state', 'next_at', 'endpoint', 'owner', 'event', 'type', 'url', 'body')
+  local found = redis.call('HMGET', key, 'state', 'next_at', 'endpoint', 'owner', 'event', 'type', 'url', 'body',
+    'origin')
   if found[1] ~= 'pending' or tonumber(found[2]) > now then return nil end
   local endpoint, url, secret, old_secret = found[3], found[7], '', ''
   if endpoint ~= '' then
@@ -48,7 +49,7 @@ local function begin(id, host)
   redis.call('ZADD', DELIVERIES, now + lease, id)
   return {id, host, redis.call('HINCRBY', key, 'epoch', 1), redis.call('HINCRBY', key, 'attempts', 1),
     tonumber(redis.call('HGET', key, 'failures')), found[4], endpoint, found[5], found[6], url, found[8],
-    secret, old_secret}
+    secret, old_secret, found[9] or ''}
 end
 
 local function next_host(owner)

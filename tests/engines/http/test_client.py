@@ -32,6 +32,8 @@ from engines.http import requests
 from engines.http.address import split_urls
 from engines.http.client import EngineClient
 from engines.http.server import listening
+from engines.logs import JsonLines
+from engines.origin import Origin
 from tests.support.vllm_server import serving
 
 HI = GenerationRequest((Message("user", (TextPart("hi"),)),))
@@ -495,6 +497,39 @@ async def test_a_foreign_server_stands_in(client_of, foreign):
         "chat_template_kwargs": {"enable_thinking": False},
         "thinking": {"type": "disabled"},
     }
+
+
+async def test_each_call_has_an_id_of_its_own_and_says_for_which_request_it_is_only_to_an_engine_of_ours(
+    client_of, foreign
+):
+    """vLLM names its runs by ``X-Request-ID`` and refuses a second of a name; callers may send one again."""
+    server, url = foreign
+    asked = replace(HI, request_id="resp_1", origin=Origin("every time the same"))
+    client = client_of(f"{url}/v1", model=None)
+    await client.start()
+    for _ in range(2):
+        await generate(client, asked)
+    ids = [headers["X-Request-ID"] for headers in server.headers]
+    assert len(set(ids)) == 2
+    assert all(each.startswith("resp_1-") for each in ids)
+    assert not any("X-Glowl-Request-ID" in headers for headers in server.headers)
+
+
+async def test_an_engine_writes_down_for_which_request_it_has_answered(client_of, caplog, monkeypatch):
+    monkeypatch.setattr(caplog.handler, "formatter", JsonLines("glm"))
+    with caplog.at_level("INFO", logger="engines.meters"):
+        async with listening(EchoEngine("glm")) as url:
+            client = client_of(url, model=None)
+            await client.start()  # it knows then that the engine is one of ours
+            await generate(client, replace(HI, request_id="resp_1", origin=Origin("from the door, 门")))
+            await generate(client, HI)
+    lines = [orjson.loads(line) for line in caplog.text.splitlines()]
+    lines = [line for line in lines if line["logger"] == "engines.meters"]
+    assert [line["message"] for line in lines] == ["an answer has ended: stop"] * 2
+    assert lines[0]["request_id"] == "from the door, 门"
+    assert lines[0]["response_id"].startswith("resp_1-")
+    assert lines[1]["request_id"].startswith("req_")
+    assert lines[0]["completion_tokens"] > 0
 
 
 async def test_a_foreign_server_is_told_the_caller_and_asked_for_log_probabilities(client_of, foreign):

@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from engines.base import Alternative, ImagePart, SamplingParams, TokenLogprob, Usage
+from engines.origin import ORIGIN, Origin
 from router.errors import QueueFullError, QueueUnavailableError
 from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Terms, Unit, UnitResult, Why, new_job_id
 from router.jobs.pictures import BLOB_GRACE_S
@@ -94,6 +95,27 @@ async def test_a_created_job_reads_back_as_it_was_written(store: Record) -> None
     assert job.spec == spec
     assert job.state == "queued"
     assert {name: unit.state for name, unit in job.units.items()} == {"draft": "queued", "deep": "queued"}
+
+
+async def test_a_job_names_the_request_that_began_it_or_began_it_again(redis_store: JobStore) -> None:
+    spec = make_spec(origin=Origin("first", traceparent="00-a"), branches=PAIR[1:])
+    await redis_store.create(spec)
+    job = await redis_store.get(spec.id)
+    assert job is not None
+    assert (job.spec.origin, b"first" in orjson.dumps(spec.to_dict())) == (spec.origin, False)
+
+    epoch = await redis_store.claim(spec.id, "deep")
+    assert epoch
+    await redis_store.finish(spec.id, "deep", epoch, UnitResult(error={"code": "x", "message": "y"}))
+    epoch = await redis_store.claim(spec.id, "merge")
+    assert epoch
+    await redis_store.complete(spec.id, epoch, error={"code": "x", "message": "y"})
+    token = ORIGIN.set(Origin("second"))
+    assert await redis_store.retry(job) == "failed"
+    ORIGIN.reset(token)
+    job = await redis_store.get(spec.id)
+    assert job is not None
+    assert job.spec.origin == Origin("second")
 
 
 async def test_only_one_run_can_claim_a_unit(store: Record) -> None:

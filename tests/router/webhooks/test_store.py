@@ -8,6 +8,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from engines.origin import NOWHERE, Origin
 from router.errors import QueueUnavailableError
 from router.jobs.job import FinalAnswer, JobSpec
 from router.jobs.store import JobStore
@@ -101,6 +102,15 @@ async def test_the_end_of_a_job_plans_its_event_in_the_same_step(
         "data": {"id": spec.id},
     }
     assert claimed.event_id.startswith("evt_")
+
+
+async def test_an_event_names_the_request_that_its_job_came_with(store: WebhookStore, jobs: JobStore) -> None:
+    await register(store)
+    origin = Origin("my id", "", f"00-{'a' * 32}-{'b' * 16}-01", "vendor=1")
+    await end(jobs, make_spec(webhook_url=URL, origin=origin))
+    assert [(await claim(store)).origin for _ in range(2)] == [origin, origin]
+    await end(jobs, make_spec(webhook_url=URL))  # as an earlier release accepted it, or of no request
+    assert (await claim(store)).origin == NOWHERE
 
 
 async def test_a_job_that_nobody_wants_to_hear_of_plans_nothing_and_leaves_no_key(
