@@ -11,7 +11,7 @@ import argparse
 import json
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Sample:
         seed: decides everything else; chosen for a picture that is pleasant to look at.
         num_shapes: fewest and most shapes per picture.
         size: width and height in pixels.
+        text: the question's words; they stay when the recipe learns others.
     """
 
     type: str
@@ -38,6 +39,7 @@ class Sample:
     seed: int
     num_shapes: tuple[int, int]
     size: tuple[int, int]
+    text: str
 
     @property
     def engine(self) -> str:
@@ -47,18 +49,23 @@ class Sample:
     def draw(self) -> Question:
         """The question with its scenes."""
         rng = random.Random(f"sample {self.seed}")  # noqa: S311 - not for secrets
-        return sample_question(rng, self.type, self.lang, num_shapes=self.num_shapes, sizes=[self.size])
+        question = sample_question(rng, self.type, self.lang, num_shapes=self.num_shapes, sizes=[self.size])
+        return replace(question, text=self.text)
 
 
 # The first of each language is the one that `glowl ask` takes by itself.
 SAMPLES: Mapping[str, Sample] = {
-    "colour": Sample("color_of_shape", "zh", 4, (4, 6), (224, 160)),
-    "count": Sample("count_all", "zh", 4, (5, 6), (224, 160)),
-    "price": Sample("price_current", "zh", 0, (4, 6), (224, 224)),
-    "more": Sample("which_more_color", "en", 6, (4, 6), (160, 160)),
-    "which": Sample("which_has", "en", 4, (3, 5), (160, 160)),
-    "hop": Sample("hop_largest_kind", "en", 7, (4, 6), (160, 160)),
-    "beside": Sample("hop_left_of", "en", 3, (4, 6), (160, 160)),
+    "colour": Sample("color_of_shape", "zh", 4, (4, 6), (224, 160), "图中的菱形是什么颜色的？"),
+    "count": Sample("count_all", "zh", 4, (5, 6), (224, 160), "一共有多少个图形？"),
+    "price": Sample("price_current", "zh", 0, (4, 6), (224, 224), "现在的价格是多少？"),
+    "more": Sample(
+        "which_more_color", "en", 6, (4, 6), (160, 160), "Which of the two pictures shows more blue shapes?"
+    ),
+    "which": Sample("which_has", "en", 4, (3, 5), (160, 160), "Which picture has a blue star?"),
+    "hop": Sample("hop_largest_kind", "en", 7, (4, 6), (160, 160), "Which colour does the largest cross have?"),
+    "beside": Sample(
+        "hop_left_of", "en", 3, (4, 6), (160, 160), "What colour is the shape left of the smallest diamond?"
+    ),
 }
 
 

@@ -33,46 +33,82 @@ _WORDS: Wordings = {
             "What colour is the {z} {k}?",
             "What is the colour of the {z} {k}?",
             "Which colour does the {z} {k} have?",
+            "Tell me the colour of the {z} {k}.",
+            "What colour do you see on the {z} {k}?",
         ),
-        "zh": ("{z}的{k}是什么颜色？", "{z}的{k}是哪种颜色？", "图中{z}的{k}是什么颜色的？"),
+        "zh": (
+            "{z}的{k}是什么颜色？",
+            "{z}的{k}是哪种颜色？",
+            "图中{z}的{k}是什么颜色的？",
+            "告诉我{z}的{k}的颜色。",
+            "你看到的{z}的{k}是什么颜色？",
+        ),
     },
     "hop_largest_kind colour": {
         "en": (
             "What shape is the {z} {c} shape?",
             "What is the shape of the {z} {c} object?",
             "Which shape is the {z} {c} one?",
+            "Tell me the shape of the {z} {c} object.",
+            "What is the {z} {c} shape?",
         ),
-        "zh": ("{z}的{c}图形是什么形状？", "{c}图形中{z}的是什么形状？", "图中{z}的{c}图形是什么形状？"),
+        "zh": (
+            "{z}的{c}图形是什么形状？",
+            "{c}图形中{z}的是什么形状？",
+            "图中{z}的{c}图形是什么形状？",
+            "告诉我{z}的{c}图形的形状。",
+            "你看到的{z}的{c}图形是什么形状？",
+        ),
     },
     "hop_left_of": {
         "en": (
             "What colour is the shape {d} the {z} {k}?",
             "Which colour is the shape {d} the {z} {k}?",
             "The shape {d} the {z} {k}: what colour is it?",
+            "Tell me the colour of the shape {d} the {z} {k}.",
+            "What is the colour of the object {d} the {z} {k}?",
         ),
-        "zh": ("{z}的{k}{d}的图形是什么颜色？", "{z}的{k}的{d}是什么颜色的图形？", "在{z}的{k}{d}的图形是哪种颜色？"),
+        "zh": (
+            "{z}的{k}{d}的图形是什么颜色？",
+            "{z}的{k}的{d}是什么颜色的图形？",
+            "在{z}的{k}{d}的图形是哪种颜色？",
+            "告诉我{z}的{k}{d}的图形的颜色。",
+            "你看到{z}的{k}{d}的图形是什么颜色？",
+        ),
     },
     "beside": {
         "en": (
             "What colour is the shape {d} the {s}?",
             "Which colour is the shape {d} the {s}?",
             "The shape {d} the {s}: what colour is it?",
+            "Tell me the colour of the shape {d} the {s}.",
+            "What is the colour of the object {d} the {s}?",
         ),
-        "zh": ("{s}{d}的图形是什么颜色？", "{s}的{d}是什么颜色的图形？", "在{s}{d}的图形是哪种颜色？"),
+        "zh": (
+            "{s}{d}的图形是什么颜色？",
+            "{s}的{d}是什么颜色的图形？",
+            "在{s}{d}的图形是哪种颜色？",
+            "告诉我{s}{d}的图形的颜色。",
+            "你看到{s}{d}的图形是什么颜色？",
+        ),
     },
     "hop_picture_count": {
         "en": (
             "How many {q} are in the picture with the {s}?",
             "In the picture with the {s}, how many {q} are there?",
             "Count the {q} in the picture that has the {s}.",
-        )
+            "How many {q} do you see in the picture with the {s}?",
+            "Tell me how many {q} are in the picture with the {s}.",
+        ),
     },
     "hop_picture_color": {
         "en": (
             "What colour is the {k} in the picture that has more {q}?",
             "In the picture with more {q}, what colour is the {k}?",
             "Look at the picture that has more {q}: what colour is the {k}?",
-        )
+            "Tell me the colour of the {k} in the picture that has more {q}.",
+            "What is the colour of the {k} in the picture with more {q}?",
+        ),
     },
 }
 _BESIDE = {"left": "left of", "right": "right of", "above": "above", "below": "below"}

@@ -23,42 +23,56 @@ _WORDS: Wordings = {
             "What colour is the {k} in the {o} picture?",
             "In the {o} picture, what colour is the {k}?",
             "What is the colour of the {k} in the {o} picture?",
-        )
+            "Tell me the colour of the {k} in the {o} picture.",
+            "What colour do you see for the {k} in the {o} image?",
+        ),
     },
     "picture_count": {
         "en": (
             "How many {q} are in the {o} picture?",
             "In the {o} picture, how many {q} are there?",
             "Count the {q} in the {o} picture.",
-        )
+            "How many {q} do you see in the {o} picture?",
+            "Tell me how many {q} are in the {o} picture.",
+        ),
     },
     "total": {
         "en": (
             "How many {q} are there in both pictures together?",
             "How many {q} do the two pictures have in total?",
             "Count the {q} in both pictures.",
-        )
+            "How many {q} do you see in both pictures?",
+            "Tell me how many {q} there are in both images.",
+            "What is the total number of {q} in both pictures?",
+        ),
     },
     "total_many": {
         "en": (
             "How many {q} are there in all pictures together?",
             "How many {q} do the four pictures have in total?",
             "Count the {q} in all four pictures.",
-        )
+            "How many {q} do you see in all pictures?",
+            "Tell me how many {q} there are in all images.",
+            "What is the total number of {q} in all pictures?",
+        ),
     },
     "same_color": {
         "en": (
             "Is the {k} the same colour in both pictures?",
             "Does the {k} have the same colour in both pictures?",
             "Do both pictures show the {k} in the same colour?",
-        )
+            "Tell me if the {k} has the same colour in both pictures.",
+            "Do you see the {k} in the same colour in both images?",
+        ),
     },
     "same_shape": {
         "en": (
             "Is the {c} one the same shape in both pictures?",
             "Does the {c} object have the same shape in both pictures?",
             "Do both pictures show the {c} object in the same shape?",
-        )
+            "Tell me if the {c} object has the same shape in both pictures.",
+            "Do you see the {c} object in the same shape in both images?",
+        ),
     },
 }
 

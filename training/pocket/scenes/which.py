@@ -35,17 +35,29 @@ _WORDS: Wordings = {
             "Which picture has more {q}?",
             "In which picture are there more {q}?",
             "Which of the two pictures shows more {q}?",
-        )
+            "Which image has more {q}?",
+            "Tell me which picture has more {q}.",
+            "In which picture do you see more {q}?",
+        ),
     },
     "which_has": {
-        "en": ("Which picture has {as_}?", "In which picture is there {as_}?", "Which picture shows {as_}?"),
+        "en": (
+            "Which picture has {as_}?",
+            "In which picture is there {as_}?",
+            "Which picture shows {as_}?",
+            "Which image has {as_}?",
+            "Tell me which picture has {as_}.",
+            "In which picture do you see {as_}?",
+        ),
     },
     "which_larger": {
         "en": (
             "In which picture is the {k} larger?",
             "Which picture has the larger {k}?",
             "Which picture shows the bigger {k}?",
-        )
+            "In which image is the {k} bigger?",
+            "Tell me in which picture the {k} is larger.",
+        ),
     },
 }
 
