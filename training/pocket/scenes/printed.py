@@ -28,6 +28,7 @@ _LABELS: dict[Lang, tuple[tuple[str, str], ...]] = {
     "en": (("Was", "Now"), ("Was", "Now"), ("Old", "New"), ("Before", "Today"), ("Before", "Now")),
 }
 _CURRENCY: dict[Lang, tuple[str, ...]] = {"zh": ("¥", "¥", ""), "en": ("$", "$", "¥")}
+_SHARE_OF_DECIMALS, _SHARE_OF_DOLLARS = 0.35, 0.15
 _INKS: tuple[RGB, ...] = ((24, 24, 28), (24, 24, 28), (200, 24, 30), (24, 60, 170), (20, 110, 50), (110, 30, 130))
 # A Chinese character below this height cannot be read.
 _SMALLEST_PX = 12
@@ -38,52 +39,168 @@ _SMALLEST_PRICE_SEEN_PX = 15
 
 _WORDS: Wordings = {
     "price_current": {
-        "zh": ("现价是多少？", "现在卖多少钱？", "现在的价格是多少？", "今天多少钱？"),
-        "en": ("What is the current price?", "How much does it cost now?", "What is the price now?"),
+        "zh": (
+            "现价是多少？",
+            "现在卖多少钱？",
+            "现在的价格是多少？",
+            "今天多少钱？",
+            "告诉我现价。",
+            "现在的价钱是多少？",
+            "请问现在多少钱？",
+        ),
+        "en": (
+            "What is the current price?",
+            "How much does it cost now?",
+            "What is the price now?",
+            "Tell me the current price.",
+            "What does it cost now?",
+            "How much is it now?",
+            "What is the price today?",
+        ),
     },
     "price_original": {
-        "zh": ("原价是多少？", "原来卖多少钱？", "原来的价格是多少？", "以前多少钱？"),
-        "en": ("What was the original price?", "How much did it cost before?", "What was the old price?"),
+        "zh": (
+            "原价是多少？",
+            "原来卖多少钱？",
+            "原来的价格是多少？",
+            "以前多少钱？",
+            "告诉我原价。",
+            "原来的价钱是多少？",
+            "请问原来多少钱？",
+        ),
+        "en": (
+            "What was the original price?",
+            "How much did it cost before?",
+            "What was the old price?",
+            "Tell me the original price.",
+            "What did it cost before?",
+            "How much was it before?",
+            "What was the price before?",
+        ),
     },
     "price_single": {
-        "zh": ("价格是多少？", "多少钱？", "这个卖多少钱？"),
-        "en": ("What is the price?", "How much is it?", "How much does it cost?"),
+        "zh": (
+            "价格是多少？",
+            "多少钱？",
+            "这个卖多少钱？",
+            "告诉我价格。",
+            "请问多少钱？",
+        ),
+        "en": (
+            "What is the price?",
+            "How much is it?",
+            "How much does it cost?",
+            "Tell me the price.",
+            "What does it cost?",
+            "What price do you see?",
+        ),
     },
     "chart_tallest label": {
-        "zh": ("哪根柱子最高？", "最高的柱子是哪一个？", "图表中哪一项最高？"),
-        "en": ("Which bar is the tallest?", "Which bar is the highest?", "What is the label of the tallest bar?"),
+        "zh": (
+            "哪根柱子最高？",
+            "最高的柱子是哪一个？",
+            "图表中哪一项最高？",
+            "告诉我哪根柱子最高。",
+            "你看到哪根柱子最高？",
+        ),
+        "en": (
+            "Which bar is the tallest?",
+            "Which bar is the highest?",
+            "What is the label of the tallest bar?",
+            "Tell me which bar is the tallest.",
+            "What is the tallest bar?",
+            "Which bar do you see as the tallest?",
+        ),
     },
     "chart_tallest colour": {
-        "zh": ("最高的柱子是什么颜色？", "最高的柱子的颜色是什么？", "哪种颜色的柱子最高？"),
+        "zh": (
+            "最高的柱子是什么颜色？",
+            "最高的柱子的颜色是什么？",
+            "哪种颜色的柱子最高？",
+            "告诉我最高的柱子的颜色。",
+            "你看到最高的柱子是什么颜色？",
+        ),
         "en": (
             "What colour is the tallest bar?",
             "What is the colour of the tallest bar?",
             "Which colour is the highest bar?",
+            "Tell me the colour of the tallest bar.",
+            "What colour does the tallest bar have?",
         ),
     },
     "chart_value": {
-        "zh": ("{b}的数值是多少？", "柱子{b}是多少？", "{b}的值是多少？"),
-        "en": ("What is the value of {b}?", "How high is bar {b}?", "What value does {b} have?"),
+        "zh": (
+            "{b}的数值是多少？",
+            "柱子{b}是多少？",
+            "{b}的值是多少？",
+            "告诉我{b}的数值。",
+            "柱子{b}的值是多少？",
+        ),
+        "en": (
+            "What is the value of {b}?",
+            "How high is bar {b}?",
+            "What value does {b} have?",
+            "Tell me the value of {b}.",
+            "What is the value of bar {b}?",
+            "How much is {b}?",
+        ),
     },
     "receipt_total": {
-        "zh": ("合计多少钱？", "小票上的合计是多少？", "总共多少钱？"),
-        "en": ("What is the total?", "How much is the total on the receipt?", "What does it cost in total?"),
+        "zh": (
+            "合计多少钱？",
+            "小票上的合计是多少？",
+            "总共多少钱？",
+        ),
+        "en": (
+            "What is the total?",
+            "How much is the total on the receipt?",
+            "What does it cost in total?",
+        ),
     },
     "receipt_paid": {
-        "zh": ("实付多少钱？", "实际付了多少？", "小票上的实付金额是多少？"),
-        "en": ("How much was paid?", "What amount was paid?", "How much money was handed over?"),
+        "zh": (
+            "实付多少钱？",
+            "实际付了多少？",
+            "小票上的实付金额是多少？",
+        ),
+        "en": (
+            "How much was paid?",
+            "What amount was paid?",
+            "How much money was handed over?",
+        ),
     },
     "receipt_shop": {
-        "zh": ("这是哪家店的小票？", "店名是什么？", "在哪家店买的？"),
-        "en": ("Which shop is the receipt from?", "What is the name of the shop?", "Where was it bought?"),
+        "zh": (
+            "这是哪家店的小票？",
+            "店名是什么？",
+            "在哪家店买的？",
+        ),
+        "en": (
+            "Which shop is the receipt from?",
+            "What is the name of the shop?",
+            "Where was it bought?",
+        ),
     },
 }
 
 
-def _price(rng: random.Random) -> int:
-    """A price of one to four digits; mostly of two or three."""
+def _price(rng: random.Random) -> str:
+    """A price of one to four digits, mostly of two or three; some have one or two decimals, and less before them."""
+    aside = _aside(rng)
     digits = rng.choices((1, 2, 3, 4), (2, 4, 4, 1))[0]
-    return rng.randint(10 ** (digits - 1), 10**digits - 1)
+    price = str(rng.randint(10 ** (digits - 1), 10**digits - 1))
+    if aside.random() >= _SHARE_OF_DECIMALS:
+        return price
+    share = aside.random()
+    cents = f"{aside.randint(1, 9)}" if share < 0.25 else f"{aside.randint(0, 99):02d}"
+    return f"{price[: aside.choice((1, 2))]}.{aside.choice(('99', '95', '50')) if share > 0.8 else cents}"
+
+
+def _aside(rng: random.Random) -> random.Random:
+    """Another source that takes nothing from this one: what it decides leaves the pictures of shipped samples alone."""
+    twin = random.Random()  # noqa: S311 - not for secrets
+    twin.setstate(rng.getstate())
+    return random.Random(f"another {twin.getrandbits(64)}")  # noqa: S311
 
 
 def _fitting_px(texts: Sequence[str], width_px: float, height_px: float) -> int:
@@ -105,23 +222,26 @@ def poster(rng: random.Random, lang: Lang, size: Size, num_prices: int = 2) -> S
         A scene, or None where the drawn text cannot be printed legibly.
     """
     width, height = size
+    aside = _aside(rng)
     currency = rng.choice(_CURRENCY[lang])
+    if aside.random() < _SHARE_OF_DOLLARS:
+        currency = "$"
     has_title = num_prices == 1 or rng.random() < 0.7
     title = rng.choice(_PRODUCTS[lang])
     values: list[tuple[str, str]] = []
     blocks: list[list[str]] = []
     struck: list[bool] = []
     if num_prices == 1:
-        number = str(_price(rng))
+        number = _price(rng)
         values.append(("price_single", number))
         blocks.append([currency + number])
         struck.append(False)
     else:
         first, second = _price(rng), _price(rng)
-        if first == second:
+        if float(first) == float(second):
             return None
         labels = rng.choice(_LABELS[lang])
-        numbers = (str(first), str(second))
+        numbers = (first, second)
         values += zip(("price_original", "price_current"), numbers, strict=True)
         is_stacked = rng.random() < 0.35 and height >= 96
         gap = rng.choice(("", " ", ":")) if lang == "zh" else rng.choice((" ", ": "))
@@ -203,8 +323,8 @@ def _arrange(
 
 
 def _number_in(text: str) -> str:
-    """The digits at the end of a printed line."""
-    return text[len(text.rstrip("0123456789")) :]
+    """The number at the end of a printed line."""
+    return text[len(text.rstrip("0123456789.")) :]
 
 
 def price_asker(name: str) -> Asker:
@@ -216,16 +336,15 @@ def price_asker(name: str) -> Asker:
         if answer is None:
             return None
         prices = [text for key, text in scene.values if key.startswith("price_")]
-        number = int(answer)
         guesses: tuple[tuple[str, str], ...] = ()
         if len(prices) == 2:
-            numbers = sorted(int(text) for text in prices)
-            if want not in (None, "low" if number == numbers[0] else "high"):
+            numbers = sorted(prices, key=float)
+            if want not in (None, "low" if answer == numbers[0] else "high"):
                 return None
             printed = sorted((line.y, line.x, line.is_struck, _number_in(line.text)) for line in scene.lines)
             offers = [(is_struck, text) for _, _, is_struck, text in printed if text]
             guesses = (
-                ("the smaller number", str(numbers[0])),
+                ("the smaller number", numbers[0]),
                 ("the upper price", offers[0][1]),
                 ("the price not struck through", next(text for is_struck, text in offers if not is_struck)),
             )
