@@ -5,15 +5,18 @@ In: a `Scene`. Out: an RGB picture of its size; `dense_targets` says where every
 
 from __future__ import annotations
 
+import io
 import math
 import random
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from training.pocket import SHIPPED
 from training.pocket.scenes.nouns import RGB, Bar, Glyph, Scene, Shape, TextLine
+from training.pocket.scenes.outside_pictures import draw_outside
 from training.pocket.scenes.words import COLOURS
 
 FONT_FILE = SHIPPED / "fonts" / "GlowlPocketSans.otf"
@@ -71,6 +74,9 @@ def render(scene: Scene) -> Image.Image:
     Returns:
         An RGB picture of `scene.width` x `scene.height` pixels.
     """
+    family = scene.value("family")
+    if family is not None:
+        return draw_outside(family, (scene.width, scene.height), scene.seed)
     rng = random.Random(scene.seed)  # noqa: S311 (tints, not secrets)
     scale = _OVERSAMPLING if scene.shapes else 1
     image = Image.new("RGB", (scene.width * scale, scene.height * scale), scene.background)
@@ -89,6 +95,19 @@ def render(scene: Scene) -> Image.Image:
         draw.rectangle(tuple(round(edge) for edge in box), fill=_tint(COLOURS[bar.colour], rng))
     for line in scene.lines:
         _draw_line(draw, scene, line)
+    return _photograph(image, scene)
+
+
+def _photograph(image: Image.Image, scene: Scene) -> Image.Image:
+    """The picture with its grain, and with what saving it as JPEG loses."""
+    if scene.grain:
+        noise = np.random.default_rng(scene.seed).normal(0, scene.grain, (*image.size[::-1], 3))
+        pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
+        image = Image.fromarray(pixels)
+    if scene.jpeg:
+        saved = io.BytesIO()
+        image.save(saved, "JPEG", quality=scene.jpeg)
+        image = Image.open(saved).convert("RGB")
     return image
 
 
@@ -99,11 +118,16 @@ def _draw_shapes(draw: ImageDraw.ImageDraw, scene: Scene, scale: int, rng: rando
         fill = _tint(COLOURS[shape.colour], rng)
         outline = tuple(round(0.65 * part) for part in fill) if has_outline else None
         width = scale if has_outline else 0
+        if scene.is_hollow:
+            # Thick enough to have pixels left where the models see the picture, and hollow still.
+            width = max(scale, round(0.3 * shape.radius * short))
+            fill, outline = scene.background, fill
         x, y, radius = shape.x * scene.width * scale, shape.y * scene.height * scale, shape.radius * short
         if shape.kind == "circle":
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=outline, width=width)
         else:
-            points = [(x + radius * dx, y + radius * dy) for dx, dy in _OUTLINES[shape.kind]]
+            cos, sin = radius * math.cos(shape.turn), radius * math.sin(shape.turn)
+            points = [(x + cos * dx - sin * dy, y + sin * dx + cos * dy) for dx, dy in _OUTLINES[shape.kind]]
             draw.polygon(points, fill=fill, outline=outline, width=width)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Lang = Literal["zh", "en"]
-SceneKind = Literal["shapes", "poster", "chart", "receipt"]
+SceneKind = Literal["shapes", "poster", "chart", "receipt", "outside"]
 RGB = tuple[int, int, int]
 
 
@@ -24,6 +24,7 @@ class Shape:
         x: centre, as a fraction of the picture's width.
         y: centre, as a fraction of the picture's height.
         radius: as a fraction of the picture's shorter side; kinds are drawn so that equal radii look about equally big.
+        turn: by how much the shape is turned, in radians, clockwise.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Shape:
     x: float
     y: float
     radius: float
+    turn: float = 0.0
 
     @property
     def look(self) -> tuple[str, str]:
@@ -98,6 +100,9 @@ class Scene:
         seed: decides the small things nobody asks about: tints, outlines, brightness, grain.
         values: what posters and receipts say, such as ("price_current", "299").
         axis: heights of a chart's grid lines, as fractions of the picture's height; empty where values are printed.
+        is_hollow: shapes are drawn as thick outlines.
+        grain: standard deviation of a camera's noise, in levels of 256; 0 for none.
+        jpeg: quality at which the picture was once saved; 0 if it never was.
     """
 
     kind: SceneKind
@@ -110,6 +115,9 @@ class Scene:
     seed: int = 0
     values: tuple[tuple[str, str], ...] = ()
     axis: tuple[float, ...] = ()
+    is_hollow: bool = False
+    grain: int = 0
+    jpeg: int = 0
 
     def value(self, name: str) -> str | None:
         """What the picture says under `name`, or None where it does not say it."""
@@ -163,6 +171,7 @@ class TypeInfo:
         chance: what guessing amounts to, in words.
         held_out: never in training.
         is_long: too long to be packed with others.
+        is_honest: the one answer is that the models do not know.
     """
 
     name: str
@@ -175,3 +184,4 @@ class TypeInfo:
     chance: str
     held_out: bool = False
     is_long: bool = False
+    is_honest: bool = False
