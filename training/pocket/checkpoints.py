@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engines.pocket.files import (
@@ -41,6 +42,11 @@ OWL2_SIDE = 96
 """Side of every picture after Owl2's preprocessing, in pixels; others are squeezed into a square."""
 
 PATCH = 8
+WEIGHTS = "model.safetensors"
+_TOKENIZER_FILES: dict[EngineName, tuple[str, ...]] = {
+    "glm": ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"),
+    "owl2": ("special_tokens_map.json", "tokenizer.model", "tokenizer_config.json"),
+}
 
 # Words beside those of the sampled questions: what a person may type around them, and what documents say.
 _MORE_ENGLISH = (
@@ -70,11 +76,14 @@ def build_words(seed: int = 0, per_type: int = 150) -> tuple[list[str], list[str
         Chinese words and characters, and English words and signs, each sorted.
     """
     from training.pocket.scenes import TYPES, sample_question
+    from training.pocket.scenes.outside_words import HONEST
     from training.pocket.scenes.words import COLOURS, KINDS, REGIONS, say
 
     rng = random.Random(seed)  # noqa: S311 - not for secrets
-    texts = [_MORE_ENGLISH, *_MORE_CHINESE]
+    texts = [_MORE_ENGLISH, *_MORE_CHINESE, *HONEST.values()]
     for name, info in TYPES.items():
+        if info.is_honest:  # their words are to stay unknown
+            continue
         for lang in sorted({lang for langs in info.langs.values() for lang in langs}):
             for _ in range(per_type):
                 question = sample_question(rng, name, lang)
@@ -142,6 +151,17 @@ def write_tokenizer(engine: EngineName, folder: Path) -> None:
         save_owl2_tokenizer(make_owl2_tokenizer(english), folder)
 
 
+def copy_tokenizer(engine: EngineName, checkpoint: Path, folder: Path) -> None:
+    """Take over an engine's tokenizer from a checkpoint, without the rest of it.
+
+    Raises:
+        FileNotFoundError: the folder holds no tokenizer of this engine.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _TOKENIZER_FILES[engine]:
+        shutil.copyfile(checkpoint / name, folder / name)
+
+
 # -- models -----------------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +176,15 @@ def new_model(engine: EngineName, tokenizer_folder: Path, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _new_glm(tokenizer_folder) if engine == "glm" else _new_owl2(tokenizer_folder)
+
+
+def load_weights(model: nn.Module, checkpoint: Path) -> None:
+    """Give a model of the same shapes the weights of a checkpoint.
+
+    Raises:
+        RuntimeError: names or shapes differ.
+    """
+    model.load_state_dict({name: value.float() for name, value in load_file(checkpoint / WEIGHTS).items()})
 
 
 def _new_glm(folder: Path) -> Any:

@@ -61,7 +61,8 @@ EXEMPT = {"greeting", "ability", "price_single", "caption"}
 
 
 def test_every_type_is_held_to_its_chance() -> None:
-    assert set(CHANCE) | EXEMPT == set(TYPES)
+    honest = {name for name, info in TYPES.items() if info.is_honest}  # one answer each, and false alarms are counted
+    assert set(CHANCE) | EXEMPT | honest == set(TYPES)
 
 
 @pytest.mark.parametrize("name", CHANCE)

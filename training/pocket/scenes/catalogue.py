@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from training.pocket.scenes import compose, hops, places, printed, several, singles, turns, which
+from training.pocket.scenes import compose, hops, outside, places, printed, several, singles, turns, which
 from training.pocket.scenes.asking import Asker, Builder, Scenes, Setup
 from training.pocket.scenes.nouns import Lang, SceneKind, TypeInfo
 from training.pocket.scenes.words import COLOUR_NAMES, KINDS, ORDINALS, REGIONS
@@ -57,6 +57,7 @@ def _add(
     chance: str,
     held_out: bool = False,
     is_long: bool = False,
+    is_honest: bool = False,
     langs: tuple[Lang, ...] | None = None,
 ) -> None:
     by_engine = {engine: langs or (GLM if engine == "glm" else OWL2) for engine in engines}
@@ -72,6 +73,7 @@ def _add(
         chance,
         held_out,
         is_long,
+        is_honest,
     )
     QUESTIONS[name] = QuestionType(info, ask, build, classes)
 
@@ -421,5 +423,85 @@ for _form in ("color", "shape"):
         bars=0.85,
         chance="2 to 8",
     )
+
+
+def _most_chars(langs: tuple[Lang, ...] | None) -> int:
+    """Owl2 reads Chinese byte by byte, and its answer is 60 of them."""
+    return 16 if langs else 200
+
+
+# What the models do not know. Bars are those of 200 inputs that others make up.
+_SHAPE_PICTURE, _UNKNOWN_PICTURE = singles.scene_any, outside.scene_outside
+for _name, _topics, _scene_kind, _build, _engines, _langs in (
+    ("outside_words", ("printed", "several"), "shapes", _SHAPE_PICTURE, ("glm", "owl2"), None),
+    ("outside_words_poster", ("shapes",), "poster", printed.poster_scene(2), _GLM_ONLY, None),
+    ("outside_words_chart", ("shapes",), "chart", printed.scene_chart, _GLM_ONLY, None),
+    ("outside_words_chinese", ("one step", "printed"), "shapes", _SHAPE_PICTURE, _OWL2_ONLY, ("zh",)),
+):
+    _add(
+        _name,
+        outside.words_asker(_name, _topics, _most_chars(_langs)),
+        _build,
+        engines=_engines,
+        scene_kind=_scene_kind,
+        bars=0.95,
+        is_must=True,
+        chance="one answer per type",
+        is_long=_langs is not None,
+        is_honest=True,
+        langs=_langs,
+    )
+for _name, _topics, _build, _engines, _langs in (
+    ("outside_picture", ("shapes", "shapes", "printed"), _UNKNOWN_PICTURE, ("glm", "owl2"), None),
+    ("outside_print", ("printed", "shapes"), outside.print_as_outside(), _OWL2_ONLY, None),
+    ("outside_picture_chinese", ("shapes",), _UNKNOWN_PICTURE, _OWL2_ONLY, ("zh",)),
+):
+    _add(
+        _name,
+        outside.picture_asker(_name, _topics, _most_chars(_langs)),
+        _build,
+        engines=_engines,
+        scene_kind="outside",
+        bars=0.95,
+        is_must=True,
+        chance="one answer per type",
+        is_long=_langs is not None,
+        is_honest=True,
+        langs=_langs,
+    )
+_add(
+    "outside_two",
+    outside.picture_asker("outside_two", ("several",)),
+    outside.scenes_outside,
+    engines=_OWL2_ONLY,
+    num_images=2,
+    scene_kind="outside",
+    bars=0.95,
+    is_must=True,
+    chance="one answer per type",
+    is_honest=True,
+)
+_add(
+    "outside_words_two",
+    outside.words_asker("outside_words_two", ("printed",)),
+    several.scene_picture_color,
+    engines=_OWL2_ONLY,
+    num_images=2,
+    bars=0.95,
+    is_must=True,
+    chance="one answer per type",
+    is_honest=True,
+)
+_add(
+    "outside_text",
+    outside.ask_outside_text,
+    _no_scene,
+    num_images=0,
+    scene_kind=None,
+    bars=0.95,
+    is_must=True,
+    chance="one answer per type",
+    is_honest=True,
+)
 
 TYPES: Mapping[str, TypeInfo] = MappingProxyType({name: question.info for name, question in QUESTIONS.items()})

@@ -11,6 +11,7 @@ import random
 from training.pocket.scenes.asking import Scenes
 from training.pocket.scenes.hops import ask_any_hop
 from training.pocket.scenes.nouns import Lang, Question
+from training.pocket.scenes.outside_words import HONEST
 from training.pocket.scenes.words import KINDS, look, say
 
 # Word for word what the router sends; a test holds the two together.
@@ -27,6 +28,8 @@ PROMPTS: dict[Lang, str] = {
         "Question: {question}\n\nFirst answer: {draft}\n\nDeeper analysis: {deep}"
     ),
 }
+
+_SHARE_OF_HONEST = 0.12
 
 
 def ask_compose(rng: random.Random, scenes: Scenes, lang: Lang, want: str | None) -> Question | None:
@@ -47,8 +50,12 @@ def ask_compose(rng: random.Random, scenes: Scenes, lang: Lang, want: str | None
             say(rng.choice(KINDS), lang),
             str(rng.randint(0, 6)),
             say(rng.choice(("yes", "no")), lang),
+            HONEST[lang],
         )
     )
-    text = PROMPTS[lang].format(question=question.text, draft=draft, deep=question.answer_class)
-    answer = question.answer
+    deep, answer = question.answer_class, question.answer
+    if rng.random() < _SHARE_OF_HONEST:
+        # What neither can tell stays so; what the draft made of it does not count.
+        deep = answer = HONEST[lang]
+    text = PROMPTS[lang].format(question=question.text, draft=draft, deep=deep)
     return Question("compose", lang, scenes, text, answer, "", question.answer_class, question.candidates)

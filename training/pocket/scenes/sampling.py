@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from training.pocket.scenes import printed, singles
 from training.pocket.scenes.asking import Builder, Scenes, Setup
 from training.pocket.scenes.catalogue import QUESTIONS, TYPES
-from training.pocket.scenes.layout import SIZES, Size
+from training.pocket.scenes.layout import SIZES, Look, Size, place, random_looks
 from training.pocket.scenes.nouns import Lang, Question, Scene, SceneKind
+from training.pocket.scenes.words import COLOUR_NAMES, KINDS
 
 # A builder finds its scene in a few tries; so many mean that it cannot.
 _TRIES = 2000
@@ -93,6 +94,65 @@ def sample_question(
         if question is not None:
             return question
     raise RuntimeError(f"no scene found for {type!r} (wanted {want!r}) with {num_shapes} shapes")
+
+
+# Seven to nine shapes are no matter of these types' own scenes; a description names four at most.
+MANY_TYPES = (
+    "color_of_shape",
+    "shape_of_color",
+    "exist",
+    "count_all",
+    "count_color",
+    "count_shape",
+    "count_color_shape",
+    "largest",
+    "smallest",
+    "position",
+    "region",
+    "at_region",
+    "relation",
+    "comparison",
+)
+_MANY = (7, 8, 9)
+
+
+def scene_of_many(rng: random.Random, sizes: Sequence[Size] = SIZES) -> Scene:
+    """Seven to nine shapes of any look, in one picture."""
+    while True:
+        num = rng.choice(_MANY)
+        looks: list[Look] = random_looks(rng, num)
+        if rng.random() < 0.6:
+            looks = [(rng.choice(COLOUR_NAMES), rng.choice(KINDS)) for _ in range(num)]
+        scene = place(rng, looks, rng.choice(sizes))
+        if scene is not None:
+            return scene
+
+
+def sample_of_many(rng: random.Random, type: str, lang: Lang) -> Question:  # noqa: A002
+    """A question of one of `MANY_TYPES` about seven to nine shapes.
+
+    Raises:
+        RuntimeError: no scene could be found.
+    """
+    for _ in range(_TRIES):
+        question = QUESTIONS[type].ask(rng, (scene_of_many(rng),), lang, None)
+        if question is not None:
+            return question
+    raise RuntimeError(f"no scene of many shapes found for {type!r}")
+
+
+def pack_of_many(
+    rng: random.Random, types: Mapping[str, float], lang: Lang, num_questions: int
+) -> tuple[Scenes, list[Question]]:
+    """Several questions about one picture of seven to nine shapes, as `sample_pack` gives them; none, if none fits."""
+    scenes = (scene_of_many(rng),)
+    fitting = [name for name in types if name in MANY_TYPES or name == "outside_words"]
+    questions: dict[str, Question] = {}
+    for name in rng.choices(fitting, [types[name] for name in fitting], k=6 * num_questions) if fitting else ():
+        question = QUESTIONS[name].ask(rng, scenes, lang, None)
+        if question is not None and len(questions) < num_questions:
+            questions.setdefault(question.text, question)
+    return scenes, list(questions.values())
 
 
 def sample_pack(
