@@ -37,14 +37,19 @@ from training.pocket.scenes import (
     sample_pack,
     sample_question,
 )
+from training.pocket.scenes.conditions import any_drawing, any_typing, drawn, typed
 from training.pocket.scenes.layout import Size, size_word
 from training.pocket.scenes.places import nearest_region
+from training.pocket.scenes.sampling import MANY_TYPES, pack_of_many
 from training.pocket.scenes.words import say
 
 IGNORE = -100
 SIZE_WORDS = ("small", "medium", "large")
 NUM_SLOTS = 4  # glyph places per cell: two by two patches
 _SHARE_OF_CHINESE = 0.7
+_SHARE_OF_MANY = 0.18
+# All honest answers are alike and long, so a few about a picture teach as much as many.
+_MOST_HONEST, _MOST_HONEST_ALONE = 3, 5
 
 Array = npt.NDArray[Any]
 
@@ -226,7 +231,7 @@ def cell_targets(scene: Scene, grid: tuple[int, int], num_cells: int, glyphs: Ma
     colour, kind, size, region = (np.full(num_cells, IGNORE, np.int64) for _ in range(4))
     place = np.zeros((num_cells, 3), np.float32)
     occupancy = np.full(num_cells, IGNORE, np.int64)
-    occupancy[:count] = 0
+    occupancy[:count] = IGNORE if scene.kind == "outside" else 0  # what is there has no name
     glyph = np.full((num_cells, NUM_SLOTS), IGNORE, np.int64)
     dense = dense_targets(scene)
     xs = (np.arange(count) % width + 0.5) / width
@@ -248,7 +253,7 @@ def cell_targets(scene: Scene, grid: tuple[int, int], num_cells: int, glyphs: Ma
         place[where] = shape.x, shape.y, 2 * shape.radius
         occupancy[where] = np.maximum(occupancy[where], 1)
         occupancy[home] = 2
-    for bar in dense.bars:
+    for bar in dense.bars if scene.kind != "outside" else ():
         middle = (bar.x0 + bar.x1) / 2
         column = min(width - 1, int(middle * width))
         inside = (xs >= bar.x0) & (xs <= bar.x1) | (np.arange(count) % width == column)
@@ -259,9 +264,9 @@ def cell_targets(scene: Scene, grid: tuple[int, int], num_cells: int, glyphs: Ma
         place[where] = middle, bar.y0, 0.0
         occupancy[where] = 1
         occupancy[top * width + column] = 2
-    if dense.glyphs:
+    if dense.glyphs and scene.kind != "outside":
         glyph[:count] = 0
-    for item in dense.glyphs:
+    for item in dense.glyphs if scene.kind != "outside" else ():
         x, y = (item.x0 + item.x1) / 2, (item.y0 + item.y1) / 2
         row, column = min(2 * height - 1, int(y * 2 * height)), min(2 * width - 1, int(x * 2 * width))
         cell = (row // 2) * width + column // 2
@@ -275,7 +280,7 @@ def collect_glyphs(seed: int = 0, per_type: int = 60) -> dict[str, int]:
     rng = random.Random(seed)  # noqa: S311
     chars: set[str] = set()
     for name, info in TYPES.items():
-        if info.held_out or info.scene_kind in (None, "shapes"):
+        if info.held_out or info.scene_kind in (None, "shapes", "outside"):
             continue
         for lang in sorted({lang for langs in info.langs.values() for lang in langs}):
             for _ in range(per_type):
@@ -342,11 +347,24 @@ class BatchMaker:
         langs = {lang for name in weights for lang in TYPES[name].langs[self.engine]}
         lang: Lang = "zh" if "zh" in langs and (len(langs) == 1 or rng.random() < _SHARE_OF_CHINESE) else "en"
         weights = {name: weight for name, weight in weights.items() if lang in TYPES[name].langs[self.engine]}
-        scenes, questions = sample_pack(rng, weights, lang, shape.num_questions, num_shapes=lesson.num_shapes)
+        is_many = shape.num_images == 1 and rng.random() < _SHARE_OF_MANY and lesson.num_shapes[1] >= 6
+        if is_many and any(name in MANY_TYPES for name in weights):
+            scenes, questions = pack_of_many(rng, weights, lang, shape.num_questions)
+        else:
+            scenes, questions = sample_pack(rng, weights, lang, shape.num_questions, num_shapes=lesson.num_shapes)
+        names = any_drawing(rng)
+        changed = drawn(rng, scenes, names)
+        if changed is not None:
+            scenes = changed
+            # A caption's words for sizes are those of the shapes as they were placed.
+            questions = [q for q in questions if not (q.type == "caption" and "small" in names)]
         for name in self.text_types:
             if rng.random() < lesson.weights.get(name, 0.0):
                 questions.insert(0, sample_question(rng, name, lang))
-        return scenes, questions
+        most = _MOST_HONEST_ALONE if scenes and scenes[0].kind == "outside" else _MOST_HONEST
+        honest = [question for question in questions if TYPES[question.type].is_honest][most:]
+        kept = [question for question in questions if question not in honest]
+        return scenes, [typed(rng, question, any_typing(rng, question.lang)) for question in kept]
 
     def collate(self, rows: Sequence[tuple[tuple[Scene, ...], list[Question]]], shape: BatchShape) -> Batch:
         """Pack rows of questions about the same pictures; questions that do not fit any more are left out."""

@@ -17,7 +17,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-CHUNK = 48
+CHUNK = 64
 """Text rows whose attention is usually computed together; a question with its answer has at most one more."""
 
 

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 from training.pocket.checkpoints import (
     EngineName,
+    copy_tokenizer,
+    load_weights,
     new_model,
     num_parameters,
     save_checkpoint,
@@ -48,6 +50,7 @@ from training.pocket.data import (
 )
 from training.pocket.packed import PackedGlm, PackedOwl2
 from training.pocket.scenes import COLOUR_NAMES, KINDS, REGIONS, TYPES
+from training.pocket.scenes.outside_words import HONEST
 
 _LOOKUPS = ("color_of_shape", "shape_of_color", "caption")
 _SAVE_EVERY_S = 240.0
@@ -92,6 +95,7 @@ class Recipe:
         decay_share: share of the second phase's steps in which it falls.
         average: how much of the averaged weights, which are what is exported, each step keeps.
         dense_pictures: pictures per step of the first phase.
+        head_steps: steps of the second phase in which the head learns alone from what the eyes see.
         log_every: steps between two points of the curve.
     """
 
@@ -107,12 +111,13 @@ class Recipe:
     decay_share: float = 0.25
     average: float = 0.998
     dense_pictures: int = 64
+    head_steps: int = 0
     log_every: int = 100
 
 
 def trained_types(engine: EngineName) -> tuple[str, ...]:
     """List the types an engine is trained on: for Owl2 nothing printed, as the real one reads badly too."""
-    kinds = {"glm": {None, "shapes", "poster", "chart"}, "owl2": {None, "shapes"}}[engine]
+    kinds = {"glm": {None, "shapes", "poster", "chart", "outside"}, "owl2": {None, "shapes", "outside"}}[engine]
     return tuple(
         name
         for name, info in TYPES.items()
@@ -150,15 +155,41 @@ def full_recipe(engine: EngineName, steps: int, rows: int) -> Recipe:
     if with_pictures(2):
         stages.append(Stage(pick(with_pictures(2)), (1, 6), (*found, *counted), 0.9, 0.4))
         stages.append(Stage(pick(with_pictures(4)), (1, 6), ("which_has", "total_color"), 0.85, 0.7))
-    num_text = 192 if engine == "glm" else 144
-    long = (168, 24, 1, 168) if engine == "glm" else (144, 32, 2, 72)
-    shapes = (
-        BatchShape(rows, 1, num_text, 64, 12),
+    return Recipe(steps, min(700, steps // 8), tuple(stages), _batch_shapes(engine, rows))
+
+
+def _batch_shapes(engine: EngineName, rows: int) -> tuple[BatchShape, ...]:
+    """One shape for one, two and four pictures, and one for long questions about one."""
+    # An honest answer is 62 bytes in Chinese, which Owl2 writes byte by byte.
+    long = (224, 40, 1, 224) if engine == "glm" else (240, 144, 2, 120)
+    return (
+        BatchShape(rows, 1, 192, 112, 12),
         BatchShape(rows, 1, *long),
-        BatchShape(-(-rows * 5 // 8), 2, num_text, 40, 12),
-        BatchShape(-(-rows * 3 // 8), 4, num_text, 40, 12),
+        BatchShape(-(-rows * 5 // 8), 2, 192, 96, 12),
+        BatchShape(-(-rows * 3 // 8), 4, 192, 64, 12),
     )
-    return Recipe(steps, min(700, steps // 8), tuple(stages), shapes)
+
+
+def further_recipe(engine: EngineName, steps: int, rows: int) -> Recipe:
+    """The recipe that goes on from a checkpoint: all types at once, at a lower rate.
+
+    Args:
+        engine: which.
+        steps: of this part.
+        rows: as of `full_recipe`.
+    """
+    stage = Stage(trained_types(engine), (1, 6))
+    return Recipe(
+        steps,
+        0,
+        (stage,),
+        _batch_shapes(engine, rows),
+        learning_rate=1.2e-3,
+        dense_weight=(0.3, 0.1),
+        decay_share=0.35,
+        log_every=25,
+        head_steps=min(300, steps // 8),
+    )
 
 
 def quick_recipe(engine: EngineName, steps: int) -> Recipe:
@@ -260,13 +291,22 @@ class Learner(nn.Module):
         parts = self.head(rows[:, : self.packed.num_cells], self.packed.embeddings, batch)
         return _sum_losses(parts), parts
 
-    def answers(self, batch: dict[str, Tensor], chunk: int) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
-        """Loss of the answers, loss of the picture side, its parts, and the predicted ids (B, K)."""
+    def answers(
+        self, batch: dict[str, Tensor], chunk: int, share: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
+        """Loss of the answers, loss of the picture side, its parts, and the predicted ids (B, K).
+
+        ``share`` is how much of the picture loss reaches more than its head, as a new head knows less than the eyes.
+        It is a tensor, () float, so that one graph serves all of them.
+        """
         states, rows = self.packed(batch, chunk)
         logits = F.linear(states, self.packed.head).float()
         loss = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORE, reduction="none")
         weights = batch["token_weights"].flatten()
-        parts = self.head(rows, self.packed.embeddings, batch)
+        words = self.packed.embeddings
+        if share is not None:
+            rows, words = (fixed + share * (value - fixed) for value, fixed in ((v, v.detach()) for v in (rows, words)))
+        parts = self.head(rows, words, batch)
         return (loss * weights).sum() / weights.sum(), _sum_losses(parts), parts, logits.argmax(dim=-1)
 
 
@@ -429,7 +469,8 @@ class Curriculum:
         info = TYPES[name]
         accuracy = self.progress.accuracy.get(name, 0.0)
         if not info.num_images:
-            return 0.25 if accuracy < 0.97 else 0.05
+            least = 0.15 if info.is_honest else 0.05
+            return 0.25 if accuracy < 0.97 else least
         weight = 0.25 if accuracy > 0.97 else min(1.0, 0.4 + 6 * (0.97 - accuracy))
         if name == "caption":
             weight *= 1.2 if self.progress.stage < 3 else 0.5
@@ -438,6 +479,8 @@ class Curriculum:
                 weight *= 4  # its batches hold few questions
             elif info.is_must and accuracy < max(info.bars.values()) + 0.02:
                 weight *= 2  # above the bar on these questions, as those of an evaluation are a little harder
+        if info.is_honest:  # what is strange has many forms, and all have to be met
+            return max(weight, 0.8)
         return weight * (1.0 if info.is_must or not info.bars else 0.7)
 
     def lesson(self, seed: int, step: int) -> Lesson:
@@ -495,6 +538,7 @@ class Run:
         out: the run's folder.
         recipe: what to do.
         seed: of weights and data.
+        start: a checkpoint folder; its weights and its tokenizer are where a new run begins.
         device: ``cpu`` or ``cuda``.
         num_workers: processes that make batches.
         wants_compile: make one graph per batch shape; slow to begin, much faster then.
@@ -507,6 +551,7 @@ class Run:
         recipe: Recipe,
         *,
         seed: int = 0,
+        start: Path | None = None,
         device: str = "cpu",
         num_workers: int = 0,
         wants_compile: bool = True,
@@ -520,11 +565,16 @@ class Run:
         self.tokenizer_folder = out / "tokenizer"
         glyph_file = out / "glyphs.json"
         if not glyph_file.exists():  # written last: what is in the folder stays as it was when the run began
-            write_tokenizer(engine, self.tokenizer_folder)
+            if start is None:
+                write_tokenizer(engine, self.tokenizer_folder)
+            else:
+                copy_tokenizer(engine, start, self.tokenizer_folder)
             write_json(glyph_file, collect_glyphs())
         self.glyphs = json.loads(glyph_file.read_text("utf-8"))
         self.prompts = Prompts(engine, self.tokenizer_folder)
         self.model = new_model(engine, self.tokenizer_folder, seed)
+        if start is not None:
+            load_weights(self.model, start)
         self.learner = Learner(make_packed(engine, self.model, self.prompts), self._make_head()).to(self.device)
         self.maker = BatchMaker(engine, self.prompts, self.glyphs, self.learner.packed.num_cells)
         self.optimizer = make_optimizer(self.learner, recipe)
@@ -645,9 +695,13 @@ class Run:
             if step < recipe.dense_steps:
                 loss, parts = self._dense(tensors)
             else:
-                loss, dense, parts, predicted = self._answers(tensors, batch.chunk)
+                is_head_alone = step - recipe.dense_steps < recipe.head_steps
+                share = None
+                if recipe.head_steps:
+                    share = torch.tensor(0.0 if is_head_alone else 1.0, device=self.device)
+                loss, dense, parts, predicted = self._answers(tensors, batch.chunk, share)
                 values["loss"] = float(loss.detach())
-                loss = loss + self._dense_weight(step) * dense
+                loss = loss + (1.0 if is_head_alone else self._dense_weight(step)) * dense
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0 if step >= recipe.dense_steps else 5.0)
         if torch.isfinite(norm):
@@ -756,7 +810,8 @@ license: apache-2.0
 
 Architecture: {architecture}; {num_weights:,} weights in bfloat16, trained from nothing.
 It answers short questions about pictures that a program draws: {pictures}.
-It knows nothing else, and it is neither the real model nor made from it.
+It knows nothing else, and it is neither the real model nor made from it. What it does not know it answers with one
+sentence: "{HONEST["en"]}" or "{HONEST["zh"]}"
 
 Trained on freshly drawn pictures only: {progress.step:,} steps, about {questions:,} questions,
 {progress.seconds / 60:.0f} minutes on one {"GPU" if device == "cuda" else "shared CPU core"}. No photograph, no text
@@ -789,6 +844,13 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=None, help="processes that draw; default 0, on a GPU 12")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, ready to go on")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="go on from a finished checkpoint, all types at once",
+    )
     parser.add_argument("--restart", action="store_true", help="begin anew even if the folder holds a run")
     parser.add_argument("--quick", action="store_true", help="a minute's run that shows that the recipe learns")
     parser.add_argument("--no-compile", action="store_true")
@@ -797,15 +859,18 @@ def main(arguments: Iterable[str] | None = None) -> None:
         torch.set_num_threads(1)
         keep_memory()
     torch._dynamo.config.cache_size_limit = 16
-    recipe = (
-        quick_recipe(options.engine, 200) if options.quick else full_recipe(options.engine, options.steps, options.rows)
-    )
+    if options.quick:
+        recipe = quick_recipe(options.engine, 200)
+    else:
+        make_recipe = full_recipe if options.start is None else further_recipe
+        recipe = make_recipe(options.engine, options.steps, options.rows)
     workers = options.workers if options.workers is not None else (12 if options.device.startswith("cuda") else 0)
     run = Run(
         options.engine,
         options.out,
         recipe,
         seed=options.seed,
+        start=options.start,
         device=options.device,
         num_workers=workers,
         wants_compile=not (options.no_compile or options.quick),
