@@ -43,6 +43,7 @@ from engines.base import (
 )
 from training.pocket import SHIPPED
 from training.pocket.checkpoints import EngineName
+from training.pocket.robust import bar_of, conditions, count_false_alarms, draw_condition
 from training.pocket.scenes import TYPES, Lang, Question, blind_baselines, is_right, render, sample_question
 from training.pocket.train import trained_types
 
@@ -262,7 +263,7 @@ def score_type(engine: EngineName, outcomes: Sequence[Outcome], blind: Blind) ->
     low, high = wilson_interval(num_right, n)
     accuracy, bar = num_right / n, info.bars[engine]
     # A text turn has nothing to look at, so its blind score says nothing.
-    is_above_blind = low > blind.high or not info.num_images
+    is_above_blind = low > blind.high or not info.num_images or info.is_honest
     by_language: dict[str, float] = {
         lang: statistics.fmean(outcome.is_right for outcome in outcomes if outcome.question.lang == lang)
         for lang in dict.fromkeys(outcome.question.lang for outcome in outcomes)
@@ -280,6 +281,27 @@ def score_type(engine: EngineName, outcomes: Sequence[Outcome], blind: Blind) ->
         accuracy >= bar and is_above_blind,
         by_language,
     )
+
+
+def score_condition(condition: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Sum up the outcomes under one condition, and name the type that it costs most."""
+    by_type: dict[str, list[bool]] = {}
+    for outcome in outcomes:
+        by_type.setdefault(outcome.question.type, []).append(outcome.is_right)
+    shares = {name: statistics.fmean(right) for name, right in by_type.items()}
+    weakest = min(shares, key=lambda name: shares[name])
+    n, num_right = len(outcomes), sum(outcome.is_right for outcome in outcomes)
+    low, high = wilson_interval(num_right, n)
+    return {
+        "n": n,
+        "accuracy": num_right / n,
+        "low": low,
+        "high": high,
+        "bar": bar_of(condition),
+        "passed": num_right >= bar_of(condition) * n,
+        "weakest": weakest,
+        "weakest_accuracy": shares[weakest],
+    }
 
 
 async def evaluate_engine(
@@ -313,7 +335,23 @@ async def evaluate_engine(
     if begun is not None:
         ready_s = time.time() - begun
     scores: dict[str, dict[str, Any]] = {}
+    under: dict[str, dict[str, Any]] = {}
     wrong: list[dict[str, str]] = []
+    asked: list[tuple[Question, str]] = []
+
+    def keep(name: str, outcomes: Sequence[Outcome]) -> None:
+        asked.extend((outcome.question, outcome.answer) for outcome in outcomes)
+        missed = [outcome for outcome in outcomes if not outcome.is_right]
+        wrong.extend(
+            {
+                "type": name,
+                "text": outcome.question.text,
+                "expected": outcome.question.answer,
+                "answer": outcome.answer,
+            }
+            for outcome in missed[:5]
+        )
+
     try:
         info = await engine.info()
         latency = await time_short_answers(engine, name, seed)
@@ -322,17 +360,13 @@ async def evaluate_engine(
             outcomes = await ask_all(engine, questions[:per_type])
             result = score_type(name, outcomes, best_blind(questions))
             scores[type_name] = asdict(result)
-            missed = [outcome for outcome in outcomes if not outcome.is_right]
-            wrong += [
-                {
-                    "type": type_name,
-                    "text": outcome.question.text,
-                    "expected": outcome.question.answer,
-                    "answer": outcome.answer,
-                }
-                for outcome in missed[:5]
-            ]
+            keep(type_name, outcomes)
             print(f"{name} {type_name} {result.accuracy:.3f} of {result.n}", file=sys.stderr, flush=True)
+        for condition in conditions(name) if not types or "conditions" in types else ():
+            outcomes = await ask_all(engine, draw_condition(name, condition, per_type, seed))
+            under[condition] = score_condition(condition, outcomes)
+            keep(f"condition {condition}", outcomes)
+            print(f"{name} {condition} {under[condition]['accuracy']:.3f}", file=sys.stderr, flush=True)
     finally:
         await engine.aclose()
     return {
@@ -347,6 +381,8 @@ async def evaluate_engine(
             "aim": [type_name for type_name, row in scores.items() if not row["is_must"] and not row["passed"]],
         },
         "types": scores,
+        "conditions": under,
+        "false_alarms": asdict(alarms := count_false_alarms(asked)) | {"passed": alarms.passed},
         "wrong": wrong,
     }
 
@@ -384,6 +420,18 @@ def to_markdown(report: dict[str, Any]) -> str:
         blind = f"{row['blind']:.3f} {row['blind_strategy']}"
         passed = "yes" if row["passed"] else "no"
         lines.append(f"| {name} | {row['n']} | {row['accuracy']:.3f} | {interval} | {blind} | {bar} | {passed} |")
+    if report["conditions"]:
+        lines += ["", "| condition | n | accuracy | 95 % interval | weakest type | bar | passed |"]
+        lines.append("|---|---|---|---|---|---|---|")
+    for name, row in report["conditions"].items():
+        interval = f"{row['low']:.3f} to {row['high']:.3f}"
+        weakest = f"{row['weakest_accuracy']:.3f} {row['weakest']}"
+        passed = "yes" if row["passed"] else "no"
+        lines.append(
+            f"| {name} | {row['n']} | {row['accuracy']:.3f} | {interval} | {weakest} | {row['bar']:.2f} | {passed} |"
+        )
+    alarms = report["false_alarms"]
+    lines += ["", f"Known questions answered as unknown: {alarms['num']} of {alarms['n']}; at most 1 % may be."]
     latency, missed = report["latency"], report["not_passed"]
     lines += ["", f"Not passed: must: {_listed(missed['must'])}; aim: {_listed(missed['aim'])}."]
     if latency["n"]:
@@ -402,12 +450,16 @@ def _listed(names: Sequence[str]) -> str:
 def main(arguments: Iterable[str] | None = None) -> None:
     """Ask pocket checkpoints fresh questions and print how often they are right."""
     parser = argparse.ArgumentParser(prog="python -m training.pocket.evaluate", description=main.__doc__)
-    parser.add_argument("--questions", type=int, default=200, help="of each type and engine; 2000 for a full run")
+    parser.add_argument(
+        "--questions", type=int, default=500, help="of each type, condition and engine; 2000 for a full run"
+    )
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report here")
     parser.add_argument("--models", type=Path, metavar="DIR", default=DEFAULT_MODELS, help="holds glm/ and owl2/")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="only this one")
-    parser.add_argument("--type", action="append", default=[], help="only this question type; may be repeated")
+    parser.add_argument(
+        "--type", action="append", default=[], help="only this question type, or conditions; may be repeated"
+    )
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--quantization", choices=("none", "int8"), default="none")
     options = parser.parse_args(None if arguments is None else list(arguments))
