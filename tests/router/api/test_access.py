@@ -102,6 +102,14 @@ class Service:
 
         return asyncio.run(once())
 
+    def make_key(self, owner: str, **options: Any) -> str:
+        return self.known(self.change(lambda all_: create_key(all_, time.time(), owner, **options)).text)
+
+    def known(self, key: str) -> str:
+        """Wait until the api knows a key: it hears of changes a moment after they are made."""
+        wait_until(lambda: self.ask("GET /v1/models", key).status_code != 401, "the api to know the key")
+        return key
+
 
 @pytest.fixture(scope="module")
 def service(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[Service]:
@@ -113,12 +121,10 @@ def service(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[
     service = Service(server, url, httpx.Client(base_url=server.url, trust_env=False, timeout=300))
     for name in ("alice", "bob"):
         service.change(lambda all_, name=name: create_owner(all_, time.time(), name, scopes=SCOPES))
-        made = service.change(lambda all_, name=name: create_key(all_, time.time(), name))
-        service.keys[name] = made.text
+        service.keys[name] = service.make_key(name)
     for scope in SCOPES:
         rest = SCOPES - {scope}
-        made = service.change(lambda all_, rest=rest: create_key(all_, time.time(), "alice", scopes=rest))
-        service.keys[f"all but {scope}"] = made.text
+        service.keys[f"all but {scope}"] = service.make_key("alice", scopes=rest)
     wait_until(lambda: service.ask("GET /v1/models").status_code == 401, "the api to hear of the owners")
     service.ids = store_things(service)
     yield service
@@ -196,15 +202,16 @@ def test_lists_hold_ones_own_only(service: Service, route: str) -> None:
 
 
 def test_a_rotated_key_keeps_jobs_files_and_webhooks(service: Service) -> None:
-    new = service.change(lambda all_: rotate_key(all_, time.time(), service.keys["alice"], overlap_s=3600)).text
-    for key in (new, service.keys["alice"]):
+    alice = service.keys["alice"]
+    new = service.known(service.change(lambda all_: rotate_key(all_, time.time(), alice, overlap_s=3600)).text)
+    for key in (new, alice):
         for route in ROUTES:
             if route.startswith("GET"):
                 assert service.ask(route, key).status_code == 200, route
 
 
 def test_a_revoked_key_is_refused_and_a_stream_under_way_goes_on(service: Service, echoes: dict[str, Any]) -> None:
-    key = service.change(lambda all_: create_key(all_, time.time(), "alice")).text
+    key = service.make_key("alice")
     echoes["glm"].delta_delay_s = 0.05
     question = [{"role": "user", "content": "one two three four five six"}]
     body = {"model": "glowl", "stream": True, "messages": question, "hybrid": {"route": "fast"}}
@@ -222,8 +229,7 @@ def test_a_revoked_key_is_refused_and_a_stream_under_way_goes_on(service: Servic
 def test_what_an_owner_stores_is_kept_no_longer_than_it_wants(service: Service) -> None:
     # Given an owner who wants nothing to be kept for more than an hour
     service.change(lambda all_: create_owner(all_, time.time(), "carol", retention_s=3600))
-    key = service.change(lambda all_: create_key(all_, time.time(), "carol")).text
-    assert service.ask("GET /v1/models", key).status_code == 200
+    key = service.make_key("carol")
     headers = {"authorization": f"Bearer {key}"}
 
     # When it stores one of everything and asks for a day

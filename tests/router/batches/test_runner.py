@@ -365,8 +365,8 @@ async def test_a_response_that_is_deleted_under_way_is_that_lines_error(bench: B
     spec = await bench.begin(line("a"), line("b"))
     async with bench.running():
         await bench.wait(spec, lambda batch: batch.completed == 1)
-        (key,) = await bench.redis.keys("glowl:job:*")
-        job_id = key.decode().removeprefix("glowl:job:")
+        (held,) = await bench.batches.admitted(spec.id)
+        job_id = line_job_id(spec.id, held)
         await bench.fakes.jobs.delete(job_id)
         await bench.redis.xadd("glowl:activity", {"j": job_id})
         done = await bench.wait(spec)

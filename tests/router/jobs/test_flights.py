@@ -236,16 +236,23 @@ async def test_a_leader_whose_time_is_over_leaves_the_work_to_the_others(store: 
     await finish(store, other)
 
 
-async def read(hub: EventHub, job: Job) -> list[str]:
+async def read(hub: EventHub, job: Job, has_begun: asyncio.Event | None = None) -> list[str]:
+    said = []
     async with contextlib.aclosing(hub.follow(job.id, job.follows)) as events:
-        return [f"{event.kind} {event.unit}{event.text}{event.state}".strip() async for event in events]
+        async for event in events:
+            said.append(f"{event.kind} {event.unit}{event.text}{event.state}".strip())
+            if has_begun is not None:
+                has_begun.set()
+    return said
 
 
 async def test_who_waits_reads_what_the_one_that_runs_says(store: JobStore, clock: Clock, redis: Redis) -> None:
     hub = EventHub(redis, store)
     await hub.start()
     leader, other = await accept(store, clock), await accept(store, clock)
-    reader = asyncio.create_task(read(hub, other))
+    has_begun = asyncio.Event()
+    reader = asyncio.create_task(read(hub, other, has_begun))
+    await has_begun.wait()
     epochs = await begin(store, leader)
     await store.append(leader.id, "draft", epochs["draft"], "an")
     for unit, epoch in epochs.items():
