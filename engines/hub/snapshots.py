@@ -57,13 +57,20 @@ class Snapshot:
 
 
 def find_snapshot(name: ModelName, place: Place) -> Snapshot | None:
-    """Find what is here of a model; of several revisions, if none is named, the hub's default branch as last seen."""
+    """Find what is here of a model.
+
+    Of several revisions, if none is named, the hub's default branch as last seen; one that is whole before others.
+    """
+    first: Snapshot | None = None
     for folder, revision in _candidates(name, place):
         if folder.is_dir():
             found = name.at(revision)
             missing = missing_files(folder)
-            return Snapshot(found, folder, missing, not missing and _is_recorded(found, folder, place))
-    return None
+            snapshot = Snapshot(found, folder, missing, not missing and _is_recorded(found, folder, place))
+            if not missing:
+                return snapshot
+            first = first or snapshot
+    return first
 
 
 def _candidates(name: ModelName, place: Place) -> Iterator[tuple[Path, str]]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from engines.host_memory import available_bytes
+from engines.hub.names import place_of
 from router.cli import models
 from router.cli.access import has_owners
 from router.cli.common import Language, LanguageOption, load_settings, parse_language
@@ -229,8 +230,8 @@ def check_disk(data_dir: Path, language: Language) -> Check:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         return Check("disk", "fail", say("doctor.disk.unwritable", language, path=data_dir))
     free = shutil.disk_usage(parent).free
-    cache = models.hub_cache_dir()
-    need = sum(models.bytes_to_download(model, cache) for model in models.FULL_MODELS.values())
+    cache = place_of(models.full_name("glm", data_dir).hub).cache
+    need = models.bytes_of_full(data_dir)
     values = {"free_gb": free / models.GB, "need_gb": need / models.GB, "path": data_dir}
     if free < MIN_FREE_BYTES:
         return Check("disk", "fail", say("doctor.disk.low", language, **values))
@@ -241,11 +242,10 @@ def check_disk(data_dir: Path, language: Language) -> Check:
 
 def check_models(data_dir: Path, has_torch: bool, language: Language) -> Check:
     """Which weights are here, with variant and size, and which `glowl up` would take."""
-    cache = models.hub_cache_dir()
-    checkpoints = list(find_checkpoints(data_dir, cache))
+    checkpoints = list(find_checkpoints(data_dir))
     present = ", ".join(
         f"{name} ({'; '.join(f'{one.engine}: {describe(one, language)}' for one in checkpoints if one.choice == name)})"
-        for name in models.present_models(data_dir, cache)
+        for name in models.present_models(data_dir)
     )
     choice = models.default_choice() if has_torch else say("doctor.models.choice.none", language)
     text = say("doctor.models", language, present=present or say("doctor.models.none", language), choice=choice)
@@ -260,7 +260,7 @@ def check_memory(
     if choice != "full":
         choices.append("full")
     for chosen in choices:
-        shapes = shapes_of(chosen, data_dir, models.hub_cache_dir())
+        shapes = shapes_of(chosen, data_dir)
         if not shapes:
             yield Check("memory", "ok", say("doctor.memory.unknown", language, choice=chosen))
             continue

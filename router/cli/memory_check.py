@@ -7,7 +7,7 @@ need, and the widest that fits.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,18 +43,18 @@ class Option:
         return sum(self.need_bytes.values())
 
 
-def shapes_of(choice: models.ModelChoice, data_dir: Path, cache: Path) -> dict[str, ModelShape]:
+def shapes_of(choice: models.ModelChoice, data_dir: Path) -> dict[str, ModelShape]:
     """The shapes of a choice's models, by engine; without the engines whose config is not here and not known.
 
     Args:
         choice: as in ``--models``.
         data_dir: of `glowl up`.
-        cache: of the Hugging Face hub client.
     """
     shapes = {}
     for engine in models.ENGINE_NAMES:
         if choice == "full":
-            config = _read_config(_newest_snapshot(models.FULL_MODELS[engine], cache)) or PUBLISHED_CONFIGS[engine]
+            found = models.find_full(models.full_name(engine, data_dir))
+            config = _read_config(None if found is None else found.folder) or PUBLISHED_CONFIGS[engine]
         else:
             config = _read_config(Path(models.plan(choice, data_dir).models[engine]))
         try:
@@ -95,9 +95,3 @@ def _read_config(folder: Path | None) -> Mapping[str, object]:
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
-
-
-def _newest_snapshot(model: models.HubModel, cache: Path) -> Path | None:
-    snapshots = models.hub_model_dir(model, cache) / "snapshots"
-    found: Iterator[Path] = (path.parent for path in snapshots.glob("*/config.json"))
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)

@@ -1,4 +1,4 @@
-"""What `glowl up` makes sure of before engines start: packages, adapters, weights, room for a download.
+"""What `glowl up` makes sure of before engines start: packages, adapters, weights.
 
 In: the choice of weights and the data folder. Out: a `ModelPlan`, or the end of the command with one line.
 """
@@ -11,20 +11,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 
 import typer
 
 from engines.adapter_names import lacks_adapter
+from engines.hub.snapshots import missing_files
 from router.cli import models, secrets
 from router.cli.child_process import guarded_argv
 from router.cli.common import Language, fail
 from router.cli.data_folder import Layout
+from router.cli.full_models import Sources, prepare_full
 from router.cli.processes import has_engine_packages
 from router.cli.texts import say
-
-# Left free beside a download: caches, logs, the system itself.
-DISK_MARGIN_BYTES = 2 * models.GB
 
 
 def parse_choice(value: str | None, language: Language) -> models.ModelChoice:
@@ -48,14 +48,29 @@ def prepare_models(
     *,
     elsewhere: Collection[str] = (),
     adapters: Sequence[tuple[str, str]] = (),
+    sources: Sources | None = None,
 ) -> models.ModelPlan:
     """Make sure that the engines will find what they are told to load; those that run elsewhere need nothing.
+
+    Args:
+        choice: as in ``--models``.
+        layout: of the data folder.
+        language: of what is said.
+        elsewhere: engines whose servers the user has named.
+        adapters: as (name, folder or hub id).
+        sources: where weights are from.
 
     Raises:
         typer.Exit: after one line, if they could not.
     """
-    if choice == "echo" or set(models.ENGINE_NAMES) <= set(elsewhere):
-        return models.plan(choice, layout.data_dir)
+    sources = sources or Sources()
+    folders = {name: folder for name, folder in sources.folders.items() if name not in elsewhere}
+    chosen = [name for name in models.ENGINE_NAMES if name not in elsewhere and name not in folders]
+    if not folders and (choice == "echo" or not chosen):
+        return models.plan(choice, layout.data_dir) if choice != "full" else models.ModelPlan(choice, {})
+    for name, folder in folders.items():
+        if missing := missing_files(folder):
+            fail(say("up.folder.missing", language, name=name, folder=folder, missing=", ".join(missing)))
     if not has_engine_packages():
         fail(say("up.engines.missing", language))
     if adapters and find_spec("peft") is None:
@@ -63,13 +78,15 @@ def prepare_models(
     for name, source in adapters:
         if lacks_adapter(source):
             fail(say("up.adapter.nowhere", language, name=name, source=source))
-    if choice == "pocket" and not models.has_checkpoints(models.pocket_dir()):
+    if choice == "pocket" and chosen and not models.has_checkpoints(models.pocket_dir()):
         fail(say("up.pocket.missing", language))
-    if choice == "random" and not models.has_checkpoints(models.random_dir(layout.data_dir)):
+    if choice == "random" and chosen and not models.has_checkpoints(models.random_dir(layout.data_dir)):
         _make_random(layout, language)
     if choice == "full":
-        return models.plan(choice, layout.data_dir, num_gpus=_check_full(language, elsewhere))
-    return models.plan(choice, layout.data_dir)
+        planned = prepare_full(chosen, layout.data_dir, language, sources)
+    else:
+        planned = models.plan(choice, layout.data_dir)
+    return replace(planned, models={**planned.models, **{name: str(folder) for name, folder in folders.items()}})
 
 
 def _make_random(layout: Layout, language: Language) -> None:
@@ -93,37 +110,3 @@ def _make_random(layout: Layout, language: Language) -> None:
         fail(say("up.random.failed", language, log=log))
     shutil.rmtree(directory, ignore_errors=True)
     unfinished.rename(directory)
-
-
-def _check_full(language: Language, elsewhere: Collection[str]) -> int:
-    """Say what ``--models full`` will download and refuse what cannot fit; returns the number of GPUs."""
-    from router.cli.torch_probe import probe_torch
-
-    cache = models.hub_cache_dir()
-    missing = {
-        name: models.bytes_to_download(model, cache)
-        for name, model in models.FULL_MODELS.items()
-        if name not in elsewhere
-    }
-    size = sum(missing.values())
-    if size == 0:
-        typer.echo(say("up.full.present", language, cache=cache))
-    else:
-        free = shutil.disk_usage(models.existing_parent(cache)).free
-        sizes = {"size_gb": size / models.GB, "free_gb": free / models.GB, "cache": cache}
-        if free < size + DISK_MARGIN_BYTES:
-            fail(say("up.full.disk", language, **sizes))
-        parts = " + ".join(
-            f"{models.FULL_MODELS[name].hub_id} {num_bytes / models.GB:.1f} GB"
-            for name, num_bytes in missing.items()
-            if num_bytes
-        )
-        typer.echo(say("up.full.download", language, parts=parts, **sizes))
-    gpus = probe_torch().gpus
-    if not gpus:
-        typer.echo(say("up.full.cpu", language), err=True)
-    elif not elsewhere and len(gpus) == 1 and gpus[0][1] < models.FULL_MEMORY_GB * models.GB:
-        gpu, memory = gpus[0]
-        need_gb = models.FULL_MEMORY_GB
-        typer.echo(say("up.full.memory", language, gpu=gpu, memory_gb=memory / models.GB, need_gb=need_gb), err=True)
-    return len(gpus)

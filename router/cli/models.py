@@ -1,38 +1,63 @@
 """Which weights `glowl up` gives its two engines, and which of them are already here.
 
-In: the value of ``--models``, the installed package, the data folder, the Hugging Face cache. Out: a `ModelPlan` with
+In: the value of ``--models``, the installed package, the data folder, the hubs' caches. Out: a `ModelPlan` with
 what each engine's ``--model`` gets. Looks at files only: loading is the engines' business.
 """
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, get_args
+
+from engines.hub.names import Hub, ModelName, model_dir, place_of
+from engines.hub.snapshots import PART, Snapshot, find_snapshot
+from router.cli.common import write_atomically
 
 ModelChoice = Literal["pocket", "random", "echo", "full"]
 MODEL_CHOICES: tuple[ModelChoice, ...] = get_args(ModelChoice)
 ENGINE_NAMES = ("glm", "owl2")
 
 GB = 1_000_000_000
-# bfloat16 weights of both, their caches and pictures, side by side on one device.
-FULL_MEMORY_GB = 44.0
 
 
 @dataclass(frozen=True, slots=True)
-class HubModel:
-    """A checkpoint on the Hugging Face hub and the size of its download."""
+class FullModel:
+    """One of the real checkpoints.
 
-    hub_id: str
+    Attributes:
+        names: what it is called on each hub.
+        size_bytes: of its download, about.
+    """
+
+    names: Mapping[Hub, ModelName]
     size_bytes: int
 
+    @property
+    def hub_id(self) -> str:
+        """Its id on the Hugging Face hub."""
+        return self.names["huggingface"].repo
 
-FULL_MODELS: dict[str, HubModel] = {
-    "glm": HubModel("zai-org/GLM-4.6V-Flash", 20_600_000_000),
-    "owl2": HubModel("MAGAer13/mplug-owl2-llama2-7b", 16_400_000_000),
+
+FULL_MODELS: dict[str, FullModel] = {
+    "glm": FullModel(
+        {
+            "huggingface": ModelName("zai-org/GLM-4.6V-Flash"),
+            "modelscope": ModelName("ZhipuAI/GLM-4.6V-Flash", "modelscope"),
+        },
+        20_600_000_000,
+    ),
+    "owl2": FullModel(
+        {
+            "huggingface": ModelName("MAGAer13/mplug-owl2-llama2-7b"),
+            "modelscope": ModelName("iic/mPLUG-Owl2", "modelscope"),
+        },
+        16_400_000_000,
+    ),
 }
 
 
@@ -42,13 +67,15 @@ class ModelPlan:
 
     Attributes:
         choice: as in ``--models``.
-        models: engine name to folder, hub id or ``echo``.
+        models: engine name to folder, or ``echo``.
         devices: engine name to device, where the engines' own choice would be worse.
+        shown: engine name to what the user calls its model, where that is not the folder.
     """
 
     choice: ModelChoice
     models: Mapping[str, str]
-    devices: Mapping[str, str]
+    devices: Mapping[str, str] = field(default_factory=dict)
+    shown: Mapping[str, str] = field(default_factory=dict)
 
 
 def pocket_dir() -> Path:
@@ -71,59 +98,83 @@ def default_choice(pocket: Path | None = None) -> ModelChoice:
     return "pocket" if has_checkpoints(pocket or pocket_dir()) else "random"
 
 
-def plan(choice: ModelChoice, data_dir: Path, *, num_gpus: int = 0) -> ModelPlan:
-    """What each engine loads for that choice; looks at nothing.
+def plan(choice: ModelChoice, data_dir: Path) -> ModelPlan:
+    """What each engine loads for that choice, but for ``full``: those have to be looked for."""
+    if choice == "echo":
+        return ModelPlan(choice, dict.fromkeys(ENGINE_NAMES, "echo"))
+    directory = pocket_dir() if choice == "pocket" else random_dir(data_dir)
+    return ModelPlan(choice, {name: str(directory / name) for name in ENGINE_NAMES})
+
+
+def _full_record(data_dir: Path) -> Path:
+    return data_dir / "models" / "full.json"
+
+
+def full_name(engine: str, data_dir: Path, hub: Hub | None = None) -> ModelName:
+    """What ``full`` means for an engine: the revision that was downloaded last; before that, the hub's newest.
 
     Args:
-        choice: as in ``--models``.
-        data_dir: where random checkpoints are kept.
-        num_gpus: with two or more, the full models get one each.
+        engine: ``glm`` or ``owl2``.
+        data_dir: of `glowl up`.
+        hub: where it shall be from; None takes the one that was used last.
     """
-    if choice == "echo":
-        return ModelPlan(choice, dict.fromkeys(ENGINE_NAMES, "echo"), {})
-    if choice == "full":
-        devices = {"glm": "cuda:0", "owl2": "cuda:1"} if num_gpus >= 2 else {}
-        return ModelPlan(choice, {name: model.hub_id for name, model in FULL_MODELS.items()}, devices)
-    directory = pocket_dir() if choice == "pocket" else random_dir(data_dir)
-    return ModelPlan(choice, {name: str(directory / name) for name in ENGINE_NAMES}, {})
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        recorded = ModelName.parse(json.loads(_full_record(data_dir).read_text(encoding="utf-8"))[engine])
+        if recorded is not None and hub in (None, recorded.hub):
+            return recorded
+    return FULL_MODELS[engine].names[hub or "huggingface"]
 
 
-def hub_cache_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Where the Hugging Face hub client keeps downloads, by its own variables."""
-    environ = os.environ if environ is None else environ
-    if cache := environ.get("HF_HUB_CACHE"):
-        return Path(cache).expanduser()
-    if home := environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    base = Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return base / "huggingface" / "hub"
+def record_full(engine: str, name: ModelName, data_dir: Path) -> None:
+    """Remember which revision of a model is used from now on."""
+    path = _full_record(data_dir)
+    recorded: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError):
+        recorded = dict(json.loads(path.read_text(encoding="utf-8")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({**recorded, engine: str(name)}, indent=1))
 
 
-def hub_model_dir(model: HubModel, cache: Path) -> Path:
-    """Where the hub client keeps that model: ``blobs`` with the files, ``snapshots`` with links to them."""
-    return cache / f"models--{model.hub_id.replace('/', '--')}"
+def find_full(name: ModelName) -> Snapshot | None:
+    """What is here of a real checkpoint."""
+    return find_snapshot(name, place_of(name.hub))
 
 
-def bytes_to_download(model: HubModel, cache: Path) -> int:
-    """How much of a hub model is not in the cache yet; interrupted downloads count, since they are resumed."""
-    blobs = hub_model_dir(model, cache) / "blobs"
-    try:
-        have = sum(blob.stat().st_size for blob in blobs.iterdir())
-    except OSError:
-        have = 0
-    missing = max(0, model.size_bytes - have)
-    # Published sizes are rounded.
-    return missing if missing > model.size_bytes // 50 else 0
+def bytes_to_download(engine: str, name: ModelName) -> int:
+    """How much of a real checkpoint is not here yet, about: 0 only if all of it is; what can be resumed counts."""
+    found = find_full(name)
+    if found is not None and not found.missing:
+        return 0
+    size = FULL_MODELS[engine].size_bytes
+    have = sum(_size_of(file) for file in model_dir(name, place_of(name.hub)).glob("**/*") if _is_kept(file))
+    # Published sizes are rounded, and blobs of another revision may lie there.
+    return max(size - have, size // 50)
 
 
-def present_models(data_dir: Path, cache: Path, pocket: Path | None = None) -> list[str]:
+def bytes_of_full(data_dir: Path) -> int:
+    """How much of both is not here yet, about."""
+    return sum(bytes_to_download(engine, full_name(engine, data_dir)) for engine in FULL_MODELS)
+
+
+def _is_kept(file: Path) -> bool:
+    """Whether a file counts as downloaded: finished, or a part that will be gone on with."""
+    return file.is_file() and not file.is_symlink() and (file.suffix != ".incomplete" or file.name.endswith(PART))
+
+
+def _size_of(file: Path) -> int:
+    with suppress(OSError):
+        return file.stat().st_size
+    return 0
+
+
+def present_models(data_dir: Path, pocket: Path | None = None) -> list[str]:
     """The choices of ``--models`` (``echo`` apart) that would need nothing made or downloaded."""
     present: list[str] = []
     if has_checkpoints(pocket or pocket_dir()):
         present.append("pocket")
     if has_checkpoints(random_dir(data_dir)):
         present.append("random")
-    if all(bytes_to_download(model, cache) == 0 for model in FULL_MODELS.values()):
+    if bytes_of_full(data_dir) == 0:
         present.append("full")
     return present
 

@@ -1,7 +1,7 @@
-"""`glowl models`: which weights are on this machine, and the original Owl2 shards turned into safetensors.
+"""`glowl models`: which weights are on this machine, the real ones downloaded, Owl2's shards turned into safetensors.
 
-In: the data folder and the Hugging Face cache; or two folders. Out: a line per checkpoint; or this process becomes the
-converter, which loads torch.
+In: the data folder and the hubs' caches; a hub; or two folders. Out: a line per checkpoint; both real models, whole; or
+this process becomes the converter, which loads torch.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Annotated
 
 import typer
 
+from engines.hub.names import Hub, model_dir, place_of
 from router.cli import models
 from router.cli.common import Language, LanguageOption, detect_language, fail, load_settings, parse_language
+from router.cli.full_models import check_fits, pull_full
 from router.cli.processes import has_engine_packages
 from router.cli.texts import say
 
@@ -48,12 +50,11 @@ class Checkpoint:
     path: Path
 
 
-def find_checkpoints(data_dir: Path, cache: Path, pocket: Path | None = None) -> Iterator[Checkpoint]:
+def find_checkpoints(data_dir: Path, pocket: Path | None = None) -> Iterator[Checkpoint]:
     """Look at every place where weights may be.
 
     Args:
         data_dir: of `glowl up`.
-        cache: of the Hugging Face hub client.
         pocket: the package's own checkpoints.
     """
     directories: tuple[tuple[models.ModelChoice, Path], ...] = (
@@ -67,9 +68,12 @@ def find_checkpoints(data_dir: Path, cache: Path, pocket: Path | None = None) ->
             variant = read_variant(folder) if is_here else ""
             yield Checkpoint(choice, engine, variant, size_of(folder), 0, folder)
     for engine, model in models.FULL_MODELS.items():
-        folder = models.hub_model_dir(model, cache)
-        missing = models.bytes_to_download(model, cache)
-        yield Checkpoint("full", engine, "" if missing else "full", size_of(folder / "blobs"), missing, folder)
+        name = models.full_name(engine, data_dir)
+        missing = models.bytes_to_download(engine, name)
+        found = models.find_full(name)
+        folder = found.folder if found is not None else model_dir(name, place_of(name.hub))
+        here = found.num_bytes if found is not None and not missing else max(0, model.size_bytes - missing)
+        yield Checkpoint("full", engine, "" if missing else "full", here, missing, folder)
 
 
 def read_variant(folder: Path) -> str:
@@ -102,7 +106,7 @@ def list_models(
 
     # A path that is cut into lines cannot be copied.
     console = Console(highlight=False, soft_wrap=True)
-    for checkpoint in find_checkpoints(directory, models.hub_cache_dir()):
+    for checkpoint in find_checkpoints(directory):
         name = f"{checkpoint.choice:<7} {checkpoint.engine:<5}"
         console.print(f"{name} {describe(checkpoint, language):<34} {checkpoint.path}", markup=False)
 
@@ -121,6 +125,36 @@ def describe(checkpoint: Checkpoint, language: Language) -> str:
 
 def _in_words(num_bytes: int) -> str:
     return f"{num_bytes / models.GB:.1f} GB" if num_bytes >= models.GB else f"{num_bytes / 1e6:.1f} MB"
+
+
+@app.command("pull")
+def pull_models(
+    engine: Annotated[str | None, typer.Argument(metavar="[glm|owl2]", help="Only this one; default: both.")] = None,
+    hub: Annotated[Hub | None, typer.Option(help="Where from; default: as last time, at first huggingface.")] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Branch, tag or commit of that one model; default: what is here, or the newest."),
+    ] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Also if this machine cannot run them.")] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="The data folder of `glowl up`.")] = None,
+    lang: LanguageOption = None,
+) -> None:
+    """Download the real models, or what is missing of them, and verify them; `glowl up --models full` does it too."""
+    language = parse_language(lang)
+    if engine not in (None, *models.ENGINE_NAMES):
+        raise typer.BadParameter(f"{engine!r} is neither 'glm' nor 'owl2'", param_hint="ENGINE")
+    if revision is not None and engine is None:
+        raise typer.BadParameter("name the model: glowl models pull glm --revision ...", param_hint="--revision")
+    directory = (data_dir or load_settings().data_dir).expanduser().resolve()
+    engines = models.ENGINE_NAMES if engine is None else (engine,)
+    names = {one: models.full_name(one, directory, hub) for one in engines}
+    if revision is not None:
+        names = {one: name.at(revision) for one, name in names.items()}
+    if not anyway:
+        check_fits(names, directory, language)
+    for one, snapshot in pull_full(names, directory, language).items():
+        size = _in_words(snapshot.num_bytes)
+        typer.echo(say("models.pulled", language, engine=one, name=snapshot.name, size=size, folder=snapshot.folder))
 
 
 @app.command("convert")

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from engines.hub.names import Hub
 from router.cli import models
 from router.cli.access import check_tokens, has_owners, needs_owners
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language, write_atomically
 from router.cli.data_folder import Layout, locked
+from router.cli.full_models import Sources
 from router.cli.model_setup import parse_choice, prepare_models
 from router.cli.net import PortInUseError, base_url, check_port, free_port, http_get, http_status
 from router.cli.policy import load_preset_or_file
@@ -52,6 +54,12 @@ def up(
         Literal["none", "int8", "int4"] | None,
         typer.Option(help="Fewer bits for both decoders, where `glowl doctor` says that only these fit."),
     ] = None,
+    hub: Annotated[Hub | None, typer.Option(help="Where --models full downloads from; default: as last time.")] = None,
+    glm: Annotated[Path | None, typer.Option(metavar="DIR", help="GLM from this folder of yours.")] = None,
+    owl2: Annotated[Path | None, typer.Option(metavar="DIR", help="mPLUG-Owl2 from this folder of yours.")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Download the full models also if this machine cannot run them.")
+    ] = False,
     insecure: InsecureOption = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Write the base URL here once everything is ready; removed at the end.")
@@ -84,6 +92,16 @@ def up(
             language,
             elsewhere=settings.named_engines,
             adapters=() if "glm" in settings.named_engines else settings.glm_adapters,
+            sources=Sources(
+                hub=hub,
+                folders={
+                    name: folder.expanduser().resolve()
+                    for name, folder in (("glm", glm), ("owl2", owl2))
+                    if folder is not None
+                },
+                quantization=quantization or "none",
+                is_anyway=anyway,
+            ),
         )
         specs = build_specs(settings, layout, plan, language=language, quantization=quantization)
         if ready_file is not None:
@@ -144,7 +162,7 @@ async def _supervise(
     from rich.console import Console
 
     console = Console(highlight=False)
-    details = {name: f"{name} = {model}" for name, model in plan.models.items()}
+    details = {name: f"{name} = {plan.shown.get(name, model)}" for name, model in plan.models.items()}
     screen = Screen(console, [spec.name for spec in specs], layout.log_dir, details, language)
     supervisor = Supervisor(specs, run_dir=layout.run_dir, log_dir=layout.log_dir, on_event=screen.show)
     url = base_url(settings.host, settings.port)

@@ -6,9 +6,16 @@ In: a key, a language, values. Out: one string. Options' help texts stay English
 from __future__ import annotations
 
 from policies.text import Language, Text
-from router.cli.texts import access, asking, keeping, owning, starting
+from router.cli.texts import access, asking, downloads, keeping, owning, starting
 
-TEXTS: dict[str, Text] = {**starting.TEXTS, **asking.TEXTS, **access.TEXTS, **owning.TEXTS, **keeping.TEXTS}
+TEXTS: dict[str, Text] = {
+    **starting.TEXTS,
+    **asking.TEXTS,
+    **access.TEXTS,
+    **owning.TEXTS,
+    **keeping.TEXTS,
+    **downloads.TEXTS,
+}
 
 
 def say(key: str, language: Language, **values: object) -> str:

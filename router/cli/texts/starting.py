@@ -74,24 +74,39 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     "up.random.failed": Text("making the random checkpoints failed; see {log}", "生成随机小模型失败；详见 {log}"),
     "up.full.download": Text(
-        "--models full downloads {size_gb:.1f} GB from the Hugging Face hub into {cache} ({parts}); "
-        "{free_gb:.1f} GB are free",
-        "--models full 将从 Hugging Face 下载 {size_gb:.1f} GB 到 {cache}（{parts}）；剩余空间 {free_gb:.1f} GB",
+        "downloading {name}, {size_gb:.1f} GB, from {endpoint} into {cache}",
+        "正在从 {endpoint} 下载 {name}（{size_gb:.1f} GB）到 {cache}",
     ),
-    "up.full.present": Text("both models are already in {cache}", "两个模型都已在 {cache} 中"),
-    "up.full.disk": Text(
-        "not enough disk for --models full: {size_gb:.1f} GB to download into {cache}, {free_gb:.1f} GB free; "
-        "free some, or point HF_HOME at a larger disk",
-        "磁盘空间不足，无法使用 --models full：需下载 {size_gb:.1f} GB 到 {cache}，剩余 {free_gb:.1f} GB；"
-        "请清理空间，或将 HF_HOME 指向更大的磁盘",
+    "up.full.progress": Text(
+        "{done_gb:.2f} of {total_gb:.2f} GB, {rate:.1f} MB/s", "{done_gb:.2f} / {total_gb:.2f} GB，{rate:.1f} MB/s"
+    ),
+    "up.full.progress.left": Text(
+        "{done_gb:.2f} of {total_gb:.2f} GB, {rate:.1f} MB/s, {left} left",
+        "{done_gb:.2f} / {total_gb:.2f} GB，{rate:.1f} MB/s，剩余 {left}",
+    ),
+    "up.full.stopped": Text(
+        "stopped; what has arrived of {name} is kept, and the next start goes on from there",
+        "已停止；{name} 已收到的部分会保留，下次启动时继续",
+    ),
+    "up.full.unfit": Text(
+        "not downloading {size_gb:.1f} GB: the full models need at least {need_gb:.1f} GB (as {name}), and {place} has "
+        "{have_gb:.1f} GB; `glowl doctor --models full` tells more, --anyway downloads them all the same",
+        "未下载 {size_gb:.1f} GB：完整模型至少需要 {need_gb:.1f} GB（{name}），而{place}有 {have_gb:.1f} GB；详见 "
+        "`glowl doctor --models full`，加 --anyway 则仍然下载",
+    ),
+    "up.full.unfit.as": Text(
+        "not downloading {size_gb:.1f} GB: as {name} the full models need {need_gb:.1f} GB, and {place} has "
+        "{have_gb:.1f} GB; they fit as {other}: add --quantization {other} (or --anyway)",
+        "未下载 {size_gb:.1f} GB：以 {name} 加载完整模型需要 {need_gb:.1f} GB，而{place}有 {have_gb:.1f} GB；"
+        "以 {other} 则放得下：请加 --quantization {other}（或 --anyway）",
+    ),
+    "up.folder.missing": Text(
+        "--{name}: {folder} is no whole checkpoint; it lacks {missing}",
+        "--{name}：{folder} 不是完整的模型；缺少 {missing}",
     ),
     "up.full.cpu": Text(
         "warning: no CUDA device found; the full models will run on the CPU, minutes per answer",
         "警告：未找到 CUDA 设备；完整模型将在 CPU 上运行，每个回答需要数分钟",
-    ),
-    "up.full.memory": Text(
-        "warning: {gpu} has {memory_gb:.0f} GB; both full models together need about {need_gb:.0f} GB",
-        "警告：{gpu} 显存 {memory_gb:.0f} GB；两个完整模型共需约 {need_gb:.0f} GB",
     ),
     "up.open": Text(
         "warning: listening on {host} without keys (--insecure): anyone who can reach this machine can ask",
@@ -373,5 +388,6 @@ TEXTS: Final[dict[str, Text]] = {
     # models
     "models.present": Text("{variant}, {size}", "{variant}，{size}"),
     "models.partial": Text("{size} of {total} downloaded", "已下载 {size}，共 {total}"),
+    "models.pulled": Text("{engine}: {name}, {size}, in {folder}", "{engine}：{name}，{size}，位于 {folder}"),
     "models.absent": Text("not here", "不在本机"),
 }

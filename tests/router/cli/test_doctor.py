@@ -210,7 +210,7 @@ def test_a_downloaded_config_counts_for_more_than_the_published_one(monkeypatch,
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     (published,) = lines_about_memory("full", tmp_path, GPU)
     for name, model in models.FULL_MODELS.items():
-        snapshot = models.hub_model_dir(model, tmp_path / "hub") / "snapshots" / "abc"
+        snapshot = tmp_path / "hub" / f"models--{model.hub_id.replace('/', '--')}" / "snapshots" / ("a" * 40)
         snapshot.mkdir(parents=True)
         config = json.loads(json.dumps(dict(PUBLISHED_CONFIGS[name])))
         config.get("text_config", config)["num_hidden_layers"] = 2

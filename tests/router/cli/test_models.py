@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from engines.hub.names import ModelName, model_dir, place_of
 from router.cli.models import (
     FULL_MODELS,
-    HubModel,
+    GB,
     bytes_to_download,
     default_choice,
     existing_parent,
-    hub_cache_dir,
+    full_name,
     plan,
     present_models,
     random_dir,
+    record_full,
 )
 
 
@@ -23,11 +25,12 @@ def write_checkpoints(directory: Path, *names: str) -> None:
         (directory / name / "config.json").write_text("{}")
 
 
-def write_blob(cache: Path, model: HubModel, size: int) -> None:
-    blobs = cache / f"models--{model.hub_id.replace('/', '--')}" / "blobs"
+def write_blob(cache: Path, name: ModelName, blob: str, size: int) -> None:
+    """A sparse file: it takes no disk."""
+    blobs = cache / f"models--{name.repo.replace('/', '--')}" / "blobs"
     blobs.mkdir(parents=True, exist_ok=True)
-    with (blobs / "blob").open("wb") as blob:
-        blob.truncate(size)
+    with (blobs / blob).open("wb") as file:
+        file.truncate(size)
 
 
 def test_pocket_is_the_default_only_with_both_checkpoints(tmp_path):
@@ -44,47 +47,59 @@ def test_each_choice_gives_each_engine_its_model(tmp_path):
         "glm": str(random_dir(tmp_path) / "glm"),
         "owl2": str(random_dir(tmp_path) / "owl2"),
     }
-    assert plan("full", tmp_path).models == {
-        "glm": "zai-org/GLM-4.6V-Flash",
-        "owl2": "MAGAer13/mplug-owl2-llama2-7b",
-    }
 
 
-@pytest.mark.parametrize(
-    ("num_gpus", "devices"),
-    [(0, {}), (1, {}), (2, {"glm": "cuda:0", "owl2": "cuda:1"}), (8, {"glm": "cuda:0", "owl2": "cuda:1"})],
-)
-def test_full_models_share_one_gpu_and_split_over_two(tmp_path, num_gpus, devices):
-    assert plan("full", tmp_path, num_gpus=num_gpus).devices == devices
+def test_full_is_the_revision_that_was_downloaded_last(tmp_path):
+    assert str(full_name("glm", tmp_path)) == "zai-org/GLM-4.6V-Flash"
+    assert str(full_name("owl2", tmp_path, "modelscope")) == "modelscope:iic/mPLUG-Owl2"
+    record_full("glm", ModelName("zai-org/GLM-4.6V-Flash", revision="a" * 40), tmp_path)
+    record_full("owl2", ModelName("iic/mPLUG-Owl2", "modelscope", "master"), tmp_path)
+    assert full_name("glm", tmp_path).revision == "a" * 40
+    assert str(full_name("owl2", tmp_path)) == "modelscope:iic/mPLUG-Owl2@master"
+    # Another hub is another download
+    assert str(full_name("glm", tmp_path, "modelscope")) == "modelscope:ZhipuAI/GLM-4.6V-Flash"
+    # And a record that cannot be read is none
+    (tmp_path / "models" / "full.json").write_text("[]")
+    assert full_name("glm", tmp_path).revision == ""
 
 
-def test_the_hub_cache_follows_the_hub_clients_variables():
-    assert hub_cache_dir({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}) == Path("/a")
-    assert hub_cache_dir({"HF_HOME": "/b", "XDG_CACHE_HOME": "/c"}) == Path("/b/hub")
-    assert hub_cache_dir({"XDG_CACHE_HOME": "/c"}) == Path("/c/huggingface/hub")
-    assert hub_cache_dir({}) == Path.home() / ".cache/huggingface/hub"
+@pytest.fixture
+def cache(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
-def test_an_interrupted_download_counts_and_a_rounding_difference_does_not(tmp_path):
-    model = HubModel("org/name", 1_000_000)
-    assert bytes_to_download(model, tmp_path) == 1_000_000
-    write_blob(tmp_path, model, 400_000)
-    assert bytes_to_download(model, tmp_path) == 600_000
-    write_blob(tmp_path, model, 990_000)
-    assert bytes_to_download(model, tmp_path) == 0
-    write_blob(tmp_path, model, 1_100_000)
-    assert bytes_to_download(model, tmp_path) == 0
+def test_finished_files_and_parts_that_are_resumed_count_and_no_others(tmp_path, cache):
+    name, size = FULL_MODELS["glm"].names["huggingface"], FULL_MODELS["glm"].size_bytes
+    assert bytes_to_download("glm", name) == size
+    write_blob(cache, name, "a" * 64, 10 * GB)
+    write_blob(cache, name, "b" * 64 + ".glowl.incomplete", 5 * GB)
+    write_blob(cache, name, "c" * 64 + ".1a2b3c4d.incomplete", 3 * GB)  # nobody goes on with this
+    assert bytes_to_download("glm", name) == size - 15 * GB
 
 
-def test_what_is_present_is_named(tmp_path):
-    cache, data_dir, pocket = tmp_path / "cache", tmp_path / "data", tmp_path / "pocket"
-    assert present_models(data_dir, cache, pocket) == []
+def test_present_counts_only_what_is_whole(tmp_path, cache):
+    data_dir, pocket = tmp_path / "data", tmp_path / "pocket"
+    assert present_models(data_dir, pocket) == []
     write_checkpoints(pocket, "glm", "owl2")
     write_checkpoints(random_dir(data_dir), "glm", "owl2")
-    # Sparse files: no disk is used.
+    assert present_models(data_dir, pocket) == ["pocket", "random"]
+    # As many bytes as both models have, but of no snapshot
     for model in FULL_MODELS.values():
-        write_blob(cache, model, model.size_bytes)
-    assert present_models(data_dir, cache, pocket) == ["pocket", "random", "full"]
+        write_blob(cache, model.names["huggingface"], "d" * 64, model.size_bytes)
+    assert present_models(data_dir, pocket) == ["pocket", "random"]
+    # Snapshots, in one of which a shard is a link to nothing
+    for model in FULL_MODELS.values():
+        folder = model_dir(model.names["huggingface"], place_of("huggingface")) / "snapshots" / ("e" * 40)
+        folder.mkdir(parents=True)
+        for file in ("config.json", "tokenizer.json"):
+            (folder / file).write_text("{}")
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "one", "b": "two"}}')
+        (folder / "one").write_text("weights")
+        (folder / "two").symlink_to(tmp_path / "later")
+    assert present_models(data_dir, pocket) == ["pocket", "random"]
+    (tmp_path / "later").write_text("weights")
+    assert present_models(data_dir, pocket) == ["pocket", "random", "full"]
 
 
 def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path):

@@ -20,23 +20,30 @@ def write_checkpoint(folder: Path, variant: str | None) -> None:
         (folder / "glowl.json").write_text(variant)
 
 
-def write_blob(cache: Path, engine: str, share: float) -> None:
+def write_blob(cache: Path, engine: str, share: float) -> Path:
     """A download of that share; the file is sparse and takes no disk."""
     model = models.FULL_MODELS[engine]
-    blobs = models.hub_model_dir(model, cache) / "blobs"
-    blobs.mkdir(parents=True)
-    with (blobs / "abc").open("wb") as file:
+    blob = cache / f"models--{model.hub_id.replace('/', '--')}" / "blobs" / "abc"
+    blob.parent.mkdir(parents=True)
+    with blob.open("wb") as file:
         file.truncate(int(model.size_bytes * share))
+    return blob
 
 
-def test_every_place_is_looked_at_and_variants_are_read(tmp_path):
+def test_every_place_is_looked_at_and_variants_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     cache, pocket = tmp_path / "hub", tmp_path / "pocket"
     write_checkpoint(models.random_dir(tmp_path) / "glm", '{"variant": "random-tiny"}')
     write_checkpoint(pocket / "owl2", "no json")
-    write_blob(cache, "owl2", 1.0)
+    blob = write_blob(cache, "owl2", 1.0)
+    snapshot = blob.parent.parent / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    for file in ("config.json", "tokenizer.model"):
+        (snapshot / file).write_text("{}")
+    (snapshot / "pytorch_model.bin").symlink_to(blob)
     write_blob(cache, "glm", 0.25)
 
-    found = {(one.choice, one.engine): one for one in find_checkpoints(tmp_path, cache, pocket)}
+    found = {(one.choice, one.engine): one for one in find_checkpoints(tmp_path, pocket)}
 
     assert len(found) == 6
     random = found["random", "glm"]

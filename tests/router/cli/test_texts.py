@@ -15,8 +15,8 @@ def test_every_text_is_said_somewhere(request):
     unused = [key for key in TEXTS if f'"{key}"' not in source]
     # Keys put together from an outcome, such as f"up.{event.kind}".
     built = re.compile(
-        r"redis\..*|up\.(died|gave_up|stopping|killing|stopped)"
-        r"|doctor\.(redis\.(path|wheel)|attention\.sdpa(_gpu)?|access\.(needed|free|later))"
+        r"redis\..*|up\.((died|gave_up)(\.said)?|stopping|killing|stopped)"
+        r"|hub\..*|doctor\.(redis\.(path|wheel)|attention\.sdpa(_gpu)?|access\.(needed|free|later))"
         r"|owners\.column\.(created|stored)|keys\.status\..*"
     )
     assert [key for key in unused if not built.fullmatch(key)] == []

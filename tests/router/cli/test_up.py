@@ -39,7 +39,6 @@ from router.cli.redis_check import RedisFound
 from router.cli.redis_server import RedisChoice, RedisMissingError
 from router.cli.samples import default_sample
 from router.cli.supervision import Event, ProcessSpec
-from router.cli.torch_probe import TorchReport
 from router.settings import Settings
 
 Usage = namedtuple("Usage", "total used free")
@@ -144,31 +143,11 @@ class TestRefusals:
         assert "glowl[engines]" in result.stderr
         assert "--models echo" in result.stderr
 
-    def test_full_models_on_a_full_disk(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(model_setup, "has_engine_packages", lambda: True)
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 30 * models.GB))
-        result = start(tmp_path, "--port", "0", "--models", "full")
-        assert result.exit_code == 1
-        assert "37.0 GB" in result.stderr
-        assert "30.0 GB" in result.stderr
-
     def test_a_data_directory_that_cannot_be_made(self, tmp_path):
         (tmp_path / "file").write_text("")
         result = start(tmp_path / "file", "--port", "0")
         assert result.exit_code == 1
         assert str(tmp_path / "file") in result.stderr
-
-
-def test_full_models_say_what_they_download_and_how_big(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(model_setup, "has_engine_packages", lambda: True)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 100 * models.GB))
-    gpu = ("NVIDIA L4", 24 * models.GB)
-    monkeypatch.setattr("router.cli.torch_probe.probe_torch", lambda: TorchReport("2.13.0", "13.0", (gpu,)))
-    model_setup.prepare_models("full", Layout(tmp_path), "en")
-    said = capsys.readouterr()
-    assert "37.0 GB" in said.out
-    assert "zai-org/GLM-4.6V-Flash 20.6 GB + MAGAer13/mplug-owl2-llama2-7b 16.4 GB" in said.out
-    assert "NVIDIA L4 has 24 GB" in said.err
 
 
 class TestRandomCheckpoints:
@@ -368,20 +347,9 @@ def test_an_engine_whose_url_somebody_set_is_not_started_and_its_url_kept():
     assert specs["api"].env["GLOWL_OWL2_URL"] == "unix:///data/run/owl2.sock"
 
 
-def test_full_models_that_run_elsewhere_are_not_downloaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(model_setup, "has_engine_packages", lambda: True)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 20 * models.GB))
-    gpu = ("NVIDIA L4", 24 * models.GB)
-    monkeypatch.setattr("router.cli.torch_probe.probe_torch", lambda: TorchReport("2.13.0", "13.0", (gpu,)))
-
-    model_setup.prepare_models("full", Layout(tmp_path), "en", elsewhere={"glm"})
-
-    said = capsys.readouterr()
-    assert "16.4 GB" in said.out
-    assert "GLM" not in said.out
-    assert "NVIDIA" not in said.err
-    model_setup.prepare_models("full", Layout(tmp_path), "en", elsewhere={"glm", "owl2"})
-    assert capsys.readouterr().out == ""
+def test_full_models_that_run_elsewhere_are_not_asked_for(tmp_path, capsys):
+    plan = model_setup.prepare_models("full", Layout(tmp_path), "en", elsewhere={"glm", "owl2"})
+    assert (plan.choice, plan.models, capsys.readouterr().out) == ("full", {}, "")
 
 
 @pytest.mark.usefixtures("own_redis")
