@@ -266,8 +266,9 @@ class ContinuousBatch(Generic[Job, Row]):
             return self._runner.prefill(row, max_tokens)
         except MemoryError:
             log.warning("out of memory in a prefill; trying it once more")
-            self._runner.relieve()
-            return self._runner.prefill(row, max_tokens)
+        # Not while the error is handled: its frames hold the tensors of what failed.
+        self._runner.relieve()
+        return self._runner.prefill(row, max_tokens)
 
     def _decode(self) -> None:
         entries = list(self._answering)
@@ -286,7 +287,6 @@ class ContinuousBatch(Generic[Job, Row]):
             return list(self._runner.decode(_rows(entries)))
         except MemoryError as error:
             log.warning("out of memory in a decode step of %d rows; trying it once more in halves", len(entries))
-            self._runner.relieve()
             middle = (len(entries) + 1) // 2
             parts = [part for part in (entries[:middle], entries[middle:]) if part]
             first: BaseException = error
@@ -296,12 +296,16 @@ class ContinuousBatch(Generic[Job, Row]):
             log.warning("a decode step of %d rows failed; trying each alone", len(entries), exc_info=True)
             parts = [[entry] for entry in entries]
             first = error
+        _forget_frames(first)
+        if isinstance(first, MemoryError):
+            self._runner.relieve()
         outcomes: list[BaseException | None] = []
         for part in parts:
             try:
                 outcomes += self._runner.decode(_rows(part))
             except BaseException as error:
-                error.__cause__ = error.__cause__ or first
+                if error is not first:
+                    error.__cause__ = error.__cause__ or first
                 outcomes += [error] * len(part)
         return outcomes
 
@@ -333,11 +337,21 @@ class ContinuousBatch(Generic[Job, Row]):
                 log.exception("a row could not be dropped properly")
         if error is not None:
             entry.sink.put(to_engine_error(error))
+            _forget_frames(error)
         entry.sink.put(None)
 
 
 def _rows(entries: Sequence[_Entry[Job, Row]]) -> list[Row]:
     return [entry.row for entry in entries if entry.row is not None]
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of where an error came from: its frames hold the tensors of what failed, and often the error itself."""
+    seen: set[int] = set()  # a cause may lead back to where it began
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def to_engine_error(error: BaseException) -> EngineError:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -425,6 +427,37 @@ def test_out_of_memory_of_one_row_is_tried_once_more(times: int, is_served: bool
 
         assert isinstance(stage.sinks["a"].error, type(None) if is_served else EngineOverloadedError)
         assert stage.runner.num_relieved == 1
+
+
+@pytest.mark.parametrize("what", ["prefill", "decode"])
+def test_what_a_failed_step_held_is_gone_when_memory_is_made_for_the_next(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a forward pass that has tensors in its frame when it finds no memory
+    class Tensor:
+        pass
+
+    stage, held = Stage(), []
+    work = getattr(stage.runner, what)
+
+    def fail(*arguments: Any) -> Any:
+        if held:
+            return work(*arguments)
+        tensor = Tensor()
+        held.append(weakref.ref(tensor))
+        raise MemoryError
+
+    alive: list[bool] = []
+    monkeypatch.setattr(stage.runner, what, fail)
+    monkeypatch.setattr(stage.runner, "relieve", lambda: alive.append(held[0]() is not None))
+
+    # When it is tried again
+    stage.submit("a")
+    stage.run()
+
+    # Then nothing of it was left by then
+    assert alive == [False]
+    assert stage.sinks["a"].text == "123"
 
 
 def test_closing_ends_every_request_with_the_error() -> None:
