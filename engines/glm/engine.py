@@ -59,7 +59,7 @@ from engines.meters import EngineMeters, EngineState
 from engines.revision import revision_of
 from engines.runtime.batching import ContinuousBatch
 from engines.runtime.constrained import Grammar, GrammarCompiler
-from engines.runtime.devices import resolve_device, resolve_dtype, size_batch
+from engines.runtime.devices import fit_context, resolve_device, resolve_dtype, size_batch
 from engines.runtime.fair_budget import FairBudget
 from engines.runtime.kv_cache import memory_bytes
 from engines.runtime.picture_stage import PictureStage
@@ -365,8 +365,18 @@ class GlmEngine:
 
     def _make_batch(self) -> ContinuousBatch[PreparedRequest, Row]:
         self._load()
-        limits, cache = size_batch(self._options, self._device, kv_shape(self._model))
-        self._runner = GlmRunner(self._model, self.make_answer, cache, limits.max_rows, self._adapters)
+        shape = kv_shape(self._model)
+        limits, cache = size_batch(self._options, self._device, shape)
+        context_tokens = fit_context(self._info.context_tokens, limits, shape)
+        self._info = replace(self._info, context_tokens=context_tokens)
+        self._runner = GlmRunner(
+            self._model,
+            self.make_answer,
+            cache,
+            limits.max_rows,
+            self._adapters,
+            max_tokens=limits.max_tokens,
+        )
         self._runner.timer = DeviceTimer(self._device, self.meters.encoded)
         return ContinuousBatch(self._runner, limits, tell=self.meters.stepped)
 

@@ -169,6 +169,7 @@ class GlmRunner(runner.ModelRunner[PreparedRequest, Row]):
         cache: keeps vision features and beginnings.
         max_rows: most rows at a time.
         adapters: of the model; None if it has none.
+        max_tokens: bound of what the rows take, see `cost`.
     """
 
     def __init__(
@@ -178,8 +179,10 @@ class GlmRunner(runner.ModelRunner[PreparedRequest, Row]):
         cache: PrefixCache,
         max_rows: int,
         adapters: Adapters | None = None,
+        *,
+        max_tokens: int | None = None,
     ) -> None:
-        super().__init__(kv_shape(model), cache, max_rows)
+        super().__init__(kv_shape(model), cache, max_rows, max_tokens)
         self._model = model
         self._adapters = adapters or Adapters(model)
         self._make_answer = make_answer
@@ -300,7 +303,16 @@ class _OwnCache(Cache):
 def kv_shape(model: Any) -> KVShape:
     """Describe the keys and values of a model; several query heads share one of theirs."""
     config = model.config.get_text_config()
-    head_dim = config.hidden_size // config.num_attention_heads
     # Not `model.dtype`: in a quantized model that is the dtype of an arbitrary weight.
     dtype = model.get_input_embeddings().weight.dtype
-    return KVShape(config.num_hidden_layers, config.num_key_value_heads, head_dim, dtype, model.device)
+    # torch's attention has no kernel that takes a mask and shared heads; one query alone is packed instead.
+    num_repeats = config.num_attention_heads // config.num_key_value_heads
+    return KVShape(
+        config.num_hidden_layers,
+        config.num_key_value_heads,
+        config.hidden_size // config.num_attention_heads,
+        dtype,
+        model.device,
+        num_repeats=0 if "flash" in config._attn_implementation or num_repeats == 1 else num_repeats,
+        picture_row_bytes=config.hidden_size * dtype.itemsize,
+    )

@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers.utils import is_flash_attn_2_available
@@ -32,7 +32,7 @@ from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.requests import Preparation, eos_token_ids_of, warm_up_requests
 from engines.owl2.runner import Owl2Runner, PreparedRequest, Row, kv_shape
 from engines.runtime.batching import ContinuousBatch
-from engines.runtime.devices import resolve_device, resolve_dtype, size_batch
+from engines.runtime.devices import fit_context, resolve_device, resolve_dtype, size_batch
 from engines.runtime.picture_stage import PictureStage
 from engines.runtime.scheduler import Scheduler
 from engines.runtime.state import DeviceTimer, state_of
@@ -146,10 +146,19 @@ class Owl2Engine:
 
     def _make_batch(self) -> ContinuousBatch[PreparedRequest, Row]:
         loaded = self._load()
-        limits, cache = size_batch(self._options, loaded.model.device, kv_shape(loaded.model))
-        tokenizer = loaded.preparation.processor.tokenizer
-        self._runner = Owl2Runner(loaded.model, tokenizer, loaded.eos_token_ids, cache, limits.max_rows)
-        self._loaded = loaded
+        preparation, shape = loaded.preparation, kv_shape(loaded.model)
+        limits, cache = size_batch(self._options, loaded.model.device, shape)
+        context_tokens = fit_context(preparation.info.context_tokens, limits, shape)
+        preparation = replace(preparation, info=replace(preparation.info, context_tokens=context_tokens))
+        self._runner = Owl2Runner(
+            loaded.model,
+            preparation.processor.tokenizer,
+            loaded.eos_token_ids,
+            cache,
+            limits.max_rows,
+            max_tokens=limits.max_tokens,
+        )
+        self._loaded = replace(loaded, preparation=preparation)
         self._runner.timer = DeviceTimer(loaded.model.device, self.meters.encoded)
         return ContinuousBatch(self._runner, limits, tell=self.meters.stepped)
 

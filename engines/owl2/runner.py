@@ -101,6 +101,7 @@ class Owl2Runner(runner.ModelRunner[PreparedRequest, Row]):
         eos_token_ids: tokens that end an answer.
         cache: keeps vision features and beginnings.
         max_rows: most rows at a time.
+        max_tokens: bound of what the rows take, see `cost`.
     """
 
     def __init__(
@@ -110,8 +111,10 @@ class Owl2Runner(runner.ModelRunner[PreparedRequest, Row]):
         eos_token_ids: AbstractSet[int],
         cache: PrefixCache,
         max_rows: int,
+        *,
+        max_tokens: int | None = None,
     ) -> None:
-        super().__init__(kv_shape(model), cache, max_rows)
+        super().__init__(kv_shape(model), cache, max_rows, max_tokens)
         self.eos_token_ids = eos_token_ids
         self._model = model
         self._tokenizer = tokenizer
@@ -168,4 +171,11 @@ class Owl2Runner(runner.ModelRunner[PreparedRequest, Row]):
 def kv_shape(model: MPLUGOwl2ForConditionalGeneration) -> KVShape:
     """Describe the keys and values of a model."""
     config = model.config
-    return KVShape(config.num_hidden_layers, config.num_attention_heads, config.head_dim, model.dtype, model.device)
+    return KVShape(
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.head_dim,
+        model.dtype,
+        model.device,
+        picture_row_bytes=config.hidden_size * model.dtype.itemsize,
+    )

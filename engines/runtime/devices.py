@@ -24,6 +24,9 @@ _PREFILL_TOKENS: Final = {"cpu": 128, "cuda": 512}
 _BATCH_SHARE: Final = {"cpu": 1 / 4, "cuda": 1 / 2}
 _CACHE_SHARE: Final = {"cpu": 1 / 16, "cuda": 1 / 8}
 
+# A question with one picture, and an answer.
+_LEAST_CONTEXT: Final = 2048
+
 log = logging.getLogger(__name__)
 
 
@@ -67,3 +70,25 @@ def size_batch(options: EngineOptions, device: torch.device, shape: KVShape) -> 
     )
     log.info("%s; prefix cache of %d MB", limits, cache_bytes // 2**20)
     return limits, PrefixCache(cache_bytes, HostStore.beside(device, cache_bytes))
+
+
+def fit_context(context_tokens: int, limits: BatchLimits, shape: KVShape) -> int:
+    """Lower a model's context to what one conversation can have here, so that all that is admitted can be allocated.
+
+    Args:
+        context_tokens: of the model.
+        limits: of the batch.
+        shape: of the model's keys and values.
+
+    Raises:
+        ValueError: if hardly a question would fit.
+    """
+    fitting = shape.longest_that_fits(limits.max_tokens)
+    if fitting < min(_LEAST_CONTEXT, context_tokens):
+        raise ValueError(
+            f"beside the weights there is memory for conversations of {fitting} tokens, which is too little: take a "
+            "smaller --quantization, a larger --gpu-share, a smaller --cache-mb or a larger device"
+        )
+    if fitting < context_tokens:
+        log.warning("the context is %d tokens instead of %d: memory has no room for more", fitting, context_tokens)
+    return min(fitting, context_tokens)

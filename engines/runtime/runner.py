@@ -100,6 +100,7 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
         shape: of the model's keys and values.
         cache: keeps vision features and beginnings.
         max_rows: most rows at a time.
+        max_tokens: bound of `cost`, which the batch of keys and values keeps; None for no bound.
 
     Attributes:
         timer: times the encoding of pictures; None for not at all.
@@ -107,10 +108,10 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
 
     timer: DeviceTimer | None = None
 
-    def __init__(self, shape: KVShape, cache: PrefixCache, max_rows: int) -> None:
+    def __init__(self, shape: KVShape, cache: PrefixCache, max_rows: int, max_tokens: int | None = None) -> None:
         self.cache = cache
         self._shape = shape
-        self._batch = KVBatch(shape, max_rows)
+        self._batch = KVBatch(shape, max_rows, max_tokens)
         self._places: list[RowT] = []
 
     @property
@@ -160,8 +161,9 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
     # -- what the scheduler calls -------------------------------------------------------------------------------------
 
     def cost(self, jobs: Sequence[JobT]) -> int:
-        """Rows lie side by side, so each takes as much as the longest."""
-        return len(jobs) * max(job.max_length for job in jobs)
+        """Count all that may be allocated for them at a time; see `KVShape.peak_tokens`."""
+        num_picture_rows = sum(span.length for job in jobs for span in job.sequence.images)
+        return self._shape.peak_tokens([job.max_length for job in jobs], num_picture_rows)
 
     @torch.inference_mode()
     def prefill(self, row: RowT, max_tokens: int) -> tuple[int, bool]:
@@ -221,11 +223,7 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
             return
         try:
             if is_complete:
-                layers = self._batch.views(row.place)
-                num_answered = self._batch.lengths[row.place] - len(row.job.sequence)
-                # The last token was sampled but not read, so the cache has no entry for it.
-                sequence = row.job.sequence.extended(row.token_ids[:num_answered])
-                self.cache.put_prefix(row.job.scope, sequence, layers)
+                self._keep(row, row.place)
         finally:
             self._batch.leave(row.place)
             last = self._places.pop()
@@ -254,9 +252,17 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
         step = self._batch.begin_step([_place(row) for row in rows])
         return self._step(rows, step), step
 
+    def _keep(self, row: RowT, place: int) -> None:
+        """Keep a conversation; by itself, since a view that is still referred to would keep room that is given back."""
+        num_answered = self._batch.lengths[place] - len(row.job.sequence)
+        # The last token was sampled but not read, so the cache has no entry for it.
+        sequence = row.job.sequence.extended(row.token_ids[:num_answered])
+        self.cache.put_prefix(row.job.scope, sequence, self._batch.views(place))
+
     def _begin_prompt(self, job: JobT) -> tuple[KVPrompt, int]:
         """Make room for a prompt's keys and values, with what is known of them already filled in."""
-        prompt = KVPrompt(self._shape, len(job.sequence))
+        num_picture_rows = sum(span.length for span in job.sequence.images)
+        prompt = self._batch.begin_prompt(len(job.sequence), num_picture_rows)
         with self.cache.longest_prefix(job.scope, job.sequence, len(job.sequence) - 1) as prefix:
             if prefix is None:
                 return prompt, 0
@@ -299,10 +305,10 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
         row.check(pick)
         # Before the row is ready: after an out-of-memory error here, the prompt's last chunk is read again.
         self.cache.put_prefix(row.job.scope, row.job.sequence, prompt.layers)
+        row.prompt = None  # the batch takes it over layer by layer; after a lack of memory there, it is read again
         row.place = self._batch.join(prompt, row.job.max_length)
         self._places.append(row)
         self._take(row, pick)
-        row.prompt = None
         row.features.clear()
         row.job.pictures.clear()
 
