@@ -20,6 +20,7 @@ from engines.base import (
     Delta,
     Engine,
     EngineError,
+    EngineInfo,
     EngineOverloadedError,
     EngineTimeoutError,
     EngineUnavailableError,
@@ -335,6 +336,56 @@ async def test_a_bug_while_composing_leaves_the_deep_answer(store: JobStore) -> 
     assert job.final is not None
     assert job.final.text.startswith("[echo owl2]")
     assert "could not be composed" in job.final.degraded[-1]
+
+
+class Away(EchoEngine):
+    """A GLM that is there for nobody, and says so in its own way."""
+
+    def __init__(self, error: EngineError) -> None:
+        super().__init__("glm")
+        self._error = error
+
+    async def info(self) -> EngineInfo:
+        raise self._error
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        raise self._error
+        yield
+
+
+@pytest.mark.parametrize("strategy", ["deep", "compose"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        EngineUnavailableError("The engine is loading."),
+        EngineUnavailableError("The engine cannot be reached."),
+        EngineUnavailableError("The engine has stopped answering."),
+    ],
+)
+async def test_a_glm_that_loads_is_told_like_one_that_is_gone(redis: Redis, strategy: str, error: EngineError) -> None:
+    # Given a job whose draft found no GLM, and Owl2's answer
+    store = JobStore(redis, grace_s=0.0, merge_patience_s=3600)
+    context, _ = await context_of(store, glm=Away(error), owl2=EchoEngine("owl2"))
+    spec = make_spec(strategy=strategy, sampling=SamplingParams())
+    await store.create(spec)
+    await run_branch(context, spec.id, "draft")
+    waiting = await store.get(spec.id)
+    assert waiting is not None
+    assert (waiting.units["draft"].state, waiting.units["draft"].failures) == ("queued", 0)
+    await run_branch(context, spec.id, "deep")
+
+    # When the reaper sees that GLM answers no look
+    await store.reap(down=frozenset({"glm"}))
+    await join(context, spec.id)
+
+    # Then the answer is Owl2's, and says what is missing in the same words, whatever kept GLM away
+    job = await store.get(spec.id)
+    assert job is not None
+    assert job.final is not None
+    assert job.final.text.startswith("[echo owl2]")
+    said = "glm gave no answer (not_awaited): it did not answer in time, and the other answer was there"
+    assert job.final.degraded[0] == said
+    assert job.final.degraded_zh[0].startswith("glm 没有给出回答（not_awaited）")
 
 
 async def test_a_finished_answer_does_not_wait_for_ever_to_be_composed(redis: Redis) -> None:
