@@ -59,6 +59,7 @@ _USUAL_IN_UTF8 = re.compile(
     "|\u00a0|[£¥§±] ?\\d|\\d ?[°²³½¼¾]|[«»¡¿©®]|(?:\\d|\\b[kM]?)[ ]?[\u00b5\u03bc\u03a9]"
 )
 _FOREIGN = re.compile("[^\x00-\x7f]")
+_PRIVATE = re.compile("[\ue000-\uf8ff]")
 # Eight Chinese characters that are UTF-8 by chance are rarer than one file in ten million.
 _MAX_CHANCE = 8
 
@@ -196,8 +197,11 @@ def _is_chinese(text: str) -> bool:
     """Whether text decoded as GB18030 really is Chinese: files in other encodings decode too, into a wild mixture.
 
     Western accents and Big5 give characters outside GB2312, Cyrillic its rare second half, Japanese shows kana, and
-    Korean and Cyrillic have a space after every few characters.
+    Korean and Cyrillic have a space after every few characters. Code points for private use are in no Chinese text, but
+    in Korean with Chinese characters (GB18030 maps what KS X 1001 has there to them).
     """
+    if _PRIVATE.search(text):
+        return False
     foreign = [char for char in text if ord(char) > 127]
     codes = [code for code in map(_gb2312, foreign) if code]
     han = [code for code in codes if code[0] >= 0xB0]

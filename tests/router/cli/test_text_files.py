@@ -36,6 +36,7 @@ def test_big_endian_with_a_mark_and_rare_characters_are_read(tmp_path):
         ("shift_jis", "question\nこれは何色ですか\n"),
         ("euc_jp", "question\nこれは何色ですか\n"),
         ("euc_kr", "question\n이 그림에서 무엇이 보이나요?\n"),
+        ("euc_kr", "question\n大韓民國의 수도는?\n"),
         ("cp1251", "question\nКакого цвета этот ромб?\n"),
         ("koi8-r", "question\nКакого цвета этот ромб?\n"),
     ],
