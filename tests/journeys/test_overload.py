@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -11,6 +12,7 @@ import httpx
 import pytest
 import yaml
 
+from engines.base import EngineOverloadedError
 from router.app import create_app
 from router.settings import Settings
 from tests.journeys.conftest import Stack
@@ -44,6 +46,34 @@ def ask(http: httpx.Client, **fields: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
+
+
+@pytest.mark.parametrize("api", ["chat/completions", "responses"])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_what_a_full_glm_refuses_owl2_answers_and_says_why(stack: Stack, api: str, is_stream: bool) -> None:
+    question = {"messages": [{"role": "user", "content": "你好"}]} if api.startswith("chat") else {"input": "你好"}
+    stack.engines["glm"].fail_with = EngineOverloadedError("full")
+    try:
+        with stack.http as http:
+            said = http.post(f"/v1/{api}", json={"model": "glowl", "stream": is_stream, **question})
+    finally:
+        stack.engines["glm"].fail_with = None
+
+    assert said.status_code == 200
+    events = [json.loads(line[6:]) for line in said.text.splitlines() if line.startswith("data: {")]
+    if api.startswith("chat"):
+        last = events[-1] if is_stream else said.json()
+        parts = [each["choices"][0]["delta"] for each in events if each["choices"]] if is_stream else []
+        text = (
+            "".join(part.get("content") or "" for part in parts)
+            if is_stream
+            else last["choices"][0]["message"]["content"]
+        )
+    else:
+        last = events[-1]["response"] if is_stream else said.json()
+        text = last["output"][-1]["content"][0]["text"]
+    assert text.startswith("[echo owl2]")
+    assert last["hybrid"]["degraded"][0].startswith("glm 已满负荷")
 
 
 def test_work_for_an_overloaded_owl2_is_glms_until_the_queue_is_short_again(stack: Stack, http: httpx.Client) -> None:
