@@ -17,6 +17,7 @@ from langdetect.detector_factory import DetectorFactory
 from langdetect.lang_detect_exception import LangDetectException
 
 from policies.finder import Finder
+from policies.openers import find_opener
 from policies.request import find_request
 
 Language = Literal["zh", "en", "other", "none"]
@@ -207,7 +208,12 @@ def _read(text: str) -> tuple[Detection, bool]:
         matrix = _matrix_language(cleaned, num_han, words)
         if matrix != "latin":
             return Detection(matrix, "script"), True
+    opener = None if num_han or request.is_courtesy else find_opener(cleaned)
+    if opener == "other":
+        return Detection("other", "short"), True
     detection, is_sure = _read_latin(cleaned, _without_names(cleaned, words))
+    if opener == "en" and detection.language == "other" and len(words) >= 3:
+        return Detection("en", "short"), True
     if request.is_courtesy:
         # "ok", "lol" and "thx" are typed in every language: what went before decides.
         is_english = all(_is_common(word) and word not in _ANYBODYS for word in words)

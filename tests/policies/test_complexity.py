@@ -214,3 +214,16 @@ def test_working_something_out_beside_a_formula_raises_the_score(plain, harder):
     assert examine(harder, "zh").score > examine(plain, "zh").score
     assert any(cue.startswith("problem") for cue in examine(harder, "zh").cues)
     assert not any(cue.startswith("problem") for cue in examine(plain, "zh").cues)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["满100减20怎么算", "买二送一咋算", "打七折怎么算", "四个人AA怎么算", "证明：△ABC≌△DEF", "几点能到，会不会迟到"],
+)
+def test_a_few_words_that_ask_for_several_steps_are_several(text):
+    assert score(text, "zh") >= 0.5
+
+
+@pytest.mark.parametrize("text", ["满减活动是什么意思", "这张发票怎么开", "这个字怎么读", "证明信上写了什么"])
+def test_a_few_words_that_look_like_it_are_one_step(text):
+    assert score(text, "zh") < 0.5
