@@ -30,6 +30,17 @@ def _require(owner: str, values: dict[str, Any], name: str, supported: object) -
         raise ValueError(f"{owner}: {name}={value!r} is not supported, only {supported!r}")
 
 
+def _make_parts(config: PreTrainedConfig, classes: dict[str, Any]) -> None:
+    """Turn sub-configs that are JSON objects, or absent, into config objects.
+
+    Newer transformers does so by itself from ``sub_configs_defaults``; 5.19, which vLLM 0.32 wants, leaves it to us.
+    """
+    for key, class_ in classes.items():
+        part = getattr(config, key)
+        if not isinstance(part, PreTrainedConfig):
+            setattr(config, key, class_(**part) if part else class_())
+
+
 @strict
 class MPLUGOwl2VisionConfig(PreTrainedConfig):
     """The vision tower: a CLIP-like transformer over ``(image_size / patch_size)^2`` patches and one CLS token."""
@@ -119,6 +130,11 @@ class MPLUGOwl2VisualConfig(PreTrainedConfig):
     visual_model: dict[str, Any] | PreTrainedConfig | None = None
     visual_abstractor: dict[str, Any] | PreTrainedConfig | None = None
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Make both parts."""
+        _make_parts(self, {"visual_model": MPLUGOwl2VisionConfig, "visual_abstractor": MPLUGOwl2AbstractorConfig})
+        super().__post_init__(**kwargs)
+
 
 @strict
 class MPLUGOwl2Config(PreTrainedConfig):
@@ -154,6 +170,7 @@ class MPLUGOwl2Config(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the shape; see the class for what is refused."""
+        _make_parts(self, {"visual_config": MPLUGOwl2VisualConfig})
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.num_key_value_heads != self.num_attention_heads:

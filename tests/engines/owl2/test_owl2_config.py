@@ -83,3 +83,14 @@ def test_linear_rope_scaling_is_accepted(make_config: Callable[..., MPLUGOwl2Con
     config = make_config(rope_scaling={"type": "linear", "factor": 2.0}, rope_theta=10000.0)
 
     assert config.rope_parameters["rope_type"] == "linear"
+
+
+def test_parts_are_made_where_transformers_leaves_that_to_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given transformers before 5.20, which does nothing with these
+    for class_ in (MPLUGOwl2Config, type(MPLUGOwl2Config().visual_config)):
+        monkeypatch.setattr(class_, "sub_configs_defaults", {})
+
+    config = MPLUGOwl2Config.from_dict(published())
+
+    assert (config.vision.image_size, config.abstractor.grid_size, config.num_image_rows) == (448, 32, 65)
+    assert MPLUGOwl2Config().vision.hidden_size == 1024
