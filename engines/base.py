@@ -267,6 +267,7 @@ class EngineOptions:
         pixel_budget: most pixels of one picture that the model sees; None takes the engine's own default.
         adapters: LoRA adapters to load, as (name, folder or hub id).
         model_name: the hub's id of what is in the folder; empty if it is not from a hub.
+        vllm_args: arguments of vLLM, as one would write them behind ``vllm serve``; only of an engine on vLLM.
     """
 
     model: str
@@ -280,6 +281,7 @@ class EngineOptions:
     pixel_budget: int | None = None
     adapters: tuple[tuple[str, str], ...] = ()
     model_name: str = ""
+    vllm_args: str = ""
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 # Where engines listen, and are looked for, unless a setting says otherwise.
-DEFAULT_PORTS: Final = {"glm": 8101, "owl2": 8102}
+DEFAULT_PORTS: Final = {"glm": 8101, "owl2": 8102, "owl2_vllm": 8102}
 # Ours, vLLM and SGLang serve under /v1; hosted ones may count on (Z.ai: /api/paas/v4) and then say so in their address.
 _VERSION = re.compile(r"/v\d+\w*$")
 

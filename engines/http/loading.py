@@ -14,6 +14,7 @@ import pkgutil
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import engines
 from engines import echo
@@ -37,6 +38,9 @@ from engines.meters import EngineMeters, EngineState, HasMeters
 _PROGRESS_EVERY_S = 30.0
 
 log = logging.getLogger(__name__)
+
+_PACKAGES: Final = {"owl2_vllm": ("torch", "transformers", "vllm")}
+_ON_VLLM: Final = "see engines/owl2_vllm/README.md for an environment of its own with vLLM in it"
 
 
 class DeferredEngine:
@@ -139,13 +143,22 @@ def load_engine(name: str, options: EngineOptions) -> Engine:
         raise ValueError(f"engine '{name}' takes no adapters; only 'glm' does")
     if options.model == "echo":
         return echo.load(name, options)
+    is_on_vllm = "vllm" in _PACKAGES.get(name, ())
+    if options.vllm_args and not is_on_vllm:
+        raise ValueError(f"engine '{name}' does not run on vLLM and takes no --vllm-args")
     if name not in _engine_names():
-        raise ValueError(f"there is no engine named '{name}'; there are: {', '.join(_engine_names())}")
-    missing = [package for package in ("torch", "transformers") if importlib.util.find_spec(package) is None]
-    if missing:
         raise ValueError(
-            f"engine '{name}' needs {' and '.join(missing)}, not installed here: pip install 'glowl[engines]'"
+            f"there is no engine named '{name}'; there are: {', '.join(_engine_names())}"
+            + (f". For this one {_ON_VLLM}" if is_on_vllm else "")
         )
+    missing = [
+        package
+        for package in _PACKAGES.get(name, ("torch", "transformers"))
+        if importlib.util.find_spec(package) is None
+    ]
+    if missing:
+        how = _ON_VLLM if is_on_vllm else "pip install 'glowl[engines]'"
+        raise ValueError(f"engine '{name}' needs {' and '.join(missing)}, not installed here: {how}")
     model = Path(options.model).expanduser()
     if model.is_dir():
         if not (model / "config.json").is_file():

@@ -171,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cache_bytes=None if arguments.cache_mb is None else arguments.cache_mb * 2**20,
         quantization=arguments.quantization,
         adapters=adapters,
+        vllm_args=arguments.vllm_args,
     )
     port = DEFAULT_PORTS.get(arguments.name, 8100) if arguments.port is None else arguments.port
     try:
@@ -214,7 +215,7 @@ async def _serve(name: str, engine: Engine, host: str, port: int, uds: str | Non
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="glowl engine", description="Serve one engine over HTTP.")
-    parser.add_argument("name", help="which engine: glm, owl2")
+    parser.add_argument("name", help="which engine: glm, owl2; owl2_vllm where glowl-owl2-vllm is installed")
     parser.add_argument(
         "--model",
         required=True,
@@ -242,6 +243,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-queue", type=int, default=64, help="requests that may wait (default: %(default)s)")
     parser.add_argument("--max-batch", type=int, help="requests answered side by side (default: by the device)")
     parser.add_argument("--cache-mb", type=int, help="kept for reuse between requests, MiB (default: by the memory)")
+    parser.add_argument(
+        "--vllm-args", default="", metavar="'--ARG VALUE ...'", help="passed on to vLLM, for example tensor parallelism"
+    )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     parser.add_argument(
         "--log-format", default="auto", choices=LOG_FORMATS, help="auto: human on a terminal, else json"
