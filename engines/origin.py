@@ -48,5 +48,13 @@ def of_nobody() -> Context:
     return Context()
 
 
+def to_trace_headers(origin: Origin) -> dict[str, str]:
+    """Return the headers that hand a trace on (W3C Trace Context); none where no traces are kept."""
+    if not origin.traceparent:
+        return {}
+    headers = {"traceparent": origin.traceparent}
+    return headers | {"tracestate": origin.tracestate} if origin.tracestate else headers
+
+
 # Of what runs now; each task has a copy of its maker's. Work that outlives the request that began it sets its own.
 ORIGIN: ContextVar[Origin] = ContextVar("origin", default=NOWHERE)

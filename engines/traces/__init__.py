@@ -1,0 +1,1 @@
+"""Traces: spans of what each process does for a request, as OpenTelemetry has them."""
