@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -39,6 +39,9 @@ from router.settings import Settings
 from router.webhooks.sweeper import sweep_forever
 from router.work.reaper import reap_forever
 
+if TYPE_CHECKING:
+    from engines.traces.sdk import Traces
+
 log = logging.getLogger(__name__)
 
 # What nearly all requests ask.
@@ -51,17 +54,18 @@ HOT: Final = [
 ]
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, traces: Traces | None = None) -> FastAPI:
     """Build the application.
 
     Args:
         settings: None reads the environment.
+        traces: of this process; None keeps none.
 
     Raises:
         policies.rules.RulesError: if the configured preset is wrong.
         router.settings.SettingsError: if the settings cannot work together, or with what they name.
     """
-    services = build_services(settings or Settings())
+    services = build_services(settings or Settings(), traces)
     runner = make_runner(services)
 
     @contextlib.asynccontextmanager
@@ -107,6 +111,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(Audited, log=services.audit, is_required=is_required, with_text=texts_of)
     if services.scrape is not None:
         app.add_middleware(Timed, meters=services.meters)
+    if traces is not None:
+        from router.middleware.traced import Traced
+
+        app.add_middleware(Traced, traces=traces)
     app.add_middleware(RequestIds)
     return app
 

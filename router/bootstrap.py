@@ -51,6 +51,7 @@ from router.work.local import LocalRuns
 from router.work.reaper import wake
 
 if TYPE_CHECKING:
+    from engines.traces.sdk import Traces
     from router.auth.tokens import TokenVerifier
 
 # Longer than the event reader's blocking read, and than a redis takes for a large picture on a slow disk. Whether a
@@ -60,8 +61,12 @@ _REDIS_TIMEOUT_S: Final = 10.0
 _REDIS_READ_TIMEOUT_S: Final = 2.0
 
 
-def build_services(settings: Settings) -> Services:
+def build_services(settings: Settings, traces: Traces | None = None) -> Services:
     """Build the api's parts.
+
+    Args:
+        settings: of this process.
+        traces: of this process; None keeps none.
 
     Raises:
         policies.rules.RulesError: if the preset does not exist or is wrong.
@@ -81,9 +86,14 @@ def build_services(settings: Settings) -> Services:
     overload = OverloadWatch(monitor, store.backlogs, lambda: rules().max_queue_age_s)
     webhooks, webhook_fetcher = make_webhook_store(settings, redis, reads), make_webhook_fetcher(settings)
     ended, news = make_redis(settings), make_redis(settings)
-    asked = _attended(engines, monitor)
+    asked = _traced(_attended(engines, monitor), traces, monitor)
     context = Context(
-        store, queue, asked, make_deliverer(settings, webhooks, webhook_fetcher), cancels=CancelWatch(ended)
+        store,
+        queue,
+        asked,
+        make_deliverer(settings, webhooks, webhook_fetcher),
+        cancels=CancelWatch(ended),
+        traces=traces,
     )
     fetcher = SafeFetcher(settings)
     cache = make_cache(settings, reads, lambda: revisions_of(monitor), rules, meters)
@@ -125,6 +135,7 @@ def build_services(settings: Settings) -> Services:
         redis_watch=watch,
         audit=make_audit(settings),
         meters=meters,
+        traces=traces,
         scrape=make_scrape(meters, redis, monitor),
         redis_clients=(redis, reads, reader, ended, news, looks),
     )
@@ -197,6 +208,20 @@ def _attended(engines: Mapping[str, RemoteEngine], monitor: EngineMonitor) -> di
     }
 
 
+def _traced(
+    engines: dict[str, Engine], traces: Traces | None, monitor: EngineMonitor | None = None
+) -> dict[str, Engine]:
+    """Let each answer of an engine be a span, where traces are kept; else nothing is put between."""
+    if traces is None:
+        return engines
+    from engines.traces.engine import TracedEngine
+
+    return {
+        name: TracedEngine(engine, traces, name, None if monitor is None else partial(monitor.info, name))
+        for name, engine in engines.items()
+    }
+
+
 def make_tokens(settings: Settings) -> TokenVerifier | None:
     """Return what checks tokens; None if the settings say nothing of them, and then nothing of it is imported.
 
@@ -245,16 +270,18 @@ async def _is_up(monitor: EngineMonitor, name: str) -> bool:
     return monitor.is_up(name)
 
 
-async def make_context(settings: Settings) -> Context:
+async def make_context(settings: Settings, traces: Traces | None = None) -> Context:
     """Build what a worker's tasks use, on the event loop that will run them."""
     engines = make_engines(settings)
+    asked: dict[str, Engine] = {name: AttendedEngine(engine, engine.is_ready) for name, engine in engines.items()}
     return Context(
         store=make_store(settings, make_redis(settings)),
         queue=JobQueue(create_celery(settings)),
-        engines={name: AttendedEngine(engine, engine.is_ready) for name, engine in engines.items()},
+        engines=_traced(asked, traces),
+        traces=traces,
         looks={name: engine.is_ready for name, engine in engines.items()},
         deliverer=make_deliverer(
-            settings, make_webhook_store(settings, make_redis(settings)), make_webhook_fetcher(settings)
+            settings, make_webhook_store(settings, make_redis(settings)), make_webhook_fetcher(settings), traces
         ),
         cancels=CancelWatch(make_redis(settings)),
         cache=make_cache(settings, make_redis(settings)),
@@ -352,9 +379,12 @@ def make_webhook_store(settings: Settings, redis: Redis, reads: Redis | None = N
     )
 
 
-def make_deliverer(settings: Settings, store: WebhookStore, fetcher: SafeFetcher) -> Deliverer:
+def make_deliverer(
+    settings: Settings, store: WebhookStore, fetcher: SafeFetcher, traces: Traces | None = None
+) -> Deliverer:
     """Return what posts webhooks as the settings want it."""
-    return Deliverer(store, fetcher, Backoff(settings.webhook_delays_s), timeout_s=settings.webhook_timeout_s)
+    backoff = Backoff(settings.webhook_delays_s)
+    return Deliverer(store, fetcher, backoff, timeout_s=settings.webhook_timeout_s, traces=traces)
 
 
 def make_webhook_fetcher(settings: Settings) -> SafeFetcher:

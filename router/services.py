@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
@@ -32,6 +33,9 @@ from router.settings import Settings
 from router.telemetry.meters import UNMETERED, Meters
 from router.telemetry.scrape import Scrape
 from router.webhooks.store import WebhookStore
+
+if TYPE_CHECKING:
+    from engines.traces.sdk import Traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +66,5 @@ class Services:
     audit: AuditLog | None = None
     meters: Meters = UNMETERED
     scrape: Scrape | None = None
+    traces: Traces | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)

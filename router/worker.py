@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.signals import (
@@ -33,6 +33,9 @@ from router.settings import Settings
 from router.telemetry.worker import WorkerMeters
 from router.work import ticket
 from router.work.context import Context
+
+if TYPE_CHECKING:
+    from engines.traces.sdk import Traces
 
 # Time after the drain for running webhooks and for the writes that hand units back.
 _LAST_S = 5.0
@@ -111,18 +114,21 @@ class TaskLoop:
         return await self._make_context()
 
 
-def create_worker(settings: Settings, *, on_beat: Callable[[], None] | None = None) -> Celery:
+def create_worker(
+    settings: Settings, *, on_beat: Callable[[], None] | None = None, traces: Traces | None = None
+) -> Celery:
     """Build the Celery application of a worker, with its tasks registered.
 
     Args:
         settings: of this process.
         on_beat: called every two seconds for as long as the worker can run tasks; must not block.
+        traces: of this process; None keeps none.
 
     Raises:
         OSError: if its metrics cannot be shown where the settings say.
     """
     app = create_celery(settings)
-    loop = TaskLoop(lambda: make_context(settings), drain_s=settings.drain_s)
+    loop = TaskLoop(lambda: make_context(settings, traces), drain_s=settings.drain_s)
     meters = WorkerMeters()
     _register(app, loop, meters)
     if settings.worker_metrics is not None:

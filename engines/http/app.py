@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import orjson
 from starlette.applications import Starlette
@@ -42,6 +42,9 @@ from engines.http.exits import one_line
 from engines.meters import EngineMeters, EngineState, HasMeters
 from engines.origin import ORIGIN, Origin
 
+if TYPE_CHECKING:
+    from engines.traces.sdk import Traces
+
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
 _PARSE_ASIDE_BYTES: Final = 1024 * 1024  # parsing more than this would hold up the other streams for milliseconds
 _CLOSE_S: Final = 5.0
@@ -57,6 +60,7 @@ class EngineHost:
 
     Args:
         engine: loaded by `run`, not before.
+        traces: of this process; None keeps none.
 
     Attributes:
         engine: the engine.
@@ -68,8 +72,9 @@ class EngineHost:
 
     stopping: asyncio.Future[None]
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, traces: Traces | None = None) -> None:
         self.engine = engine
+        self._traces = traces
         self.state: State = "loading"
         self.reason = "the engine is loading"
         self.is_stuck = False
@@ -85,6 +90,9 @@ class EngineHost:
 
     def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Pass on what the engine answers, and count it."""
+        if self._traces is not None and self._info is not None:
+            model = model_with(self._info.model_id, request.adapter)
+            return self.meters.follow(self._traces.follow(self.engine.stream, request, model, "server"), request)
         return self.meters.follow(self.engine.stream(request), request)
 
     @asynccontextmanager
@@ -197,7 +205,8 @@ class _ChatCompletions:
         except ClientDisconnect:  # hung up while still sending: nobody is left to answer
             return
         wanted = chat.generation.adapter
-        generation = replace(chat.generation, adapter=find_adapter(wanted, info.adapters) or wanted)
+        adapter = find_adapter(wanted, info.adapters) or wanted
+        generation = replace(chat.generation, adapter=adapter, origin=ORIGIN.get())
         check_adapter(generation.adapter, info)
         head = answers.CompletionHead(
             completion_id=f"chatcmpl-{uuid.uuid4().hex}",
@@ -320,7 +329,8 @@ def _origin_of(request: Request) -> Origin:
     # Header values are read as latin-1; our client sends UTF-8.
     origin_id = request.headers.get(requests.ORIGIN_HEADER, "")[:512].encode("latin-1").decode(errors="replace")
     call_id = _request_id(request)
-    return Origin(origin_id[:128], call_id) if origin_id else Origin(call_id)
+    parent, state = request.headers.get("traceparent", "")[:256], request.headers.get("tracestate", "")[:512]
+    return Origin(origin_id[:128], call_id, parent, state) if origin_id else Origin(call_id, "", parent, state)
 
 
 def _json(payload: object, status_code: int = 200) -> Response:

@@ -36,6 +36,7 @@ from engines.http import errors, models, requests
 from engines.http.address import EngineAddress
 from engines.http.pool import Answer, Pool, UnreachableError
 from engines.http.reading import NOTHING, AnswerReader
+from engines.origin import to_trace_headers
 
 _CONNECT_S: Final = 5.0
 # The kernel takes connections for a busy server, so only one that is not there takes longer to connect to.
@@ -334,7 +335,7 @@ class EngineClient:
             headers["X-Request-ID"] = f"{request.request_id}-{secrets.token_hex(4)}"
         if request.origin.request_id and not self._is_foreign:  # a caller may have chosen it: no one else's to read
             headers[requests.ORIGIN_HEADER] = request.origin.request_id
-        return headers
+        return headers | to_trace_headers(request.origin) if request.origin.traceparent else headers
 
     async def _post(self, pieces: list[bytes], headers: dict[str, str]) -> Answer:
         path = f"{self._api_path}/chat/completions"

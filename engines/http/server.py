@@ -18,7 +18,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
@@ -30,6 +30,10 @@ from engines.http.app import EngineHost, app_of
 from engines.http.exits import exit_status, one_line
 from engines.http.loading import load_engine
 from engines.logs import LOG_FORMATS, start_logging
+from engines.traces.start import start_traces
+
+if TYPE_CHECKING:
+    from engines.traces.sdk import Traces
 
 _KEEP_ALIVE_S: Final = 30  # longer than clients keep idle connections, so that none is closed as it is used again
 _DRAIN_S: Final = 3
@@ -56,7 +60,12 @@ class _Uvicorn(uvicorn.Server):
 
 @asynccontextmanager
 async def listening(
-    engine: Engine, *, host: str = "127.0.0.1", port: int = 0, uds: str | Path | None = None
+    engine: Engine,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    uds: str | Path | None = None,
+    traces: Traces | None = None,
 ) -> AsyncIterator[str]:
     """Serve an engine on this event loop until the block ends.
 
@@ -65,6 +74,7 @@ async def listening(
         host: address to listen on.
         port: 0 takes a free one.
         uds: path of a unix socket to listen on instead; only this user may connect to it.
+        traces: of this process; None keeps none.
 
     Yields:
         The base URL, connectable at once: ``http://127.0.0.1:8101`` or ``unix:///path``.
@@ -72,7 +82,7 @@ async def listening(
     Raises:
         OSError: if the address cannot be listened on.
     """
-    async with _listening(EngineHost(engine), host, port, uds) as url:
+    async with _listening(EngineHost(engine, traces), host, port, uds) as url:
         yield url
 
 
@@ -193,7 +203,7 @@ async def _serve(name: str, engine: Engine, host: str, port: int, uds: str | Non
     signalled = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
-    engine_host = EngineHost(engine)
+    engine_host = EngineHost(engine, start_traces(name))
     async with _listening(engine_host, host, port, uds) as url:
         log.info("listening on %s, loading the engine", url)
         ends = [asyncio.create_task(event.wait()) for event in (signalled, engine_host.failed)]

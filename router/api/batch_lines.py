@@ -125,5 +125,6 @@ def make_runner(services: Services) -> BatchRunner:
         lines_in_flight=services.settings.batch_lines_in_flight,
         line_limits=LineLimits(services.settings.max_body_bytes, services.settings.max_json_items),
         note=_to_note(services),
+        traces=services.traces,
     )
     return BatchRunner(context)

@@ -13,10 +13,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from engines.json_text import dump_line
 from engines.origin import ORIGIN, Origin
+from engines.traces import conventions
 from router.batches import texts
 from router.batches.files import FileGoneError, FileStore
 from router.batches.line_api import Answer, LineApi
@@ -39,6 +40,9 @@ from router.jobs.events import EventHub
 from router.jobs.job import ErrorRecord, Job
 from router.jobs.store import JobStore
 from router.leftovers import end_tasks
+
+if TYPE_CHECKING:
+    from engines.traces.sdk import Traces
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +81,7 @@ class BatchContext:
         line_limits: larger lines are refused.
         first_wait_s: before the first new attempt at a line.
         note: is called with a batch, a line's own name, the status of its answer and its job, once the line has ended.
+        traces: of this process; None keeps none.
     """
 
     def __init__(
@@ -92,7 +97,9 @@ class BatchContext:
         line_limits: LineLimits,
         first_wait_s: float = _FIRST_WAIT_S,
         note: Note | None = None,
+        traces: Traces | None = None,
     ) -> None:
+        self.traces = traces
         self.store = store
         self.files = files
         self.jobs = jobs
@@ -346,7 +353,17 @@ class Run:
         task.add_done_callback(done)
 
     async def _run_line(self, line: Admitted, request: Any, opening: _Permit) -> None:
-        ORIGIN.set(Origin(self._request_id(line.number)))
+        origin = Origin(self._request_id(line.number))
+        if (traces := self._context.traces) is None:
+            ORIGIN.set(origin)
+            await self._run_one(line, request, opening)
+            return
+        about = {conventions.BATCH_ID: self.id, conventions.REQUEST_ID: origin.request_id}
+        with traces.span("batch line", "internal", origin, about) as span:
+            ORIGIN.set(span.origin)
+            await self._run_one(line, request, opening)
+
+    async def _run_one(self, line: Admitted, request: Any, opening: _Permit) -> None:
         try:
             answer, job = await self._answer(line, request, opening)
         except (LeaseLostError, QueueUnavailableError):

@@ -74,6 +74,7 @@ def api(
         fail(say("access.none", detect_language(), host=settings.published_on or settings.host), code=2)
 
     from engines.logs import start_logging
+    from engines.traces.start import start_traces
     from policies.rules import RulesError
     from router.allocator import keep_freed_memory
     from router.app import create_app
@@ -81,13 +82,13 @@ def api(
     from router.settings import SettingsError
 
     keep_freed_memory()
+    start_logging("api", settings.log_level_of("api"), settings.log_format)
     try:
-        app = create_app(settings)
+        app = create_app(settings, start_traces("api"))
     except RulesError as error:
         fail(f"GLOWL_PRESET: {error}", code=2)
     except SettingsError as error:
         fail(str(error), code=2)
-    start_logging("api", settings.log_level_of("api"), settings.log_format)
     server = ApiServer(app, settings)
     # What is there by now stays. A full collection that looks through it stops everybody for tens of milliseconds.
     gc.collect()
@@ -156,6 +157,7 @@ def worker(
     from celery.worker import state
 
     from engines.logs import start_logging
+    from engines.traces.start import start_traces
     from router.jobs.queue import QUEUES, queue_name
     from router.worker import create_worker, log_redis_in_one_line
 
@@ -169,7 +171,7 @@ def worker(
         worker_ready.connect(sign.write, weak=False)
     start_logging("worker", settings.log_level_of("worker"), settings.log_format, adapt=log_redis_in_one_line)
     try:
-        app = create_worker(settings, on_beat=None if sign is None else sign.touch)
+        app = create_worker(settings, on_beat=None if sign is None else sign.touch, traces=start_traces("worker"))
     except OSError as error:
         fail(f"GLOWL_WORKER_METRICS: {error.strerror or error}")
     run: Callable[[list[str]], object] = app.worker_main  # celery's own types say that it never returns

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 
 # Read by huggingface_hub and modelscope, which only engines use.
 _HUB_TOKENS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN"})
+# The key of a collector of traces can be in their headers.
+_OF_COLLECTORS = "OTEL_"
 # Callers' keys are the api's to check.
 _OF_THE_API = ("GLOWL_API_KEYS", "GLOWL_JWT_")
 
@@ -20,7 +22,7 @@ def is_for_engine(name: str) -> bool:
 
 def is_for_other(name: str) -> bool:
     """Whether a process that is none of ours may have a variable: redis, and what makes checkpoints."""
-    return is_for_engine(name) and name not in _HUB_TOKENS
+    return is_for_engine(name) and name not in _HUB_TOKENS and not name.startswith(_OF_COLLECTORS)
 
 
 def is_for_worker(name: str) -> bool:

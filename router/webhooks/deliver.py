@@ -13,10 +13,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from engines.origin import ORIGIN
+from engines.origin import ORIGIN, Origin, to_trace_headers
+from engines.traces import conventions
 from policies.text import Text
 from router.errors import QueueUnavailableError
 from router.fetch import FetchError, SafeFetcher, UrlRefusedError, fetching_for
@@ -26,6 +27,9 @@ from router.webhooks.backoff import Backoff, parse_retry_after
 from router.webhooks.records import Attempt, Claim, Full
 from router.webhooks.signing import to_headers
 from router.webhooks.store import WebhookStore
+
+if TYPE_CHECKING:
+    from engines.traces.sdk import Traces
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ class Deliverer:
         backoff: when to try again.
         timeout_s: the fetcher's.
         clock: unix seconds, for the signature and the log.
+        traces: of this process; None keeps none.
     """
 
     def __init__(
@@ -72,12 +77,14 @@ class Deliverer:
         *,
         timeout_s: float,
         clock: Callable[[], float] = time.time,
+        traces: Traces | None = None,
     ) -> None:
         self.store = store
         self._fetcher = fetcher
         self._backoff = backoff
         self._lease_s = timeout_s + _LEASE_MARGIN_S
         self._clock = clock
+        self._traces = traces
         self._places = Shares(MAX_AT_ONCE, most_per_line=MAX_PER_LINE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking: asyncio.Task[None] | None = None
@@ -145,7 +152,7 @@ class Deliverer:
             QueueUnavailableError: if redis does not answer.
         """
         secrets = claim.signing_secrets or await self.store.request_secrets(claim.owner)
-        attempt, retry_after_s = await self._post(claim, secrets)
+        attempt, retry_after_s = await self._post_traced(claim, secrets)
         is_gone = attempt.status_code == _GONE
         retry_in_s = None
         if attempt.error is not None and not is_gone:
@@ -162,9 +169,26 @@ class Deliverer:
             log.warning("webhook %s (%s) to %s://%s: attempt %d failed: %s; %s", *what, attempt.error, after)
         return state
 
-    async def _post(self, claim: Claim, secrets: tuple[str, ...]) -> tuple[Attempt, float | None]:
+    async def _post_traced(self, claim: Claim, secrets: tuple[str, ...]) -> tuple[Attempt, float | None]:
+        if self._traces is None:
+            return await self._post(claim, secrets, claim.origin)
+        about = {
+            conventions.METHOD: "POST",
+            conventions.ADDRESS: urlsplit(claim.url).hostname,  # no path or query, as in the log
+            conventions.EVENT: claim.event_type,
+            conventions.ATTEMPT: claim.number,
+            conventions.REQUEST_ID: claim.origin.request_id or None,
+        }
+        with self._traces.span("POST webhook", "client", claim.origin, about) as span:
+            attempt, retry_after_s = await self._post(claim, secrets, span.origin)
+            span.add({conventions.STATUS: attempt.status_code})
+            if attempt.error is not None:
+                span.fail(str(attempt.status_code or "unreachable"))
+        return attempt, retry_after_s
+
+    async def _post(self, claim: Claim, secrets: tuple[str, ...], origin: Origin) -> tuple[Attempt, float | None]:
         started_at, started = self._clock(), time.monotonic()
-        headers = to_headers(claim.event_id, int(started_at), claim.body, secrets)
+        headers = to_headers(claim.event_id, int(started_at), claim.body, secrets) | to_trace_headers(origin)
         status, retry_after_s = None, None
         error: Text | None = None
         try:

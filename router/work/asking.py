@@ -17,6 +17,7 @@ from engines.base import (
     GenerationRequest,
     SamplingParams,
 )
+from engines.origin import ORIGIN
 from router.attend import attended
 from router.call import from_stored_messages, pictures_first, stored_image_hashes
 from router.health import UNHEARD_S
@@ -51,7 +52,7 @@ async def build_request(
         sampling,
         enable_thinking=enable_thinking,
         request_id=job.id,
-        origin=job.spec.origin,
+        origin=ORIGIN.get(),
         caller=job.spec.owner,
         adapter=job.spec.adapter if engine == "glm" else "",
     )

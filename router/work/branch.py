@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from engines.base import (
     EngineError,
@@ -27,6 +28,10 @@ from router.output_format import with_instruction
 from router.work.asking import build_request, generate, to_engine_error
 from router.work.context import Context
 from router.work.lease import HandedBackError, LeaseLostError, hand_back, lease, patiently, release, send_on
+from router.work.traced import run_span
+
+if TYPE_CHECKING:
+    from engines.traces.sdk import Span
 
 log = logging.getLogger(__name__)
 
@@ -75,21 +80,31 @@ async def run_under_lease(
     context: Context, job: Job, unit: str, epoch: int, ask: Callable[[], Awaitable[UnitResult]]
 ) -> bool:
     """Run a claimed branch under its lease and record how it ended; True if it was the last: the merge is due."""
-    store, job_id = context.store, job.id
     work_for(job.spec)
+    with run_span(context.traces, job, unit, epoch) as span:
+        return await _run(context, job, unit, epoch, ask, span)
+
+
+async def _run(
+    context: Context, job: Job, unit: str, epoch: int, ask: Callable[[], Awaitable[UnitResult]], span: Span | None
+) -> bool:
+    store, job_id = context.store, job.id
     try:
         async with lease(context, job_id, unit, epoch):
             result = checked(await ask(), job.spec)
     except LeaseLostError:
         log.info("%s of %s is no longer ours", unit, job_id)
+        _failed(span, "lease_lost")
         return False
     except HandedBackError:
+        _failed(span, "handed_back")
         await hand_back(context, job_id, unit, epoch)
         return False
     except QueueUnavailableError:
         raise  # no record can be written now; the lease expires and the unit is retried
     except Exception as error:  # the edge of the process: without a record the job would wait for three lost leases
         refusal = to_engine_error(error, f"{unit} of {job_id}")
+        _failed(span, refusal.code)
         if refusal.retryable and await release(store, job_id, unit, epoch, refusal):
             return False
         result = UnitResult(error=to_failure_record(refusal))
@@ -104,6 +119,11 @@ async def run_under_lease(
         return await store.finish(job_id, unit, epoch, result) or not was_first_try
 
     return await patiently(finish)
+
+
+def _failed(span: Span | None, code: str) -> None:
+    if span is not None:
+        span.fail(code)
 
 
 def _write_down(job: Job, unit: str, epoch: int, result: UnitResult) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from engines.base import (
     Engine,
@@ -18,6 +19,9 @@ from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
 from router.leftovers import Leftovers
 from router.webhooks.deliver import Deliverer
+
+if TYPE_CHECKING:
+    from engines.traces.sdk import Traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Context:
         wakers: wake the keeper of each lease that is held now.
         draining: set when the process is to end: what still runs is handed back, and nothing more is begun.
         leftovers: short work that ends after the run that caused it.
+        traces: of this process; None keeps none.
     """
 
     store: JobStore
@@ -47,6 +52,7 @@ class Context:
     wakers: set[asyncio.Event] = field(default_factory=set)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     leftovers: Leftovers = field(default_factory=Leftovers)
+    traces: Traces | None = None
 
     def hand_back(self) -> None:
         """Give every running unit back, so that another worker starts it at once."""

@@ -28,6 +28,7 @@ from router.output_format import with_instruction
 from router.work.asking import build_request, generate, to_engine_error
 from router.work.context import Context
 from router.work.lease import HandedBackError, LeaseLostError, hand_back, lease, patiently, release
+from router.work.traced import run_span
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,12 @@ async def join(context: Context, job_id: str, epoch: int | None = None) -> None:
     if epoch is None or job is None:
         return
     work_for(job.spec)
+    with run_span(context.traces, job, MERGE, epoch):
+        await _join(context, job, epoch)
+
+
+async def _join(context: Context, job: Job, epoch: int) -> None:
+    store, job_id = context.store, job.id
     try:
         async with lease(context, job_id, MERGE, epoch):
             ended, failure = await _merge(context, job, epoch)

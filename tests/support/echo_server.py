@@ -25,6 +25,7 @@ from engines.echo import EchoEngine
 from engines.http.server import listening
 from engines.images import upright_size
 from engines.logs import start_logging
+from engines.traces.start import start_traces
 
 
 class SlowEcho(EchoEngine):
@@ -77,7 +78,8 @@ async def serve(name: str, socket: str, word_s: float, prefill_s: float = 0.0, l
     """Listen until SIGTERM."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    async with listening(SlowEcho(name, word_s, prefill_s, load_s, ANSWERS), uds=socket):
+    echo = SlowEcho(name, word_s, prefill_s, load_s, ANSWERS)
+    async with listening(echo, uds=socket, traces=start_traces(name)):
         await stopping.wait()
 
 
