@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from router.cli import models
 from router.cli.common import Language, command_name
 from router.cli.net import base_url
-from router.cli.samples import default_sample
+from router.cli.samples import default_sample, load_samples
 from router.cli.supervision import Event
 from router.cli.texts import say
 
@@ -50,7 +50,12 @@ def banner(
         lines.append(f"{say('up.banner.ui', language)} {ui_url}")
     if has_metrics:
         lines.append(f"{say('up.banner.metrics', language)} {url}/metrics")
-    return [*lines, say("up.banner.try", language), f"  {curl}", f"  {ask}", ""]
+    lines += [say("up.banner.try", language), f"  {curl}", f"  {ask}"]
+    if is_pocket:
+        # A photograph is what people try first, and these models know none.
+        names = ", ".join(other.name for other in load_samples() if other != sample)
+        lines.append(say("up.banner.pocket", language, samples=names))
+    return [*lines, ""]
 
 
 class Screen:

@@ -81,7 +81,9 @@ def test_a_chinese_question_about_one_picture_is_answered_at_once(pocket: Pocket
 
 def test_samples_pictures_by_keyboard_and_a_title(pocket: PocketStack, visit: Visit) -> None:
     page = visit(pocket).open()
-    # Given a sample question, which brings its pictures
+    # Given the page of the small models, which says what they know
+    expect(page.locator(".welcome .knows")).to_contain_text("nothing else")
+    # And a sample question, which brings its pictures
     page.get_by_role("button", name="Which picture has a blue star?").click()
     uploads = page.locator(".upload img")
     expect(uploads).to_have_count(2)

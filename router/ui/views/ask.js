@@ -2,7 +2,7 @@
 import { effect, html, signal, useEffect, useRef, useSignal } from "../core/html.js";
 import { ApiError } from "../core/api.js";
 import { language, t } from "../core/language.js";
-import { isRedisUp, modelOf } from "../core/service.js";
+import { isPocket, isRedisUp, modelOf } from "../core/service.js";
 import { Exchange, willScroll } from "../ask/answer.js";
 import { add, Composer, text as written } from "../ask/composer.js";
 import { conversations, History, load, turnsOf } from "../ask/history.js";
@@ -87,6 +87,7 @@ function Samples() {
   return html`<section class="welcome">
     <h2>${t("ask.welcome")}</h2>
     <p>${t("ask.welcome.how")}</p>
+    ${isPocket.value && html`<p class="knows">${t("ask.pocket")}</p>`}
     <h3 id="samples">${t("ask.samples")}</h3>
     <ul class="samples" aria-labelledby="samples">${mine.slice(0, MOST_SAMPLES).map((sample) => html`<li key=${sample.name}><button type="button" onClick=${() => use(sample)}>
       ${sample.pictures.map((name) => html`<img src=${new URL(`../samples/${name}`, import.meta.url).href} alt="" loading="lazy" />`)}<span lang=${sample.lang}>${sample.question}</span></button></li>`)}</ul>

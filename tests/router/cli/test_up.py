@@ -37,7 +37,7 @@ from router.cli.main import app
 from router.cli.net import free_port
 from router.cli.redis_check import RedisFound
 from router.cli.redis_server import RedisChoice, RedisMissingError
-from router.cli.samples import default_sample
+from router.cli.samples import default_sample, load_samples
 from router.cli.supervision import Event, ProcessSpec
 from router.settings import Settings
 
@@ -437,6 +437,9 @@ def test_the_banner_asks_about_pictures_that_are_there(tmp_path, language, choic
     sample = default_sample(language)
     assert sample is not None
     assert ask[-3:] == ["ask", "--sample", sample.name]
+    # And what the small models know is said where they are what answers, with the names of all other samples
+    said = [line for line in lines if all(other.name in line for other in load_samples() if other != sample)]
+    assert len(said) == (choice == "pocket")
 
 
 def test_a_command_on_the_path_is_named_by_its_name_alone(tmp_path, monkeypatch):
