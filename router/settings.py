@@ -43,6 +43,7 @@ from router.settings_checks import (
     to_audit,
     to_flag,
     to_listening,
+    to_program,
 )
 
 PRODUCT_URL = "https://github.com/glowl/glowl"
@@ -103,6 +104,11 @@ class Settings(BaseSettings):
     glm_model: Maybe = Field(None, description="name of the model on the GLM servers; empty: their first one")
     glm_adapters: Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(split_adapters)] = Field(
         (), description="LoRA adapters of the GLM engine: NAME=FOLDER_OR_HUB_ID, comma-separated"
+    )
+    vllm: Annotated[str, BeforeValidator(to_program)] = Field(
+        "auto",
+        description="with what `glowl up` runs GLM on a GPU: `auto` takes vLLM if it is installed; `off`; or the path "
+        "of a `vllm` in another environment",
     )
     owl2_url: Annotated[str, AfterValidator(check_address)] = Field(
         f"http://127.0.0.1:{DEFAULT_PORTS['owl2']}", description="Owl2 engine: the same, one or several"

@@ -185,6 +185,14 @@ def or_auto(value: object) -> object:
     return (value.strip().lower() or "auto") if isinstance(value, str) else value
 
 
+def to_program(value: object) -> object:
+    """Take an empty text for ``auto``; a path keeps its letters."""
+    if not isinstance(value, str):
+        return value
+    word = value.strip()
+    return word.lower() or "auto" if word.lower() in ("", "auto", "off") else word
+
+
 def check_address(value: str) -> str:
     """Refuse what leads to no engine."""
     split_urls(value)

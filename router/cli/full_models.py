@@ -67,6 +67,7 @@ def prepare_full(engines: Sequence[str], data_dir: Path, language: Language, sou
         {engine: str(snapshot.folder) for engine, snapshot in snapshots.items()},
         devices,
         {engine: str(snapshot.name) for engine, snapshot in snapshots.items()},
+        gpus,
     )
 
 

@@ -25,6 +25,7 @@ from router.cli.data_folder import Layout
 from router.cli.full_models import Sources, prepare_full
 from router.cli.processes import has_engine_packages
 from router.cli.texts import say
+from router.cli.torch_probe import probe_torch
 
 
 def parse_choice(value: str | None, language: Language) -> models.ModelChoice:
@@ -86,6 +87,8 @@ def prepare_models(
         planned = prepare_full(chosen, layout.data_dir, language, sources)
     else:
         planned = models.plan(choice, layout.data_dir)
+        if "glm" in folders:
+            planned = replace(planned, gpus=probe_torch().gpus)
     return replace(planned, models={**planned.models, **{name: str(folder) for name, folder in folders.items()}})
 
 

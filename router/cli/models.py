@@ -7,7 +7,7 @@ what each engine's ``--model`` gets. Looks at files only: loading is the engines
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -70,12 +70,14 @@ class ModelPlan:
         models: engine name to folder, or ``echo``.
         devices: engine name to device, where the engines' own choice would be worse.
         shown: engine name to what the user calls its model, where that is not the folder.
+        gpus: name and memory of each, where real weights are loaded.
     """
 
     choice: ModelChoice
     models: Mapping[str, str]
     devices: Mapping[str, str] = field(default_factory=dict)
     shown: Mapping[str, str] = field(default_factory=dict)
+    gpus: Sequence[tuple[str, int]] = ()
 
 
 def pocket_dir() -> Path:
@@ -177,6 +179,16 @@ def present_models(data_dir: Path, pocket: Path | None = None) -> list[str]:
     if bytes_of_full(data_dir) == 0:
         present.append("full")
     return present
+
+
+def read_variant(folder: Path) -> str:
+    """What a checkpoint says it is in ``glowl.json``; ``full`` without that file, ``?`` if it cannot be read."""
+    try:
+        return str(json.loads((folder / "glowl.json").read_text(encoding="utf-8"))["variant"])
+    except FileNotFoundError:
+        return "full"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "?"
 
 
 def existing_parent(path: Path) -> Path:

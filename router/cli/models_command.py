@@ -6,7 +6,6 @@ this process becomes the converter, which loads torch.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -65,7 +64,7 @@ def find_checkpoints(data_dir: Path, pocket: Path | None = None) -> Iterator[Che
         for engine in models.ENGINE_NAMES:
             folder = directory / engine
             is_here = (folder / "config.json").is_file()
-            variant = read_variant(folder) if is_here else ""
+            variant = models.read_variant(folder) if is_here else ""
             yield Checkpoint(choice, engine, variant, size_of(folder), 0, folder)
     for engine, model in models.FULL_MODELS.items():
         name = models.full_name(engine, data_dir)
@@ -74,16 +73,6 @@ def find_checkpoints(data_dir: Path, pocket: Path | None = None) -> Iterator[Che
         folder = found.folder if found is not None else model_dir(name, place_of(name.hub))
         here = found.num_bytes if found is not None and not missing else max(0, model.size_bytes - missing)
         yield Checkpoint("full", engine, "" if missing else "full", here, missing, folder)
-
-
-def read_variant(folder: Path) -> str:
-    """What a checkpoint says it is in ``glowl.json``; ``full`` without that file, ``?`` if it cannot be read."""
-    try:
-        return str(json.loads((folder / "glowl.json").read_text(encoding="utf-8"))["variant"])
-    except FileNotFoundError:
-        return "full"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "?"
 
 
 def size_of(directory: Path) -> int:

@@ -22,6 +22,7 @@ from router.cli.processes import adapters_of, engine_argv
 from router.cli.redis_check import look_at
 from router.cli.redis_server import RedisMissingError, find_redis, redis_argv, redis_url
 from router.cli.supervision import ProcessSpec
+from router.cli.vllm import ENVIRONMENT, vllm_argv
 from router.secret_files import read_file
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 UI_PORT = 7860
 UP_DRAIN_S = 2.0
+# It ends its own helper processes first.
+VLLM_STOP_TIMEOUT_S = 20.0
 # From the end of the drain to the end of the process: webhooks under way, and closing down.
 STOP_MARGIN_S = 8.0
 # One worker per engine: an engine that hangs blocks its own worker only.
@@ -44,8 +47,17 @@ def build_specs(
     *,
     language: Language,
     quantization: str | None = None,
+    vllm: Path | None = None,
 ) -> list[ProcessSpec]:
     """Turn settings into the processes to run, in the order in which they are shown.
+
+    Args:
+        settings: of all processes.
+        layout: of the data folder.
+        plan: what the engines load.
+        language: of a refusal.
+        quantization: for both engines.
+        vllm: the program that serves GLM; None for our own engine.
 
     Raises:
         typer.Exit: after one line, if there is no redis to be had.
@@ -57,7 +69,11 @@ def build_specs(
         name: local_address(layout.run_dir / f"{name}.sock") for name in models.ENGINE_NAMES if name not in elsewhere
     }
     for name, address in addresses.items():
-        specs.append(_engine_spec(name, address, settings, plan, quantization))
+        if name == "glm" and vllm is not None:
+            is_alone = len(plan.gpus) >= 2 or "owl2" not in addresses
+            specs.append(_vllm_spec(vllm_argv(vllm, address, plan, is_alone=is_alone), address))
+        else:
+            specs.append(_engine_spec(name, address, settings, plan, quantization))
     # Short, since the user waits after Ctrl-C; units handed back run at the next start.
     is_set = settings.model_fields_set
     drain_s = settings.drain_s if "drain_s" in is_set else UP_DRAIN_S
@@ -143,6 +159,18 @@ def _engine_spec(
         is_ready=answers_ok(address.url, "/readyz"),
         is_alive=answers(address.url, "/healthz"),
         inherits=secrets.is_for_engine,
+    )
+
+
+def _vllm_spec(argv: tuple[str, ...], address: Address) -> ProcessSpec:
+    return ProcessSpec(
+        "glm",
+        argv,
+        is_ready=answers_ok(address.url, "/health"),
+        is_alive=answers(address.url, "/health"),
+        env=ENVIRONMENT,
+        inherits=secrets.is_for_engine,
+        stop_timeout_s=VLLM_STOP_TIMEOUT_S,
     )
 
 

@@ -29,6 +29,7 @@ from router.cli.specs import UI_PORT, WORKERS, build_specs
 from router.cli.supervision import ProcessSpec
 from router.cli.supervisor import Supervisor
 from router.cli.texts import say
+from router.cli.vllm import choose_vllm
 
 if TYPE_CHECKING:
     from router.settings import Settings
@@ -103,7 +104,8 @@ def up(
                 is_anyway=anyway,
             ),
         )
-        specs = build_specs(settings, layout, plan, language=language, quantization=quantization)
+        vllm = choose_vllm(settings, plan, language, quantization=quantization)
+        specs = build_specs(settings, layout, plan, language=language, quantization=quantization, vllm=vllm)
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
         if settings.insecure and not settings.is_only_local and not settings.asks_for_keys:

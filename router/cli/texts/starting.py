@@ -100,6 +100,26 @@ TEXTS: Final[dict[str, Text]] = {
         "未下载 {size_gb:.1f} GB：以 {name} 加载完整模型需要 {need_gb:.1f} GB，而{place}有 {have_gb:.1f} GB；"
         "以 {other} 则放得下：请加 --quantization {other}（或 --anyway）",
     ),
+    "up.vllm.used": Text("GLM runs on vLLM: {program}", "GLM 由 vLLM 运行：{program}"),
+    "up.vllm.missing": Text(
+        "GLM runs on Glowl's own engine; on a GPU vLLM is faster, most of all with many requests at once: install vllm "
+        "(an environment of its own will do, named by GLOWL_VLLM=/path/to/vllm), or set GLOWL_VLLM=off",
+        "GLM 由 Glowl 自带的引擎运行；在 GPU 上 vLLM 更快，请求多时尤其如此：请安装 vllm（可装在单独的环境中，用 "
+        "GLOWL_VLLM=/path/to/vllm 指定），或设 GLOWL_VLLM=off",
+    ),
+    "up.vllm.no_gpu": Text(
+        "no CUDA device found: GLM runs on Glowl's own engine, not on vLLM",
+        "未找到 CUDA 设备：GLM 由 Glowl 自带的引擎运行，不使用 vLLM",
+    ),
+    "up.vllm.own": Text(
+        "{option} is set: GLM runs on Glowl's own engine, not on vLLM; to have both, start vLLM yourself and set "
+        "GLOWL_GLM_URL",
+        "已设置 {option}：GLM 由 Glowl 自带的引擎运行，不使用 vLLM；若两者都要，请自行启动 vLLM 并设置 GLOWL_GLM_URL",
+    ),
+    "up.vllm.nowhere": Text(
+        "GLOWL_VLLM: there is no program {program}; set a path, auto or off",
+        "GLOWL_VLLM：没有程序 {program}；请设为路径、auto 或 off",
+    ),
     "up.folder.missing": Text(
         "--{name}: {folder} is no whole checkpoint; it lacks {missing}",
         "--{name}：{folder} 不是完整的模型；缺少 {missing}",

@@ -58,7 +58,7 @@ def test_every_place_is_looked_at_and_variants_are_read(tmp_path, monkeypatch):
 def test_a_folder_that_says_nothing_is_the_full_model(tmp_path):
     write_checkpoint(tmp_path / "glm", None)
 
-    assert models_command.read_variant(tmp_path / "glm") == "full"
+    assert models.read_variant(tmp_path / "glm") == "full"
 
 
 @pytest.mark.parametrize(("lang", "words"), [("en", ("not here", "downloaded")), ("zh", ("不在本机", "已下载"))])
