@@ -13,6 +13,7 @@ from redis.asyncio import Redis, UnixDomainSocketConnection
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from router.redis_address import RedisAddress, read
 from router.redis_master import MasterWatch, watch_master
@@ -100,6 +101,9 @@ def make_client(
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s if connect_timeout_s is None else connect_timeout_s,
         "health_check_interval": 30,
+        # With them, of which only managed services make use, redis-py hands out idle connections that have been closed:
+        # after a restart of redis each would fail one command.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         # Commands wait for a connection: the usual pool refuses the hundred-and-first at once, a 503 for a mere crowd.
         "max_connections": MAX_CONNECTIONS,
         "timeout": _TURN_S,

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis as redis_sync
+import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -25,6 +26,7 @@ from router.jobs.queue import JobQueue, create_celery
 from router.redis_address import read
 from router.redis_clients import make_client
 from router.redis_master import MasterWatch
+from router.redis_watch import WatchedPool
 from router.settings import Settings
 from tests.support.sentinels import SERVICE, SentinelServers
 from tests.support.servers import RedisProcess, wait_until
@@ -74,6 +76,17 @@ def servers() -> Iterator[SentinelServers]:
     servers = SentinelServers(password="geheim", sentinel_password="auch-geheim", down_after_ms=500)
     try:
         servers.start()
+        yield servers
+    finally:
+        servers.stop()
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[SentinelServers]:
+    """A redis on TCP: over a unix socket redis-py does some things in another way."""
+    servers = SentinelServers(num_redis=1, num_sentinels=0)
+    try:
+        servers.start("redis0")
         yield servers
     finally:
         servers.stop()
@@ -257,6 +270,34 @@ async def test_after_one_connection_that_died_without_a_word_no_other_idle_one_i
             # Then the next ones are answered, on new connections
             await asyncio.gather(*(client.set("a", "b") for _ in range(4)))
             assert redis.num_connections == 8
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("how", ["redis ended them", "after a timeout", "redis has moved"])
+def test_connections_that_have_ended_fail_no_command(
+    alone: SentinelServers, loop_factory: Callable[[], asyncio.AbstractEventLoop], how: str
+) -> None:
+    async def check() -> None:
+        # Given idle connections that were ended, as by a restart of redis
+        async with make_client(f"redis://127.0.0.1:{alone.ports['redis0']}", timeout_s=GUARD_S) as client:
+            pool = client.connection_pool
+            assert isinstance(pool, WatchedPool)
+            await asyncio.gather(*(client.set("glowl:ended", "1") for _ in range(6)))
+            if how == "after a timeout":
+                pool.hang_up_idle()
+            elif how == "redis has moved":
+                pool.hang_up()
+            else:
+                with alone.client("redis0") as other:
+                    other.client_kill_filter(_type="normal", skipme=True)
+                async with asyncio.timeout(GUARD_S):
+                    while not all(each._reader.at_eof() for each in pool._available_connections):  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+            # Then the next commands make new ones, instead of failing one each
+            assert await asyncio.gather(*(client.set("glowl:ended", "2") for _ in range(6))) == [True] * 6
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(check())
 
 
 async def again(work: Callable[[], Awaitable[Any]]) -> Any:
