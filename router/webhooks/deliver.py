@@ -152,7 +152,10 @@ class Deliverer:
             QueueUnavailableError: if redis does not answer.
         """
         secrets = claim.signing_secrets or await self.store.request_secrets(claim.owner)
-        attempt, retry_after_s = await self._post_traced(claim, secrets)
+        if self._traces is None:
+            attempt, retry_after_s = await self._post(claim, secrets, claim.origin)
+        else:
+            attempt, retry_after_s = await self._post_traced(self._traces, claim, secrets)
         is_gone = attempt.status_code == _GONE
         retry_in_s = None
         if attempt.error is not None and not is_gone:
@@ -169,9 +172,9 @@ class Deliverer:
             log.warning("webhook %s (%s) to %s://%s: attempt %d failed: %s; %s", *what, attempt.error, after)
         return state
 
-    async def _post_traced(self, claim: Claim, secrets: tuple[str, ...]) -> tuple[Attempt, float | None]:
-        if self._traces is None:
-            return await self._post(claim, secrets, claim.origin)
+    async def _post_traced(
+        self, traces: Traces, claim: Claim, secrets: tuple[str, ...]
+    ) -> tuple[Attempt, float | None]:
         about = {
             conventions.METHOD: "POST",
             conventions.ADDRESS: urlsplit(claim.url).hostname,  # no path or query, as in the log
@@ -179,7 +182,7 @@ class Deliverer:
             conventions.ATTEMPT: claim.number,
             conventions.REQUEST_ID: claim.origin.request_id or None,
         }
-        with self._traces.span("POST webhook", "client", claim.origin, about) as span:
+        with traces.span("POST webhook", "client", claim.origin, about) as span:
             attempt, retry_after_s = await self._post(claim, secrets, span.origin)
             span.add({conventions.STATUS: attempt.status_code})
             if attempt.error is not None:

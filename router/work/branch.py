@@ -81,6 +81,8 @@ async def run_under_lease(
 ) -> bool:
     """Run a claimed branch under its lease and record how it ended; True if it was the last: the merge is due."""
     work_for(job.spec)
+    if context.traces is None:
+        return await _run(context, job, unit, epoch, ask, None)
     with run_span(context.traces, job, unit, epoch) as span:
         return await _run(context, job, unit, epoch, ask, span)
 

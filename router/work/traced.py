@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def run_span(traces: Traces | None, job: Job, unit: str, epoch: int) -> Iterator[Span | None]:
-    """Keep the span of a run open; what is done in it belongs to it. Without traces this does nothing.
+def run_span(traces: Traces, job: Job, unit: str, epoch: int) -> Iterator[Span]:
+    """Keep the span of a run open; what is done in it belongs to it.
 
     Args:
         traces: of this process.
@@ -27,9 +27,6 @@ def run_span(traces: Traces | None, job: Job, unit: str, epoch: int) -> Iterator
         unit: which.
         epoch: of the claim: the second run of a unit is a span of its own.
     """
-    if traces is None:
-        yield None
-        return
     origin = ORIGIN.get()
     about = {
         conventions.UNIT: unit,
