@@ -39,7 +39,7 @@ SHOWN_HOOK = "https://example.com/hooks"
 # What starts processes, builds images, downloads, or needs a state that no quiet server is in. Keys are among it: once
 # there is one, the server refuses what the other pages ask. tests/router/cli and tests/router/auth run these commands.
 NOT_RUN = re.compile(
-    r"((GLOWL|REDIS)_\w+=(\"[^\"]*\"|\S+) )*\.venv/bin/glowl "
+    r"((GLOWL|REDIS|OTEL)_\w+=(\"[^\"]*\"|\S+) )*\.venv/bin/glowl "
     r"(up|api|worker|engine|doctor|models convert|jobs retry|owners|keys|tokens|audit verify --has|backup|restore)\b|"
     r"(GLOWL_\w+=\S+ )*(make|docker|vllm|pip|git|python3?|export|install|df|systemctl|kubectl|sudo)\b|"
     r"\.venv/bin/(pip|python)\b|"
