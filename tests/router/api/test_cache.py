@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
 from PIL import Image
 
 from engines.base import InvalidRequestError
@@ -108,6 +111,57 @@ def test_a_hit_is_on_record_and_reads_like_any_answer(http: httpx.Client, questi
     assert status(polled) == "hit"
     events = [json.loads(line[6:]) for line in read_lines(http, f"/v1/responses/{hit['id']}?stream=true")]
     assert events[-1]["response"] == hit
+
+
+def test_a_hit_tells_the_receiver_that_it_names(http: httpx.Client, question: str, redis_process: RedisProcess) -> None:
+    respond(http, question)
+    url = f"https://example.com/{uuid.uuid4().hex}"
+    hit = respond(http, question, metadata={"webhook_url": url})
+
+    assert status(hit) == "hit"
+    with redis.Redis.from_url(redis_process.url) as client:
+        found = [client.hgetall(key) for key in client.scan_iter("glowl:delivery:*")]
+    told = [json.loads(each[b"body"])["data"]["id"] for each in found if each[b"url"].decode() == url]
+    assert told == [hit.json()["id"]]
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    """A policy file that may be edited."""
+    path = tmp_path / "own.yaml"
+    path.write_text((resources.files("policies") / "presets" / "seed.yaml").read_text(encoding="utf-8"), "utf-8")
+    return path
+
+
+@pytest.fixture
+def own_policy(echo_urls: dict[str, str], redis_process: RedisProcess, preset: Path) -> Iterator[httpx.Client]:
+    settings = Settings(
+        REDIS_URL=redis_process.url,
+        glm_url=echo_urls["glm"],
+        owl2_url=echo_urls["owl2"],
+        cache_bytes=1_000_000,
+        preset=str(preset),
+    )
+    server = AppServer(create_app(settings))
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=300) as client:
+        yield client
+    server.stop()
+
+
+def test_an_edited_policy_answers_anew(own_policy: httpx.Client, preset: Path, question: str) -> None:
+    # Given an answer that is given again
+    assert [status(respond(own_policy, question)) for _ in range(2)] == ["miss", "hit"]
+
+    # When the policy changes, be it in a rule that the question does not meet
+    rules = preset.read_text("utf-8")
+    edited = rules.replace("at_least: 0.5", "at_least: 0.7")
+    assert edited != rules
+    preset.write_text(edited, "utf-8")
+
+    # Then it is answered anew, and by the old policy's answer once that is back
+    assert [status(respond(own_policy, question)) for _ in range(2)] == ["miss", "hit"]
+    preset.write_text(rules, "utf-8")
+    assert status(respond(own_policy, question)) == "hit"
 
 
 def test_a_hit_streams_in_pieces(http: httpx.Client, question: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 import threading
 import uuid
@@ -213,6 +214,25 @@ async def test_streams_and_stored_answers_share_a_run_and_nothing_else(
     response = (await stored).raise_for_status()
     assert response.json()["output"][-1]["content"][0]["text"] == text
     assert (await http.get(f"/v1/responses/{response.json()['id']}")).json() == response.json()
+
+
+async def test_each_of_a_shared_run_tells_its_own_receiver(
+    http: httpx.AsyncClient, glm: GatedEcho, flights: Flights, question: str, redis_client: redis.Redis
+) -> None:
+    # Given equal questions, each with another webhook
+    urls = [f"https://example.com/{uuid.uuid4().hex}" for _ in range(3)]
+    tasks = [ask(http, question, metadata={"webhook_url": url}) for url in urls]
+    tasks.append(ask(http, question))
+    await until(lambda: flights.num_joined == 3)
+    glm.gate.set()
+    ids = [response.json()["hybrid"]["response_id"] for response in await asyncio.gather(*tasks)]
+
+    # Then one run, one event for each receiver, about the response that named it
+    assert glm.num_started == 1
+    deliveries = [redis_client.hgetall(key) for key in redis_client.scan_iter("glowl:delivery:*")]
+    told = {each[b"url"].decode(): json.loads(each[b"body"])["data"]["id"] for each in deliveries}
+    assert {url: told.get(url) for url in urls} == dict(zip(urls, ids, strict=False))
+    assert ids[3] is None
 
 
 @pytest.mark.parametrize("fields", [{"temperature": 1}, {"hybrid": {"cache": False}}])
