@@ -30,11 +30,14 @@ from router.jobs.queue import QUEUES, queue_name
 from router.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-PROFILES = ("cpu", "gpu", "vllm")
+PROFILES = ("cpu", "gpu", "gpu-own", "vllm")
 ENGINES = ("glm", "owl2")
 ROUTER = ("api", "worker", "worker-owl2", "worker-light")
 # Read by huggingface_hub, which downloads the real weights inside the engine images.
-HUB_VARIABLES = {"HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE", "HTTPS_PROXY", "NO_PROXY"}
+HUB_VARIABLES = {
+    *("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE", "MODELSCOPE_ENDPOINT", "MODELSCOPE_API_TOKEN"),
+    *("HTTPS_PROXY", "NO_PROXY"),
+}
 ENGINE_VARIABLES = HUB_VARIABLES | {"GLOWL_LOG_LEVEL", "GLOWL_LOG_FORMAT", "GLOWL_GLM_ADAPTERS"}
 # What the sign on the door of an engine's environment keeps out.
 NOT_FOR_ROUTER = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN"}
@@ -93,9 +96,10 @@ def apps() -> dict[str, Starlette]:
 
 def test_the_promised_services_are_there() -> None:
     assert {"api", "worker", "worker-owl2", "worker-light", "glm", "owl2", "redis"} <= set(in_profile("cpu"))
-    assert {"api", "worker", "worker-owl2", "worker-light", "glm-gpu", "owl2-gpu", "redis"} == set(in_profile("gpu"))
+    own = {"api", "worker", "worker-owl2", "worker-light", "glm-gpu", "owl2-gpu", "redis"}
+    assert own == set(in_profile("gpu-own"))
     assert {"api", "worker", "worker-owl2", "worker-light", "glm", "owl2", "redis"} == set(in_profile("cpu"))
-    assert {"api", "worker", "worker-owl2", "worker-light", "glm-vllm", "owl2-gpu", "redis"} == set(in_profile("vllm"))
+    assert own - {"glm-gpu"} | {"glm-vllm"} == set(in_profile("gpu")) == set(in_profile("vllm"))
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -323,7 +327,7 @@ def test_vllm_is_started_with_what_our_client_needs_of_it() -> None:
 def test_gpus_are_reserved_in_the_profiles_of_gpus_only() -> None:
     reserving = {name for name, service in SERVICES.items() if "devices" in json.dumps(service.get("deploy", {}))}
     assert reserving == {"glm-gpu", "glm-vllm", "owl2-gpu"}
-    assert all({"gpu", "vllm"} >= set(SERVICES[name]["profiles"]) for name in reserving)
+    assert all({"gpu", "gpu-own", "vllm"} >= set(SERVICES[name]["profiles"]) for name in reserving)
     assert {SERVICES[name]["profiles"][0] for name in ENGINES} == {"cpu"}
 
 
