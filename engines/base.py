@@ -264,6 +264,8 @@ class EngineOptions:
         cache_bytes: for what may be reused between requests, vision features and beginnings of prompts; None takes a
             share of the device's memory, 0 turns it off. On CUDA, up to four times as much pinned host memory is
             used beside it.
+        gpu_share: how much of a GPU this process may take, 0 to 1; None shares the card with the other model of the
+            pair in proportion to what both need, or takes nearly all of a card that is too small for both.
         pixel_budget: most pixels of one picture that the model sees; None takes the engine's own default.
         adapters: LoRA adapters to load, as (name, folder or hub id).
         model_name: the hub's id of what is in the folder; empty if it is not from a hub.
@@ -278,6 +280,7 @@ class EngineOptions:
     quantization: str = "none"
     max_batch: int | None = None
     cache_bytes: int | None = None
+    gpu_share: float | None = None
     pixel_budget: int | None = None
     adapters: tuple[tuple[str, str], ...] = ()
     model_name: str = ""

@@ -17,6 +17,12 @@ QUANTIZATIONS = ("none", "int8", "int4")
 # NF4: 4 bits, an 8-bit scale for 64 weights, a float32 scale for 256 of those scales (arXiv:2305.14314).
 _NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 _INT8_SCALE_BYTES = 4
+# A process that has imported torch and transformers; on a GPU, its context and the libraries' workspaces.
+PROCESS_BYTES = 1_000_000_000
+# Tokens that the conversations under way keep in each engine's cache, together: four full ones of Owl2's.
+SHARED_TOKENS = 8192
+# Of a GPU, for all engines on it: the driver and other programs have the rest.
+USABLE_SHARE = 0.92
 # Rows that one pass over a prompt is cut into; longer prompts need no more activations.
 _PREFILL_ROWS = 2048
 
@@ -177,6 +183,34 @@ def predict(shape: ModelShape, *, dtype: str, quantization: str = "none", num_to
         kv_bytes=shape.kv_bytes_per_token(dtype) * num_tokens,
         activations_bytes=max(shape.num_prefill_values * rows, shape.num_picture_values) * DTYPE_BYTES[dtype],
     )
+
+
+def gpu_share(
+    name: str, shape: ModelShape, gpu_bytes: int, *, dtype: str = "bfloat16", quantization: str = "none"
+) -> float:
+    """Choose how much of a GPU one engine of the pair may take when nobody says so.
+
+    It follows from both models' configs and the card alone, so that it does not matter which engine starts first. Where
+    the two do not fit one card together, each is taken to have one of its own.
+
+    Args:
+        name: ``glm`` or ``owl2``; the other is taken to be as published, in the same dtype and quantization.
+        shape: of this engine's model.
+        gpu_bytes: memory of the card.
+        dtype: see `predict`.
+        quantization: likewise.
+    """
+    other = next(read_shape(config) for engine, config in PUBLISHED_CONFIGS.items() if engine != name)
+    own_bytes, other_bytes = (
+        PROCESS_BYTES
+        + predict(
+            each, dtype=dtype, quantization=quantization, num_tokens=min(SHARED_TOKENS, each.context_tokens)
+        ).total_bytes
+        for each in (shape, other)
+    )
+    if own_bytes + other_bytes > USABLE_SHARE * gpu_bytes:
+        return USABLE_SHARE
+    return USABLE_SHARE * own_bytes / (own_bytes + other_bytes)
 
 
 def _head_weights(config: Mapping[str, Any], vocab_size: int, hidden: int) -> int:

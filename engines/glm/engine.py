@@ -52,6 +52,7 @@ from engines.glm.processor import load_processor
 from engines.glm.prompts import least_texts, to_conversation
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
 from engines.glm.token_bound import TokenBound
+from engines.host_memory import total_bytes
 from engines.image_header import fit_size
 from engines.images import check_request, decode_image, picture_size, upright_size
 from engines.json_schema import ANY_OBJECT
@@ -61,7 +62,6 @@ from engines.runtime.batching import ContinuousBatch
 from engines.runtime.constrained import Grammar, GrammarCompiler
 from engines.runtime.devices import fit_context, resolve_device, resolve_dtype, size_batch
 from engines.runtime.fair_budget import FairBudget
-from engines.runtime.kv_cache import memory_bytes
 from engines.runtime.picture_stage import PictureStage
 from engines.runtime.prefix_cache import CacheScope
 from engines.runtime.scheduler import Scheduler
@@ -131,7 +131,7 @@ class GlmEngine:
         self._long_tokenizer_lock = threading.Lock()
         self._scheduler: Scheduler[PreparedRequest, Row] | None = None
         self._runner: GlmRunner | None = None
-        self._pixels = FairBudget(int(memory_bytes() * _PIXEL_SHARE))
+        self._pixels = FairBudget(int(total_bytes() * _PIXEL_SHARE))
         self._model: Any = None
         self._health: dict[str, str] = {}
         self._is_ready = False
@@ -366,7 +366,7 @@ class GlmEngine:
     def _make_batch(self) -> ContinuousBatch[PreparedRequest, Row]:
         self._load()
         shape = kv_shape(self._model)
-        limits, cache = size_batch(self._options, self._device, shape)
+        limits, cache = size_batch("glm", self._options, self._model.config.to_dict(), shape)
         context_tokens = fit_context(self._info.context_tokens, limits, shape)
         self._info = replace(self._info, context_tokens=context_tokens)
         self._runner = GlmRunner(

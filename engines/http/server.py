@@ -180,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         max_batch=arguments.max_batch,
         cache_bytes=None if arguments.cache_mb is None else arguments.cache_mb * 2**20,
         quantization=arguments.quantization,
+        gpu_share=arguments.gpu_share,
         adapters=adapters,
         vllm_args=arguments.vllm_args,
     )
@@ -256,11 +257,29 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--vllm-args", default="", metavar="'--ARG VALUE ...'", help="passed on to vLLM, for example tensor parallelism"
     )
+    parser.add_argument(
+        "--gpu-share",
+        type=_share,
+        metavar="FRACTION",
+        default="auto",
+        help="how much of the GPU this engine may take, over 0 and up to 1; auto shares it with the other model "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     parser.add_argument(
         "--log-format", default="auto", choices=LOG_FORMATS, help="auto: human on a terminal, else json"
     )
     return parser.parse_args(argv)
+
+
+def _share(text: str) -> float | None:
+    try:
+        share = None if text == "auto" else float(text)
+    except ValueError:
+        share = 0.0
+    if share is not None and not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"auto, or a number over 0 and up to 1, not {text!r}")
+    return share
 
 
 if __name__ == "__main__":

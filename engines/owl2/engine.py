@@ -147,7 +147,7 @@ class Owl2Engine:
     def _make_batch(self) -> ContinuousBatch[PreparedRequest, Row]:
         loaded = self._load()
         preparation, shape = loaded.preparation, kv_shape(loaded.model)
-        limits, cache = size_batch(self._options, loaded.model.device, shape)
+        limits, cache = size_batch("owl2", self._options, loaded.model.config.to_dict(), shape)
         context_tokens = fit_context(preparation.info.context_tokens, limits, shape)
         preparation = replace(preparation, info=replace(preparation.info, context_tokens=context_tokens))
         self._runner = Owl2Runner(

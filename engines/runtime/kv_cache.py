@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engines.host_memory import total_bytes
 from engines.runtime.prefix_cache import Layers
 
 _COLUMNS_STEP = 64
@@ -23,14 +22,6 @@ _KEPT_TIMES = 4
 _KEPT_TOKENS = 4 * _COLUMNS_STEP
 # Out-of-memory errors that have no type of their own in torch, by their messages.
 _SIGNS_OF_NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
-
-def memory_bytes(device: torch.device | None = None) -> int:
-    """Memory that may be given out in shares: what is free on a CUDA device, else all of the machine or container."""
-    if device is not None and device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free
-    return total_bytes()
 
 
 @contextmanager

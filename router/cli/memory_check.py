@@ -11,13 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.memory import PUBLISHED_CONFIGS, ModelShape, UnknownModelError, predict, read_shape
+from engines.memory import (
+    PROCESS_BYTES,
+    PUBLISHED_CONFIGS,
+    SHARED_TOKENS,
+    ModelShape,
+    UnknownModelError,
+    predict,
+    read_shape,
+)
 from router.cli import models
-
-# A process that has imported torch and transformers; on a GPU, its context and the libraries' workspaces.
-PROCESS_BYTES = models.GB
-# Tokens that the conversations under way keep in each engine's cache, together: four full ones of Owl2's.
-KV_TOKENS = 8192
 
 _ON_GPU = (("bfloat16", "none"), ("bfloat16", "int8"), ("bfloat16", "int4"))
 _ON_CPU = (("float32", "none"), *_ON_GPU)
@@ -76,7 +79,7 @@ def options_for(shapes: Mapping[str, ModelShape], gpus: Sequence[tuple[str, int]
     for dtype, quantization in _ON_GPU if gpus else _ON_CPU:
         need = {}
         for engine, shape in shapes.items():
-            tokens = min(KV_TOKENS, shape.context_tokens)
+            tokens = min(SHARED_TOKENS, shape.context_tokens)
             weights = predict(shape, dtype=dtype, quantization=quantization, num_tokens=tokens)
             need[engine] = weights.total_bytes + PROCESS_BYTES
         if len(gpus) >= 2:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.logs import chosen
+from engines.memory import USABLE_SHARE
 from router.cli import models, secrets
 from router.cli.common import Language, fail
 from router.cli.data_folder import Layout
@@ -147,6 +148,7 @@ def _engine_spec(
         name,
         model=plan.models[name],
         device=plan.devices.get(name),
+        gpu_share=str(USABLE_SHARE) if name in plan.devices else None,  # a GPU of its own
         quantization=quantization,
         adapter=adapters_of(name, settings),
         log_level=settings.log_level_of(name).lower(),
