@@ -256,7 +256,7 @@ class EngineOptions:
     Attributes:
         model: a checkpoint folder.
         device: ``auto`` takes the first CUDA device, else the CPU.
-        dtype: ``auto`` is bfloat16 on CUDA and float32 on the CPU.
+        dtype: ``auto`` is float32 on the CPU, bfloat16 on CUDA, and float16 on cards that have no bfloat16.
         attn_implementation: ``auto`` picks the best that is installed; or ``sdpa``, ``eager``, ``flash_attention_2``.
         max_queue: requests that may wait before new ones are refused with `EngineOverloadedError`.
         quantization: of the decoder's matrices: ``none``, ``int8`` or ``int4``.

@@ -5,54 +5,22 @@ In: the fields of `EngineOptions`. Out: transformers' model, and the attention i
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText
 
-from engines.runtime.kv_cache import memory_errors
-from engines.runtime.quantization import loading_options
+from engines.runtime.attention import attention_candidates, load_with_attention
+from engines.runtime.quantization import loading_options, on_device
 
 # Modules kept in full precision: small beside the decoder, and their errors would reach every token.
 UNQUANTIZED_MODULES = ("model.visual", "lm_head")
-# From the fastest, which few GPUs support, to the one that always works.
-_ATTENTION = ("flash_attention_3", "flash_attention_2", "sdpa", "eager")
-
-log = logging.getLogger(__name__)
-
-
-def attention_candidates(name: str, device: torch.device, dtype: torch.dtype) -> list[str]:
-    """List attention implementations, best first; an explicit choice comes first, then what it may fall back to."""
-    if name in _ATTENTION[:-1]:
-        return list(_ATTENTION[_ATTENTION.index(name) :])
-    fallbacks = ["sdpa", "eager"]
-    if name != "auto":
-        return [name, *(item for item in fallbacks if item != name)]
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
-        return fallbacks
-    capability = torch.cuda.get_device_capability(device)
-    flash = []
-    if capability[0] == 9 and _is_installed("flash_attn_interface"):
-        flash.append("flash_attention_3")
-    if capability >= (8, 0) and _is_installed("flash_attn"):
-        flash.append("flash_attention_2")
-    return [*flash, *fallbacks]
-
-
-def _is_installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
 
 
 def load_model(
     model: str, device: torch.device, dtype: torch.dtype, attn_implementation: str, quantization: str = "none"
 ) -> tuple[Any, str]:
-    """Load the weights with the best attention that works; a broken flash-attn must not keep the engine down.
-
-    An implementation works if it answers a text and a picture: a package that is built for another GPU or another torch
-    is found out at the first call, not at its import.
+    """Load the weights, straight to the device, with the best attention that answers a text and a picture.
 
     Args:
         model: a checkpoint folder or a hub id.
@@ -70,34 +38,16 @@ def load_model(
         MemoryError: if the weights do not fit.
         ValueError: if that quantization is not possible here.
     """
-    options = loading_options(quantization, device, dtype, UNQUANTIZED_MODULES)
-    candidates = attention_candidates(attn_implementation, device, dtype)
-    loaded: Any = None
-    for attention, fallback in zip(candidates, [*candidates[1:], None], strict=True):
-        try:
-            with memory_errors():
-                if loaded is None:
-                    loaded = _from_pretrained(model, device, dtype, attention, options)
-                else:
-                    loaded.set_attn_implementation(attention)
-                _try_out(loaded)
-        except (ImportError, ValueError, RuntimeError) as error:
-            if fallback is None:
-                raise
-            log.warning("attention %s is not usable (%s); trying %s", attention, error, fallback)
-        else:
-            return loaded, attention
-    raise AssertionError("the last candidate either works or raises")
+    options = {**on_device(device), **loading_options(quantization, device, dtype, UNQUANTIZED_MODULES)}
 
+    def load(attention: str) -> Any:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            model, dtype=dtype, attn_implementation=attention, **options
+        )
+        # Weights that were loaded to their place stay there; quantized ones refuse to be moved.
+        return (loaded if options else loaded.to(device)).eval()
 
-def _from_pretrained(
-    model: str, device: torch.device, dtype: torch.dtype, attention: str, options: Mapping[str, Any]
-) -> Any:
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        model, dtype=dtype, attn_implementation=attention, **options
-    )
-    # Quantized weights are in place, and their library refuses to move them.
-    return (loaded if options else loaded.to(device)).eval()
+    return load_with_attention(attention_candidates(attn_implementation, device, dtype), load, _try_out)
 
 
 @torch.inference_mode()

@@ -13,9 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-import torch
-from transformers.utils import is_flash_attn_2_available
-
 from engines.base import (
     CallerWait,
     Delta,
@@ -173,7 +170,7 @@ class Owl2Engine:
             folder,
             dtype=resolve_dtype(self._options.dtype, device),
             device=device,
-            attn_implementation=_choose_attention(self._options.attn_implementation, device),
+            attn_implementation=self._options.attn_implementation,
             quantization=self._options.quantization,
         )
         numbers = f"{model.dtype}/{self._options.quantization}/{model.config._attn_implementation}"
@@ -186,9 +183,3 @@ class Owl2Engine:
 def load(options: EngineOptions) -> Engine:
     """Make the engine; the weights load in its ``start``."""
     return Owl2Engine(options)
-
-
-def _choose_attention(name: str, device: torch.device) -> str:
-    if name != "auto":
-        return name
-    return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from transformers.utils import is_accelerate_available
 
 from engines.base import Variant
 from engines.owl2.checks import check_tensors, read_config
-from engines.owl2.config import MPLUGOwl2Config
+from engines.owl2.config import IMAGE_TOKEN_ID, MPLUGOwl2Config
 from engines.owl2.files import CheckpointError, TensorHeader
 from engines.owl2.model import MPLUGOwl2ForConditionalGeneration, expected_shapes
-from engines.runtime.quantization import loading_options
+from engines.runtime.attention import attention_candidates, load_with_attention
+from engines.runtime.quantization import loading_options, on_device
 
 # Modules kept in full precision: small beside the decoder, and their errors would reach every token.
 UNQUANTIZED_MODULES = ("model.vision_model", "model.visual_abstractor", "lm_head")
@@ -77,7 +77,8 @@ def load_model(
         folder: in either layout.
         dtype: of all weights; explicit, since the default would be whatever the file has (float16, slow on CPUs).
         device: where the weights go.
-        attn_implementation: ``sdpa``, ``eager`` or ``flash_attention_2``, for the decoder.
+        attn_implementation: for the decoder: ``auto``, ``sdpa``, ``eager``, ``flash_attention_2``; the model has the
+            next one that works in its place.
         quantization: of the decoder's matrices: ``none``, ``int8`` or ``int4``.
 
     Raises:
@@ -85,20 +86,32 @@ def load_model(
         ValueError: if that quantization is not possible here.
     """
     config = read_config(folder)
-    options = loading_options(quantization, device, dtype, UNQUANTIZED_MODULES)
-    if device.type != "cpu" and is_accelerate_available():
-        # Tensor by tensor to its place; otherwise all of them pass through the machine's own memory.
-        options["device_map"] = {"": device}
-    try:
-        model = MPLUGOwl2ForConditionalGeneration.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            local_files_only=True,
-            **options,
-        )
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
-    # Quantized weights are in place, and their library refuses to move them.
-    return (model if options else model.to(device)).eval()
+    options = {**on_device(device), **loading_options(quantization, device, dtype, UNQUANTIZED_MODULES)}
+
+    def load(attention: str) -> Any:
+        try:
+            model: Any = MPLUGOwl2ForConditionalGeneration.from_pretrained(
+                folder, config=config, dtype=dtype, attn_implementation=attention, local_files_only=True, **options
+            )
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
+        # Weights that were loaded to their place stay there; quantized ones refuse to be moved.
+        return (model if options else model.to(device)).eval()
+
+    candidates = attention_candidates(attn_implementation, device, dtype)
+    model, _ = load_with_attention(candidates, load, _try_out, fatal=CheckpointError)
+    return model
+
+
+@torch.inference_mode()
+def _try_out(model: MPLUGOwl2ForConditionalGeneration) -> None:
+    """Let the model read a picture and a word, where the attention may be built for another GPU or another torch.
+
+    torch's own is always there, and a CPU takes seconds to read.
+    """
+    if model.config._attn_implementation in ("sdpa", "eager"):
+        return
+    side = model.config.vision.image_size
+    pixel_values = torch.zeros((1, 3, side, side), device=model.device, dtype=model.dtype)
+    input_ids = torch.tensor([[1, IMAGE_TOKEN_ID, 2]], device=model.device)
+    model(input_ids=input_ids, pixel_values=pixel_values, use_cache=False)

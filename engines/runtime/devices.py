@@ -44,13 +44,19 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Turn ``auto`` into bfloat16 on CUDA and float32 on the CPU.
+    """Turn ``auto`` into float32 on the CPU, bfloat16 on CUDA, and float16 on a card that only emulates bfloat16.
 
     Raises:
         ValueError: for a name that is no floating dtype of torch.
     """
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        if device.type != "cuda":
+            return torch.float32
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (8, 0):
+            return torch.bfloat16
+        log.warning("a GPU of compute capability %d.%d has no bfloat16: the model runs in float16", *capability)
+        return torch.float16
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype must be auto, float32, bfloat16 or float16, not {name!r}")

@@ -36,14 +36,14 @@ from engines.base import (
     Usage,
 )
 from engines.glm import engine as glm_engine
-from engines.glm import loading, token_bound
+from engines.glm import token_bound
 from engines.glm.engine import GlmEngine, load
 from engines.glm.prompts import least_texts
 from engines.glm.runner import Row
 from engines.glm.token_bound import TokenBound
 from engines.images import picture_size
 from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, make_glm
-from engines.runtime import devices
+from engines.runtime import attention, devices
 from engines.runtime.fair_budget import FairBudget
 from engines.runtime.picture_stage import STUCK_S
 from engines.runtime.sampling import Pick
@@ -661,7 +661,14 @@ def test_auto_means_what_the_device_offers(monkeypatch: pytest.MonkeyPatch) -> N
     cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
 
     assert devices.resolve_dtype("auto", cpu) == torch.float32
-    assert devices.resolve_dtype("auto", cuda) == torch.bfloat16
+    for capability, expected in (
+        ((9, 0), torch.bfloat16),
+        ((8, 0), torch.bfloat16),
+        ((7, 5), torch.float16),  # Turing
+        ((7, 0), torch.float16),  # Volta
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device, found=capability: found)
+        assert devices.resolve_dtype("auto", cuda) == expected
     assert devices.resolve_dtype("float16", cpu) == torch.float16
     with pytest.raises(ValueError, match="int8"):
         devices.resolve_dtype("int8", cpu)
@@ -674,11 +681,11 @@ def test_the_attention_is_the_best_installed_and_an_explicit_choice_wins(monkeyp
     cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
     installed = {"flash_attn", "flash_attn_interface"}
     capability = [9, 0]
-    monkeypatch.setattr(loading, "_is_installed", lambda module: module in installed)
+    monkeypatch.setattr(attention, "_is_installed", lambda module: module in installed)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: tuple(capability))
 
     def auto(device: torch.device = cuda, dtype: torch.dtype = torch.bfloat16) -> list[str]:
-        return loading.attention_candidates("auto", device, dtype)
+        return attention.attention_candidates("auto", device, dtype)
 
     assert auto(cpu) == ["sdpa", "eager"]
     assert auto(dtype=torch.float32) == ["sdpa", "eager"]
@@ -687,7 +694,7 @@ def test_the_attention_is_the_best_installed_and_an_explicit_choice_wins(monkeyp
     assert auto() == ["flash_attention_2", "sdpa", "eager"]
     capability[0] = 7
     assert auto() == ["sdpa", "eager"]
-    assert loading.attention_candidates("eager", cuda, torch.bfloat16) == ["eager", "sdpa"]
+    assert attention.attention_candidates("eager", cuda, torch.bfloat16) == ["eager", "sdpa"]
 
 
 async def test_an_attention_that_cannot_be_loaded_is_named_once_and_stepped_down_from(

@@ -13,8 +13,9 @@ from transformers import AttentionInterface
 from engines.base import EngineOptions
 from engines.glm import loading
 from engines.glm.engine import load
-from engines.glm.loading import UNQUANTIZED_MODULES, attention_candidates, load_model
+from engines.glm.loading import UNQUANTIZED_MODULES, load_model
 from engines.pocket.random_tiny import make_glm
+from engines.runtime.attention import attention_candidates
 
 CPU = torch.device("cpu")
 
@@ -63,7 +64,7 @@ def test_an_attention_that_fails_at_its_first_use_is_stepped_down_from_and_that_
     broken["error"] = error
 
     # When a model is loaded with it
-    with caplog.at_level(logging.WARNING, logger="engines.glm.loading"):
+    with caplog.at_level(logging.WARNING, logger="engines.runtime.attention"):
         model, attention = load_model(str(checkpoint), CPU, torch.float32, "broken")
 
     # Then the next one is used, for text and pictures, and one line says why
@@ -77,7 +78,7 @@ def test_an_attention_that_fails_at_its_first_use_is_stepped_down_from_and_that_
 def test_a_flash_package_that_is_not_there_is_stepped_over_before_any_weight_is_read(
     checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, logger="engines.glm.loading"):
+    with caplog.at_level(logging.WARNING, logger="engines.runtime.attention"):
         _, attention = load_model(str(checkpoint), CPU, torch.float32, "flash_attention_3")
 
     assert attention == "sdpa"
@@ -107,7 +108,7 @@ def test_a_lack_of_memory_is_no_reason_to_try_another_attention(
 
     monkeypatch.setattr(loading, "_try_out", fail)
 
-    with pytest.raises(MemoryError), caplog.at_level(logging.WARNING, logger="engines.glm.loading"):
+    with pytest.raises(MemoryError), caplog.at_level(logging.WARNING, logger="engines.runtime.attention"):
         load_model(str(checkpoint), CPU, torch.float32, "auto")
     assert not caplog.records
 

@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
 from transformers.models.llama import LlamaConfig, LlamaModel, modeling_llama
 
-from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration, MPLUGOwl2Processor, engine
+from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration, MPLUGOwl2Processor
 from engines.owl2 import attention as attention_module
 from engines.owl2.abstractor import key_positions, query_positions
+from engines.owl2.files import CheckpointError
+from engines.owl2.loading import load_model
 
 IDS = torch.tensor([[1, 20, -200, 30, -200, 31]])
 
@@ -81,21 +89,48 @@ def test_sdpa_is_the_default_and_agrees_with_eager(checkpoint: Path) -> None:
     torch.testing.assert_close(*real, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("asked", "device", "is_installed", "expected"),
-    [
-        ("auto", "cuda", True, "flash_attention_2"),
-        ("auto", "cuda", False, "sdpa"),
-        ("auto", "cpu", True, "sdpa"),
-        ("eager", "cuda", True, "eager"),
-    ],
-)
-def test_flash_attention_is_chosen_only_where_it_is_installed_and_there_is_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, asked: str, device: str, is_installed: bool, expected: str
+def test_an_attention_that_fails_at_its_first_use_is_stepped_down_from(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(engine, "is_flash_attn_2_available", lambda: is_installed)
+    # Given an attention that loads and then fails, as a package built for another GPU does
+    calls: list[None] = []
 
-    assert engine._choose_attention(asked, torch.device(device)) == expected
+    def fail(*_: object, **__: object) -> Any:
+        calls.append(None)
+        raise RuntimeError("no kernel for this GPU")
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "broken", fail)
+
+    # When a model is loaded with it
+    model = load_model(checkpoint, dtype=torch.float32, device=torch.device("cpu"), attn_implementation="broken")
+
+    # Then all its parts use the next one, and one line says why
+    assert {part._attn_implementation for part in parts_of(model.config).values()} == {"sdpa"}
+    assert len(calls) == 1
+    own = [record.message for record in caplog.records if record.name.startswith("engines.")]
+    assert own == ["attention broken is not usable (no kernel for this GPU); trying sdpa"]
+
+
+def test_a_flash_package_that_is_not_there_does_not_keep_the_model_down(checkpoint: Path) -> None:
+    model = load_model(
+        checkpoint, dtype=torch.float32, device=torch.device("cpu"), attn_implementation="flash_attention_2"
+    )
+
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_checkpoint_that_cannot_be_read_is_read_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[None] = []
+
+    def fail(*_: object, **__: object) -> Any:
+        reads.append(None)
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(MPLUGOwl2ForConditionalGeneration, "from_pretrained", fail)
+
+    with pytest.raises(CheckpointError, match="the disk is gone"):
+        load_model(checkpoint, dtype=torch.float32, device=torch.device("cpu"), attn_implementation="auto")
+    assert len(reads) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

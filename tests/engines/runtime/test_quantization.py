@@ -19,7 +19,7 @@ from engines.glm import loading as glm_loading
 from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration
 from engines.owl2.loading import UNQUANTIZED_MODULES, load_model
 from engines.runtime import quantization
-from engines.runtime.quantization import loading_options
+from engines.runtime.quantization import loading_options, on_device
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
@@ -90,24 +90,67 @@ def test_a_missing_library_is_named_with_what_installs_it(
         loading_options(name, device, torch.bfloat16, ())
 
 
-@pytest.mark.parametrize(("name", "expected"), [("int8", {"load_in_8bit": True}), ("int4", {"load_in_4bit": True})])
-def test_on_cuda_bitsandbytes_is_asked_to_load_straight_to_the_device(
-    monkeypatch: pytest.MonkeyPatch, name: str, expected: dict[str, object]
-) -> None:
-    # Given both libraries, as far as anybody can see without a GPU
+def test_int4_asks_bitsandbytes_to_load_straight_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given the libraries, as far as anybody can see without a GPU
     monkeypatch.setattr(quantization, "_require", lambda *_: None)
     monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
     seen: dict[str, object] = {}
     monkeypatch.setattr("transformers.BitsAndBytesConfig", lambda **options: seen.update(options))
 
-    options = loading_options(name, CUDA, torch.bfloat16, ("lm_head",))
+    options = loading_options("int4", CUDA, torch.bfloat16, ("lm_head",))
 
     assert options["device_map"] == {"": CUDA}
-    assert expected.items() <= seen.items()
+    assert seen["load_in_4bit"] is True
     assert seen["llm_int8_skip_modules"] == ["lm_head"]
-    if name == "int4":
-        assert (seen["bnb_4bit_quant_type"], seen["bnb_4bit_use_double_quant"]) == ("nf4", True)
-        assert seen["bnb_4bit_compute_dtype"] == torch.bfloat16
+    assert (seen["bnb_4bit_quant_type"], seen["bnb_4bit_use_double_quant"]) == ("nf4", True)
+    assert seen["bnb_4bit_compute_dtype"] == torch.bfloat16
+
+
+def test_int8_quantizes_weights_only_on_a_gpu_too_so_that_rows_stay_independent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given torchao, as far as anybody can see without a GPU
+    monkeypatch.setattr(quantization, "_require", lambda *_: None)
+    library = ModuleType("torchao.quantization")
+    library.Int8WeightOnlyConfig = lambda: "weights only"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))
+    monkeypatch.setitem(sys.modules, "torchao.quantization", library)
+    monkeypatch.setattr("transformers.TorchAoConfig", lambda *given, **options: (given, options))
+
+    options = loading_options("int8", CUDA, torch.bfloat16, ("lm_head",))
+
+    assert options["quantization_config"] == (("weights only",), {"modules_to_not_convert": ["lm_head"]})
+    assert options["device_map"] == {"": CUDA}
+
+
+def test_weights_go_straight_to_a_device_that_is_not_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert on_device(CPU) == {}
+    assert on_device(CUDA) == {"device_map": {"": CUDA}}
+    assert not caplog.records
+
+    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda found: None)
+
+    assert on_device(CUDA) == {}
+    assert "accelerate is not installed" in caplog.text
+
+
+def test_both_engines_load_to_the_device_and_move_nothing_afterwards(
+    folder: Path, glm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given the one device without a GPU that is not the CPU: tensors there have no numbers
+    device = torch.device("meta")
+    monkeypatch.setattr(glm_loading, "_try_out", lambda _model: None)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda *_: pytest.fail("moved through the machine's memory"))
+
+    models = [
+        load_model(folder, dtype=torch.float32, device=device, attn_implementation="sdpa"),
+        glm_loading.load_model(str(glm_folder), device, torch.float32, "sdpa")[0],
+    ]
+
+    for model in models:
+        assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
 def check_kept(model: Any, quantized_type: str, unquantized: tuple[str, ...] = UNQUANTIZED_MODULES) -> None:
