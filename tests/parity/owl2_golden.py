@@ -48,9 +48,22 @@ def checkpoint() -> Path:
     return GOLDEN / checkpoints()[0]
 
 
-def cases() -> list[Any]:
-    """Make the conversation cases parameters, by name."""
-    return [pytest.param(case, id=case["name"]) for case in read_json("cases.json").get("cases", [])]
+def cases(having: str | None = None) -> list[Any]:
+    """Make the conversation cases parameters, by name.
+
+    Args:
+        having: only those whose arrays have that name.
+    """
+    found = read_json("cases.json").get("cases", [])
+    return [
+        pytest.param(case, id=case["name"]) for case in found if having is None or having in names_in(case["arrays"])
+    ]
+
+
+def names_in(file: str) -> list[str]:
+    """Name the arrays of an ``.npz`` of the set; their numbers are not read."""
+    with np.load(GOLDEN / file) as arrays:
+        return list(arrays.files)
 
 
 def dtype() -> torch.dtype:
