@@ -81,13 +81,18 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Generation knobs. ``temperature == 0`` is greedy decoding.
+    """Generation knobs. A temperature of 0 is greedy decoding.
 
     Attributes:
         max_tokens: upper bound of generated tokens; None lets the engine use its own default. Where the context ends
             earlier, so does the answer, with finish reason ``length``.
-        temperature: 0 to 2.
+        temperature: 0 to 2; None leaves it to the engine, which is greedy unless its model thinks: greedy thinking runs
+            in circles, so that one samples as its checkpoint says, with a fixed seed unless one is given.
         top_p: nucleus mass in (0, 1].
+        top_k: sample among so many of the likeliest tokens; 0 for all.
+        frequency_penalty: -2 to 2, taken off a token's logit for each time it is in the answer.
+        presence_penalty: -2 to 2, taken off once.
+        repetition_penalty: over 0; logits of tokens of prompt and answer are divided by it, multiplied if negative.
         seed: makes sampling repeatable; None draws a fresh one.
         stop: strings that end the answer and are not part of it.
         top_logprobs: None for no log probabilities; 0 for those of the tokens of the answer; N, up to 20, for those of
@@ -97,12 +102,16 @@ class SamplingParams:
     """
 
     max_tokens: int | None = None
-    temperature: float = 0.0
+    temperature: float | None = None
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     json_schema: str | None = None
+    top_k: int = 0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

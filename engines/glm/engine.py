@@ -51,6 +51,7 @@ from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, Strea
 from engines.glm.processor import load_processor
 from engines.glm.prompts import least_texts, to_conversation
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
+from engines.glm.thinking import sample_thinking
 from engines.glm.token_bound import TokenBound
 from engines.host_memory import total_bytes
 from engines.image_header import fit_size
@@ -257,7 +258,7 @@ class GlmEngine:
             self.processor.image_token_id,
             model.model.get_rope_index,
             plan.max_tokens,
-            request.sampling,
+            sample_thinking(request.sampling, model.generation_config) if request.enable_thinking else request.sampling,
             replace(self._scope, caller=request.caller, adapter=request.adapter),
             enable_thinking=request.enable_thinking,
             picture_sizes=tuple(upright_size(image) for image in request.images),

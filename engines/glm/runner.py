@@ -23,7 +23,6 @@ from engines.runtime import runner
 from engines.runtime.constrained import Constraint
 from engines.runtime.kv_cache import KVPrompt, KVShape, KVStep
 from engines.runtime.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
-from engines.runtime.sampling import Sampler
 
 # (input_ids (1, S), mm_token_type_ids (1, S), image_grid_thw) to positions (3, 1, S) and the rope delta (1, 1)
 RopeIndex = Callable[..., tuple[Tensor, Tensor]]
@@ -191,7 +190,7 @@ class GlmRunner(runner.ModelRunner[PreparedRequest, Row]):
         """Make a row."""
         return Row(
             job,
-            Sampler(job.sampling),
+            runner.make_sampler(job),
             self._make_answer(job),
             job.start_constraint() if job.start_constraint else None,
             features=[None] * len(job.pictures),

@@ -45,6 +45,8 @@ Whole = Annotated[int, BeforeValidator(_as_whole)]
 Seed = Annotated[Whole, Field(ge=-(2**63), le=2**63 - 1)]
 Tokens = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=10)]
 TopLogprobs = Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 # What a server may not know and an answer does not depend on.
 OPTIONAL_FIELDS: Final = ("stream_options", "user", "cache_salt")
@@ -131,6 +133,10 @@ class _ChatBody(_Model):
     max_completion_tokens: Tokens | None = None
     temperature: Temperature | None = None
     top_p: float | None = Field(None, gt=0, le=1)
+    top_k: Whole | None = Field(None, ge=-1, le=2**31 - 1)  # -1 and 0 are vLLM's words for none
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: Seed | None = None
     stop: Annotated[list[Annotated[str, Field(min_length=1)]], FailFast(), BeforeValidator(_as_list)] = Field(
         default_factory=list
@@ -147,8 +153,6 @@ class _ChatBody(_Model):
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     logit_bias: dict[str, Any] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
 
 
 # The id of the request at the api that a call is made for; `X-Request-ID` is the call's own.
@@ -158,7 +162,7 @@ ORIGIN_HEADER: Final = "X-Glowl-Request-ID"
 def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
     """Understand a chat-completions body.
 
-    ``temperature`` and ``top_p`` are those of `SamplingParams` when absent, so a bare request is answered greedily.
+    What is absent is as in `SamplingParams`, so a bare request is answered greedily unless it asks for thinking.
     ``user`` is the caller. Of ``model`` only the adapter behind its colon counts.
 
     Raises:
@@ -174,8 +178,12 @@ def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
     default = SamplingParams()
     sampling = SamplingParams(
         max_tokens=chat.max_completion_tokens or chat.max_tokens,
-        temperature=default.temperature if chat.temperature is None else chat.temperature,
+        temperature=chat.temperature,
         top_p=default.top_p if chat.top_p is None else chat.top_p,
+        top_k=max(0, chat.top_k or 0),
+        frequency_penalty=chat.frequency_penalty or 0.0,
+        presence_penalty=chat.presence_penalty or 0.0,
+        repetition_penalty=chat.repetition_penalty or 1.0,
         seed=chat.seed,
         stop=tuple(chat.stop),
         top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
@@ -201,8 +209,6 @@ def _refuse_unsupported(chat: _ChatBody) -> None:
         "tools": bool(chat.tools),
         "functions": bool(chat.functions),
         "logit_bias": bool(chat.logit_bias),
-        "frequency_penalty": bool(chat.frequency_penalty),
-        "presence_penalty": bool(chat.presence_penalty),
     }
     for param, is_refused in refused.items():
         if is_refused:
@@ -286,16 +292,13 @@ def to_chat_pieces(
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": message.role, "content": _to_content(message, cut)} for message in request.messages],
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
+        **_to_sampling(sampling, is_foreign=is_foreign, enable_thinking=request.enable_thinking),
         "stream": True,
         "stream_options": {"include_usage": True},
         "chat_template_kwargs": {"enable_thinking": request.enable_thinking},
     }
     if sampling.max_tokens is not None:
         body["max_tokens"] = sampling.max_tokens
-    if sampling.seed is not None:
-        body["seed"] = sampling.seed
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.top_logprobs is not None:
@@ -322,6 +325,26 @@ def to_chat_pieces(
     for image, after in zip(images, rest, strict=True):
         pieces += (pybase64.b64encode(image.data), after)
     return pieces
+
+
+def _to_sampling(sampling: SamplingParams, *, is_foreign: bool, enable_thinking: bool) -> dict[str, Any]:
+    """Say how tokens are chosen; ours chooses by itself if that was left open, as another server does for thinking."""
+    fields: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
+    if sampling.temperature is None:
+        del fields["temperature"]
+        if is_foreign and not enable_thinking:
+            fields["temperature"] = 0.0
+        elif is_foreign:  # from the checkpoint's own values, and the same again for the same question
+            fields["seed"] = 0 if sampling.seed is None else sampling.seed
+            if sampling.top_p == 1.0:
+                del fields["top_p"]
+    if fields["seed"] is None:
+        del fields["seed"]
+    default = SamplingParams()
+    for name in ("top_k", "frequency_penalty", "presence_penalty", "repetition_penalty"):
+        if (value := getattr(sampling, name)) != getattr(default, name):
+            fields[name] = value
+    return fields
 
 
 def _to_content(message: Message, cut: str) -> str | list[dict[str, Any]]:

@@ -23,7 +23,6 @@ from engines.runtime import runner
 from engines.runtime.kv_cache import KVShape, KVStep
 from engines.runtime.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
 from engines.runtime.runner import pictures_within
-from engines.runtime.sampling import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ class Owl2Runner(runner.ModelRunner[PreparedRequest, Row]):
     def begin(self, job: PreparedRequest) -> Row:
         """Make a row."""
         answer = Answer(self._tokenizer, job.sampling, self.eos_token_ids, job.max_tokens)
-        return Row(job, Sampler(job.sampling), answer, features=[None] * len(job.sequence.images))
+        return Row(job, runner.make_sampler(job), answer, features=[None] * len(job.sequence.images))
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor, adapter: str = "") -> Tensor:

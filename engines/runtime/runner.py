@@ -12,10 +12,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from engines.base import Delta, Usage
+from engines.base import Delta, SamplingParams, Usage
 from engines.runtime.answer import GrowingAnswer
 from engines.runtime.constrained import Constraint, constrain
 from engines.runtime.kv_cache import KVBatch, KVPrompt, KVShape, KVStep, memory_errors
@@ -35,6 +36,11 @@ class Prepared(Protocol):
     @property
     def pictures(self) -> list[Any]:
         """Model inputs of the sequence's pictures, in order; each is set to None as soon as it is encoded."""
+        ...
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The request's knobs."""
         ...
 
     @property
@@ -320,9 +326,19 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
     def _take(self, row: RowT, pick: Pick) -> None:
         if row.constraint is not None:
             row.constraint.accept(pick.token_id)
-        row.sampler.advance()
+        row.sampler.advance(pick.token_id)
         row.pick = pick
         row.token_ids.append(pick.token_id)
+
+
+def make_sampler(job: Prepared) -> Sampler:
+    """Make what chooses a request's tokens; what it says of its pictures' placeholders is no repetition."""
+    if job.sampling.repetition_penalty == 1.0:
+        return Sampler(job.sampling)
+    is_text = np.ones(len(job.sequence), bool)
+    for span in job.sequence.images:
+        is_text[span.start : span.start + span.length] = False
+    return Sampler(job.sampling, job.sequence.ids[is_text].tolist())
 
 
 def pictures_within(images: Sequence[ImageSpan], start: int, stop: int) -> Iterator[tuple[int, tuple[int, int]]]:

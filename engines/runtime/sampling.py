@@ -16,6 +16,8 @@ from engines.base import GenerationFailedError, SamplingParams
 
 # Below this the division by the temperature overflows, and the outcome is greedy anyway.
 _GREEDY_TEMPERATURE = 1e-3
+# Likeliest tokens that top_p and top_k are tried with, before all of a large vocabulary is sorted.
+_LOOKED_AT = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,20 @@ class Sampler:
     from the sampler's own generator, on the CPU wherever the model is.
 
     Args:
-        params: temperature 0, or as good as 0, is greedy; else top-p sampling.
+        params: no temperature, 0, or as good as 0, is greedy; else sampling among ``top_k`` tokens and from ``top_p``.
+        prompt_ids: of the prompt's text, which ``repetition_penalty`` counts as said.
     """
 
-    def __init__(self, params: SamplingParams) -> None:
-        self.is_greedy = params.temperature <= _GREEDY_TEMPERATURE
-        self.temperature = params.temperature
+    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int] = ()) -> None:
+        self.temperature = params.temperature or 0.0
+        self.is_greedy = self.temperature <= _GREEDY_TEMPERATURE
         self.top_p = params.top_p
+        self.top_k = params.top_k
         self.top_logprobs = params.top_logprobs
+        self._frequency, self._presence = params.frequency_penalty, params.presence_penalty
+        self._repetition = params.repetition_penalty
+        self.has_penalties = bool(self._frequency or self._presence or self._repetition != 1.0)
+        self._counts = dict.fromkeys(prompt_ids, 0) if self._repetition != 1.0 else {}
         self._generator = torch.Generator()
         if params.seed is None:
             self._generator.seed()
@@ -70,9 +78,22 @@ class Sampler:
             self._drawn = torch.rand((), generator=self._generator, dtype=torch.float64).item()
         return self._drawn
 
-    def advance(self) -> None:
-        """The token was taken: the next draw is a new one."""
+    def advance(self, token_id: int | None = None) -> None:
+        """The token was taken: the next draw is a new one, and penalties know of it."""
         self._drawn = None
+        if self.has_penalties and token_id is not None:
+            self._counts[token_id] = self._counts.get(token_id, 0) + 1
+
+    def penalize(self, logits: Tensor) -> Tensor:
+        """Return a copy of the logits (V,), lower for what was said; as OpenAI and transformers define it."""
+        if not self._counts:
+            return logits
+        said = torch.tensor([*self._counts.items()]).to(logits.device)  # (n, 2): id, how often in the answer
+        ids, counts = said.unbind(1)
+        values = logits[ids].float()
+        values = torch.where(values > 0, values / self._repetition, values * self._repetition)
+        values -= self._frequency * counts + self._presence * (counts > 0)
+        return logits.index_put((ids,), values.to(logits.dtype))
 
     def choose(self, logits: Tensor) -> Pick:
         """Choose one token from (V,) logits and advance; for a request that is decoded by itself.
@@ -81,7 +102,7 @@ class Sampler:
             GenerationFailedError: if there are no finite logits.
         """
         (pick,) = pick_tokens(logits[None], [self])
-        self.advance()
+        self.advance(pick.token_id)
         pick.check()
         return pick
 
@@ -96,6 +117,9 @@ def pick_tokens(logits: Tensor, samplers: Sequence[Sampler], allowed: Tensor | N
             those of ``logits``: what the model itself would have said.
     """
     choices = logits if allowed is None else allowed
+    if any(sampler.has_penalties for sampler in samplers):
+        pairs = zip(samplers, choices.unbind(), strict=True)
+        choices = torch.stack([sampler.penalize(row) if sampler.has_penalties else row for sampler, row in pairs])
     peak, token_ids = choices.max(dim=-1)  # NaN wins a maximum, so the peak tells of any
     sampled = [row for row, sampler in enumerate(samplers) if not sampler.is_greedy]
     if sampled:
@@ -134,18 +158,67 @@ def _split(values: list[float], sizes: Sequence[int]) -> list[list[float]]:
 
 
 def _sample(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    """Choose by inverting each row's distribution at the number its sampler drew; (R, V) to (R,)."""
+    """Choose by inverting each row's distribution at the number its sampler drew; (R, V) to (R,).
+
+    How a row is chosen depends on that row alone. Without top_p and top_k nothing is sorted. With them the likeliest
+    few are looked at first, ordered by probability and then by id, and only rows that need more of them are sorted.
+    """
     settings = torch.tensor(
         [(sampler.temperature, sampler.top_p, sampler.draw()) for sampler in samplers], dtype=torch.float32
     )
     temperature, top_p, drawn = settings.to(logits.device).unsqueeze(-1).unbind(1)  # (R, 1) each
-    probabilities, order = (logits.float() / temperature).softmax(dim=-1).sort(descending=True)
+    num_tokens = logits.shape[1]
+    # No top_k and one beyond the vocabulary are the same: none.
+    limits = [sampler.top_k if 0 < sampler.top_k < num_tokens else 0 for sampler in samplers]
+    top_k = torch.tensor(limits, device=logits.device)[:, None]
+    probabilities = (logits.float() / temperature).softmax(dim=-1)
+    chosen = torch.empty(len(samplers), dtype=torch.long, device=logits.device)
+    is_open = [sampler.top_p >= 1 and not limit for sampler, limit in zip(samplers, limits, strict=True)]
+    open_rows = torch.tensor([row for row, is_it in enumerate(is_open) if is_it], device=logits.device).long()
+    if len(open_rows):
+        chosen[open_rows] = _invert(probabilities[open_rows], drawn[open_rows])
+    rows = torch.tensor([row for row, is_it in enumerate(is_open) if not is_it], device=logits.device).long()
+    if len(rows):
+        values, ids = probabilities[rows].topk(min(_LOOKED_AT, num_tokens), dim=-1)
+        by_id = ids.argsort(dim=-1)
+        values, ids = values.gather(1, by_id), ids.gather(1, by_id)
+        values, order = values.sort(dim=-1, descending=True, stable=True)
+        picked, num_kept = _invert_nucleus(values, top_k[rows], top_p[rows], drawn[rows])
+        chosen[rows] = ids.gather(1, order).gather(1, picked).squeeze(1)
+        if values.shape[1] < num_tokens:
+            # Among equals at the end of what was looked at, others could have stood.
+            is_cut = (values.gather(1, num_kept - 1) <= values[:, -1:]) | (top_k[rows] > values.shape[1])
+            is_cut = is_cut.squeeze(1)
+            if (rows := rows[is_cut]).numel():
+                values, ids = probabilities[rows].sort(dim=-1, descending=True, stable=True)
+                picked, _ = _invert_nucleus(values, top_k[rows], top_p[rows], drawn[rows])
+                chosen[rows] = ids.gather(1, picked).squeeze(1)
+    return chosen
+
+
+def _invert(probabilities: Tensor, drawn: Tensor) -> Tensor:
+    """Find where the sum of (R, V) probabilities passes (R, 1) numbers from 0 to 1; (R,), never an impossible token."""
     ends = probabilities.cumsum(dim=-1)
-    # Kept is the smallest set that reaches top_p: every token that starts below it, so at least the first.
-    num_kept = (ends - probabilities < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
+    total = ends[:, -1:].contiguous()
+    index = torch.searchsorted(ends, drawn * total, right=True)
+    return torch.minimum(index, torch.searchsorted(ends, total)).squeeze(1)
+
+
+def _invert_nucleus(values: Tensor, top_k: Tensor, top_p: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose among the likeliest tokens; probabilities (R, K) from the highest, the rest (R, 1).
+
+    Returns:
+        Where the chosen token is, and how many are kept: of the ``top_k`` likeliest the smallest set that reaches top_p
+        of their sum, so at least the first; (R, 1) each.
+    """
+    places = torch.arange(values.shape[1], device=values.device)
+    is_within = (places < top_k) | (top_k == 0)
+    values = values.masked_fill(~is_within, 0.0)
+    ends = values.cumsum(dim=-1)
+    wanted = top_p * torch.where(top_k > 0, ends[:, -1:], 1.0)
+    num_kept = ((ends - values < wanted) & is_within).sum(dim=-1, keepdim=True).clamp(min=1)
     target = drawn * ends.gather(1, num_kept - 1)
-    index = (ends <= target).sum(dim=-1, keepdim=True).clamp(max=num_kept - 1)
-    return order.gather(1, index).squeeze(1)
+    return (ends <= target).sum(dim=-1, keepdim=True).clamp(max=num_kept - 1), num_kept
 
 
 class StopStrings:

@@ -105,7 +105,7 @@ async def to_older_call(body: InferenceRequest, caller: str, services: Services,
     target = resolve_model(model, services.monitor)
     call = Call(
         messages=(),
-        sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature or 0.0),
+        sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature),
         hints=Hints(engine=target.engine),
         model=model,
         owner=caller,

@@ -44,8 +44,11 @@ def to_chat_sampling(request: ChatRequest, json_schema: str | None) -> SamplingP
         raise unsupported("stop", texts.STOP_CUTS_JSON)
     return SamplingParams(
         max_tokens=request.max_completion_tokens or request.max_tokens,
-        temperature=0.0 if _is_greedy(request) else request.temperature or 0.0,
+        temperature=_to_temperature(request),
         top_p=request.top_p or 1.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        repetition_penalty=request.repetition_penalty or 1.0,
         seed=request.seed,
         stop=tuple(text for text in stop if text),
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
@@ -73,12 +76,22 @@ def to_responses_sampling(request: ResponsesRequest, json_schema: str | None) ->
     has_logprobs = request.top_logprobs or LOGPROBS in (request.include or ())
     return SamplingParams(
         max_tokens=request.max_output_tokens,
-        temperature=0.0 if _is_greedy(request) else request.temperature or 0.0,
+        temperature=_to_temperature(request),
         top_p=request.top_p or 1.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        repetition_penalty=request.repetition_penalty or 1.0,
         seed=request.seed,
         top_logprobs=(request.top_logprobs or 0) if has_logprobs else None,
         json_schema=json_schema,
     )
+
+
+def _to_temperature(request: Sampling) -> float | None:
+    """Return the temperature; None leaves it to the engine, which takes the likeliest token unless it thinks."""
+    if request.top_p == 0 or request.others.get("top_k") == 1:
+        return 0.0
+    return request.temperature
 
 
 def _is_greedy(request: Sampling) -> bool:

@@ -89,15 +89,15 @@ def to_response(job: Job, items: Items | None = None) -> Json:
         "model": job.final.model if job.final else spec.model,
         "output": output,
         "parallel_tool_calls": False,
-        "frequency_penalty": 0.0,
-        "presence_penalty": 0.0,
+        "frequency_penalty": spec.sampling.frequency_penalty,
+        "presence_penalty": spec.sampling.presence_penalty,
         "previous_response_id": spec.previous_response_id,
         "prompt_cache_key": spec.echo.get("prompt_cache_key"),
         "reasoning": {"effort": None, "summary": None},
         "safety_identifier": spec.echo.get("safety_identifier"),
         "service_tier": _tier_of(spec),
         "store": spec.is_stored,
-        "temperature": spec.sampling.temperature,
+        "temperature": spec.sampling.temperature or 0.0,
         "text": {
             "format": spec.output_format.to_wire(spec.sampling.json_schema) if spec.output_format else {"type": "text"}
         },

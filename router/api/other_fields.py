@@ -95,8 +95,6 @@ _NO_TOOLS: Final = _absent(texts.NO_TOOL_FIELDS)
 
 # Of OpenAI's own API, in either endpoint.
 _OPENAI: Final[dict[str, Rule]] = {
-    "frequency_penalty": _only(0),
-    "presence_penalty": _only(0),
     "logit_bias": Rule(_is_without_bias, texts.LEAVE_IT_OUT),
     "modalities": Rule(_is_text_only, texts.TEXT_MODALITY),
     "audio": _absent(texts.TEXT_ONLY),
@@ -120,7 +118,6 @@ _OPENAI: Final[dict[str, Rule]] = {
 }
 # Of servers that speak OpenAI's API with fields of their own.
 _OTHERS: Final[dict[str, Rule]] = {
-    "repetition_penalty": _only(1),
     "repeat_penalty": _only(1),
     "length_penalty": _only(1),
     "no_repeat_ngram_size": _only(0),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticUseDefault
 
-from engines.http.requests import Seed, Temperature, Tokens, TopLogprobs, Whole
+from engines.http.requests import Penalty, RepetitionPenalty, Seed, Temperature, Tokens, TopLogprobs, Whole
 from router.api import texts
 from router.call import DraftAs
 from router.errors import BadRequestError
@@ -193,6 +193,9 @@ class Sampling(WireModel):
 
     temperature: Temperature | None = None
     top_p: float | None = Field(None, ge=0, le=1, description="0 is greedy")
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = Field(None, description="as vLLM has it; prompt and answer count")
     stream: bool | None = False
     store: bool | None = None
     metadata: dict[str, Any] | None = None

@@ -98,7 +98,7 @@ def to_key(call: Call, revisions: Mapping[str, str], rules: str) -> CacheKey | N
 
 def is_repeatable(call: Call) -> bool:
     """Whether the same call has the same answer: the likeliest token each time, or chance that is seeded."""
-    return call.sampling.temperature == 0 or call.sampling.seed is not None
+    return not call.sampling.temperature or call.sampling.seed is not None
 
 
 class RulesRevision:

@@ -687,3 +687,34 @@ def test_what_a_foreign_server_loaded_is_its_revision(root, revision):
 def test_an_answer_that_is_no_model_list_means_there_is_no_engine(answer):
     with pytest.raises(EngineUnavailableError):
         models.from_models(answer, "m")
+
+
+def test_how_tokens_are_chosen_comes_over_whole_and_what_is_open_stays_open() -> None:
+    for sampling in (
+        SamplingParams(),
+        SamplingParams(temperature=0.0),
+        SamplingParams(
+            temperature=0.7, top_k=5, frequency_penalty=0.5, presence_penalty=-1.0, repetition_penalty=1.1, seed=3
+        ),
+    ):
+        request = GenerationRequest((Message("user", (TextPart("hi"),)),), sampling, enable_thinking=True)
+        assert (
+            requests.from_chat_body(b"".join(requests.to_chat_pieces(request, "glm"))).generation.sampling == sampling
+        )
+    for name, value in (("frequency_penalty", 3), ("repetition_penalty", 0), ("top_k", -2)):
+        with pytest.raises(InvalidRequestError) as caught:
+            requests.from_chat_body(body(**{name: value}))
+        assert caught.value.param == name
+
+
+def test_another_server_is_greedy_where_nothing_is_said_unless_its_model_thinks() -> None:
+    def sent(sampling: SamplingParams, *, enable_thinking: bool) -> dict[str, object]:
+        request = GenerationRequest((Message("user", (TextPart("hi"),)),), sampling, enable_thinking=enable_thinking)
+        fields = orjson.loads(b"".join(requests.to_chat_pieces(request, "glm", is_foreign=True)))
+        return {name: fields[name] for name in ("temperature", "top_p", "seed") if name in fields}
+
+    assert sent(SamplingParams(), enable_thinking=False) == {"temperature": 0.0, "top_p": 1.0}
+    # Then its checkpoint's own values count, and the same question has the same answer
+    assert sent(SamplingParams(), enable_thinking=True) == {"seed": 0}
+    assert sent(SamplingParams(temperature=0.0), enable_thinking=True) == {"temperature": 0.0, "top_p": 1.0}
+    assert sent(SamplingParams(top_p=0.5, seed=4), enable_thinking=True) == {"top_p": 0.5, "seed": 4}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from engines.base import GenerationFailedError, SamplingParams
 from engines.runtime.sampling import Sampler, StopStrings, pick_tokens
@@ -94,6 +97,101 @@ def test_log_probabilities_are_those_of_the_model_before_temperature_and_top_p()
     assert (second.logprob, second.top) == (None, ())
     assert third.logprob == pytest.approx(torch.tensor(0.6).log().item(), abs=1e-6)
     assert third.top == ()
+
+
+def chosen_by_sorting(logits: torch.Tensor, params: SamplingParams) -> int:
+    """The definition, in the open: order all tokens, keep top_k, keep top_p of those, invert at the number drawn."""
+    probabilities = (logits.float() / (params.temperature or 1.0)).softmax(-1)
+    order = sorted(range(len(logits)), key=lambda token_id: (-probabilities[token_id].item(), token_id))
+    kept = probabilities[order[: params.top_k or None]]
+    ends = kept.cumsum(-1)
+    wanted = params.top_p * (ends[-1].item() if params.top_k else 1.0)
+    num_kept = max(1, int((ends - kept < torch.tensor(wanted, dtype=torch.float32)).sum()))
+    drawn = torch.rand((), generator=torch.Generator().manual_seed(params.seed or 0), dtype=torch.float64).float()
+    index = int((ends[:num_kept] <= drawn * ends[num_kept - 1]).sum())
+    return order[min(index, num_kept - 1)]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([0.3, 2.0, 8.0]),
+    st.sampled_from([(0.1, 0), (0.9, 0), (0.999, 0), (1.0, 2), (0.6, 2), (0.5, 600), (1.0, 600)]),
+)
+def test_looking_at_the_likeliest_few_chooses_as_sorting_all_does(
+    seed: int, spread: float, limits: tuple[float, int]
+) -> None:
+    # Given more tokens than are looked at, with many equals among them, as bfloat16 makes them
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(3, 1500, generator=generator) * spread).bfloat16()
+    rows = [SamplingParams(temperature=0.9, top_p=limits[0], top_k=limits[1], seed=seed + row) for row in range(3)]
+
+    picks = pick_tokens(logits, [Sampler(params) for params in rows])
+
+    assert [pick.token_id for pick in picks] == [
+        chosen_by_sorting(row, params) for row, params in zip(logits, rows, strict=True)
+    ]
+
+
+def test_a_vocabulary_is_not_sorted_for_an_answer_that_is_nearly_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    for name in ("sort", "argsort"):
+        original = getattr(torch.Tensor, name)
+
+        def watch(tensor: torch.Tensor, *args: Any, original: Any = original, **kwargs: Any) -> Any:
+            widths.append(tensor.shape[-1])
+            return original(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, watch)
+    logits = torch.randn(2, 151_552, generator=torch.Generator().manual_seed(0)) * 3
+    logits[:, 7] = 25.0
+
+    for top_p in (0.6, 1.0):
+        picks = pick_tokens(logits, [sampler(temperature=0.8, top_p=top_p, seed=seed) for seed in range(2)])
+        assert [pick.token_id for pick in picks] == [7, 7]
+
+    assert max(widths) <= 512
+
+
+def test_what_is_impossible_is_never_drawn() -> None:
+    # Given tokens that may not be chosen at both ends, and one of next to no weight between them
+    logits = torch.full((600,), float("-inf"))
+    logits[300:303] = torch.tensor([5.0, 5.0, -30.0])
+
+    for top_p in (0.9, 1.0):
+        one = sampler(temperature=1.0, top_p=top_p, seed=2)
+        assert {one.choose(logits).token_id for _ in range(100)} == {300, 301}
+
+
+def test_penalties_are_those_of_openai_and_transformers() -> None:
+    logits = torch.tensor([2.0, -1.0, 3.0, 0.5])
+
+    # Given an answer that has said 2 twice and 0 once, behind a prompt with a 1
+    one = Sampler(SamplingParams(frequency_penalty=0.5, presence_penalty=0.25))
+    repeating = Sampler(SamplingParams(repetition_penalty=1.3), [1])
+    for each in (one, repeating):
+        for token_id in (2, 0, 2):
+            each.advance(token_id)
+
+    # Then the answer's own are counted, or prompt and answer are once
+    assert one.penalize(logits).tolist() == pytest.approx([2.0 - 0.75, -1.0, 3.0 - 1.25, 0.5])
+    expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[1, 2, 0, 2]]), logits[None])
+    assert repeating.penalize(logits).tolist() == pytest.approx(expected[0].tolist())
+    assert logits.tolist() == [2.0, -1.0, 3.0, 0.5]
+
+
+def test_a_penalty_ends_a_loop_and_leaves_the_log_probabilities_and_the_neighbours_alone() -> None:
+    logits = torch.tensor([[3.0, 2.0, 0.0], [3.0, 2.0, 0.0]])
+    rows = [sampler(frequency_penalty=0.6, top_logprobs=0), sampler(top_logprobs=0)]
+
+    said: list[list[int]] = [[], []]
+    for _ in range(4):
+        for row, (one, pick) in enumerate(zip(rows, pick_tokens(logits, rows), strict=True)):
+            said[row].append(pick.token_id)
+            assert pick.logprob == pytest.approx(logits[row].log_softmax(-1)[pick.token_id].item())
+            one.advance(pick.token_id)
+
+    assert said == [[0, 0, 1, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])

@@ -65,8 +65,6 @@ def test_every_field_of_openais_api_is_decided_about(model: Any, params: Any, ru
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -1),
         ("logit_bias", {"50": 10}),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy", "format": "wav"}),
@@ -78,8 +76,6 @@ def test_every_field_of_openais_api_is_decided_about(model: Any, params: Any, ru
         ("tool_choice", "required"),
         ("tool_choice", {"type": "function", "function": {"name": "get_weather"}}),
         ("tool_choice", {"type": "allowed_tools", "mode": "required", "tools": []}),
-        ("repetition_penalty", 1.1),
-        ("repetition_penalty", "high"),
         ("min_tokens", 5),
         ("ignore_eos", True),
         ("stop_token_ids", [3]),
@@ -228,7 +224,6 @@ def test_a_field_that_would_change_the_answer_is_refused_by_name(endpoint: str, 
         ("web_search", False),
         ("search_parameters", {"mode": "off"}),
         ("extra_body", {}),
-        ("frequencyPenalty", 0),
         ("candidate_count", 1),
         ("json_mode", False),
         ("output_format", "text"),
@@ -304,6 +299,25 @@ def test_what_chooses_among_likely_tokens_matters_to_sampling_only() -> None:
     chat_sampling(chat(top_k=40, temperature=0))
     assert refused_chat(top_k=40, temperature=0.7).param == "top_k"
     assert refused_chat(min_p=0.1, temperature=0.7).param == "min_p"
+
+
+def test_penalties_go_to_the_engines_and_are_refused_by_name_out_of_their_range() -> None:
+    penalties = {"frequency_penalty": 0.5, "presence_penalty": -1.5, "repetition_penalty": 1.1}
+
+    for sampling in (chat_sampling(chat(**penalties)), responses_sampling(responses(**penalties))):
+        assert {name: getattr(sampling, name) for name in penalties} == penalties
+    neutral = dict.fromkeys(("frequency_penalty", "presence_penalty"), 0) | {"repetition_penalty": 1}
+    assert chat_sampling(chat(**neutral)) == chat_sampling(chat())
+    for name, value in (("frequency_penalty", 2.1), ("presence_penalty", "high"), ("repetition_penalty", 0)):
+        with pytest.raises(ValidationError) as caught:
+            chat(**{name: value})
+        assert to_invalid(caught.value).param == name
+
+
+def test_no_temperature_is_left_to_the_engine_whose_model_may_think() -> None:
+    assert chat_sampling(chat()).temperature is None
+    assert chat_sampling(chat(temperature=0)).temperature == 0
+    assert responses_sampling(responses()).temperature is None
 
 
 @pytest.mark.parametrize("fields", [{"top_p": 0}, {"top_k": 1}, {"top_p": 0.0, "top_k": 40}])
