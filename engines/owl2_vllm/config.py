@@ -47,7 +47,9 @@ def engine_arguments(
             f"this vLLM was built for {device}, not for --device {options.device}; which GPU it takes is said by "
             "CUDA_VISIBLE_DEVICES"
         )
+    share = {} if options.gpu_share is None or device == "cpu" else {"gpu_memory_utilization": options.gpu_share}
     return {
+        **share,
         "model": str(folder),
         # The published config names no architecture, and vLLM finds the model's class by nothing else.
         "hf_overrides": {"architectures": [ARCHITECTURE]},

@@ -105,6 +105,10 @@ def sampling_of(params: SamplingParams, max_tokens: int, eos_token_ids: frozense
     return VllmSamplingParams(
         temperature=0.0 if is_greedy else params.temperature,
         top_p=1.0 if is_greedy else params.top_p,
+        top_k=0 if is_greedy else params.top_k,
+        frequency_penalty=params.frequency_penalty,
+        presence_penalty=params.presence_penalty,
+        repetition_penalty=params.repetition_penalty,
         # Callers may send any integer; vLLM reads -1 as none.
         seed=None if params.seed is None else params.seed % 2**63,
         max_tokens=max_tokens,
