@@ -1,0 +1,90 @@
+"""What traces and the log cost: CPU of a text request with traces and without, and of one line, alone.
+
+    python -m benchmarks.traces                              # from the root; a quiet machine
+
+Two apis of the same code are up, one of which sends its traces to a collector here, and are asked in turn, as in
+`benchmarks.metrics`. That nothing is called where traces are off is a test: tests/router/api/test_traces.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from benchmarks.gateway import CASES
+from benchmarks.gateway_cpu import ask
+from benchmarks.gateway_stack import KEY, Stack
+from benchmarks.jobs_common import describe_machine, table
+from benchmarks.metrics import compare
+from engines.logs import HumanLines, JsonLines
+from engines.origin import ORIGIN, Origin
+from tests.support.collector import Collector
+
+_WARM_UP: Final = 300
+_LOOKS: Final = 100
+_CALLS: Final = 1000
+
+
+def microseconds(call: Callable[[], object]) -> float:
+    """CPU of one call: the median of some rounds in this process."""
+    found = []
+    for _ in range(_LOOKS):
+        began = time.process_time_ns()
+        for _ in range(_CALLS):
+            call()
+        found.append((time.process_time_ns() - began) / _CALLS / 1000)
+    return statistics.median(found)
+
+
+def of_the_log() -> list[list[str]]:
+    """Rows: what a request pays for its id, and for its line."""
+    fields = {"method": "POST", "path": "/v1/chat/completions", "status": 200, "duration_ms": 12.3, "client": "::1"}
+    record = logging.LogRecord("router.access", logging.INFO, "", 0, "%s %s %d", ("POST", "/v1", 200), None)
+    record.fields = fields
+    forms = {"JSON": JsonLines("api"), "for people": HumanLines("api")}
+    rows = [["id of a request, set", f"{microseconds(lambda: ORIGIN.set(Origin('req_0123456789abcdef01234567'))):.2f}"]]
+    rows += [
+        [f"line, {name}", f"{microseconds(lambda form=form: form.format(record)):.2f}"] for name, form in forms.items()
+    ]
+    return rows
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=60)
+    options = parser.parse_args()
+    print(f"python -m benchmarks.traces {' '.join(sys.argv[1:])}\n{describe_machine()}", flush=True)
+    table("The log, alone", ["what", "CPU us"], of_the_log())
+    collector = Collector()
+    with tempfile.TemporaryDirectory(prefix="glowl-t") as folder:
+        stack = Stack(Path(folder), [])
+        try:
+            for name, more in (("on", {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}), ("off", {})):
+                headers = {"authorization": f"Bearer {KEY}"}
+                env = {"GLOWL_API_KEYS": KEY, "GLOWL_CACHE_BYTES": "0", **more}
+                stack.add_ours(f"traces {name}", env, model="glowl", headers=headers)
+            on, off = stack.gateways
+            for each in (on, off):
+                for is_streamed in (False, True):
+                    uvloop.run(ask(each, CASES[0], _WARM_UP, is_streamed=is_streamed))
+            rows = [compare(on, off, options.rounds, is_streamed=is_streamed) for is_streamed in (False, True)]
+            columns = ["way", "CPU ms, on", "off", "traces cost", "with 95 % certainty"]
+            table("A text request of 1 KB, every one kept", columns, rows)
+        finally:
+            stack.stop()
+            collector.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
