@@ -356,7 +356,8 @@ async def evaluate_engine(
         info = await engine.info()
         latency = await time_short_answers(engine, name, seed)
         for type_name in _judged(name, types):
-            questions = draw_type(name, type_name, max(per_type, _FEWEST_FOR_BASELINE), seed)
+            num = per_type if TYPES[type_name].is_honest else max(per_type, _FEWEST_FOR_BASELINE)
+            questions = draw_type(name, type_name, max(2, num), seed)
             outcomes = await ask_all(engine, questions[:per_type])
             result = score_type(name, outcomes, best_blind(questions))
             scores[type_name] = asdict(result)

@@ -195,7 +195,7 @@ def further_recipe(engine: EngineName, steps: int, rows: int) -> Recipe:
 def quick_recipe(engine: EngineName, steps: int) -> Recipe:
     """A small run on one kind of question, to show in under a minute that the recipe learns."""
     stage = Stage(("region",), (1, 1))
-    shape = BatchShape(6, 1, 96, 24, 6)
+    shape = BatchShape(6, 1, 128, 24, 6)
     return Recipe(
         steps,
         steps // 2,

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from engines.base import EngineOptions, GenerationRequest, Message, SamplingParams, TextPart, generate
 from tests.support.whole import IS_WHOLE
 from training.pocket.checkpoints import EngineName
 from training.pocket.data import BatchShape, fits
-from training.pocket.evaluate import draw_questions, wilson_interval
+from training.pocket.evaluate import DEFAULT_MODELS, draw_questions, wilson_interval
 from training.pocket.scenes import TYPES
 from training.pocket.train import (
     Curriculum,
@@ -50,7 +51,7 @@ def _own_signals() -> Iterator[None]:
 
 def tiny_recipe(engine: EngineName) -> Recipe:
     recipe = quick_recipe(engine, 4)
-    return replace(recipe, shapes=(BatchShape(2, 1, 96, 24, 3),), dense_pictures=2, log_every=1)
+    return replace(recipe, shapes=(BatchShape(2, 1, 128, 24, 3),), dense_pictures=2, log_every=1)
 
 
 def start(engine: EngineName, out: Path) -> Run:
@@ -111,6 +112,26 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(engine: EngineName
     assert all(map(torch.equal, whole.average, resumed.average))
 
 
+def test_a_run_from_a_checkpoint_begins_with_its_weights_and_its_words(tmp_path: Path) -> None:
+    # Given a run that goes on from the shipped weights, whose head begins anew
+    recipe = replace(tiny_recipe("glm"), dense_steps=0, head_steps=2)
+    run = Run("glm", tmp_path, recipe, start=DEFAULT_MODELS / "glm", wants_compile=False)
+    # Then weights and tokenizer are the checkpoint's
+    shipped = load_file(DEFAULT_MODELS / "glm" / "model.safetensors")
+    assert all(torch.equal(value, shipped[name].float()) for name, value in run.model.state_dict().items())
+    ours, theirs = (folder / "tokenizer.json" for folder in (run.tokenizer_folder, DEFAULT_MODELS / "glm"))
+    assert ours.read_bytes() == theirs.read_bytes()
+    # And as long as the head learns alone, what it gets wrong does not move the eyes
+    batch = run.maker.make(run.curriculum.lesson(0, 0), 0, 0)
+    for share, moves in ((0.0, False), (1.0, True)):
+        run.optimizer.zero_grad()
+        _, dense, _, _ = run.learner.answers(batch.to("cpu"), batch.chunk, torch.tensor(share))
+        dense.backward()
+        grads = [p.grad for name, p in run.learner.named_parameters() if ".visual" in name and p.grad is not None]
+        assert any(grad.abs().sum() > 0 for grad in grads) == moves
+        assert run.learner.head.place.weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize(("engine", "model"), [("glm", "glm-4.6v-flash-pocket"), ("owl2", "mplug-owl2-pocket")])
 async def test_the_engine_answers_from_what_a_run_wrote(engine: EngineName, model: str, tmp_path: Path) -> None:
     start(engine, tmp_path).train()
@@ -147,7 +168,7 @@ def test_the_shipped_recipe_trains_every_type_and_begins_with_lookups() -> None:
 def test_the_curriculum_goes_on_when_what_the_next_stage_needs_is_known() -> None:
     # Given two stages, of which the second needs lookups
     stages = (Stage(("color_of_shape",), (1, 3)), Stage(("exist",), (1, 6), ("color_of_shape",), 0.85, latest=0.5))
-    recipe = Recipe(steps=1000, dense_steps=0, stages=stages, shapes=(BatchShape(2, 1, 96, 24, 3),))
+    recipe = Recipe(steps=1000, dense_steps=0, stages=stages, shapes=(BatchShape(2, 1, 128, 24, 3),))
     progress = Progress(step=10, accuracy={"color_of_shape": 0.8}, seen={"color_of_shape": 500})
     curriculum = Curriculum(recipe, progress)
 
