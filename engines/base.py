@@ -102,7 +102,7 @@ class SamplingParams:
     """
 
     max_tokens: int | None = None
-    temperature: float | None = None
+    temperature: float | None = 0.0
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()

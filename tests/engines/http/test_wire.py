@@ -691,7 +691,7 @@ def test_an_answer_that_is_no_model_list_means_there_is_no_engine(answer):
 
 def test_how_tokens_are_chosen_comes_over_whole_and_what_is_open_stays_open() -> None:
     for sampling in (
-        SamplingParams(),
+        SamplingParams(temperature=None),
         SamplingParams(temperature=0.0),
         SamplingParams(
             temperature=0.7, top_k=5, frequency_penalty=0.5, presence_penalty=-1.0, repetition_penalty=1.1, seed=3
@@ -713,8 +713,9 @@ def test_another_server_is_greedy_where_nothing_is_said_unless_its_model_thinks(
         fields = orjson.loads(b"".join(requests.to_chat_pieces(request, "glm", is_foreign=True)))
         return {name: fields[name] for name in ("temperature", "top_p", "seed") if name in fields}
 
-    assert sent(SamplingParams(), enable_thinking=False) == {"temperature": 0.0, "top_p": 1.0}
+    nothing = SamplingParams(temperature=None)
+    assert sent(nothing, enable_thinking=False) == {"temperature": 0.0, "top_p": 1.0}
     # Then its checkpoint's own values count, and the same question has the same answer
-    assert sent(SamplingParams(), enable_thinking=True) == {"seed": 0}
+    assert sent(nothing, enable_thinking=True) == {"seed": 0}
     assert sent(SamplingParams(temperature=0.0), enable_thinking=True) == {"temperature": 0.0, "top_p": 1.0}
-    assert sent(SamplingParams(top_p=0.5, seed=4), enable_thinking=True) == {"top_p": 0.5, "seed": 4}
+    assert sent(SamplingParams(temperature=None, top_p=0.5, seed=4), enable_thinking=True) == {"top_p": 0.5, "seed": 4}
