@@ -31,7 +31,6 @@ from engines.base import (
 )
 from engines.hub.names import ModelName
 from engines.hub.progress import Watcher
-from engines.hub.pull import pull
 from engines.logs import adopt
 from engines.meters import EngineMeters, EngineState, HasMeters
 
@@ -203,6 +202,8 @@ async def fetched(options: EngineOptions) -> EngineOptions:
         lambda note: log.info("%s", note),
         every_s=_PROGRESS_EVERY_S,
     )
+    from engines.hub.pull import pull  # its http client is a tenth of the start, and few downloads are left to do
+
     snapshot = await pull(name, watcher)
     log.info("%s is in %s", snapshot.name, snapshot.folder)
     return replace(options, model=str(snapshot.folder), model_name=name.repo)
