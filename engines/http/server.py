@@ -192,20 +192,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     with asyncio.Runner(loop_factory=auto_loop_factory(use_subprocess=False)) as runner:
         try:
-            return runner.run(_serve(arguments.name, engine, arguments.host, port, arguments.uds))
+            return runner.run(_serve(arguments, engine, port))
         except OSError as error:
             where = arguments.uds or f"{arguments.host} port {port}"
             print(f"error: cannot listen on {where}: {error.strerror or error}", file=sys.stderr)
             return 1
 
 
-async def _serve(name: str, engine: Engine, host: str, port: int, uds: str | None) -> int:
+async def _serve(arguments: argparse.Namespace, engine: Engine, port: int) -> int:
     """Serve until a signal comes, or until the engine turns out not to load; returns the exit status."""
     signalled = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
-    engine_host = EngineHost(engine, start_traces(name))
-    async with _listening(engine_host, host, port, uds) as url:
+    engine_host = EngineHost(engine, start_traces(arguments.name))
+    async with _listening(engine_host, arguments.host, port, arguments.uds) as url:
         log.info("listening on %s, loading the engine", url)
         ends = [asyncio.create_task(event.wait()) for event in (signalled, engine_host.failed)]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -215,7 +215,7 @@ async def _serve(name: str, engine: Engine, host: str, port: int, uds: str | Non
     error = None if signalled.is_set() else engine_host.error
     if error is not None:
         # The last line of the log: `glowl up` shows it.
-        print(f"error: {name} cannot load: {one_line(error)}", file=sys.stderr, flush=True)
+        print(f"error: {arguments.name} cannot load {arguments.model}: {one_line(error)}", file=sys.stderr, flush=True)
     status = 0 if error is None else exit_status(error)
     if engine_host.is_stuck:
         # A thread is deep in a load or a decode step that cannot be broken off; leaving normally would wait for it.

@@ -114,6 +114,25 @@ def missing_files(folder: Path) -> tuple[str, ...]:
     return (*missing, "model.safetensors")
 
 
+def cut_files(folder: Path) -> tuple[str, ...]:
+    """Which safetensors of a folder have other sizes than their headers promise: copies that broke off."""
+    return tuple(sorted(file.name for file in folder.glob("*.safetensors") if not _has_promised_size(file)))
+
+
+def _has_promised_size(path: Path) -> bool:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            num_header = int.from_bytes(file.read(8), "little")
+            if not 2 <= num_header <= size - 8:
+                return False
+            header = json.loads(file.read(num_header))
+        ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        return bool(8 + num_header + max(ends, default=0) == size)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return False
+
+
 def index_of(path: Path) -> tuple[str, ...]:
     """The shards that an index names; none if it is no index, which the loader will say."""
     try:

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 import typer
 
 from engines.adapter_names import lacks_adapter
-from engines.hub.snapshots import missing_files
+from engines.hub.snapshots import cut_files, missing_files
 from router.cli import models, secrets
 from router.cli.child_process import guarded_argv
 from router.cli.common import Language, fail
@@ -72,6 +72,8 @@ def prepare_models(
     for name, folder in folders.items():
         if missing := missing_files(folder):
             fail(say("up.folder.missing", language, name=name, folder=folder, missing=", ".join(missing)))
+        if cut := cut_files(folder):
+            fail(say("up.folder.cut", language, name=name, folder=folder, cut=", ".join(cut)))
     if not has_engine_packages():
         fail(say("up.engines.missing", language))
     if adapters and find_spec("peft") is None:

@@ -120,6 +120,10 @@ TEXTS: Final[dict[str, Text]] = {
         "GLOWL_VLLM: there is no program {program}; set a path, auto or off",
         "GLOWL_VLLM：没有程序 {program}；请设为路径、auto 或 off",
     ),
+    "up.folder.cut": Text(
+        "--{name}: {cut} in {folder} has another size than its header says: copy it again",
+        "--{name}：{folder} 中的 {cut} 大小与文件头所述不符：请重新复制",
+    ),
     "up.folder.missing": Text(
         "--{name}: {folder} is no whole checkpoint; it lacks {missing}",
         "--{name}：{folder} 不是完整的模型；缺少 {missing}",

@@ -617,7 +617,7 @@ class _AwayError(Exception):
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
-        (_AwayError("the hub does not answer"), exits.TRY_AGAIN, "glm cannot load: the hub does not answer"),
+        (_AwayError("the hub does not answer"), exits.TRY_AGAIN, "glm cannot load x/y: the hub does not answer"),
         (ConnectionResetError("cut"), exits.TRY_AGAIN, "ConnectionResetError: cut"),
         (ValueError("2 tensors\n  are missing"), exits.HOPELESS, "ValueError: 2 tensors are missing"),
         (OSError("no file named model.safetensors"), exits.HOPELESS, "no file named model.safetensors"),

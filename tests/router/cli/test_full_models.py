@@ -192,8 +192,15 @@ def test_folders_of_ones_own_are_used_and_have_to_be_whole(hub, tmp_path, capsys
     assert (
         f"--glm: {folder} is no whole checkpoint; it lacks tokenizer.json, model.safetensors" in capsys.readouterr().err
     )
-    for file in ("tokenizer.json", "model.safetensors"):
-        (folder / file).write_text("x")
+    # Nor is one whose copy broke off
+    (folder / "tokenizer.json").write_text("{}")
+    tensors = b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
+    (folder / "model.safetensors").write_bytes(len(tensors).to_bytes(8, "little") + tensors + b"1234567")
+    with pytest.raises(typer.Exit):
+        model_setup.prepare_models("pocket", layout, "en", sources=sources)
+    assert f"--glm: model.safetensors in {folder} has another size" in capsys.readouterr().err
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"890123456")
     plan = model_setup.prepare_models("pocket", layout, "en", sources=sources)
     assert plan.models == {"glm": str(folder), "owl2": str(models.pocket_dir() / "owl2")}
     # Of the real ones, only the other is downloaded
