@@ -302,7 +302,12 @@ def test_the_real_models_are_started_as_in_compose_and_fit_their_volumes(name: s
     (patch,) = documents(FOLDER / "gpu" / f"{name}.yaml")
     (changed,) = patch["spec"]["template"]["spec"]["containers"]
     assert (patch["metadata"]["name"], changed["name"]) == (name, container(name)["name"])
-    assert parse_command(changed["args"]) == parse_command(shlex.split(SERVICES[f"{name}-gpu"]["command"]))
+    started, in_compose = parse_command(changed["args"]), parse_command(shlex.split(SERVICES[f"{name}-gpu"]["command"]))
+    # Here each has a GPU of its own; in compose they share one unless told otherwise.
+    shares = started.pop("gpu_share"), in_compose.pop("gpu_share")
+    assert shares[0] == "0.9"
+    assert "GPU_SHARE:-auto" in shares[1] or shares[1] == "auto"
+    assert started == in_compose
     claims = {each["metadata"]["name"]: each["spec"] for each in documents(FOLDER / "gpu/models.yaml")}
     (volume,) = patch["spec"]["template"]["spec"]["volumes"]
     claim = claims[volume["persistentVolumeClaim"]["claimName"]]

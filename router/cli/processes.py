@@ -215,6 +215,10 @@ def engine(
     max_queue: Annotated[int | None, typer.Option(min=1, help="Requests that may wait before 429.")] = None,
     max_batch: Annotated[int | None, typer.Option(min=1, help="Requests answered side by side.")] = None,
     cache_mb: Annotated[int | None, typer.Option(min=0, help="Kept for reuse between requests, MiB.")] = None,
+    gpu_share: Annotated[
+        str | None,
+        typer.Option(metavar="FRACTION|auto", help="How much of the GPU it may take; auto shares it with the other."),
+    ] = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(
@@ -243,6 +247,7 @@ def engine(
         max_queue=max_queue,
         max_batch=max_batch,
         cache_mb=cache_mb,
+        gpu_share=gpu_share,
         adapter=adapter or adapters_of(name, settings),
         log_level=settings.log_level_of(name).lower(),
         log_format=settings.log_format,
