@@ -45,7 +45,7 @@ async def served(tmp_path_factory) -> AsyncIterator[tuple[Engine, EngineClient]]
     make_owl2(folder)
     engine = load_engine("owl2_vllm", EngineOptions(model=str(folder), max_batch=4, vllm_args=VLLM_ARGS))
     async with listening(engine) as url:
-        client = EngineClient(url, timeout_s=600.0)
+        client = EngineClient(url, timeout_s=3000.0)  # a hang guard: vLLM starts three processes
         await client.start()
         yield engine, client
         await client.aclose()
