@@ -102,7 +102,7 @@ def test_the_fuller_picture_is_right_half_the_time(name: str) -> None:
     rng = random.Random(f"fuller {name}")
     questions = [sample_question(rng, name, "en") for _ in range(NUM_QUESTIONS)]
     # Then the fuller one is neither the better nor the worse guess
-    assert 1 - bar(0.54) < blind_baselines(questions)["the fuller picture"] < bar(0.54)
+    assert 1 - bar(0.54, NUM_QUESTIONS) < blind_baselines(questions)["the fuller picture"] < bar(0.54, NUM_QUESTIONS)
 
 
 def test_the_text_alone_does_not_tell_the_answer() -> None:
