@@ -480,7 +480,7 @@ class Curriculum:
             elif info.is_must and accuracy < max(info.bars.values()) + 0.02:
                 weight *= 2  # above the bar on these questions, as those of an evaluation are a little harder
         if info.is_honest:  # what is strange has many forms, and all have to be met
-            return max(weight, 0.8)
+            return max(1.6 * weight, 0.8)
         return weight * (1.0 if info.is_must or not info.bars else 0.7)
 
     def lesson(self, seed: int, step: int) -> Lesson:
