@@ -6,11 +6,12 @@
 local now, queues, max_taken, kept_s = unpack(ARGV)
 now = clock(now)
 --@include counted
+-- First what needs no memory: after its first write a script may write all, and a redis that is full tells this too.
+redis.call('EXPIRE', ENDS, kept_s)
 redis.call('SET', SCRAPED, 1, 'EX', kept_s)
 local ends = redis.call('LPOP', ENDS, max_taken) or {}
 local tallies = redis.call('HGETALL', TALLIES)
 redis.call('DEL', TALLIES)
-redis.call('EXPIRE', ENDS, kept_s)
 
 local function oldest_age(queue, class)
   local oldest

@@ -25,6 +25,17 @@ async def test_what_redis_said_before_it_fell_silent_is_shown_no_longer(redis: R
     assert 'glowl_decisions_total{engine="glm",route="fast",rule="chinese"} 1.0' in text
 
 
+async def test_a_redis_beyond_its_memory_still_says_so(redis: Redis) -> None:
+    meters = CountingMeters()
+    await redis.config_set("maxmemory", 1)
+    try:
+        text = (await Scrape(meters, Fleet(redis, meters, patience_s=60), dict).expose())[0].decode()
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert "glowl_redis_up 1.0" in text
+    assert "\nglowl_redis_memory_max_bytes 1.0" in text
+
+
 async def test_a_late_answer_of_redis_is_counted_all_the_same(redis: Redis) -> None:
     meters = CountingMeters()
     fleet = Fleet(redis, meters, patience_s=60)
