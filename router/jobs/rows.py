@@ -5,7 +5,8 @@ In: what redis returns, or a job. Out: the types of `router.jobs.job`, or fields
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, cast
 
@@ -14,6 +15,7 @@ import orjson
 from engines.base import ImagePart
 from engines.json_forms import from_logprobs
 from engines.origin import Origin
+from router.errors import NewerRecordError
 from router.jobs.facts import of_end
 from router.jobs.job import MERGE, ErrorRecord, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, end_state
 
@@ -26,7 +28,7 @@ class JobPage:
     """Some of an owner's jobs.
 
     Attributes:
-        jobs: newest first.
+        jobs: newest first; without those that only a newer release can read.
         has_more: there may be more after ``last_id``.
         last_id: the last job that was looked at; empty if there was none.
     """
@@ -127,6 +129,14 @@ def to_job(raw: dict[str, bytes]) -> Job:
         kept_as=raw.get("kept_as", b"").decode(),
         follows=follows,
     )
+
+
+def to_jobs(records: Iterable[dict[bytes, bytes]]) -> Iterator[Job]:
+    """Read records of a list: one that is gone, or of a newer release, must not hide the others."""
+    for raw in records:
+        if b"spec" in raw:
+            with suppress(NewerRecordError):
+                yield to_job({key.decode(): value for key, value in raw.items()})
 
 
 def seen_through(raw: dict[str, bytes], leader: dict[str, bytes]) -> dict[str, bytes]:

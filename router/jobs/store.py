@@ -58,6 +58,7 @@ from router.jobs.rows import (
     to_event,
     to_fields,
     to_job,
+    to_jobs,
     to_patience,
 )
 from router.jobs.schedule import QUEUES, queue_of, to_class
@@ -506,8 +507,7 @@ class JobStore(PictureStore):
         for job_id in reply[2:]:
             pipeline.hgetall(f"{PREFIX}job:{job_id.decode()}")
         found: list[dict[bytes, bytes]] = await guard(pipeline.execute()) if len(pipeline) else []
-        jobs = [to_job({key.decode(): value for key, value in raw.items()}) for raw in found if b"spec" in raw]
-        return JobPage(jobs, has_more=bool(reply[0]), last_id=reply[1].decode())
+        return JobPage(list(to_jobs(found)), has_more=bool(reply[0]), last_id=reply[1].decode())
 
     async def reap(self, down: frozenset[str] = frozenset()) -> Reaped:
         """Put in line again what lost its worker, give up what failed too often, forget what is over its time.

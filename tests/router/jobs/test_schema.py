@@ -160,6 +160,22 @@ async def test_an_older_reaper_leaves_a_newer_job_that_is_overdue(
     assert (await read(context, spec.id)).state == "queued"
 
 
+async def test_a_newer_job_does_not_hide_the_others_of_a_list(context: Context, newer: pytest.MonkeyPatch) -> None:
+    store = context.store
+    newer.undo()
+    ours = await store.create(make_spec(owner="ann"))
+    newer.setattr("router.jobs.job.SCHEMA", 2)
+    theirs = await store.create(make_spec(owner="ann"))
+    newer.undo()
+
+    page = await store.list_jobs("ann", limit=2)
+    assert page is not None
+    assert [job.id for job in page.jobs] == [ours.id]
+    first = await store.list_jobs("ann", limit=1)
+    assert first is not None
+    assert (first.jobs, first.has_more, first.last_id) == ([], True, theirs.id)
+
+
 def test_callers_are_told_to_come_back_in_both_languages(newer: pytest.MonkeyPatch) -> None:
     record = {"units": b"draft", "state": b"queued", "spec": json.dumps(make_spec().to_dict()).encode()}
     newer.undo()
