@@ -61,7 +61,8 @@ def verify(
 def show(
     folder: FolderOption = None,
     day: Annotated[str, typer.Option(help="Only this day (UTC), such as 2026-11-29.")] = "",
-    owner: Annotated[str, typer.Option(help="Only this owner's, by id.")] = "",
+    owner: Annotated[str, typer.Option(help="Only this owner's, by the id that `glowl owners show` prints.")] = "",
+    key: Annotated[str, typer.Option(help="Only with this key, by its public name, such as glowl_8KmT2xQa.")] = "",
     request: Annotated[str, typer.Option(help="Only this one, by its x-request-id or response id.")] = "",
     status: Annotated[int, typer.Option(help="Only with this HTTP status.")] = 0,
     is_json: JsonOption = False,
@@ -72,14 +73,19 @@ def show(
     def is_wanted(record: dict[str, Any]) -> bool:
         return (
             (not owner or record.get("owner") == owner)
+            and (not key or record.get("key_id") == key)
             and (not request or request in (record.get("request_id"), record.get("response_id")))
             and (not status or record.get("status") == status)
         )
 
+    num_shown = 0
     for files in _days(place, language):
         if not day or files[0].day == day:
             for record in filter(is_wanted, _records(place, files)):
                 _print_record(record, is_json=is_json)
+                num_shown += 1
+    if not num_shown:  # an owner's name in place of its id looks like an owner that asked nothing
+        typer.echo(say("audit.nothing", language), err=True)
 
 
 @app.command("tail")

@@ -28,6 +28,10 @@ TEXTS: Final[dict[str, Text]] = {
         "{name}  {first} to {last}  {lines} lines, last hash {hash}",
         "{name}  {first} 至 {last}  共 {lines} 行，末行哈希 {hash}",
     ),
+    "audit.nothing": Text(
+        "no line is about that; an owner goes by the id that `glowl owners show NAME` prints",
+        "没有相符的行；所有者须写 `glowl owners show NAME` 显示的 id",
+    ),
     "audit.wanted": Text("no line has the hash {hash}", "没有任何一行的哈希为 {hash}"),
     "audit.none": Text(
         "there is no audit log in {folder}; GLOWL_AUDIT=on begins one, --folder names another place",

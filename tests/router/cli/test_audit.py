@@ -82,6 +82,8 @@ def test_a_hash_that_is_gone_is_a_changed_log(folder: Path) -> None:
         (["--request", "resp_4"], ["r4"]),
         (["--request", "r5"], ["r5"]),
         (["--day", "2026-11-28"], []),
+        (["--key", "env_1", "--owner", "own_b"], ["r0", "r3"]),
+        (["--key", "env_2"], []),
         (["--day", "2026-11-29", "--owner", "own_b"], ["r0", "r3"]),
     ],
     ids=str,
@@ -90,6 +92,13 @@ def test_lines_are_found_by_what_they_say_in_the_order_of_time(
     folder: Path, options: list[str], found: list[str]
 ) -> None:
     assert numbers(audit("show", "--json", *options)) == found
+
+
+def test_an_owners_name_is_not_taken_for_one_that_asked_nothing(folder: Path) -> None:
+    result = audit("show", "--owner", "alice")
+    assert result.stdout == ""
+    assert "`glowl owners show NAME`" in result.stderr
+    assert audit("show", "--owner", "own_a").stderr == ""
 
 
 def test_the_last_lines_and_those_that_come(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
