@@ -160,6 +160,9 @@ def test_every_alert_fires_when_it_is_caused(watched: Watched) -> None:
         body = {"model": "glowl", "messages": [{"role": "user", "content": "hi"}], "response_format": schema}
         url = f"{watched.first.api.url}/v1/chat/completions"
         assert httpx.post(url, json=body, trust_env=False, timeout=60).status_code == 503
+        url = f"{watched.first.api.url}/v1/files"
+        refused = httpx.post(url, data={"purpose": "batch"}, files={"file": b"{}"}, trust_env=False, timeout=60)
+        assert refused.json()["error"]["code"] == "storage_full"
 
     # Given jobs that nobody runs, webhooks that nobody takes, and hardly any memory left
     asyncio.run(leave_jobs_behind(watched.first.redis.url))
@@ -176,7 +179,7 @@ def test_every_alert_fires_when_it_is_caused(watched: Watched) -> None:
         ask()
         return has_fired(name)
 
-    wait_until(lambda: is_missed("GlowlErrors"), "errors to be seen")
+    wait_until(lambda: is_missed("GlowlErrors") and has_fired("GlowlStorageFull"), "errors to be seen")
     watched.second.api.stop()
 
     # Then each of the rules has fired
