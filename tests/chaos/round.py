@@ -290,7 +290,8 @@ def _check_answer(outcome: Outcome, response: dict[str, Any]) -> list[str]:
 
 
 def _text(response: dict[str, Any]) -> str:
-    return "".join(part["text"] for item in response.get("output", ()) for part in item["content"])
+    """The answer's words; the draft before it is a reasoning item, which has none."""
+    return "".join(part["text"] for item in response.get("output", ()) for part in item.get("content", ()))
 
 
 def _decode(fields: dict[bytes, bytes]) -> tuple[str, str, str]:
