@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import ssl
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
+from engines.logs import HumanLines, JsonLines
 from tests.support import servers
 from tests.support.fork_server import ForkServer
 from tests.support.servers import RedisProcess
@@ -47,6 +49,19 @@ def _fork_server() -> Iterator[None]:
         servers.fork_server = None
     else:
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """What a test starts of logging in this process, as `main` of a server does, ends with the test."""
+    loggers = [logging.getLogger(name) for name in ("", "router", "engines", "policies")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        if logger.level != level:
+            logger.setLevel(level)
+    root = loggers[0]
+    root.handlers[:] = [each for each in root.handlers if not isinstance(each.formatter, JsonLines | HumanLines)]
 
 
 @pytest.fixture(scope="session")

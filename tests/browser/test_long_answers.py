@@ -173,7 +173,7 @@ def test_a_tab_that_nobody_looks_at_gives_its_connection_back_and_reads_on(slow:
         f"sessionStorage.setItem('glowl.key', '{KEYS[0]}')"
     )
     page.goto(f"{visitor.url}/ui/")
-    bubble = wait_for(ask(page, LONG), "draft")
+    bubble = wait_for(ask(page, LONG, route="deep"), "draft")
     # When it is left for longer than an answer takes
     page.evaluate("window.away = true; document.dispatchEvent(new Event('visibilitychange'))")
     response_id = bubble.get_attribute("data-id")

@@ -13,7 +13,7 @@ import io
 import math
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,7 @@ from engines.echo import EchoEngine
 from engines.http.balancer import BalancedClient
 from engines.http.client import EngineClient
 from engines.http.server import listening
+from engines.origin import Origin
 
 TRANSPORTS = ["in-process", "tcp", "unix-socket", "balanced"]
 
@@ -264,11 +265,16 @@ async def test_everything_a_request_says_reaches_the_engine_unchanged(open_echo)
         enable_thinking=True,
         request_id="req-1",
         caller="alice",
+        origin=Origin("door-1"),
     )
 
     await generate(subject.engine, request)
 
-    assert subject.echo.last_request == request
+    # But for the end of the id, which is another for each call
+    told = subject.echo.last_request
+    assert told.request_id.startswith("req-1")
+    assert told.origin.request_id == "door-1"
+    assert replace(told, request_id="req-1", origin=request.origin) == request
 
 
 async def test_text_of_any_script_and_line_ending_arrives_as_it_left(open_echo):

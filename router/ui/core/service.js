@@ -12,7 +12,7 @@ export const history = signal([]);
 const MOST_KEPT = 300;
 const EVERY_MS = 2000;
 
-export const isRedisUp = computed(() => ready.value === undefined || ready.value?.redis === true);
+export const isRedisUp = computed(() => ready.value?.redis !== false);
 export const isUp = (engine) => ready.value?.engines?.[engine] === "up";
 /** What is missing, as keys of texts with values: drawn as one banner. */
 export const troubles = computed(() => {

@@ -10,6 +10,8 @@ from engines.echo import EchoEngine
 from engines.http.balancer import BalancedClient, connect
 from tests.support.vllm_server import VllmServer
 
+GUARD_S = 300  # against hangs
+
 
 def ask(text: str) -> GenerationRequest:
     return GenerationRequest((Message("user", (TextPart(text),)),), request_id=text, caller="alice")
@@ -60,7 +62,10 @@ async def test_both_answer_and_one_that_is_killed_is_left_out_until_it_is_back(c
     assert gone.url == one.url
     # When it is back at its address, then it has its share again
     await one.start(port)
-    assert await client.is_ready()
+    async with asyncio.timeout(GUARD_S):
+        while not all(status.is_up for status in client.status()):  # it is looked at again after a pause
+            assert await client.is_ready()
+            await asyncio.sleep(0.05)
     one.bodies.clear()
     await answer_all(client, 16)
     assert one.bodies
