@@ -7,8 +7,6 @@ that they are not in the environment of every process. A file that is empty hold
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import SecretStr, ValidationError
@@ -16,25 +14,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-_SUFFIX: Final = "_FILE"
+from router.variable_files import SUFFIX, read_file
+
 # In the annotation of a setting that is no `SecretStr`, but has a password in it.
 IN_A_FILE_TOO: Final = "in a file, too"
-
-
-def read_file(variable: str, environ: Mapping[str, str]) -> str:
-    """Return what is in the file that ``VARIABLE_FILE`` names; empty if none is named.
-
-    Raises:
-        ValueError: if it cannot be read, or holds a value while the variable has one too.
-    """
-    path = environ.get(variable + _SUFFIX, "").strip()
-    try:
-        value = Path(path).read_text("utf-8").strip() if path else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', 'it is no text')}") from None
-    if value and environ.get(variable, "").strip():
-        raise ValueError(f"{variable} is set too; set one of them")
-    return value
 
 
 class SecretFiles(PydanticBaseSettingsSource):
@@ -60,7 +43,7 @@ class SecretFiles(PydanticBaseSettingsSource):
         try:
             return read_file(variable, os.environ) or None, str(field.validation_alias or field_name), False
         except ValueError as error:
-            name = f"{field.validation_alias}{_SUFFIX}" if field.validation_alias else f"{field_name}_file"
+            name = f"{field.validation_alias}{SUFFIX}" if field.validation_alias else f"{field_name}_file"
             raise _wrong(name, str(error)) from None
 
 
@@ -75,7 +58,7 @@ def secret_variables(settings: type[BaseSettings]) -> dict[str, str]:
 
 def file_variables(settings: type[BaseSettings]) -> frozenset[str]:
     """Return the names of the variables that name files."""
-    return frozenset(variable + _SUFFIX for variable in secret_variables(settings))
+    return frozenset(variable + SUFFIX for variable in secret_variables(settings))
 
 
 def variable_of(name: str, field: FieldInfo) -> str:

@@ -20,7 +20,7 @@ from engines.host_memory import total_bytes
 from policies.text import NOTHING, Text
 from router.cli.net import Address
 from router.cli.texts import TEXTS
-from router.secret_files import read_file
+from router.variable_files import read_file
 
 MIN_VERSION = (6, 2)
 # XAUTOCLAIM, GETDEL and BLMOVE came with 6.2.

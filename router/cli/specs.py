@@ -24,7 +24,7 @@ from router.cli.redis_check import look_at
 from router.cli.redis_server import RedisMissingError, find_redis, redis_argv, redis_url
 from router.cli.supervision import ProcessSpec
 from router.cli.vllm import ENVIRONMENT, vllm_argv
-from router.secret_files import read_file
+from router.variable_files import read_file
 
 if TYPE_CHECKING:
     from router.settings import Settings
