@@ -76,16 +76,20 @@ def adopt(library: str) -> None:
     logger.propagate = True
 
 
-class JsonLines(logging.Formatter):
-    """One JSON object a line.
+class _Lines(logging.Formatter):
+    """Makes lines of records.
 
     Args:
-        process: named in it.
+        process: named on every line.
     """
 
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
+
+
+class JsonLines(_Lines):
+    """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -107,16 +111,8 @@ class JsonLines(logging.Formatter):
         return text if text.isascii() else _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-class HumanLines(logging.Formatter):
-    """One line with what happened, then its fields, then whose request it was.
-
-    Args:
-        process: named in it.
-    """
-
-    def __init__(self, process: str) -> None:
-        super().__init__()
-        self._process = process
+class HumanLines(_Lines):
+    """One line with what happened, then its fields, then whose request it was."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; a traceback follows on lines of its own."""
