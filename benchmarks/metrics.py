@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -105,6 +106,25 @@ def look(api: Gateway) -> list[str]:
     return [f"{cost_ms:.2f}", f"{size / 1000:.0f}", f"{cost_ms / 15_000:.3%}"]
 
 
+def compare_two(
+    stack: Stack, what: str, on: Mapping[str, str], off: Mapping[str, str], rounds: int
+) -> tuple[list[list[str]], Gateway]:
+    """Start two apis that differ in their environment and compare what text requests cost them.
+
+    Returns:
+        a row for plain requests and one for streamed ones, as `compare` gives them, and the first api.
+    """
+    for name, more in (("on", on), ("off", off)):
+        headers = {"authorization": f"Bearer {KEY}"}
+        env = {"GLOWL_API_KEYS": KEY, "GLOWL_CACHE_BYTES": "0", **more}
+        stack.add_ours(f"{what} {name}", env, model="glowl", headers=headers)
+    first, second = stack.gateways
+    for each in (first, second):
+        for is_streamed in (False, True):
+            uvloop.run(ask(each, CASES[0], _WARM_UP, is_streamed=is_streamed))
+    return [compare(first, second, rounds, is_streamed=is_streamed) for is_streamed in (False, True)], first
+
+
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -114,15 +134,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="glowl-m") as folder:
         stack = Stack(Path(folder), [])
         try:
-            for name, more in (("on", {}), ("off", {"GLOWL_METRICS": "false"})):
-                headers = {"authorization": f"Bearer {KEY}"}
-                env = {"GLOWL_API_KEYS": KEY, "GLOWL_CACHE_BYTES": "0", **more}
-                stack.add_ours(f"metrics {name}", env, model="glowl", headers=headers)
-            on, off = stack.gateways
-            for each in (on, off):
-                for is_streamed in (False, True):
-                    uvloop.run(ask(each, CASES[0], _WARM_UP, is_streamed=is_streamed))
-            rows = [compare(on, off, options.rounds, is_streamed=is_streamed) for is_streamed in (False, True)]
+            rows, on = compare_two(stack, "metrics", {}, {"GLOWL_METRICS": "false"}, options.rounds)
             table("A text request of 1 KB", ["way", "CPU ms, on", "off", "metrics cost", "with 95 % certainty"], rows)
             cost_ms = calls_ms()
             shares = [f"{cost_ms / float(row[2]):.2%}" for row in rows]

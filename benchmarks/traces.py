@@ -18,18 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import uvloop
-
-from benchmarks.gateway import CASES
-from benchmarks.gateway_cpu import ask
-from benchmarks.gateway_stack import KEY, Stack
+from benchmarks.gateway_stack import Stack
 from benchmarks.jobs_common import describe_machine, table
-from benchmarks.metrics import compare
+from benchmarks.metrics import compare_two
 from engines.logs import HumanLines, JsonLines
 from engines.origin import ORIGIN, Origin
 from tests.support.collector import Collector
 
-_WARM_UP: Final = 300
 _LOOKS: Final = 100
 _CALLS: Final = 1000
 
@@ -69,15 +64,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="glowl-t") as folder:
         stack = Stack(Path(folder), [])
         try:
-            for name, more in (("on", {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}), ("off", {})):
-                headers = {"authorization": f"Bearer {KEY}"}
-                env = {"GLOWL_API_KEYS": KEY, "GLOWL_CACHE_BYTES": "0", **more}
-                stack.add_ours(f"traces {name}", env, model="glowl", headers=headers)
-            on, off = stack.gateways
-            for each in (on, off):
-                for is_streamed in (False, True):
-                    uvloop.run(ask(each, CASES[0], _WARM_UP, is_streamed=is_streamed))
-            rows = [compare(on, off, options.rounds, is_streamed=is_streamed) for is_streamed in (False, True)]
+            collected = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+            rows, _ = compare_two(stack, "traces", collected, {}, options.rounds)
             columns = ["way", "CPU ms, on", "off", "traces cost", "with 95 % certainty"]
             table("A text request of 1 KB, every one kept", columns, rows)
         finally:
