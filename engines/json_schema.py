@@ -122,6 +122,12 @@ def check_schema(schema: dict[str, Any]) -> CheckedSchema:
             "levels of JSON deep in all.",
             message_zh=f"JSON Schema 过于复杂：{len(targets)} 个引用所指内容的总深度最多为 {_MAX_REF_DEPTH} 层。",
         )
+    if math.isinf(_Sizes(root, 0).of(root, 0)):
+        raise JsonSchemaError(
+            "No JSON satisfies the JSON Schema: it asks for a value that contains itself without end, or for one that "
+            "it does not allow.",
+            message_zh="没有任何 JSON 满足该 JSON Schema：它要求的值无限地包含自身，或不被它自己允许。",
+        )
     if (size := shortest_answer(root)) > _MAX_SHORTEST_BYTES:
         raise JsonSchemaError(
             f"The JSON Schema asks for too much: its shortest answer has {size} bytes, at most {_MAX_SHORTEST_BYTES} "
@@ -356,6 +362,8 @@ class _Sizes:
         if kind == "object":
             properties, others = node.get("properties", {}), node.get("additionalProperties", True)
             names = dict.fromkeys(node.get("required", ()))
+            if node.get("patternProperties"):
+                others = True  # which pattern a name has is not looked at: a byte, from below
             if self._items and isinstance(others, dict):
                 names |= {"": None}  # an element too, under some name
             parts: list[float] = [

@@ -305,7 +305,10 @@ BOMBS: dict[str, dict[str, Any]] = {
 }
 
 
-REFUSED = ("two fields", "two items", "many items", "long text", "one constant", "optional")
+REFUSED = (
+    *("two fields", "two items", "many items", "long text", "one constant", "optional"),
+    *("itself", "each other", "needs itself"),  # and nothing would satisfy them
+)
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -340,6 +343,33 @@ async def test_a_bomb_is_refused_or_costs_little(name: str) -> None:
 )
 def test_the_shortest_answer_is_known(schema: dict[str, Any], size: int) -> None:
     assert shortest_answer(schema) == size
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+        {"anyOf": [{"$ref": "#"}, {"type": "array", "items": {"$ref": "#"}, "minItems": 1}]},
+        record_of({"$ref": "#"}),
+        {"type": "object", "required": ["a"], "additionalProperties": False},
+    ],
+)
+def test_a_schema_that_nothing_satisfies_is_refused_at_the_door(schema: dict[str, Any]) -> None:
+    with pytest.raises(JsonSchemaError, match="No JSON satisfies"):
+        check_schema(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"$ref": "#"}}},
+        {"type": "array", "items": {"$ref": "#"}},
+        {"type": "object", "required": ["ab"], "patternProperties": {"^a": {}}, "additionalProperties": False},
+    ],
+)
+def test_what_contains_itself_but_ends_is_accepted(schema: dict[str, Any]) -> None:
+    assert check_schema(schema).text
 
 
 def test_an_answer_with_elements_is_longer() -> None:
