@@ -323,6 +323,7 @@ def make_store(settings: Settings, redis: Redis, reads: Redis | None = None) -> 
         expires_s=settings.job_expires_s,
         max_unfinished=settings.max_unfinished_jobs,
         max_picture_bytes=settings.max_picture_bytes,
+        grace_s=settings.draft_patience_s,
         merge_patience_s=settings.merge_patience_s,
         engine_patience_s=settings.engine_patience_s,
         room=make_room(settings, reads or redis),

@@ -226,6 +226,11 @@ class Settings(BaseSettings):
     engine_patience_s: float = Field(
         300.0, ge=0, description="how long a branch waits for an engine that is loading or away before it fails"
     )
+    draft_patience_s: float = Field(
+        2.0,
+        ge=0,
+        description="how long Owl2's finished answer waits for a draft; half of that for one that has said nothing",
+    )
     merge_patience_s: float = Field(
         30.0, ge=0, description="how long Owl2's finished answer waits for GLM's part of the final one"
     )

@@ -11,8 +11,6 @@ from typing import Final
 NET_S: Final = 3600
 # How often a job that has its answer, and waits for the rest, is looked at: its engine may have gone down meanwhile.
 LOOK_S: Final = 1.0
-# A draft of which nothing was said so long after its run began is not waited for once the answer is there.
-QUIET_S: Final = 1.0
 # One turn in so many begins at the second priority; one in its square at the third.
 SHARE: Final = 5
 # So many owners are looked at, one by one, to say how many units are ahead of one; of more, the rest is estimated.

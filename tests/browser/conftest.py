@@ -77,6 +77,7 @@ def slow(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
     env = {
         "GLOWL_API_KEYS": ",".join(KEYS),
         "GLOWL_LEASE_S": "2",
+        "GLOWL_DRAFT_PATIENCE_S": "300",
         "GLOWL_WEBHOOK_DELAYS_S": "3600",
         "GLOWL_WEBHOOK_SECRET": "whsec_" + "A" * 40,
         "ECHO_ANSWERS": str(answers),

@@ -80,8 +80,13 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(redis_process: RedisProcess, request: pytest.FixtureRequest) -> Iterator[Stack]:
-    """The product; a module's `LEASE_S` says after how much silence of its worker a run is another's."""
+    """The product.
+
+    A module's `LEASE_S` says after how much silence of its worker a run is another's, and its `DRAFT_PATIENCE_S` how
+    long an answer waits for a late draft: long where drafts are what a test is about, since a machine may be busy.
+    """
     lease_s: float = getattr(request.module, "LEASE_S", 1.5)
+    draft_patience_s: float = getattr(request.module, "DRAFT_PATIENCE_S", 2.0)
     redis_process.flush()
     folder = Path(tempfile.mkdtemp(prefix="glowl-j"))
     engines = {name: EchoEngine(name) for name in ("glm", "owl2")}
@@ -93,6 +98,7 @@ def stack(redis_process: RedisProcess, request: pytest.FixtureRequest) -> Iterat
         "GLOWL_GLM_URL": servers["glm"].url,
         "GLOWL_OWL2_URL": servers["owl2"].url,
         "GLOWL_LEASE_S": str(lease_s),
+        "GLOWL_DRAFT_PATIENCE_S": str(draft_patience_s),
         "GLOWL_ALLOW_PRIVATE_URLS": "true",
         "GLOWL_WEBHOOK_DELAYS_S": "0.2",
         "GLOWL_WEBHOOK_TIMEOUT_S": "2",
@@ -102,6 +108,7 @@ def stack(redis_process: RedisProcess, request: pytest.FixtureRequest) -> Iterat
         glm_url=servers["glm"].url,
         owl2_url=servers["owl2"].url,
         lease_s=lease_s,
+        draft_patience_s=draft_patience_s,
         allow_private_urls=True,
     )
     api = AppServer(create_app(settings))

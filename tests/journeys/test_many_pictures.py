@@ -19,6 +19,8 @@ from tests.support.servers import AppServer, wait_until
 
 pytestmark = pytest.mark.e2e
 
+DRAFT_PATIENCE_S = 300.0
+
 QUESTION = "In which pictures is an owl?"
 PICTURES = [picture("red", (10 + number, 8)) for number in range(1, 11)]
 SIXTH = hashlib.sha256(base64.b64decode(PICTURES[5].partition(",")[2])).hexdigest()

@@ -14,6 +14,9 @@ from tests.support.servers import AppServer
 
 pytestmark = pytest.mark.e2e
 
+# No engine or worker goes away here: a busy machine must not look like one that did.
+LEASE_S = DRAFT_PATIENCE_S = 300.0
+
 QUESTION = "What colour is the owl?"
 
 

@@ -11,6 +11,9 @@ from tests.journeys.conftest import Stack, picture
 
 pytestmark = pytest.mark.e2e
 
+# No engine or worker goes away here: a busy machine must not look like one that did.
+LEASE_S = DRAFT_PATIENCE_S = 300.0
+
 ZH_PICTURE = [
     {"type": "image_url", "image_url": {"url": picture("red")}},
     {"type": "text", "text": "图里有什么？"},

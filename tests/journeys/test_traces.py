@@ -169,22 +169,31 @@ def test_probes_and_the_page_are_no_traces(http: httpx.Client, collector: Collec
 def test_a_run_after_a_worker_was_killed_is_in_the_same_trace(
     stack: ProcessStack, http: httpx.Client, collector: Collector
 ) -> None:
-    slow = [*stack._argv["owl2"][:5], "0.2"]
+    quick = stack._argv["owl2"]
     stack.processes["owl2"].stop()
-    stack._argv["owl2"] = slow
+    stack._argv["owl2"] = [*quick[:5], "60"]
     stack.start("owl2")
     stack.wait_ready("owl2", "api0")
     parent = f"00-{'7' * 32}-{'f' * 16}-01"
     body = ask(background=True, hybrid={"route": "deep"})
     response_id = http.post("/v1/responses", json=body, headers={"traceparent": parent}).json()["id"]
-    wait_until(lambda: http.get(f"/v1/jobs/{response_id}").json()["status"] == "in_progress", "the run")
 
+    def is_running() -> bool:
+        branches = http.get(f"/v1/responses/{response_id}").json()["hybrid"]["branches"]
+        return any((branch["name"], branch["state"]) == ("deep", "in_progress") for branch in branches)
+
+    wait_until(is_running, "the run")
     stack.kill("worker0")
+    stack.processes["owl2"].stop()
+    stack._argv["owl2"] = quick
+    stack.start("owl2")
+    stack.wait_ready("owl2", "api0")
     stack.start("worker0")
 
     found = of_trace(collector, "7" * 32, "api POST /v1/responses", "worker run deep", "worker run merge")
     door, run = found["api POST /v1/responses"], found["worker run deep"]
-    assert (run.parent, run.attributes["glowl.run"]) == (door.id, 2)
+    assert run.parent == door.id
+    assert run.attributes["glowl.run"] >= 2
     assert http.get(f"/v1/responses/{response_id}").json()["status"] == "completed"
 
 

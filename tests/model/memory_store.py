@@ -37,7 +37,7 @@ from router.jobs.store import (
     MOST_WOKEN,
     UNSTORED_TTL_S,
 )
-from router.lua.constants import LOOK_S, PACE_WEIGHT, QUIET_S
+from router.lua.constants import LOOK_S, PACE_WEIGHT
 from tests.model.fair_queue import FairQueue
 
 Key = TypeVar("Key")
@@ -532,7 +532,7 @@ class MemoryJobStore:
             return answered_at if self._delayed.get((record.spec.id, name), till) > till else till
         is_quiet = not unit.piece.startswith(f"{unit.epoch}:")
         if is_quiet and patience_s <= self._grace_s:
-            return min(till, max(answered_at, (unit.began_at or 0.0) + QUIET_S))
+            return min(till, max(answered_at, (unit.began_at or 0.0) + self._grace_s / 2))
         return till
 
     def _finish_job(self, record: _Record, state: JobState) -> bool:

@@ -39,7 +39,7 @@ local function finish_branch(id, unit, epoch, state, result, now, not_awaited)
   return nil, was_running
 end
 
--- Says until when a job that has its answer waits for a branch. A run that has said nothing counts from its beginning:
+-- Says until when a job that has its answer waits for a branch. A run that has said nothing has half, from its beginning:
 -- whoever is that slow is busy or away. One that is not to begin again in that time is not waited for.
 local function awaited_until(id, unit, answered, grace, down)
   local found = redis.call('HMGET', job_key(id), unit .. '.patience', unit .. '.queue', unit .. '.state',
@@ -50,7 +50,7 @@ local function awaited_until(id, unit, answered, grace, down)
   if found[3] == 'in_progress' then
     local run = found[4] .. ':'
     local is_quiet = string.sub(found[5] or '', 1, #run) ~= run
-    if is_quiet and patience <= grace then till = math.min(till, math.max(answered, tonumber(found[6]) + QUIET_S)) end
+    if is_quiet and patience <= grace then till = math.min(till, math.max(answered, tonumber(found[6]) + grace / 2)) end
   else
     local at = redis.call('ZSCORE', DELAYED, id .. '|' .. unit)
     if at and tonumber(at) > till then till = answered end
