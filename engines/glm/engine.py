@@ -44,7 +44,6 @@ from engines.base import (
     fit_max_tokens,
 )
 from engines.boxes import BOX_END, BOX_START, BoxReader
-from engines.glm.adapters import load_adapters
 from engines.glm.decoding import Answer
 from engines.glm.loading import load_model
 from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, StreamDetokenizer, TokenBytes
@@ -59,6 +58,7 @@ from engines.images import check_request, decode_image, picture_size, upright_si
 from engines.json_schema import ANY_OBJECT
 from engines.meters import EngineMeters, EngineState
 from engines.revision import revision_of
+from engines.runtime.adapters import load_adapters
 from engines.runtime.batching import ContinuousBatch
 from engines.runtime.constrained import Grammar, GrammarCompiler
 from engines.runtime.devices import fit_context, resolve_device, resolve_dtype, size_batch

@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from engines.base import SamplingParams
-from engines.glm.adapters import Adapters
 from engines.glm.decoding import Answer
 from engines.runtime import runner
+from engines.runtime.adapters import Adapters
 from engines.runtime.constrained import Constraint
 from engines.runtime.kv_cache import KVPrompt, KVShape, KVStep
 from engines.runtime.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence

@@ -31,9 +31,9 @@ from engines.base import (
     SamplingParams,
     TextPart,
 )
-from engines.glm.adapters import AdapterError, load_adapters
 from engines.glm.engine import GlmEngine, load
 from engines.pocket.random_tiny import make_glm
+from engines.runtime.adapters import AdapterError, load_adapters
 from engines.runtime.prefix_cache import CacheScope
 
 LANGUAGE = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_up_proj|down_proj)"
