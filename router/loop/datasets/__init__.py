@@ -1,0 +1,1 @@
+"""Data sets out of kept exchanges. The form of the folder is `engines.dataset_format`, for both sides."""
