@@ -15,8 +15,7 @@ import redis
 from engines.base import EngineOverloadedError
 from engines.echo import EchoEngine
 from router import dispatch
-from router.api import waiting
-from router.api.routes import chat
+from router.api import telling, waiting
 from router.app import create_app
 from router.errors import QueueUnavailableError
 from router.jobs.job import Event
@@ -232,7 +231,7 @@ class OverInMidDraft(waiting.Wait):
 
 @pytest.fixture(params=[0, 3600], ids=["no wait", "over in mid-draft"])
 def wait_s(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
-    for module in (chat, waiting):
+    for module in (telling, waiting):
         monkeypatch.setattr(module, "Wait", OverInMidDraft)
     return float(request.param)
 
@@ -293,7 +292,7 @@ def test_a_chat_past_its_wait_without_a_draft_is_told_where_the_answer_will_be(
         echoes["glm"].delta_delay_s = 0.0
         echoes["glm"].fail_with = EngineOverloadedError("full")
     if max_wait_s == 0:
-        monkeypatch.setattr(chat, "PING_S", 0.05)
+        monkeypatch.setattr(telling, "PING_S", 0.05)
         for name, seconds in (("PING_S", 0.05), ("_DRAFT_S", 0.2), ("_BEGIN_S", 0.2)):
             monkeypatch.setattr(waiting, name, seconds)
     body = {**CHAT, "stream": is_streamed, "hybrid": {"route": "deep", "max_wait_s": max_wait_s}}
