@@ -26,9 +26,10 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from engines.origin import NOWHERE, Origin
 from engines.token_costs import TokenCosts
+from engines.tools import GrowingCalls, ToolCall, ToolCallDelta, ToolUse
 
-Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "content_filter"]
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
 Variant = Literal["full", "pocket", "random-tiny", "echo"]
 
 
@@ -63,10 +64,20 @@ Part = TextPart | ImagePart
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; pictures keep their place among the text parts."""
+    """One turn of a conversation; pictures keep their place among the text parts.
+
+    Attributes:
+        role: whose turn it is; ``tool`` for the result of one call.
+        parts: what is said and shown.
+        tool_calls: of an assistant's turn: what it called.
+        tool_call_id: of a tool's turn: which call it is the result of. Results follow their calls in the calls' order,
+            since models match them by it.
+    """
 
     role: Role
     parts: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
     @property
     def text(self) -> str:
@@ -99,6 +110,7 @@ class SamplingParams:
             the N likeliest alternatives at each place too.
         json_schema: JSON text of a JSON Schema that the answer must satisfy; ``{"type": "object"}`` for any object. An
             engine without constrained decoding refuses it by name.
+        tool_use: functions that may be called; an engine that can call none refuses it by name. Not with a schema.
     """
 
     max_tokens: int | None = None
@@ -112,6 +124,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    tool_use: ToolUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +132,7 @@ class GenerationRequest:
     """One question to one engine.
 
     Attributes:
-        messages: the conversation, oldest first, ending in the user turn to answer.
+        messages: the conversation, oldest first, ending in the user turn to answer, or in results of calls.
         sampling: generation knobs.
         enable_thinking: let a reasoning model think before it answers; engines without that ignore it.
         request_id: of the job or answer; for logs only.
@@ -206,6 +219,8 @@ class Delta:
 
     ``logprobs`` are of the tokens generated since the delta before; their texts need not line up with ``text``, since a
     character may span tokens and a possible stop string is held back.
+
+    ``tool_calls`` are pieces of calls, in order; once there was one, no text follows.
     """
 
     text: str = ""
@@ -214,6 +229,7 @@ class Delta:
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     boxes: tuple[Box, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +242,7 @@ class GenerationResult:
     usage: Usage
     logprobs: tuple[TokenLogprob, ...] = ()
     boxes: tuple[Box, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,12 +495,15 @@ async def generate(engine: Streams, request: GenerationRequest) -> GenerationRes
     reasoning: list[str] = []
     logprobs: list[TokenLogprob] = []
     boxes: list[Box] = []
+    calls = GrowingCalls()
     async with aclosing(engine.stream(request)) as deltas:
         async for delta in deltas:
             text.append(delta.text)
             reasoning.append(delta.reasoning)
             logprobs.extend(delta.logprobs)
             boxes.extend(delta.boxes)
+            for piece in delta.tool_calls:
+                calls.add(piece)
             if delta.finish_reason is not None:
                 return GenerationResult(
                     text="".join(text),
@@ -492,6 +512,7 @@ async def generate(engine: Streams, request: GenerationRequest) -> GenerationRes
                     usage=delta.usage or Usage(),
                     logprobs=tuple(logprobs),
                     boxes=tuple(boxes),
+                    tool_calls=calls.whole(),
                 )
     raise GenerationFailedError("the engine ended its answer without saying why")
 

@@ -22,8 +22,10 @@ from engines.base import (
 )
 from engines.http.errors import from_error, is_failure
 from engines.http.sse import DONE, to_event
+from engines.http.tools import NO_INDEX, to_wire_calls, to_wire_deltas
 from engines.json_forms import from_boxes, from_logprobs, to_boxes, to_choice_logprobs
 from engines.json_text import dump_line
+from engines.tools import ToolCallDelta
 
 # More tokens than any context has; it fits a double, so that every JSON reader reads the same number.
 _MAX_COUNT: Final = 2**53
@@ -34,6 +36,7 @@ _FINISH_REASONS: Final[dict[str, FinishReason]] = {
     **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), "length"),
     # Z.ai's word for a full context; vLLM's for an answer that was cut because it went round in circles.
     **dict.fromkeys(("model_context_window_exceeded", "repetition"), "length"),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), "tool_calls"),
     **dict.fromkeys(("content_filter", "sensitive", "safety", "refusal", "blocked", "recitation"), "content_filter"),
 }
 
@@ -62,6 +65,9 @@ def to_completion(result: GenerationResult, head: CompletionHead) -> bytes:
     message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
     if result.reasoning:
         message["reasoning_content"] = result.reasoning
+    if result.tool_calls:
+        message["content"] = result.text or None
+        message["tool_calls"] = to_wire_calls(result.tool_calls)
     if result.boxes:
         message["glowl"] = {"boxes": to_boxes(result.boxes)}
     return dump_line(
@@ -91,7 +97,7 @@ def to_first_event(head: CompletionHead) -> bytes:
 def to_events(delta: Delta, head: CompletionHead) -> bytes:
     """Encode one delta as server-sent events; the last delta brings the finish reason, the usage and ``[DONE]``."""
     events = b""
-    if delta.text or delta.reasoning or delta.logprobs or delta.boxes:
+    if delta.text or delta.reasoning or delta.logprobs or delta.boxes or delta.tool_calls:
         content: dict[str, Any] = {}
         if delta.reasoning:
             content["reasoning_content"] = delta.reasoning
@@ -99,6 +105,8 @@ def to_events(delta: Delta, head: CompletionHead) -> bytes:
             content["content"] = delta.text
         if delta.boxes:
             content["glowl"] = {"boxes": to_boxes(delta.boxes)}
+        if delta.tool_calls:
+            content["tool_calls"] = to_wire_deltas(delta.tool_calls)
         events += _to_chunk(head, content, logprobs=delta.logprobs)
     if delta.finish_reason is not None:
         events += _to_chunk(head, {}, finish_reason=delta.finish_reason)
@@ -205,6 +213,7 @@ def _from_chunk(chunk: dict[str, Any], payload: bytes) -> Delta:
         usage=usage,
         logprobs=from_logprobs((choice.get("logprobs") or {}).get("content")),
         boxes=from_boxes((delta.get("glowl") or {}).get("boxes")),
+        tool_calls=tuple(map(_from_call, delta.get("tool_calls") or ())),
     )
 
 
@@ -230,6 +239,24 @@ def _from_content(content: object) -> tuple[str, str]:
             said, thought = _from_content(part)
         text, reasoning = text + said, reasoning + thought
     return text, reasoning
+
+
+def _from_call(piece: Mapping[str, Any]) -> ToolCallDelta:
+    """Read a piece of a call; what it leaves out is empty.
+
+    Raises:
+        TypeError: if a part of it is of the wrong type.
+    """
+    function = piece.get("function") or {}
+    index, arguments = piece.get("index"), function.get("arguments")
+    if isinstance(arguments, dict):  # some servers send them as they are
+        arguments = orjson.dumps(arguments).decode()
+    texts = [piece.get("id"), function.get("name"), arguments]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise TypeError("a part of a function call is no text")
+    if not (index is None or (isinstance(index, int) and index >= 0)):
+        raise TypeError("the index of a function call is no number")
+    return ToolCallDelta(NO_INDEX if index is None else index, *(text or "" for text in texts))
 
 
 def _from_finish_reason(value: object) -> FinishReason | None:

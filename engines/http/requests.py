@@ -28,11 +28,13 @@ from engines.base import (
     SamplingParams,
     TextPart,
 )
+from engines.http import tools as tool_json
 from engines.image_header import sniff_media_type
 from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
 
 MAX_TOP_LOGPROBS: Final = 20
 STOP_WITH_SCHEMA: Final = "'stop' cannot be combined with 'response_format': a stop string could cut the JSON in half."
+SCHEMA_WITH_TOOLS: Final = "'tools' cannot be combined with 'response_format': send tool_choice 'none', or no format."
 
 
 def _as_whole(value: object) -> object:
@@ -101,10 +103,14 @@ def _as_list(value: object) -> object:
 
 
 class _ChatMessage(_Model):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[
         list[Annotated[_TextPart | _ImageUrlPart, Field(discriminator="type")]], FailFast(), BeforeValidator(_as_parts)
     ] = Field(default_factory=list)
+    tool_calls: Annotated[list[tool_json.ToolCallIn], FailFast(), BeforeValidator(_as_list)] = Field(
+        default_factory=list
+    )
+    tool_call_id: str | None = None
 
 
 class _StreamOptions(_Model):
@@ -147,10 +153,12 @@ class _ChatBody(_Model):
     stream: bool | None = None
     response_format: _ResponseFormat | None = None
     stream_options: _StreamOptions | None = None
+    tools: Annotated[list[tool_json.ToolIn], FailFast(), BeforeValidator(_as_list)] = Field(default_factory=list)
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     chat_template_kwargs: _TemplateKwargs | None = None
     # Declared only to be refused: an answer that silently ignores them would be a wrong one.
     n: Whole | None = None
-    tools: list[Any] | None = None
     functions: list[Any] | None = None
     logit_bias: dict[str, Any] | None = None
 
@@ -173,8 +181,10 @@ def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
     except ValidationError as error:
         raise _from_validation_error(error) from error
     _refuse_unsupported(chat)
-    if chat.messages[-1].role != "user":
-        raise InvalidRequestError("The last message must be the user's turn to answer.", param="messages")
+    if chat.messages[-1].role not in ("user", "tool"):
+        raise InvalidRequestError(
+            "The last message must be the user's turn to answer, or a function's result.", param="messages"
+        )
     default = SamplingParams()
     enable_thinking = chat.chat_template_kwargs is not None and chat.chat_template_kwargs.enable_thinking
     sampling = SamplingParams(
@@ -189,7 +199,10 @@ def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
         stop=tuple(chat.stop),
         top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
         json_schema=_from_response_format(chat),
+        tool_use=tool_json.from_choice(chat.tools, chat.tool_choice, is_parallel=chat.parallel_tool_calls is not False),
     )
+    if sampling.tool_use is not None and sampling.json_schema is not None:
+        raise InvalidRequestError(SCHEMA_WITH_TOOLS, param="response_format")
     return ChatRequest(
         generation=GenerationRequest(
             messages=tuple(_from_message(message, index) for index, message in enumerate(chat.messages)),
@@ -207,7 +220,6 @@ def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
 def _refuse_unsupported(chat: _ChatBody) -> None:
     refused = {
         "n": chat.n not in (None, 1),
-        "tools": bool(chat.tools),
         "functions": bool(chat.functions),
         "logit_bias": bool(chat.logit_bias),
     }
@@ -249,7 +261,8 @@ def _from_message(message: _ChatMessage, index: int) -> Message:
             parts.append(TextPart(part.text))
         else:
             parts.append(from_data_url(part.image_url.url, param=f"messages[{index}].content[{place}].image_url"))
-    return Message(role, tuple(parts))
+    calls = tool_json.from_calls(message.tool_calls, f"messages[{index}].tool_calls")
+    return Message(role, tuple(parts), calls, message.tool_call_id or "")
 
 
 def _from_validation_error(error: ValidationError) -> InvalidRequestError:
@@ -292,7 +305,8 @@ def to_chat_pieces(
     cut = secrets.token_hex(16) if images else ""  # where a picture belongs; no text can hold it
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": message.role, "content": _to_content(message, cut)} for message in request.messages],
+        "messages": [_to_message(message, cut) for message in request.messages],
+        **tool_json.to_fields(sampling.tool_use),
         **_to_sampling(sampling, is_foreign=is_foreign, enable_thinking=request.enable_thinking),
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -346,6 +360,16 @@ def _to_sampling(sampling: SamplingParams, *, is_foreign: bool, enable_thinking:
         if (value := getattr(sampling, name)) != getattr(default, name):
             fields[name] = value
     return fields
+
+
+def _to_message(message: Message, cut: str) -> dict[str, Any]:
+    written: dict[str, Any] = {"role": message.role, "content": _to_content(message, cut)}
+    if message.tool_calls:
+        written["tool_calls"] = tool_json.to_wire_calls(message.tool_calls)
+        written["content"] = written["content"] or None
+    if message.role == "tool":
+        written["tool_call_id"] = message.tool_call_id
+    return written
 
 
 def _to_content(message: Message, cut: str) -> str | list[dict[str, Any]]:

@@ -113,7 +113,7 @@ class Preparation:
         """Check a request before any of its pictures is decoded.
 
         Raises:
-            InvalidRequestError: if the last message is not the user's.
+            InvalidRequestError: if the last message is not the user's; for what this model cannot do.
             TooManyImagesError: if there are more pictures than the engine accepts.
             ContextLengthError: if prompt and answer do not fit.
         """
@@ -129,6 +129,11 @@ class Preparation:
                 "mplug-owl2 cannot hold its answers to a JSON Schema: leave 'response_format' out, or ask "
                 "glm-4.6v-flash",
                 param="response_format",
+            )
+        if request.sampling.tool_use is not None or any(each.tool_calls for each in request.messages):
+            raise InvalidRequestError(
+                "mplug-owl2 neither calls functions nor reads their results: leave 'tools' out, or ask glm-4.6v-flash",
+                param="tools",
             )
         prompt = render(request.messages)
         tokenizer, context_tokens = self.processor.tokenizer, self.info.context_tokens

@@ -37,6 +37,24 @@ def body(**fields: object) -> bytes:
     return orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields)
 
 
+def tool(name: str, parameters: object = None, **fields: object) -> dict[str, object]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **fields}}
+
+
+def called(arguments: str) -> bytes:
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return body(
+        messages=[
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "4"},
+        ]
+    )
+
+
+NOT_KEPT = {"type": "object", "dependentRequired": {"a": ["b"]}}
+
+
 def with_image_url(url: object) -> bytes:
     part = {"type": "image_url", "image_url": {"url": url}}
     return body(messages=[{"role": "user", "content": [{"type": "text", "text": "hi"}, part]}])
@@ -53,6 +71,16 @@ def test_the_newer_name_of_max_tokens_wins():
     chat = requests.from_chat_body(body(max_tokens=5, max_completion_tokens=7))
 
     assert chat.generation.sampling.max_tokens == 7
+
+
+def test_a_strict_function_is_refused_for_what_cannot_be_guaranteed_and_any_other_is_not():
+    with pytest.raises(JsonSchemaError) as caught:
+        requests.from_chat_body(body(tools=[tool("f", NOT_KEPT, strict=True)]))
+
+    assert caught.value.param == "tools[0].function.parameters"
+    use = requests.from_chat_body(body(tools=[tool("f", NOT_KEPT)])).generation.sampling.tool_use
+    assert use is not None
+    assert orjson.loads(use.tools[0].parameters) == NOT_KEPT
 
 
 def test_developer_is_system_and_empty_content_is_no_part():
@@ -106,7 +134,16 @@ def test_what_changes_nothing_is_ignored():
         (body(stream="yes"), "stream"),
         (body(chat_template_kwargs={"enable_thinking": "yes"}), "chat_template_kwargs.enable_thinking"),
         (body(n=2), "n"),
-        (body(tools=[{"type": "function"}]), "tools"),
+        (body(tools=[{"type": "function"}]), "tools[0].function"),
+        (body(tools=[{"type": "web_search"}]), "tools[0].type"),
+        (body(tools=[tool("a b")]), "tools[0].function.name"),
+        (body(tools=[tool("f"), tool("f")]), "tools"),
+        (body(tools=[tool("f", {"type": "array"})]), "tools[0].function.parameters"),
+        (body(tools=[tool("f")], tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice"),
+        (body(tools=[tool("f")], tool_choice="any"), "tool_choice"),
+        (body(tool_choice="required"), "tool_choice"),
+        (body(tools=[tool("f")], response_format={"type": "json_object"}), "response_format"),
+        (called('["x"]'), "messages[1].tool_calls[0].function.arguments"),
         (body(logprobs=1), "logprobs"),
         (body(logprobs=True, top_logprobs=21), "top_logprobs"),
         (body(logprobs=True, top_logprobs=-1), "top_logprobs"),
@@ -465,8 +502,6 @@ def test_a_known_end_of_a_foreign_answer_is_told_in_our_words(foreign, ours):
         "error",
         "network_error",
         "cancelled",
-        "tool_calls",
-        "function_call",
         "unheard_of",
         " ",
         0,
