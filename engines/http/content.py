@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from engines import json_check
 from engines.base import Delta, FinishReason, GenerationFailedError, GenerationRequest
+from engines.http.calls import AnswerCalls
 from engines.http.fence import Unfenced
 from engines.http.marks import AnswerMarks
 from engines.schema_keywords import JsonSchemaError
@@ -40,6 +41,8 @@ class AnswerContent:
         # Log probabilities belong to the tokens of the fence, too.
         is_unfenced = is_foreign and schema is not None and request.sampling.top_logprobs is None
         self._fence = Unfenced() if is_unfenced else None
+        tool_use = request.sampling.tool_use
+        self._calls = None if tool_use is None else AnswerCalls(tool_use, is_foreign=is_foreign)
 
     @property
     def is_over(self) -> bool:
@@ -50,7 +53,8 @@ class AnswerContent:
         """Return what may be shown after this delta; its finish reason and usage are left out.
 
         Raises:
-            GenerationFailedError: if JSON was asked for, and this cannot be the beginning of any.
+            GenerationFailedError: if JSON was asked for, and this cannot be the beginning of any; for a function call
+                that was not asked for, or cannot be read.
         """
         is_bare = delta.finish_reason is None and delta.usage is None
         shown = delta if is_bare else replace(delta, finish_reason=None, usage=None)
@@ -61,6 +65,10 @@ class AnswerContent:
         if self._said is not None:
             self._check_first(shown.text)
             self._said.append(shown.text)
+        if self._calls is not None:
+            return self._calls.read(shown)
+        if shown.tool_calls:
+            raise GenerationFailedError("The engine called a function although none was offered.")
         return shown
 
     def _check_first(self, text: str) -> None:
@@ -79,7 +87,8 @@ class AnswerContent:
         """Return what was kept back, with the reason for which the answer ended.
 
         Raises:
-            GenerationFailedError: if JSON was asked for, and the finished answer is none or breaks the schema.
+            GenerationFailedError: if JSON was asked for, and the finished answer is none or breaks the schema; if its
+                function calls are not what was asked for.
         """
         rest = Delta() if self._marks is None else self._marks.finish(finish_reason)
         if self._fence is not None:
@@ -88,6 +97,10 @@ class AnswerContent:
             finish_reason = "stop"
         if self._said is not None and finish_reason == "stop":
             await asyncio.to_thread(_check_json, "".join(self._said) + rest.text, self._schema)
+        if self._calls is not None:
+            return await self._calls.finish(rest, finish_reason)
+        if finish_reason == "tool_calls":
+            raise GenerationFailedError("The engine broke its answer off: 'tool_calls'.")
         return replace(rest, finish_reason=finish_reason)
 
 

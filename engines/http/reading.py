@@ -120,7 +120,7 @@ class AnswerReader:
                 self._read(Delta(text=text))
 
     def _read(self, delta: Delta) -> None:
-        self._room -= len(delta.text) + len(delta.reasoning)
+        self._room -= len(delta.text) + len(delta.reasoning) + sum(len(each.arguments) for each in delta.tool_calls)
         if self._room < 0:
             raise GenerationFailedError("The engine does not end its answer.", detail=self._url)
         self._lacks_logprobs = self._lacks_logprobs and not delta.logprobs
@@ -131,7 +131,7 @@ class AnswerReader:
             self._shown.append(shown)
 
 
-_BY_SEVERITY: Final[tuple[FinishReason | None, ...]] = (None, "stop", "length", "content_filter")
+_BY_SEVERITY: Final[tuple[FinishReason | None, ...]] = (None, "stop", "tool_calls", "length", "content_filter")
 
 
 def _worse(first: FinishReason | None, second: FinishReason | None) -> FinishReason | None:
@@ -145,4 +145,5 @@ def _joined(deltas: Sequence[Delta]) -> Delta:
         reasoning="".join(each.reasoning for each in deltas),
         logprobs=tuple(chain.from_iterable(each.logprobs for each in deltas)),
         boxes=tuple(chain.from_iterable(each.boxes for each in deltas)),
+        tool_calls=tuple(chain.from_iterable(each.tool_calls for each in deltas)),
     )

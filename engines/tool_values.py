@@ -1,0 +1,79 @@
+"""Of which JSON types an argument may be: GLM writes texts as they are, and everything else as JSON.
+
+In: the schema of a function's arguments. Out: per argument the types that its value may have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from engines.json_schema import JsonSchemaError, resolve
+
+ALL_TYPES: Final = frozenset({"string", "number", "boolean", "null", "array", "object"})
+_MAX_STEPS: Final = 200
+
+
+class ArgumentTypes:
+    """The types of one function's arguments.
+
+    Args:
+        parameters: JSON text of the schema.
+    """
+
+    def __init__(self, parameters: str) -> None:
+        self.root: dict[str, Any] = orjson.loads(parameters)
+        top = self._follow(self.root)
+        properties = top.get("properties")
+        self.properties: Mapping[str, Any] = properties if isinstance(properties, dict) else {}
+
+    def of(self, name: str) -> frozenset[str]:
+        """Return the types that an argument's value may have; all of them where the schema does not say."""
+        return self.of_schema(self.properties[name]) if name in self.properties else ALL_TYPES
+
+    def of_schema(self, schema: Any) -> frozenset[str]:
+        """Return the types of the values that a schema inside the function's own allows."""
+        return self._of(schema, [_MAX_STEPS])
+
+    def _of(self, schema: Any, left: list[int]) -> frozenset[str]:
+        node = self._follow(schema)
+        left[0] -= 1
+        if left[0] < 0:
+            return ALL_TYPES
+        if "const" in node:
+            return frozenset({type_of(node["const"])})
+        if isinstance(node.get("enum"), list) and node["enum"]:
+            return frozenset(map(type_of, node["enum"]))
+        found = ALL_TYPES
+        kinds = node.get("type")
+        if kinds is not None:
+            listed = kinds if isinstance(kinds, list) else [kinds]
+            found = frozenset("number" if kind == "integer" else kind for kind in listed) & ALL_TYPES
+        for keyword in ("anyOf", "oneOf"):
+            if isinstance(options := node.get(keyword), list) and options:
+                found &= frozenset().union(*(self._of(option, left) for option in options))
+        for option in node.get("allOf") or ():
+            found &= self._of(option, left)
+        return found or ALL_TYPES
+
+    def _follow(self, schema: Any) -> dict[str, Any]:
+        for _ in range(_MAX_STEPS):
+            if not isinstance(schema, dict):
+                return {}
+            if not isinstance(schema.get("$ref"), str):
+                return schema
+            try:
+                schema = resolve(self.root, schema["$ref"])
+            except JsonSchemaError:
+                return {}
+        return {}
+
+
+def type_of(value: Any) -> str:
+    """Return the JSON type of a value."""
+    if isinstance(value, bool):
+        return "boolean"
+    names = {str: "string", int: "number", float: "number", list: "array", dict: "object", type(None): "null"}
+    return names[type(value)]
