@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import AsyncGenerator, Callable
+from itertools import takewhile
 from typing import Any
 
 from PIL import Image
@@ -34,14 +35,17 @@ from engines.base import (
     Usage,
     fit_max_tokens,
 )
+from engines.echo_tools import scripted_calls
 from engines.json_schema import ANY_OBJECT, FORMATS, JsonSchemaError, from_schema_text, resolve
 from engines.token_costs import TokenCosts
+from engines.tools import ToolCall, ToolCallDelta
 
 DEFAULT_MAX_TOKENS = 512
 
 _MODELS = {"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"}
 _THINKERS = frozenset({"glm"})
 _JSON_WRITERS = frozenset({"glm"})
+_CALLERS = frozenset({"glm"})
 _MAX_JSON_DEPTH = 40
 _MAX_JSON_STEPS = 5_000
 _UNKNOWN = frozenset({"pattern", "patternProperties", "minProperties", "allOf"})
@@ -61,6 +65,8 @@ class EchoEngine:
     Held to a JSON Schema, ``glm`` answers with a small value that satisfies it: the required properties only, no item
     more than is asked for, 0, false, and the word "echo". Any object at all has the echo inside. What has no such
     obvious value (``pattern``, ``format``, several schemas at once) it refuses by name.
+
+    ``glm`` calls functions as `engines.echo_tools` has it; any other name refuses them.
 
     Args:
         name: role in the pair; any other name is its own model name.
@@ -122,7 +128,7 @@ class EchoEngine:
             TooManyImagesError: over ``max_images``.
             InvalidImageError: for a picture whose header names no known format.
             ContextLengthError: if the prompt leaves no room in ``context_tokens`` for an answer.
-            InvalidRequestError: for a JSON Schema, by every name but ``glm``.
+            InvalidRequestError: for a JSON Schema or functions, by every name but ``glm``.
             JsonSchemaError: for a JSON Schema that it has no value for.
             EngineError: the one given as ``fail_with``.
         """
@@ -187,21 +193,35 @@ class EchoEngine:
         if request.enable_thinking and self._info.name in _THINKERS:
             num_question = len(_WORD.findall(request.messages[-1].text))
             reasoning = _WORD.findall(f"[echo {self._info.name}] the question has {num_question} words")[:max_tokens]
-        text = _WORD.findall(_before_stop(self._answer_text(request, pictures), request.sampling.stop))
+        said, calls = self._called(request)
+        text = _WORD.findall(
+            _before_stop(self._answer_text(request, pictures) if said is None else said, request.sampling.stop)
+        )
+        pieces = _pieces(calls)
         kept = text[: max_tokens - len(reasoning)]
+        kept_pieces = pieces[: max(max_tokens - len(reasoning) - len(text), 0)]
         has_logprobs = request.sampling.top_logprobs is not None
-        finish_reason: FinishReason = "stop" if len(kept) == len(text) else "length"
+        is_whole = len(kept) == len(text) and len(kept_pieces) == len(pieces)
+        finish_reason: FinishReason = "length" if not is_whole else "tool_calls" if calls else "stop"
         usage = Usage(
             prompt_tokens=num_prompt,
-            completion_tokens=len(reasoning) + len(kept),
+            completion_tokens=len(reasoning) + len(kept) + len(kept_pieces),
             image_tokens=len(pictures),
             reasoning_tokens=len(reasoning),
         )
         return [
             *(Delta(reasoning=word) for word in reasoning),
             *(Delta(text=word, logprobs=(_certain(word),) if has_logprobs else ()) for word in kept),
+            *(Delta(tool_calls=(piece,)) for piece in kept_pieces),
             Delta(finish_reason=finish_reason, usage=usage),
         ]
+
+    def _called(self, request: GenerationRequest) -> tuple[str | None, tuple[ToolCall, ...]]:
+        """Return what is said before the calls, None for the usual words, and the calls."""
+        if request.sampling.tool_use is not None and self._info.name not in _CALLERS:
+            raise InvalidRequestError(f"{self._info.model_id} calls no functions: leave 'tools' out.", param="tools")
+        found = scripted_calls(request, lambda root: _Example(root).of(root))
+        return (None, ()) if found is None else found
 
     def _answer_text(self, request: GenerationRequest, pictures: list[str]) -> str:
         text, schema = self._text(request, pictures), request.sampling.json_schema
@@ -219,12 +239,20 @@ class EchoEngine:
         counted = f"{len(pictures) or 'no'} picture{'' if len(pictures) == 1 else 's'}"
         listed = f" ({', '.join(pictures)})" if pictures else ""
         name = model_with(self._info.name, request.adapter)
+        if request.messages[-1].role == "tool":
+            return f"[echo {name}] results: {' | '.join(_results(request))}"
         return f"[echo {name}] {counted}{listed}, question: {request.messages[-1].text}"
 
 
 def load(name: str, options: EngineOptions) -> EchoEngine:
     """Make the echo that stands in for an engine; of the options, only the names of its adapters matter to it."""
     return EchoEngine(name, adapters=tuple(adapter for adapter, _source in options.adapters))
+
+
+def _results(request: GenerationRequest) -> list[str]:
+    """Return the results at the end of a conversation, in order."""
+    ended = takewhile(lambda message: message.role == "tool", reversed(request.messages))
+    return [message.text for message in ended][::-1]
 
 
 def _describe(image: ImagePart) -> str:
@@ -309,6 +337,15 @@ def _example_number(schema: dict[str, Any], step: float) -> Any:
         value = math.floor(high / step) * step
         return value - step if value == schema.get("exclusiveMaximum") else value
     return 0
+
+
+def _pieces(calls: tuple[ToolCall, ...]) -> list[ToolCallDelta]:
+    """Cut calls as they are streamed: the name, then the arguments a word at a time."""
+    pieces: list[ToolCallDelta] = []
+    for index, call in enumerate(calls):
+        pieces.append(ToolCallDelta(index, call.id, call.name))
+        pieces += [ToolCallDelta(index, arguments=word) for word in _WORD.findall(call.arguments)]
+    return pieces
 
 
 def _certain(word: str) -> TokenLogprob:
