@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import os
 import signal
 import socket
 import subprocess
@@ -753,17 +754,24 @@ def test_the_server_and_the_echo_import_no_torch():
 
 @pytest.mark.e2e
 async def test_sigterm_ends_the_process_at_once_with_exit_code_0_though_an_answer_runs(short_folder):
-    # Given the command serving the echo, and an answer under way
+    # Given the command serving the echo, with traces, in a Python that says so if it is taken down in order (with torch
+    # that takes seconds), and an answer under way
     path = short_folder / "engine.sock"
+    code = (
+        "import atexit, runpy; atexit.register(print, 'taken down'); "
+        "runpy.run_module('engines.http.server', run_name='__main__', alter_sys=True)"
+    )
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "engines.http.server",
+        "-c",
+        code,
         "owl2",
         "--model",
         "echo",
         "--uds",
         str(path),
+        env={**os.environ, "OTEL_TRACES_EXPORTER": "console"},
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     client = EngineClient(f"unix://{path}", timeout_s=30.0)
@@ -776,10 +784,12 @@ async def test_sigterm_ends_the_process_at_once_with_exit_code_0_though_an_answe
         # When it is told to end
         process.send_signal(signal.SIGTERM)
 
-        # Then it does, with nothing on stderr but its own log, and the socket is gone
-        _, log = await asyncio.wait_for(process.communicate(), 60)
+        # Then it does, with nothing on stderr but its own log, with the span of that answer, and the socket is gone
+        spans, log = await asyncio.wait_for(process.communicate(), 60)
     await client.aclose()
     assert process.returncode == 0
+    assert b"chat mplug-owl2-echo" in spans
+    assert b"taken down" not in spans
     assert b"Traceback" not in log
     assert b"listening on unix://" in log
     assert not path.exists()
