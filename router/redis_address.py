@@ -167,12 +167,12 @@ def _check_hosts(scheme: str, where: str) -> list[str]:
     return [path] if path else []
 
 
-def _check_host(host: str) -> None:
+def _check_host(where: str) -> None:
     try:
-        port = urlsplit(f"redis://{host}").port
+        port = urlsplit(f"redis://{where}").port
     except ValueError:
         port = 0
-    if port == 0 or "," in host:
+    if port == 0 or "," in where:
         raise ValueError(f"the host or its port cannot be read: {_FORMS} is expected")
 
 

@@ -19,6 +19,7 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from engines.http.address import url_host
 from router.leftovers import end_tasks
 from router.redis_address import RedisAddress
 
@@ -91,7 +92,7 @@ class MasterWatch:
         found = await self._first_answer()
         last, self._last = self._last, found
         if last is not None and last != found:
-            log.warning("redis has moved from %s:%d to %s:%d", *last, *found)
+            log.warning("redis has moved from %s to %s", *(f"{url_host(host)}:{port}" for host, port in (last, found)))
             for pool in self._pools:
                 pool.hang_up()
         return found

@@ -84,6 +84,11 @@ def split_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
+def url_host(host: str) -> str:
+    """Return a host as URLs have it, and as it is to be shown beside a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
 def without_addresses(text: str) -> str:
     """Replace addresses (URLs, hosts, ports, absolute paths) and keys in what another server said to its operator.
 

@@ -25,7 +25,7 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from engines.adapter_names import parse_adapters
 from engines.base import Engine, EngineOptions
-from engines.http.address import DEFAULT_PORTS
+from engines.http.address import DEFAULT_PORTS, url_host
 from engines.http.app import EngineHost, app_of
 from engines.http.exits import exit_status, one_line
 from engines.http.loading import load_engine
@@ -121,7 +121,7 @@ def _bound_socket(host: str, port: int, uds: str | Path | None) -> Iterator[tupl
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
             listener.listen(2048)
-            yield listener, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+            yield listener, f"http://{url_host(host)}:{listener.getsockname()[1]}"
         return
     path = Path(uds).absolute()
     _remove_stale_socket(path)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from engines.http.address import url_host
+
 LOOPBACK = "127.0.0.1"
 # The kernel's limit is 108 bytes on Linux and 104 on macOS, terminator included.
 MAX_SOCKET_PATH_BYTES = 100
@@ -71,15 +73,13 @@ def _bind(host: str, port: int) -> int:
             bound: int = probe.getsockname()[1]
             return bound
     except OSError as error:
-        raise PortInUseError(f"{host}:{port}: {error.strerror or error}") from None
+        raise PortInUseError(f"{url_host(host)}:{port}: {error.strerror or error}") from None
 
 
 def base_url(host: str, port: int) -> str:
     """What a client on this machine types to reach a server that listens on ``host``."""
-    reachable = {"0.0.0.0": LOOPBACK, "::": "[::1]", "": LOOPBACK}.get(host, host)  # noqa: S104
-    if ":" in reachable and not reachable.startswith("["):
-        reachable = f"[{reachable}]"
-    return f"http://{reachable}:{port}"
+    reachable = {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(host, host)  # noqa: S104
+    return f"http://{url_host(reachable)}:{port}"
 
 
 async def http_get(url: str, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> tuple[int, bytes] | None:

@@ -73,6 +73,7 @@ def api(
     if needs_owners(settings) and asyncio.run(has_owners(settings.redis_url)) is False:
         fail(say("access.none", detect_language(), host=settings.published_on or settings.host), code=2)
 
+    from engines.http.address import url_host
     from engines.logs import start_logging
     from engines.traces.start import start_traces
     from policies.rules import RulesError
@@ -97,7 +98,7 @@ def api(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server.run()
     if not server.started:
-        fail(f"the api could not start on {settings.host}:{settings.port}; the lines above say why")
+        fail(f"the api could not start on {url_host(settings.host)}:{settings.port}; the lines above say why")
 
 
 class ReadySign:

@@ -13,6 +13,7 @@ import ssl
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from engines.http.address import url_host
 from policies.text import Language
 from router.cli.redis_server import MIN_VERSION, parse_version
 from router.cli.texts import say
@@ -61,7 +62,7 @@ async def look_at(url: str, *, timeout_s: float = TIMEOUT_S) -> RedisFound:
     found = await _ask_sentinels(address, timeout_s)
     if isinstance(found, RedisFound):
         return found
-    where = f"{'rediss' if address.is_tls else 'redis'}://{_host_text(*found)}"
+    where = f"{'rediss' if address.is_tls else 'redis'}://{url_host(found[0])}:{found[1]}"
     return replace(await _look_at(address.at(*found), timeout_s), where=where)
 
 
@@ -99,7 +100,7 @@ async def _ask_sentinels(address: RedisAddress, timeout_s: float) -> RedisFound 
     problems: list[RedisFound] = []
     try:
         for (host, port), sentinel in zip(address.sentinels, asked.sentinels, strict=True):
-            where = f"{'sentinels' if address.is_tls else 'sentinel'}://{_host_text(host, port)}"
+            where = f"{'sentinels' if address.is_tls else 'sentinel'}://{url_host(host)}:{port}"
             try:
                 masters: Any = await sentinel.sentinel_masters()
             except (RedisError, OSError) as error:
@@ -143,10 +144,6 @@ def _wrong_file(address: RedisAddress) -> str:
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
         return f"{', '.join(named)}: {reason}"
     return ""
-
-
-def _host_text(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _judge(info: dict[str, Any]) -> RedisFound:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from engines.http.address import url_host
 from router.redis_address import RedisAddress, read
 from router.redis_master import SENTINEL_TIMEOUT_S
 
@@ -41,10 +42,10 @@ def to_broker(redis_url: str) -> Broker:
     # An empty one would leave certificates unchecked.
     ssl = {"ssl_cert_reqs": "required", **address.tls_options} if address.is_tls else None
     if not address.sentinels:
-        where = _host(address.options.get("host", "127.0.0.1"), address.options.get("port", 6379))
+        where = f"{url_host(address.options.get('host', '127.0.0.1'))}:{address.options.get('port', 6379)}"
         return Broker(f"redis://{login}{where}/{database}", ssl)
     # The user and the password are those of redis; kombu reads them from any of these.
-    urls = [f"sentinel://{login}{_host(host, port)}/{database}" for host, port in address.sentinels]
+    urls = [f"sentinel://{login}{url_host(host)}:{port}/{database}" for host, port in address.sentinels]
     asking = {
         "socket_timeout": SENTINEL_TIMEOUT_S,
         "socket_connect_timeout": SENTINEL_TIMEOUT_S,
@@ -59,7 +60,3 @@ def to_broker(redis_url: str) -> Broker:
 def _login(address: RedisAddress) -> str:
     user, password = (quote(address.options.get(name, ""), safe="") for name in ("username", "password"))
     return f"{user}:{password}@" if user or password else ""
-
-
-def _host(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from engines.http.address import url_host
 from engines.origin import ORIGIN, Origin, to_trace_headers
 from engines.traces import conventions
 from policies.text import Text
@@ -163,13 +164,14 @@ class Deliverer:
         state = await self.store.record(claim, attempt, retry_in_s=retry_in_s, is_gone=is_gone)
         # Log no path or query: webhook URLs often contain a token there.
         parts = urlsplit(claim.url)
-        what = (claim.delivery_id, claim.event_type, parts.scheme, parts.hostname, claim.number)
+        where = f"{parts.scheme}://{url_host(parts.hostname or '')}"
+        what = (claim.delivery_id, claim.event_type, where, claim.number)
         if attempt.error is None:
             fields = {"status": attempt.status_code, "duration_ms": attempt.duration_ms}
-            log.info("webhook %s (%s) to %s://%s: attempt %d delivered", *what, extra={"fields": fields})
+            log.info("webhook %s (%s) to %s: attempt %d delivered", *what, extra={"fields": fields})
         else:
             after = f"next in {retry_in_s:.0f} s" if state == "pending" and retry_in_s is not None else "given up"
-            log.warning("webhook %s (%s) to %s://%s: attempt %d failed: %s; %s", *what, attempt.error, after)
+            log.warning("webhook %s (%s) to %s: attempt %d failed: %s; %s", *what, attempt.error, after)
         return state
 
     async def _post_traced(
