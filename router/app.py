@@ -127,6 +127,7 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
     await services.authenticator.start()
     await services.hub.start()
     await services.monitor.start()
+    await services.promotions.start()
     await services.overload.start()
     healers = [
         asyncio.create_task(
@@ -152,6 +153,7 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
         await services.limiter.aclose()
         await services.idempotency.aclose()
         await services.overload.aclose()
+        await services.promotions.aclose()
         await services.monitor.aclose()
         await services.hub.aclose()
         await services.fetcher.aclose()

@@ -34,6 +34,8 @@ from router.jobs.store import JobStore
 from router.limits.limiter import Limiter
 from router.media import MediaIntake
 from router.overload import OverloadWatch
+from router.promotion.live import LivePromotions
+from router.promotion.store import PromotionStore
 from router.redis_clients import make_client
 from router.redis_watch import LOOK_TIMEOUT_S, RedisWatch
 from router.room import Room
@@ -98,6 +100,7 @@ def build_services(settings: Settings, traces: Traces | None = None) -> Services
     fetcher = SafeFetcher(settings)
     cache = make_cache(settings, reads, lambda: revisions_of(monitor), rules, meters)
     authenticator = make_authenticator(settings, reads, news)
+    promotions = LivePromotions(PromotionStore(reads), monitor.info)
     return Services(
         settings=settings,
         authenticator=authenticator,
@@ -120,7 +123,9 @@ def build_services(settings: Settings, traces: Traces | None = None) -> Services
             cache=cache,
             flights=None if cache is None else Flights(),
             watch=watch,
+            promoted=promotions.apply,
         ),
+        promotions=promotions,
         media=MediaIntake(settings, fetcher, meters),
         fetcher=fetcher,
         webhooks=webhooks,

@@ -58,7 +58,10 @@ class Call:
         dial: the caller's place between latency (0) and depth (1); None leaves it to the preset.
         owner: whose it is; only the same owner may read it.
         previous_response_id: which response this one goes on from.
-        adapter: which of GLM's LoRA adapters the model name asks for; empty for none.
+        adapter: which of GLM's LoRA adapters answers: the one that the model name asks for, or that is promoted; empty
+            for none.
+        adapter_revision: of the weights of the model with that adapter, if the engine says; empty for none.
+        keeps_base: the caller asks for the model without any adapter, whichever is promoted.
         output_format: JSON of which kind the answer is to be; its schema is in ``sampling``. None for prose.
         response_id: chosen before anything was accepted, by an ``Idempotency-Key``; None for a new one.
         keep_s: the answer is kept at least so long whatever ``is_stored`` says, to be given again under that key.
@@ -89,6 +92,8 @@ class Call:
     dial: float | None = None
     previous_response_id: str | None = None
     adapter: str = ""
+    adapter_revision: str = ""
+    keeps_base: bool = False
     output_format: OutputFormat | None = None
     response_id: str | None = None
     keep_s: int = 0

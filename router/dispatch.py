@@ -109,6 +109,7 @@ class Dispatcher:
         cache: of answers; None keeps none.
         flights: lets equal requests share a run of GLM; None lets none.
         watch: of redis; None waits for redis as long as its client does.
+        promoted: gives a call the adapter that answers for the model it asks for; None leaves calls as they are.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Dispatcher:
         cache: AnswerCache | None = None,
         flights: Flights | None = None,
         watch: RedisWatch | None = None,
+        promoted: Callable[[Call], Call] | None = None,
     ) -> None:
         self._engines = engines
         self._store = store
@@ -141,6 +143,7 @@ class Dispatcher:
         self._cache = cache
         self.flights = flights
         self._watch = watch
+        self._promoted = promoted or (lambda call: call)
         self._leftovers = Leftovers()
         self._closing = asyncio.Event()
         self.do_later = Later(self._leftovers, self._closing).do
@@ -174,6 +177,7 @@ class Dispatcher:
         """
         began_at = time.monotonic()
         self._check_number(call)
+        call = self._promoted(call)
         key = self._cache.to_key(call) if self._cache and (call.cache.reads or call.cache.writes) else None
         if self._cache and key and call.cache.reads:
             kept = await self._cache.find(key, max_age_s=call.cache.max_age_s)

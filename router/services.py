@@ -28,6 +28,7 @@ from router.jobs.store import JobStore
 from router.limits.limiter import Limiter
 from router.media import MediaIntake
 from router.overload import OverloadWatch
+from router.promotion.live import LivePromotions
 from router.redis_watch import RedisWatch
 from router.settings import Settings
 from router.telemetry.meters import UNMETERED, Meters
@@ -62,6 +63,7 @@ class Services:
     cache: AnswerCache | None
     limiter: Limiter
     redis_watch: RedisWatch
+    promotions: LivePromotions
     redis_clients: tuple[Redis, ...]
     audit: AuditLog | None = None
     meters: Meters = UNMETERED

@@ -14,6 +14,8 @@ from router.errors import NotFoundError
 from router.health import EngineMonitor
 
 AUTO_MODEL: Final = "glowl"
+# Behind the colon, in place of an adapter: the model as it is, unless an adapter is named so.
+BASE: Final = "base"
 # What callers may write as the model, without the suffix that says which weights are loaded.
 _MODELS: Final[dict[str, str | None]] = {
     AUTO_MODEL: None,
@@ -37,10 +39,12 @@ class Target:
     Attributes:
         engine: ``glm`` or ``owl2``; None leaves it to the policy.
         adapter: which of its LoRA adapters; empty for none.
+        is_base: the model without any adapter is meant, whichever one answers for it by now.
     """
 
     engine: str | None
     adapter: str = ""
+    is_base: bool = False
 
 
 def resolve_model(name: str, monitor: EngineMonitor) -> Target:
@@ -69,6 +73,9 @@ def resolve_model(name: str, monitor: EngineMonitor) -> Target:
     if engine is None or ":" not in name:
         return Target(engine)
     info = monitor.info(engine)
+    is_base = wanted.strip().lower() == BASE
+    if is_base and (info is None or find_adapter(wanted, info.adapters) is None):
+        return Target(engine, is_base=True)
     if info is None:  # it was never up, so nobody knows its adapters; it says itself if it lacks this one
         return Target(engine, wanted)
     adapter = find_adapter(wanted, info.adapters)

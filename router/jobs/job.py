@@ -105,6 +105,7 @@ class JobSpec:
         webhook_url: where to post at the end.
         previous_response_id: which response this one goes on from; echoed in the Responses object.
         adapter: GLM answers with this LoRA adapter; empty for the model as it is.
+        adapter_revision: of the weights of the model with that adapter; empty if it is not known.
         output_format: JSON of which kind the answer is to be; its schema is in ``sampling``. None for prose.
         keep_s: the record lives at least so long after its end, even if it is not stored.
         retention_s: its owner's bound of its lifetime after the end; None for no bound.
@@ -137,6 +138,7 @@ class JobSpec:
     webhook_url: str | None = None
     previous_response_id: str | None = None
     adapter: str = ""
+    adapter_revision: str = ""
     output_format: OutputFormat | None = None
     keep_s: int = 0
     retention_s: int | None = None

@@ -54,6 +54,7 @@ def to_spec(
         webhook_url=call.webhook_url,
         previous_response_id=call.previous_response_id,
         adapter=call.adapter,
+        adapter_revision=call.adapter_revision,
         output_format=call.output_format,
         keep_s=call.keep_s,
         retention_s=call.retention_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import httpx
@@ -44,6 +45,9 @@ HOSTED = EngineInfo("glm", "vision:7b", "full", 100, 4, adapters=("tags",))
         ("glm-4.6v-flash-web:receipts", OURS, Target("glm", "Receipts")),
         ("vision:7b", HOSTED, Target("glm")),
         ("glm-4.6v-flash:tags", HOSTED, Target("glm", "tags")),
+        ("glm-4.6v-flash:base", OURS, Target("glm", is_base=True)),
+        ("glm-4.6v-flash-pocket:Base", None, Target("glm", is_base=True)),
+        ("glm-4.6v-flash:base", replace(OURS, adapters=("base",)), Target("glm", "base")),
         # Nobody knows yet what it has
         ("glm-4.6v-flash:anything", None, Target("glm", "anything")),
     ],
