@@ -53,6 +53,9 @@ class Client:
         api_key: sent as a bearer token when not empty.
         language: sent as ``Accept-Language``: refusals, and the errors in a batch, come in it.
 
+    Attributes:
+        language: as given.
+
     Raises:
         RefusedError: by every method, if the service refuses.
         UnreachableError: by every method, if nothing listens or the connection breaks.
@@ -61,11 +64,11 @@ class Client:
     def __init__(self, base_url: str, *, api_key: str = "", language: Language = "en") -> None:
         self._url = base_url.rstrip("/").removesuffix("/v1") + "/v1/"
         self._api_key = api_key
-        self._language = language
+        self.language = language
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Client:
-        headers = {"Accept-Language": self._language, **bearer(self._api_key, self._language)}
+        headers = {"Accept-Language": self.language, **bearer(self._api_key, self.language)}
         self._session = aiohttp.ClientSession(headers=headers, raise_for_status=False)
         return self
 
@@ -75,10 +78,18 @@ class Client:
         assert self._session is not None
         await self._session.close()
 
-    async def call(self, method: str, path: str, body: Json | None = None, **query: str | int) -> Json:
-        """Call a route under ``/v1/`` and read its object."""
-        async with self.request(method, path, json=body, params=query) as answer:
-            return read_object(await answer.read(), self._language)
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        silence_s: float = ANSWER_TIMEOUT_S,
+        **query: str | int,
+    ) -> Json:
+        """Call a route under ``/v1/`` and read its object, which may begin to come after ``silence_s``."""
+        async with self.request(method, path, silence_s=silence_s, json=body, params=query) as answer:
+            return read_object(await answer.read(), self.language)
 
     async def upload(self, filename: str, lines: BinaryIO) -> Json:
         """Send a file of batch lines."""
@@ -86,7 +97,7 @@ class Client:
         form.add_field("purpose", "batch")
         form.add_field("file", lines, filename=filename, content_type="application/jsonl")
         async with self.request("POST", "files", data=form) as answer:
-            return read_object(await answer.read(), self._language)
+            return read_object(await answer.read(), self.language)
 
     async def download(self, file_id: str, path: Path) -> None:
         """Write a file's content to ``path``, whole or not at all."""

@@ -18,6 +18,7 @@ from router.cli import (
     backup,
     batch,
     doctor,
+    evaluation,
     explain,
     jobs,
     keys,
@@ -25,6 +26,7 @@ from router.cli import (
     owners,
     policy,
     processes,
+    promote,
     tokens,
     up,
     webhooks,
@@ -45,6 +47,8 @@ app.command("up")(up.up)
 app.command("ask")(ask.ask)
 app.command("batch")(batch.batch)
 app.command("explain")(explain.explain)
+app.command("eval")(evaluation.evaluate)
+app.command("promote")(promote.promote)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models_command.app)
 app.add_typer(policy.app)

@@ -20,6 +20,8 @@ from router.cli.data_folder import Layout
 from router.cli.texts import say
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
     from router.auth.caller import Scope
     from router.auth.records import Directory, Key, Owner
     from router.auth.store import OwnerStore, Row
@@ -73,8 +75,17 @@ class Admin:
         Raises:
             typer.Exit: after one line, if redis does not answer or what is wanted cannot be done.
         """
-        from router.auth.admin import AdminError
         from router.auth.store import OwnerStore
+
+        return self.with_redis(lambda redis: work(OwnerStore(redis)))
+
+    def with_redis(self, work: Callable[[Redis], Awaitable[Result]]) -> Result:
+        """Do something with redis.
+
+        Raises:
+            typer.Exit: as `run`.
+        """
+        from router.auth.admin import AdminError
         from router.errors import QueueUnavailableError
         from router.redis_clients import make_client
 
@@ -82,7 +93,7 @@ class Admin:
             # Purging looks at every key, and a redis on a slow disk takes its time.
             replicas = self.settings.redis_wait
             async with make_client(self.url, timeout_s=60, connect_timeout_s=5, num_replicas=replicas) as redis:
-                return await work(OwnerStore(redis))
+                return await work(redis)
 
         try:
             return asyncio.run(connected())

@@ -184,20 +184,28 @@ def _models(services: Services) -> list[dict[str, Any]]:
     for name, bare in _NAMES.items():
         info = services.monitor.info(name)
         is_up = services.monitor.is_up(name)
-        entries.append(_entry(info.model_id if info else bare, name, is_up=is_up))
+        revision = info.revision if info else ""
+        entries.append(_entry(info.model_id if info else bare, name, is_up=is_up, revision=revision))
         if info is not None:
             entries += [
-                _entry(model_with(info.model_id, adapter), name, is_up=is_up, adapter=adapter)
+                _entry(model_with(info.model_id, adapter), name, is_up=is_up, adapter=adapter, revision=revision)
                 for adapter in info.adapters
             ]
     return entries
 
 
-def _entry(model: str, engine: str | None, *, is_up: bool, adapter: str | None = None) -> dict[str, Any]:
+def _entry(
+    model: str, engine: str | None, *, is_up: bool, adapter: str | None = None, revision: str = ""
+) -> dict[str, Any]:
     return {
         "id": model,
         "object": "model",
         "created": _CREATED,
         "owned_by": "glowl",
-        "hybrid": {"engine": engine, "adapter": adapter, "status": "up" if is_up else "down"},
+        "hybrid": {
+            "engine": engine,
+            "adapter": adapter,
+            "status": "up" if is_up else "down",
+            "revision": revision or None,
+        },
     }
