@@ -18,6 +18,7 @@ from router.output_format import OutputFormat
 Strategy = Literal["deep", "compose", "fields"]
 Priority = Literal["interactive", "normal", "batch"]
 # How a stream carries the draft: as thinking, as a message of its own, in events of our own, or not at all.
+AgainKind = Literal["second_look", "shadow"]
 DraftAs = Literal["reasoning", "message", "events", "none"]
 
 
@@ -38,6 +39,19 @@ class CacheUse:
     joins: bool = False
     max_age_s: int | None = None
     is_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A question that is asked again, for nobody but who learns from the log (`router.second_looks`).
+
+    Attributes:
+        kind: by the deep route, or of an adapter that is not promoted.
+        response_id: of the answer that its caller got.
+    """
+
+    kind: AgainKind
+    response_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,7 @@ class Call:
         fetch_ms: how long its pictures took to be there; None if it has none.
         cache: what may be done to spare it a run of its own.
         admission: what it is charged with; None if nothing limits it.
+        again: what it asks again; None for a caller's own question.
     """
 
     messages: tuple[Message, ...]
@@ -108,6 +123,7 @@ class Call:
     fetch_ms: float | None = None
     cache: CacheUse = CacheUse()
     admission: Admission | None = None
+    again: Again | None = None
 
     @property
     def images(self) -> tuple[ImagePart, ...]:

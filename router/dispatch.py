@@ -53,6 +53,7 @@ from router.output_format import with_instruction
 from router.redis import may_be_done, while_heard
 from router.redis_watch import RedisWatch
 from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm
+from router.second_looks import SecondLooks, ask, with_draws
 from router.work.local import EarlyStream, LocalRuns
 from router.work.transcript import Piece, Transcript
 
@@ -109,6 +110,7 @@ class Dispatcher:
         cache: of answers; None keeps none.
         flights: lets equal requests share a run of GLM; None lets none.
         watch: of redis; None waits for redis as long as its client does.
+        looks: asks some questions again in idle time; None asks none.
         promoted: gives a call the adapter that answers for the model it asks for; None leaves calls as they are.
     """
 
@@ -129,6 +131,7 @@ class Dispatcher:
         flights: Flights | None = None,
         watch: RedisWatch | None = None,
         promoted: Callable[[Call], Call] | None = None,
+        looks: SecondLooks | None = None,
     ) -> None:
         self._engines = engines
         self._store = store
@@ -144,6 +147,7 @@ class Dispatcher:
         self.flights = flights
         self._watch = watch
         self._promoted = promoted or (lambda call: call)
+        self._looks = looks or SecondLooks()
         self._leftovers = Leftovers()
         self._closing = asyncio.Event()
         self.do_later = Later(self._leftovers, self._closing).do
@@ -306,7 +310,8 @@ class Dispatcher:
             raise
         if where is None and (naming := self._begin_naming(call, key)) is not None:
             self._leftovers.add(self._name_late(job.id, naming))
-        self._router.count(call, routed.decision)
+        if call.again is None:
+            self._router.count(call, routed.decision)
         if job.follows:  # nothing of its own is queued
             if draft is not None:
                 self._leftovers.add(self._run_draft_of(job.follows, epoch, draft))
@@ -368,7 +373,8 @@ class Dispatcher:
         engine = self._engines["glm"]
         info = self._monitor.info("glm") or await engine.info()
         plan = BranchPlan(FAST_UNIT, "glm", enable_thinking=routed.decision.enable_thinking)
-        spec = self._to_spec(call, routed, (plan,))
+        draws = self._looks.draw(call)
+        spec = with_draws(self._to_spec(call, routed, (plan,)), draws)
         if key is not None:
             spec = replace(spec, cache="miss")
         await self._charge(call, spec)
@@ -418,7 +424,11 @@ class Dispatcher:
             Sharing(self._cache, where) if self._cache and where else None,
             self._router.meters,
         )
-        return Running(answer.job, await as_begun(answer.events()), is_queued=False, _finished=answer.finished)
+        events, finished = answer.events(), answer.finished
+        if any(draw.is_drawn for draw in draws):
+            add = self._leftovers.add
+            events = self._looks.follow(events, call, draws, finished, lambda again: add(ask(self.start, again)))
+        return Running(answer.job, await as_begun(events), is_queued=False, _finished=finished)
 
     async def _charge(self, call: Call, spec: JobSpec) -> None:
         """Charge a call, unless that was done before it was decided again.

@@ -6,7 +6,7 @@ In: a `Call`, and what was decided about it, now or when the same was asked befo
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from engines.origin import ORIGIN
@@ -36,6 +36,8 @@ def to_spec(
     timings = {} if policy_ms is None else {"policy": round(policy_ms, 3)}
     if call.fetch_ms is not None and call.images:
         timings["fetch"] = round(call.fetch_ms, 3)
+    if call.again is not None:
+        decision = {**decision, "again": asdict(call.again)}
     return JobSpec(
         id=call.response_id or new_job_id(),
         owner=call.owner,
