@@ -12,6 +12,7 @@ Errors::
     │   └── TooManyImagesError       more pictures than the engine accepts
     ├── EngineOverloadedError        429; the queue is full, try again later          (retryable)
     ├── EngineUnavailableError       503; not started, still loading, or gone         (retryable)
+    │   └── EngineEndedError         it ended by itself; only a new process answers again
     ├── EngineTimeoutError           504; no token within the allowed time            (retryable)
     └── GenerationFailedError        500; the model raised while generating           (retryable)
 """
@@ -322,6 +323,15 @@ class HasTrouble(Protocol):
         ...
 
 
+@runtime_checkable
+class CanEnd(Protocol):
+    """An engine that can end by itself after it was loaded, as one does that has its model in another process."""
+
+    async def ended(self) -> str:
+        """Wait until only a new process can answer again, and say why. Cancel it before `Engine.aclose`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class CallerWait:
     """What of one caller's waits for a place in the batch.
@@ -466,6 +476,12 @@ class EngineUnavailableError(EngineError):
     retryable: ClassVar[bool] = True
     status_code: ClassVar[int] = 503
     default_code: ClassVar[str] = "engine_unavailable"
+
+
+class EngineEndedError(EngineUnavailableError):
+    """The engine ended by itself after it was loaded, so only a new process answers again."""
+
+    waiting_helps: ClassVar[bool] = True
 
 
 class EngineTimeoutError(EngineError):

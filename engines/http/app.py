@@ -26,8 +26,10 @@ from starlette.types import Receive, Scope, Send
 
 from engines.adapter_names import check_adapter, find_adapter, model_with
 from engines.base import (
+    CanEnd,
     Delta,
     Engine,
+    EngineEndedError,
     EngineError,
     EngineInfo,
     EngineUnavailableError,
@@ -66,8 +68,8 @@ class EngineHost:
         engine: the engine.
         stopping: done as soon as running answers should be broken off. Exists while `run` does.
         is_stuck: the engine did not close in time, so a thread of it is still busy.
-        failed: set once it is known that the engine cannot be loaded.
-        error: why.
+        failed: set once the engine can answer nothing, now or ever: it cannot be loaded, or has ended by itself.
+        error: why; an `EngineEndedError` if it was loaded.
     """
 
     stopping: asyncio.Future[None]
@@ -99,15 +101,15 @@ class EngineHost:
     async def run(self, _app: Starlette | None = None) -> AsyncIterator[None]:
         """Load in the background while the block runs, and close the engine after it."""
         self.stopping = asyncio.get_running_loop().create_future()
-        loading = asyncio.create_task(self._load(), name="load engine")
+        living = asyncio.create_task(self._live(), name="load engine")
         try:
             yield
         finally:
             self.stop()
-            loading.cancel()
+            living.cancel()
             try:
                 async with asyncio.timeout(_CLOSE_S):
-                    await asyncio.gather(loading, return_exceptions=True)
+                    await asyncio.gather(living, return_exceptions=True)
                     await self.engine.aclose()
             except TimeoutError:
                 self.is_stuck = True
@@ -128,6 +130,14 @@ class EngineHost:
         if self.state != "ready" or self._info is None:
             raise EngineUnavailableError(f"Not ready: {self.reason}.")
         return self._info
+
+    async def _live(self) -> None:
+        await self._load()
+        if self.state == "ready" and isinstance(self.engine, CanEnd):
+            reason = await self.engine.ended()
+            self.state, self.reason = "stopping", reason
+            self.error = EngineEndedError(reason)
+            self.failed.set()
 
     async def _load(self) -> None:
         began = time.monotonic()

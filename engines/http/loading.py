@@ -20,6 +20,7 @@ import engines
 from engines import echo
 from engines.base import (
     CallerWait,
+    CanEnd,
     Delta,
     Engine,
     EngineInfo,
@@ -90,6 +91,14 @@ class DeferredEngine:
         """See `engines.base.HasTrouble`; of an engine that says nothing of it, all is well."""
         engine = self._loaded()
         return engine.trouble() if isinstance(engine, HasTrouble) else ""
+
+    async def ended(self) -> str:
+        """See `engines.base.CanEnd`; one that cannot end by itself never does."""
+        engine = self._engine()
+        if not isinstance(engine, CanEnd):
+            await asyncio.Event().wait()
+            raise AssertionError("nothing sets that event")
+        return await engine.ended()
 
     def waiting(self) -> tuple[CallerWait, ...]:
         """See `engines.base.HasWaiting`; at an engine that says nothing of it, nobody waits."""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
 from engines.adapter_names import parse_adapters
-from engines.base import Engine, EngineOptions
+from engines.base import Engine, EngineEndedError, EngineOptions
 from engines.http.address import DEFAULT_PORTS, url_host
 from engines.http.app import EngineHost, app_of
 from engines.http.exits import exit_status, one_line
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 after a signal; with one line on stderr, 1 if it cannot start, and one of `engines.http.exits` if the engine
-        cannot be loaded.
+        cannot be loaded, or ends by itself.
     """
     arguments = _parse(argv)
     start_logging(arguments.name, arguments.log_level, arguments.log_format)
@@ -200,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(arguments: argparse.Namespace, engine: Engine, port: int) -> int:
-    """Serve until a signal comes, or until the engine turns out not to load; returns the exit status."""
+    """Serve until a signal comes, or until the engine fails to load or ends; returns the exit status."""
     signalled = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
@@ -216,7 +217,8 @@ async def _serve(arguments: argparse.Namespace, engine: Engine, port: int) -> in
     error = None if signalled.is_set() else engine_host.error
     if error is not None:
         # The last line of the log: `glowl up` shows it.
-        print(f"error: {arguments.name} cannot load {arguments.model}: {one_line(error)}", file=sys.stderr, flush=True)
+        what = "" if isinstance(error, EngineEndedError) else f" cannot load {arguments.model}"
+        print(f"error: {arguments.name}{what}: {one_line(error)}", file=sys.stderr, flush=True)
     status = 0 if error is None else exit_status(error)
     if traces is not None:
         traces.end()
@@ -232,6 +234,8 @@ def _leave(status: int) -> NoReturn:
     A normal end takes every module down first: with torch 1.8 s of CPU, which on a busy machine is more time than a
     supervisor gives between SIGTERM and SIGKILL.
     """
+    for child in multiprocessing.active_children():  # vLLM's would go on and keep the GPU
+        child.kill()
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)

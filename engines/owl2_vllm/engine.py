@@ -75,6 +75,10 @@ class Backend(Protocol):
         """Drop what its caches hold."""
         ...
 
+    async def ended(self) -> None:
+        """Wait until its process ends, whether somebody asks it anything or not."""
+        ...
+
     async def aclose(self) -> None:
         """End its processes."""
         ...
@@ -111,6 +115,7 @@ class Owl2VllmEngine:
     def __init__(self, options: EngineOptions, start_backend: StartBackend) -> None:
         self._options = options
         self._start_backend = start_backend
+        self._starting: asyncio.Future[Backend] | None = None
         self._loaded: Loaded | None = None
         self._has_died = False
         self._num_wanted = 0  # streams whose caller is still there
@@ -137,7 +142,8 @@ class Owl2VllmEngine:
             ValueError: if its config or an option asks for something that is not supported.
         """
         folder, config = await asyncio.to_thread(_checked, self._options)
-        backend = await self._start_backend(self._options, folder, config, self._observe)
+        self._starting = asyncio.ensure_future(self._start_backend(self._options, folder, config, self._observe))
+        backend = await asyncio.shield(self._starting)
         preparation = await asyncio.to_thread(Preparation.of_checkpoint, folder, config, backend.numbers)
         preparation = replace(preparation, info=replace(preparation.info, context_tokens=backend.context_tokens))
         eos = eos_token_ids_of(preparation.processor, await asyncio.to_thread(_eos_token_id, folder))
@@ -169,12 +175,21 @@ class Owl2VllmEngine:
             self._num_wanted -= 1
 
     async def aclose(self) -> None:
-        """Stop the running generations and end vLLM's processes."""
-        loaded, self._loaded = self._loaded, None
-        if loaded is not None:
-            await loaded.backend.aclose()
+        """Stop the running generations and end vLLM's processes; one that is starting cannot be broken off."""
+        self._loaded = None
         self._pool.shutdown(wait=False)
         self._pictures.close()
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            with contextlib.suppress(Exception):  # `start` has raised it already
+                backend = await asyncio.shield(starting)
+                await backend.aclose()
+
+    async def ended(self) -> str:
+        """See `engines.base.CanEnd`."""
+        await self._get_loaded().backend.ended()
+        self._has_died = True
+        return DIED
 
     def trouble(self) -> str:
         """See `engines.base.HasTrouble`."""

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vllm import AsyncEngineArgs
 from vllm import SamplingParams as VllmSamplingParams
@@ -31,6 +31,11 @@ from engines.owl2_vllm.config import engine_arguments, merge_arguments
 from engines.owl2_vllm.processor import to_engine_input
 from engines.owl2_vllm.steps import DIED, BackendGoneError, Observe, Step, picks_of
 from engines.runtime.sampling import Sampler
+
+# How often vLLM is asked whether its process is still there; it calls nobody.
+_LOOK_EVERY_S: Final = 1.0
+# Between vLLM's SIGTERM to its processes and its SIGKILL. Within `engines.http.app`'s bound for closing.
+_CLOSE_S: Final = 2.0
 
 
 class VllmBackend:
@@ -71,9 +76,14 @@ class VllmBackend:
         await self._llm.reset_prefix_cache()
         await self._llm.reset_encoder_cache()
 
+    async def ended(self) -> None:
+        """See `engines.owl2_vllm.engine.Backend.ended`."""
+        while not self._llm.errored:  # noqa: ASYNC110 - vLLM has no event for it
+            await asyncio.sleep(_LOOK_EVERY_S)
+
     async def aclose(self) -> None:
         """End its processes."""
-        await asyncio.to_thread(self._llm.shutdown)
+        await asyncio.to_thread(self._llm.shutdown, timeout=_CLOSE_S)
 
 
 async def start_vllm(options: EngineOptions, folder: Path, config: MPLUGOwl2Config, observe: Observe) -> VllmBackend:

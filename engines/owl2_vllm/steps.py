@@ -12,7 +12,7 @@ from typing import Protocol
 from engines.base import EngineUnavailableError
 from engines.runtime.sampling import Pick
 
-DIED = "vLLM's engine process has ended: see the lines above in its log, and start this server again"
+DIED = "vLLM's engine process has ended, and this server with it: its log says why, above"
 
 Observe = Callable[[int, int, float], None]
 """Takes how many requests run, how many wait, and how full the cache of keys and values is, 0 to 1."""

@@ -639,6 +639,66 @@ def test_an_engine_that_cannot_load_ends_the_process_with_one_line(capsys, monke
     assert len(line) < 1000
 
 
+class _EndsByItself(EchoEngine):
+    """Loads, then ends when told to."""
+
+    def __init__(self) -> None:
+        super().__init__("owl2")
+        self.may_end = asyncio.Event()
+
+    async def ended(self) -> str:
+        await self.may_end.wait()
+        return "its process has ended"
+
+
+def test_an_engine_that_ends_by_itself_ends_the_process_so_that_it_is_started_again(capsys, monkeypatch):
+    engine = _EndsByItself()
+    engine.may_end.set()
+    monkeypatch.setattr(server, "load_engine", lambda _name, _options: loading.DeferredEngine(lambda: engine))
+
+    assert server.main(["owl2_vllm", "--model", "x/y", "--port", "0"]) == exits.TRY_AGAIN
+
+    assert capsys.readouterr().err.splitlines()[-1] == "error: owl2_vllm: its process has ended"
+
+
+async def test_an_engine_that_has_ended_is_unready_and_says_why(open_http):
+    engine = _EndsByItself()
+    host = app.EngineHost(engine)
+    async with host.run():
+        while host.state == "loading":  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+        assert not host.failed.is_set()
+
+        engine.may_end.set()
+        await host.failed.wait()
+
+        with pytest.raises(EngineUnavailableError, match="its process has ended"):
+            host.require_ready()
+
+
+async def test_an_engine_that_is_stuck_leaves_no_process_of_its_own_behind(monkeypatch):
+    class Child:
+        killed = False
+
+        def kill(self) -> None:
+            self.killed = True
+
+    child, left = Child(), []
+    engine = SlowToLoad(ValueError("broken"))
+    engine.may_load.set()
+    engine.aclose = asyncio.Event().wait
+    monkeypatch.setattr(app, "_CLOSE_S", 0.01)
+    monkeypatch.setattr(server.multiprocessing, "active_children", lambda: [child])
+    monkeypatch.setattr(server.os, "_exit", left.append)
+    monkeypatch.setattr(server.logging, "shutdown", lambda: None)
+    arguments = server._parse(["glm", "--model", "x/y"])
+
+    await server._serve(arguments, engine, 0)
+
+    assert child.killed
+    assert left == [exits.HOPELESS]
+
+
 async def test_an_engine_is_its_folders_load_called_when_it_starts(monkeypatch, tmp_path):
     # Given a module in the place of engines/glm/engine.py
     given: list[EngineOptions] = []

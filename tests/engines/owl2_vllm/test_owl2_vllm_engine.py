@@ -53,6 +53,7 @@ class StandIn:
         self.began = asyncio.Event()
         self.num_forgotten = 0
         self.is_closed = False
+        self.has_ended = asyncio.Event()
         self.observe: Callable[[int, int, float], None] = lambda *_: None
 
     async def stream(self, prepared: PreparedRequest, eos_token_ids: frozenset[int]) -> AsyncGenerator[Step, None]:
@@ -72,6 +73,9 @@ class StandIn:
 
     async def forget(self) -> None:
         self.num_forgotten += 1
+
+    async def ended(self) -> None:
+        await self.has_ended.wait()
 
     async def aclose(self) -> None:
         self.is_closed = True
@@ -201,8 +205,17 @@ async def test_a_process_that_ends_makes_the_server_unready_and_every_request_un
     with pytest.raises(EngineUnavailableError):
         await generate(engine, ask())
 
-    assert "start this server again" in engine.trouble()
-    with pytest.raises(EngineUnavailableError, match="start this server again"):
+    assert "process has ended" in engine.trouble()
+    with pytest.raises(EngineUnavailableError, match="process has ended"):
+        await generate(engine, ask())
+
+
+async def test_a_process_that_ends_while_nobody_asks_is_noticed(engine, backend):
+    ended = asyncio.create_task(engine.ended())
+    backend.has_ended.set()
+
+    assert "process has ended" in await ended
+    with pytest.raises(EngineUnavailableError):
         await generate(engine, ask())
 
 
@@ -254,6 +267,26 @@ async def test_a_broken_checkpoint_is_named_before_vllm_is_started(folder, tmp_p
         await engine.start()
     with contextlib.suppress(Exception):
         await engine.aclose()
+
+
+async def test_closing_while_vllm_starts_ends_it_as_soon_as_it_has(folder, backend):
+    may_start, begun = asyncio.Event(), asyncio.Event()
+
+    async def start(*_):
+        begun.set()
+        await may_start.wait()
+        return backend
+
+    engine = Owl2VllmEngine(EngineOptions(model=str(folder)), start)
+    starting = asyncio.create_task(engine.start())
+    await begun.wait()
+    starting.cancel()
+    await asyncio.wait([starting])
+    closing = asyncio.create_task(engine.aclose())
+    may_start.set()
+    await closing
+
+    assert backend.is_closed
 
 
 async def test_closing_ends_vllm(engine, backend):
