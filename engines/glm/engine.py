@@ -186,6 +186,11 @@ class GlmEngine:
         self._pictures.close()
         self._model = self._runner = self._scheduler = None
 
+    async def ended(self) -> str:
+        """See `engines.base.CanEnd`."""
+        assert self._scheduler is not None  # it is asked once the engine has started
+        return await self._scheduler.ended()
+
     def trouble(self) -> str:
         """See `engines.base.HasTrouble`."""
         return self._pictures.trouble()

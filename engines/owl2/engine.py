@@ -123,6 +123,11 @@ class Owl2Engine:
         self._pool.shutdown(wait=False)
         self._pictures.close()
 
+    async def ended(self) -> str:
+        """See `engines.base.CanEnd`."""
+        assert self._scheduler is not None  # it is asked once the engine has started
+        return await self._scheduler.ended()
+
     def trouble(self) -> str:
         """See `engines.base.HasTrouble`."""
         return self._pictures.trouble()

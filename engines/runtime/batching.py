@@ -86,6 +86,10 @@ class BatchRunner(Protocol[JobIn, Row]):
         """Free memory that can be done without, before a step that found too little is tried again."""
         ...
 
+    def is_lost(self) -> bool:
+        """Whether nothing can be computed any more in this process; asked after an error that nobody foresaw."""
+        ...
+
 
 class Sink(Protocol):
     """Where one request's deltas go."""
@@ -139,6 +143,7 @@ class ContinuousBatch(Generic[Job, Row]):
     Attributes:
         limits: as given.
         kv_usage: part of ``limits.max_tokens`` that is promised to rows; may be read from any thread.
+        is_lost: the runner can compute nothing any more, so nothing may be submitted.
     """
 
     def __init__(
@@ -151,6 +156,7 @@ class ContinuousBatch(Generic[Job, Row]):
     ) -> None:
         self.limits = limits
         self.kv_usage = 0.0
+        self.is_lost = False
         self._tell = tell
         self._clock = clock
         self._turned_at: dict[str, float] = {}
@@ -338,6 +344,8 @@ class ContinuousBatch(Generic[Job, Row]):
         if error is not None:
             entry.sink.put(to_engine_error(error))
             _forget_frames(error)
+            if not isinstance(error, EngineError | MemoryError):
+                self.is_lost = self.is_lost or self._runner.is_lost()
         entry.sink.put(None)
 
 

@@ -22,7 +22,7 @@ from engines.runtime.constrained import Constraint, constrain
 from engines.runtime.kv_cache import KVBatch, KVPrompt, KVShape, KVStep, memory_errors
 from engines.runtime.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
 from engines.runtime.sampling import Pick, Sampler, pick_tokens
-from engines.runtime.state import DeviceTimer
+from engines.runtime.state import DeviceTimer, is_lost
 
 
 class Prepared(Protocol):
@@ -236,6 +236,10 @@ class ModelRunner(ABC, Generic[JobT, RowT]):
             if last is not row:
                 self._places[row.place], last.place = last, row.place
             row.place = None
+
+    def is_lost(self) -> bool:
+        """See `engines.runtime.batching.BatchRunner.is_lost`."""
+        return is_lost(self.device)
 
     def relieve(self) -> None:
         """Let the caches go."""

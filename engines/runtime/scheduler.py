@@ -6,17 +6,27 @@ In: prepared requests, and a continuous batch made on the model thread. Out: an 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-from engines.base import CallerWait, Delta, EngineError, EngineOverloadedError, EngineUnavailableError
+from engines.base import (
+    CallerWait,
+    Delta,
+    EngineEndedError,
+    EngineError,
+    EngineOverloadedError,
+    EngineUnavailableError,
+)
 from engines.runtime.batching import BatchLimits, ContinuousBatch, Job, Row, to_engine_error
 
 T = TypeVar("T")
+
+LOST: Final = "the GPU takes no more work from this process; the log says why, above"
 
 
 class _Channel:
@@ -84,6 +94,8 @@ class Scheduler(Generic[Job, Row]):
         self._num_wanted = 0  # streams whose caller is still there
         self._inbox: queue.SimpleQueue[_Call | _Submission[Job] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
+        self._lost = threading.Event()
+        self._tell_lost: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -161,6 +173,14 @@ class Scheduler(Generic[Job, Row]):
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    async def ended(self) -> str:
+        """Wait until the model can compute nothing any more, and say why; only after `start`."""
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        self._tell_lost = lambda: loop.call_soon_threadsafe(told.set)
+        if not self._lost.is_set():
+            await told.wait()
+        return LOST
+
     @property
     def limits(self) -> BatchLimits:
         """The batch's; only after `start`."""
@@ -189,6 +209,8 @@ class Scheduler(Generic[Job, Row]):
     def _check_open(self) -> None:
         if self._closing.is_set():
             raise _shutting_down()
+        if self._lost.is_set():
+            raise EngineEndedError(LOST)
 
     def _run(self) -> None:
         while self._take():
@@ -198,6 +220,11 @@ class Scheduler(Generic[Job, Row]):
                 self._batch.step()
             except BaseException as error:  # a bug of the scheduler itself must not hang the streams
                 self._batch.close(to_engine_error(error))
+            if self._batch.is_lost:
+                self._lost.set()
+                self._batch.close(EngineEndedError(LOST))
+                with contextlib.suppress(RuntimeError):  # nobody's loop waits for it any more
+                    self._tell_lost()
         if self._batch is not None:
             self._batch.close(_shutting_down())
 
@@ -212,8 +239,8 @@ class Scheduler(Generic[Job, Row]):
             wants_wait = False
             if item is None:
                 return False
-            if self._closing.is_set():
-                item.channel.put(_shutting_down())
+            if self._closing.is_set() or self._lost.is_set():
+                item.channel.put(_shutting_down() if self._closing.is_set() else EngineEndedError(LOST))
                 item.channel.put(None)
             elif isinstance(item, _Call):
                 if not item.channel.is_cancelled:

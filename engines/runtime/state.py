@@ -5,6 +5,7 @@ In: its scheduler, its runner's cache and its device. Out: an `EngineState`; sec
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ import torch
 from engines.meters import EngineState
 from engines.runtime.prefix_cache import CacheStats
 from engines.runtime.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
 
 
 class DeviceTimer:
@@ -53,6 +56,18 @@ class DeviceTimer:
         while self._open and self._open[0][1].query():
             first, last = self._open.popleft()
             self._tell(first.elapsed_time(last) / 1000)
+
+
+def is_lost(device: torch.device) -> bool:
+    """Whether a device refuses all work of this process, as a GPU does after an illegal memory access."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        log.error("the GPU takes no more work from this process: %s", error)
+        return True
+    return False
 
 
 def state_of(scheduler: Scheduler[Any, Any] | None, stats: CacheStats, device: torch.device) -> EngineState:

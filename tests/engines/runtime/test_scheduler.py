@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from engines.base import (
     CallerWait,
     Delta,
+    EngineEndedError,
     EngineError,
     EngineOverloadedError,
     EngineUnavailableError,
@@ -52,6 +53,7 @@ class FakeRunner:
         self.rows: set[FakeRow] = set()
         self.completed: list[str] = []
         self.num_relieved = 0
+        self.is_broken = False
         self.trouble: Callable[[str, Sequence[FakeJob]], BaseException | None] = lambda _what, _jobs: None
 
     def _work(self, what: str, *rows: FakeRow, note: str = "") -> None:
@@ -101,6 +103,9 @@ class FakeRunner:
 
     def relieve(self) -> None:
         self.num_relieved += 1
+
+    def is_lost(self) -> bool:
+        return self.is_broken
 
     def did(self, what: str) -> list[tuple[str, ...]]:
         return [names for kind, *names_ in self.log if kind == what for names in [tuple(names_)]]
@@ -687,6 +692,27 @@ async def test_a_bug_of_the_scheduler_itself_ends_the_streams_and_not_the_thread
     assert all(isinstance(result, GenerationFailedError) for result in results)
     monkeypatch.undo()
     assert await collect(scheduler.stream(asking("alive"))) == "123"
+
+
+async def test_a_gpu_that_refuses_all_work_ends_the_engine_once_and_for_all(
+    scheduler: Scheduler[FakeJob, FakeRow], runner: FakeRunner
+) -> None:
+    # Given an error of one request, and then one after which nothing works any more
+    ended = asyncio.create_task(scheduler.ended())
+    runner.trouble = lambda _what, _jobs: RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(GenerationFailedError):
+        await collect(scheduler.stream(asking("first")))
+    assert not ended.done()
+    runner.is_broken = True
+    with pytest.raises(GenerationFailedError):
+        await collect(scheduler.stream(asking("second")))
+
+    # Then that is told, and every later request may be tried elsewhere
+    assert "GPU" in await ended
+    assert await scheduler.ended() == ended.result()
+    runner.trouble = lambda _what, _jobs: None
+    with pytest.raises(EngineEndedError):
+        await collect(scheduler.stream(asking("third")))
 
 
 async def test_shutting_down_ends_running_waiting_and_late_requests_alike(runner: FakeRunner) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engines.runtime.state import DeviceTimer  # noqa: E402
+from engines.runtime.state import DeviceTimer, is_lost  # noqa: E402
 
 
 def test_a_gpu_is_timed_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +37,14 @@ def test_a_gpu_is_timed_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch) 
     Event.done = True
     timer.tell_ended()
     assert told == [0.25]
+
+
+def test_a_gpu_is_lost_when_even_waiting_for_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_device: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    assert not is_lost(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
+    assert not is_lost(torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "synchronize", refuse)
+    assert is_lost(torch.device("cuda:0"))
