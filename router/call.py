@@ -91,6 +91,7 @@ class Call:
         cache: what may be done to spare it a run of its own.
         admission: what it is charged with; None if nothing limits it.
         again: what it asks again; None for a caller's own question.
+        is_captured: question and answers may be kept for data sets (`router.loop`).
     """
 
     messages: tuple[Message, ...]
@@ -124,6 +125,7 @@ class Call:
     cache: CacheUse = CacheUse()
     admission: Admission | None = None
     again: Again | None = None
+    is_captured: bool = False
 
     @property
     def images(self) -> tuple[ImagePart, ...]:

@@ -119,6 +119,7 @@ class JobSpec:
             it had no part in it.
         cached_at: unix seconds when the answer was made, if it is an earlier request's.
         origin: the request that it was accepted with; a field of its own in the record, which scripts read.
+        is_captured: its owner lets us keep it for data sets (`router.loop`), and the request did not forbid it.
     """
 
     id: str
@@ -151,6 +152,7 @@ class JobSpec:
     cache: CacheState = ""
     cached_at: float | None = None
     origin: Origin = NOWHERE
+    is_captured: bool = False
 
     @property
     def is_only_for_its_caller(self) -> bool:

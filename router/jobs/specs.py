@@ -67,6 +67,7 @@ def to_spec(
         echo=dict(call.echo),
         timings=timings,
         origin=ORIGIN.get(),
+        is_captured=call.is_captured,
     )
 
 
