@@ -18,11 +18,12 @@ from router.allocator import give_back_forever
 from router.api import errors
 from router.api.batch_lines import make_runner
 from router.api.openapi import describe, serve_docs
-from router.api.routes import batches, chat, compat, files, jobs, metrics, page, responses, system, webhooks
+from router.api.routes import batches, chat, compat, feedback, files, jobs, metrics, page, responses, system, webhooks
 from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.leftovers import end_tasks
 from router.limits.addresses import Proxies
+from router.loop.collect import keep_forever
 from router.middleware.audited import Audited
 from router.middleware.callers import Identified
 from router.middleware.encodings import Unpacked
@@ -87,7 +88,7 @@ def create_app(settings: Settings | None = None, traces: Traces | None = None) -
     app.state.services = services
     app.state.batch_runner = runner
     errors.install(app)
-    for module in (chat, responses, jobs, files, batches, compat, system, metrics, webhooks, page):
+    for module in (chat, responses, feedback, jobs, files, batches, compat, system, metrics, webhooks, page):
         app.include_router(module.routes)
     describe(app)
     serve_docs(app)
@@ -140,6 +141,7 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
             name="reaper",
         ),
         asyncio.create_task(sweep_forever(services.webhooks, services.queue), name="webhook-sweeper"),
+        asyncio.create_task(keep_forever(services.capture, services.store), name="capture"),
         asyncio.create_task(runner.run_forever(), name="batch-runner"),
         asyncio.create_task(give_back_forever(), name="memory"),
     ]
@@ -166,3 +168,4 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
             await client.aclose()
         if services.audit is not None:
             await asyncio.to_thread(services.audit.close)
+        await asyncio.to_thread(services.capture.close)

@@ -32,6 +32,8 @@ from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue, create_celery
 from router.jobs.store import JobStore
 from router.limits.limiter import Limiter
+from router.loop.capture import Capture, to_terms
+from router.loop.records import Terms
 from router.media import MediaIntake
 from router.overload import OverloadWatch
 from router.promotion.live import LivePromotions
@@ -101,6 +103,7 @@ def build_services(settings: Settings, traces: Traces | None = None) -> Services
     cache = make_cache(settings, reads, lambda: revisions_of(monitor), rules, meters)
     authenticator = make_authenticator(settings, reads, news)
     promotions = LivePromotions(PromotionStore(reads), monitor.info)
+    capture = make_capture(settings, authenticator, lambda: revisions_of(monitor))
     return Services(
         settings=settings,
         authenticator=authenticator,
@@ -124,6 +127,7 @@ def build_services(settings: Settings, traces: Traces | None = None) -> Services
             flights=None if cache is None else Flights(),
             watch=watch,
             promoted=promotions.apply,
+            capture=capture,
         ),
         promotions=promotions,
         media=MediaIntake(settings, fetcher, meters),
@@ -138,6 +142,7 @@ def build_services(settings: Settings, traces: Traces | None = None) -> Services
         limiter=make_limiter(settings, reads, meters),
         idempotency=Idempotency(redis, watch=watch),
         redis_watch=watch,
+        capture=capture,
         audit=make_audit(settings),
         meters=meters,
         traces=traces,
@@ -256,6 +261,24 @@ def make_audit(settings: Settings) -> AuditLog | None:
     except OSError as error:
         raise SettingsError(f"GLOWL_AUDIT: {folder} cannot be written: {error.strerror}") from None
     return AuditLog(folder, keep_days=settings.audit_days)
+
+
+def make_capture(
+    settings: Settings, authenticator: Authenticator, revisions: Callable[[], Mapping[str, str]] = dict
+) -> Capture:
+    """Return what keeps the exchanges of owners who let us; it makes its folder when the first one is kept."""
+    longest_s = settings.capture_days * 86_400.0
+    by_setting = {owner: to_terms(captures, None, keep_s=longest_s) for owner, captures in settings.capture}
+
+    def terms_of(owner_id: str) -> Terms:
+        owner = authenticator.record_of(owner_id)
+        if owner is None:
+            return by_setting.get(owner_id, Terms())
+        keep_s = min(longest_s, owner.retention_s or longest_s)
+        captures = owner.captures or by_setting.get(owner_id, Terms()).captures
+        return to_terms(captures, owner.redacts, keep_s=keep_s)
+
+    return Capture(settings.loop_dir, terms_of, revisions=revisions)
 
 
 def load_rules_source(preset: str) -> tuple[Callable[[], Rules], RulesFile | None]:

@@ -35,6 +35,7 @@ from router.jobs.job import (
 )
 from router.jobs.store import JobStore
 from router.leftovers import Leftovers, end_tasks
+from router.loop.capture import Capture
 from router.redis import while_heard
 from router.redis_watch import RedisWatch
 from router.telemetry.meters import UNMETERED, Meters
@@ -123,6 +124,7 @@ class DirectAnswer:
         leftovers: Leftovers,
         sharing: Sharing | None = None,
         meters: Meters = UNMETERED,
+        capture: Capture | None = None,
     ) -> None:
         self.job = job
         self.finished: list[Job] = []
@@ -133,6 +135,7 @@ class DirectAnswer:
         self._leftovers = leftovers
         self._sharing = sharing
         self._meters = meters
+        self._capture = capture
         self._elsewhere: Job | None = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -183,6 +186,8 @@ class DirectAnswer:
             result = self._to_result(error)
             self.finished.append(_finish_fast(self.job, result))
             self._meters.answered(of_answer(self.finished[0]))
+            if self._capture is not None:
+                self._capture.add(self.finished[0], self._call.images)
             if self._call.admission is not None and self.job.spec.cache != "joined":
                 self._call.admission.use(result.usage.prompt_tokens + result.usage.completion_tokens)
             yield Event("finished", FAST_UNIT, 1, state=self.finished[0].units[FAST_UNIT].state)

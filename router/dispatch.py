@@ -49,6 +49,7 @@ from router.jobs.store import JobStore
 from router.later import Later
 from router.leftovers import Leftovers
 from router.limits.meters import Cost
+from router.loop.capture import Capture
 from router.output_format import with_instruction
 from router.redis import may_be_done, while_heard
 from router.redis_watch import RedisWatch
@@ -112,6 +113,7 @@ class Dispatcher:
         watch: of redis; None waits for redis as long as its client does.
         looks: asks some questions again in idle time; None asks none.
         promoted: gives a call the adapter that answers for the model it asks for; None leaves calls as they are.
+        capture: keeps what owners let us; None keeps nothing.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Dispatcher:
         watch: RedisWatch | None = None,
         promoted: Callable[[Call], Call] | None = None,
         looks: SecondLooks | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self._engines = engines
         self._store = store
@@ -148,6 +151,7 @@ class Dispatcher:
         self._watch = watch
         self._promoted = promoted or (lambda call: call)
         self._looks = looks or SecondLooks()
+        self._capture = capture
         self._leftovers = Leftovers()
         self._closing = asyncio.Event()
         self.do_later = Later(self._leftovers, self._closing).do
@@ -191,6 +195,8 @@ class Dispatcher:
                 running = await give_again(self._keeping(call, None), call, kept)
                 running.began_at = began_at
                 self._router.meters.answered(of_answer(running.job))
+                if self._capture is not None:
+                    self._capture.add(running.job, call.images)
                 return running
         if call.cache.is_all:
             raise NotCachedError(texts.NOT_CACHED)
@@ -423,6 +429,7 @@ class Dispatcher:
             self._leftovers,
             Sharing(self._cache, where) if self._cache and where else None,
             self._router.meters,
+            self._capture,
         )
         events, finished = answer.events(), answer.finished
         if any(draw.is_drawn for draw in draws):

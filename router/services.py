@@ -26,6 +26,7 @@ from router.jobs.events import EventHub
 from router.jobs.queue import JobQueue
 from router.jobs.store import JobStore
 from router.limits.limiter import Limiter
+from router.loop.capture import Capture
 from router.media import MediaIntake
 from router.overload import OverloadWatch
 from router.promotion.live import LivePromotions
@@ -64,6 +65,7 @@ class Services:
     limiter: Limiter
     redis_watch: RedisWatch
     promotions: LivePromotions
+    capture: Capture
     redis_clients: tuple[Redis, ...]
     audit: AuditLog | None = None
     meters: Meters = UNMETERED

@@ -39,6 +39,7 @@ from router.settings_checks import (
     or_default_scopes,
     or_none,
     split_adapters,
+    split_captures,
     split_words,
     to_audit,
     to_flag,
@@ -275,6 +276,12 @@ class Settings(BaseSettings):
     audit_text: Words = Field(
         (), description="comma-separated owners whose questions and answers are in the audit log; others' never are"
     )
+    capture: Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(split_captures)] = Field(
+        (),
+        description="comma-separated owners whose questions and answers are kept for data sets: OWNER=text or "
+        "OWNER=pictures, such as local=pictures; others by `glowl owners set`; nobody else's are",
+    )
+    capture_days: int = Field(90, ge=1, description="days for which they are kept")
     metrics: Annotated[bool, BeforeValidator(to_flag)] = Field(
         True, description="count and time what happens, for Prometheus: `/metrics`"
     )
@@ -332,6 +339,11 @@ class Settings(BaseSettings):
     def audit_dir(self) -> Path:
         """Where the audit log is."""
         return self.data_dir / "audit"
+
+    @property
+    def loop_dir(self) -> Path:
+        """Where exchanges are kept for data sets."""
+        return self.data_dir / "loop"
 
     @property
     def asks_for_keys(self) -> bool:

@@ -44,6 +44,21 @@ def split_adapters(value: object) -> object:
     return value
 
 
+def split_captures(value: object) -> object:
+    """Read ``OWNER=text`` or ``OWNER=pictures`` between commas; anything else stays.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if not isinstance(value, str):
+        return value
+    pairs = [tuple(word.strip() for word in text.partition("=")[::2]) for text in value.split(",") if text.strip()]
+    for owner, captures in pairs:
+        if not owner or captures not in ("text", "pictures"):
+            raise ValueError("say OWNER=text or OWNER=pictures, such as local=pictures, separated by commas")
+    return tuple(pairs)
+
+
 def or_none(value: object) -> object:
     """Take an empty text for None."""
     return (value.strip() or None) if isinstance(value, str) else value

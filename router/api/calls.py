@@ -64,6 +64,7 @@ async def to_call(body: ChatRequest | ResponsesRequest, caller: str, services: S
         priority=to_priority(body.service_tier),
         is_streamed=bool(body.stream),
         draft_as=body.hybrid.draft_as,
+        is_captured=body.store is not False and services.capture.is_on(caller),
     )
     if isinstance(body, ChatRequest):
         return await _of_chat(call, body, services)
@@ -117,6 +118,7 @@ async def to_older_call(body: InferenceRequest, caller: str, services: Services,
         is_background=is_async,
         is_stored=is_async,
         is_watched=not is_async,
+        is_captured=services.capture.is_on(caller),
         cache=cache_use(None, is_stored=is_async),
     )
     return await _with_messages(call, from_older_shape(body, services.media))

@@ -129,6 +129,10 @@ class Authenticator:
         owner = self._owners.get(owner_id)
         return None if owner is None else owner.retention_s
 
+    def record_of(self, owner_id: str) -> Owner | None:
+        """Return an owner's record; None if it has none."""
+        return self._owners.get(owner_id)
+
     def _of_token(self, token: Verified) -> Caller:
         """Return who sends a token; its owner may have a record, which says how much, and can only take scopes away."""
         owner = self._owners.get(token.owner)

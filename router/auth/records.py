@@ -47,6 +47,9 @@ class Owner:
         limits: of its own; what is None there is left to the settings.
         retention_s: longest lifetime of its records after their end; None leaves it to the settings.
         created_at: unix seconds.
+        captures: what is kept of its exchanges for data sets: ``off``, ``text`` or ``pictures``; empty leaves it to the
+            settings.
+        redacts: kinds of what is replaced in them; None for all.
     """
 
     id: str
@@ -55,6 +58,8 @@ class Owner:
     limits: Limits = field(default_factory=Limits)
     retention_s: int | None = None
     created_at: float = 0.0
+    captures: str = ""
+    redacts: tuple[str, ...] | None = None
 
     def to_json(self) -> bytes:
         """Write it for redis."""

@@ -584,6 +584,7 @@ class JobStore(PictureStore):
             flight=flight,
             facts=of_spec(spec),
             origin=spec.origin.to_text(),
+            is_captured=int(spec.is_captured),
             lease_s=self.lease_s,
             reservation=terms.reservation,
             **{"class": to_class(spec.priority)},

@@ -55,4 +55,7 @@ MAX_FOLLOWERS: Final = 256
 # Ends of jobs that are kept for who asks for metrics: what 70 of them a second leave between two looks of five minutes.
 MAX_UNCOUNTED: Final = 20_000
 
+# Ended jobs that wait to be kept for data sets; each is an id.
+MAX_UNCAPTURED: Final = 100_000
+
 CONSTANTS: Final[dict[str, int | float | str]] = {name: value for name, value in globals().items() if name.isupper()}

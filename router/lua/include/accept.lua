@@ -5,13 +5,15 @@
 -- for a branch that it can do without. needs_both: 1 if the merge's queue is 'light' should an answer be missing.
 -- lease_s: of a unit that is begun at once. reservation: of its tokens (`limits.lua`), '' for none. kept_as: where its
 -- answer is kept to be given again, '' for nowhere. flight: of jobs that ask the same, '' for none. facts: JSON of what
--- `count_end` tells of it. origin: JSON of the request it came with. Then, per unit: name, queue, and patience in seconds, '' if it is always waited for.
+-- `count_end` tells of it. origin: JSON of the request it came with.
+-- is_captured: 1 if its owner lets us keep it for data sets. Then, per unit: name, queue, and patience in seconds, '' if
+-- it is always waited for.
 --@include job_end
 local id, now, spec, owner, class, ttl_s, blob_ttl_s, webhook_url, expires_s, deadline_ms, max_unfinished, blobs,
   is_strict, list, grace_s, merge_queue, needs_both, sizes, max_picture_bytes, lease_s, reservation,
-  kept_as, flight, facts, origin = unpack(ARGV)
+  kept_as, flight, facts, origin, is_captured = unpack(ARGV)
 now = clock(now)
-local key, FIRST_UNIT = job_key(id), 26
+local key, FIRST_UNIT = job_key(id), 27
 
 -- Whether its owner has as many unfinished jobs as it may have.
 local function is_one_too_many()
@@ -42,6 +44,7 @@ local function accept(leader)
   if reservation ~= '' then redis.call('HSET', key, 'reservation', reservation) end
   count(id, 1)
   redis.call('HSET', key, 'merge.queue', merge_queue, 'merge.needs_both', needs_both)
+  if is_captured == '1' then redis.call('HSET', key, 'is_captured', '1') end
   if kept_as ~= '' then redis.call('HSET', key, 'kept_as', kept_as) end
   for i = FIRST_UNIT, #ARGV, 3 do
     redis.call('HSET', key, ARGV[i] .. '.queue', ARGV[i + 1], ARGV[i] .. '.patience', ARGV[i + 2])

@@ -76,6 +76,13 @@ local function settle_job(id, used, now)
   settle(reservation, used or used_tokens(id), micros(now))
 end
 
+-- Ends of jobs that are to be kept for data sets, until an api has taken them.
+local CAPTURED = prefix .. 'loop:ended'
+local function capture_end(id)
+  if redis.call('HEXISTS', job_key(id), 'is_captured') == 0 then return end
+  if redis.call('RPUSH', CAPTURED, id) > MAX_UNCAPTURED then redis.call('LPOP', CAPTURED) end
+end
+
 -- Ends a job. The record lives on for the time it names itself; whom to tell, and what it is charged, is settled in the
 -- same step.
 -- In: used: tokens, nil for what its units used. is_shared: those who wait for it get the same end; else one of them
@@ -84,6 +91,7 @@ local finish_followers
 local function finish_job(id, state, now, used, is_shared, measured)
   redis.call('HSET', job_key(id), 'state', state, 'completed_at', stamp(now))
   count_end(job_key(id), state, measured)
+  capture_end(id)
   settle_job(id, used, now)
   stop_units(id)
   count(id, -1)
