@@ -49,12 +49,14 @@ class Admin:
         url: of redis.
         language: of what is said.
         now: unix seconds at which the command was given.
+        data_dir: the data folder that was named; None for that of the settings.
     """
 
     settings: Settings
     url: str
     language: Language
     now: float
+    data_dir: Path | None = None
 
     @property
     def configured(self) -> list[str]:
@@ -122,7 +124,7 @@ def open_admin(data_dir: Path | None, language: Language) -> Admin:
     url = running_redis(settings, layout, language)
     if not url:
         fail(say("owners.redis.none", language, data_dir=layout.data_dir))
-    return Admin(settings, url, language, time.time())
+    return Admin(settings, url, language, time.time(), data_dir)
 
 
 def running_redis(settings: Settings, layout: Layout, language: Language) -> str:
@@ -169,6 +171,8 @@ def to_owner(owner: Owner, directory: Directory, now: float) -> Json:
         "scopes": sorted(owner.scopes),
         "limits": str(owner.limits),
         "retention_s": owner.retention_s,
+        "captures": owner.captures or None,
+        "redacts": None if owner.redacts is None else list(owner.redacts),
         "created_at": int(owner.created_at),
         "live_keys": sum(key.is_live(now) for key in directory.keys_of(owner.id)),
     }

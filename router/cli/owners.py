@@ -28,16 +28,32 @@ from router.cli.texts import say
 from router.scopes import SCOPES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from router.auth.records import Directory, Owner
+    from router.loop.store import LoopStore
 
 NONE = "none"
 MIN_RETENTION_S = 3600
+_CAPTURED = "answers for data sets"
 
 app = typer.Typer(name="owners", help="Who may ask: names, scopes, limits. Keys: `glowl keys`.", no_args_is_help=True)
 
 OwnerArgument = Annotated[str, typer.Argument(metavar="OWNER", help="Its name or id.")]
 LimitsOption = Annotated[
     str | None, typer.Option(metavar="LIST", help="Such as requests=60/min,tokens=100k/min,concurrent=8; none: no own.")
+]
+CaptureOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="off|text|pictures",
+        help="Keep its questions and answers for data sets (docs/loop.md): texts alone, or pictures too; none: as "
+        "GLOWL_CAPTURE says.",
+    ),
+]
+RedactOption = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="What is replaced in them: email,phone,id,card (the default is all), or none."),
 ]
 RetentionOption = Annotated[
     str | None, typer.Option(metavar="TIME", help="Keep what is stored at most so long, such as 1d; none: the default.")
@@ -50,6 +66,8 @@ def create(
     scopes: ScopesOption = None,
     limits: LimitsOption = None,
     retention: RetentionOption = None,
+    capture: CaptureOption = None,
+    redact: RedactOption = None,
     adopt: Annotated[
         str,
         typer.Option(
@@ -65,7 +83,7 @@ def create(
     """Make an owner. From the first one on, every request needs a key."""
     from router.auth.admin import create_owner
 
-    given = _read_options(scopes, limits, retention)
+    given = _read_options(scopes, limits, retention, capture, redact)
     admin = open_admin(data_dir, parse_language(lang))
     was_open = not admin.load().owners and not admin.configured
     owner = admin.change(
@@ -125,7 +143,7 @@ def show(
     admin = open_admin(data_dir, parse_language(lang))
     found = admin.change(lambda everything: ((), find_owner(everything, owner)))
     directory = admin.load()
-    stored = admin.run(lambda store: Belongings(store.redis, found.id).count())
+    stored = admin.run(lambda store: Belongings(store.redis, found.id).count()) | _count_captured(found.id, admin)
     keys = directory.keys_of(found.id)
     if is_json:
         more = {"keys": [to_key(key, directory, admin.now) for key in keys], "stored": stored}
@@ -135,6 +153,7 @@ def show(
     for column, value in (
         *(("id", found.id), ("name", found.name), ("created", show_time(found.created_at)), ("scopes", scopes)),
         *(("limits", limits or "-"), ("retention", retention or "-")),
+        *(("capture", found.captures or "-"), ("redact", _redacted(found))),
         *(("keys", ", ".join(f"{key.id} ({status_of(key, admin.now)})" for key in keys) or "-"),),
         *(("stored", ", ".join(f"{number} {kind}" for kind, number in stored.items()) or "-"),),
     ):
@@ -148,6 +167,8 @@ def set_(
     scopes: ScopesOption = None,
     limits: LimitsOption = None,
     retention: RetentionOption = None,
+    capture: CaptureOption = None,
+    redact: RedactOption = None,
     is_json: JsonOption = False,
     data_dir: DataDirOption = None,
     lang: LanguageOption = None,
@@ -156,7 +177,7 @@ def set_(
     from router.auth.admin import set_owner
 
     language = parse_language(lang)
-    changes = _read_options(scopes, limits, retention)
+    changes = _read_options(scopes, limits, retention, capture, redact)
     if name is not None:
         changes["name"] = name
     if not changes:
@@ -193,13 +214,14 @@ def delete(
             fail(error.text.of(admin.language))
         found = None
     owner_id = owner if found is None else found.id
-    if not is_purged and (stored := admin.run(lambda store: Belongings(store.redis, owner_id).count())):
+    stored = {} if is_purged else admin.run(lambda store: Belongings(store.redis, owner_id).count())
+    if not is_purged and (stored := stored | _count_captured(owner_id, admin)):
         shown = ", ".join(f"{number} {kind}" for kind, number in stored.items())
         admin.fail("owners.has", name=owner, stored=shown, glowl=command_name())
     if found is not None:
         # First, so that nothing new comes.
         admin.change(lambda everything: delete_owner(everything, admin.now, owner_id))
-    deleted = admin.run(lambda store: Belongings(store.redis, owner_id).delete()) if is_purged else {}
+    deleted = _purge(owner_id, admin) if is_purged else {}
     if is_json:
         print_json({"id": owner_id, "object": "owner", "deleted": True, "purged": deleted})
         return
@@ -214,6 +236,41 @@ def delete(
         admin.say("owners.opened")
 
 
+def _purge(owner_id: str, admin: Admin) -> dict[str, int]:
+    """Delete all that is stored of an owner, in redis and for data sets; returns how many records, by kind."""
+    from router.auth.purge import Belongings
+    from router.loop.collect import tell_deleted
+
+    deleted = admin.run(lambda store: Belongings(store.redis, owner_id).delete())
+    at = admin.run(lambda store: tell_deleted(store.redis, owner_id))
+    number = _of_captured(admin, lambda store: store.delete({owner_id: at}))
+    return deleted | ({_CAPTURED: number} if number else {})
+
+
+def _count_captured(owner_id: str, admin: Admin) -> dict[str, int]:
+    number = _of_captured(admin, lambda store: store.count(owner_id))
+    return {_CAPTURED: number} if number else {}
+
+
+def _of_captured(admin: Admin, work: Callable[[LoopStore], int]) -> int:
+    """Ask what is kept for data sets on this machine; 0 if nothing is.
+
+    Raises:
+        typer.Exit: after one line, if it cannot be read or written.
+    """
+    from router.loop.capture import FAILURES
+    from router.loop.store import FILE, LoopStore
+
+    folder = admin.settings.loop_dir if admin.data_dir is None else admin.data_dir / "loop"
+    if not (folder / FILE).exists():
+        return 0
+    try:
+        with LoopStore(folder) as store:
+            return work(store)
+    except FAILURES as error:
+        fail(f"{folder / FILE}: {error}")
+
+
 def _say_what_the_audit_log_keeps(admin: Admin, owner_id: str) -> None:
     from router.audit.chain import files_in
 
@@ -223,7 +280,9 @@ def _say_what_the_audit_log_keeps(admin: Admin, owner_id: str) -> None:
             admin.say("owners.purged.audit", id=owner_id, days=settings.audit_days, folder=settings.audit_dir)
 
 
-def _read_options(scopes: str | None, limits: str | None, retention: str | None) -> dict[str, Any]:
+def _read_options(
+    scopes: str | None, limits: str | None, retention: str | None, capture: str | None, redact: str | None
+) -> dict[str, Any]:
     from router.limits.limits import Limits
 
     given: dict[str, Any] = {}
@@ -241,7 +300,34 @@ def _read_options(scopes: str | None, limits: str | None, retention: str | None)
                 "at least 1h: a client must find time to fetch its answer", param_hint="--retention"
             )
         given["retention_s"] = seconds
+    if capture is not None:
+        given["captures"] = _read_word(capture, ("off", "text", "pictures"), "--capture")
+    if redact is not None:
+        from router.loop.redact import KINDS
+
+        words = [] if redact.strip().lower() == NONE else redact.split(",")
+        given["redacts"] = tuple(_read_word(word, KINDS, "--redact") for word in words)
     return given
+
+
+def _read_word(text: str, choices: tuple[str, ...], option: str) -> str:
+    """Read one of some words; ``none`` of a setting that has a default is the empty text.
+
+    Raises:
+        typer.BadParameter: if it is another.
+    """
+    word = text.strip().lower()
+    if option == "--capture" and word == NONE:
+        return ""
+    if word not in choices:
+        raise typer.BadParameter(f"choose from {', '.join(choices)}, or {NONE}", param_hint=option)
+    return word
+
+
+def _redacted(owner: Owner) -> str:
+    from router.loop.redact import KINDS
+
+    return ",".join(KINDS if owner.redacts is None else owner.redacts) or NONE
 
 
 def _terms(owner: Owner) -> tuple[str, str, str]:

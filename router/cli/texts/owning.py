@@ -77,6 +77,8 @@ TEXTS: Final[dict[str, Text]] = {
     "owners.column.scopes": Text("Scopes", "权限范围"),
     "owners.column.limits": Text("Limits", "限额"),
     "owners.column.retention": Text("Kept", "保留时间"),
+    "owners.column.capture": Text("Captured", "为数据集保存"),
+    "owners.column.redact": Text("Redacted", "脱敏"),
     "owners.column.stored": Text("Stored", "已存储"),
     "keys.created": Text(
         "a new key of {owner}; it is shown this once, keep it:", "{owner} 的新密钥；仅显示这一次，请妥善保存："

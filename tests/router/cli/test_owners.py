@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import redis
+from redis.asyncio import Redis as AsyncRedis
 from typer.testing import CliRunner, Result
 
 from router.auth.key_text import digest_of, is_key
 from router.cli.data_folder import Layout
 from router.cli.durations import parse_duration, show_duration
 from router.cli.main import app
+from router.loop.collect import deleted_since
+from router.loop.store import LoopStore
+from tests.router.loop.test_store import exchange
 
 
 class Terminal:
@@ -237,3 +241,30 @@ def test_a_redis_that_does_not_answer_is_named(glowl: Terminal) -> None:
 def test_lengths_of_time(text: str, seconds: int) -> None:
     assert parse_duration(text, is_zero_good=True) == seconds
     assert parse_duration(show_duration(seconds), is_zero_good=True) == seconds
+
+
+def test_what_is_kept_for_data_sets_is_set_shown_and_goes_with_the_owner(glowl: Terminal, tmp_path: Path) -> None:
+    # Given an owner who lets us keep texts
+    glowl.env["GLOWL_DATA_DIR"] = str(tmp_path)
+    owner_id = glowl("owners", "create", "alice", "--capture", "text").stdout.strip()
+    glowl("owners", "set", "alice", "--redact", "email,phone")
+    [found] = glowl.json("owners", "show", "alice")
+    assert (found["captures"], found["redacts"]) == ("text", ["email", "phone"])
+    assert "Redacted: email,phone" in glowl("owners", "show", "alice").stdout
+    assert "off, text, pictures" in glowl.refusal("owners", "set", "alice", "--capture", "everything", code=2)
+    # And some of it
+    with LoopStore(tmp_path / "loop") as store:
+        store.put(exchange(1, owner=owner_id), [], 1e12)
+        store.put(exchange(2, owner="own_other"), [], 1e12)
+    # Then the owner cannot go without it
+    assert "1 answers for data sets" in glowl.refusal("owners", "delete", "alice")
+    assert glowl.json("owners", "delete", "alice", "--purge")[0]["purged"] == {"answers for data sets": 1}
+    with LoopStore(tmp_path / "loop") as store:
+        assert [each.id for each in store.select()] == ["resp_2"]
+
+
+async def test_a_purge_reaches_other_machines(glowl: Terminal, redis_url: str) -> None:
+    owner_id = glowl("owners", "create", "alice").stdout.strip()
+    glowl("owners", "delete", "alice", "--purge")
+    async with AsyncRedis.from_url(redis_url) as client:
+        assert owner_id in await deleted_since(client, 0.0)
