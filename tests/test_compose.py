@@ -358,14 +358,15 @@ def test_redis_keeps_what_it_acknowledged_in_a_volume() -> None:
     assert SERVICES["redis"]["volumes"] == ["redis:/data"]
 
 
-def test_the_audit_log_is_on_a_volume_of_the_images_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    (volume,) = SERVICES["api"]["volumes"]
-    folder = volume.partition(":")[2]
+def test_what_an_api_writes_is_on_volumes_of_the_images_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [volume.partition(":")[2] for volume in SERVICES["api"]["volumes"]]
     monkeypatch.setenv("HOME", "/home/glowl")
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    assert str(Settings().audit_dir) == folder
+    settings = Settings()
+    assert [str(settings.audit_dir), str(settings.loop_dir)] == folders
     # A new volume takes over the owner of the folder in the image.
-    assert f"mkdir -p {folder} && chown -R glowl /home/glowl/.local" in DOCKERFILE
+    made = " ".join(folder.removeprefix("/home/glowl/") for folder in folders)
+    assert f"cd /home/glowl && mkdir -p {made} && chown -R glowl .local" in DOCKERFILE
 
 
 def test_named_volumes_are_declared_and_used() -> None:
