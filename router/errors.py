@@ -12,6 +12,7 @@ Errors::
     ├── NotFoundError                404; no such response, job, model or path (also: somebody else's)
     ├── BodyTimeoutError             408; the request body did not arrive in time
     ├── ConflictError                409; the same request is still being worked on
+    ├── NotCapturedError             409; feedback on an answer that is not kept for data sets
     ├── BodyTooLargeError            413; the request body is over the limit
     ├── EncodingUnsupportedError     415; the body is packed in a way that is not known here
     ├── HostRefusedError             421; the Host is no name of this service
@@ -25,6 +26,7 @@ Errors::
     │   └── StorageFullError         503; redis has no room for anything new
     ├── NewerRecordError             503; a newer Glowl wrote the record so that this one cannot read it
     ├── NotCachedError               504; only a cached answer was wanted, and there is none
+    ├── LoopUnavailableError         503; what is kept for data sets cannot be read or written now
     ├── AuditUnavailableError        503; requests must be written down, and the disk takes nothing
     ├── KeysUnavailableError         503; the issuer's keys cannot be read, so a token can be neither taken nor refused
     └── EngineFailedError            the status of the engine's own error, after every fallback failed
@@ -149,6 +151,13 @@ class ConflictError(RouterError):
     default_code: ClassVar[str] = "conflict"
 
 
+class NotCapturedError(RouterError):
+    """Feedback is kept beside the answer, and this one is not kept for data sets, or has not ended."""
+
+    status_code: ClassVar[int] = 409
+    default_code: ClassVar[str] = "not_captured"
+
+
 class IdempotencyReuseError(RouterError):
     """An Idempotency-Key came with another body before."""
 
@@ -236,6 +245,14 @@ class KeysUnavailableError(RouterError):
     status_code: ClassVar[int] = 503
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str] = "token_keys_unavailable"
+
+
+class LoopUnavailableError(RouterError):
+    """What is kept for data sets cannot be read or written now."""
+
+    status_code: ClassVar[int] = 503
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "loop_unavailable"
 
 
 class AuditUnavailableError(RouterError):

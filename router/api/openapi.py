@@ -24,6 +24,7 @@ from router.api.routes.batches import BatchCreate
 from router.api.routes.webhooks import EndpointCreate, EndpointTest, EndpointUpdate, SecretRotate
 from router.api.schemas import (
     ChatRequest,
+    FeedbackRequest,
     InferenceRequest,
     ResponsesRequest,
     ResponseUpdate,
@@ -246,6 +247,13 @@ def _bodies() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
             },
         ),
         "/v1/responses/{response_id}": (ResponseUpdate, {"a title": {"metadata": {"title": "Blue shapes"}}}),
+        "/v1/responses/{response_id}/feedback": (
+            FeedbackRequest,
+            {
+                "a thumb": {"rating": "up"},
+                "a correction": {"rating": "down", "correction": "4", "comment": "miscounted"},
+            },
+        ),
         "/v1/batches": (
             BatchCreate,
             {

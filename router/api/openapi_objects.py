@@ -252,6 +252,18 @@ OBJECTS: Final[dict[str, Json]] = {
         {"signing_secret": _TEXT, "source": {"type": "string", "enum": ["settings", "generated"]}},
         kind="webhook_secret",
     ),
+    "Feedback": _object(
+        "What somebody thinks of an answer, as it is kept: redacted.",
+        {
+            "response_id": _TEXT,
+            "rating": _or_null({"type": "string", "enum": ["up", "down"]}),
+            "correction": {"description": "the right answer: a text or JSON; null if none was given"},
+            "fields": _ANY,
+            "comment": _TEXT,
+            "created_at": _TIME,
+        },
+        kind="response.feedback",
+    ),
     "InferenceAnswer": {
         "allOf": [
             ref("ChatCompletion"),
@@ -269,6 +281,8 @@ ANSWERS: Final[dict[tuple[str, str], str]] = {
     ("/v1/responses/{response_id}", "delete"): "Deleted",
     ("/v1/responses/{response_id}/cancel", "post"): "Response",
     ("/v1/responses/{response_id}/input_items", "get"): "InputItems",
+    ("/v1/responses/{response_id}/feedback", "post"): "Feedback",
+    ("/v1/responses/{response_id}/feedback", "get"): "Feedback",
     ("/v1/jobs", "get"): "JobList",
     ("/v1/jobs/{job_id}", "get"): "Job",
     ("/v1/jobs/{job_id}/retry", "post"): "Job",

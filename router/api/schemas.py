@@ -375,6 +375,17 @@ class ResponseUpdate(WireModel):
     metadata: dict[str, Any] | None
 
 
+class FeedbackRequest(WireModel):
+    """``POST /v1/responses/{id}/feedback``."""
+
+    rating: Literal["up", "down"] | None = None
+    correction: str | dict[str, Any] | list[Any] | None = Field(
+        None, description="the right answer: a text, or JSON for a JSON answer"
+    )
+    fields: dict[str, Any] | None = Field(None, description="right values of single fields of a JSON answer")
+    comment: str | None = None
+
+
 class InferenceRequest(WireModel):
     """``POST /api/v1/inference``: an older shape with one base64 picture."""
 

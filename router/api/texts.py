@@ -13,6 +13,27 @@ EMPTY_CONVERSATION: Final = Text("The conversation is empty; send a message.", "
 EMPTY_MESSAGE: Final = Text(
     "The last message is empty; send a question, a picture, or both.", "最后一条消息为空；请发送问题、图片或两者。"
 )
+NOT_CAPTURED: Final = Text(
+    "The answer '{response_id}' is not kept for data sets, so it takes no feedback. To keep those that follow, the "
+    "operator runs: glowl owners set NAME --capture pictures (without keys: GLOWL_CAPTURE=local=pictures). Answers to "
+    "requests with store: false are never kept.",
+    "回答 '{response_id}' 没有为数据集保存，因此不接受反馈。要保存此后的回答，请运维人员运行：glowl owners set NAME "
+    "--capture pictures（不用密钥时：GLOWL_CAPTURE=local=pictures）。store: false 的请求从不保存。",
+)
+NOT_ENDED: Final = Text(
+    "The answer '{response_id}' is still being made; send feedback when it has ended.",
+    "回答 '{response_id}' 仍在生成；请在它结束后再发送反馈。",
+)
+NO_FEEDBACK: Final = Text("Nothing was said of '{response_id}' yet.", "'{response_id}' 还没有反馈。")
+LOOP_UNAVAILABLE: Final = Text(
+    "What is kept for data sets cannot be read or written now; the api's log says why.",
+    "为数据集保存的内容暂时无法读写；原因见 api 的日志。",
+)
+EMPTY_FEEDBACK: Final = Text(
+    "Send a 'rating' (up or down), a 'correction', 'fields' or a 'comment'.",
+    "请发送 'rating'（up 或 down）、'correction'、'fields' 或 'comment'。",
+)
+FEEDBACK_TOO_LONG: Final = Text("'{param}' may have at most {limit} characters.", "'{param}' 最多 {limit} 个字符。")
 SERVER_FAILED: Final = Text("Something went wrong in the server; the log says more.", "服务器内部出错，详情见日志。")
 INVALID_JSON: Final = Text("The request body is not valid JSON: {why}.", "请求体不是有效的 JSON（{why}）。")
 BODY_TOO_LARGE: Final = Text("The request body is larger than {limit} bytes.", "请求体超过 {limit} 字节的上限。")

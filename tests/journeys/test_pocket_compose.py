@@ -147,6 +147,9 @@ def test_every_example_of_the_docs_page_works_and_is_answered_as_described(stack
             docs.run("post", "/v1/route", body | ({"response_id": ids[0]} if "response_id" in body else {}))
         for body in docs.examples("/v1/responses/{response_id}"):
             docs.run("post", "/v1/responses/{response_id}", body, response_id=ids[0])
+        for body in docs.examples("/v1/responses/{response_id}/feedback"):
+            docs.run("post", "/v1/responses/{response_id}/feedback", body, response_id=ids[0])
+        docs.run("get", "/v1/responses/{response_id}/feedback", response_id=ids[0])
         docs.run("get", "/v1/responses")
         docs.run("get", "/v1/responses/{response_id}/input_items", response_id=ids[0])
         docs.run("get", "/v1/jobs/{job_id}", job_id=ids[0])

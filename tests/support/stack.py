@@ -195,5 +195,10 @@ class PocketStack(ProcessStack):
         if not all((folder / "config.json").is_file() for folder in checkpoints.values()):
             pytest.skip("the pocket checkpoints are not here")
         # Tiny models on several threads wait for each other more than they compute. On a busy machine a draft is late.
-        env = {"OMP_NUM_THREADS": "1", "GLOWL_AUDIT": "on", "GLOWL_DRAFT_PATIENCE_S": "300"}
+        env = {
+            "OMP_NUM_THREADS": "1",
+            "GLOWL_AUDIT": "on",
+            "GLOWL_CAPTURE": "local=pictures",
+            "GLOWL_DRAFT_PATIENCE_S": "300",
+        }
         super().__init__(checkpoints=checkpoints, env=env)

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from router.api import texts
 from router.api.begin import begin
 from router.api.calls import to_call
+from router.api.captured import forget_captured
 from router.api.conversation import to_wire_input
 from router.api.errors import json_response, to_refusal, wants_chinese
 from router.api.failures import fields_named, to_failure
@@ -32,7 +33,7 @@ from router.api.stream import SSE_HEADERS, SSE_PING, answer_restarted, find_item
 from router.api.waiting import until_end
 from router.direct import FAST_UNIT
 from router.dispatch import Running
-from router.errors import BadRequestError
+from router.errors import BadRequestError, NotFoundError
 from router.jobs.job import Job, JobState
 from router.services import Services
 
@@ -128,10 +129,18 @@ async def cancel_response(request: Request, response_id: str) -> Response:
 @routes.delete("/v1/responses/{response_id}")
 async def delete_response(request: Request, response_id: str) -> Response:
     """Forget a response; one that still runs is cancelled first."""
-    services = services_of(request)
-    job = await find_response(services, response_id, owner(request, "ask"))
+    services, caller = services_of(request), owner(request, "ask")
+    try:
+        job = await find_response(services, response_id, caller)
+    except NotFoundError:
+        # Its record may have expired, or never been stored, and what is kept for data sets be there.
+        if not await forget_captured(services, response_id, caller):
+            raise
+        return json_response({"id": response_id, "object": "response", "deleted": True})
     if not job.is_terminal:
         await services.store.cancel(job.id)
+    if job.spec.is_captured:
+        await forget_captured(services, job.id, caller)
     if services.cache is not None:
         await services.cache.forget(job)
     await services.store.delete(job.id)

@@ -32,6 +32,8 @@ ROUTES: dict[str, Scope] = {
     "DELETE /v1/responses/{response_id}": "ask",
     "POST /v1/responses/{response_id}/cancel": "ask",
     "GET /v1/responses/{response_id}/input_items": "ask",
+    "POST /v1/responses/{response_id}/feedback": "ask",
+    "GET /v1/responses/{response_id}/feedback": "ask",
     "GET /v1/jobs": "jobs",
     "GET /v1/jobs/{job_id}": "jobs",
     "POST /v1/jobs/{job_id}/retry": "jobs",
@@ -72,6 +74,7 @@ OPEN = {"/openapi.json", "/docs", "/api/docs", "/healthz", "/readyz"}
 # Bodies that are right, so that nothing but the id is wrong.
 BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/responses/{response_id}": {"metadata": {"title": "mine"}},
+    "POST /v1/responses/{response_id}/feedback": {"rating": "up"},
     "POST /v1/webhook_endpoints/{endpoint_id}": {"name": "mine"},
     "POST /v1/webhook_endpoints/{endpoint_id}/test": {"event_type": "response.completed"},
 }
@@ -112,15 +115,23 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[Service]:
+def service(
+    echo_urls: dict[str, str], redis_process: RedisProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     url = redis_process.url.replace("db=0", "db=3")
     with redis.Redis.from_url(url) as client:
         client.flushdb()
-    settings = Settings(REDIS_URL=url, glm_url=echo_urls["glm"], owl2_url=echo_urls["owl2"], allow_private_urls=True)
+    settings = Settings(
+        REDIS_URL=url,
+        glm_url=echo_urls["glm"],
+        owl2_url=echo_urls["owl2"],
+        allow_private_urls=True,
+        data_dir=tmp_path_factory.mktemp("data"),
+    )
     server = AppServer(create_app(settings))
     service = Service(server, url, httpx.Client(base_url=server.url, trust_env=False, timeout=300))
     for name in ("alice", "bob"):
-        service.change(lambda all_, name=name: create_owner(all_, time.time(), name, scopes=SCOPES))
+        service.change(lambda all_, name=name: create_owner(all_, time.time(), name, scopes=SCOPES, captures="text"))
         service.keys[name] = service.make_key(name)
     for scope in SCOPES:
         rest = SCOPES - {scope}
@@ -141,6 +152,7 @@ def store_things(service: Service) -> dict[str, str]:
         question = {"model": "glowl", "input": "你好", "background": True, "hybrid": {"route": "deep"}}
         response_id = http.post("/responses", json=question).json()["id"]
         http.post(f"/responses/{response_id}/cancel")
+        http.post(f"/responses/{response_id}/feedback", json={"rating": "up"})
         line = {"custom_id": "1", "method": "POST", "url": "/v1/responses", "body": {"model": "glowl", "input": "hi"}}
         file = {"file": ("a.jsonl", json.dumps(line).encode())}
         file_id = http.post("/files", data={"purpose": "batch"}, files=file).json()["id"]
