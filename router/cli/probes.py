@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from router.cli.net import http_status
+from router.cli.net import PROBE_TIMEOUT_S, http_status
 from router.cli.redis_server import ping, replies
 
 # Timeout of one liveness check; a busy machine may pass the next one.
@@ -28,13 +28,13 @@ def answers_ping(url: str) -> Probe:
     return is_ready
 
 
-def answers_ok(url: str, path: str) -> Probe:
+def answers_ok(url: str, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
     """Whether a server answers ``GET path`` with 200."""
 
-    async def is_ready(_pid: int) -> bool:
-        return await http_status(url, path) == 200
+    async def is_ok(_pid: int) -> bool:
+        return await http_status(url, path, timeout_s=timeout_s) == 200
 
-    return is_ready
+    return is_ok
 
 
 def answers(url: str, path: str) -> Probe:

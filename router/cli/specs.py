@@ -18,7 +18,15 @@ from router.cli import models, secrets
 from router.cli.common import Language, fail
 from router.cli.data_folder import Layout
 from router.cli.net import LOOPBACK, Address, base_url, local_address
-from router.cli.probes import answers, answers_ok, answers_ping, file_names_pid, is_touched, replies_at
+from router.cli.probes import (
+    ALIVE_TIMEOUT_S,
+    answers,
+    answers_ok,
+    answers_ping,
+    file_names_pid,
+    is_touched,
+    replies_at,
+)
 from router.cli.processes import adapters_of, engine_argv
 from router.cli.redis_check import look_at
 from router.cli.redis_server import RedisMissingError, find_redis, redis_argv, redis_url
@@ -159,7 +167,8 @@ def _engine_spec(
         name,
         tuple(argv),
         is_ready=answers_ok(address.url, "/readyz"),
-        is_alive=answers(address.url, "/healthz"),
+        # An engine that was ready and is not any more is stuck: no thread that decodes pictures comes back.
+        is_alive=answers_ok(address.url, "/readyz", timeout_s=ALIVE_TIMEOUT_S),
         inherits=secrets.is_for_engine,
     )
 

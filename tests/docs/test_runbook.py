@@ -29,6 +29,15 @@ def test_every_state_of_redis_has_a_row(page: Page) -> None:
     assert told == set(RedisState.__args__) - {"up"}  # type: ignore[attr-defined]
 
 
+@BOTH
+def test_the_engines_services_are_those_of_each_profile(page: Page) -> None:
+    (line,) = [line for line in page.text.splitlines() if "`gpu-own`" in line and "`cpu`" in line]
+    told = {frozenset(re.findall(r"`([^`]+)`", part)) for part in re.split(r"[,，]", line)}
+    profiles = ("cpu", "gpu", "gpu-own")
+    services = {name: found["profiles"] for name, found in WRITTEN["services"].items() if re.match("glm|owl2", name)}
+    assert told == {frozenset([each, *(name for name in services if each in services[name])]) for each in profiles}
+
+
 def test_the_chapters_that_tables_lead_to_are_there() -> None:
     chapters = set(re.findall(r"^## (.+)$", ENGLISH.text, re.MULTILINE))
     named = {"Engine away", "Disk full", "Redis out of memory", "Webhooks failing"}

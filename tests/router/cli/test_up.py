@@ -312,15 +312,28 @@ async def test_a_server_that_takes_connections_and_says_nothing_is_not_alive(mon
         assert not await probes.answers(f"http://127.0.0.1:{mute.getsockname()[1]}", "/healthz")(1)
 
 
-async def test_a_server_that_answers_anything_is_alive():
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        writer.close()
+async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer with a 503."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+    writer.close()
 
+
+async def test_a_server_that_answers_anything_is_alive():
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         assert await probes.answers(url, "/healthz")(1)
+
+
+@pytest.mark.usefixtures("own_redis")
+async def test_an_engine_that_is_ready_no_more_is_not_alive():
+    # Given an engine that answers, and says that it is stuck
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a socket's path is short
+        socket_path = Path(folder) / "run" / "owl2.sock"
+        socket_path.parent.mkdir()
+        async with await asyncio.start_unix_server(refuse, socket_path):
+            # When glowl up looks at it, then it counts as one that hangs
+            assert not await specs_for(Path(folder))["owl2"].is_alive(1)
 
 
 async def test_a_worker_is_alive_while_its_file_changes(tmp_path, monkeypatch):
