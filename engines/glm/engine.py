@@ -45,7 +45,7 @@ from engines.base import (
 )
 from engines.boxes import BOX_END, BOX_START, BoxReader
 from engines.glm.decoding import Answer
-from engines.glm.loading import load_model
+from engines.glm.loading import VISION_MODULES, load_model
 from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, StreamDetokenizer, TokenBytes
 from engines.glm.processor import load_processor
 from engines.glm.prompts import least_texts, to_conversation
@@ -402,7 +402,7 @@ class GlmEngine:
             options.model, self._device, dtype, options.attn_implementation, options.quantization
         )
         base = options.model_name or options.model
-        self._adapters = load_adapters(self._model, base, options.adapters, self._device, dtype)
+        self._adapters = load_adapters(self._model, base, options.adapters, self._device, dtype, VISION_MODULES)
         self._health = {"device": str(self._device), "dtype": str(dtype), "attn_implementation": attention}
         log.info("glm loaded from %s: %s", options.model, self._health)
         self._scope = CacheScope(

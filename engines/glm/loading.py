@@ -13,8 +13,11 @@ from transformers import AutoModelForImageTextToText
 from engines.runtime.attention import attention_candidates, load_with_attention
 from engines.runtime.quantization import loading_options, on_device
 
+VISION_MODULES = ("model.visual",)
+"""What turns pictures into rows of the sequence."""
+
 # Modules kept in full precision: small beside the decoder, and their errors would reach every token.
-UNQUANTIZED_MODULES = ("model.visual", "lm_head")
+UNQUANTIZED_MODULES = (*VISION_MODULES, "lm_head")
 
 
 def load_model(

@@ -147,11 +147,11 @@ def load_engine(name: str, options: EngineOptions) -> Engine:
         ValueError: if there is no such engine, no such checkpoint folder or no such adapter, or if torch or, with
             adapters, peft is not installed.
     """
-    if options.adapters and name != "glm":
-        raise ValueError(f"engine '{name}' takes no adapters; only 'glm' does")
+    is_on_vllm = "vllm" in _PACKAGES.get(name, ())
+    if options.adapters and is_on_vllm:
+        raise ValueError(f"engine '{name}' takes no adapters; 'glm' and 'owl2' do")
     if options.model == "echo":
         return echo.load(name, options)
-    is_on_vllm = "vllm" in _PACKAGES.get(name, ())
     if options.vllm_args and not is_on_vllm:
         raise ValueError(f"engine '{name}' does not run on vLLM and takes no --vllm-args")
     if name not in _engine_names():

@@ -266,7 +266,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=FOLDER_OR_HUB_ID",
-        help="a LoRA adapter, asked for as MODEL:NAME (glm only; may be given several times)",
+        help="a LoRA adapter, asked for as MODEL:NAME (may be given several times)",
     )
     parser.add_argument("--max-queue", type=int, default=64, help="requests that may wait (default: %(default)s)")
     parser.add_argument("--max-batch", type=int, help="requests answered side by side (default: by the device)")

@@ -24,10 +24,11 @@ from engines.base import (
     generate,
 )
 from engines.meters import EngineMeters, EngineState
-from engines.owl2.loading import load_model, resolve_folder
+from engines.owl2.loading import VISION_MODULES, load_model, resolve_folder
 from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.requests import Preparation, eos_token_ids_of, warm_up_requests
 from engines.owl2.runner import Owl2Runner, PreparedRequest, Row, kv_shape
+from engines.runtime.adapters import Adapters, load_adapters
 from engines.runtime.batching import ContinuousBatch
 from engines.runtime.devices import fit_context, resolve_device, resolve_dtype, size_batch
 from engines.runtime.picture_stage import PictureStage
@@ -47,11 +48,13 @@ class LoadedCheckpoint:
         model: only the model thread may touch it.
         preparation: any thread may.
         eos_token_ids: tokens that end an answer.
+        adapters: of the model; for the model thread, too.
     """
 
     model: MPLUGOwl2ForConditionalGeneration
     preparation: Preparation
     eos_token_ids: frozenset[int]
+    adapters: Adapters
 
 
 class Owl2Engine:
@@ -83,6 +86,7 @@ class Owl2Engine:
 
         Raises:
             CheckpointError: if the folder is incomplete, or does not fit the model or together.
+            AdapterError: if an adapter cannot be used.
             ValueError: if its config or an option asks for something that is not supported.
         """
         self._scheduler = Scheduler("owl2-model", self._options.max_queue)
@@ -158,6 +162,7 @@ class Owl2Engine:
             loaded.eos_token_ids,
             cache,
             limits.max_rows,
+            loaded.adapters,
             max_tokens=limits.max_tokens,
         )
         self._loaded = replace(loaded, preparation=preparation)
@@ -169,20 +174,24 @@ class Owl2Engine:
         self._runner.cache.clear()
 
     def _load(self) -> LoadedCheckpoint:
-        device = resolve_device(self._options.device)
-        folder = resolve_folder(self._options.model)
+        options = self._options
+        device = resolve_device(options.device)
+        dtype = resolve_dtype(options.dtype, device)
+        folder = resolve_folder(options.model)
         model = load_model(
             folder,
-            dtype=resolve_dtype(self._options.dtype, device),
+            dtype=dtype,
             device=device,
-            attn_implementation=self._options.attn_implementation,
-            quantization=self._options.quantization,
+            attn_implementation=options.attn_implementation,
+            quantization=options.quantization,
         )
-        numbers = f"{model.dtype}/{self._options.quantization}/{model.config._attn_implementation}"
-        preparation = Preparation.of_checkpoint(folder, model.config, numbers)
+        base = options.model_name or options.model
+        adapters = load_adapters(model, base, options.adapters, device, dtype, VISION_MODULES)
+        numbers = f"{model.dtype}/{options.quantization}/{model.config._attn_implementation}"
+        preparation = Preparation.of_checkpoint(folder, model.config, numbers, options.adapters)
         log.info("loaded %s (%s) on %s as %s", preparation.info.model_id, folder, model.device, model.dtype)
         eos_token_ids = eos_token_ids_of(preparation.processor, model.generation_config.eos_token_id)
-        return LoadedCheckpoint(model, preparation, eos_token_ids)
+        return LoadedCheckpoint(model, preparation, eos_token_ids, adapters)
 
 
 def load(options: EngineOptions) -> Engine:

@@ -22,8 +22,11 @@ from engines.owl2.model import MPLUGOwl2ForConditionalGeneration, expected_shape
 from engines.runtime.attention import attention_candidates, load_with_attention
 from engines.runtime.quantization import loading_options, on_device
 
+VISION_MODULES = ("model.vision_model", "model.visual_abstractor")
+"""What turns pictures into rows of the sequence."""
+
 # Modules kept in full precision: small beside the decoder, and their errors would reach every token.
-UNQUANTIZED_MODULES = ("model.vision_model", "model.visual_abstractor", "lm_head")
+UNQUANTIZED_MODULES = (*VISION_MODULES, "lm_head")
 
 _DOWNLOADED = ["*.json", "*.model", "*.safetensors", "pytorch_model*.bin"]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from engines.adapter_names import check_adapter
 from engines.base import (
     EngineInfo,
     GenerationRequest,
@@ -84,13 +85,16 @@ class Preparation:
     num_image_rows: int
 
     @classmethod
-    def of_checkpoint(cls, folder: Path, config: MPLUGOwl2Config, numbers: str) -> Preparation:
+    def of_checkpoint(
+        cls, folder: Path, config: MPLUGOwl2Config, numbers: str, adapters: Sequence[tuple[str, str]] = ()
+    ) -> Preparation:
         """Read the processor of a checkpoint and describe the engine that serves it.
 
         Args:
             folder: of the checkpoint.
             config: of its model.
             numbers: what the values that the model computes depend on beside the weights: dtype, kernels.
+            adapters: as (name, folder or hub id).
 
         Raises:
             CheckpointError: if a file is missing or does not fit the others.
@@ -103,8 +107,9 @@ class Preparation:
             variant=read_variant(folder),
             context_tokens=config.max_position_embeddings,
             max_images=max_images_for(config),
+            adapters=tuple(name for name, _ in adapters),
             costs=TokenCosts(DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS, tokens_per_picture=config.num_image_rows),
-            revision=revision_of([("", str(folder))], f"{numbers}/{_PREPROCESS_VERSION}"),
+            revision=revision_of([("", str(folder)), *adapters], f"{numbers}/{_PREPROCESS_VERSION}"),
         )
         scope = CacheScope("", str(folder), dtype=numbers, preprocess=_PREPROCESS_VERSION)
         return cls(processor, info, scope, config.num_image_rows)
@@ -113,10 +118,12 @@ class Preparation:
         """Check a request before any of its pictures is decoded.
 
         Raises:
+            UnknownAdapterError: for an adapter that was not loaded.
             InvalidRequestError: if the last message is not the user's; for what this model cannot do.
             TooManyImagesError: if there are more pictures than the engine accepts.
             ContextLengthError: if prompt and answer do not fit.
         """
+        check_adapter(request.adapter, self.info)
         if len(request.images) > self.info.max_images:
             raise TooManyImagesError(
                 f"{len(request.images)} images in one request; this engine accepts at most {self.info.max_images}",
@@ -157,7 +164,7 @@ class Preparation:
     def assemble(self, request: GenerationRequest, plan: Plan, pixels: Sequence[torch.Tensor]) -> PreparedRequest:
         """Put what was prepared together."""
         pixel_values = torch.cat(list(pixels)) if pixels else None
-        scope = replace(self.scope, caller=request.caller)
+        scope = replace(self.scope, caller=request.caller, adapter=request.adapter)
         return PreparedRequest.make(
             plan.ids, pixel_values, self.num_image_rows, plan.max_tokens, request.sampling, scope
         )

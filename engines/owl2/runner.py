@@ -20,6 +20,7 @@ from engines.owl2.language import ModalityRouting, rotary_tables
 from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.tokenizer import Owl2Tokenizer
 from engines.runtime import runner
+from engines.runtime.adapters import Adapters
 from engines.runtime.kv_cache import KVShape, KVStep
 from engines.runtime.prefix_cache import CacheScope, ImageSpan, PrefixCache, TokenSequence
 from engines.runtime.runner import pictures_within
@@ -100,6 +101,7 @@ class Owl2Runner(runner.ModelRunner[PreparedRequest, Row]):
         eos_token_ids: tokens that end an answer.
         cache: keeps vision features and beginnings.
         max_rows: most rows at a time.
+        adapters: of the model; None if it has none.
         max_tokens: bound of what the rows take, see `cost`.
     """
 
@@ -110,6 +112,7 @@ class Owl2Runner(runner.ModelRunner[PreparedRequest, Row]):
         eos_token_ids: AbstractSet[int],
         cache: PrefixCache,
         max_rows: int,
+        adapters: Adapters | None = None,
         *,
         max_tokens: int | None = None,
     ) -> None:
@@ -117,6 +120,7 @@ class Owl2Runner(runner.ModelRunner[PreparedRequest, Row]):
         self.eos_token_ids = eos_token_ids
         self._model = model
         self._tokenizer = tokenizer
+        self._adapters = adapters or Adapters(model)
         positions = torch.arange(model.config.max_position_embeddings, device=model.device)
         self._cos, self._sin = rotary_tables(model.config, positions)  # (context, head_dim)
 
@@ -127,9 +131,13 @@ class Owl2Runner(runner.ModelRunner[PreparedRequest, Row]):
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor, adapter: str = "") -> Tensor:
-        """Run one picture, (3, S, S), through tower and abstractor; (Q + 1, H). There are no adapters."""
-        (features,) = self._model.model.encode_images(pixels[None].to(self._model.device, self._model.dtype))
+        """Run one picture, (3, S, S), through tower and abstractor, as an adapter changes them; (Q + 1, H)."""
+        with self._adapters.applied([adapter]):
+            (features,) = self._model.model.encode_images(pixels[None].to(self._model.device, self._model.dtype))
         return features
+
+    def _feature_scope(self, scope: CacheScope) -> CacheScope:
+        return self._adapters.feature_scope(scope)
 
     def _picture_work(self, num_rows: int, max_tokens: int) -> int:
         return max_tokens  # 1025 patches through the tower for 65 rows: no token is read in the same turn
@@ -146,16 +154,19 @@ class Owl2Runner(runner.ModelRunner[PreparedRequest, Row]):
         routing = ModalityRouting.from_indicators(is_image.to(self._model.device)) if is_image.any() else None
         rotary = self._cos[None, start:stop], self._sin[None, start:stop]
         mask = self._prefill_mask(start, stop)
-        hidden_states = self._model.model.run_layers(embeddings[None], routing, mask, rotary, row.prompt)  # (1, n, H)
-        return self._model.lm_head(hidden_states[:, -1])
+        # One request alone: its text and image rows part inside the layers, and all of them have its adapter.
+        with self._adapters.applied([row.job.scope.adapter]):
+            hidden_states = self._model.model.run_layers(embeddings[None], routing, mask, rotary, row.prompt)
+            return self._model.lm_head(hidden_states[:, -1])  # (1, n, H) to (1, V)
 
     def _step(self, rows: Sequence[Row], step: KVStep) -> Tensor:
         model = self._model
         token_ids = torch.tensor([row.token_ids[-1:] for row in rows]).to(model.device, non_blocking=True)  # (B, 1)
         rotary = self._cos[step.positions][:, None], self._sin[step.positions][:, None]  # (B, 1, head_dim)
         hidden_states = model.model.embed_tokens(token_ids)  # (B, 1, H)
-        hidden_states = model.model.run_layers(hidden_states, None, step.mask, rotary, step)
-        return model.lm_head(hidden_states[:, -1])
+        with self._adapters.applied([row.job.scope.adapter for row in rows]):
+            hidden_states = model.model.run_layers(hidden_states, None, step.mask, rotary, step)
+            return model.lm_head(hidden_states[:, -1])
 
     def _prefill_mask(self, start: int, stop: int) -> Tensor | None:
         """Hide what comes later; None where attention does so by itself."""

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText
 
 from engines.runtime.prefix_cache import CacheScope
 
@@ -36,7 +35,6 @@ _UNSUPPORTED = (
     "kasa_config",
 )
 _MATRIX = re.compile(r"\.lora_[AB]\.weight$")
-_VISION = "model.visual."
 _PREFIX = "base_model.model."  # before the names of modules in peft's files
 _INSIDE = "adapter"  # what peft calls the one that it is reading
 
@@ -63,15 +61,12 @@ class Adapter:
     Attributes:
         name: what requests call it.
         deltas: by name of the module whose output they change.
+        touches_vision: it changes what the vision tower makes of a picture, not only what is said about it.
     """
 
     name: str
     deltas: dict[str, Delta]
-
-    @property
-    def touches_vision(self) -> bool:
-        """It changes what the vision tower makes of a picture, not only what is said about it."""
-        return any(module.startswith(_VISION) for module in self.deltas)
+    touches_vision: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -93,7 +88,8 @@ class Adapters:
     output. Rows without an adapter are not touched, and a forward without one costs a look at an empty list.
 
     Args:
-        model: a `Glm4vForConditionalGeneration` in evaluation mode.
+        model: in evaluation mode; each of its modules keeps the rows of a batch as its first dimension, or is given
+            one row of the batch alone.
         adapters: with the device and dtype of their matrices already the model's.
 
     Raises:
@@ -169,16 +165,22 @@ def _product(x: Tensor, delta: Delta) -> Tensor:
 
 
 def load_adapters(
-    model: nn.Module, base: str, sources: Sequence[tuple[str, str]], device: torch.device, dtype: torch.dtype
+    model: Any,
+    base: str,
+    sources: Sequence[tuple[str, str]],
+    device: torch.device,
+    dtype: torch.dtype,
+    vision: Sequence[str],
 ) -> Adapters:
     """Read, check and place adapters.
 
     Args:
-        model: loaded, in evaluation mode.
+        model: a transformers model, loaded, in evaluation mode.
         base: its checkpoint folder or hub id.
         sources: (name, folder or hub id) of each.
         device: of the model.
         dtype: to compute what the adapters add in.
+        vision: names of the modules that turn pictures into rows.
 
     Raises:
         AdapterError: for the first that cannot be used.
@@ -188,7 +190,7 @@ def load_adapters(
     # Names and shapes of the modules, without weights: peft reads into copies of it and never sees the served weights,
     # whatever they are quantized with.
     with torch.device("meta"):
-        skeleton = AutoModelForImageTextToText.from_config(model.config)
+        skeleton = type(model)(copy.deepcopy(model.config))
     adapters = []
     for name, source in sources:
         adapter = read_adapter(skeleton, base, name, source)
@@ -196,7 +198,8 @@ def load_adapters(
             module: Delta(delta.down.to(device, dtype), delta.up.to(device, dtype))
             for module, delta in adapter.deltas.items()
         }
-        adapters.append(replace(adapter, deltas=placed))
+        touches_vision = any(module.startswith(tuple(f"{part}." for part in vision)) for module in placed)
+        adapters.append(replace(adapter, deltas=placed, touches_vision=touches_vision))
         log.info(
             "adapter %s from %s: %d matrices, %.1f MB%s",
             name,

@@ -32,6 +32,7 @@ from engines.base import (
     TextPart,
 )
 from engines.glm.engine import GlmEngine, load
+from engines.glm.loading import VISION_MODULES
 from engines.pocket.random_tiny import make_glm
 from engines.runtime.adapters import AdapterError, load_adapters
 from engines.runtime.prefix_cache import CacheScope
@@ -202,7 +203,7 @@ async def test_rows_with_different_adapters_share_a_batch_and_answer_as_alone(en
 async def test_a_forward_of_mixed_rows_is_that_of_each_row_alone(model: Any, adapters: dict[str, Path]) -> None:
     own = copy.deepcopy(model)
     sources = [(name, str(folder)) for name, folder in adapters.items()]
-    applied = load_adapters(own, "base", sources, CPU, torch.float32).applied
+    applied = load_adapters(own, "base", sources, CPU, torch.float32, VISION_MODULES).applied
     ids = torch.arange(35).reshape(5, 7)
     rows = ["words", "", "eyes", "words", ""]
 
@@ -219,7 +220,7 @@ async def test_a_forward_of_mixed_rows_is_that_of_each_row_alone(model: Any, ada
 
 async def test_what_is_added_is_what_peft_adds(model: Any, adapters: dict[str, Path]) -> None:
     own = copy.deepcopy(model)
-    loaded = load_adapters(own, "base", [("eyes", str(adapters["eyes"]))], CPU, torch.float32)
+    loaded = load_adapters(own, "base", [("eyes", str(adapters["eyes"]))], CPU, torch.float32, VISION_MODULES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         peft_model = PeftModel.from_pretrained(copy.deepcopy(model), adapters["eyes"])
@@ -231,7 +232,7 @@ async def test_what_is_added_is_what_peft_adds(model: Any, adapters: dict[str, P
 
 async def test_an_error_in_a_forward_leaves_no_adapter_behind(model: Any, adapters: dict[str, Path]) -> None:
     own = copy.deepcopy(model)
-    loaded = load_adapters(own, "base", [("words", str(adapters["words"]))], CPU, torch.float32)
+    loaded = load_adapters(own, "base", [("words", str(adapters["words"]))], CPU, torch.float32, VISION_MODULES)
 
     with pytest.raises(RuntimeError, match="boom"), loaded.applied(["words"]):
         raise RuntimeError("boom")
@@ -287,7 +288,7 @@ async def test_an_unknown_adapter_is_refused_by_name(engine: GlmEngine, plain_en
 
 def refusal(model: Any, source: Path | str, base_model: str = "base") -> str:
     with pytest.raises(AdapterError) as caught:
-        load_adapters(copy.deepcopy(model), base_model, [("mine", str(source))], CPU, torch.float32)
+        load_adapters(copy.deepcopy(model), base_model, [("mine", str(source))], CPU, torch.float32, VISION_MODULES)
     message = str(caught.value)
     assert message.startswith(f"adapter 'mine' ({source}) cannot be used: ")
     assert "\n" not in message
@@ -396,7 +397,12 @@ async def test_an_adapter_of_another_model_of_the_hub_is_refused_and_one_of_a_fo
     # The same model under another owner or in a folder is no other model
     for name in ("ZhipuAI/GLM-4.6V-Flash", "/models/my-flash"):
         load_adapters(
-            copy.deepcopy(model), "zai-org/GLM-4.6V-Flash", [("a", str(trained_on(name)))], CPU, torch.float32
+            copy.deepcopy(model),
+            "zai-org/GLM-4.6V-Flash",
+            [("a", str(trained_on(name)))],
+            CPU,
+            torch.float32,
+            VISION_MODULES,
         )
     assert "/models/my-flash" in caplog.text
 

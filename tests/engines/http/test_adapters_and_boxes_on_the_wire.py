@@ -174,7 +174,7 @@ async def test_another_server_is_asked_for_the_name_it_lists_the_adapter_under(l
     [
         (["glm", "--model", "echo", "--adapter", "receipts"], "NAME=FOLDER_OR_HUB_ID"),
         (["glm", "--model", "echo", "--adapter", "a=x", "--adapter", "A=y"], "two adapters named 'A'"),
-        (["owl2", "--model", "echo", "--adapter", "a=x"], "engine 'owl2' takes no adapters"),
+        (["owl2_vllm", "--model", "a/b", "--adapter", "a=x"], "engine 'owl2_vllm' takes no adapters"),
         (["glm", "--model", "a/b", "--adapter", "x=/nonexistent"], "adapter 'x': there is no folder at /nonexistent"),
         (["glm", "--model", "a/b", "--adapter", "x=/tmp"], "it has no adapter_config.json"),
     ],
