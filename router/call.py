@@ -72,8 +72,9 @@ class Call:
         dial: the caller's place between latency (0) and depth (1); None leaves it to the preset.
         owner: whose it is; only the same owner may read it.
         previous_response_id: which response this one goes on from.
-        adapter: which of GLM's LoRA adapters answers: the one that the model name asks for, or that is promoted; empty
-            for none.
+        adapter: which LoRA adapter of ``adapter_engine`` answers: the one that the model name asks for, or that is
+            promoted; empty for none.
+        adapter_engine: whose adapter it is; other engines that take part are asked for none.
         adapter_revision: of the weights of the model with that adapter, if the engine says; empty for none.
         keeps_base: the caller asks for the model without any adapter, whichever is promoted.
         output_format: JSON of which kind the answer is to be; its schema is in ``sampling``. None for prose.
@@ -108,6 +109,7 @@ class Call:
     dial: float | None = None
     previous_response_id: str | None = None
     adapter: str = ""
+    adapter_engine: str = "glm"
     adapter_revision: str = ""
     keeps_base: bool = False
     output_format: OutputFormat | None = None
@@ -126,6 +128,10 @@ class Call:
     admission: Admission | None = None
     again: Again | None = None
     is_captured: bool = False
+
+    def adapter_for(self, engine: str) -> str:
+        """The adapter that an engine is to answer with; empty for the model as it is."""
+        return self.adapter if engine == self.adapter_engine else ""
 
     @property
     def images(self) -> tuple[ImagePart, ...]:

@@ -273,7 +273,7 @@ class Dispatcher:
         infos = {name: self._monitor.info(name) for name in self._engines}
         limits = {name: info.max_images if info else None for name, info in infos.items()}
         branches = tuple(
-            replace(branch, model=model_with(info.model_id, call.adapter))
+            replace(branch, model=model_with(info.model_id, call.adapter_for("glm")))
             if branch.name == DRAFT_UNIT and (info := infos.get("glm"))
             else branch
             for branch in plan_branches(call, routed.decision, health, limits)
@@ -354,7 +354,7 @@ class Dispatcher:
         if self._runner.num_running >= _MAX_LOCAL_DRAFTS:
             return None
         request = _to_request(call, spec, plan)
-        return EarlyStream(self._ask_glm(call, request), model_with(info.model_id, call.adapter))
+        return EarlyStream(self._ask_glm(call, request), model_with(info.model_id, call.adapter_for("glm")))
 
     async def _run_draft_of(self, leader_id: str, epoch: int | None, draft: EarlyStream) -> None:
         """Run the draft of a job that others wait for, if it was not begun: one of them waits for the first word."""
@@ -393,7 +393,7 @@ class Dispatcher:
         # A stream announces the id in its first event, so the record must be durable before.
         is_told_early = call.is_streamed and (call.is_stored or call.webhook_url is not None)
         begun = self._leftovers.add(self._begin_record(spec, call)) if is_told_early else None
-        transcript = Transcript(model_with(info.model_id, call.adapter), time.monotonic())
+        transcript = Transcript(model_with(info.model_id, call.adapter_for("glm")), time.monotonic())
         try:
             said: list[Piece | None] = []
             async for delta in deltas:
@@ -560,7 +560,7 @@ def _to_request(call: Call, spec: JobSpec, plan: BranchPlan) -> GenerationReques
         request_id=spec.id,
         origin=spec.origin,
         caller=call.owner,
-        adapter=call.adapter,
+        adapter=call.adapter_for("glm"),
     )
     return with_instruction(request, call.output_format, spec.language)
 

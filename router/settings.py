@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     owl2_url: Annotated[str, AfterValidator(check_address)] = Field(
         f"http://127.0.0.1:{DEFAULT_PORTS['owl2']}", description="Owl2 engine: the same, one or several"
     )
+    owl2_adapters: Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(split_adapters)] = Field(
+        (), description="LoRA adapters of the Owl2 engine, in the same form"
+    )
     api_keys: Annotated[Secrets, AfterValidator(check_keys)] = Field(
         (), description="comma-separated API keys, each an owner of its own, beside those of `glowl keys`"
     )
@@ -319,6 +322,10 @@ class Settings(BaseSettings):
     def log_level_of(self, process: str) -> str:
         """Return the lowest level that a process writes: ``api``, ``worker``, ``glm`` or ``owl2``."""
         return level_of(self.log_level, process)
+
+    def adapters_of(self, engine: str) -> tuple[tuple[str, str], ...]:
+        """The LoRA adapters of an engine, as (name, folder or hub id)."""
+        return {"glm": self.glm_adapters, "owl2": self.owl2_adapters}.get(engine, ())
 
     @property
     def is_only_local(self) -> bool:

@@ -58,6 +58,7 @@ async def to_call(body: ChatRequest | ResponsesRequest, caller: str, services: S
         webhook_url=webhook_url_of(metadata, services.settings),
         dial=body.hybrid.dial,
         adapter=target.adapter,
+        adapter_engine=target.engine or "glm",
         keeps_base=target.is_base,
         output_format=output_format,
         wants_thinking=to_thinking(body, target.engine),
@@ -88,6 +89,7 @@ async def to_stored_call(body: RouteRequest, caller: str, services: Services) ->
         owner=caller,
         dial=body.hybrid.dial,
         adapter=target.adapter,
+        adapter_engine=target.engine or "glm",
         keeps_base=target.is_base,
     )
 
@@ -114,6 +116,7 @@ async def to_older_call(body: InferenceRequest, caller: str, services: Services,
         owner=caller,
         retention_s=services.authenticator.retention_of(caller),
         adapter=target.adapter,
+        adapter_engine=target.engine or "glm",
         keeps_base=target.is_base,
         is_background=is_async,
         is_stored=is_async,

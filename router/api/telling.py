@@ -148,7 +148,7 @@ def _model_of(services: Services, spec: JobSpec) -> str:
     """Return the model that an answer was sent to, or what the caller asked for if its engine never answered."""
     engine = str(spec.decision["engine"])
     info = services.monitor.info(engine)
-    return spec.model if info is None else model_with(info.model_id, spec.adapter if engine == "glm" else "")
+    return spec.model if info is None else model_with(info.model_id, spec.adapter_for(engine))
 
 
 async def drop(services: Services, running: Running) -> None:

@@ -161,7 +161,7 @@ def flight_of(spec: JobSpec) -> str:
         asdict(spec.sampling),
         decision,
         [asdict(branch) for branch in spec.branches],
-        [spec.strategy, spec.language, spec.adapter],
+        [spec.strategy, spec.language, spec.adapter, spec.adapter_engine],
         None if spec.output_format is None else asdict(spec.output_format),
     ]
     return hashlib.sha256(orjson.dumps(asked)).hexdigest()

@@ -10,9 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from types import MappingProxyType
 
 import typer
 
@@ -48,7 +49,7 @@ def prepare_models(
     language: Language,
     *,
     elsewhere: Collection[str] = (),
-    adapters: Sequence[tuple[str, str]] = (),
+    adapters: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType({}),
     sources: Sources | None = None,
 ) -> models.ModelPlan:
     """Make sure that the engines will find what they are told to load; those that run elsewhere need nothing.
@@ -58,7 +59,7 @@ def prepare_models(
         layout: of the data folder.
         language: of what is said.
         elsewhere: engines whose servers the user has named.
-        adapters: as (name, folder or hub id).
+        adapters: as (name, folder or hub id), by engine.
         sources: where weights are from.
 
     Raises:
@@ -76,11 +77,7 @@ def prepare_models(
             fail(say("up.folder.cut", language, name=name, folder=folder, cut=", ".join(cut)))
     if not has_engine_packages():
         fail(say("up.engines.missing", language))
-    if adapters and find_spec("peft") is None:
-        fail(say("up.adapters.missing", language))
-    for name, source in adapters:
-        if lacks_adapter(source):
-            fail(say("up.adapter.nowhere", language, name=name, source=source))
+    _check_adapters(adapters, language)
     if choice == "pocket" and chosen and not models.has_checkpoints(models.pocket_dir()):
         fail(say("up.pocket.missing", language))
     if choice == "random" and chosen and not models.has_checkpoints(models.random_dir(layout.data_dir)):
@@ -92,6 +89,16 @@ def prepare_models(
         if "glm" in folders:
             planned = replace(planned, gpus=probe_torch().gpus)
     return replace(planned, models={**planned.models, **{name: str(folder) for name, folder in folders.items()}})
+
+
+def _check_adapters(adapters: Mapping[str, Sequence[tuple[str, str]]], language: Language) -> None:
+    for engine, sources in adapters.items():
+        variable = f"GLOWL_{engine.upper()}_ADAPTERS"
+        if sources and find_spec("peft") is None:
+            fail(say("up.adapters.missing", language, variable=variable))
+        for name, source in sources:
+            if lacks_adapter(source):
+                fail(say("up.adapter.nowhere", language, variable=variable, name=name, source=source))
 
 
 def _make_random(layout: Layout, language: Language) -> None:

@@ -55,7 +55,7 @@ def engine_argv(name: str, **options: str | int | Path | Sequence[str] | None) -
 
 def adapters_of(name: str, settings: Settings) -> list[str]:
     """The settings' adapters for one engine, each as its option says it."""
-    return [f"{adapter}={source}" for adapter, source in settings.glm_adapters] if name == "glm" else []
+    return [f"{adapter}={source}" for adapter, source in settings.adapters_of(name)]
 
 
 def api(
@@ -224,8 +224,8 @@ def engine(
         list[str] | None,
         typer.Option(
             metavar="NAME=FOLDER_OR_HUB_ID",
-            help="A LoRA adapter, asked for as MODEL:NAME (glm only); may be given several times; "
-            "default GLOWL_GLM_ADAPTERS.",
+            help="A LoRA adapter, asked for as MODEL:NAME; may be given several times; "
+            "default GLOWL_GLM_ADAPTERS or GLOWL_OWL2_ADAPTERS.",
         ),
     ] = None,
 ) -> None:

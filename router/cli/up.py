@@ -92,7 +92,11 @@ def up(
             layout,
             language,
             elsewhere=settings.named_engines,
-            adapters=() if "glm" in settings.named_engines else settings.glm_adapters,
+            adapters={
+                engine: settings.adapters_of(engine)
+                for engine in models.ENGINE_NAMES
+                if engine not in settings.named_engines
+            },
             sources=Sources(
                 hub=hub,
                 folders={

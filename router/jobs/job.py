@@ -104,7 +104,8 @@ class JobSpec:
         instructions: echoed in the Responses object.
         webhook_url: where to post at the end.
         previous_response_id: which response this one goes on from; echoed in the Responses object.
-        adapter: GLM answers with this LoRA adapter; empty for the model as it is.
+        adapter: ``adapter_engine`` answers with this LoRA adapter; empty for the model as it is.
+        adapter_engine: whose adapter it is; in records of older releases always GLM's.
         adapter_revision: of the weights of the model with that adapter; empty if it is not known.
         output_format: JSON of which kind the answer is to be; its schema is in ``sampling``. None for prose.
         keep_s: the record lives at least so long after its end, even if it is not stored.
@@ -139,6 +140,7 @@ class JobSpec:
     webhook_url: str | None = None
     previous_response_id: str | None = None
     adapter: str = ""
+    adapter_engine: str = "glm"
     adapter_revision: str = ""
     output_format: OutputFormat | None = None
     keep_s: int = 0
@@ -210,6 +212,10 @@ class JobSpec:
             if answered != {True, False}:
                 return "light"
         return self.merge_queue
+
+    def adapter_for(self, engine: str) -> str:
+        """The adapter that an engine answers with; empty for the model as it is."""
+        return self.adapter if engine == self.adapter_engine else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; its messages are the record's own, not copies."""

@@ -57,6 +57,7 @@ def to_spec(
         previous_response_id=call.previous_response_id,
         adapter=call.adapter,
         adapter_revision=call.adapter_revision,
+        adapter_engine=call.adapter_engine,
         output_format=call.output_format,
         keep_s=call.keep_s,
         retention_s=call.retention_s,

@@ -76,13 +76,14 @@ class LivePromotions:
 
         A call that names an adapter, or the base, keeps it. A conversation keeps its side of a share.
         """
-        adapter = call.adapter
+        adapter, engine = call.adapter, call.adapter_engine
         if not adapter and not call.keeps_base:
-            adapter = self._promoted(call)
+            adapter, engine = self._promoted(call), _GLM
         if not adapter:
             return call
-        info = self._info(_GLM)
-        return replace(call, adapter=adapter, adapter_revision="" if info is None else info.revision)
+        info = self._info(engine)
+        revision = "" if info is None else info.revision
+        return replace(call, adapter=adapter, adapter_engine=engine, adapter_revision=revision)
 
     def _promoted(self, call: Call) -> str:
         now = self.pointer(_GLM).now

@@ -54,7 +54,7 @@ async def build_request(
         request_id=job.id,
         origin=ORIGIN.get(),
         caller=job.spec.owner,
-        adapter=job.spec.adapter if engine == "glm" else "",
+        adapter=job.spec.adapter_for(engine),
     )
 
 

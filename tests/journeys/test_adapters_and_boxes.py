@@ -33,7 +33,7 @@ QUESTION: list[Any] = [{"role": "user", "content": "图里有什么？"}]
 
 
 class Glm:
-    """The product around a tiny GLM with two adapters."""
+    """The product around a tiny GLM with two adapters, and an Owl2 with one."""
 
     def __init__(self, redis: RedisProcess) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="glowl-x"))
@@ -43,7 +43,7 @@ class Glm:
         make_glm(checkpoint)
         adapters = tuple((name, str(self._make_adapter(checkpoint, name, seed))) for seed, name in enumerate("ab"))
         self.engine: GlmEngine = load(EngineOptions(str(checkpoint), device="cpu", adapters=adapters))
-        engines = {"glm": self.engine, "owl2": EchoEngine("owl2")}
+        engines = {"glm": self.engine, "owl2": EchoEngine("owl2", adapters=("turned",))}
         self.servers = {
             name: AppServer(create_engine_app(engine), uds=str(self.dir / f"{name}.sock"))
             for name, engine in engines.items()
@@ -88,7 +88,7 @@ def glm(redis_process: RedisProcess) -> Iterator[Glm]:
 def test_adapters_are_listed_as_models(glm: Glm) -> None:
     listed = glm.models()
 
-    assert [name for name in listed if ":" in name] == [f"{MODEL}:a", f"{MODEL}:b"]
+    assert [name for name in listed if ":" in name] == [f"{MODEL}:a", f"{MODEL}:b", "mplug-owl2-echo:turned"]
     assert listed[f"{MODEL}:a"].hybrid == {"engine": "glm", "adapter": "a", "status": "up"}
     assert glm.client.models.retrieve("glm-4.6v-flash:B").id == f"{MODEL}:b"
 
@@ -121,6 +121,13 @@ def test_a_job_uses_the_adapter_in_every_branch_of_glm(glm: Glm) -> None:
     branches = response.model_extra["hybrid"]["branches"]  # type: ignore[index]
     assert response.model == f"{MODEL}:a"
     assert {branch["model"] for branch in branches} == {f"{MODEL}:a"}
+
+
+def test_an_adapter_of_owl2_answers_under_its_name(glm: Glm) -> None:
+    answer = glm.client.chat.completions.create(model="mplug-owl2:turned", messages=QUESTION)
+
+    assert answer.model == "mplug-owl2-echo:turned"
+    assert "owl2:turned" in (answer.choices[0].message.content or "")
 
 
 @pytest.mark.parametrize("name", ["glm-4.6v-flash:nope", "glm-4.6v-flash:", "mplug-owl2:a", "glowl:a", "nope:a"])

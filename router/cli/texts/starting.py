@@ -51,14 +51,13 @@ TEXTS: Final[dict[str, Text]] = {
         "--models echo`",
     ),
     "up.adapters.missing": Text(
-        "GLOWL_GLM_ADAPTERS needs peft: `pip install 'glowl[adapters]'`",
-        "GLOWL_GLM_ADAPTERS 需要 peft：`pip install 'glowl[adapters]'`",
+        "{variable} needs peft: `pip install 'glowl[adapters]'`",
+        "{variable} 需要 peft：`pip install 'glowl[adapters]'`",
     ),
     "up.adapter.nowhere": Text(
-        "GLOWL_GLM_ADAPTERS: there is no adapter {name!r} at {source}; give a folder with an "
+        "{variable}: there is no adapter {name!r} at {source}; give a folder with an "
         "adapter_config.json, or a hub id such as org/name",
-        "GLOWL_GLM_ADAPTERS：{source} 处没有适配器 {name!r}；请给出含 adapter_config.json 的文件夹，或 org/name "
-        "形式的 hub id",
+        "{variable}：{source} 处没有适配器 {name!r}；请给出含 adapter_config.json 的文件夹，或 org/name 形式的 hub id",
     ),
     "up.models.unknown": Text(
         "--models {value!r} is not one of pocket, random, echo, full",

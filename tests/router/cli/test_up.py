@@ -213,16 +213,20 @@ def test_quantization_reaches_both_engines_and_nobody_else():
 
 
 @pytest.mark.usefixtures("own_redis")
-def test_adapters_reach_the_glm_engine_alone():
-    specs = specs_for(Path("/data"), glm_adapters=(("a", "/a"), ("b", "org/b")))
+def test_adapters_reach_their_own_engine_alone():
+    specs = specs_for(Path("/data"), glm_adapters=(("a", "/a"), ("b", "org/b")), owl2_adapters=(("a", "/turned"),))
 
-    argv = specs["glm"].argv
-    assert [after for flag, after in pairwise(argv) if flag == "--adapter"] == ["a=/a", "b=org/b"]
-    assert [name for name, spec in specs.items() if "--adapter" in spec.argv] == ["glm"]
+    given = {
+        name: [after for flag, after in pairwise(spec.argv) if flag == "--adapter"] for name, spec in specs.items()
+    }
+    assert {name: adapters for name, adapters in given.items() if adapters} == {
+        "glm": ["a=/a", "b=org/b"],
+        "owl2": ["a=/turned"],
+    }
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_an_adapter_that_is_not_there_stops_the_start_in_one_line(tmp_path, monkeypatch, capsys, language):
+@pytest.mark.parametrize(("language", "engine"), [("en", "glm"), ("zh", "owl2")])
+def test_an_adapter_that_is_not_there_stops_the_start_in_one_line(tmp_path, monkeypatch, capsys, language, engine):
     monkeypatch.setattr(model_setup, "has_engine_packages", lambda: True)
     monkeypatch.setattr(model_setup, "find_spec", lambda name: name)
     there = tmp_path / "there"
@@ -230,12 +234,13 @@ def test_an_adapter_that_is_not_there_stops_the_start_in_one_line(tmp_path, monk
     (there / "adapter_config.json").write_text("{}")
     adapters = (("a", str(there)), ("b", str(tmp_path / "gone")))
     with pytest.raises(typer.Exit):
-        model_setup.prepare_models("pocket", Layout(tmp_path), language, adapters=adapters)
+        model_setup.prepare_models("pocket", Layout(tmp_path), language, adapters={engine: adapters})
     said = capsys.readouterr().err
     assert said.count("\n") == 1
+    assert f"GLOWL_{engine.upper()}_ADAPTERS" in said
     assert "'b'" in said
     assert str(tmp_path / "gone") in said
-    model_setup.prepare_models("pocket", Layout(tmp_path), language, adapters=adapters[:1])
+    model_setup.prepare_models("pocket", Layout(tmp_path), language, adapters={engine: adapters[:1]})
 
 
 def test_adapters_are_a_list_of_names_and_places_in_the_environment(monkeypatch):

@@ -50,6 +50,16 @@ async def test_what_is_promoted_answers_and_its_revision_is_noted(redis: Redis) 
     assert (found.adapter, found.adapter_revision) == ("receipts", "r7")
 
 
+async def test_a_named_adapter_of_owl2_stays_owl2s_and_a_promoted_one_is_glms(redis: Redis) -> None:
+    live = await _live(redis, Promotion("receipts"))
+
+    named = live.apply(_call(adapter="turned", adapter_engine="owl2"))
+    promoted = live.apply(_call(adapter_engine="owl2"))
+
+    assert (named.adapter_for("owl2"), named.adapter_for("glm")) == ("turned", "")
+    assert (promoted.adapter_for("owl2"), promoted.adapter_for("glm")) == ("", "receipts")
+
+
 async def test_who_names_an_adapter_or_the_base_gets_it(redis: Redis) -> None:
     live = await _live(redis, Promotion("receipts"))
 

@@ -513,6 +513,20 @@ async def test_a_merge_waits_for_no_engine_but_the_one_that_it_asks(
     assert await store.depths() == {queue: 1}
 
 
+async def test_an_adapter_of_owl2_is_asked_of_owl2_alone(store: JobStore) -> None:
+    engines = {name: EchoEngine(name, adapters=("receipts",)) for name in ("glm", "owl2")}
+    context, _ = await context_of(store, **engines)
+
+    job = await run_all(context, make_spec(adapter="receipts", adapter_engine="owl2"))
+
+    assert {name: engine.last_request.adapter for name, engine in engines.items() if engine.last_request} == {
+        "glm": "",
+        "owl2": "receipts",
+    }
+    assert job.final is not None
+    assert job.final.model == "mplug-owl2-echo:receipts"
+
+
 async def test_only_glm_is_given_the_adapter_and_the_pictures_first(store: JobStore) -> None:
     # Given a job that names an adapter, its question in front of its picture
     buffer = io.BytesIO()
