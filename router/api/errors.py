@@ -125,6 +125,10 @@ def to_invalid(error: ValidationError | RequestValidationError) -> RouterError:
     is_missing = first["type"] == "missing"
     says = texts.SHAPES.get(first["type"])
     says = says.fill(**first.get("ctx", {})) if says else Text.same(first["msg"])
+    here = (each["type"] for each in errors if len(each["loc"]) == len(first["loc"]) and _to_path(each["loc"]) == path)
+    kinds = dict.fromkeys(texts.KINDS.get(kind) for kind in here)
+    if len(kinds) > 1 and None not in kinds:
+        says = texts.ONE_OF_KINDS.fill(kinds=texts.OR_KIND.join(kind for kind in kinds if kind is not None))
     said = texts.MISSING_PARAMETER if is_missing else texts.INVALID_PARAMETER
     return RouterError(
         said.fill(param=path, says=says),

@@ -224,6 +224,17 @@ SHAPES: Final[dict[str, Text]] = {
     "too_short": Text("Array should have at least {min_length} items", "数组不得少于 {min_length} 项"),
     "too_long": Text("Array should have at most {max_length} items", "数组不得超过 {max_length} 项"),
 }
+# Of a field that may be several things.
+KINDS: Final[dict[str, Text]] = {
+    "string_type": Text("a string", "字符串"),
+    "list_type": Text("an array", "数组"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), Text("an object", "对象")),
+    "int_type": Text("an integer", "整数"),
+    "float_type": Text("a number", "数字"),
+    "bool_type": Text("a boolean", "布尔值（true 或 false）"),
+}
+ONE_OF_KINDS: Final = Text("Input should be {kinds}", "值必须是{kinds}")
+OR_KIND: Final = Text(" or ", "或")
 NO_PATH: Final = Text("There is no {path} here; see /docs.", "没有 {path} 这个地址；请查看 /docs。")
 NO_METHOD: Final = Text("{method} is not allowed on {path}; see /docs.", "{path} 不支持 {method} 方法；请查看 /docs。")
 TOO_LARGE: Final = Text("The request body is too large.", "请求体过大。")

@@ -397,6 +397,23 @@ def test_an_unknown_tier_is_refused_with_the_known_ones(read: Any, tier: Any) ->
         assert f"'{known}'" in refused.message
 
 
+@pytest.mark.parametrize("value", [5, None, {}, True])
+def test_what_may_be_several_things_is_refused_with_all_of_them(value: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        responses(input=value)
+    refused = to_invalid(caught.value)
+    assert (refused.param, refused.message) == ("input", "Invalid 'input': Input should be a string or an array.")
+    assert refused.message_zh == "参数 'input' 无效：值必须是字符串或数组。"
+
+    with pytest.raises(ValidationError) as caught:
+        responses(input=[{"role": "user", "content": value}])
+    assert "a string or an array" in to_invalid(caught.value).message
+
+    with pytest.raises(ValidationError) as caught:
+        responses(input=["hello"])
+    assert "Input should be an object" in to_invalid(caught.value).message
+
+
 # --- thinking ---------------------------------------------------------------------------------------------------------
 
 
