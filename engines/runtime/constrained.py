@@ -47,6 +47,10 @@ _OPTIONS: Final[dict[str, Any]] = {
 _LIMITS: Final = LLParserLimits(verbose_errors=False, step_max_items=5_000)
 
 
+# Names of the compiler's own things, such as NoExtensionBias: they say nothing to a caller.
+_OF_COMPILER: Final = re.compile(r"\b[A-Z][a-z]+[A-Z]\w*")
+
+
 class GrammarCompiler:
     """Turns schemas into grammars over one model's tokens; built once per engine, used by any thread.
 
@@ -383,14 +387,23 @@ def _explain(error: str) -> JsonSchemaError:
         return JsonSchemaError(
             f"The JSON Schema's 'pattern' cannot be used: {reason}. Look-around and backreferences are not accepted."
         )
+    line = first.splitlines()[0][:200] if first else ""
     if "Unsatisfiable" in first:
-        return JsonSchemaError(f"No answer can satisfy the JSON Schema: {first.splitlines()[0][:200]}.")
+        if "Regex is empty" in line:
+            return JsonSchemaError(
+                "No answer can satisfy the JSON Schema: a pattern, format or length in it rules out the others.",
+                message_zh="没有任何回答能满足该 JSON Schema：其中的 pattern、format 或长度互相矛盾。",
+            )
+        why = line.rpartition("Unsatisfiable schema: ")[2]
+        return JsonSchemaError(
+            f"No answer can satisfy the JSON Schema: {why}.",
+            message_zh=f"没有任何回答能满足该 JSON Schema：{why}。",
+        )
     if _is_too_complex(first):
         return JsonSchemaError(
             f"The JSON Schema is too complex ({first.splitlines()[0][:120]}): use fewer optional properties and "
             "simpler patterns.",
             message_zh="JSON Schema 过于复杂：请减少可选属性，使用更简单的 pattern。",
         )
-    return JsonSchemaError(
-        f"The JSON Schema cannot be followed: {first.splitlines()[0][:200]}. Accepted are {ACCEPTED}."
-    )
+    says = "" if _OF_COMPILER.search(line) else f": {line}"
+    return JsonSchemaError(f"The JSON Schema cannot be followed{says}. Accepted are {ACCEPTED}.")

@@ -19,7 +19,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode  # noqa: E402
 
 from engines.base import GenerationFailedError, InvalidRequestError, SamplingParams  # noqa: E402
 from engines.json_schema import ANY_OBJECT, FORMATS  # noqa: E402
-from engines.runtime.constrained import Constraint, GrammarCompiler, constrain  # noqa: E402
+from engines.runtime.constrained import Constraint, GrammarCompiler, _explain, constrain  # noqa: E402
 from engines.runtime.sampling import Sampler, pick_tokens  # noqa: E402
 
 MERGED = ['{"', '":', '","', '"}', "the", " cat", "你", "好", "12", "\n\n", "true", "null", "\\u", "\\"]
@@ -334,6 +334,8 @@ def chain(length: int, value: object = None) -> dict[str, object]:
         (record_of({"type": "string", "pattern": "(?=a)b"}), "'pattern'"),
         (record_of({"type": "string", "pattern": "("}), "'pattern'"),
         (record_of({"type": "integer", "minimum": 5, "maximum": 3}), "No answer can satisfy"),
+        ({"type": "string", "pattern": "^a$", "minLength": 5}, "a pattern, format or length in it rules out"),
+        (record_of({"type": "string", "pattern": "^a$", "minLength": 5}), "required property 'a' is unsatisfiable."),
         ({"type": "strin"}, "strin"),
         ({"type": "integer", "minimum": 10**20}, "'minimum: 1e+20'"),
         ({"$ref": "https://example.com/schema.json"}, "'$ref'"),
@@ -352,7 +354,13 @@ def test_a_schema_that_cannot_be_kept_is_refused_by_name(schema, said):
 
     error = caught.value
     assert said in error.message
+    assert "Regex" not in error.message
     assert (error.status_code, error.code, error.param) == (400, "invalid_json_schema", "response_format")
+
+
+def test_the_compilers_own_words_are_not_passed_on():
+    assert "followed. Accepted are" in _explain("stopped: NoExtensionBias").message
+    assert "followed: something else. Accepted are" in _explain("something else").message
 
 
 def test_a_schema_that_grows_too_complex_behind_its_beginning_fails_its_own_row_only():
