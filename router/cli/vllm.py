@@ -6,6 +6,8 @@ arguments. vLLM may be installed in an environment of its own: it is another pro
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from engines.memory import PUBLISHED_CONFIGS, USABLE_SHARE, ModelShape, gpu_share, read_shape
 from router.cli import models
 from router.cli.common import Language, fail
 from router.cli.net import LOOPBACK, Address
@@ -21,8 +24,6 @@ from router.cli.texts import say
 if TYPE_CHECKING:
     from router.settings import Settings
 
-# As in compose.yaml: half of a GPU that Owl2 shares, nearly all of one of its own.
-SHARED, ALONE = "0.5", "0.9"
 MAX_CONTEXT_TOKENS = 32768
 # It reports to its makers what it runs on, unless it is told not to; and its weights are in a folder.
 ENVIRONMENT = {"DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
@@ -89,5 +90,21 @@ def vllm_argv(program: Path, address: Address, plan: models.ModelPlan, *, is_alo
     return (
         *(str(program), "serve", plan.models["glm"], "--served-model-name", name),
         *("--reasoning-parser", "glm45", "--max-model-len", str(MAX_CONTEXT_TOKENS)),
-        *("--gpu-memory-utilization", ALONE if is_alone else SHARED, *listen),
+        *("--gpu-memory-utilization", _share(plan, is_alone=is_alone), *listen),
     )
+
+
+def _share(plan: models.ModelPlan, *, is_alone: bool) -> str:
+    """Say how much of its GPU vLLM takes: what our own engine would, so that Owl2's beside it has its part."""
+    if is_alone or not plan.gpus:
+        share = USABLE_SHARE
+    else:
+        share = gpu_share("glm", _shape(Path(plan.models["glm"])), plan.gpus[0][1])
+    return f"{math.floor(share * 100) / 100:.2f}"
+
+
+def _shape(folder: Path) -> ModelShape:
+    try:
+        return read_shape(json.loads((folder / "config.json").read_bytes()))
+    except (OSError, ValueError):  # vLLM will say what is wrong with it
+        return read_shape(PUBLISHED_CONFIGS["glm"])

@@ -101,7 +101,14 @@ def test_off_pocket_models_and_servers_elsewhere_are_never_vllm(folder, program,
 
 @pytest.mark.parametrize(
     ("gpus", "settings", "share"),
-    [((GPU,), {}, "0.5"), ((GPU, GPU), {}, "0.9"), ((GPU,), {"owl2_url": "http://b:8102"}, "0.9")],
+    [
+        # Owl2's engine measures the same two models, and takes the rest of 0.92.
+        ((GPU,), {}, "0.50"),
+        ((GPU, GPU), {}, "0.92"),
+        ((GPU,), {"owl2_url": "http://b:8102"}, "0.92"),
+        # One too small for both, whose user has it so anyway.
+        ((("RTX 4090", 24 * models.GB),), {}, "0.92"),
+    ],
 )
 def test_it_is_a_child_like_any_other_that_answers_on_the_engines_socket(monkeypatch, program, gpus, settings, share):
     monkeypatch.setattr(
