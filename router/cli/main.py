@@ -17,6 +17,7 @@ from router.cli import (
     audit,
     backup,
     batch,
+    dataset,
     doctor,
     evaluation,
     explain,
@@ -58,6 +59,7 @@ app.add_typer(owners.app)
 app.add_typer(keys.app)
 app.add_typer(tokens.app)
 app.add_typer(audit.app)
+app.add_typer(dataset.app)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("api")(processes.api)

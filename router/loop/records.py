@@ -108,7 +108,9 @@ class Exchange:
         completion_tokens: likewise.
         image_tokens: likewise.
         error: code of the failure; empty if there was none.
-        propensity: probability with which this fast answer was given a second look; None if none was drawn.
+        propensity: probability with which this fast question was to get a second look; None if it could not.
+        again: id of the response whose question this asks again, for nobody but the log (`router.second_looks`); empty
+            for a caller's own question.
         asks_json: the answer was to be JSON.
         pictures: SHA-256 of its pictures, in order.
         revisions: of the engines, by name, as far as they were known.
@@ -142,6 +144,7 @@ class Exchange:
     image_tokens: int = 0
     error: str = ""
     propensity: float | None = None
+    again: str = ""
     asks_json: bool = False
     pictures: tuple[str, ...] = ()
     revisions: Mapping[str, str] = field(default_factory=dict)
@@ -211,6 +214,8 @@ def to_exchange(job: Job, redacts: frozenset[str], revisions: Mapping[str, str] 
         completion_tokens=usage.completion_tokens if usage is not None else 0,
         image_tokens=usage.image_tokens if usage is not None else 0,
         error=str((job.error or {}).get("code", "")),
+        propensity=(spec.decision.get("second_look") or {}).get("probability"),
+        again=str((spec.decision.get("again") or {}).get("response_id", "")),
         asks_json=spec.output_format is not None,
         pictures=tuple(stored_image_hashes(spec.messages)),
         revisions=dict(revisions or {}),

@@ -35,10 +35,11 @@ CREATE TABLE exchanges (
   question TEXT, messages TEXT, language TEXT, route TEXT, rule TEXT, engine TEXT, decision TEXT, answers TEXT,
   draft TEXT, deep TEXT, final TEXT, final_model TEXT, final_engine TEXT, strategy TEXT, agreement REAL,
   conflicts TEXT, degraded TEXT, cache TEXT, adapter TEXT, prompt_tokens INTEGER, completion_tokens INTEGER,
-  image_tokens INTEGER, error TEXT, propensity REAL, asks_json INTEGER, pictures TEXT, revisions TEXT
+  image_tokens INTEGER, error TEXT, propensity REAL, again TEXT, asks_json INTEGER, pictures TEXT, revisions TEXT
 );
 CREATE INDEX exchanges_by_owner ON exchanges (owner, at);
 CREATE INDEX exchanges_by_end ON exchanges (keep_until);
+CREATE INDEX exchanges_by_question ON exchanges (again) WHERE again != '';
 CREATE TABLE shown (exchange_id TEXT NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (exchange_id, sha256));
 CREATE INDEX shown_by_picture ON shown (sha256);
 CREATE TABLE pictures (
@@ -128,8 +129,8 @@ class LoopStore:
         row |= {name: json.dumps(row[name], ensure_ascii=False) for name in _JSON}
         row |= {"keep_until": keep_until, "draft": exchange.draft, "deep": exchange.deep}
         with self._writing():
-            gone = "SELECT 1 FROM deleted WHERE id = ? OR (id = ? AND at >= ?)"
-            if self._db.execute(gone, (exchange.id, exchange.owner, exchange.at)).fetchone():
+            gone = "SELECT 1 FROM deleted WHERE id IN (?, ?) OR (id = ? AND at >= ?)"
+            if self._db.execute(gone, (exchange.id, exchange.again, exchange.owner, exchange.at)).fetchone():
                 return False
             names = ", ".join(row)
             places = ", ".join(f":{name}" for name in row)
@@ -190,7 +191,7 @@ class LoopStore:
         return found
 
     def delete(self, names: Mapping[str, float]) -> int:
-        """Forget exchanges with their feedback and the pictures that only they show.
+        """Forget exchanges with their second looks, feedback, and the pictures that only they show.
 
         Args:
             names: ids of responses, and of owners whose exchanges go as far as they are older than this (unix seconds).
@@ -202,7 +203,7 @@ class LoopStore:
         with self._writing():
             for name, at in names.items():
                 self._db.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?)", (name, at))
-                gone += self._delete("id = ? OR (owner = ? AND at <= ?)", name, name, at)
+                gone += self._delete("id = ? OR again = ? OR (owner = ? AND at <= ?)", name, name, name, at)
                 said = "DELETE FROM feedback WHERE exchange_id = ? OR (owner = ? AND at <= ?)"
                 self._db.execute(said, (name, name, at))
             self._drop_unshown()

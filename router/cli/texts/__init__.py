@@ -6,7 +6,7 @@ In: a key, a language, values. Out: one string. Options' help texts stay English
 from __future__ import annotations
 
 from policies.text import Language, Text
-from router.cli.texts import access, asking, downloads, keeping, owning, proving, starting
+from router.cli.texts import access, asking, downloads, keeping, looping, owning, proving, starting
 
 TEXTS: dict[str, Text] = {
     **starting.TEXTS,
@@ -15,6 +15,7 @@ TEXTS: dict[str, Text] = {
     **owning.TEXTS,
     **keeping.TEXTS,
     **downloads.TEXTS,
+    **looping.TEXTS,
     **proving.TEXTS,
 }
 

@@ -111,6 +111,10 @@ def test_what_was_deleted_does_not_come_back(tmp_path: Path) -> None:
         # An answer that was still on its way, and one of an owner who was deleted after it was given
         assert not store.put(exchange(1, owner="own_b"), [], 2000.0)
         assert not store.put(exchange(2), [], 2000.0)
+        # Nor does the second look at a deleted question
+        assert not store.put(exchange(4, owner="own_b", again="resp_1"), [], 2000.0)
+        assert store.put(exchange(5, owner="own_b", again="resp_6"), [], 2000.0)
+        assert store.delete({"resp_6": 9.0}) == 1
         # Then an owner of the same id may begin anew
         assert store.put(exchange(3), [], 2000.0)
         assert store.delete({"own_a": 1002.5}) == 0
