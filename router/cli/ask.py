@@ -125,7 +125,7 @@ async def _converse(client: Client, question: Question, transcript: Transcript) 
         async with client:
             transcript.wait()
             try:
-                async for event in stream(client, question):
+                async for event in stream(client, question.to_body()):
                     if event.get("type") == "error":
                         return {"status": "failed", "error": event}
                     response = event.get("response") or response

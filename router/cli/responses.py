@@ -57,15 +57,14 @@ class Question:
         return body
 
 
-async def stream(client: Client, question: Question) -> AsyncIterator[Json]:
-    """Ask, and yield every event; the last one is terminal.
+async def stream(client: Client, body: Json) -> AsyncIterator[Json]:
+    """Ask what a request body with ``stream`` says, and yield every event; the last one is terminal.
 
     Raises:
         UnreachableError: if nothing listens.
         RefusedError: if the request was refused.
         StreamBrokenError: if the stream ended before a terminal event.
     """
-    body = question.to_body()
     headers = {"Accept": "text/event-stream"}
     was_answered = False
     try:
