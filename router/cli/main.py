@@ -23,6 +23,7 @@ from router.cli import (
     explain,
     jobs,
     keys,
+    mcp,
     models_command,
     owners,
     policy,
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("ask")(ask.ask)
 app.command("batch")(batch.batch)
+app.command("mcp")(mcp.mcp)
 app.command("explain")(explain.explain)
 app.command("eval")(evaluation.evaluate)
 app.command("promote")(promote.promote)

@@ -56,6 +56,21 @@ TEXTS: Final[dict[str, Text]] = {
     "ask.incomplete": Text("the answer is cut short: {reason}", "回答不完整：{reason}"),
     "ask.degraded": Text("degraded: {reason}", "已降级：{reason}"),
     "ask.model": Text("answered by {model}", "回答来自 {model}"),
+    # mcp
+    "mcp.missing": Text(
+        "the MCP SDK is not installed; install it with: {python} -m pip install 'glowl[mcp]'",
+        "未安装 MCP SDK；请安装：{python} -m pip install 'glowl[mcp]'",
+    ),
+    "mcp.folder": Text(
+        "{path} is not a folder; --allow takes folders with pictures",
+        "{path} 不是文件夹；--allow 的值应为存放图片的文件夹",
+    ),
+    "mcp.by_hand": Text(
+        "this speaks MCP on stdin and stdout, for an agent that starts it: claude mcp add glowl -- {glowl} mcp",
+        "此命令通过标准输入和输出使用 MCP 协议，由代理启动，例如：claude mcp add glowl -- {glowl} mcp",
+    ),
+    "mcp.serving": Text("serving MCP at {url}", "MCP 服务地址：{url}"),
+    "mcp.port": Text("port {port} cannot be used: {reason}", "端口 {port} 不可用：{reason}"),
     # batch
     "batch.usage": Text(
         "give a FILE to start a batch, or --resume BATCH to continue one, not both",
