@@ -32,7 +32,7 @@ define SHOW_STEPS
 endef
 export SHOW_STEPS
 
-.PHONY: help up test test-whole check docs browser nginx test-browser test-vllm openai-majors clients open-responses clean
+.PHONY: help up test test-whole check docs browser nginx test-browser test-vllm openai-majors clients client-examples open-responses clean
 
 help:
 	@echo "make up      run Glowl on this machine (ARGS are those of 'glowl up')"
@@ -44,6 +44,7 @@ help:
 	@echo "make test-vllm   Owl2 on vLLM against our own engine, on the CPU, in an environment of its own (3 GB; ARGS are those of pytest)"
 	@echo "make openai-majors   the journeys with openai 1, 2 and 3 (ARGS: which of them, -- and those of pytest)"
 	@echo "make clients   two streamed turns with each client that joins text: AI SDK, LangChain, pydantic-ai, openai-agents (ARGS: which)"
+	@echo "make client-examples   what is in examples/clients, each with the newest version of its package (ARGS: which)"
 	@echo "make open-responses   the checks of the open Responses suite, against the pocket models"
 	@echo "make clean   remove $(VENV), caches and builds"
 
@@ -113,6 +114,9 @@ openai-majors: $(HAS_DEV)
 
 clients: $(HAS_DEV)
 	$(BIN)/python -m tests.clients.run $(ARGS)
+
+client-examples: $(HAS_DEV)
+	$(BIN)/python -m tests.clients.examples $(ARGS)
 
 open-responses: $(HAS_DEV)
 	$(BIN)/python -m tests.conformance.run

@@ -26,7 +26,10 @@ from tests.support.stack import ROOT, ProcessStack
 FOLDER = ROOT / "build" / "clients"
 HERE = Path(__file__).parent
 _PATIENCE_S = 180
-PACKAGES = ("langchain-openai", "pydantic-ai-slim[openai]", "openai-agents")
+PACKAGES = (
+    *("langchain-openai", "pydantic-ai-slim[openai]", "openai-agents"),
+    *("llama-index-llms-openai-like", "instructor", "litellm", "nbclient", "ipykernel"),
+)
 AI_SDK = {
     "6": ("ai@6", "@ai-sdk/openai@3", "@ai-sdk/openai-compatible@2"),
     "7": ("ai@7", "@ai-sdk/openai@4", "@ai-sdk/openai-compatible@3"),
