@@ -57,7 +57,7 @@ def decide(features: Features, rules: Rules, health: Health = Health(), context:
 
     The rules say what is wanted, at the dial's place. Unless the rule pins it, the caller's key, the conversation's
     last decision and the canary may then choose otherwise, in this order, and a used-up quota may turn it down. Health
-    comes last.
+    comes last. With functions it is GLM's, by the rule `tools` where anything else would have been wanted.
 
     Args:
         features: what `policies.features.measure` says of it.
@@ -84,9 +84,11 @@ def decide(features: Features, rules: Rules, health: Health = Health(), context:
         flip=find_flip(index, program, values, features.deadline_ms, estimate_ms),
     )
     wish = ruled if ruled.is_pinned else _overlay(ruled, rules, overrides.route, context)
+    wish = _with_tools(wish) if features.uses_tools else wish
     wish, quota_notes = _heed_quota(wish, overrides.quotas or rules.quotas, health, context)
     outcome = _heed_health(wish, rules, features, health)
-    margin, nearest = _nearest_flip(index, program, values, estimate_ms, tell)
+    # With functions there is one way to go, whatever is measured.
+    margin, nearest = (1.0, None) if features.uses_tools else _nearest_flip(index, program, values, estimate_ms, tell)
     panel, panel_notes = _seat_panel(wish, outcome, health)
     notes = (*quota_notes, *outcome.notes, *panel_notes)
     return Decision(
@@ -143,6 +145,18 @@ def _overlay(ruled: _Wish, rules: Rules, key_route: Route | None, context: Conte
     return ruled
 
 
+def _with_tools(wish: _Wish) -> _Wish:
+    """Keep a request with functions where they can be called; panels and second looks are jobs."""
+    if (wish.route, wish.engine) == ("fast", "glm"):
+        return replace(wish, is_pinned=True, panel=(), flip=None)
+    why = Reason.of("uses_tools", True, None, texts.TOOLS.fill(rule=wish.rule, route=wish.route))
+    flip = None
+    if wish.route == "deep":
+        flip = Flip.of("uses_tools", True, False, wish.route, texts.NO_TOOLS.fill(route=wish.route))
+    enable_thinking = wish.enable_thinking and wish.engine == "glm"
+    return _Wish("fast", "glm", "tools", (why,), is_pinned=True, enable_thinking=enable_thinking, flip=flip)
+
+
 def _heed_quota(wish: _Wish, quotas: Quotas, health: Health, context: Context) -> tuple[_Wish, tuple[Text, ...]]:
     """Send unpinned work the other way when its route has had its share, if the other engine is there to take it."""
     limit, used = quotas.of(wish.route), context.route_shares.get(wish.route, 0.0)
@@ -190,6 +204,10 @@ def _values(features: Features, estimate_ms: int) -> Values:
 
 def _heed_health(wish: _Wish, rules: Rules, features: Features, health: Health) -> _Outcome:
     wanted = wish.engine
+    if features.uses_tools:
+        stays = [texts.TOOLS_NOT_DEEP] if features.requested_route == "deep" else []
+        down = [] if health.of(wanted).is_up else [texts.TOOLS_NEED_GLM]
+        return _Outcome(wish.route, wanted, (*stays, *down), is_switched=False)
     other = _OTHER[wanted]
     if not health.of(wanted).is_up:
         if not health.of(other).is_up:

@@ -25,6 +25,7 @@ class Question:
         image_keys: content hashes of the pictures in the new turn; the same picture twice is one.
         history_image_keys: content hashes of the pictures in earlier turns.
         system_text: the system prompt. It is the developer's, not the user's: read for the language to answer in only.
+        uses_tools: the request offers functions, or the conversation holds calls of some.
     """
 
     text: str
@@ -32,6 +33,7 @@ class Question:
     image_keys: tuple[str, ...] = ()
     history_image_keys: tuple[str, ...] = ()
     system_text: str = ""
+    uses_tools: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Features:
         several_images_cues: the words behind `mentions_several_images`.
         is_courtesy: the turn follows another, brings no picture, and only thanks, greets or agrees.
         answer_language: in which the turn, or else the system prompt, asks to be answered; None if neither does.
+        uses_tools: see `Question`; only GLM reads and writes calls.
     """
 
     language: Language
@@ -91,6 +94,7 @@ class Features:
     several_images_cues: tuple[str, ...] = ()
     is_courtesy: bool = False
     answer_language: Literal["en", "zh"] | None = None
+    uses_tools: bool = False
 
 
 def measure(question: Question, hints: Hints = Hints()) -> Features:
@@ -123,6 +127,7 @@ def measure(question: Question, hints: Hints = Hints()) -> Features:
         several_images_cues=several,
         is_courtesy=request.is_courtesy and bool(question.history) and not question.image_keys,
         answer_language=request.answer_language or find_answer_language(question.system_text),
+        uses_tools=question.uses_tools,
     )
 
 

@@ -66,6 +66,11 @@ OTHER_PICTURES: Final = Text("another set of pictures would send it {route}", "�
 CANARY: Final = Text(
     "the conversation is one of the {share:.0%} that try {route}", "该对话属于试走 {route} 路径的 {share:.0%}"
 )
+TOOLS: Final = Text(
+    "functions are called by glm alone; without them the rule {rule} would send it {route}",
+    "函数只能由 glm 调用；若没有函数，规则 {rule} 会走 {route} 路径",
+)
+NO_TOOLS: Final = Text("a conversation without functions would go {route}", "没有函数的对话将走 {route} 路径")
 NO_CANARY: Final = Text("outside the canary's share it would go {route}", "不在试验份额内时将走 {route} 路径")
 
 # --- degraded ----------------------------------------------------------------------------------------------------
@@ -87,6 +92,14 @@ ALL_DOWN: Final = Text(
     "glm and owl2 are down: the route is kept until one is back", "glm 和 owl2 均不可用：保留原路径，等待恢复"
 )
 DOWN: Final = Text("{engine} is down", "{engine} 不可用")
+TOOLS_NEED_GLM: Final = Text(
+    "glm is down, and only it calls functions: no other engine takes over",
+    "glm 不可用，而函数只能由它调用：没有引擎可以接手",
+)
+TOOLS_NOT_DEEP: Final = Text(
+    "the caller asked for the route deep, on which no function can be called: answered by glm alone",
+    "调用方指定 deep 路径，但该路径不能调用函数：由 glm 单独回答",
+)
 ASKED_FOR: Final = Text(", which the caller asked for", "（调用方指定）")
 NO_TAKE_OVER: Final = Text("{why} and {engine} cannot take over: it waits", "{why}，而 {engine} 无法接手：继续等待")
 NO_DRAFT: Final = Text("glm is down: no first answer before owl2's", "glm 不可用：在 owl2 回答之前没有初步回答")

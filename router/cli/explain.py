@@ -47,6 +47,7 @@ def explain(
     job_ms: Annotated[
         int | None, typer.Option(min=0, help="Decide as if a job took so long, milliseconds; default the preset's.")
     ] = None,
+    has_tools: Annotated[bool, typer.Option("--tools", help="Decide as if functions were offered.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print decision and features as JSON.")] = False,
     lang: LanguageOption = None,
 ) -> None:
@@ -75,7 +76,8 @@ def explain(
         f"picture-{number}" for number in range(1, (num_images or 0) + 1)
     )
     rules = _load_rules(preset or load_settings().preset)
-    features = measure(Question(text=text, image_keys=keys), Hints(ROUTES[route], engine, deadline_ms=deadline_ms))
+    question = Question(text=text, image_keys=keys, uses_tools=has_tools)
+    features = measure(question, Hints(ROUTES[route], engine, deadline_ms=deadline_ms))
     # Offline, both engines count as up, and idle unless it is said otherwise.
     health = Health({name: EngineHealth(queue_age_s=age_s) for name, age_s in ages.items()}, job_ms)
     decision = policy.decide(features, rules, health, Context(dial=dial))
