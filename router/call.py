@@ -7,10 +7,11 @@ form, in which pictures are named by hash, for the job record.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from engines.base import ImagePart, Message, Part, SamplingParams, TextPart
+from engines.tools import ToolCall
 from policies.features import Hints
 from router.limits.admission import Admission
 from router.output_format import OutputFormat
@@ -59,7 +60,7 @@ class Call:
     """One request, validated, its pictures loaded.
 
     Attributes:
-        messages: the conversation, oldest first, ending in a user turn.
+        messages: the conversation, oldest first, ending in a user turn, or in results of functions.
         sampling: generation knobs.
         hints: what the caller said about routing.
         model: the model name as the caller wrote it.
@@ -134,6 +135,11 @@ class Call:
         return self.adapter if engine == self.adapter_engine else ""
 
     @property
+    def uses_tools(self) -> bool:
+        """Whether functions may be called, or were: only GLM reads and writes that."""
+        return self.sampling.tool_use is not None or any(each.tool_calls for each in self.messages)
+
+    @property
     def images(self) -> tuple[ImagePart, ...]:
         """All pictures of the conversation, in order."""
         return tuple([part for each in self.messages for part in each.parts if isinstance(part, ImagePart)])
@@ -158,7 +164,7 @@ def _pictures_first(message: Message) -> Message:
 
 def to_stored_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     """Write a conversation as JSON; pictures become hash, media type, and the field they came in."""
-    return [{"role": message.role, "parts": [_to_stored_part(part) for part in message.parts]} for message in messages]
+    return [_to_stored_message(message) for message in messages]
 
 
 def from_stored_messages(
@@ -175,7 +181,12 @@ def from_stored_messages(
         KeyError: if a picture is not among ``blobs``; the key is its hash.
     """
     return tuple(
-        Message(message["role"], tuple(_from_stored_part(part, blobs, param) for part in message["parts"]))
+        Message(
+            message["role"],
+            tuple(_from_stored_part(part, blobs, param) for part in message["parts"]),
+            tuple(ToolCall(**call) for call in message.get("tool_calls", ())),
+            message.get("tool_call_id", ""),
+        )
         for message in stored
     )
 
@@ -183,6 +194,15 @@ def from_stored_messages(
 def stored_image_hashes(stored: list[dict[str, Any]]) -> list[str]:
     """Hashes of all pictures of a stored conversation, in order, repeats kept."""
     return [part["sha256"] for message in stored for part in message["parts"] if part["type"] == "image"]
+
+
+def _to_stored_message(message: Message) -> dict[str, Any]:
+    stored: dict[str, Any] = {"role": message.role, "parts": [_to_stored_part(part) for part in message.parts]}
+    if message.tool_calls:
+        stored["tool_calls"] = [asdict(call) for call in message.tool_calls]
+    if message.tool_call_id:
+        stored["tool_call_id"] = message.tool_call_id
+    return stored
 
 
 def _to_stored_part(part: Part) -> dict[str, str]:

@@ -171,8 +171,11 @@ class DirectAnswer:
         async with contextlib.aclosing(self._stream.deltas):
             try:
                 async with contextlib.aclosing(self._pieces()) as pieces:
-                    async for text, logprobs in pieces:
-                        yield Event("delta", FAST_UNIT, 1, text=text, logprobs=logprobs)
+                    async for piece in pieces:
+                        if piece.text:
+                            yield Event("delta", FAST_UNIT, 1, text=piece.text, logprobs=piece.logprobs)
+                        for call in piece.calls:
+                            yield Event("delta", FAST_UNIT, 1, calls=(call,))
                 if self._elsewhere is None:
                     self._stream.transcript.check_ended()
             except EngineError as failure:
@@ -267,7 +270,13 @@ def to_tell(said: Sequence[Piece | None], call: Call) -> list[Piece]:
     pieces = [piece for piece in said if piece is not None]
     if call.is_streamed or len(pieces) < 2:
         return pieces
-    return [("".join(text for text, _ in pieces), tuple(token for _, tokens in pieces for token in tokens))]
+    return [
+        Piece(
+            "".join(piece.text for piece in pieces),
+            tuple(token for piece in pieces for token in piece.logprobs),
+            tuple(call for piece in pieces for call in piece.calls),
+        )
+    ]
 
 
 def as_accepted(job: Job) -> Job:
@@ -296,6 +305,7 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
         usage=result.usage,
         logprobs=result.logprobs,
         boxes=result.boxes,
+        tool_calls=result.tool_calls,
     )
     return replace(
         job,

@@ -28,7 +28,6 @@ from policies.decision import Health
 from policies.rules import Rules
 from router import texts
 from router.answers.groups import with_degraded
-from router.answers.usable import is_blank
 from router.begun import as_begun
 from router.cache.answers import KeptAnswer
 from router.cache.flights import Flights, SharedStream, flight_of
@@ -399,7 +398,7 @@ class Dispatcher:
             async for delta in deltas:
                 said.append(transcript.take(delta))
                 # Send nothing before the first readable text: until then another engine can still take over.
-                if call.is_streamed and (plan.enable_thinking or not is_blank(transcript.text)):
+                if call.is_streamed and (plan.enable_thinking or transcript.has_answer):
                     break
             _check_usable(said, transcript, call)
             epoch = await asyncio.shield(begun) if begun is not None else None
@@ -573,7 +572,7 @@ def _check_usable(said: Sequence[Piece | None], transcript: Transcript, call: Ca
     """
     if not said:
         raise GenerationFailedError("The engine ended its answer without saying anything.")
-    if is_blank(transcript.text) and transcript.finish_reason == "stop" and not call.sampling.stop:
+    if not transcript.has_answer and transcript.finish_reason == "stop" and not call.sampling.stop:
         raise GenerationFailedError("The engine answered nothing.")
 
 

@@ -107,19 +107,23 @@ def _with_thinking(decision: Decision, wish: bool | None) -> Decision:
 
 def to_question(call: Call) -> Question:
     """Take from a call what the policy looks at: the new user turn, and apart from it what came before."""
-    *earlier, last = call.messages
+    users = [place for place, message in enumerate(call.messages) if message.role == "user"]
+    place = users[-1] if users else len(call.messages) - 1
+    # What a function returned is part of the turn that it was called in.
+    earlier, last, *results = call.messages[:place], *call.messages[place:]
     return Question(
-        text=last.text,
+        text=last.text if last.role == "user" else "",
         history=tuple(message.text for message in earlier if message.role == "user"),
-        image_keys=tuple(image.sha256 for image in last.images),
+        image_keys=tuple(image.sha256 for message in (last, *results) for image in message.images),
         history_image_keys=tuple(image.sha256 for message in earlier for image in message.images),
         system_text="\n".join(message.text for message in earlier if message.role == "system"),
+        uses_tools=call.uses_tools,
     )
 
 
 def conversation_id(call: Call) -> str:
     """Name a conversation by its owner and its first user turn, which every later request repeats."""
-    first = next(message for message in call.messages if message.role == "user")
+    first = next((message for message in call.messages if message.role == "user"), call.messages[0])
     text = first.text
     return "\x00".join((call.owner, str(len(text)), text[:_MAX_NAMED], *(image.sha256 for image in first.images)))
 

@@ -9,4 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+SCHEMA_WITHOUT_TOOLS: Final = 1
+"""Of a job without functions: an older release runs it as this one does, but would leave functions out of any other."""

@@ -100,6 +100,7 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
         answer_usage=answer.written,
         logprobs=answer.logprobs,
         boxes=answer.boxes,
+        tool_calls=answer.tool_calls,
     )
     final = _with_agreement(final, agreement)
     final = _with_missing(job, final, answers, results)

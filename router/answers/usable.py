@@ -39,7 +39,7 @@ def checked(result: UnitResult, spec: JobSpec) -> UnitResult:
     An engine that answers alone may be cut before its first word, by a small ``max_tokens`` or one of the caller's
     ``stop`` strings: that is what was asked for, and its finish reason says it.
     """
-    if result.error is not None or not is_blank(result.text):
+    if result.error is not None or result.tool_calls or not is_blank(result.text):
         return result
     if len(spec.branches) == 1 and (result.finish_reason == "length" or spec.sampling.stop):
         return result

@@ -152,7 +152,11 @@ def flight_of(spec: JobSpec) -> str:
     """Name what a job asks for, of whom, and what is made of it: jobs of the same name may share one's run."""
     decision = {name: spec.decision.get(name) for name in ("route", "engine", "rule", "enable_thinking", "degraded")}
     messages = [
-        [message["role"], [part["text"] if part["type"] == "text" else [part["sha256"]] for part in message["parts"]]]
+        [
+            message["role"],
+            [part["text"] if part["type"] == "text" else [part["sha256"]] for part in message["parts"]],
+            message.get("tool_calls", ()),
+        ]
         for message in spec.messages
     ]
     asked = [
@@ -176,7 +180,11 @@ _ASKED: Final = tuple(
 def _key_of(name: str, request: GenerationRequest) -> Hashable:
     """Name a request by all that its answer depends on; pictures by their files."""
     messages = tuple(
-        (each.role, tuple((part.sha256,) if isinstance(part, ImagePart) else part.text for part in each.parts))
+        (
+            each.role,
+            tuple((part.sha256,) if isinstance(part, ImagePart) else part.text for part in each.parts),
+            each.tool_calls,
+        )
         for each in request.messages
     )
     return (name, messages, *(getattr(request, each) for each in _ASKED))

@@ -81,6 +81,7 @@ def to_key(call: Call, revisions: Mapping[str, str], rules: str) -> CacheKey | N
             [
                 each.role,
                 [part.text if isinstance(part, TextPart) else sizes[part.sha256] for part in each.parts],
+                *map(asdict, each.tool_calls),
             ]
             for each in call.messages
         ],
@@ -97,7 +98,12 @@ def to_key(call: Call, revisions: Mapping[str, str], rules: str) -> CacheKey | N
 
 
 def is_repeatable(call: Call) -> bool:
-    """Whether the same call has the same answer: the likeliest token each time, or chance that is seeded."""
+    """Whether the same call has the same answer: the likeliest token each time, or chance that is seeded.
+
+    One that may call functions has not: the ids of calls are new each time.
+    """
+    if call.sampling.tool_use is not None:
+        return False
     return not call.sampling.temperature or call.sampling.seed is not None
 
 

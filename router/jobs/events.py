@@ -15,6 +15,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from engines.tools import ToolCallDelta
 from router.errors import NotFoundError, QueueUnavailableError
 from router.jobs.job import Event, Job, Unit, UnitResult
 from router.jobs.store import JobStore
@@ -221,3 +222,17 @@ def _deltas(unit: Unit, result: UnitResult) -> Iterator[Event]:
         text, logprobs = result.text[char : char + chars], result.logprobs[token : token + tokens]
         yield Event("delta", unit.name, unit.epoch, text=text, logprobs=logprobs)
         char, token = char + chars, token + tokens
+    yield from _call_deltas(unit, result)
+
+
+def _call_deltas(unit: Unit, result: UnitResult) -> Iterator[Event]:
+    """Make the events of an answer's calls; none where its stream told none."""
+    told = [0] * len(result.tool_calls)
+    begun = set[int]()
+    for index, chars in result.call_cuts:
+        call = result.tool_calls[index]
+        head = ("", "") if index in begun else (call.id, call.name)
+        begun.add(index)
+        piece = ToolCallDelta(index, *head, call.arguments[told[index] : told[index] + chars])
+        told[index] += chars
+        yield Event("delta", unit.name, unit.epoch, calls=(piece,))

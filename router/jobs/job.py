@@ -14,13 +14,14 @@ from typing import Any, Final, Literal, TypedDict
 from engines.base import Box, EngineError, SamplingParams, TokenLogprob, Usage
 from engines.json_forms import from_boxes, from_logprobs, to_boxes, to_logprobs
 from engines.origin import NOWHERE, Origin
+from engines.tools import ToolCall, ToolCallDelta, ToolUse
 from router.call import DraftAs, Priority
 from router.errors import NewerRecordError
 from router.jobs import texts
 from router.jobs.eta import QueuePlace
 from router.jobs.schedule import Queue, queue_of
 from router.output_format import OutputFormat
-from router.schema import SCHEMA
+from router.schema import SCHEMA, SCHEMA_WITHOUT_TOOLS
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 CacheState = Literal["", "hit", "joined", "miss"]
@@ -165,7 +166,8 @@ class JobSpec:
     @property
     def question(self) -> str:
         """The text of the last user turn."""
-        return "".join(part["text"] for part in self.messages[-1]["parts"] if part["type"] == "text")
+        last = next((each for each in reversed(self.messages) if each["role"] == "user"), self.messages[-1])
+        return "".join(part["text"] for part in last["parts"] if part["type"] == "text")
 
     def awaits(self, branch: BranchPlan) -> Patience:
         """Say how long the merge waits for a branch once the others it needs have answered."""
@@ -220,7 +222,9 @@ class JobSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; its messages are the record's own, not copies."""
         # Copying 8,000 turns takes 0.3 s, in which nothing else happens.
-        data = {"schema": SCHEMA, **asdict(replace(self, messages=[])), "messages": self.messages}
+        has_tools = self.sampling.tool_use is not None or any(each.get("tool_calls") for each in self.messages)
+        schema = SCHEMA if has_tools else SCHEMA_WITHOUT_TOOLS
+        data = {"schema": schema, **asdict(replace(self, messages=[])), "messages": self.messages}
         del data["origin"]
         return data
 
@@ -238,9 +242,7 @@ class JobSpec:
         return cls(
             **{
                 **_known(cls, data),
-                "sampling": SamplingParams(
-                    **{**_known(SamplingParams, sampling), "stop": tuple(sampling.get("stop", ()))}
-                ),
+                "sampling": _to_sampling(sampling),
                 "branches": tuple(_to_branch(branch) for branch in data["branches"]),
                 "output_format": _to_output_format(output_format) if output_format else None,
             }
@@ -254,7 +256,7 @@ class UnitResult:
     Attributes:
         text: the answer; empty if it failed.
         model: the model's shown name.
-        finish_reason: ``stop``, ``length`` or ``content_filter``.
+        finish_reason: ``stop``, ``length``, ``content_filter`` or ``tool_calls``.
         usage: token counts.
         error: of a failed branch.
         duration_s: from start to end of the last run.
@@ -263,6 +265,8 @@ class UnitResult:
         boxes: places in the pictures that the answer named.
         cuts: where an answer that has no event stream was cut when it was streamed: characters and log probabilities
             of each piece. The stream can be told again from it, event for event.
+        tool_calls: functions that the answer calls.
+        call_cuts: as ``cuts``, of calls: the call's index and the characters of its arguments; behind the text.
         last_usage: of the run of the engine that wrote ``text``, where ``usage`` counts others before or after it too.
         json_state: of a branch that was asked for JSON by words alone: ``valid`` if ``text`` satisfies the schema,
             ``repaired`` if it does since the engine was told what was wrong with it; empty if it does not.
@@ -280,6 +284,8 @@ class UnitResult:
     cuts: tuple[tuple[int, int], ...] = ()
     json_state: Literal["", "valid", "repaired"] = ""
     last_usage: Usage | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    call_cuts: tuple[tuple[int, int], ...] = ()
 
     @property
     def written(self) -> Usage:
@@ -289,7 +295,8 @@ class UnitResult:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
         data = {**asdict(replace(self, logprobs=(), boxes=(), cuts=())), "boxes": to_boxes(self.boxes)}
-        del data["cuts"]
+        for name in ("cuts", *(name for name in ("tool_calls", "call_cuts") if not data[name])):
+            del data[name]
         if self.cuts:
             data["cuts"] = self.cuts
         return _with_logprobs(data, self.logprobs)
@@ -305,6 +312,8 @@ class UnitResult:
                 "logprobs": from_logprobs(data.get("logprobs")),
                 "boxes": from_boxes(data.get("boxes")),
                 "cuts": tuple((chars, tokens) for chars, tokens in data.get("cuts", ())),
+                "call_cuts": tuple((index, chars) for index, chars in data.get("call_cuts", ())),
+                "tool_calls": _to_calls(data),
             },
         )
 
@@ -344,7 +353,7 @@ class FinalAnswer:
         model: who wrote it.
         engine: ``glm`` or ``owl2``.
         strategy: the strategy really used, which may not be the one planned.
-        finish_reason: ``stop``, ``length`` or ``content_filter``.
+        finish_reason: ``stop``, ``length``, ``content_filter`` or ``tool_calls``.
         agreement: 0 to 1, how far draft and deep answer agree; None if there was nothing to compare.
         agreement_basis: what it was computed from, see `router.answers.agreement.Agreement`.
         degraded: sentences that say what is missing and why; empty when all went as planned.
@@ -356,6 +365,7 @@ class FinalAnswer:
         answer_usage: of the run of an engine that wrote ``text``; None if that was the only one.
         provenance: of a JSON answer that was merged field by field: by JSON pointer, where each field comes from, see
             `router.answers.fields.Merged`.
+        tool_calls: functions that the answer calls; of GLM alone.
     """
 
     text: str
@@ -373,6 +383,7 @@ class FinalAnswer:
     conflicts: tuple[dict[str, Any], ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     answer_usage: Usage | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def written(self) -> Usage:
@@ -382,11 +393,13 @@ class FinalAnswer:
     @property
     def is_cut(self) -> bool:
         """Whether the answer ended before its model was done."""
-        return self.finish_reason != "stop"
+        return self.finish_reason not in ("stop", "tool_calls")
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
         data = {**asdict(replace(self, logprobs=(), boxes=())), "boxes": to_boxes(self.boxes)}
+        if not self.tool_calls:
+            del data["tool_calls"]
         return _with_logprobs(data, self.logprobs)
 
     @classmethod
@@ -403,6 +416,7 @@ class FinalAnswer:
                 "agreement_basis": tuple(data.get("agreement_basis", ())),
                 "logprobs": from_logprobs(data.get("logprobs")),
                 "boxes": from_boxes(data.get("boxes")),
+                "tool_calls": _to_calls(data),
             }
         )
 
@@ -488,6 +502,7 @@ class Event:
         state: of ``finished`` (the unit's) and ``end`` (the job's).
         id: the stream entry's id, to continue after it.
         logprobs: of the tokens since the delta before, if they were asked for.
+        calls: of a delta: pieces of calls; told by the process that answers, not kept in the stream.
         is_summary: of a delta that stands for all that a unit said, its pieces being forgotten.
     """
 
@@ -499,6 +514,7 @@ class Event:
     id: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     is_summary: bool = False
+    calls: tuple[ToolCallDelta, ...] = ()
 
 
 def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -510,6 +526,21 @@ def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
 def _to_output_format(data: Mapping[str, Any]) -> OutputFormat:
     dropped = tuple(data.get("dropped_patterns", ()))
     return OutputFormat(**{**_known(OutputFormat, data), "dropped_patterns": dropped})
+
+
+def _to_sampling(data: Mapping[str, Any]) -> SamplingParams:
+    tool_use = data.get("tool_use")
+    return SamplingParams(
+        **{
+            **_known(SamplingParams, data),
+            "stop": tuple(data.get("stop", ())),
+            "tool_use": ToolUse.from_dict(tool_use) if tool_use else None,
+        }
+    )
+
+
+def _to_calls(data: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(**_known(ToolCall, call)) for call in data.get("tool_calls", ()))
 
 
 def _to_usage(data: Mapping[str, Any] | None) -> Usage | None:

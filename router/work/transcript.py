@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator
+from typing import NamedTuple
 
 from engines.base import (
     Box,
@@ -16,6 +17,7 @@ from engines.base import (
     TokenLogprob,
     Usage,
 )
+from engines.tools import GrowingCalls, ToolCallDelta
 from router.answers.usable import is_blank
 from router.errors import QueueUnavailableError
 from router.jobs.job import ErrorRecord, UnitResult
@@ -72,7 +74,12 @@ class Tape:
             self._sending = None
 
 
-Piece = tuple[str, tuple[TokenLogprob, ...]]
+class Piece(NamedTuple):
+    """What a delta added to an answer."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[ToolCallDelta, ...] = ()
 
 
 class Transcript:
@@ -94,6 +101,8 @@ class Transcript:
         self._logprobs: list[TokenLogprob] = []
         self._boxes: list[Box] = []
         self._cuts: list[tuple[int, int]] = []
+        self._calls = GrowingCalls()
+        self._call_cuts: list[tuple[int, int]] = []
         self._num_told = 0
         self._usage: Usage | None = None
         self.finish_reason: str | None = None
@@ -103,20 +112,30 @@ class Transcript:
         """All of it."""
         return "".join(self._text)
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is something to read by now, or a call."""
+        return len(self._calls) > 0 or not is_blank(self.text)
+
     def take(self, delta: Delta) -> Piece | None:
-        """Add a delta; returns its text with the log probabilities since the last text, or None if it has no text."""
+        """Add a delta; returns its text with the log probabilities since the last text, and its calls; None without."""
         self._logprobs.extend(delta.logprobs)
         self._boxes.extend(delta.boxes)
         self._usage, self.finish_reason = delta.usage, delta.finish_reason
-        if not delta.text:
+        for piece in delta.tool_calls:
+            self._calls.add(piece)
+            self._call_cuts.append((piece.index, len(piece.arguments)))
+        if not delta.text and not delta.tool_calls:
             return None
         if self._ttft_s is None:
             self._ttft_s = time.monotonic() - self._started_at
+        if not delta.text:
+            return Piece("", calls=delta.tool_calls)
         logprobs = tuple(self._logprobs[self._num_told :])
         self._num_told = len(self._logprobs)
         self._text.append(delta.text)
         self._cuts.append((len(delta.text), len(logprobs)))
-        return delta.text, logprobs
+        return Piece(delta.text, logprobs, delta.tool_calls)
 
     def check_ended(self) -> None:
         """Refuse an answer that broke off.
@@ -145,6 +164,8 @@ class Transcript:
             logprobs=tuple(self._logprobs),
             boxes=tuple(self._boxes),
             cuts=tuple(self._cuts) if has_cuts else (),
+            tool_calls=self._calls.whole(),
+            call_cuts=tuple(self._call_cuts) if has_cuts else (),
         )
 
 
@@ -166,14 +187,14 @@ async def record(tape: Tape | None, stream: AsyncGenerator[Delta, None], model: 
     async with contextlib.aclosing(stream) as deltas:
         async for delta in deltas:
             piece = transcript.take(delta)
-            if tape is None or piece is None:
+            if tape is None or piece is None or not piece.text:
                 continue
             held.append(piece)
             # Hold back text that may turn out to be no answer: a reader could not take it back.
             has_words = has_words or not is_blank(transcript.text)
             if has_words:
-                texts, logprobs = zip(*held, strict=True)
-                await tape.write("".join(texts), tuple(token for tokens in logprobs for token in tokens))
+                logprobs = tuple(token for piece in held for token in piece.logprobs)
+                await tape.write("".join(piece.text for piece in held), logprobs)
                 held.clear()
     transcript.check_ended()
     if tape is not None:

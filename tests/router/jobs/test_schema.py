@@ -15,11 +15,13 @@ from redis.asyncio import Redis
 
 from engines.base import Engine, SamplingParams
 from engines.echo import EchoEngine
+from engines.tools import Tool, ToolUse
 from router.errors import NewerRecordError
-from router.jobs.job import MERGE, Job
+from router.jobs.job import MERGE, Job, JobSpec
 from router.jobs.rows import Reaped, to_job
 from router.jobs.store import JobStore
 from router.redis import PREFIX
+from router.schema import SCHEMA
 from router.work.branch import run_branch
 from router.work.context import Context
 from router.work.join import join
@@ -54,8 +56,13 @@ async def context(redis_url: str) -> AsyncIterator[Context]:
 @pytest.fixture
 def newer(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Until it is undone, this process is of a release with another schema."""
-    monkeypatch.setattr("router.jobs.job.SCHEMA", 2)
+    make_newer(monkeypatch)
     return monkeypatch
+
+
+def make_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SCHEMA", "SCHEMA_WITHOUT_TOOLS"):
+        monkeypatch.setattr(f"router.jobs.job.{name}", SCHEMA + 1)
 
 
 async def read(context: Context, job_id: str) -> Job:
@@ -112,10 +119,10 @@ async def test_an_older_worker_gives_a_newer_branch_back_and_a_newer_one_runs_it
     assert (raw["draft.state"], raw.get("draft.failures")) == ("queued", None)
     assert raw["spec"].encode() == written
     assert "draft.result" not in raw
-    assert "schema 2; this one reads up to 1" in caplog.text
+    assert f"schema {SCHEMA + 1}; this one reads up to {SCHEMA}" in caplog.text
 
     # And a newer worker finishes it
-    newer.setattr("router.jobs.job.SCHEMA", 2)
+    make_newer(newer)
     for branch in spec.branches:
         await run_branch(context, spec.id, branch.name)
     await join(context, spec.id)
@@ -134,7 +141,7 @@ async def test_an_older_worker_gives_a_newer_merge_back(context: Context, newer:
     newer.undo()
     await work(context, "glm")
 
-    newer.setattr("router.jobs.job.SCHEMA", 2)
+    make_newer(newer)
     job = await read(context, spec.id)
     assert (job.state, job.units[MERGE].state, job.units[MERGE].failures) == ("in_progress", "queued", 0)
     await join(context, spec.id)
@@ -156,7 +163,7 @@ async def test_an_older_reaper_leaves_a_newer_job_that_is_overdue(
     await reap_once(store, context.queue)
 
     assert caplog.records == []
-    newer.setattr("router.jobs.job.SCHEMA", 2)
+    make_newer(newer)
     assert (await read(context, spec.id)).state == "queued"
 
 
@@ -164,7 +171,7 @@ async def test_a_newer_job_does_not_hide_the_others_of_a_list(context: Context, 
     store = context.store
     newer.undo()
     ours = await store.create(make_spec(owner="ann"))
-    newer.setattr("router.jobs.job.SCHEMA", 2)
+    make_newer(newer)
     theirs = await store.create(make_spec(owner="ann"))
     newer.undo()
 
@@ -183,5 +190,12 @@ def test_callers_are_told_to_come_back_in_both_languages(newer: pytest.MonkeyPat
         to_job(record)
     error = refused.value
     assert (error.status_code, error.code, error.retry_after_s) == (503, "newer_record", 30)
-    assert "schema 2" in error.message
-    assert "schema 2" in error.message_zh
+    assert f"schema {SCHEMA + 1}" in error.message
+    assert f"schema {SCHEMA + 1}" in error.message_zh
+
+
+def test_only_a_job_with_functions_is_kept_from_an_older_release() -> None:
+    plain, tools = make_spec(), make_spec(sampling=SamplingParams(tool_use=ToolUse((Tool("clock"),))))
+
+    assert (plain.to_dict()["schema"], tools.to_dict()["schema"]) == (1, SCHEMA)
+    assert JobSpec.from_dict(json.loads(json.dumps(tools.to_dict()))) == tools
