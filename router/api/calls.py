@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from engines.base import Message, SamplingParams
 from policies.features import Hints
+from router.api import texts
 from router.api.checks import check_format, check_text, webhook_url_of
 from router.api.conversation import from_chat, from_older_shape, from_responses
 from router.api.earlier import answers_named, conversation_of
@@ -20,15 +21,19 @@ from router.api.formats import to_chat_format, to_responses_format
 from router.api.knobs import check_metadata, to_chat_sampling, to_responses_sampling, to_thinking
 from router.api.models import AUTO_MODEL, Target, resolve_model
 from router.api.named_files import pictures_named
+from router.api.other_fields import unsupported
 from router.api.owned import find_response
 from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, RouteRequest, Sampling, VisionRequest
+from router.api.tools import echo_of
 from router.call import CacheUse, Call, from_stored_messages, stored_image_hashes
+from router.errors import BadRequestError
 from router.fetch import fetching_for
 from router.jobs.schedule import to_priority
 from router.services import Services
 
 # Some hundred microseconds' work.
 _MANY_TURNS: Final = 64
+CALLER_MODEL: Final = "glm-4.6v-flash"
 
 
 async def to_call(body: ChatRequest | ResponsesRequest, caller: str, services: Services) -> Call:
@@ -46,6 +51,8 @@ async def to_call(body: ChatRequest | ResponsesRequest, caller: str, services: S
     metadata = check_metadata(body.metadata)
     target = resolve_model(body.model, services.monitor)
     check_format(output_format, target.engine, body.hybrid, format_param)
+    if target.engine == "owl2" and sampling.tool_use is not None:
+        raise _no_caller("tools")
     call = Call(
         messages=(),
         sampling=sampling,
@@ -168,7 +175,7 @@ async def _of_responses(call: Call, body: ResponsesRequest, services: Services) 
         is_watched=bool(body.stream or not (body.background or body.hybrid.async_ == "auto")),
         instructions=body.instructions,
         previous_response_id=body.previous_response_id,
-        echo=body.echo,
+        echo={**body.echo, **echo_of(body)},
         cache=cache_use(body.hybrid.cache, is_stored=body.store is not False),
     )
 
@@ -186,4 +193,12 @@ async def _with_messages(call: Call, loading: Awaitable[tuple[Message, ...]], **
     took_ms = 1000 * (time.perf_counter() - began)
     if len(messages) > _MANY_TURNS:
         await asyncio.sleep(0)  # as when a body is read: a conversation without pictures is built in one go
-    return replace(call, messages=messages, fetch_ms=took_ms, **fields)
+    call = replace(call, messages=messages, fetch_ms=took_ms, **fields)
+    if call.uses_tools and call.hints.engine == "owl2":
+        raise _no_caller("model")
+    return call if call.sampling.tool_use is None else replace(call, cache=CacheUse())
+
+
+def _no_caller(param: str) -> BadRequestError:
+    """Make the refusal of functions for the engine that calls none."""
+    return unsupported(param, texts.OWL2_CALLS_NOTHING.fill(auto_model=AUTO_MODEL, caller=CALLER_MODEL))

@@ -53,12 +53,23 @@ def check_text(messages: str | Iterable[Any], settings: Settings) -> None:
     Raises:
         BadRequestError: if it is longer.
     """
-    contents = [messages] if isinstance(messages, str) else [getattr(each, "content", None) for each in messages]
-    num_chars = 0
+    contents = [messages] if isinstance(messages, str) else [_content_of(each) for each in messages]
+    num_chars = 0 if isinstance(messages, str) else sum(map(_num_chars_called, messages))
     for content in contents:
         texts = [content] if isinstance(content, str) else [getattr(part, "text", None) for part in content or ()]
         num_chars += sum(len(text) for text in texts if isinstance(text, str))
     check_num_chars(num_chars, settings.max_text_chars)
+
+
+def _content_of(message: Any) -> Any:
+    """Return what a turn says, or what a function returned."""
+    return getattr(message, "content", None) or getattr(message, "output", None)
+
+
+def _num_chars_called(message: Any) -> int:
+    """Count the characters of a turn's calls."""
+    calls = [call.function.arguments for call in getattr(message, "tool_calls", None) or ()]
+    return sum(map(len, calls)) + len(getattr(message, "arguments", None) or "")
 
 
 def webhook_url_of(metadata: dict[str, str], settings: Settings) -> str | None:

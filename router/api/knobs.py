@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from engines.base import SamplingParams
+from engines.tools import ToolUse
 from router.api import texts
 from router.api.other_fields import check_others, unsupported
 from router.api.schemas import ChatRequest, Reasoning, ResponsesRequest, Sampling
+from router.api.tools import to_tool_use
 from router.errors import BadRequestError
 
 MAX_METADATA = 16
@@ -34,8 +36,8 @@ def to_chat_sampling(request: ChatRequest, json_schema: str | None) -> SamplingP
     if request.top_logprobs and not request.logprobs:
         raise unsupported("top_logprobs", texts.SEND_LOGPROBS)
     if request.functions and request.function_call != "none":
-        raise unsupported("functions", texts.NO_TOOLS.fill(param="function_call"))
-    _refuse_tools(request)
+        raise unsupported("functions", texts.SEND_TOOLS)
+    tool_use = _to_tool_use(request, "response_format", json_schema)
     check_others(request.others, is_chat=True, is_greedy=_is_greedy(request))
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     if len(stop) > 4:
@@ -53,6 +55,7 @@ def to_chat_sampling(request: ChatRequest, json_schema: str | None) -> SamplingP
         stop=tuple(text for text in stop if text),
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         json_schema=json_schema,
+        tool_use=tool_use,
     )
 
 
@@ -70,7 +73,7 @@ def to_responses_sampling(request: ResponsesRequest, json_schema: str | None) ->
         raise unsupported("conversation", texts.NO_CONVERSATIONS)
     if request.background and request.store is False:
         raise unsupported("store", texts.BACKGROUND_IS_STORED)
-    _refuse_tools(request)
+    tool_use = _to_tool_use(request, "text.format", json_schema)
     verbosity = {"verbosity": request.text.verbosity} if request.text else {}
     check_others({**request.others, **verbosity}, is_chat=False, is_greedy=_is_greedy(request))
     has_logprobs = request.top_logprobs or LOGPROBS in (request.include or ())
@@ -84,6 +87,7 @@ def to_responses_sampling(request: ResponsesRequest, json_schema: str | None) ->
         seed=request.seed,
         top_logprobs=(request.top_logprobs or 0) if has_logprobs else None,
         json_schema=json_schema,
+        tool_use=tool_use,
     )
 
 
@@ -147,18 +151,12 @@ def to_thinking(request: Sampling, engine: str | None) -> bool | None:
     return bool(asking) if wishes else None
 
 
-def _refuse_tools(request: Sampling) -> None:
-    """Refuse tools unless the caller says itself that none is to be called."""
-    choice = request.tool_choice
-    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        choice = choice.get("mode")
-    if choice not in (None, "none", "auto"):
-        raise unsupported(
-            "tool_choice",
-            texts.NO_TOOL_CALLS,
-        )
-    if request.tools and choice != "none":
-        raise unsupported("tools", texts.NO_TOOLS.fill(param="tool_choice"))
+def _to_tool_use(request: Sampling, format_param: str, json_schema: str | None) -> ToolUse | None:
+    """Read what may be called; an answer is held to a schema, or may call functions, not both."""
+    tool_use = to_tool_use(request)
+    if tool_use is not None and json_schema is not None:
+        raise unsupported(format_param, texts.TOOLS_OR_FORMAT)
+    return tool_use
 
 
 def check_metadata(metadata: dict[str, Any] | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from router.api import texts
 from router.api.owned import find_file, no_file
-from router.api.schemas import InputImagePart, InputItem, InputMessage
+from router.api.schemas import FunctionCallOutputItem, InputImagePart, InputItem, InputMessage
 from router.batches.files import FileGoneError
 from router.errors import BadRequestError, BodyTooLargeError
 from router.media import StoredPicture
@@ -49,10 +49,17 @@ async def pictures_named(services: Services, items: str | Sequence[InputItem], c
 
 
 def _names(items: str | Sequence[InputItem]) -> list[tuple[str, str]]:
-    return [
-        (part.file_id, f"input[{index}].content[{place}].file_id")
+    shown = [
+        (item.content, f"input[{index}].content")
+        if isinstance(item, InputMessage)
+        else (item.output, f"input[{index}].output")
         for index, item in enumerate([] if isinstance(items, str) else items)
-        if isinstance(item, InputMessage) and not isinstance(item.content, str)
-        for place, part in enumerate(item.content)
+        if isinstance(item, InputMessage | FunctionCallOutputItem)
+    ]
+    return [
+        (part.file_id, f"{field}[{place}].file_id")
+        for content, field in shown
+        if not isinstance(content, str)
+        for place, part in enumerate(content)
         if isinstance(part, InputImagePart) and part.file_id is not None and part.image_url is None
     ]

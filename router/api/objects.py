@@ -11,8 +11,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from engines.base import TokenLogprob, Usage
+from engines.http.tools import to_wire_calls
 from engines.json_forms import to_boxes, to_choice_logprobs, to_logprobs
 from router.answers.groups import to_states
+from router.api.call_items import call_items
 from router.api.timings import to_server_timing, to_timings
 from router.cache.store import age_s
 from router.call import DraftAs, stored_image_hashes
@@ -67,7 +69,9 @@ def to_response(job: Job, items: Items | None = None) -> Json:
     spec = job.spec
     items = items or Items.usual(job)
     if job.final is not None:
-        output = [*items.before, _message(items.final, job.final, "final_answer")]
+        calls = job.final.tool_calls
+        message = [_message(items.final, job.final, "final_answer")] if job.final.text or not calls else []
+        output = [*items.before, *message, *call_items(job.id, calls, is_cut=job.final.is_cut)]
     elif job.draft is not None and not job.is_terminal:
         # Whatever it is in the stream, a poll shows it as a message.
         output = [_message(f"msg_{items.draft.partition('_')[2]}", job.draft, "commentary")]
@@ -88,7 +92,7 @@ def to_response(job: Job, items: Items | None = None) -> Json:
         "metadata": dict(spec.metadata),
         "model": job.final.model if job.final else spec.model,
         "output": output,
-        "parallel_tool_calls": False,
+        "parallel_tool_calls": spec.echo.get("parallel_tool_calls", False),
         "frequency_penalty": spec.sampling.frequency_penalty,
         "presence_penalty": spec.sampling.presence_penalty,
         "previous_response_id": spec.previous_response_id,
@@ -101,8 +105,8 @@ def to_response(job: Job, items: Items | None = None) -> Json:
         "text": {
             "format": spec.output_format.to_wire(spec.sampling.json_schema) if spec.output_format else {"type": "text"}
         },
-        "tool_choice": "none",
-        "tools": [],
+        "tool_choice": spec.echo.get("tool_choice", "none"),
+        "tools": spec.echo.get("tools", []),
         "top_logprobs": spec.sampling.top_logprobs or 0,
         "top_p": spec.sampling.top_p,
         "truncation": "disabled",
@@ -114,6 +118,9 @@ def to_response(job: Job, items: Items | None = None) -> Json:
 
 def to_completion(job: Job, answer: FinalAnswer | UnitResult) -> Json:
     """Return the chat completion of an answer: the final one, or a draft whose final is still to come."""
+    message: Json = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.tool_calls:
+        message |= {"content": answer.text or None, "tool_calls": to_wire_calls(answer.tool_calls)}
     return {
         "id": completion_id(job.id),
         "object": "chat.completion",
@@ -122,7 +129,7 @@ def to_completion(job: Job, answer: FinalAnswer | UnitResult) -> Json:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "message": message,
                 "logprobs": None if job.spec.sampling.top_logprobs is None else to_choice_logprobs(answer.logprobs),
                 "finish_reason": answer.finish_reason,
             }
@@ -393,7 +400,9 @@ def output_text(text: str, logprobs: Iterable[TokenLogprob] = ()) -> Json:
 
 
 def _message(item: str, answer: FinalAnswer | UnitResult, phase: str) -> Json:
-    status = "completed" if answer.finish_reason == "stop" else "incomplete"
+    # What was cut behind a call is the call.
+    is_whole = answer.finish_reason in ("stop", "tool_calls") or answer.tool_calls
+    status = "completed" if is_whole else "incomplete"
     return message_item(item, answer.text, phase, status, answer.logprobs)
 
 

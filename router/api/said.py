@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engines.base import TokenLogprob
+from engines.tools import GrowingCalls, ToolCall, ToolCallDelta
 from router.jobs.job import Event
 
 
@@ -30,6 +31,40 @@ class Said:
     def after(self, sent: Said) -> Said:
         """Return what is new, if it does not differ from what was sent; nothing while it repeats that."""
         return Said(self.text[len(sent.text) :], self.logprobs[len(sent.logprobs) :])
+
+
+class SaidCalls:
+    """Which pieces of an answer's calls were sent."""
+
+    def __init__(self) -> None:
+        self._sent = GrowingCalls()
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    def add(self, piece: ToolCallDelta) -> None:
+        """Take note of a piece that is sent."""
+        self._sent.add(piece)
+
+    def newest(self) -> ToolCall:
+        """Return the newest call, as far as it was sent."""
+        return self._sent.whole()[-1]
+
+    def rest_of(self, calls: tuple[ToolCall, ...]) -> list[ToolCallDelta] | None:
+        """Return what of the whole calls is still to be sent; None if they are others than those that were sent."""
+        sent = self._sent.whole()
+        for call, known in zip(calls, sent, strict=False):
+            if (call.id, call.name) != (known.id, known.name) or not call.arguments.startswith(known.arguments):
+                return None
+        if len(sent) > len(calls):
+            return None
+        rest: list[ToolCallDelta] = []
+        for index, call in enumerate(calls):
+            if index >= len(sent):
+                rest.append(ToolCallDelta(index, call.id, call.name, call.arguments))
+            elif more := call.arguments[len(sent[index].arguments) :]:
+                rest.append(ToolCallDelta(index, arguments=more))
+        return rest
 
 
 class Runs:

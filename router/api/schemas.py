@@ -159,13 +159,29 @@ ChatPart = Annotated[
 ]
 
 
+class CalledFunction(WireModel):
+    """What an earlier answer called."""
+
+    name: str = Field(max_length=MAX_NAME)
+    arguments: Annotated[str, NullAsDefault] = Field("", description="JSON text of an object")
+
+
+class ChatToolCall(WireModel):
+    """A call of an earlier answer, sent back with it."""
+
+    id: str = Field(max_length=MAX_NAME)
+    type: Annotated[Literal["function"], NullAsDefault] = "function"
+    function: CalledFunction
+
+
 class ChatMessage(WireModel):
     """One turn of a chat."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: str | Items[ChatPart] | None = None
     refusal: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: Items[ChatToolCall] | None = Field(None, description="of an assistant's turn")
+    tool_call_id: str | None = Field(None, max_length=MAX_NAME, description="of a tool's turn: whose result it is")
     function_call: Any = None
 
 
@@ -208,8 +224,13 @@ class Sampling(WireModel):
     reasoning_effort: ReasoningEffort | None = Field(
         None, description="none and minimal: GLM answers at once; all others: where it answers alone, it thinks first"
     )
-    tools: list[Any] | None = Field(None, description="accepted with tool_choice `none` only")
-    tool_choice: Any = None
+    tools: list[Any] | None = Field(
+        None, description="functions that GLM may call; such requests stay on the fast route, see docs/tools.md"
+    )
+    tool_choice: Any = Field(
+        None, description="none, auto (the default), required, one function, or allowed_tools with some of them"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most in an answer")
     top_logprobs: TopLogprobs | None = None
     hybrid: Annotated[Hybrid, NullAsDefault] = Hybrid()
 
@@ -313,6 +334,23 @@ class ItemReference(WireModel):
     id: str = Field(max_length=MAX_NAME)
 
 
+class FunctionCallItem(WireModel):
+    """A call of an earlier answer, sent back."""
+
+    type: Literal["function_call"]
+    call_id: str = Field(max_length=MAX_NAME)
+    name: str = Field(max_length=MAX_NAME)
+    arguments: Annotated[str, NullAsDefault] = ""
+
+
+class FunctionCallOutputItem(WireModel):
+    """What a called function returned: text, or text and pictures."""
+
+    type: Literal["function_call_output"]
+    call_id: str = Field(max_length=MAX_NAME)
+    output: str | Items[ResponsesPart]
+
+
 class ReasoningItem(WireModel):
     """Thinking of an earlier turn, sent back; it is no part of the conversation."""
 
@@ -323,8 +361,8 @@ def _kind_of_item(value: object) -> str:
     kind, role, name = (
         value.get(each) if isinstance(value, dict) else getattr(value, each, None) for each in ("type", "role", "id")
     )
-    if kind == "reasoning":
-        return "reasoning-item"
+    if kind in ("reasoning", "function_call", "function_call_output"):
+        return f"{str(kind).replace('_', '-')}-item"
     is_bare = kind is None and role is None and name is not None
     return "reference-item" if kind == "item_reference" or is_bare else "message-item"
 
@@ -333,6 +371,8 @@ def _kind_of_item(value: object) -> str:
 InputItem = Annotated[
     Annotated[InputMessage, Tag("message-item")]
     | Annotated[ItemReference, Tag("reference-item")]
+    | Annotated[FunctionCallItem, Tag("function-call-item")]
+    | Annotated[FunctionCallOutputItem, Tag("function-call-output-item")]
     | Annotated[ReasoningItem, Tag("reasoning-item")],
     Discriminator(_kind_of_item),
 ]

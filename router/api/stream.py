@@ -6,12 +6,13 @@ same sequence numbers however often, and from whichever process, they are read.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from engines.json_forms import to_logprobs
 from engines.json_text import dump_line
+from engines.tools import ToolCallDelta
 from router.api import texts
 from router.api.objects import (
     Items,
@@ -25,10 +26,11 @@ from router.api.objects import (
     to_response,
 )
 from router.api.said import Runs, Said
+from router.api.streamed_calls import StreamedCalls
 from router.call import DraftAs
 from router.errors import EngineFailedError, QueueUnavailableError
 from router.jobs.events import replay
-from router.jobs.job import MERGE, Event, Job, Unit
+from router.jobs.job import MERGE, Event, FinalAnswer, Job, Unit
 
 Json = dict[str, Any]
 
@@ -78,6 +80,7 @@ class ResponseStream:
     _items: list[_Item] = field(default_factory=list)
     _runs: Runs = field(default_factory=Runs)
     _is_running: bool = False
+    _calls: StreamedCalls = field(default_factory=StreamedCalls)
 
     def begin(self) -> list[Json]:
         """Return what comes before the first event of the job."""
@@ -93,6 +96,8 @@ class ResponseStream:
         elif event.kind == "started" and not self._is_running:
             self._is_running = True
             out.append(self._lifecycle("response.in_progress", "in_progress"))
+        elif event.kind == "delta" and event.unit == self.job.spec.final_unit and event.calls:
+            out.extend(self._call(event.calls))
         elif event.kind == "delta" and event.unit == self.job.spec.final_unit:
             out.extend(self._write(event, "final"))
         elif event.kind == "delta" and event.unit == DRAFT and self._shows_draft:
@@ -108,7 +113,7 @@ class ResponseStream:
         out = self._close("draft", "incomplete")
         if job.final is None:
             out.extend(self._close("final", "incomplete"))
-        else:
+        elif not self._is_text_told(job.final):
             item = self._open_item("final")
             if item is not None and not job.final.text.startswith(item.said.text):
                 out.extend(self._close("final", "incomplete"))
@@ -123,10 +128,35 @@ class ResponseStream:
                 out.append(self._delta(item, rest))
             else:
                 item.said.add("", rest.logprobs)
-            out.extend(self._close("final", "incomplete" if job.final.is_cut else "completed"))
+            is_cut = job.final.is_cut and not job.final.tool_calls
+            out.extend(self._close("final", "incomplete" if is_cut else "completed"))
+        if job.final is not None and not self._finish_calls(job.final, out):
+            return out
         kind = {"completed": "response.completed", "failed": "response.failed"}.get(job.state, "response.incomplete")
         out.append(self._numbered({"type": kind, "response": to_response(job, self.items)}))
         return out
+
+    def _call(self, pieces: Sequence[ToolCallDelta]) -> list[Json]:
+        """Tell pieces of calls: the words before them are whole then."""
+        if not pieces:
+            return []
+        out = [*self._close("draft", "incomplete"), *self._close("final", "completed")]
+        return [*out, *map(self._numbered, self._calls.write(self.job.id, pieces, self._num_indexed))]
+
+    def _is_text_told(self, final: FinalAnswer) -> bool:
+        """Whether there are no words to tell any more: none beside the calls, or those that came before them."""
+        told = next((item.said.text for item in self._items if item.kind == "final" and item.is_done), "")
+        is_closed_by_calls = len(self._calls.said) > 0
+        return bool(final.tool_calls) and (not final.text or (is_closed_by_calls and told == final.text))
+
+    def _finish_calls(self, final: FinalAnswer, out: list[Json]) -> bool:
+        """Tell what is left of the calls; False if others were told, which cannot be taken back."""
+        rest = self._calls.said.rest_of(final.tool_calls)
+        if rest is not None:
+            out.extend(self._call(rest))
+        is_whole = rest is not None and not final.is_cut
+        out.extend(map(self._numbered, self._calls.close("completed" if is_whole else "incomplete")))
+        return rest is not None or not self._break_off(out)
 
     @property
     def items(self) -> Items:
@@ -165,7 +195,7 @@ class ResponseStream:
 
     def _break_off(self, out: list[Json]) -> bool:
         """End the stream of a caller who may join what was sent with what would follow."""
-        if self.job.spec.draft_as == "message":
+        if self.job.spec.draft_as == "message" and not len(self._calls.said):
             return False
         error = answer_restarted(self.job.id)
         # In the question's language, as all readers of a stream share its bytes.

@@ -12,10 +12,11 @@ from typing import Literal
 
 from engines.adapter_names import model_with
 from engines.base import TokenLogprob
+from engines.tools import ToolCallDelta
 from router.api.failures import to_failure
 from router.api.hangups import PING_S, with_pings
 from router.api.objects import draft_title
-from router.api.said import Runs, Said
+from router.api.said import Runs, Said, SaidCalls
 from router.api.stream import DRAFT, answer_restarted
 from router.api.waiting import Wait, announce, ended, is_draft_ended, look, shown
 from router.direct import as_accepted
@@ -29,15 +30,18 @@ class Step:
     """What there is to tell.
 
     Attributes:
-        kind: a time for a keep-alive; a piece of the draft; a piece of the answer; the end.
+        kind: a time for a keep-alive; a piece of the draft; a piece of the answer's text; a piece of one of its calls,
+            call after call and behind the text; the end.
         text: of the piece.
         logprobs: of the tokens of a piece of the answer.
+        call: the piece of a call.
         answer: at the end: the whole answer, or the draft if the final one is still to come.
     """
 
-    kind: Literal["ping", "draft", "text", "end"]
+    kind: Literal["ping", "draft", "text", "call", "end"]
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    call: ToolCallDelta | None = None
     answer: FinalAnswer | UnitResult | None = None
 
 
@@ -64,6 +68,7 @@ class Telling:
         self._running = running
         self._wait = Wait(wait_s, running.began_at)
         self._sent = Said()
+        self._calls = SaidCalls()
         self._known: Job | None = None
         self._settled: Job | None = None
 
@@ -83,13 +88,16 @@ class Telling:
             raise to_failure(job)
         if not job.is_terminal:
             job = await announce(services, job)
-        if not answer.text.startswith(sent.text):
+        rest_of_calls = self._calls.rest_of(answer.tool_calls)
+        if not answer.text.startswith(sent.text) or rest_of_calls is None:
             await announce(services, job)
             raise answer_restarted(job.id)
         self.job, self.model = job, answer.model
         rest = Said(answer.text, answer.logprobs).after(sent)
         if rest.text or rest.logprobs:
             yield Step("text", rest.text, rest.logprobs)
+        for piece in rest_of_calls:
+            yield Step("call", call=piece)
         yield Step("end", answer=answer)
 
     async def _while_written(self) -> AsyncGenerator[Step, None]:
@@ -106,6 +114,9 @@ class Telling:
                     if text := draft.add(event):
                         yield Step("draft", text)
                 elif event.kind == "delta" and event.unit == spec.final_unit:
+                    for piece in event.calls:
+                        self._calls.add(piece)
+                        yield Step("call", call=piece)
                     said = runs.add(event)
                     rest = said.after(sent)
                     if rest.text and not said.differs_from(sent):

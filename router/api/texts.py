@@ -172,8 +172,12 @@ ANSWER_CHANGED: Final = Text(
     "回答在生成过程中发生了变化；请通过 /v1/responses/{job_id} 读取。",
 )
 CONVERSATION_ROLES: Final = Text(
-    "only system, developer, user and assistant turns are accepted, without tool calls",
-    "只接受 system、developer、user、assistant 消息，且不含工具调用",
+    "only system, developer, user, assistant and tool turns are accepted, and calls as 'tool_calls'",
+    "只接受 system、developer、user、assistant、tool 消息，调用请写为 'tool_calls'",
+)
+ONLY_ITS_TURN: Final = Text(
+    "calls are part of an assistant's turn, and 'tool_call_id' of a tool's",
+    "调用属于 assistant 消息，'tool_call_id' 属于 tool 消息",
 )
 SEND_IMAGE_URL: Final = Text(
     "send the picture as image_url (a data URL or an http(s) URL) or as file_id (a file uploaded for vision)",
@@ -195,11 +199,6 @@ OWL2_DOES_NOT_THINK: Final = Text(
 SEND_ONE_OF: Final = Text("send one of {names}", "{names} 只能使用其中一个")
 SEND_SCHEMA: Final = Text("send a JSON Schema: an object, or its text", "请发送 JSON Schema：对象或其文本")
 SEND_JSON_SCHEMA: Final = Text("with a schema send 'json_schema'", "提供 schema 时请使用 'json_schema'")
-NO_TOOL_CALLS: Final = Text(
-    "tool calls are not available; leave out 'tool_choice' and 'tools', or send tool_choice 'none' for an "
-    "answer in words",
-    "不支持工具调用；请去掉 'tool_choice' 与 'tools'，或将 tool_choice 设为 'none' 以得到文字回答",
-)
 NO_ANSWER: Final = Text("no engine gave an answer", "没有引擎给出回答")
 INVALID_PARAMETER: Final = Text("Invalid '{param}': {says}.", "参数 '{param}' 无效：{says}。")
 # By pydantic's name of what is wrong. Bodies are validated as Python objects; who sent JSON is told of JSON.
@@ -265,9 +264,53 @@ JSON_SCHEMA_ONLY: Final = Text(
     "answers can be held to a JSON Schema only; send response_format of type 'json_schema', for a choice with an enum",
     "回答只能按 JSON Schema 约束；请使用 response_format 的 'json_schema'，限定选项请用 enum",
 )
-NO_TOOLS: Final = Text(
-    "tool calls are not available; leave it out, or send {param} 'none' for an answer in words",
-    "不支持工具调用；请去掉，或将 {param} 设为 'none' 以得到文字回答",
+SEND_TOOLS: Final = Text("send them as 'tools' of type 'function'", "请改用 type 为 'function' 的 'tools'")
+FUNCTIONS_ONLY: Final = Text(
+    "tools of type 'function' are accepted, which you run yourself; there is no tool '{kind}' here",
+    "只接受 type 为 'function' 的工具，由调用方自己执行；这里没有 '{kind}' 工具",
+)
+TOO_MANY_TOOLS: Final = Text("at most {most} functions are accepted", "最多接受 {most} 个函数")
+ONE_OF_EACH_NAME: Final = Text("every function needs a name of its own", "每个函数的名称必须不同")
+TOOL_CHOICES: Final = Text(
+    "send none, auto, required, one of the functions of 'tools', or allowed_tools with some of them",
+    "请设为 none、auto、required、'tools' 中的一个函数，或列出其中若干函数的 allowed_tools",
+)
+ALLOWED_TOOLS: Final = Text(
+    "allowed_tools needs mode auto or required, and in 'tools' the functions that may be called",
+    "allowed_tools 需要 mode（auto 或 required），并在 'tools' 中列出可以调用的函数",
+)
+NOT_AMONG_TOOLS: Final = Text("'{name}' is not among 'tools'", "'{name}' 不在 'tools' 中")
+CHOICE_NEEDS_TOOLS: Final = Text("send the functions that may be called as 'tools'", "请用 'tools' 给出可以调用的函数")
+TOOLS_OR_FORMAT: Final = Text(
+    "an answer that may call functions is in no format; leave it out, or send tool_choice 'none'",
+    "可以调用函数的回答不能同时指定格式；请去掉格式，或将 tool_choice 设为 'none'",
+)
+INVALID_FUNCTION: Final = Text(
+    "'{param}' is no function that can be offered: {reason}.", "'{param}' 不是可用的函数：{reason}。"
+)
+NO_OBJECT_SCHEMA: Final = Text(
+    '\'{param}\' must be the JSON Schema of an object: {{"type": "object", "properties": ...}}.',
+    '\'{param}\' 必须是对象的 JSON Schema：{{"type": "object", "properties": ...}}。',
+)
+NO_ARGUMENTS: Final = Text(
+    "'{param}' must be the arguments of a call: the JSON text of an object.",
+    "'{param}' 必须是调用的参数：一个对象的 JSON 文本。",
+)
+NO_CALL: Final = Text(
+    "There is a result for the call '{id}', but before it no such call that is still without one.",
+    "有调用 '{id}' 的结果，但之前没有这个尚无结果的调用。",
+)
+NO_RESULT: Final = Text(
+    "The call '{id}' has no result: send one for every call of an answer, right behind it.",
+    "调用 '{id}' 没有结果：回答中的每个调用之后都要紧跟它的结果。",
+)
+CALL_IDS: Final = Text(
+    "Every call of an answer needs an id of its own; '{id}' is empty or comes twice.",
+    "回答中的每个调用都要有自己的 id；'{id}' 为空或重复。",
+)
+OWL2_CALLS_NOTHING: Final = Text(
+    "mplug-owl2 neither calls functions nor reads their results; ask '{auto_model}' or '{caller}', or send none",
+    "mplug-owl2 不会调用函数，也不读取函数结果；请将 model 设为 '{auto_model}' 或 '{caller}'，或不带函数",
 )
 ONE_CHOICE: Final = Text("only one choice per request is generated; send n=1", "每个请求只生成一个回答；请设 n=1")
 SEND_LOGPROBS: Final = Text("send logprobs=true with it", "请同时设 logprobs=true")
@@ -303,7 +346,10 @@ NAME_ADAPTER: Final = Text("name an adapter behind a colon of 'model'", "请在 
 SEND_OPTIONS_APART: Final = Text("send each option as a field of its own", "请把各选项作为单独的字段发送")
 NO_WEB_SEARCH: Final = Text("there is no web search; leave it out", "不支持联网搜索；请去掉")
 OWN_TEMPLATE: Final = Text("the model's own template is used", "只使用模型自带的模板")
-NO_TOOL_FIELDS: Final = Text("tool calls are not available; leave it out", "不支持工具调用；请去掉")
+NO_TOOL_FIELDS: Final = Text(
+    "functions are offered as 'tools'; no other tools are available; leave it out",
+    "函数请用 'tools' 给出；没有其他工具；请去掉",
+)
 LEAVE_IT_OUT: Final = Text("leave it out", "请去掉")
 TEXT_MODALITY: Final = Text("answers are text; leave it out or send ['text']", "只支持文本；请去掉或设为 ['text']")
 TEXT_ONLY: Final = Text("answers are text; leave it out", "只支持文本；请去掉")

@@ -133,9 +133,11 @@ def test_a_packed_body_is_read(http: httpx.Client) -> None:
     assert text_of(chat(http, "body.json.gz", **{"Content-Encoding": "gzip"})).strip()
 
 
-def test_a_forced_tool_is_refused_by_name(http: httpx.Client) -> None:
-    refused = chat(http, "one-forced-tool.json")
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tool_choice")
+def test_a_forced_tool_is_called(http: httpx.Client) -> None:
+    answered = chat(http, "one-forced-tool.json")
+    assert answered.status_code == 200
+    (call,) = answered.json()["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_weather"
 
 
 def test_a_stream_without_usage_may_say_null_for_it(http: httpx.Client) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from engines.http.tools import to_wire_deltas
 from router.api.begin import begin
 from router.api.calls import to_call
 from router.api.errors import envelope, to_refusal, wants_chinese
@@ -84,6 +85,8 @@ async def _stream(
                         yield chunk(**fields)
                 elif step.kind == "text":
                     yield chunk(delta={"content": step.text}, logprobs=step.logprobs)
+                elif step.call is not None:
+                    yield chunk(delta={"tool_calls": to_wire_deltas((step.call,))})
                 elif step.answer is not None:
                     yield chunk(delta={}, finish_reason=step.answer.finish_reason, hybrid=to_hybrid(telling.job))
                     if has_usage:

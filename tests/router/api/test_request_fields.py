@@ -20,7 +20,7 @@ from router.api.schemas import ChatRequest, Hybrid, ResponsesRequest
 from router.errors import BadRequestError
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 HELLO = {"model": "glowl", "messages": [{"role": "user", "content": "你好"}]}
 
 
@@ -344,16 +344,15 @@ def test_a_field_of_the_other_endpoint_is_refused_in_a_response(name: str, value
     assert caught.value.param == name
 
 
-def test_tools_are_accepted_where_the_caller_wants_none_called() -> None:
-    chat_sampling(chat(tools=[TOOL], tool_choice="none"))
+def test_functions_are_offered_unless_the_caller_wants_none_called() -> None:
+    for read, make in ((chat_sampling, chat), (responses_sampling, responses)):
+        tool = TOOL if make is chat else {"type": "function", **TOOL["function"]}
+        assert read(make(tools=[tool], tool_choice="none")).tool_use is None
+        use = read(make(tools=[tool])).tool_use
+        assert use is not None
+        assert ([each.name for each in use.tools], use.is_required, use.is_parallel) == (["get_weather"], False, True)
     chat_sampling(chat(functions=[{"name": "f"}], function_call="none"))
-    responses_sampling(responses(tools=[TOOL], tool_choice="none"))
-    assert refused_chat(tools=[TOOL]).param == "tools"
-    assert refused_chat(tools=[TOOL], tool_choice="auto").param == "tools"
     assert refused_chat(functions=[{"name": "f"}]).param == "functions"
-    forced = refused_chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "get_weather"}})
-    assert forced.param == "tool_choice"
-    assert "'tools'" in forced.message
 
 
 @pytest.mark.parametrize(
