@@ -25,8 +25,8 @@ class ArgumentTypes:
 
     def __init__(self, parameters: str) -> None:
         self.root: dict[str, Any] = orjson.loads(parameters)
-        top = self._follow(self.root)
-        properties = top.get("properties")
+        self.top = self.follow(self.root)
+        properties = self.top.get("properties")
         self.properties: Mapping[str, Any] = properties if isinstance(properties, dict) else {}
 
     def of(self, name: str) -> frozenset[str]:
@@ -38,7 +38,7 @@ class ArgumentTypes:
         return self._of(schema, [_MAX_STEPS])
 
     def _of(self, schema: Any, left: list[int]) -> frozenset[str]:
-        node = self._follow(schema)
+        node = self.follow(schema)
         left[0] -= 1
         if left[0] < 0:
             return ALL_TYPES
@@ -58,7 +58,8 @@ class ArgumentTypes:
             found &= self._of(option, left)
         return found or ALL_TYPES
 
-    def _follow(self, schema: Any) -> dict[str, Any]:
+    def follow(self, schema: Any) -> dict[str, Any]:
+        """Return what a schema says, or what its references lead to; nothing if they lead nowhere."""
         for _ in range(_MAX_STEPS):
             if not isinstance(schema, dict):
                 return {}

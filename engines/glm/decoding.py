@@ -6,8 +6,9 @@ In: a `Pick` per step. Out: see `engines.runtime.answer`.
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
-from engines.base import Delta
+from engines.base import Delta, Usage
 from engines.glm.parsing import AnswerParser, TokenBytes
 from engines.runtime.answer import GrowingAnswer
 
@@ -45,7 +46,18 @@ class Answer(GrowingAnswer):
         return self._parser.is_stopped
 
     def _flush(self) -> Delta:
-        return self._parser.finish() or Delta()
+        return self._parser.finish(is_cut=self.finish_reason != "stop") or Delta()
+
+    def finish(self, usage: Usage) -> Delta:
+        """Return the last delta; an answer that is done with calls ends in ``tool_calls``.
+
+        Raises:
+            GenerationFailedError: if the model ended it in the middle of a function call.
+        """
+        last = super().finish(usage)
+        if last.finish_reason == "stop" and self._parser.has_calls:
+            last = replace(last, finish_reason="tool_calls")
+        return last
 
     def _name(self, token_id: int) -> tuple[str, bytes]:
         data = self._token_bytes.of(token_id)

@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -48,26 +49,30 @@ from engines.glm.decoding import Answer
 from engines.glm.loading import VISION_MODULES, load_model
 from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, StreamDetokenizer, TokenBytes
 from engines.glm.processor import load_processor
-from engines.glm.prompts import least_texts, to_conversation
+from engines.glm.prompts import check_names, least_texts, to_conversation, to_template_tools, with_tools_turn
 from engines.glm.runner import GlmRunner, Pixels, PreparedRequest, Row, kv_shape
 from engines.glm.thinking import sample_thinking
 from engines.glm.token_bound import TokenBound
+from engines.glm.tool_grammar import to_grammar
 from engines.host_memory import total_bytes
 from engines.image_header import fit_size
 from engines.images import check_request, decode_image, picture_size, upright_size
-from engines.json_schema import ANY_OBJECT
+from engines.json_schema import ANY_OBJECT, JsonSchemaError
 from engines.meters import EngineMeters, EngineState
 from engines.revision import revision_of
 from engines.runtime.adapters import load_adapters
 from engines.runtime.batching import ContinuousBatch
-from engines.runtime.constrained import Grammar, GrammarCompiler
+from engines.runtime.constrained import Constraint, Grammar, GrammarCompiler
 from engines.runtime.devices import fit_context, resolve_device, resolve_dtype, size_batch
 from engines.runtime.fair_budget import FairBudget
+from engines.runtime.lazy_constraint import LazyConstraint
 from engines.runtime.picture_stage import PictureStage
 from engines.runtime.prefix_cache import CacheScope
 from engines.runtime.scheduler import Scheduler
 from engines.runtime.state import DeviceTimer, state_of
 from engines.token_costs import TokenCosts
+from engines.tool_text import CALL, MARKS, CallReader
+from engines.tools import ToolUse
 
 MAX_IMAGES = 16
 MAX_SIDE_PX = 2048  # longer pictures are scaled down at decoding; costs no token under the pixel budget
@@ -85,6 +90,9 @@ _WARM_UP_SECONDS = 30.0
 _LONG_TEXT_CHARS = 64 * 1024
 # Part of every cache key: to be raised with any change to prompts.py, processor.py or images.py that changes inputs.
 _PREPROCESS_VERSION = "2"
+
+# A checkpoint whose chat template has no place for functions.
+_TOOLS_IN_TEMPLATE = re.compile(r"\btools\b")
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -267,10 +275,18 @@ class GlmEngine:
             replace(self._scope, caller=request.caller, adapter=request.adapter),
             enable_thinking=request.enable_thinking,
             picture_sizes=tuple(upright_size(image) for image in request.images),
-            start_constraint=None
-            if plan.grammar is None
-            else partial(plan.grammar.start, **self._asleep(request.enable_thinking), max_tokens=plan.max_tokens),
+            start_constraint=self._to_start(plan, request),
         )
+
+    def _to_start(self, plan: Plan, request: GenerationRequest) -> Callable[[], Constraint] | None:
+        """Return what begins to hold an answer to its grammar: at once, or at its first call if it may be words."""
+        if (grammar := plan.grammar) is None:
+            return None
+        tool_use = request.sampling.tool_use
+        if tool_use is None or tool_use.is_required:
+            return partial(grammar.start, **self._asleep(request.enable_thinking), max_tokens=plan.max_tokens)
+        to_id = self.processor.tokenizer.convert_tokens_to_ids
+        return lambda: LazyConstraint(grammar, to_id(CALL), (to_id("<think>"), to_id("</think>")))
 
     def plan(self, request: GenerationRequest) -> Plan:
         """Render and tokenize a request, and check that it fits.
@@ -287,17 +303,38 @@ class GlmEngine:
         check_request(images)
         num_rows = [self._num_rows(image) for image in images]
         conversation = to_conversation(request.messages, enable_thinking=request.enable_thinking)
+        tools = to_template_tools(request.sampling.tool_use)
+        check_names(conversation, tools, self.processor.tokenizer.chat_control_tokens)
         if self._token_bound is not None:
             check_could_fit(self._token_bound.least_tokens(least_texts(conversation)), self._info.context_tokens)
         input_ids = self.encode(
-            conversation, num_rows, enable_thinking=request.enable_thinking, is_long=_is_long(request)
+            conversation, num_rows, tools, enable_thinking=request.enable_thinking, is_long=_is_long(request)
         )
         default = DEFAULT_MAX_TOKENS_THINKING if request.enable_thinking else DEFAULT_MAX_TOKENS
         wanted = request.sampling.max_tokens
         max_tokens = fit_max_tokens(len(input_ids), wanted, default, self._info.context_tokens)
-        schema = request.sampling.json_schema
-        grammar = None if schema is None else self._compiler.compile(schema)
-        return Plan(input_ids, sum(num_rows), max_tokens, grammar)
+        return Plan(input_ids, sum(num_rows), max_tokens, self._compile(request.sampling))
+
+    def _compile(self, sampling: SamplingParams) -> Grammar | None:
+        """Return what the answer is held to.
+
+        Raises:
+            JsonSchemaError: naming the field, if it cannot be held to that.
+        """
+        if sampling.json_schema is not None:
+            return self._compiler.compile(sampling.json_schema)
+        if (tool_use := sampling.tool_use) is None:
+            return None
+        to_id = self.processor.tokenizer.convert_tokens_to_ids
+        mark_ids = {mark: to_id(mark) for mark in MARKS}
+        try:
+            return self._compiler.compile_lark(to_grammar(tool_use, mark_ids))
+        except JsonSchemaError as error:
+            try:
+                return self._compiler.compile_lark(to_grammar(tool_use, mark_ids, is_relaxed=True))
+            except JsonSchemaError:
+                error.param = "tools"
+                raise error from None
 
     def _asleep(self, enable_thinking: bool) -> dict[str, int | None]:
         """Say between which tokens a schema does not hold: a model that thinks writes both marks itself."""
@@ -310,6 +347,7 @@ class GlmEngine:
         self,
         conversation: list[dict[str, Any]],
         num_rows: list[int],
+        tools: list[dict[str, Any]] | None = None,
         *,
         enable_thinking: bool,
         is_long: bool = False,
@@ -319,16 +357,20 @@ class GlmEngine:
         Args:
             conversation: as `engines.glm.prompts.to_conversation` makes it.
             num_rows: placeholders of each picture, in order.
+            tools: functions that may be called, as `engines.glm.prompts.to_template_tools` writes them.
             enable_thinking: False tells the model not to think.
             is_long: use the tokenizer for long texts, so that it takes others no time.
 
         Returns:
             S ids. Control tokens inside callers' text come as plain text.
         """
+        if tools is not None and not _TOOLS_IN_TEMPLATE.search(str(self.processor.chat_template)):
+            conversation, tools = with_tools_turn(conversation, tools), None
         tokenizer = self._long_tokenizer if is_long else self.processor.tokenizer
         with self._long_tokenizer_lock if is_long else self._tokenizer_lock:
             ids = tokenizer.apply_chat_template(
                 conversation,
+                tools=tools,
                 chat_template=self.processor.chat_template,
                 add_generation_prompt=True,
                 tokenize=True,
@@ -432,7 +474,12 @@ class GlmEngine:
             ),
         )
 
-    def make_parser(self, stop: tuple[str, ...] = (), picture_sizes: Sequence[tuple[int, int]] = ()) -> AnswerParser:
+    def make_parser(
+        self,
+        stop: tuple[str, ...] = (),
+        picture_sizes: Sequence[tuple[int, int]] = (),
+        tool_use: ToolUse | None = None,
+    ) -> AnswerParser:
         """Make the parser for one answer; ids are resolved by name, since every checkpoint numbers them its own way."""
         to_id = self.processor.tokenizer.convert_tokens_to_ids
         box_ids = to_id(BOX_START), to_id(BOX_END)
@@ -442,16 +489,19 @@ class GlmEngine:
 
         boxes = BoxMarks(*box_ids, BoxReader(lambda: picture_sizes), make_detokenizer)
         splitter = ReasoningSplitter(to_id("<think>"), to_id("</think>"), box_ids)
-        return AnswerParser(splitter, make_detokenizer, stop, boxes)
+        calls = None if tool_use is None else CallReader(tool_use)
+        return AnswerParser(splitter, make_detokenizer, stop, boxes, calls, {to_id(mark): mark for mark in MARKS})
 
     def make_answer(self, job: PreparedRequest) -> Answer:
         """Make what turns one request's tokens into deltas."""
-        parser = self.make_parser(job.sampling.stop, job.picture_sizes)
+        parser = self.make_parser(job.sampling.stop, job.picture_sizes, job.sampling.tool_use)
         return Answer(parser, self._token_bytes, self._stop_ids, job.max_tokens)
 
 
 def _is_long(request: GenerationRequest) -> bool:
-    return sum(len(message.text) for message in request.messages) > _LONG_TEXT_CHARS
+    tools = () if request.sampling.tool_use is None else request.sampling.tool_use.tools
+    num_chars = sum(len(tool.parameters) + len(tool.description) for tool in tools)
+    return num_chars + sum(len(message.text) for message in request.messages) > _LONG_TEXT_CHARS
 
 
 def _describe(model: str) -> EngineInfo:

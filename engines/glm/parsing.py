@@ -6,7 +6,7 @@ Pure apart from the tokenizer that is handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
 from tokenizers import Tokenizer
@@ -15,6 +15,7 @@ from tokenizers.decoders import DecodeStream
 from engines.base import Box, Delta
 from engines.boxes import BoxReader
 from engines.runtime.sampling import StopStrings
+from engines.tool_text import CallReader
 
 Channel = Literal["text", "reasoning"]
 
@@ -164,6 +165,8 @@ class AnswerParser:
         make_detokenizer: a fresh detokenizer; the answer and the reasoning get one each.
         stop: stop strings of the answer; the reasoning is not searched.
         boxes: reads what stands between box marks; None leaves boxes unread.
+        calls: reads function calls; None leaves their marks in the text.
+        call_marks: the marks of calls, by id.
 
     Attributes:
         channel: where the last id belonged; None for a mark that nobody sees.
@@ -176,7 +179,14 @@ class AnswerParser:
         make_detokenizer: Callable[[], Detokenizer],
         stop: Sequence[str] = (),
         boxes: BoxMarks | None = None,
+        calls: CallReader | None = None,
+        call_marks: Mapping[int, str] | None = None,
     ) -> None:
+        self._make_detokenizer = make_detokenizer
+        self._calls = calls
+        self._call_marks = call_marks or {}
+        self._call_text = make_detokenizer()
+        self._blank = ""
         self._splitter = splitter
         self._boxes = boxes
         self._detokenizers: dict[Channel, Detokenizer] = {"text": make_detokenizer(), "reasoning": make_detokenizer()}
@@ -204,17 +214,51 @@ class AnswerParser:
                 return None
             boxes = self._boxes.push_mark(token_id) if self._boxes is not None else ()
             return Delta(boxes=boxes) if boxes else None
+        if self._calls is not None and channel == "text":
+            mark = self._call_marks.get(token_id)
+            if mark is not None or self._calls.has_begun:
+                return self._push_call(self._calls, token_id, mark)
         if self._boxes is not None and channel == "text":
             self._boxes.push(token_id)
         return self._to_delta(channel, self._detokenizers[channel].push(token_id))
 
-    def finish(self) -> Delta | None:
-        """Return everything held back at the end of the generation."""
+    @property
+    def has_calls(self) -> bool:
+        """Whether the answer calls functions."""
+        return self._calls is not None and self._calls.has_begun
+
+    def finish(self, *, is_cut: bool = False) -> Delta | None:
+        """Return everything held back at the end of the generation.
+
+        Args:
+            is_cut: it ended before the model was done.
+
+        Raises:
+            GenerationFailedError: if the model ended its answer in the middle of a function call.
+        """
+        if self._calls is not None:
+            self._calls.finish(is_cut=is_cut)
+            if self._calls.has_begun:
+                return None
         reasoning = self._trim("reasoning", self._detokenizers["reasoning"].flush())
         text = self._trim("text", self._detokenizers["text"].flush())
         self.num_answer_chars += len(text)
-        text = self._stops.push(text) + self._stops.finish()
+        text = self._blank + self._stops.push(text) + self._stops.finish()
         return Delta(text=text, reasoning=reasoning) if text or reasoning else None
+
+    def _push_call(self, calls: CallReader, token_id: int, mark: str | None) -> Delta | None:
+        """Take a token from the first mark of a call on; what was held back of the text is before it."""
+        self.channel = None
+        text = ""
+        if not calls.has_begun:
+            text = self._stops.push(self._detokenizers["text"].flush()) + self._stops.finish()
+            text = (self._blank + text).rstrip()
+        if mark is None:
+            told = calls.text(self._call_text.push(token_id))
+        else:
+            told = (*calls.text(self._call_text.flush()), *calls.mark(mark))
+            self._call_text = self._make_detokenizer()
+        return Delta(text=text, tool_calls=told) if text or told else None
 
     def _to_delta(self, channel: Channel, text: str) -> Delta | None:
         text = self._trim(channel, text)
@@ -223,6 +267,10 @@ class AnswerParser:
                 self._boxes.say(text)
             self.num_answer_chars += len(text)
             text = self._stops.push(text)
+            if self._calls is not None:  # the white space before a call is layout
+                whole = self._blank + text
+                text = whole.rstrip()
+                self._blank = whole[len(text) :]
             return Delta(text=text) if text else None
         return Delta(reasoning=text) if text else None
 

@@ -109,6 +109,30 @@ class GrammarCompiler:
                 self._cache.popitem(last=False)
         return grammar
 
+    def compile_lark(self, text: str) -> Grammar:
+        """Compile a grammar in Lark; it is not steered to an end.
+
+        Raises:
+            JsonSchemaError: if it cannot be compiled, or is too complex.
+        """
+        with self._lock:
+            if (grammar := self._cache.get(text)) is not None:
+                self._cache.move_to_end(text)
+                return grammar
+        try:
+            compiled = LLMatcher.grammar_from_lark(text)
+        except ValueError as error:
+            raise _explain(str(error)) from error
+        matcher = LLMatcher(self._tokenizer, compiled, log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise _explain(matcher.get_error())
+        grammar = Grammar(matcher, self._asleep_mask, self._newline_id, self._stop_ids)
+        with self._lock:
+            self._cache[text] = grammar
+            while len(self._cache) > _MAX_CACHED:
+                self._cache.popitem(last=False)
+        return grammar
+
     def _starting_with(self, first: bytes) -> Tensor:
         """Return (W,): the tokens that begin with one of some bytes."""
         mask = torch.zeros_like(self._asleep_mask)
@@ -162,7 +186,7 @@ class Grammar:
         asleep_mask: Tensor,
         newline_id: int | None,
         stop_ids: frozenset[int],
-        steer: Callable[[int], Steering],
+        steer: Callable[[int], Steering] | None = None,
     ) -> None:
         self._matcher = matcher
         self._steer = steer
@@ -183,12 +207,14 @@ class Grammar:
                 is either this, or one that the schema allows. None takes it that the thinking has begun.
             max_tokens: of the answer: it is steered to an end within them where the schema allows one. None is free.
         """
+        steering = None if max_tokens is None or self._steer is None else self._steer(max_tokens)
+        return Constraint(*self.begin(), asleep_until, asleep_from, steering)
+
+    def begin(self) -> tuple[LLMatcher, Tensor, int | None, frozenset[int]]:
+        """Return the first arguments of a `Constraint`: its place in the grammar, and what all answers share."""
         with self._lock:
             matcher = self._matcher.deep_copy()
-        steering = None if max_tokens is None else self._steer(max_tokens)
-        return Constraint(
-            matcher, self._asleep_mask, self._newline_id, self._stop_ids, asleep_until, asleep_from, steering
-        )
+        return matcher, self._asleep_mask, self._newline_id, self._stop_ids
 
 
 @dataclass(frozen=True, slots=True)
