@@ -13,6 +13,7 @@ from typing import Final
 from engines.base import EngineInfo, ImagePart, Message, TextPart
 from engines.image_header import read_header
 from engines.token_costs import PUBLISHED, TokenCosts
+from engines.tools import ToolUse
 from router.jobs.job import BranchPlan, JobSpec
 from router.limits.meters import Cost
 
@@ -69,12 +70,18 @@ def _tokens(
         shown = sizes if branch.pictures is None else sizes[branch.pictures[0] - 1 : branch.pictures[1]]
         run = _run(messages, max_tokens, branch, infos.get(branch.engine), shown)
         answers += run[1]
-        total += sum(run)
+        total += sum(run) + _of_tools(spec.sampling.tool_use, branch.engine)
     if spec.merge_queue != "light":  # an engine writes the final answer, and reads the others for it
         is_shown = all(branch.pictures is None for branch in spec.branches)
         merge = BranchPlan("merge", spec.merge_queue)
         total += answers + sum(_run(messages, max_tokens, merge, infos.get(merge.engine), sizes if is_shown else ()))
     return total
+
+
+def _of_tools(tool_use: ToolUse | None, engine: str) -> int:
+    """Return what an engine reads of the functions that may be called."""
+    tools = () if tool_use is None else tool_use.tools
+    return sum(tokens_of_text(f"{tool.name}{tool.description}{tool.parameters}", engine) for tool in tools)
 
 
 def _run(
@@ -98,6 +105,7 @@ def _prompt(messages: Sequence[Message], engine: str, costs: TokenCosts, sizes: 
         for part in message.parts
         if isinstance(part, TextPart)
     )
+    text += sum(tokens_of_text(call.name + call.arguments, engine) for each in messages for call in each.tool_calls)
     return _PER_PROMPT + _PER_MESSAGE * len(messages) + text + sum(costs.of_picture(*size) for size in sizes)
 
 

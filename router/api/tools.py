@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import orjson
 from pydantic import ValidationError
 
 from engines.base import InvalidRequestError
@@ -131,9 +130,3 @@ def _name_of(choice: Any, *, is_chat: bool) -> str | None:
     inner = choice.get("function")
     name = inner.get("name") if is_chat and isinstance(inner, dict) else choice.get("name")
     return name if isinstance(name, str) else None
-
-
-def num_chars_of(tool_use: ToolUse | None) -> int:
-    """Count the characters that the model reads of what may be called."""
-    tools = () if tool_use is None else tool_use.tools
-    return sum(len(orjson.dumps(tool.name)) + len(tool.description) + len(tool.parameters) for tool in tools)

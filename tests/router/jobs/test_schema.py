@@ -16,8 +16,10 @@ from redis.asyncio import Redis
 from engines.base import Engine, SamplingParams
 from engines.echo import EchoEngine
 from engines.tools import Tool, ToolUse
+from router.api.objects import to_response
+from router.api.stream import ResponseStream
 from router.errors import NewerRecordError
-from router.jobs.job import MERGE, Job, JobSpec
+from router.jobs.job import MERGE, BranchPlan, Job, JobSpec
 from router.jobs.rows import Reaped, to_job
 from router.jobs.store import JobStore
 from router.redis import PREFIX
@@ -199,3 +201,28 @@ def test_only_a_job_with_functions_is_kept_from_an_older_release() -> None:
 
     assert (plain.to_dict()["schema"], tools.to_dict()["schema"]) == (1, SCHEMA)
     assert JobSpec.from_dict(json.loads(json.dumps(tools.to_dict()))) == tools
+
+
+async def test_a_worker_calls_functions_too_and_streams_them_whole(context: Context) -> None:
+    question = 'say: I look.\ncall: clock {"zone": "utc"}'
+    spec = make_spec(
+        messages=[{"role": "user", "parts": [{"type": "text", "text": question}]}],
+        sampling=SamplingParams(tool_use=ToolUse((Tool("clock"),))),
+        branches=(BranchPlan("fast", "glm"),),
+        strategy="single",
+    )
+    await context.store.create(spec)
+
+    await run_branch(context, spec.id, "fast")
+    await join(context, spec.id)
+
+    job = await read(context, spec.id)
+    assert job.final is not None
+    (call,) = job.final.tool_calls
+    assert (job.state, job.final.text, call.arguments) == ("completed", "I look.", '{"zone": "utc"}')
+    stream = ResponseStream(job)
+    told = [each for event in await context.store.read_events(spec.id) for each in stream.feed(event)]
+    told += stream.finish(job)
+    added = [each["item"]["type"] for each in told if each["type"] == "response.output_item.added"]
+    assert added == ["message", "function_call"]
+    assert [each["item"] for each in told if each["type"] == "response.output_item.done"] == to_response(job)["output"]
