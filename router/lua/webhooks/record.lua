@@ -14,6 +14,10 @@ end
 redis.call('HDEL', key, 'lost')
 keep_attempt(id, entry)
 tally('webhook:' .. outcome)
+if outcome == 'pending' and found[5] ~= '' and redis.call('EXISTS', endpoint_key(found[5])) == 0 then
+  finish_delivery(id, 'failed', 'endpoint_deleted')
+  return 'failed'
+end
 if outcome == 'pending' then
   local due = now + tonumber(retry_in_s)
   if due <= tonumber(found[4]) then

@@ -480,6 +480,24 @@ async def test_a_deleted_endpoint_gets_nothing_more(store: WebhookStore) -> None
     assert left == []
 
 
+@pytest.mark.parametrize("is_under_way", [True, False])
+async def test_a_delivery_to_a_deleted_endpoint_is_given_up_without_waiting_for_its_retry(
+    store: WebhookStore, is_under_way: bool
+) -> None:
+    endpoint_id, _due = await to_endpoint(store)
+    attempt = await claim(store)
+    if is_under_way:
+        await store.delete_endpoint("local", endpoint_id)
+        assert await store.record(attempt, BROKEN, retry_in_s=3600) == "failed"
+    else:
+        assert await store.record(attempt, BROKEN, retry_in_s=3600) == "pending"
+        await store.delete_endpoint("local", endpoint_id)
+
+    [delivery] = await deliveries(store)
+    assert (delivery.state, delivery.failure, delivery.next_attempt_at) == ("failed", "endpoint_deleted", None)
+    assert [each.error for each in delivery.attempts] == [BROKEN.error]
+
+
 async def test_a_retry_goes_where_the_endpoint_points_now_and_is_signed_with_its_secret_of_now(
     store: WebhookStore, clock: Clock
 ) -> None:
