@@ -79,6 +79,21 @@ def test_a_few_foreign_characters_are_not_taken_for_chinese(tmp_path, encoding, 
 
 
 @pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("euc_jp", "著者,月別,夏目漱石\n"),
+        ("euc_jp", "一番,消色板,大人\n会社名,年度,内容\n一番,夏目漱石,大人\n"),
+        ("euc_kr", "베이징,수량,年度\n"),
+    ],
+)
+def test_one_rare_character_does_not_make_a_japanese_or_korean_table_chinese(tmp_path, encoding, text):
+    file = tmp_path / "q.csv"
+    file.write_bytes(text.encode(encoding))
+    with pytest.raises(TextFileError, match=encoding):
+        read_text_file(file, "en")
+
+
+@pytest.mark.parametrize(
     ("encoding", "text", "named"),
     [
         ("euc_kr", "사과는 몇 개입니까?", "may be euc_kr"),
