@@ -16,7 +16,7 @@ from router.cli.durations import parse_duration
 from router.cli.texts import say
 
 if TYPE_CHECKING:
-    from router.loop.records import Exchange
+    from router.loop.records import Exchange, Feedback
     from router.loop.store import Kept
 
 app = typer.Typer(name="dataset", help="Data sets out of kept answers (docs/datasets.md).", no_args_is_help=True)
@@ -97,14 +97,69 @@ def build(
 def review(
     since: SinceOption = None, owner: OwnerOption = "", loop: LoopOption = None, lang: LanguageOption = None
 ) -> None:
-    """Say how many answers wait for somebody to say what is right, and where to do that."""
+    """Show answers that wait for somebody to say what is right, the newest first, and keep what is said."""
+    from router.loop.capture import FAILURES
     from router.loop.datasets.select import select
 
     language = parse_language(lang)
-    exchanges, _ = read_kept(loop, language, since=since, owner=owner)
-    waiting = sum(each.right is None for each in select(exchanges))
-    url = f"http://127.0.0.1:{load_settings().port}/ui/#/review"
-    typer.echo(say("dataset.review", language, waiting=waiting, url=url, glowl=command_name()))
+    exchanges, pictures = read_kept(loop, language, since=since, owner=owner)
+    waiting = [each for each in select(exchanges) if each.right is None]
+    waiting.sort(key=lambda each: -each.exchange.at)
+    typer.echo(say("dataset.waiting", language, waiting=len(waiting)))
+    num_said = 0
+    for number, candidate in enumerate(waiting, 1):
+        exchange = candidate.exchange
+        typer.echo(f"\n{number}/{len(waiting)}  {exchange.id}  {', '.join(candidate.reasons)}")
+        for sha256 in exchange.pictures:
+            kept = pictures.get(sha256)
+            typer.echo(f"  {kept.file if kept is not None and kept.file is not None else sha256}")
+        typer.echo(f"  ? {exchange.question}")
+        for name, text in (("glm", exchange.draft), ("owl2", exchange.deep), ("=", exchange.final)):
+            if text:
+                typer.echo(f"  {name}: {text}")
+        said = typer.prompt(say("dataset.ask", language), default="s", show_default=False).strip()
+        if said == "q":
+            break
+        feedback = to_feedback(exchange, said, time.time())
+        if feedback is None:
+            continue
+        try:
+            _keep(loop, exchange, feedback)
+        except FAILURES as error:
+            fail(str(error))
+        num_said += 1
+    typer.echo(say("dataset.reviewed", language, number=num_said))
+
+
+def to_feedback(exchange: Exchange, said: str, at: float) -> Feedback | None:
+    """Return what a reviewer means; None for nothing.
+
+    Args:
+        exchange: that was shown.
+        said: ``y``: the final answer is right; ``g`` or ``o``: GLM's or Owl2's is; ``s`` or nothing: skip; any other
+            text is the right answer.
+        at: unix seconds.
+    """
+    from router.loop.records import Feedback
+
+    if said in ("", "s"):
+        return None
+    right = {"y": exchange.final, "g": exchange.draft, "o": exchange.deep}.get(said, said)
+    if not right:
+        return None
+    return Feedback("up", at=at) if right == exchange.final else Feedback("down", right, at=at)
+
+
+def _keep(loop: list[Path] | None, exchange: Exchange, feedback: Feedback) -> None:
+    """Write feedback into the store that has the exchange; redacted as by default."""
+    from router.loop.records import redacted
+    from router.loop.redact import KINDS
+    from router.loop.store import LoopStore
+
+    for folder in loop or [load_settings().loop_dir]:
+        with LoopStore(folder) as store:
+            if store.get(exchange.id) is not None:
+                store.put_feedback(exchange.id, exchange.owner, redacted(feedback, frozenset(KINDS)))
 
 
 @app.command("export")

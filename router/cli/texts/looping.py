@@ -22,10 +22,12 @@ TEXTS: Final[dict[str, Text]] = {
         "no example has a right answer yet. {waiting} answers wait for a correction or a thumb: {glowl} dataset review",
         "还没有带正确答案的样本。{waiting} 个回答等待更正或评价：{glowl} dataset review",
     ),
-    "dataset.review": Text(
-        "{waiting} answers wait for review. Open {url} while `{glowl} up` runs",
-        "{waiting} 个回答等待审阅。在 `{glowl} up` 运行时打开 {url}",
+    "dataset.waiting": Text("{waiting} answers wait for review", "{waiting} 个回答等待审阅"),
+    "dataset.ask": Text(
+        "y: right, g: GLM is right, o: Owl2 is right, s: skip, q: end, or type the right answer",
+        "y：正确，g：GLM 正确，o：Owl2 正确，s：跳过，q：结束，或输入正确答案",
     ),
+    "dataset.reviewed": Text("{number} kept", "已保存 {number} 条"),
     "dataset.exported": Text("{file}: {number}", "{file}：{number} 条"),
     "report.written": Text("{file}: {number} answers", "{file}：{number} 个回答"),
 }

@@ -128,8 +128,8 @@ def kept(tmp_path: Path) -> Path:
     return folder
 
 
-def _run(*arguments: object, code: int = 0) -> str:
-    done = CliRunner().invoke(app, ["dataset", *map(str, arguments)], env={"LC_ALL": "C"})
+def _run(*arguments: object, code: int = 0, typed: str = "") -> str:
+    done = CliRunner().invoke(app, ["dataset", *map(str, arguments)], env={"LC_ALL": "C"}, input=typed)
     assert done.exit_code == code, done.output
     return " ".join(done.output.split())
 
@@ -181,5 +181,19 @@ def test_without_right_answers_the_way_to_them_is_said(tmp_path: Path) -> None:
     with LoopStore(tmp_path) as store:
         store.put(_asked(1, agreement=0.1), [], 9e9)
     assert "1 answers wait" in _run("build", tmp_path / "set", "--loop", tmp_path, code=1)
-    assert "1 answers wait" in _run("review", "--loop", tmp_path)
     assert "Switch capture on" in _run("review", "--loop", tmp_path / "none", code=1)
+
+
+def test_a_reviewer_says_what_is_right(tmp_path: Path) -> None:
+    # Given four answers of which the draft says 41 and the final one 42
+    with LoopStore(tmp_path) as store:
+        for number in range(1, 6):
+            store.put(_asked(number, agreement=0.1), [], 9e9)
+    # When the newest is right, of the next GLM's, the third is skipped, and the fourth is corrected
+    said = _run("review", "--loop", tmp_path, typed="y\ng\ns\n43 a@b.cn\nq\n")
+    # Then that is kept, and the rest still waits
+    assert "3 kept" in said
+    with LoopStore(tmp_path) as store:
+        right = {each.id: right_answer(each) for each in store.select()}
+    assert right == {"resp_5": "42", "resp_4": "41", "resp_3": None, "resp_2": "43 [email]", "resp_1": None}
+    assert "2 answers wait" in _run("review", "--loop", tmp_path, typed="q\n")
