@@ -29,6 +29,7 @@ from router.cli import (
     policy,
     processes,
     promote,
+    report,
     tokens,
     up,
     webhooks,
@@ -62,6 +63,7 @@ app.add_typer(keys.app)
 app.add_typer(tokens.app)
 app.add_typer(audit.app)
 app.add_typer(dataset.app)
+app.command("report")(report.report)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("api")(processes.api)
