@@ -215,6 +215,8 @@ def to_hybrid(job: Job, items: Items | None = None) -> Json:
         "timings": to_timings(job),
         "usage": _to_spent(job),
     }
+    if job.spec.is_captured:
+        hybrid["captured"] = True
     if job.spec.cache:
         hybrid["cache"] = {"status": job.spec.cache, "age_s": age_s(job)}
     if grouped := to_states(job):

@@ -141,6 +141,10 @@ _HYBRID_PROPERTIES: Final[dict[str, Any]] = {
         "description": "tokens of all engines: `total`, and `branches` by name, the merge among them; the answer's "
         "own are in the object's `usage`",
     },
+    "captured": {
+        "type": "boolean",
+        "description": "true: it is kept for data sets and takes feedback; left out if not",
+    },
     "cache": {
         "type": "object",
         "description": "what the answer cache had to do with it; left out if nothing",

@@ -207,3 +207,20 @@ def test_metrics_are_read_as_prometheus_reads_them(pocket: PocketStack, visit: V
     assert half == [0.5, 2.25]
     assert (grown, rate) == ([4, 10], [None, 2])
     assert nothing == [None, None]
+
+
+def test_a_kept_answer_takes_a_thumb_and_a_correction(pocket: PocketStack, visit: Visit) -> None:
+    # Given an answer that is kept for data sets
+    visitor = visit(pocket)
+    page = visitor.open()
+    bubble = wait_for(ask(page, "一共有多少个图形？", SAMPLES / "count.png"), "completed")
+    # When it is found wrong, and what would have been right is said
+    bubble.get_by_role("button", name="Wrong").click()
+    bubble.get_by_label("What would have been right?").fill("七个")
+    bubble.get_by_role("button", name="Send").click()
+    # Then that is kept, and shown as said
+    expect(bubble.get_by_label("What would have been right?")).to_have_count(0, timeout=TIMEOUT_MS)
+    expect(bubble.get_by_role("button", name="Wrong")).to_have_attribute("aria-pressed", "true")
+    path = f"{visitor.url}/v1/responses/{bubble.get_attribute('data-id')}/feedback"
+    kept = httpx.get(path, trust_env=False).json()
+    assert (kept["rating"], kept["correction"]) == ("down", "七个")

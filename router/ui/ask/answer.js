@@ -6,6 +6,7 @@ import { Icon } from "../core/icons.js";
 import { duration, t } from "../core/language.js";
 import { Badge, Conflicts } from "./badge.js";
 import { Compare } from "./compare.js";
+import { Feedback } from "./feedback.js";
 import { Markdown } from "./markdown.js";
 import { Picture } from "./pictures.js";
 
@@ -160,6 +161,7 @@ export function Exchange({ turn, number, firstPicture, isLast, onAgain }) {
         ${!isBusy && engine && isLast && html`<button type="button" class="small quiet" onClick=${() => onAgain(turn, { engine: engine === "glm" ? "owl2" : "glm" })}><${Icon} name="other" />${t(engine === "glm" ? "answer.askOwl2" : "answer.askGlm")}</button>`}
         ${hasFinal && html`<button type="button" class="small quiet" onClick=${() => navigator.clipboard?.writeText(turn.final.value).then(() => announce(t("copied")))}><${Icon} name="copy" />${t("copy")}</button>`}
       </div>
+      ${!isBusy && hasFinal && response?.hybrid?.captured && html`<${Feedback} turn=${turn} />`}
     </div>
   </article>`;
 }

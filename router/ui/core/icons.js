@@ -15,6 +15,8 @@ const PATHS = {
   other: "M4 8h15M15 4l4 4-4 4M20 16H5M9 12l-4 4 4 4",
   save: "M12 4v11M7 11l5 5 5-5M5 20h14",
   out: "M10 4H5v16h5M15 8l4 4-4 4M19 12H10",
+  up: "M7 11v9H4v-9zM7 11l4-8a2 2 0 0 1 2 2v4h6l-1.5 11H7",
+  down: "M7 13V4H4v9zM7 13l4 8a2 2 0 0 0 2-2v-4h6L17.5 4H7",
   plus: "M12 5v14M5 12h14",
   left: "M14 6l-6 6 6 6",
   right: "M10 6l6 6-6 6",

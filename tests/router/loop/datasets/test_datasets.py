@@ -153,7 +153,7 @@ def test_a_data_set_is_built_checked_and_exported(kept: Path, tmp_path: Path) ->
     card = _run("card", folder)
     assert f"| all | {len(train)} | {len(heldout)} |" in card
     assert "| corrected | 9 |" in card
-    assert "| graphic | 12 |" in card
+    assert "| none | 1 |" in card
     assert "already" in _run("build", folder, "--loop", kept, code=1)
 
     # When it is exported, then other trainers find every picture
