@@ -332,6 +332,20 @@ class CanEnd(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsTokens(Protocol):
+    """An engine that can say how long a prompt is without answering it."""
+
+    async def count(self, request: GenerationRequest) -> Usage:
+        """Count the tokens of a prompt, its pictures included, as an answer's usage would have them.
+
+        Raises:
+            EngineUnavailableError: if the engine is not ready.
+            InvalidRequestError: or one of its kinds, if the request could not be answered as it is.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class CallerWait:
     """What of one caller's waits for a place in the batch.

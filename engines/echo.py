@@ -153,6 +153,13 @@ class EchoEngine:
             self.num_running -= 1
             self._changed.set()
 
+    async def count(self, request: GenerationRequest) -> Usage:
+        """See `engines.base.CountsTokens`; a token is a word, or a picture."""
+        if not self._is_started or self._closed.is_set():
+            raise EngineUnavailableError("The engine is not running.")
+        num_words = sum(len(_WORD.findall(message.text)) for message in request.messages)
+        return Usage(prompt_tokens=num_words + len(request.images), image_tokens=len(request.images))
+
     async def aclose(self) -> None:
         """Break off running answers with `EngineUnavailableError`, and refuse new ones."""
         self._closed.set()

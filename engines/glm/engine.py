@@ -40,6 +40,7 @@ from engines.base import (
     SamplingParams,
     TextPart,
     TooManyImagesError,
+    Usage,
     Variant,
     check_could_fit,
     fit_max_tokens,
@@ -181,6 +182,14 @@ class GlmEngine:
             async for delta in deltas:
                 yield delta
 
+    async def count(self, request: GenerationRequest) -> Usage:
+        """See `engines.base.CountsTokens`; nothing is decoded, and the model is not asked."""
+        if not self._is_ready:
+            raise EngineUnavailableError("the engine is not ready: its weights are still loading, or it was closed")
+        pool = self._long_pool if _is_long(request) else self._pool
+        input_ids, num_image_tokens = await self._in_pool(lambda: self._to_prompt(request), pool)
+        return Usage(prompt_tokens=len(input_ids), image_tokens=num_image_tokens)
+
     async def aclose(self) -> None:
         """Stop the running generations, refuse the waiting ones and let the weights go."""
         self._is_ready = False
@@ -296,6 +305,14 @@ class GlmEngine:
             InvalidImageError: for what a picture's header shows.
             ContextLengthError: naming by how many tokens.
         """
+        input_ids, num_image_tokens = self._to_prompt(request)
+        default = DEFAULT_MAX_TOKENS_THINKING if request.enable_thinking else DEFAULT_MAX_TOKENS
+        wanted = request.sampling.max_tokens
+        max_tokens = fit_max_tokens(len(input_ids), wanted, default, self._info.context_tokens)
+        return Plan(input_ids, num_image_tokens, max_tokens, self._compile(request.sampling))
+
+    def _to_prompt(self, request: GenerationRequest) -> tuple[list[int], int]:
+        """Return the prompt's ids, and how many of them are pictures'."""
         images = request.images
         check_adapter(request.adapter, self._info)
         if len(images) > MAX_IMAGES:
@@ -310,10 +327,7 @@ class GlmEngine:
         input_ids = self.encode(
             conversation, num_rows, tools, enable_thinking=request.enable_thinking, is_long=_is_long(request)
         )
-        default = DEFAULT_MAX_TOKENS_THINKING if request.enable_thinking else DEFAULT_MAX_TOKENS
-        wanted = request.sampling.max_tokens
-        max_tokens = fit_max_tokens(len(input_ids), wanted, default, self._info.context_tokens)
-        return Plan(input_ids, sum(num_rows), max_tokens, self._compile(request.sampling))
+        return input_ids, sum(num_rows)
 
     def _compile(self, sampling: SamplingParams) -> Grammar | None:
         """Return what the answer is held to.

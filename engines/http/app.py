@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 from engines.adapter_names import check_adapter, find_adapter, model_with
 from engines.base import (
     CanEnd,
+    CountsTokens,
     Delta,
     Engine,
     EngineEndedError,
@@ -178,6 +179,14 @@ def app_of(host: EngineHost) -> Starlette:
     async def list_models(_request: Request) -> Response:
         return Response(models.to_models(host.require_ready(), created), media_type="application/json")
 
+    async def count_tokens(request: Request) -> Response:
+        info = host.require_ready()
+        if not isinstance(host.engine, CountsTokens):
+            raise HTTPException(404)
+        generation = _with_adapter((await _read_chat(request)).generation, info)
+        counted = await host.engine.count(generation)
+        return _json({"input_tokens": counted.prompt_tokens, "image_tokens": counted.image_tokens})
+
     async def metrics(request: Request) -> Response:
         is_ready = host.state == "ready"
         state = host.engine.state() if isinstance(host.engine, HasMeters) else EngineState()
@@ -187,6 +196,7 @@ def app_of(host: EngineHost) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/chat/completions", _ChatCompletions(host), methods=["POST"]),
+            Route(requests.COUNT_PATH, count_tokens, methods=["POST"]),
             Route("/v1/models", list_models),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
@@ -214,10 +224,7 @@ class _ChatCompletions:
             chat = await _read_chat(request)
         except ClientDisconnect:  # hung up while still sending: nobody is left to answer
             return
-        wanted = chat.generation.adapter
-        adapter = find_adapter(wanted, info.adapters) or wanted
-        generation = replace(chat.generation, adapter=adapter, origin=ORIGIN.get())
-        check_adapter(generation.adapter, info)
+        generation = replace(_with_adapter(chat.generation, info), origin=ORIGIN.get())
         head = answers.CompletionHead(
             completion_id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
@@ -274,6 +281,18 @@ class _ChatCompletions:
                 log.exception("the engine failed in the middle of an answer")
                 error = GenerationFailedError("The engine failed in the middle of its answer.")
             await events.fail(error)
+
+
+def _with_adapter(generation: GenerationRequest, info: EngineInfo) -> GenerationRequest:
+    """Return a request with its adapter's own name.
+
+    Raises:
+        UnknownAdapterError: if there is no such adapter.
+    """
+    wanted = generation.adapter
+    found = replace(generation, adapter=find_adapter(wanted, info.adapters) or wanted)
+    check_adapter(found.adapter, info)
+    return found
 
 
 class _EventStream:

@@ -26,6 +26,7 @@ from engines.base import (
     EngineUnavailableError,
     GenerationFailedError,
     GenerationRequest,
+    Usage,
 )
 from engines.http.client import DEFAULT_ANSWER_TIMEOUT_S, EngineClient, Readiness
 from engines.origin import of_nobody
@@ -71,6 +72,10 @@ class Server(Protocol):
 
     def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Generate an answer."""
+        ...
+
+    async def count(self, request: GenerationRequest) -> Usage | None:
+        """Count the tokens of a prompt."""
         ...
 
     async def aclose(self) -> None:
@@ -267,6 +272,20 @@ class BalancedClient:
         for backend in sorted(self._backends, key=lambda backend: (backend.circuit == "open", backend.load)):
             try:
                 return await backend.client.info()
+            except EngineUnavailableError as error:
+                backend.failed(error)
+        raise self._unavailable()
+
+    async def count(self, request: GenerationRequest) -> Usage | None:
+        """Count a prompt's tokens on the first server that answers; None if it cannot say that exactly.
+
+        Raises:
+            EngineUnavailableError: if none answers.
+            EngineError: what the server raised.
+        """
+        for backend in sorted(self._backends, key=lambda backend: (backend.circuit == "open", backend.load)):
+            try:
+                return await backend.client.count(request)
             except EngineUnavailableError as error:
                 backend.failed(error)
         raise self._unavailable()

@@ -31,6 +31,7 @@ from engines.base import (
     GenerationRequest,
     InvalidImageError,
     InvalidRequestError,
+    Usage,
 )
 from engines.http import errors, models, requests
 from engines.http.address import EngineAddress
@@ -106,6 +107,7 @@ class EngineClient:
         self._probe_path: str | None = None
         self._listed: tuple[float, Readiness, str] | None = None
         self._waiting: tuple[CallerWait, ...] = ()
+        self._can_tokenize = True
         self._pool = Pool(self._address.root, self._headers, self._address.socket_path)
         # What paths are relative to, on the server.
         self._root_path = urlsplit(self._address.root).path
@@ -228,6 +230,40 @@ class EngineClient:
             response.close()
         yield await reader.finish()
 
+    async def count(self, request: GenerationRequest) -> Usage | None:
+        """Ask how many tokens a prompt takes, without an answer; None if the server cannot say it exactly.
+
+        Ours counts pictures too. Of other makes vLLM counts texts under ``/tokenize``; functions and pictures it
+        counts otherwise than in an answer's usage.
+
+        Raises:
+            EngineError: as `stream` does.
+        """
+        if self._info is None:
+            await self.info()
+        model = await self._model_for(request)
+        headers = self._headers_of(request)
+        if not self._is_foreign:
+            pieces = requests.to_chat_pieces(request, model)
+            response = await self._post(pieces, headers, self._root_path + requests.COUNT_PATH)
+        elif request.images or request.sampling.tool_use is not None or not self._can_tokenize:
+            return None
+        else:
+            pieces = [requests.to_tokenize_body(request, model)]
+            response = await self._post(pieces, headers, f"{self._root_path}/tokenize")
+        try:
+            body = await self._read_document(response)
+        finally:
+            response.close()
+        if self._is_foreign and response.status != 200:
+            self._can_tokenize = response.status not in (400, 404, 405, 422, 501)
+            return None
+        if response.status in (404, 405):  # an older one of ours
+            return None
+        if response.status != 200:
+            raise self._to_error(response.status, body)
+        return _to_counted(body)
+
     async def aclose(self) -> None:
         """Close every connection; running answers end with `EngineUnavailableError`."""
         self._is_closed = True
@@ -337,8 +373,8 @@ class EngineClient:
             headers[requests.ORIGIN_HEADER] = request.origin.request_id
         return headers | to_trace_headers(request.origin) if request.origin.traceparent else headers
 
-    async def _post(self, pieces: list[bytes], headers: dict[str, str]) -> Answer:
-        path = f"{self._api_path}/chat/completions"
+    async def _post(self, pieces: list[bytes], headers: dict[str, str], path: str = "") -> Answer:
+        path = path or f"{self._api_path}/chat/completions"
         try:
             return await self._ask("POST", path, pieces, headers, _CONNECT_S, self._timeout_s)
         except UnreachableError as error:
@@ -469,3 +505,13 @@ def _to_waiting(body: bytes) -> tuple[CallerWait, ...]:
         )
     except (ValueError, KeyError, TypeError):
         return ()
+
+
+def _to_counted(body: bytes) -> Usage | None:
+    """Read how many tokens a server has counted; None if it says no number."""
+    try:
+        said = orjson.loads(body)
+        counted = Usage(int(said.get("input_tokens", said.get("count"))), image_tokens=said.get("image_tokens", 0))
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return counted if counted.prompt_tokens > 0 else None

@@ -50,6 +50,8 @@ Temperature = Annotated[float, Field(ge=0, le=2)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=10)]
 TopLogprobs = Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)]
+# Of our own server: how many tokens a chat request takes, without an answer.
+COUNT_PATH: Final = "/v1/chat/completions/input_tokens"
 # What a server may not know and an answer does not depend on.
 OPTIONAL_FIELDS: Final = ("stream_options", "user", "cache_salt")
 # Two spellings of one switch: vLLM's and SGLang's, and that of Z.ai, who host the model. A server needs one of them.
@@ -340,6 +342,18 @@ def to_chat_pieces(
     for image, after in zip(images, rest, strict=True):
         pieces += (pybase64.b64encode(image.data), after)
     return pieces
+
+
+def to_tokenize_body(request: GenerationRequest, model: str) -> bytes:
+    """Encode a request without pictures for vLLM's ``/tokenize``."""
+    return orjson.dumps(
+        {
+            "model": model,
+            "messages": [{"role": message.role, "content": message.text} for message in request.messages],
+            "add_generation_prompt": True,
+            "chat_template_kwargs": {"enable_thinking": request.enable_thinking},
+        }
+    )
 
 
 def _to_sampling(sampling: SamplingParams, *, is_foreign: bool, enable_thinking: bool) -> dict[str, Any]:

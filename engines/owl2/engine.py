@@ -21,6 +21,7 @@ from engines.base import (
     EngineOptions,
     EngineUnavailableError,
     GenerationRequest,
+    Usage,
     generate,
 )
 from engines.meters import EngineMeters, EngineState
@@ -116,6 +117,11 @@ class Owl2Engine:
         async with aclosing(self._scheduler.stream(prepare, request.caller)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    async def count(self, request: GenerationRequest) -> Usage:
+        """See `engines.base.CountsTokens`; nothing is decoded, and the model is not asked."""
+        preparation = self._get_loaded().preparation
+        return await asyncio.get_running_loop().run_in_executor(self._pool, preparation.count, request)
 
     async def aclose(self) -> None:
         """Stop the running generations, refuse the waiting ones and let go of the weights."""

@@ -25,6 +25,7 @@ from engines.base import (
     SamplingParams,
     TextPart,
     TooManyImagesError,
+    Usage,
     check_could_fit,
     fit_max_tokens,
 )
@@ -123,6 +124,19 @@ class Preparation:
             TooManyImagesError: if there are more pictures than the engine accepts.
             ContextLengthError: if prompt and answer do not fit.
         """
+        ids, images, num_tokens = self._to_prompt(request)
+        max_tokens = fit_max_tokens(
+            num_tokens, request.sampling.max_tokens, DEFAULT_MAX_TOKENS, self.info.context_tokens
+        )
+        return Plan(ids, images, max_tokens)
+
+    def count(self, request: GenerationRequest) -> Usage:
+        """See `engines.base.CountsTokens`."""
+        _, images, num_tokens = self._to_prompt(request)
+        return Usage(prompt_tokens=num_tokens, image_tokens=len(images) * self.num_image_rows)
+
+    def _to_prompt(self, request: GenerationRequest) -> tuple[list[int], tuple[ImagePart, ...], int]:
+        """Return the prompt's ids, its pictures, and how many positions both take."""
         check_adapter(request.adapter, self.info)
         if len(request.images) > self.info.max_images:
             raise TooManyImagesError(
@@ -147,9 +161,7 @@ class Preparation:
         if tokenizer.longest_token is not None:
             check_could_fit(-(-tokenizer.least_chars(prompt) // tokenizer.longest_token), context_tokens)
         ids = tokenizer.encode_prompt(prompt)
-        num_tokens = len(ids) + ids.count(IMAGE_TOKEN_ID) * (self.num_image_rows - 1)
-        max_tokens = fit_max_tokens(num_tokens, request.sampling.max_tokens, DEFAULT_MAX_TOKENS, context_tokens)
-        return Plan(ids, prompt.images, max_tokens)
+        return ids, prompt.images, len(ids) + ids.count(IMAGE_TOKEN_ID) * (self.num_image_rows - 1)
 
     def to_pixels(self, image: ImagePart, is_wanted: Callable[[], bool] = lambda: True) -> torch.Tensor:
         """Turn one encoded picture into model inputs; (1, 3, S, S), float32.

@@ -144,6 +144,18 @@ async def test_only_the_last_delta_has_finish_reason_and_usage(engine, counts_im
     assert usage.image_tokens < usage.prompt_tokens
 
 
+async def test_a_prompt_is_counted_as_its_answer_uses_it(engine, counts_image_tokens):
+    request = question("What is this?", picture())
+
+    counted = await engine.count(request)
+
+    if not counts_image_tokens:  # such a server counts a picture otherwise
+        assert counted is None
+        return
+    usage = (await generate(engine, request)).usage
+    assert (counted.prompt_tokens, counted.image_tokens) == (usage.prompt_tokens, usage.image_tokens)
+
+
 async def test_greedy_answers_repeat_and_joined_deltas_are_the_whole_answer(engine):
     request = question("图里有什么?", picture())
 

@@ -30,6 +30,7 @@ from tests.contract.test_engine_contract import (  # noqa: F401  collected here 
     picture,
     question,
     test_a_closed_engine_refuses,
+    test_a_prompt_is_counted_as_its_answer_uses_it,
     test_a_prompt_over_the_context_is_refused,
     test_a_stop_string_ends_the_answer_and_is_no_part_of_it,
     test_an_answer_closed_half_way_leaves_the_engine_ready_for_the_next,
