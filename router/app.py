@@ -18,7 +18,20 @@ from router.allocator import give_back_forever
 from router.api import errors
 from router.api.batch_lines import make_runner
 from router.api.openapi import describe, serve_docs
-from router.api.routes import batches, chat, compat, feedback, files, jobs, metrics, page, responses, system, webhooks
+from router.api.routes import (
+    batches,
+    chat,
+    compat,
+    feedback,
+    files,
+    jobs,
+    messages,
+    metrics,
+    page,
+    responses,
+    system,
+    webhooks,
+)
 from router.batches.runner import BatchRunner
 from router.bootstrap import build_services
 from router.leftovers import end_tasks
@@ -46,10 +59,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What nearly all requests ask.
-_HOT_ENDPOINTS: Final = (chat.create_chat_completion, responses.create_response)
+_HOT_ENDPOINTS: Final = (chat.create_chat_completion, responses.create_response, messages.create_message)
 HOT: Final = [
     route
-    for each in (chat.routes, responses.routes)
+    for each in (chat.routes, responses.routes, messages.routes)
     for route in each.routes
     if isinstance(route, APIRoute) and route.endpoint in _HOT_ENDPOINTS
 ]
@@ -88,7 +101,7 @@ def create_app(settings: Settings | None = None, traces: Traces | None = None) -
     app.state.services = services
     app.state.batch_runner = runner
     errors.install(app)
-    for module in (chat, responses, feedback, jobs, files, batches, compat, system, metrics, webhooks, page):
+    for module in (chat, responses, messages, feedback, jobs, files, batches, compat, system, metrics, webhooks, page):
         app.include_router(module.routes)
     describe(app)
     serve_docs(app)

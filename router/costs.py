@@ -52,6 +52,11 @@ def tokens_of_cut(messages: Sequence[Message], text: str, info: EngineInfo | Non
     return _prompt(messages, "glm", _costs(info, "glm"), sizes) + tokens_of_text(text, "glm")
 
 
+def tokens_of_prompt(messages: Sequence[Message], engine: str, info: EngineInfo | None) -> int:
+    """Estimate the tokens of a conversation as an engine reads it."""
+    return _prompt(messages, engine, _costs(info, engine), _sizes(messages))
+
+
 def tokens_of_text(text: str, engine: str) -> int:
     """Estimate the tokens of a text."""
     num_ascii = len(text) if text.isascii() else len(text.encode("ascii", "ignore"))

@@ -76,7 +76,7 @@ async def from_chat(messages: Sequence[ChatMessage], media: MediaIntake) -> tupl
             parts.append(message.refusal)
         for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
             if isinstance(part, ImagePartIn):
-                parts.append((part.image_url.url, f"messages[{index}].content[{place}].image_url.url"))
+                parts.append(part.source_at(f"messages[{index}].content[{place}]"))
             else:
                 parts.append(part.text)
         calls = tuple(

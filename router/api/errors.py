@@ -1,4 +1,4 @@
-"""The one place where errors become HTTP: every refusal leaves as an OpenAI error envelope.
+"""The one place where errors become HTTP: every refusal leaves as an OpenAI error envelope, or as Anthropic's there.
 
 In: `RouterError`, validation errors, framework errors, anything unforeseen. Out: status, headers and
 ``{"error": {"message", "type", "param", "code"}}`` in English or, if ``Accept-Language`` prefers it, Chinese.
@@ -20,6 +20,7 @@ from engines.base import EngineError
 from engines.json_text import dump_line
 from policies.text import Text
 from router.api import texts
+from router.api.anthropic.errors import is_anthropic, to_error
 from router.api.hangups import ClientGoneError
 from router.errors import EngineFailedError, RateLimitError, RouterError
 from router.failover import to_router_error
@@ -98,7 +99,10 @@ def respond(request: Request, error: RouterError) -> Response:
         headers["www-authenticate"] = 'Bearer realm="glowl"'
     if status == 408:  # the rest of the body may still come, or never
         headers["connection"] = "close"
-    return json_response(envelope(error, wants_chinese=wants_chinese(request)), status, headers)
+    body = envelope(error, wants_chinese=wants_chinese(request))
+    if is_anthropic(request.url.path):
+        body = to_error(body, status, getattr(request.state, "request_id", ""))
+    return json_response(body, status, headers)
 
 
 async def _on_router_error(request: Request, error: Exception) -> Response:

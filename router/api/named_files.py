@@ -1,6 +1,6 @@
-"""Uploaded pictures that a Responses request names by their ids.
+"""Uploaded pictures that a request names by their ids.
 
-In: a request's input. Out: the pictures' bytes by id; a refusal names the field.
+In: a request's input, or ids. Out: the pictures' bytes by id; a refusal names the field.
 """
 
 from __future__ import annotations
@@ -19,9 +19,19 @@ VISION = "vision"
 
 
 async def pictures_named(services: Services, items: str | Sequence[InputItem], caller: str) -> dict[str, StoredPicture]:
-    """Read the pictures that an input names.
+    """Read the pictures that an input names, as `read_named` does."""
+    return await read_named(services, _names(items), caller)
+
+
+async def read_named(services: Services, names: Sequence[tuple[str, str]], caller: str) -> dict[str, StoredPicture]:
+    """Read uploaded pictures.
 
     Together they may be as large as a request body: what is named costs as much memory as what is sent.
+
+    Args:
+        services: the parts the application was built from.
+        names: ids, each with the field that names it.
+        caller: the owner.
 
     Raises:
         NotFoundError: if the caller has no such file.
@@ -30,7 +40,7 @@ async def pictures_named(services: Services, items: str | Sequence[InputItem], c
     """
     found: dict[str, StoredPicture] = {}
     left = services.settings.max_body_bytes
-    for file_id, param in _names(items):
+    for file_id, param in names:
         if file_id in found:
             continue
         file = await find_file(services, caller, file_id, param=param)

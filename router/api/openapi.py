@@ -18,6 +18,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
+from router.api.anthropic.shapes import CountRequest, MessagesRequest
 from router.api.begin import MAX_KEY
 from router.api.openapi_objects import ANSWERS, OBJECTS, STREAMS, ref
 from router.api.routes.batches import BatchCreate
@@ -26,6 +27,7 @@ from router.api.schemas import (
     ChatRequest,
     FeedbackRequest,
     InferenceRequest,
+    InputTokensRequest,
     ResponsesRequest,
     ResponseUpdate,
     RouteRequest,
@@ -76,7 +78,7 @@ _CACHE_HEADERS: Final[dict[str, Any]] = {
     "Age": {"description": "Of a hit: how old the answer was, in seconds", "schema": {"type": "integer"}},
 }
 # The routes that take an Idempotency-Key.
-KEYED = ("/v1/chat/completions", "/v1/responses", "/api/v1/inference", "/v1/vision/completion")
+KEYED = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/api/v1/inference", "/v1/vision/completion")
 _SAMPLES = resources.files("engines").joinpath("pocket", "samples")
 
 _TEXT: Final = {"type": "string"}
@@ -206,6 +208,12 @@ def _responses(**fields: Any) -> dict[str, Any]:
     return {"model": "glowl", "input": [{"role": "user", "content": [*pictures, question]}], **fields}
 
 
+def _message(question: str, **fields: Any) -> dict[str, Any]:
+    source = {"type": "base64", "media_type": "image/png", "data": _sample("count.png")}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": question}]
+    return {"model": "glowl", "max_tokens": 256, "messages": [{"role": "user", "content": content}], **fields}
+
+
 def _upload(body: dict[str, Any]) -> str:
     return json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body})
 
@@ -225,6 +233,12 @@ def _bodies() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
                 "JSON of a shipped schema": _chat("price.png", "读出价格。", template="price_tag"),
             },
         ),
+        "/v1/messages": (
+            MessagesRequest,
+            {"plain": _message(count), "with the draft as thinking": _message(count, thinking={"type": "adaptive"})},
+        ),
+        "/v1/messages/count_tokens": (CountRequest, {"plain": _message(count)}),
+        "/v1/responses/input_tokens": (InputTokensRequest, {"plain": _responses()}),
         "/v1/route": (
             RouteRequest,
             {"plain": chat, "a stored response under other rules": {"response_id": "resp_...", "preset": "glm-only"}},
@@ -466,7 +480,12 @@ def _describe_security(page: dict[str, Any], *, is_needed: bool) -> None:
     schemes = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "OpenAI's way: `Authorization: Bearer KEY`"},
         "apiKey": {"type": "apiKey", "in": "header", "name": "api-key", "description": "Azure's way"},
-        "xApiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "many gateways' way"},
+        "xApiKey": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "x-api-key",
+            "description": "Anthropic's way, and many gateways'",
+        },
     }
     page["components"]["securitySchemes"] = schemes
     # An empty requirement means that none is needed: no key is configured here, and any is accepted.

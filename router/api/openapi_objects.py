@@ -118,6 +118,39 @@ OBJECTS: Final[dict[str, Json]] = {
         },
         kind="response",
     ),
+    "Message": _object(
+        "Anthropic's message, with `hybrid`: the route and why, the draft, how far the models agree.",
+        {
+            "id": _TEXT,
+            "type": {"type": "string", "enum": ["message"]},
+            "role": _TEXT,
+            "model": _TEXT,
+            "content": {**_list(_ANY), "description": "`text`; before it `thinking`, the draft, if it was asked for"},
+            "stop_reason": _or_null({**_TEXT, "description": "`end_turn`, `max_tokens`, `refusal`"}),
+            "stop_sequence": _or_null(_TEXT),
+            "usage": _ANY,
+            "hybrid": ref("HybridAnswer"),
+        },
+    ),
+    "InputTokens": _object(
+        "How many tokens the engine of the final answer would read.",
+        {"input_tokens": _COUNT, "hybrid": ref("Counted")},
+        kind="response.input_tokens",
+    ),
+    "MessageTokens": _object(
+        "How many tokens the engine of the final answer would read.",
+        {"input_tokens": _COUNT, "hybrid": ref("Counted")},
+    ),
+    "Counted": _object(
+        "Where the request would go, and what each engine would read.",
+        {
+            "route": {"type": "string", "enum": ["fast", "deep"]},
+            "engine": _TEXT,
+            "rule": _TEXT,
+            "input_tokens": {"type": "object", "additionalProperties": _COUNT, "description": "by engine"},
+            "is_exact": {**_FLAG, "description": "false: estimated, as the engine could not be asked"},
+        },
+    ),
     "Deleted": _object("What was deleted.", {"id": _TEXT, "object": _TEXT, "deleted": _FLAG}),
     "InputItems": _page("InputItem"),
     "InputItem": _object(
@@ -274,7 +307,10 @@ OBJECTS: Final[dict[str, Json]] = {
 # Of an answer with status 200, by path and method.
 ANSWERS: Final[dict[tuple[str, str], str]] = {
     ("/v1/chat/completions", "post"): "ChatCompletion",
+    ("/v1/messages", "post"): "Message",
     ("/v1/responses", "post"): "Response",
+    ("/v1/messages/count_tokens", "post"): "MessageTokens",
+    ("/v1/responses/input_tokens", "post"): "InputTokens",
     ("/v1/responses", "get"): "ResponseList",
     ("/v1/responses/{response_id}", "get"): "Response",
     ("/v1/responses/{response_id}", "post"): "Response",
@@ -317,4 +353,9 @@ ANSWERS: Final[dict[tuple[str, str], str]] = {
     ("/v1/webhook_secret/rotate", "post"): "WebhookSecret",
 }
 # Those that can be streams.
-STREAMS: Final = (("/v1/chat/completions", "post"), ("/v1/responses", "post"), ("/v1/responses/{response_id}", "get"))
+STREAMS: Final = (
+    ("/v1/chat/completions", "post"),
+    ("/v1/messages", "post"),
+    ("/v1/responses", "post"),
+    ("/v1/responses/{response_id}", "get"),
+)

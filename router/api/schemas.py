@@ -14,6 +14,7 @@ from engines.http.requests import Penalty, RepetitionPenalty, Seed, Temperature,
 from router.api import texts
 from router.call import DraftAs
 from router.errors import BadRequestError
+from router.media import Source
 from router.templates import NAMES
 
 MAX_NAME = 256
@@ -125,6 +126,14 @@ class ImagePartIn(WireModel):
 
     type: Literal["image_url"]
     image_url: ImageUrl
+
+    def source_at(self, param: str) -> tuple[Source, str]:
+        """Return what the picture is loaded from, and the field it came in.
+
+        Args:
+            param: the part's own field.
+        """
+        return self.image_url.url, f"{param}.image_url.url"
 
 
 class RefusalPartIn(WireModel):
@@ -407,6 +416,12 @@ class ResponsesRequest(Sampling):
         """What the Response object repeats, beside what it has from elsewhere; only what was sent."""
         names = ("max_tool_calls", "prompt_cache_key", "safety_identifier", "user", "service_tier")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+class InputTokensRequest(ResponsesRequest):
+    """``POST /v1/responses/input_tokens``: a request that is not answered."""
+
+    model: str = Field("glowl", max_length=MAX_NAME)
 
 
 class ResponseUpdate(WireModel):

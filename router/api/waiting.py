@@ -29,6 +29,7 @@ from router.services import Services
 
 # Returns fields to add to a completion.
 Extra = Callable[[dict[str, Any]], dict[str, Any]]
+ToBody = Callable[[Job, FinalAnswer | UnitResult], dict[str, Any]]
 # Past the wait, a draft that is being written may be finished; one that pauses for longer is not being written.
 _DRAFT_S = 60.0
 _PAUSE_S = 3.0
@@ -42,7 +43,9 @@ _LOOK_EVERY_S = 1.0
 _RETRY_S = 0.5
 
 
-async def answer(request: Request, running: Running, wait_s: float, extra: Extra | None = None) -> Response:
+async def answer(
+    request: Request, running: Running, wait_s: float, extra: Extra | None = None, to_body: ToBody = to_completion
+) -> Response:
     """Wait for an answer and send it whole.
 
     Args:
@@ -50,6 +53,7 @@ async def answer(request: Request, running: Running, wait_s: float, extra: Extra
         running: the job.
         wait_s: how long a job may take before its draft is sent instead.
         extra: called with the completion, returns fields to add to it.
+        to_body: makes what is sent of a record and its answer; it has the ``hybrid`` extension.
     """
     services = services_of(request)
     job = await hold(request, running, _settle(services, running, wait_s))
@@ -60,7 +64,7 @@ async def answer(request: Request, running: Running, wait_s: float, extra: Extra
         job = await announce(services, job)
         with contextlib.suppress(QueueUnavailableError):  # the draft is worth more than its place in the queue
             job = await services.store.locate(job)
-    completion = to_completion(job, said)
+    completion = to_body(job, said)
     if extra is not None:
         completion.update(extra(completion))
     return json_response(completion, headers=to_route_headers(job, completion["hybrid"]["timings"]))

@@ -32,6 +32,7 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # What a page may read of an answer, beside what every page may.
 _EXPOSED: Final = (
     "x-request-id",
+    "request-id",
     "x-glowl-route",
     "x-glowl-engine",
     "x-glowl-rule",

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engines.origin import ORIGIN, Origin
+from router.api.anthropic.errors import is_anthropic
 
 if TYPE_CHECKING:
     from router.dispatch import Running
@@ -56,6 +57,8 @@ class RequestIds:
                 headers = list(message.get("headers", ()))
                 if all(name != b"x-request-id" for name, _ in headers):
                     headers.append((b"x-request-id", request_id.encode("latin-1")))
+                if is_anthropic(scope["path"]):  # its clients read this one
+                    headers.append((b"request-id", request_id.encode("latin-1")))
                 if state.get("is_replayed"):
                     headers.append((b"idempotent-replayed", b"true"))
                 message["headers"] = headers

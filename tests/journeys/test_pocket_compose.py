@@ -132,7 +132,15 @@ def test_every_example_of_the_docs_page_works_and_is_answered_as_described(stack
         docs = Documented(http)
 
         # When the examples of questions are executed as they stand
-        asked = ("/v1/chat/completions", "/v1/responses", "/api/v1/inference", "/v1/vision/completion")
+        asked = (
+            "/v1/chat/completions",
+            "/v1/messages",
+            "/v1/messages/count_tokens",
+            "/v1/responses/input_tokens",
+            "/v1/responses",
+            "/api/v1/inference",
+            "/v1/vision/completion",
+        )
         answers = {path: [docs.run("post", path, body) for body in docs.examples(path)] for path in asked}
 
         # Then all are answered, and a stream ends as streams do

@@ -17,6 +17,7 @@ from router.api.begin import begin
 from router.api.calls import to_call
 from router.api.captured import forget_captured
 from router.api.conversation import to_wire_input
+from router.api.counts import count_call
 from router.api.errors import json_response, to_refusal, wants_chinese
 from router.api.failures import fields_named, to_failure
 from router.api.hangups import PING_S, hold, with_pings
@@ -28,7 +29,7 @@ from router.api.owned import find_response
 from router.api.owned_stream import OwnedStream
 from router.api.paging import Limit, to_page
 from router.api.readers import Frame, Readers, Told, to_frames
-from router.api.schemas import ResponsesRequest, ResponseUpdate
+from router.api.schemas import InputTokensRequest, ResponsesRequest, ResponseUpdate
 from router.api.stream import SSE_HEADERS, SSE_PING, answer_restarted, find_items, sse
 from router.api.waiting import until_end
 from router.direct import FAST_UNIT
@@ -66,6 +67,16 @@ async def create_response(request: Request) -> Response:
         with fields_named():
             raise to_failure(job)
     return await _to_json(services, job, to_route_headers(job))
+
+
+@routes.post("/v1/responses/input_tokens")
+async def count_input_tokens(request: Request) -> Response:
+    """Count the tokens that a request's input takes, pictures included, without answering it."""
+    services, caller = services_of(request), owner(request, "ask")
+    body = await parse(request, InputTokensRequest)
+    with fields_named():
+        counted = await count_call(services, await to_call(body, caller, services))
+    return json_response({"object": "response.input_tokens", **counted})
 
 
 @routes.get("/v1/responses")

@@ -25,6 +25,9 @@ from tests.support.servers import AppServer, RedisProcess, wait_until
 # Every route, and what a key needs for it. A new route needs a row here.
 ROUTES: dict[str, Scope] = {
     "POST /v1/chat/completions": "ask",
+    "POST /v1/messages": "ask",
+    "POST /v1/messages/count_tokens": "ask",
+    "POST /v1/responses/input_tokens": "ask",
     "POST /v1/responses": "ask",
     "GET /v1/responses": "ask",
     "GET /v1/responses/{response_id}": "ask",

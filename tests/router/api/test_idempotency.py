@@ -285,4 +285,10 @@ def test_the_docs_name_the_header_where_it_counts(http: httpx.Client) -> None:
         for operation in operations.values()
         if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", []))
     }
-    assert named == {"/v1/chat/completions", "/v1/responses", "/api/v1/inference", "/v1/vision/completion"}
+    assert named == {
+        "/v1/chat/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/api/v1/inference",
+        "/v1/vision/completion",
+    }

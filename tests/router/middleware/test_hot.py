@@ -57,7 +57,7 @@ async def test_the_short_way_answers_as_the_long_way(method: str, path: str, bod
 
 
 def test_the_short_way_leads_to_routes_of_the_document() -> None:
-    assert {route.path for route in HOT} == {"/v1/chat/completions", "/v1/responses"}
+    assert {route.path for route in HOT} == {"/v1/chat/completions", "/v1/responses", "/v1/messages"}
     for route in HOT:
         assert route.methods == {"POST"}
         assert list(inspect.signature(route.endpoint).parameters) == ["request"]  # nothing that is to be filled in

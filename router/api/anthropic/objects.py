@@ -1,0 +1,147 @@
+"""From a job to the message that clients of Anthropic see, whole or event by event.
+
+In: a `Job` and its answer, or steps of its telling. Out: JSON-able dicts with the ``hybrid`` extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, Final
+
+from engines.base import Usage
+from router.api.objects import draft_title, item_id, to_hybrid
+from router.api.telling import Step, Telling
+from router.jobs.job import FinalAnswer, Job, UnitResult
+
+Json = dict[str, Any]
+
+_STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+PING: Final[Json] = {"type": "ping"}
+
+
+def to_message(job: Job, answer: FinalAnswer | UnitResult) -> Json:
+    """Return the message of an answer: the final one, or a draft whose final is still to come."""
+    content: list[Json] = []
+    if _shows_draft(job) and job.draft is not None and job.draft.text and job.draft is not answer:
+        thinking = draft_title(job.spec) + job.draft.text
+        content.append({"type": "thinking", "thinking": thinking, "signature": _signature(job)})
+    content.append({"type": "text", "text": answer.text})
+    return {
+        **_head(job, answer.model),
+        "content": content,
+        "stop_reason": _stop_reason(answer),
+        "usage": _to_usage(answer.written),
+        "hybrid": to_hybrid(job),
+    }
+
+
+async def to_events(telling: Telling, steps: AsyncIterator[Step]) -> AsyncGenerator[Json, None]:
+    """Yield the events of a message that is told while it is written.
+
+    One block is open at a time: the draft, as thinking, if it is shown so; then the text. A message has a text block
+    even where the answer is empty, since clients read the first one.
+
+    Args:
+        telling: the answer.
+        steps: of it.
+    """
+    blocks = _Blocks()
+    yield {
+        "type": "message_start",
+        "message": {**_head(telling.job, telling.model), "usage": _to_usage(Usage()), "hybrid": to_hybrid(telling.job)},
+    }
+    async for step in steps:
+        if step.kind == "ping":
+            yield PING
+        elif step.kind == "draft":
+            if _shows_draft(telling.job):
+                for event in blocks.write("thinking", step.text):
+                    yield event
+        elif step.kind == "text":
+            for event in (*blocks.sign(_signature(telling.job)), *blocks.write("text", step.text)):
+                yield event
+        elif step.answer is not None:
+            for event in blocks.end():
+                yield event
+            yield {
+                "type": "message_delta",
+                "delta": {"stop_reason": _stop_reason(step.answer), "stop_sequence": None},
+                "usage": _to_usage(step.answer.written),
+                "hybrid": to_hybrid(telling.job),
+            }
+            yield {"type": "message_stop"}
+
+
+class _Blocks:
+    """The content blocks of a stream, one after the other."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._kind = ""
+
+    def write(self, kind: str, text: str) -> list[Json]:
+        """Add text to the open block of this kind, or begin one; an empty text adds nothing."""
+        events: list[Json] = []
+        if self._kind != kind:
+            events += self._close()
+            self._index, self._kind = self._index + 1, kind
+            empty = {"type": "thinking", "thinking": "", "signature": ""} if kind == "thinking" else None
+            block = empty or {"type": "text", "text": ""}
+            events.append({"type": "content_block_start", "index": self._index, "content_block": block})
+        if text:
+            events.append(self._delta({"type": f"{kind}_delta", kind: text}))
+        return events
+
+    def sign(self, signature: str) -> list[Json]:
+        """End thinking with its signature; does nothing where there is none open."""
+        if self._kind != "thinking":
+            return []
+        return [self._delta({"type": "signature_delta", "signature": signature}), *self._close()]
+
+    def end(self) -> list[Json]:
+        """End the text, which is begun here if nothing was written."""
+        return [*self.write("text", ""), *self._close()]
+
+    def _close(self) -> list[Json]:
+        if not self._kind:
+            return []
+        self._kind = ""
+        return [{"type": "content_block_stop", "index": self._index}]
+
+    def _delta(self, delta: Json) -> Json:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}
+
+
+def _head(job: Job, model: str) -> Json:
+    return {
+        "id": f"msg_{job.id.removeprefix('resp_')}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+    }
+
+
+def _shows_draft(job: Job) -> bool:
+    return job.spec.draft_as == "reasoning"
+
+
+def _signature(job: Job) -> str:
+    """Return what stands for a signature: clients send it back with the thinking, and drop thinking without one."""
+    return item_id(job.id, 0, "reasoning")
+
+
+def _stop_reason(answer: FinalAnswer | UnitResult) -> str:
+    return _STOP_REASONS.get(answer.finish_reason, "end_turn")
+
+
+def _to_usage(usage: Usage) -> Json:
+    """Return usage as messages have it: input tokens are those that were read anew."""
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+    }

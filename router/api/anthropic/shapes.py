@@ -1,0 +1,154 @@
+"""The wire shape of Anthropic's Messages.
+
+In: JSON. Out: pydantic models. What of them can be honoured: `router.api.anthropic.reading`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from engines.http.requests import Seed, Temperature, Tokens, Whole
+from router.api.anthropic import texts
+from router.api.schemas import MAX_NAME, Hybrid, Items, NullAsDefault, WireModel
+from router.errors import BadRequestError
+
+_MAX_SHOWN = 64
+_BLOCKS = ("text", "image", "thinking", "redacted_thinking")
+_SOURCES = ("base64", "url", "file")
+
+
+def _known(kinds: tuple[str, ...], param: str) -> BeforeValidator:
+    """Refuse an object of another type by the type's name; pydantic would name our classes."""
+
+    def check(value: object) -> object:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind not in kinds:
+            accepted = ", ".join(f"'{each}'" for each in kinds)
+            raise BadRequestError(
+                texts.UNKNOWN_BLOCK.fill(param=param, kind=kind[:_MAX_SHOWN], accepted=accepted),
+                code="unsupported_value",
+                param=param,
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
+class TextBlock(WireModel):
+    """Text in a turn."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Base64Source(WireModel):
+    """A picture itself; its bytes decide what it is, whatever ``media_type`` says."""
+
+    type: Literal["base64"]
+    data: str
+    media_type: str | None = None
+
+
+class UrlSource(WireModel):
+    """Where a picture is."""
+
+    type: Literal["url"]
+    url: str
+
+
+class FileSource(WireModel):
+    """A picture that was uploaded to ``/v1/files`` with the purpose ``vision``."""
+
+    type: Literal["file"]
+    file_id: str = Field(max_length=MAX_NAME)
+
+
+class ImageBlock(WireModel):
+    """A picture in a turn."""
+
+    type: Literal["image"]
+    source: Annotated[
+        Base64Source | UrlSource | FileSource, Field(discriminator="type"), _known(_SOURCES, "source.type")
+    ]
+
+
+class ThinkingBlock(WireModel):
+    """Thinking of an earlier turn, sent back; it is no part of the conversation."""
+
+    type: Literal["thinking", "redacted_thinking"]
+
+
+Block = Annotated[
+    TextBlock | ImageBlock | ThinkingBlock, Field(discriminator="type"), _known(_BLOCKS, "messages.content.type")
+]
+
+
+class Turn(WireModel):
+    """One turn of a conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | Items[Block]
+
+
+class Thinking(WireModel):
+    """Whether the model is to think before it answers; how long is its own business."""
+
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
+    budget_tokens: Whole | None = None
+    display: str | None = None
+
+
+class JsonFormat(WireModel):
+    """A JSON Schema that the answer satisfies."""
+
+    type: Literal["json_schema"]
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(WireModel):
+    """How the answer is formatted; ``effort`` is taken and changes nothing."""
+
+    effort: str | None = None
+    format: JsonFormat | None = None
+
+
+class Metadata(WireModel):
+    """Who asks, for the caller's own records."""
+
+    user_id: str | None = None
+
+
+class CountRequest(WireModel):
+    """``POST /v1/messages/count_tokens``: a conversation that is not answered."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(max_length=MAX_NAME)
+    messages: Items[Turn] = Field(min_length=1)
+    system: str | Items[TextBlock] | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    tools: list[Any] | None = None
+    tool_choice: dict[str, Any] | None = None
+    hybrid: Annotated[Hybrid, NullAsDefault] = Hybrid()
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The fields that are not declared."""
+        return self.model_extra or {}
+
+
+class MessagesRequest(CountRequest):
+    """``POST /v1/messages``."""
+
+    max_tokens: Tokens | None = None
+    stop_sequences: Items[str] | None = None
+    stream: bool | None = False
+    temperature: Temperature | None = None
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: Whole | None = Field(None, ge=-1, le=2**31 - 1, description="the likeliest tokens to choose from")
+    seed: Seed | None = Field(None, description="ours: the same answer again")
+    metadata: Metadata | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
