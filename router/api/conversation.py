@@ -14,9 +14,11 @@ from engines.base import ImagePart, Message, Part, Role, TextPart
 from engines.tools import ToolCall
 from router.api import texts
 from router.api.call_items import call_item
+from router.api.compaction import summary_of
 from router.api.other_fields import unsupported
 from router.api.schemas import (
     ChatMessage,
+    CompactionItem,
     FunctionCallItem,
     FunctionCallOutputItem,
     ImagePartIn,
@@ -117,6 +119,9 @@ async def from_responses(
     else:
         for index, item in enumerate(items):
             if isinstance(item, ReasoningItem):
+                continue
+            if isinstance(item, CompactionItem):
+                turns.append(_Turn("assistant", [summary_of(item, f"input[{index}].encrypted_content")]))
                 continue
             if isinstance(item, ItemReference):
                 if (said := (answers or {})[item.id]) is not None:

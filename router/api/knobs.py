@@ -18,6 +18,18 @@ from router.errors import BadRequestError
 
 MAX_METADATA = 16
 LOGPROBS = "message.output_text.logprobs"
+# Of OpenAI's values the others are of tools that are not here, of pictures that the caller has, and of thinking that is
+# not sent back: clients such as Codex ask for them by habit, and miss nothing.
+_INCLUDABLE = (
+    LOGPROBS,
+    "reasoning.encrypted_content",
+    "message.input_image.image_url",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+)
 _THINKER = "glm-4.6v-flash"
 
 
@@ -73,6 +85,7 @@ def to_responses_sampling(request: ResponsesRequest, json_schema: str | None) ->
         raise unsupported("conversation", texts.NO_CONVERSATIONS)
     if request.background and request.store is False:
         raise unsupported("store", texts.BACKGROUND_IS_STORED)
+    _check_include(request)
     tool_use = _to_tool_use(request, "text.format", json_schema)
     verbosity = {"verbosity": request.text.verbosity} if request.text else {}
     check_others({**request.others, **verbosity}, is_chat=False, is_greedy=_is_greedy(request))
@@ -89,6 +102,16 @@ def to_responses_sampling(request: ResponsesRequest, json_schema: str | None) ->
         json_schema=json_schema,
         tool_use=tool_use,
     )
+
+
+def _check_include(request: ResponsesRequest) -> None:
+    """Refuse to include what is unknown; of what is known only log probabilities are ever in a response here."""
+    for value in request.include or ():
+        if value not in _INCLUDABLE:
+            known = ", ".join(f"'{each}'" for each in _INCLUDABLE)
+            raise BadRequestError(
+                texts.UNKNOWN_INCLUDE.fill(value=value[:64], known=known), code="invalid_value", param="include"
+            )
 
 
 def _to_temperature(request: Sampling) -> float | None:

@@ -25,6 +25,7 @@ from router.api.routes.batches import BatchCreate
 from router.api.routes.webhooks import EndpointCreate, EndpointTest, EndpointUpdate, SecretRotate
 from router.api.schemas import (
     ChatRequest,
+    CompactRequest,
     FeedbackRequest,
     InferenceRequest,
     InputTokensRequest,
@@ -238,6 +239,7 @@ def _bodies() -> dict[str, tuple[type[BaseModel], dict[str, Any]]]:
             {"plain": _message(count), "with the draft as thinking": _message(count, thinking={"type": "adaptive"})},
         ),
         "/v1/messages/count_tokens": (CountRequest, {"plain": _message(count)}),
+        "/v1/responses/compact": (CompactRequest, {"plain": _responses()}),
         "/v1/responses/input_tokens": (InputTokensRequest, {"plain": _responses()}),
         "/v1/route": (
             RouteRequest,

@@ -132,6 +132,11 @@ OBJECTS: Final[dict[str, Json]] = {
             "hybrid": ref("HybridAnswer"),
         },
     ),
+    "Compaction": _object(
+        "A shorter conversation: send `output` as the beginning of the next `input`.",
+        {"id": _TEXT, "created_at": _TIME, "output": _list(_ANY), "usage": _ANY},
+        kind="response.compaction",
+    ),
     "InputTokens": _object(
         "How many tokens the engine of the final answer would read.",
         {"input_tokens": _COUNT, "hybrid": ref("Counted")},
@@ -310,6 +315,7 @@ ANSWERS: Final[dict[tuple[str, str], str]] = {
     ("/v1/messages", "post"): "Message",
     ("/v1/responses", "post"): "Response",
     ("/v1/messages/count_tokens", "post"): "MessageTokens",
+    ("/v1/responses/compact", "post"): "Compaction",
     ("/v1/responses/input_tokens", "post"): "InputTokens",
     ("/v1/responses", "get"): "ResponseList",
     ("/v1/responses/{response_id}", "get"): "Response",

@@ -366,11 +366,18 @@ class ReasoningItem(WireModel):
     type: Literal["reasoning"]
 
 
+class CompactionItem(WireModel):
+    """A conversation so far in few words, as ``/v1/responses/compact`` made it."""
+
+    type: Literal["compaction"]
+    encrypted_content: str
+
+
 def _kind_of_item(value: object) -> str:
     kind, role, name = (
         value.get(each) if isinstance(value, dict) else getattr(value, each, None) for each in ("type", "role", "id")
     )
-    if kind in ("reasoning", "function_call", "function_call_output"):
+    if kind in ("reasoning", "compaction", "function_call", "function_call_output"):
         return f"{str(kind).replace('_', '-')}-item"
     is_bare = kind is None and role is None and name is not None
     return "reference-item" if kind == "item_reference" or is_bare else "message-item"
@@ -382,7 +389,8 @@ InputItem = Annotated[
     | Annotated[ItemReference, Tag("reference-item")]
     | Annotated[FunctionCallItem, Tag("function-call-item")]
     | Annotated[FunctionCallOutputItem, Tag("function-call-output-item")]
-    | Annotated[ReasoningItem, Tag("reasoning-item")],
+    | Annotated[ReasoningItem, Tag("reasoning-item")]
+    | Annotated[CompactionItem, Tag("compaction-item")],
     Discriminator(_kind_of_item),
 ]
 
@@ -422,6 +430,17 @@ class InputTokensRequest(ResponsesRequest):
     """``POST /v1/responses/input_tokens``: a request that is not answered."""
 
     model: str = Field("glowl", max_length=MAX_NAME)
+
+
+class CompactRequest(WireModel):
+    """``POST /v1/responses/compact``."""
+
+    model: str = Field(max_length=MAX_NAME)
+    input: str | Items[InputItem] | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = Field(None, max_length=MAX_NAME)
+    prompt_cache_key: str | None = Field(None, max_length=MAX_NAME)
+    service_tier: ServiceTier | None = None
 
 
 class ResponseUpdate(WireModel):

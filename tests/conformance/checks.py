@@ -1,6 +1,7 @@
 """The checks of the open Responses suite, in our own words: ``python checks.py BASE_URL MODEL``.
 
-In: a server's base URL, and ``openresponses-types`` (the specification's shapes as pydantic models) in the environment.
+In: a server's base URL; in the environment ``openresponses-types`` (the specification's shapes as pydantic models) and
+``websockets``.
 Out: JSON, one object a check: its ``id`` in the suite, whether it passed, and why not. Runs in an environment of its
 own, so it uses nothing of ours.
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import http.client
 import json
 import struct
 import sys
@@ -20,10 +20,10 @@ import urllib.request
 import zlib
 from collections.abc import Callable
 from typing import Any, Union
-from urllib.parse import urlsplit
 
 import openresponses_types as shapes
 from pydantic import TypeAdapter, ValidationError
+from websockets.sync.client import connect
 
 Json = dict[str, Any]
 Check = Callable[[str, str], list[str]]
@@ -31,6 +31,7 @@ Check = Callable[[str, str], list[str]]
 TIMEOUT_S = 300
 OBJECT = TypeAdapter(shapes.ResponseResource)
 _EVENTS = [getattr(shapes, name) for name in vars(shapes) if name.endswith("StreamingEvent")]
+SOCKET_ERROR: TypeAdapter[Any] = TypeAdapter(shapes.WebSocketErrorEvent)
 EVENT: TypeAdapter[Any] = TypeAdapter(Union[tuple(_EVENTS)])  # noqa: UP007
 
 
@@ -121,22 +122,118 @@ def phase_shape(_base_url: str, _model: str) -> list[str]:
     return [] if {"commentary", "final_answer"} <= phases else [f"the phases are {sorted(phases)}"]
 
 
-def websocket(base_url: str, _model: str) -> list[str]:
-    """Ask for a WebSocket, without which none of these checks begins."""
-    url = urlsplit(base_url)
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=TIMEOUT_S)
-    key = base64.b64encode(b"sixteen bytes 16").decode()
-    headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": key, "Sec-WebSocket-Version": "13"}
-    connection.request("GET", f"{url.path}/responses", headers=headers)
-    status = connection.getresponse().status
-    connection.close()
-    return ["there is a WebSocket; these checks do not speak it yet" if status == 101 else f"no WebSocket: {status}"]
+class Socket:
+    """A WebSocket to the server; each turn is read up to its last event.
+
+    Args:
+        base_url: of the server.
+        model: its name.
+    """
+
+    def __init__(self, base_url: str, model: str) -> None:
+        self._socket = connect(f"ws{base_url.removeprefix('http')}/responses", open_timeout=TIMEOUT_S, proxy=None)
+        self._model = model
+        self.wrong: list[str] = []
+
+    def __enter__(self) -> Socket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def turn(self, asked: Any, **fields: Any) -> Json:
+        """Ask; returns the last event. What is not of the specification's shape is added to ``wrong``."""
+        self._socket.send(json.dumps({"type": "response.create", "model": self._model, "input": asked, **fields}))
+        while True:
+            text = self._socket.recv(TIMEOUT_S)
+            event: Json = json.loads(text)
+            shape = SOCKET_ERROR if event["type"] == "error" and "status" in event else EVENT
+            self.wrong += wrong_in(shape, str(text), f"{event['type']}: ")[:3]
+            if event["type"] in ("error", "response.completed", "response.failed", "response.incomplete"):
+                return event
+
+    def completed(self, asked: Any, **fields: Any) -> str:
+        """Ask for what must be answered; returns the response's id."""
+        last = self.turn(asked, **fields)
+        self.wrong += wrong_response(last["response"]) if "response" in last else [f"refused: {last}"]
+        return str(last.get("response", {}).get("id"))
+
+    def unknown(self, previous: str, asked: Any = "Go on.") -> None:
+        """Go on from what must not be known."""
+        last = self.turn(asked, store=False, previous_response_id=previous)
+        code = (last.get("error") or {}).get("code")
+        self.wrong += [] if code == "previous_response_not_found" else [f"no previous_response_not_found but {code}"]
+
+
+def socket_response(base_url: str, model: str) -> list[str]:
+    """Stream a response."""
+    with Socket(base_url, model) as socket:
+        socket.completed([turn("user", "Count from 1 to 3.")])
+        return socket.wrong
+
+
+def socket_sequence(base_url: str, model: str) -> list[str]:
+    """Ask twice on one connection."""
+    with Socket(base_url, model) as socket:
+        ids = {socket.completed(f"Say {word}.", store=False) for word in ("first", "second")}
+        return socket.wrong + ([] if len(ids) == 2 else ["both responses have one id"])
+
+
+def socket_continuation(base_url: str, model: str) -> list[str]:
+    """Go on from a response that is not stored."""
+    with Socket(base_url, model) as socket:
+        first = socket.completed("The word is cobalt.", store=False)
+        socket.completed("Which word?", store=False, previous_response_id=first)
+        return socket.wrong
+
+
+def socket_reconnect(base_url: str, model: str) -> list[str]:
+    """Find nothing of an unstored response on another connection, and begin anew there."""
+    with Socket(base_url, model) as socket:
+        first = socket.completed("The word is copper.", store=False)
+    with Socket(base_url, model) as other:
+        other.unknown(first)
+        other.completed("The word was copper. Which word?", store=False)
+        return socket.wrong + other.wrong
+
+
+def socket_not_found(base_url: str, model: str) -> list[str]:
+    """Go on from what never was."""
+    with Socket(base_url, model) as socket:
+        socket.unknown("resp_that_never_was")
+        return socket.wrong
+
+
+def socket_eviction(base_url: str, model: str) -> list[str]:
+    """Go on with the result of a call that nobody made; afterwards what it went on from is gone."""
+    with Socket(base_url, model) as socket:
+        first = socket.completed("The word is ember.", store=False)
+        result = {"type": "function_call_output", "call_id": "call_nobody", "output": "none"}
+        failed = socket.turn([result], store=False, previous_response_id=first)
+        socket.wrong += [] if failed["type"] in ("error", "response.failed") else ["such a result was taken"]
+        socket.unknown(first)
+        return socket.wrong
+
+
+def socket_after_compaction(base_url: str, model: str) -> list[str]:
+    """Begin with a compacted conversation."""
+    status, text = post(base_url, "/responses/compact", {"model": model, "input": AGREED})
+    if status != 200:
+        return [f"HTTP {status}: {text[:200]}"]
+    with Socket(base_url, model) as socket:
+        socket.completed([*json.loads(text)["output"], turn("user", "When is the launch?")], store=False)
+        return socket.wrong
 
 
 def compacted(base_url: str, model: str) -> list[str]:
     """Ask for a shorter conversation."""
-    status, text = post(base_url, "/responses/compact", {"model": model, "input": [turn("user", "Say OK.")]})
-    return [f"HTTP {status}: {text[:200]}"] if status != 200 else wrong_in(TypeAdapter(shapes.CompactResource), text)
+    body = {"model": model, "input": AGREED, "prompt_cache_key": "compaction"}
+    status, text = post(base_url, "/responses/compact", body)
+    if status != 200:
+        return [f"HTTP {status}: {text[:200]}"]
+    kinds = [item["type"] for item in json.loads(text)["output"]]
+    missing = [] if "compaction" in kinds else [f"no compaction among the items {kinds}"]
+    return wrong_in(TypeAdapter(shapes.CompactResource), text) + missing
 
 
 def compact_without_model(base_url: str, _model: str) -> list[str]:
@@ -152,6 +249,7 @@ WEATHER = {
     "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
 }
 ALICE = [turn("user", "My name is Alice."), turn("assistant", "Hello Alice!"), turn("user", "What is my name?")]
+AGREED = [turn("user", "We launch on Tuesday."), turn("assistant", "Tuesday it is.")]
 PICTURE = [
     {"type": "input_text", "text": "What is in this picture?"},
     {"type": "input_image", "image_url": red_square()},
@@ -174,13 +272,13 @@ CHECKS: dict[str, Check] = {
     "assistant-phase": asking(*PHASES),
     "response-output-phase-schema": phase_shape,
     "streaming-response": streamed,
-    "websocket-response": websocket,
-    "websocket-sequential-responses": websocket,
-    "websocket-continuation": websocket,
-    "websocket-reconnect-store-false-recovery": websocket,
-    "websocket-previous-response-not-found": websocket,
-    "websocket-failed-continuation-evicts-cache": websocket,
-    "websocket-compact-new-chain": websocket,
+    "websocket-response": socket_response,
+    "websocket-sequential-responses": socket_sequence,
+    "websocket-continuation": socket_continuation,
+    "websocket-reconnect-store-false-recovery": socket_reconnect,
+    "websocket-previous-response-not-found": socket_not_found,
+    "websocket-failed-continuation-evicts-cache": socket_eviction,
+    "websocket-compact-new-chain": socket_after_compaction,
     "system-prompt": asking(turn("system", "You are a pirate."), turn("user", "Say hello.")),
     "tool-calling": asking(turn("user", "What is the weather in Paris?"), tools=[WEATHER], wants="function_call"),
     "image-input": asking(turn("user", PICTURE)),

@@ -137,6 +137,7 @@ def test_every_example_of_the_docs_page_works_and_is_answered_as_described(stack
             "/v1/messages",
             "/v1/messages/count_tokens",
             "/v1/responses/input_tokens",
+            "/v1/responses/compact",
             "/v1/responses",
             "/api/v1/inference",
             "/v1/vision/completion",

@@ -13,9 +13,10 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 
 from router.api import texts
-from router.api.begin import begin
+from router.api.begin import begin, start
 from router.api.calls import to_call
 from router.api.captured import forget_captured
+from router.api.compaction import to_compaction, to_summary_call, to_summary_request
 from router.api.conversation import to_wire_input
 from router.api.counts import count_call
 from router.api.errors import json_response, to_refusal, wants_chinese
@@ -29,7 +30,7 @@ from router.api.owned import find_response
 from router.api.owned_stream import OwnedStream
 from router.api.paging import Limit, to_page
 from router.api.readers import Frame, Readers, Told, to_frames
-from router.api.schemas import InputTokensRequest, ResponsesRequest, ResponseUpdate
+from router.api.schemas import CompactRequest, InputTokensRequest, ResponsesRequest, ResponseUpdate
 from router.api.stream import SSE_HEADERS, SSE_PING, answer_restarted, find_items, sse
 from router.api.waiting import until_end
 from router.direct import FAST_UNIT
@@ -77,6 +78,21 @@ async def count_input_tokens(request: Request) -> Response:
     with fields_named():
         counted = await count_call(services, await to_call(body, caller, services))
     return json_response({"object": "response.input_tokens", **counted})
+
+
+@routes.post("/v1/responses/compact")
+async def compact_response(request: Request) -> Response:
+    """Make a conversation shorter: what was answered becomes one item, which the next request sends in its place."""
+    services = services_of(request)
+    caller = asking(request).owner
+    body = await parse(request, CompactRequest)
+    with fields_named():
+        call = to_summary_call(await to_call(to_summary_request(body), caller, services))
+        request.state.running = running = await start(request, call)
+        job = await hold(request, running, until_end(services, running))
+        if job.final is None:
+            raise to_failure(job)
+    return json_response(to_compaction(call, job.final, job.spec.created_at), headers=to_route_headers(job))
 
 
 @routes.get("/v1/responses")

@@ -28,6 +28,7 @@ ROUTES: dict[str, Scope] = {
     "POST /v1/messages": "ask",
     "POST /v1/messages/count_tokens": "ask",
     "POST /v1/responses/input_tokens": "ask",
+    "POST /v1/responses/compact": "ask",
     "POST /v1/responses": "ask",
     "GET /v1/responses": "ask",
     "GET /v1/responses/{response_id}": "ask",
