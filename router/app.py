@@ -47,6 +47,7 @@ from router.middleware.limits import Bounded
 from router.middleware.metered import Metered
 from router.middleware.paths import HeadAnswered, PathsTidied
 from router.middleware.reads import ReadsInTurn
+from router.middleware.sockets import Sockets
 from router.middleware.timed import Timed
 from router.services import Services
 from router.settings import Settings
@@ -130,6 +131,7 @@ def create_app(settings: Settings | None = None, traces: Traces | None = None) -
 
         app.add_middleware(Traced, traces=traces)
     app.add_middleware(RequestIds)
+    app.add_middleware(Sockets, settings=services.settings)
     return app
 
 

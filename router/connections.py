@@ -11,7 +11,7 @@ import functools
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httptools
 import orjson
@@ -31,6 +31,9 @@ _MAX_PIPELINED: Final = 32
 _FRAMING: Final = (b"content-length", b"transfer-encoding")
 # The rest of a body that was refused halfway is read and dropped, so that its client sees the refusal.
 _DRAIN_S: Final = 30.0
+SOCKET_PATH: Final = b"/v1/responses"
+# Of a message; a larger request goes by HTTP, where its bytes are counted while they come.
+MAX_SOCKET_BYTES: Final = 16 * 1024 * 1024
 
 
 class Connections:
@@ -167,11 +170,32 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
                 return
             except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                    return
                 data = data[upgrade.args[0] :]
                 self._go_on_without_upgrade()
             except httptools.HttpParserError:
                 self.send_400_response("This is not HTTP, or HTTP that is not valid.")
                 return
+
+    def _should_upgrade(self) -> bool:
+        """Whether a request opens a WebSocket: at the one path that has them, and with nothing before it unanswered."""
+        path = self.url.partition(b"?")[0].rstrip(b"/")
+        is_free = self.cycle is None or self.cycle.response_complete
+        is_asked = self._get_upgrade() == b"websocket" and self.scope["method"] == "GET"
+        return is_asked and path == SOCKET_PATH and is_free
+
+    def handle_websocket_upgrade(self) -> None:
+        """Let the connection go on as a WebSocket; it stays one of the connections."""
+        from router.socket_protocol import SocketProtocol
+
+        self.url = self.url.partition(b"?")[0]  # some clients send a key there, and it would be logged
+        self.ws_protocol_class = cast(
+            type[asyncio.Protocol],
+            functools.partial(SocketProtocol, lost=lambda: self._limits.discard(self), max_bytes=MAX_SOCKET_BYTES),
+        )
+        super().handle_websocket_upgrade()
 
     def _go_on_without_upgrade(self) -> None:
         """Read the body of a request that offered another protocol, which nobody has to accept (RFC 9110, 7.8).

@@ -35,3 +35,24 @@ HOST_REFUSED: Final = Text(
     "主机名 {host!r} 不是本服务的名称：请使用 127.0.0.1 或 localhost，或用 GLOWL_ALLOWED_HOSTS "
     "列出本服务的名称，或设置 GLOWL_API_KEYS。",
 )
+TOO_MANY_SOCKETS: Final = Text(
+    "Too many WebSockets are open: at most {of_owner} of one owner and {of_all} in all; close one, or ask over HTTP.",
+    "打开的 WebSocket 过多：每个所有者最多 {of_owner} 个，总共最多 {of_all} 个；请关闭一个，或改用 HTTP。",
+)
+SOCKET_TOO_OLD: Final = Text(
+    "This WebSocket has been open for an hour, which is the longest time; open a new one, and send the conversation.",
+    "该 WebSocket 已打开一小时，达到上限；请重新连接，并发送整个对话。",
+)
+TOO_MANY_TURNS: Final = Text(
+    "At most {most} requests may wait on one WebSocket; this one was dropped: send it after the others have ended.",
+    "一个 WebSocket 上最多可有 {most} 个请求等待；该请求已被丢弃：请在其他请求结束后再发送。",
+)
+NOT_AN_EVENT: Final = Text(
+    "This is no event that is known here: send a JSON object with the type 'response.create' and the fields of "
+    "POST /v1/responses.",
+    "无法识别的事件：请发送 type 为 'response.create' 的 JSON 对象，其余字段与 POST /v1/responses 相同。",
+)
+NOT_OVER_SOCKETS: Final = Text(
+    "'{param}' cannot be sent over a WebSocket: leave it out, or ask over HTTP.",
+    "'{param}' 不能通过 WebSocket 发送：请去掉它，或改用 HTTP。",
+)
