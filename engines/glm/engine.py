@@ -423,6 +423,18 @@ class GlmEngine:
             raise EngineUnavailableError("the engine is shutting down")
         return await asyncio.get_running_loop().run_in_executor(pool or self._pool, function)
 
+    def load(self) -> Any:
+        """Load weights and processor on this thread, without a batch: training prepares examples as serving does.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            OSError: as `start`; ValueError likewise.
+        """
+        self._load()
+        return self._model
+
     # -- on the model thread ------------------------------------------------------------------------------------------
 
     def _make_batch(self) -> ContinuousBatch[PreparedRequest, Row]:

@@ -157,7 +157,7 @@ class Owl2Engine:
         return self._loaded
 
     def _make_batch(self) -> ContinuousBatch[PreparedRequest, Row]:
-        loaded = self._load()
+        loaded = self.load()
         preparation, shape = loaded.preparation, kv_shape(loaded.model)
         limits, cache = size_batch("owl2", self._options, loaded.model.config.to_dict(), shape)
         context_tokens = fit_context(preparation.info.context_tokens, limits, shape)
@@ -179,7 +179,12 @@ class Owl2Engine:
         assert self._runner is not None
         self._runner.cache.clear()
 
-    def _load(self) -> LoadedCheckpoint:
+    def load(self) -> LoadedCheckpoint:
+        """Load weights and processor on this thread, without a batch: training prepares examples as serving does.
+
+        Raises:
+            CheckpointError: as `start`; the others likewise.
+        """
         options = self._options
         device = resolve_device(options.device)
         dtype = resolve_dtype(options.dtype, device)
