@@ -1,0 +1,190 @@
+"""engines.finetune on tiny random models: batches, a killed run, and an adapter that its engine serves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import TrainerCallback
+
+from engines.base import EngineOptions
+from engines.dataset_format import Example, Part, Turn, write_examples
+from engines.finetune import run, training
+from engines.finetune.card import REPORT
+from engines.finetune.data import DataSet, read_dataset
+from engines.finetune.encoding import IGNORE, Encoded, Student, answer_loss, collate
+from engines.finetune.features import FeatureCache
+from engines.finetune.settings import FinetuneError, make_settings
+from engines.owl2.config import IMAGE_TOKEN_ID
+from engines.pocket.random_tiny import make_glm, make_owl2
+
+ENGINES = ("glm", "owl2")
+SETTINGS = make_settings(
+    "cpu", None, max_steps=6, batch_size=2, accumulation=2, save_every=2, log_every=1, dropout=0.1, warmup=0.3
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+def example(number: int, pictures: Sequence[str], question: str, answer: str) -> Example:
+    parts = (*(Part(picture=picture) for picture in pictures), Part(text=question))
+    return Example(str(number), (Turn("user", parts), Turn("assistant", (Part(text=answer),))), "en")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """Pictures and text only, short and long, one with two pictures."""
+    folder = tmp_path_factory.mktemp("data")
+    for index, colour in enumerate(("red", "blue")):
+        Image.new("RGB", (60, 40 + 30 * index), colour).save(folder / f"{colour}.png")
+    examples = [
+        example(0, ["red.png"], "What is it?", "A red picture."),
+        example(1, [], "Hello", "Hello."),
+        example(2, ["blue.png"], "图里有什么？", "蓝色"),
+        example(3, ["red.png", "blue.png"], "Compare both.", "They differ."),
+        example(4, [], "How much is one and one, and what is the weather?", "Two <|user|></s>."),
+    ]
+    write_examples(folder / "train.jsonl", examples)
+    write_examples(folder / "heldout.jsonl", [example(0, ["red.png"], "What?", '{"colour": "red"}')])
+    return read_dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("models")
+    for name, make in (("glm", make_glm), ("owl2", make_owl2)):
+        make(folder / name)
+    return {name: folder / name for name in ENGINES}
+
+
+def learn(name: str, checkpoint: Path) -> Student:
+    return run.make_student(name, EngineOptions(str(checkpoint), device="cpu"))
+
+
+def plain_loss(name: str, student: Any, rows: Encoded, data: DataSet, each: Example) -> float:
+    """The model's own loss of one example, its pictures through the tower in the same forward."""
+    labels = torch.tensor([rows.labels])
+    images = [image for message in data.messages(each) for image in message.images]
+    if name == "glm":
+        pixels = [student._engine.patchify(image) for image in images]
+        inputs: dict[str, Any] = {"input_ids": torch.tensor([rows.ids])}
+        if pixels:
+            inputs |= {
+                "pixel_values": torch.cat([each.pixel_values for each in pixels]),
+                "image_grid_thw": torch.cat([each.grid_thw for each in pixels]),
+                "mm_token_type_ids": torch.tensor([rows.is_image]).int(),
+            }
+        return float(student.model(**inputs, labels=labels).loss)
+    preparation = student._preparation
+    kept, ids, marked = 0, [], []
+    for token_id, label, is_image in zip(rows.ids, rows.labels, rows.is_image, strict=True):
+        kept = kept + 1 if is_image else 0
+        if not is_image or kept % preparation.num_image_rows == 1:
+            ids.append(IMAGE_TOKEN_ID if is_image else token_id)
+            marked.append(label)
+    inputs = {"input_ids": torch.tensor([ids]), "labels": torch.tensor([marked])}
+    if images:
+        inputs["pixel_values"] = torch.cat([preparation.to_pixels(image) for image in images])
+    return float(student.model(**inputs).loss)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@torch.no_grad()
+def test_a_mixed_batch_has_the_loss_of_each_example_alone(
+    name: str, checkpoints: dict[str, Path], data: DataSet, tmp_path: Path
+) -> None:
+    # Given examples with pictures and without
+    student = learn(name, checkpoints[name])
+    features = FeatureCache(tmp_path, student.revision)
+    rows = run.encode_all(student, data, features, 4096)
+
+    # When they are one batch, with features from disk
+    batch = collate(rows, features)
+    mixed = answer_loss(student.model, student, batch, 1)
+
+    # Then their loss is that of each alone through the whole model, summed
+    alone = [plain_loss(name, student, each, data, example) for each, example in zip(rows, data.train, strict=True)]
+    lengths = [sum(label != IGNORE for label in each.labels) for each in rows]
+    expected = sum(loss * length for loss, length in zip(alone, lengths, strict=True))
+    assert float(mixed) == pytest.approx(expected, rel=1e-4)
+    # and only answers are learned, each with the token that ends it
+    assert all(1 < length < 40 for length in lengths)
+    assert all(label == IGNORE for each in rows for label in each.labels[: each.num_prompt])
+
+
+class Killed(TrainerCallback):
+    """Ends a run as a kill does: in the middle of a step, a checkpoint half written."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 3:
+            half = self._work / training.CHECKPOINTS / "checkpoint-3"
+            half.mkdir()
+            (half / "adapter_config.json").write_text("{")
+            raise InterruptedError
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_killed_run_goes_on_onto_the_same_curve(
+    name: str, checkpoints: dict[str, Path], data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go(work: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+        student = learn(name, checkpoints[name])
+        features = FeatureCache(tmp_path / "features", student.revision)
+        rows = run.encode_all(student, data, features, 4096)
+        model = training.with_adapter(student, SETTINGS)
+        curve = training.train(student, model, rows, features, SETTINGS, work)
+        return curve, {key: value for key, value in model.named_parameters() if value.requires_grad}
+
+    # Given a run to its end
+    whole, weights = go(tmp_path / "whole")
+
+    # When another is killed in its fourth step, and goes on
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Progress", lambda: Killed(tmp_path / "cut"))
+        with pytest.raises(InterruptedError):
+            go(tmp_path / "cut")
+    curve, resumed = go(tmp_path / "cut")
+
+    # Then curve and weights are those of the whole run, to the bit
+    assert [point["step"] for point in whole] == [1, 2, 3, 4, 5, 6]
+    assert curve == whole
+    assert whole[-1]["loss"] < whole[0]["loss"]
+    assert all(torch.equal(resumed[key], value) for key, value in weights.items())
+    # and nothing of the base had trained
+    assert all(".lora_" in key and "vis" not in key for key in weights)
+
+
+def test_a_run_leaves_an_adapter_that_the_engine_serves_and_a_card(
+    checkpoints: dict[str, Path], data: DataSet, tmp_path: Path
+) -> None:
+    options, out = EngineOptions(str(checkpoints["owl2"])), tmp_path / "out"
+    settings = make_settings("cpu", None, max_steps=1, batch_size=2)
+
+    report = run.finetune("owl2", options, data.folder, settings, out)
+
+    assert report.before is not None
+    assert report.after is not None
+    assert (report.after.num, list(report.after.fields)) == (1, ["colour"])
+    written = json.loads((out / REPORT).read_text("utf-8"))
+    assert (written["data"], written["num_shared"], len(written["curve"])) == (data.digest, 1, 0)
+    assert "1 pictures are in both parts" in (out / "README.md").read_text("utf-8")
+    assert (out / "adapter_model.safetensors").is_file()
+    # and it isn't trained over
+    with pytest.raises(FinetuneError, match="finished run"):
+        run.finetune("owl2", options, data.folder, settings, out, is_resumed=True)
+    shutil.rmtree(out / run.WORK / training.CHECKPOINTS, ignore_errors=True)
+    (out / REPORT).unlink()
+    with pytest.raises(FinetuneError, match="--resume goes on"):
+        run.finetune("owl2", options, data.folder, settings, out)
+    with pytest.raises(FinetuneError, match="other settings"):
+        run.finetune("owl2", options, data.folder, make_settings("cpu", None), out, is_resumed=True)
