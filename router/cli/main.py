@@ -21,6 +21,7 @@ from router.cli import (
     doctor,
     evaluation,
     explain,
+    finetune,
     jobs,
     keys,
     mcp,
@@ -70,6 +71,7 @@ app.command("api")(processes.api)
 app.command("worker")(processes.worker)
 # Unknown options are refused here rather than passed on: a typing error should fail before a model loads.
 app.command("engine")(processes.engine)
+app.command("finetune")(finetune.finetune)
 
 
 def main() -> None:

@@ -143,6 +143,10 @@ TEXTS: Final[dict[str, Text]] = {
         "`glowl owners create 名称` 与 `glowl keys create 名称` 创建，或设置 GLOWL_API_KEYS；--insecure "
         "则允许任何人提问",
     ),
+    "finetune.missing": Text(
+        "fine-tuning needs torch, transformers and peft: `pip install 'glowl[finetune]'`",
+        "微调需要 torch、transformers 和 peft：`pip install 'glowl[finetune]'`",
+    ),
     "engines.missing": Text(
         "the engines need torch and transformers, which are not installed: pip install 'glowl[engines]' (or, without "
         "weights: --model echo)",

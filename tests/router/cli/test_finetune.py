@@ -1,0 +1,43 @@
+"""`glowl finetune` becomes the process of a run, or says in one line why not."""
+
+import os
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from router.cli import finetune
+from router.cli.main import app
+
+
+@pytest.fixture
+def argv(monkeypatch):
+    """What the command became."""
+    became = []
+    monkeypatch.setattr(os, "execve", lambda _path, argv, _environment: became.append(argv))
+    monkeypatch.setattr(finetune, "has_engine_packages", lambda: True)
+    monkeypatch.setattr(finetune, "find_spec", lambda name: name)
+    return became
+
+
+def test_it_becomes_a_run_with_the_options_that_were_given(argv):
+    ended = CliRunner().invoke(app, ["finetune", "glm", "--data", "d", "--out", "o", "--resume"])
+
+    assert ended.exit_code == 0
+    run = [sys.executable, "-P", "-m", "engines.finetune", "glm"]
+    assert argv == [[*run, "--data", "d", "--model", "pocket", "--out", "o", "--resume"]]
+
+
+def test_another_model_is_wrong_usage(argv):
+    assert CliRunner().invoke(app, ["finetune", "gpt", "--data", "d"]).exit_code == 2
+    assert argv == []
+
+
+def test_without_peft_the_extra_is_named(argv, monkeypatch):
+    monkeypatch.setattr(finetune, "find_spec", lambda _name: None)
+
+    ended = CliRunner().invoke(app, ["finetune", "glm", "--data", "d"])
+
+    assert ended.exit_code == 1
+    assert "pip install 'glowl[finetune]'" in ended.output
+    assert argv == []
