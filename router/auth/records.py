@@ -71,7 +71,9 @@ class Owner:
         """Read what `to_json` of any release wrote."""
         data = orjson.loads(raw)
         limits = Limits(**_known(Limits, data.get("limits") or {}))
-        return cls(**{**_known(cls, data), "scopes": to_scopes(data["scopes"]), "limits": limits})
+        redacts = data.get("redacts")
+        read = {"redacts": None if redacts is None else tuple(redacts), "limits": limits}
+        return cls(**{**_known(cls, data), "scopes": to_scopes(data["scopes"]), **read})
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def refused(book: Book, make: Any, *arguments: Any, **options: Any) -> str:
 
 
 def test_records_come_back_from_redis_as_they_were() -> None:
-    owner = Owner("own_1", "爱丽丝", frozenset({"ask"}), Limits(max_requests=3), 60, NOW)
+    owner = Owner("own_1", "爱丽丝", frozenset({"ask"}), Limits(max_requests=3), 60, NOW, "text", ("email",))
     assert Owner.from_json(owner.to_json()) == owner
     key = Key("glowl_a", "ab", "own_1", NOW, NOW + 1, NOW + 2, frozenset({"ask"}), "CI")
     assert Key.from_json(key.to_json()) == key
