@@ -90,7 +90,7 @@ class Glowl:
             raise MCPError(INVALID_PARAMS, unknown.of(self.language))
         try:
             given = tool.check(params.arguments or {})
-            patience_s = float(given.get("patience_s", given.get("wait_s", self.patience_s)))
+            patience_s = next((given[name] for name in ("patience_s", "wait_s") if name in given), self.patience_s)
             key = _key_of(context) or self.api_key
             async with Client(self.url, api_key=key, language=self.language) as client:
                 found = await self._ask(client, tool, given, patience_s, _Progress(context, patience_s, self.language))
