@@ -60,11 +60,11 @@ _CHOICE = _object(
         "index": _COUNT,
         "message": _object(
             "The answer.",
-            {"role": _TEXT, "content": _or_null(_TEXT), "refusal": _or_null(_TEXT)},
-            optional=("refusal",),
+            {"role": _TEXT, "content": _or_null(_TEXT), "refusal": _or_null(_TEXT), "tool_calls": _list(_ANY)},
+            optional=("refusal", "tool_calls"),
         ),
         "logprobs": _or_null(_ANY),
-        "finish_reason": {**_TEXT, "description": "`stop`, `length`, `content_filter`"},
+        "finish_reason": {**_TEXT, "description": "`stop`, `length`, `content_filter`, `tool_calls`"},
     },
 )
 _BATCH_TIMES = (
@@ -159,7 +159,18 @@ OBJECTS: Final[dict[str, Json]] = {
     "Deleted": _object("What was deleted.", {"id": _TEXT, "object": _TEXT, "deleted": _FLAG}),
     "InputItems": _page("InputItem"),
     "InputItem": _object(
-        "One message of the input.", {"id": _TEXT, "type": _TEXT, "role": _TEXT, "content": _list(_ANY)}
+        "One message of the input, a function's call or its result.",
+        {
+            "id": _TEXT,
+            "type": _TEXT,
+            "role": _TEXT,
+            "content": _list(_ANY),
+            "call_id": _TEXT,
+            "name": _TEXT,
+            "arguments": _TEXT,
+            "output": _list(_ANY),
+        },
+        optional=("role", "content", "call_id", "name", "arguments", "output"),
     ),
     "ResponseList": _page("Response"),
     "Job": _object(
