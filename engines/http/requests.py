@@ -53,7 +53,7 @@ TopLogprobs = Annotated[Whole, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 # Of our own server: how many tokens a chat request takes, without an answer.
 COUNT_PATH: Final = "/v1/chat/completions/input_tokens"
 # What a server may not know and an answer does not depend on.
-OPTIONAL_FIELDS: Final = ("stream_options", "user", "cache_salt")
+OPTIONAL_FIELDS: Final = ("stream_options", "user", "cache_salt", "parallel_tool_calls")
 # Two spellings of one switch: vLLM's and SGLang's, and that of Z.ai, who host the model. A server needs one of them.
 THINKING_FIELDS: Final = ("chat_template_kwargs", "thinking")
 
