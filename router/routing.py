@@ -110,7 +110,7 @@ def to_question(call: Call) -> Question:
     users = [place for place, message in enumerate(call.messages) if message.role == "user"]
     place = users[-1] if users else len(call.messages) - 1
     # What a function returned is part of the turn that it was called in.
-    earlier, last, *results = call.messages[:place], *call.messages[place:]
+    earlier, (last, *results) = call.messages[:place], call.messages[place:]
     return Question(
         text=last.text if last.role == "user" else "",
         history=tuple(message.text for message in earlier if message.role == "user"),
