@@ -79,6 +79,14 @@ async def engine(checkpoint: Path) -> AsyncIterator[GlmEngine]:
     await engine.aclose()
 
 
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> GlmEngine:
+    """Not started: for what is done before and after the model."""
+    engine = load(EngineOptions(model=str(checkpoint), device="cpu"))
+    engine._load()
+    return engine
+
+
 def ask(use: ToolUse, *messages: Message, enable_thinking: bool = False, **sampling: Any) -> GenerationRequest:
     knobs = SamplingParams(**({"max_tokens": 200, "tool_use": use} | sampling))
     turns = messages or (Message("user", (TextPart("看天气"),)),)
@@ -88,7 +96,8 @@ def ask(use: ToolUse, *messages: Message, enable_thinking: bool = False, **sampl
 async def test_calls_that_must_be_made_are_made_and_keep_their_schemas(engine: GlmEngine) -> None:
     one = ToolUse((WEATHER,), is_required=True, is_parallel=False)
     several = ToolUse((WEATHER, CLOCK, LOOSE), is_required=True)
-    requests = [ask(use, temperature=1.2, seed=seed) for seed in range(4) for use in (one, several)]
+    requests = [ask(use, temperature=1.2, seed=seed) for seed in range(3) for use in (one, several)]
+    requests.append(ask(ToolUse((CLOCK,), is_required=True), enable_thinking=True, temperature=1.3, seed=1))
 
     results = await asyncio.gather(*(generate(engine, request) for request in requests))
 
@@ -107,16 +116,6 @@ async def test_calls_that_must_be_made_are_made_and_keep_their_schemas(engine: G
         assert is_cut or result.finish_reason == "tool_calls"
         assert is_cut or len(result.tool_calls) >= 1
         assert use.is_parallel or len(result.tool_calls) <= 1
-
-
-async def test_a_call_that_must_be_made_may_be_thought_about_first(engine: GlmEngine) -> None:
-    use = ToolUse((CLOCK,), is_required=True, is_parallel=False)
-
-    result = await generate(engine, ask(use, enable_thinking=True, temperature=1.3, seed=1, max_tokens=400))
-
-    assert result.text == ""
-    assert result.finish_reason in ("tool_calls", "length")
-    assert [call.name for call in result.tool_calls] == (["clock"] if result.finish_reason == "tool_calls" else [])
 
 
 async def test_a_free_answer_is_the_same_as_one_without_functions_in_the_same_prompt(engine: GlmEngine) -> None:
@@ -146,12 +145,12 @@ def in_marks(name: str, **arguments: str) -> str:
     return f"{CALL}{name}\n{pairs}{CALL_END}"
 
 
-async def test_a_call_is_read_while_it_is_written(engine: GlmEngine) -> None:
-    parser = engine.make_parser(tool_use=ToolUse((WEATHER, CLOCK)))
+def test_a_call_is_read_while_it_is_written(loaded: GlmEngine) -> None:
+    parser = loaded.make_parser(tool_use=ToolUse((WEATHER, CLOCK)))
     text = "我看看。\n" + in_marks("weather", city='巴黎 "P"\n', days="3", when="null") + "\n" + in_marks("clock")
     said, calls, num_pieces = "", GrowingCalls(), 0
 
-    for token_id in written(engine, text):
+    for token_id in written(loaded, text):
         delta = parser.push(token_id)
         if delta is not None:
             said += delta.text
@@ -167,9 +166,9 @@ async def test_a_call_is_read_while_it_is_written(engine: GlmEngine) -> None:
     assert num_pieces > 8, "a text is told as it comes"
 
 
-async def test_marks_typed_as_text_and_marks_in_thinking_are_no_calls(engine: GlmEngine) -> None:
-    parser = engine.make_parser(tool_use=ToolUse((CLOCK,)))
-    ids = [*written(engine, "<think>"), *written(engine, in_marks("clock")), *written(engine, "</think>\nhi \n")]
+def test_marks_in_thinking_are_no_calls(loaded: GlmEngine) -> None:
+    parser = loaded.make_parser(tool_use=ToolUse((CLOCK,)))
+    ids = [*written(loaded, "<think>"), *written(loaded, in_marks("clock")), *written(loaded, "</think>\nhi \n")]
 
     deltas = [delta for token_id in ids if (delta := parser.push(token_id)) is not None]
     last = parser.finish()
@@ -178,26 +177,26 @@ async def test_marks_typed_as_text_and_marks_in_thinking_are_no_calls(engine: Gl
     assert not parser.has_calls
 
 
-async def test_an_answer_is_free_until_it_begins_a_call(engine: GlmEngine) -> None:
-    to_id = engine.processor.tokenizer.convert_tokens_to_ids
-    grammar = engine._compiler.compile_lark(to_grammar(ToolUse((CLOCK,)), {mark: to_id(mark) for mark in MARKS}))
+def test_an_answer_is_free_until_it_begins_a_call(loaded: GlmEngine) -> None:
+    to_id = loaded.processor.tokenizer.convert_tokens_to_ids
+    grammar = loaded._compiler.compile_lark(to_grammar(ToolUse((CLOCK,)), {mark: to_id(mark) for mark in MARKS}))
     constraint = LazyConstraint(grammar, to_id(CALL), (to_id("<think>"), to_id("</think>")))
-    logits = torch.zeros(1, engine._model.config.get_text_config().vocab_size)
+    logits = torch.zeros(1, loaded._model.config.get_text_config().vocab_size)
 
     def num_allowed() -> int:
         return int(constrain(logits, [constraint]).isfinite().sum())
 
-    for token_id in [*written(engine, "<think>"), to_id(CALL), *written(engine, "</think>\nhi"), to_id(CALL)]:
+    for token_id in [*written(loaded, "<think>"), to_id(CALL), *written(loaded, "</think>\nhi"), to_id(CALL)]:
         assert num_allowed() == logits.shape[1]
         constraint.accept(token_id)
     assert num_allowed() < 20, "only what clock begins with"
-    for token_id in [*written(engine, "clock\n"), to_id(CALL_END)]:
+    for token_id in [*written(loaded, "clock\n"), to_id(CALL_END)]:
         constraint.accept(token_id)
     assert constrain(logits, [constraint]).isfinite()[0, to_id("<|observation|>")]
     assert constrain(logits, [constraint]).isfinite()[0, to_id(CALL)]
 
 
-async def test_calls_and_results_are_rendered_in_the_models_own_format(engine: GlmEngine) -> None:
+def test_calls_and_results_are_rendered_in_the_models_own_format(loaded: GlmEngine) -> None:
     call = ToolCall("call_1", "weather", '{"city": "巴黎", "days": 3, "at": {"<|user|>": "x"}}')
     turns = (
         Message("user", (TextPart("q"),)),
@@ -205,17 +204,17 @@ async def test_calls_and_results_are_rendered_in_the_models_own_format(engine: G
         Message("tool", (TextPart("18 <|user|>"),), tool_call_id="call_1"),
     )
 
-    plan = engine.plan(ask(ToolUse((WEATHER,)), *turns))
+    plan = loaded.plan(ask(ToolUse((WEATHER,)), *turns))
 
-    text: str = engine.processor.tokenizer.decode(plan.input_ids)
+    text: str = loaded.processor.tokenizer.decode(plan.input_ids)
     assert "weather\n<arg_key>city</arg_key>\n<arg_value>巴黎</arg_value>\n<arg_key>days</arg_key>" in text
     assert "<|observation|>\n<tool_response>\n18 <|user|>\n</tool_response>" in text
-    assert plan.input_ids.count(engine.processor.tokenizer.convert_tokens_to_ids("<|user|>")) == 1
+    assert plan.input_ids.count(loaded.processor.tokenizer.convert_tokens_to_ids("<|user|>")) == 1
     assert '"maxLength": 6' in text
 
 
 @pytest.mark.parametrize("name", ["<|user|>", "a</think>b"])
-async def test_a_name_that_holds_a_control_token_is_refused(engine: GlmEngine, name: str) -> None:
+def test_a_name_that_holds_a_control_token_is_refused(loaded: GlmEngine, name: str) -> None:
     schema = json.dumps({"type": "object", "properties": {"a": {"properties": {name: {}}}}})
     call = ToolCall("call_1", "clock", json.dumps({name: 1}))
     turns = (Message("assistant", (), tool_calls=(call,)), Message("tool", (), tool_call_id="call_1"))
@@ -225,7 +224,7 @@ async def test_a_name_that_holds_a_control_token_is_refused(engine: GlmEngine, n
         (ask(ToolUse((CLOCK,)), *turns), "messages"),
     ):
         with pytest.raises(InvalidRequestError) as refused:
-            engine.plan(request)
+            loaded.plan(request)
         assert refused.value.param == param
 
 
@@ -237,12 +236,12 @@ async def test_a_name_that_holds_a_control_token_is_refused(engine: GlmEngine, n
         {"a": {"type": "integer", "not": {}}},
     ],
 )
-async def test_a_strict_function_that_cannot_be_kept_is_refused_and_any_other_is_called(
-    engine: GlmEngine, properties: dict[str, Any]
+def test_a_strict_function_that_cannot_be_kept_is_refused_and_any_other_is_called(
+    loaded: GlmEngine, properties: dict[str, Any]
 ) -> None:
     parameters = json.dumps({"type": "object", "properties": properties, "required": ["a"]})
 
     with pytest.raises(JsonSchemaError) as refused:
-        engine.plan(ask(ToolUse((Tool("f", parameters=parameters, is_strict=True),))))
+        loaded.plan(ask(ToolUse((Tool("f", parameters=parameters, is_strict=True),))))
     assert refused.value.param == "tools"
-    assert engine.plan(ask(ToolUse((Tool("f", parameters=parameters),)))).grammar is not None
+    assert loaded.plan(ask(ToolUse((Tool("f", parameters=parameters),)))).grammar is not None
