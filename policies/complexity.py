@@ -4,20 +4,17 @@ In: one text and its language. Out: a score from 0 (one look answers it) to 1 (f
 that raised it. It reads wording only: a short question whose answer takes several steps looks simple to it.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Final, Literal
+from typing import Final
 
 from policies.calculation import find_calculation
 from policies.finder import Finder
 from policies.language import Language, strip_non_language
+from policies.multi_hop_weights import Scored as Scored
+from policies.multi_hop_weights import WeightsSet, current
 from policies.request import find_request
-
-Scored = Literal["en", "zh"]
 
 _CHARS_PER_ZH_WORD = 1.7
 # Length stops counting here: a long sentence alone is no chain.
@@ -293,13 +290,6 @@ class Complexity:
     cues: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Weights:
-    bias: float
-    length: float
-    cues: dict[str, tuple[float, int]]
-
-
 def score(text: str, language: Language) -> float:
     """Score one text; see `examine`.
 
@@ -310,26 +300,27 @@ def score(text: str, language: Language) -> float:
     return examine(text, language).score
 
 
-def examine(text: str, language: Language) -> Complexity:
+def examine(text: str, language: Language, weights: WeightsSet | None = None) -> Complexity:
     """Score how many facts a question chains, from its wording alone.
 
     Args:
         text: any string.
         language: zh and en are scored. Other languages and text without any are 0: no cue list speaks for them.
+        weights: what the words weigh; None for those in use.
     """
     if language not in ("zh", "en"):
         return Complexity(0.0, ())
     scored: Scored = language
-    weights = _weights()[scored]
+    of_language = (weights or current())[scored]
     num_words, cues = find_cues(text, scored)
     if not num_words:
         return Complexity(0.0, ())
-    total = weights.bias + weights.length * math.log(min(num_words, MAX_WORDS[scored]))
+    total = of_language.bias + of_language.length * math.log(min(num_words, MAX_WORDS[scored]))
     raised = 0.0
     shown = []
     for name, found in cues.items():
         if found:
-            weight, cap = weights.cues[name]
+            weight, cap = of_language.cues[name]
             raised += weight * min(len(found), cap)
             shown.append(_show(name, found))
     total += raised
@@ -464,17 +455,3 @@ def to_chinese(cue: str) -> str:
     if label in _LABELS_ZH:
         return _LABELS_ZH[label] + colon + words
     return next((zh + cue.removeprefix(label) for label, zh in _LABELS_ZH.items() if cue.startswith(label)), cue)
-
-
-@cache
-def _weights() -> dict[Scored, _Weights]:
-    stored = json.loads(resources.files("policies").joinpath("weights/multi_hop.json").read_text(encoding="utf-8"))
-    languages: tuple[Scored, ...] = ("en", "zh")
-    return {
-        language: _Weights(
-            bias=float(stored[language]["bias"]),
-            length=float(stored[language]["length"]),
-            cues={name: (float(cue["weight"]), int(cue["cap"])) for name, cue in stored[language]["cues"].items()},
-        )
-        for language in languages
-    }

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from engines.base import Engine
 from engines.http.balancer import RemoteEngine, connect
+from policies import multi_hop_weights
 from policies.rules import Rules, RulesFile, load_preset
 from router.attend import AttendedEngine
 from router.audit.log import AuditLog
@@ -74,9 +75,14 @@ def build_services(settings: Settings, traces: Traces | None = None) -> Services
 
     Raises:
         policies.rules.RulesError: if the preset does not exist or is wrong.
-        SettingsError: if tokens could not be checked with these settings, or the audit log not be written.
+        SettingsError: if tokens could not be checked with these settings, the audit log not be written, or the
+            multi-hop weights not be read.
     """
     rules, rules_file = load_rules_source(settings.preset)
+    try:
+        multi_hop_weights.use_file(settings.multi_hop_weights)
+    except multi_hop_weights.WeightsError as error:
+        raise SettingsError(f"GLOWL_MULTI_HOP_WEIGHTS: {error}") from None
     meters = make_meters(settings)
     looks = make_redis(settings, timeout_s=LOOK_TIMEOUT_S)
     watch = RedisWatch(looks)

@@ -178,6 +178,9 @@ class Settings(BaseSettings):
         (), description="comma-separated origins of web pages that may use the api, as https://app.example.com; *: any"
     )
     preset: str = Field("seed", description="policy preset, or a YAML file of rules")
+    multi_hop_weights: Annotated[Path | None, BeforeValidator(or_none)] = Field(
+        None, description="weights of the multi-hop score: a file of `glowl policy fit`; empty: the shipped ones"
+    )
     max_image_bytes: int = Field(20 * 1024 * 1024, gt=0, description="largest single picture, encoded")
     max_image_pixels: int = Field(40_000_000, gt=0, description="largest single picture, decoded")
     max_body_bytes: int = Field(64 * 1024 * 1024, gt=0, description="largest request body")

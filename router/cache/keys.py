@@ -17,6 +17,7 @@ import orjson
 from engines.base import ImagePart, TextPart
 from engines.image_header import read_header
 from engines.image_layout import TooManyBlocksError
+from policies.multi_hop_weights import fingerprint
 from policies.rules import Rules
 from router.call import Call
 
@@ -108,7 +109,7 @@ def is_repeatable(call: Call) -> bool:
 
 
 class RulesRevision:
-    """The hash of the rules, made once for as long as they stay the same object."""
+    """The hash of the rules and the weights behind them, made once for as long as the rules stay the same object."""
 
     def __init__(self) -> None:
         self._rules: Rules | None = None
@@ -117,7 +118,7 @@ class RulesRevision:
     def of(self, rules: Rules) -> str:
         """Return it."""
         if rules is not self._rules:
-            self._rules, self._revision = rules, _digest(rules.model_dump(mode="json"))
+            self._rules, self._revision = rules, _digest([rules.model_dump(mode="json"), fingerprint()])
         return self._revision
 
 

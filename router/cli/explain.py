@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language
+from router.cli.policy import score_as_set
 from router.cli.texts import say
 from router.questions import is_empty
 
@@ -75,7 +76,8 @@ def explain(
     keys = tuple(picture_key(picture, language) for picture in pictures) or tuple(
         f"picture-{number}" for number in range(1, (num_images or 0) + 1)
     )
-    rules = _load_rules(preset or load_settings().preset)
+    settings = score_as_set(load_settings())
+    rules = _load_rules(preset or settings.preset)
     question = Question(text=text, image_keys=keys, uses_tools=has_tools)
     features = measure(question, Hints(ROUTES[route], engine, deadline_ms=deadline_ms))
     # Offline, both engines count as up, and idle unless it is said otherwise.

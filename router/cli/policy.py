@@ -15,6 +15,7 @@ from router.cli.texts import say
 
 if TYPE_CHECKING:
     from policies.rules import Rules
+    from router.settings import Settings
 
 app = typer.Typer(
     name="policy", help="Check, test, compare and measure the rules that choose a route.", no_args_is_help=True
@@ -57,7 +58,8 @@ def run_cases(
     chosen = preset or table.preset
     if preset is None and chosen is not None and chosen.endswith((".yaml", ".yml")):
         chosen = str(file.parent / chosen)
-    outcomes = run_table(table, load_preset_or_file(chosen or load_settings().preset))
+    settings = score_as_set(load_settings())
+    outcomes = run_table(table, load_preset_or_file(chosen or settings.preset))
     wrong = [outcome for outcome in outcomes if outcome.differences]
     for outcome in wrong:
         typer.echo(
@@ -87,6 +89,7 @@ def diff(
     language = parse_language(lang)
     from policies.report import compare, draw_bars, draw_svg
 
+    score_as_set(load_settings())
     mix = compare(load_preset_or_file(first), load_preset_or_file(second), read_rows(questions, language))
     typer.echo(draw_bars(mix))
     typer.echo(say("policy.changed", language, changed=len(mix.changes), count=mix.num_questions))
@@ -115,7 +118,8 @@ def evaluate(
     from policies.language import warm_up
     from policies.report import evaluation_tables
 
-    rules = load_preset_or_file(preset or load_settings().preset)
+    settings = score_as_set(load_settings())
+    rules = load_preset_or_file(preset or settings.preset)
     # A preset that reads no score is judged at the default's threshold.
     threshold = 0.5 if rules.multi_hop_threshold is None else rules.multi_hop_threshold
     warm_up()
@@ -125,6 +129,21 @@ def evaluate(
         if not tables:
             fail(say("policy.unlabelled", language, file=file))
         typer.echo(("\n" if number else "") + f"## {file.name}\n\n{tables}")
+
+
+def score_as_set(settings: Settings) -> Settings:
+    """Score questions in this command as the service with these settings would; returns them.
+
+    Raises:
+        typer.Exit: after one line, if GLOWL_MULTI_HOP_WEIGHTS names no file of weights.
+    """
+    from policies.multi_hop_weights import WeightsError, use_file
+
+    try:
+        use_file(settings.multi_hop_weights)
+    except WeightsError as error:
+        fail(f"GLOWL_MULTI_HOP_WEIGHTS: {error}", code=2)
+    return settings
 
 
 def load_preset_or_file(preset: str, *, variable: str = "") -> Rules:

@@ -22,7 +22,7 @@ from router.cli.data_folder import Layout, locked
 from router.cli.full_models import Sources
 from router.cli.model_setup import parse_choice, prepare_models
 from router.cli.net import PortInUseError, base_url, check_port, free_port, http_get, http_status
-from router.cli.policy import load_preset_or_file
+from router.cli.policy import load_preset_or_file, score_as_set
 from router.cli.processes import InsecureOption
 from router.cli.screen import Screen, banner
 from router.cli.specs import UI_PORT, WORKERS, build_specs
@@ -79,7 +79,7 @@ def up(
         }
     )
     # The api alone reads these; it would be started again and again.
-    load_preset_or_file(settings.preset, variable="GLOWL_PRESET")
+    load_preset_or_file(score_as_set(settings).preset, variable="GLOWL_PRESET")
     check_tokens(settings)
     choice = parse_choice(model_choice, language)
     layout = Layout(settings.data_dir)

@@ -56,16 +56,24 @@ def judge(exchanges: Sequence[Exchange], measure: str = "exact") -> list[Verdict
         measure: a key of `router.loop.stats.metrics.MEASURES`.
     """
     known = judged(exchanges)
-    verdicts = [_of(route, route, [each for each in known if each.route == route], measure, LEVEL) for route in ALL]
+    verdicts = [judge_slice(route, [each for each in known if each.route == route], measure) for route in ALL]
     names = sorted({name for each in known for name in each.slices})
     level = 1 - (1 - LEVEL) / max(1, len(names))
     for name in names:
-        of_slice = [each for each in known if name in each.slices]
-        verdicts.append(_of(name, of_slice[0].route, of_slice, measure, level))
+        verdicts.append(judge_slice(name, [each for each in known if name in each.slices], measure, level))
     return [each for each in verdicts if each.num_questions]
 
 
-def _of(name: str, route: Route, exchanges: Sequence[Exchange], measure: str, level: float) -> Verdict:
+def judge_slice(name: str, exchanges: Sequence[Exchange], measure: str = "exact", level: float = LEVEL) -> Verdict:
+    """Judge some questions of one route.
+
+    Args:
+        name: of the slice.
+        exchanges: of which it is known what was right.
+        measure: a key of `router.loop.stats.metrics.MEASURES`.
+        level: of the interval.
+    """
+    route: Route = exchanges[0].route if exchanges else "fast"
     pairs = [(each, 1 / each.probability) for each in exchanges if each.has_both]
     gain = mean_interval([Value(each.group, each.gain(measure), weight) for each, weight in pairs], level=level)
     return Verdict(name, route, _say(gain), gain, mean_seconds(pairs), len(exchanges))

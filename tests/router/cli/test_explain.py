@@ -1,9 +1,12 @@
 """`glowl explain`: the service's own decision, offline."""
 
+import json
+
 import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
+from policies import multi_hop_weights
 from policies.decide import decide
 from policies.features import Hints, Question, measure
 from policies.rules import load_preset
@@ -118,3 +121,20 @@ def test_a_queue_age_that_is_none_is_refused(value):
     result = explain("--queue-age", value, "How many cats are there?")
     assert result.exit_code == 2
     assert "ENGINE=SECONDS" in result.output
+
+
+def test_fitted_weights_count_here_too_and_a_wrong_file_is_refused(tmp_path, monkeypatch):
+    weights = json.loads(multi_hop_weights.to_text(multi_hop_weights.shipped()))
+    weights["zh"]["bias"] = 50.0
+    path = tmp_path / "weights.json"
+    path.write_text(json.dumps(weights))
+    try:
+        monkeypatch.setenv("GLOWL_MULTI_HOP_WEIGHTS", str(path))
+        fitted = explain("图里有什么？", "--json")
+        path.write_text("{}")
+        wrong = explain("图里有什么？")
+    finally:
+        multi_hop_weights.use(None)
+
+    assert json.loads(fitted.output)["rule"] == "multi-hop"
+    assert (wrong.exit_code, "GLOWL_MULTI_HOP_WEIGHTS" in wrong.output) == (2, True)
