@@ -43,6 +43,7 @@ from router.redis_clients import make_client
 from router.redis_watch import LOOK_TIMEOUT_S, RedisWatch
 from router.room import Room
 from router.routing import Router
+from router.second_looks import SecondLooks
 from router.services import Services
 from router.settings import Settings, SettingsError
 from router.telemetry.fleet import Fleet
@@ -134,6 +135,11 @@ def build_services(settings: Settings, traces: Traces | None = None) -> Services
             watch=watch,
             promoted=promotions.apply,
             capture=capture,
+            looks=SecondLooks(
+                settings.second_looks,
+                shadow=lambda: promotions.pointer("glm").shadow,
+                keeps=lambda call: call.is_captured,
+            ),
         ),
         promotions=promotions,
         media=MediaIntake(settings, fetcher, meters),

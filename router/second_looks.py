@@ -80,7 +80,7 @@ class SecondLooks:
 
         Only questions whose route the policy chose: of others there is nothing to learn for it.
         """
-        is_free = call.hints.route == "auto" and call.hints.engine is None
+        is_free = call.hints.route == "auto" and call.hints.engine is None and not call.uses_tools
         if not is_free or call.again is not None or not self._keeps(call):
             return []
         draws = []
@@ -164,6 +164,11 @@ def to_call(call: Call, spec: JobSpec, draw: Draw) -> Call:
         admission=None,
         dial=None,
     )
+
+
+def looked_again_ids(response_id: str) -> tuple[str, ...]:
+    """Return the ids of all that may be asked again because of one question."""
+    return tuple(looked_again_id(response_id, kind) for kind in (SECOND_LOOK, SHADOW))
 
 
 def looked_again_id(response_id: str, kind: AgainKind) -> str:

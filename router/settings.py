@@ -288,6 +288,13 @@ class Settings(BaseSettings):
         "OWNER=pictures, such as local=pictures; others by `glowl owners set`; nobody else's are",
     )
     capture_days: int = Field(90, ge=1, description="days for which they are kept")
+    second_looks: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of those owners' fast questions that are asked again by the deep route, after all other "
+        "jobs; what comes of it is kept for `glowl verdict`, and never shown",
+    )
     metrics: Annotated[bool, BeforeValidator(to_flag)] = Field(
         True, description="count and time what happens, for Prometheus: `/metrics`"
     )

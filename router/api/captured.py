@@ -15,6 +15,7 @@ from router.errors import LoopUnavailableError, NotCapturedError, NotFoundError
 from router.loop.capture import FAILURES
 from router.loop.collect import forget
 from router.loop.records import Exchange
+from router.second_looks import looked_again_ids
 from router.services import Services
 
 Result = TypeVar("Result")
@@ -62,7 +63,7 @@ async def find_captured(services: Services, response_id: str, caller: str) -> Ex
 
 
 async def forget_captured(services: Services, name: str, caller: str) -> bool:
-    """Delete what is kept of a caller's answer, here and on other machines; False if nothing is kept here.
+    """Delete what is kept of a caller's answer, and of its second looks, on all machines; False if nothing is here.
 
     Raises:
         LoopUnavailableError: if it cannot be deleted now.
@@ -76,5 +77,9 @@ async def forget_captured(services: Services, name: str, caller: str) -> bool:
     job = await services.store.get(response_id) if found is None else None
     if found is None and (job is None or job.spec.owner != caller):
         return False
-    await reaching(forget(services.capture, services.store.redis, response_id))
+    again = looked_again_ids(response_id)
+    await reaching(forget(services.capture, services.store.redis, response_id, *again))
+    for name_again in again:
+        await services.store.cancel(name_again)
+        await services.store.delete(name_again)
     return found is not None

@@ -156,7 +156,7 @@ def _plan(data: Path, arms: Sequence[Arm], language: Language) -> tuple[Header, 
         fail(say("eval.data", language, why=error), code=2)
     if not found:
         fail(say("eval.empty", language, path=data / HELDOUT), code=2)
-    groups = groups_of(found)
+    groups = groups_of([(each.id, hashes) for each, hashes in found])
     tasks = [
         Task(Answer(each.id, arm.name, groups[each.id], slices_of(each), each.answer), arm, each)
         for each, _ in found

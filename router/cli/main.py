@@ -28,8 +28,10 @@ from router.cli import (
     models_command,
     owners,
     policy,
+    policy_fit,
     processes,
     promote,
+    proof,
     report,
     tokens,
     up,
@@ -54,8 +56,11 @@ app.command("mcp")(mcp.mcp)
 app.command("explain")(explain.explain)
 app.command("eval")(evaluation.evaluate)
 app.command("promote")(promote.promote)
+app.command("verdict")(proof.verdict)
+app.command("replay")(proof.replay)
 app.command("doctor")(doctor.doctor)
 app.add_typer(models_command.app)
+policy.app.command("fit")(policy_fit.fit)
 app.add_typer(policy.app)
 app.add_typer(webhooks.app)
 app.add_typer(jobs.app)

@@ -47,19 +47,19 @@ async def collect(capture: Capture, store: JobStore) -> int:
     return taken
 
 
-async def forget(capture: Capture, redis: Redis, name: str) -> None:
-    """Delete an exchange here and on every machine.
+async def forget(capture: Capture, redis: Redis, *names: str) -> None:
+    """Delete exchanges here and on every machine.
 
     Args:
         capture: of this process.
         redis: tells the others.
-        name: a response's id, or an owner's.
+        names: ids of responses, or of owners.
 
     Raises:
         QueueUnavailableError: if redis does not answer.
         OSError, sqlite3.Error, NewerLoopError: if the store cannot be written.
     """
-    await capture.forget({name: await tell_deleted(redis, name)})
+    await capture.forget({name: await tell_deleted(redis, name) for name in names})
 
 
 async def tell_deleted(redis: Redis, name: str) -> float:

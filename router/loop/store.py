@@ -159,7 +159,14 @@ class LoopStore:
         return None if row is None else _to_feedback(row)
 
     def select(
-        self, *, owner: str = "", since: float = 0.0, until: float = float("inf"), limit: int = -1, newest: bool = False
+        self,
+        *,
+        owner: str = "",
+        since: float = 0.0,
+        until: float = float("inf"),
+        limit: int = -1,
+        newest: bool = False,
+        with_again: bool = False,
     ) -> Iterator[Exchange]:
         """Read exchanges, the oldest first.
 
@@ -169,9 +176,11 @@ class LoopStore:
             until: likewise, not included.
             limit: at most so many; -1 for all.
             newest: the newest first.
+            with_again: those too that nobody asked, but the service itself (`router.second_looks`).
         """
         order = "DESC" if newest else "ASC"
-        where = f"WHERE e.at >= ? AND e.at < ? AND (? = '' OR e.owner = ?) ORDER BY e.at {order}, e.id LIMIT ?"
+        asked = "" if with_again else "AND json_extract(e.decision, '$.again') IS NULL "
+        where = f"WHERE e.at >= ? AND e.at < ? AND (? = '' OR e.owner = ?) {asked}ORDER BY e.at {order}, e.id LIMIT ?"
         yield from self._read(where, (since, min(until, 1e18), owner, owner, limit))
 
     def count(self, owner: str) -> int:

@@ -100,4 +100,69 @@ TEXTS: Final[dict[str, Text]] = {
         "{base}：{model} 自 {at} 起回答 {share:.0%}（权重 {revision}；{proof}）",
     ),
     "promote.none": Text("nothing is promoted: every model answers as it is", "没有提升任何适配器：各模型按原样回答"),
+    "verdict.nothing": Text(
+        "nothing is kept in {folder}; switch it on for an owner: glowl owners set NAME --capture text",
+        "{folder} 中没有保存任何内容；请为所有者开启：glowl owners set 名称 --capture text",
+    ),
+    "verdict.unreadable": Text("{folder} cannot be read: {why}", "无法读取 {folder}：{why}"),
+    "verdict.unjudged": Text(
+        "not enough data: of no question that was kept is it known what was right; give feedback on answers",
+        "数据不足：已保存的问题都不知道正确答案；请对答案给出反馈",
+    ),
+    "verdict.note": Text(
+        "Gains are in points, of questions with feedback. Intervals of slices hold together with 95 %. A thumb down "
+        "without a correction does not count.",
+        "增益以百分点计，只含有反馈的问题。各切片的区间同时成立的概率为 95%。只点踩而不更正的反馈不计入。",
+    ),
+    "verdict.column.gain": Text("gain of a deeper look [95 %]", "深入查看的增益 [95 %]"),
+    "verdict.column.seconds": Text("costs s", "多花秒数"),
+    "verdict.column.says": Text("it", "结论"),
+    "verdict.column.change": Text("policy", "策略"),
+    "verdict.pays": Text("pays", "值得"),
+    "verdict.harms": Text("harms", "有害"),
+    "verdict.not proven": Text("no gain proven", "未证明有增益"),
+    "verdict.not enough data": Text("not enough data", "数据不足"),
+    "verdict.stays": Text("stays", "不变"),
+    "verdict.send deep": Text("send these deep", "将此类问题发往 deep"),
+    "verdict.answer fast": Text("answer these fast", "此类问题直接由 fast 回答"),
+    "replay.changed": Text(
+        "{preset} sends {changed} of {count} questions the other way; of {known} of those both answers are known",
+        "{preset} 会使 {count} 个问题中的 {changed} 个改走另一路由；其中 {known} 个两种答案均已知",
+    ),
+    "replay.deep": Text(
+        "share that goes deep: {before:.1%} -> {after:.1%}", "走 deep 的比例：{before:.1%} -> {after:.1%}"
+    ),
+    "replay.gain": Text(
+        "gain, in points per question: {gain} (n = {count})", "每个问题的增益（百分点）：{gain}（n = {count}）"
+    ),
+    "replay.seconds": Text("an average question takes {seconds:+.1f} s", "平均每个问题用时变化 {seconds:+.1f} 秒"),
+    "replay.same": Text(
+        "every question takes the same route: there is no difference", "所有问题的路由都相同：没有差别"
+    ),
+    "replay.few": Text(
+        "not enough data: both answers are known of {known} of these questions; GLOWL_SECOND_LOOKS asks more",
+        "数据不足：这些问题中只有 {known} 个两种答案均已知；GLOWL_SECOND_LOOKS 可增加",
+    ),
+    "replay.hidden": Text(
+        "not enough data: of {hidden} of these questions the other answer never had a chance to be known; "
+        "GLOWL_SECOND_LOOKS was 0, or GLM gave no draft",
+        "数据不足：这些问题中有 {hidden} 个的另一答案不可能得知；当时 GLOWL_SECOND_LOOKS 为 0，或 GLM 未给出草稿",
+    ),
+    "fit.fitted": Text(
+        "{name}: fitted on {count} questions that one of both answers won",
+        "{name}：用 {count} 个两种答案分出高下的问题拟合",
+    ),
+    "fit.kept": Text(
+        "{name}: stays as it is; {count} questions that one of both answers won, {least} of each are needed",
+        "{name}：保持不变；仅有 {count} 个两种答案分出高下的问题，双方各需 {least} 个",
+    ),
+    "fit.refused": Text(
+        "no gain proven on {count} held-out questions ({gain}); nothing is written",
+        "在 {count} 个留出问题上未证明有增益（{gain}）；未写出任何文件",
+    ),
+    "fit.written": Text(
+        "{file}: {changed} of {count} held-out questions go the other way, gain {gain}; use it with "
+        "GLOWL_MULTI_HOP_WEIGHTS={file}",
+        "{file}：{count} 个留出问题中有 {changed} 个改变路由，增益 {gain}；用 GLOWL_MULTI_HOP_WEIGHTS={file} 启用",
+    ),
 }

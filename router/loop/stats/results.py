@@ -135,11 +135,11 @@ def slices_of(example: Example) -> tuple[str, ...]:
     return tuple(sorted(names - {"", "none"}))
 
 
-def groups_of(examples: Sequence[tuple[Example, Sequence[str]]]) -> dict[str, str]:
+def groups_of(questions: Sequence[tuple[str, Sequence[str]]]) -> dict[str, str]:
     """Name the group of each question: those that share a picture, directly or by way of a third, are of one.
 
     Args:
-        examples: each with the hashes of its pictures; a question without any is a group of its own.
+        questions: the id of each, with the hashes of its pictures; one without any is a group of its own.
     """
     above: dict[str, str] = {}
 
@@ -148,12 +148,12 @@ def groups_of(examples: Sequence[tuple[Example, Sequence[str]]]) -> dict[str, st
             name = above[name]
         return name
 
-    for example, hashes in examples:
+    for name, hashes in questions:
         for each in hashes:
             above[top(each)] = top(hashes[0])
         if not hashes:
-            top(f"question {example.id}")
-    return {example.id: top(hashes[0] if hashes else f"question {example.id}") for example, hashes in examples}
+            top(f"question {name}")
+    return {name: top(hashes[0] if hashes else f"question {name}") for name, hashes in questions}
 
 
 def iter_answers(results: Results, arm: str) -> Iterator[Answer]:

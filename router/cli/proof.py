@@ -1,0 +1,131 @@
+"""`glowl verdict` and `glowl replay`: what the log of this machine says of the policy.
+
+In: what owners let us keep, in the data folder. Out: tables on stdout. No running service is needed.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language
+from router.cli.durations import parse_duration
+from router.cli.evaluation import check_measure
+from router.cli.policy import load_preset_or_file, score_as_set
+from router.cli.tables import make_table, print_table
+from router.cli.texts import say
+
+if TYPE_CHECKING:
+    from router.loop.stats.intervals import Interval
+    from router.loop.stats.records import Exchange
+    from router.loop.stats.verdict import Verdict
+    from router.settings import Settings
+
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Data folder of the service.")]
+OwnerOption = Annotated[str, typer.Option("--owner", metavar="ID", help="Only what this owner asked.")]
+SinceOption = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Only the last, such as 30d.")]
+MeasureOption = Annotated[str, typer.Option("--by", metavar="exact|f1|anls", help="What is compared.")]
+
+
+def verdict(
+    measure: MeasureOption = "exact",
+    owner: OwnerOption = "",
+    since: SinceOption = None,
+    data_dir: DataDirOption = None,
+    lang: LanguageOption = None,
+) -> None:
+    """Does the deeper look pay? For each slice: what it gains, how sure that is, what it costs. It may say no."""
+    language = parse_language(lang)
+    check_measure(measure)
+    from router.loop.stats.verdict import judge
+
+    verdicts = judge(read_log(load_settings(), data_dir, owner, since, language), measure)
+    if not verdicts:
+        fail(say("verdict.unjudged", language))
+    table = make_table(
+        language,
+        *("eval.column.slice", "eval.column.count", "verdict.column.gain", "verdict.column.seconds"),
+        *("verdict.column.says", "verdict.column.change"),
+    )
+    for each in verdicts:
+        table.add_row(
+            each.slice,
+            str(each.num_questions),
+            _show(each.gain, language),
+            "-" if each.seconds is None else f"{each.seconds:+.1f}",
+            say(f"verdict.{each.says}", language),
+            _change(each, language),
+        )
+    print_table(table)
+    typer.echo(say("verdict.note", language))
+
+
+def replay(
+    preset: Annotated[str, typer.Option("--preset", help="Another preset: its name, or a YAML file.")],
+    measure: MeasureOption = "exact",
+    owner: OwnerOption = "",
+    since: SinceOption = None,
+    data_dir: DataDirOption = None,
+    lang: LanguageOption = None,
+) -> None:
+    """What another preset would have gained on the questions of the log."""
+    language = parse_language(lang)
+    check_measure(measure)
+    from policies.decide import decide
+    from router.loop.stats.replay import replay as estimate
+
+    settings = score_as_set(load_settings())
+    rules = load_preset_or_file(preset)
+    log = read_log(settings, data_dir, owner, since, language)
+    found = estimate(log, lambda each: decide(each.features, rules).route, measure)
+    values = {"count": found.num_questions, "changed": found.num_changed, "known": found.num_known}
+    typer.echo(say("replay.changed", language, preset=rules.name, **values))
+    if not found.num_questions:
+        fail(say("verdict.unjudged", language))
+    typer.echo(say("replay.deep", language, before=found.deep_before, after=found.deep_after))
+    if found.gain is not None:
+        typer.echo(say("replay.gain", language, gain=found.gain.to_points(), count=found.num_questions))
+        if found.seconds is not None:
+            typer.echo(say("replay.seconds", language, seconds=found.seconds))
+        return
+    typer.echo(say(f"replay.{found.why}", language, hidden=found.num_hidden, known=found.num_known))
+
+
+def read_log(
+    settings: Settings, data_dir: Path | None, owner: str, since: str | None, language: Language
+) -> list[Exchange]:
+    """Read what was captured on this machine.
+
+    Raises:
+        typer.Exit: after one line, if there is nothing, or it cannot be read.
+        typer.BadParameter: if the time cannot be read.
+    """
+    import sqlite3
+
+    from policies.language import warm_up
+    from router.loop.stats.log import to_exchanges
+    from router.loop.store import FILE, LoopStore, NewerLoopError
+
+    folder = settings.loop_dir if data_dir is None else data_dir.expanduser().resolve() / settings.loop_dir.name
+    began = 0.0 if since is None else time.time() - parse_duration(since, option="--since")
+    if not (folder / FILE).is_file():
+        fail(say("verdict.nothing", language, folder=folder))
+    warm_up()
+    try:
+        with LoopStore(folder) as store:
+            return to_exchanges(store.select(owner=owner, since=began, with_again=True))
+    except (OSError, sqlite3.Error, NewerLoopError) as error:
+        fail(say("verdict.unreadable", language, folder=folder, why=error))
+
+
+def _show(gain: Interval | None, language: Language) -> str:
+    return say("eval.few", language) if gain is None else gain.to_points()
+
+
+def _change(found: Verdict, language: Language) -> str:
+    if not found.change:
+        return say("verdict.stays", language)
+    return say("verdict.send deep" if found.change == "send deep" else "verdict.answer fast", language)
