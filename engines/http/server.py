@@ -28,7 +28,7 @@ from engines.adapter_names import parse_adapters
 from engines.base import Engine, EngineEndedError, EngineOptions
 from engines.http.address import DEFAULT_PORTS, url_host
 from engines.http.app import EngineHost, app_of
-from engines.http.exits import exit_status, one_line
+from engines.http.exits import HOPELESS, exit_status, one_line
 from engines.http.loading import load_engine
 from engines.logs import LOG_FORMATS, start_logging
 from engines.traces.start import start_traces
@@ -160,8 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run an engine server until SIGTERM or Ctrl-C.
 
     Returns:
-        0 after a signal; with one line on stderr, 1 if it cannot start, and one of `engines.http.exits` if the engine
-        cannot be loaded, or ends by itself.
+        0 after a signal; with one line on stderr, 1 if it cannot listen, and one of `engines.http.exits` if the engine
+        cannot be had or loaded, or ends by itself.
     """
     arguments = _parse(argv)
     start_logging(arguments.name, arguments.log_level, arguments.log_format)
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         adapters = parse_adapters(arguments.adapter)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return HOPELESS
     options = EngineOptions(
         model=arguments.model,
         device=arguments.device,
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine = load_engine(arguments.name, options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return HOPELESS
     with asyncio.Runner(loop_factory=auto_loop_factory(use_subprocess=False)) as runner:
         try:
             return runner.run(_serve(arguments, engine, port))

@@ -28,6 +28,7 @@ from engines.base import (
 from engines.echo import EchoEngine
 from engines.http import answers, loading, server, sse
 from engines.http.client import EngineClient
+from engines.http.exits import HOPELESS
 from engines.http.server import listening
 from tests.support.vllm_server import VllmServer, serving
 
@@ -184,7 +185,7 @@ def test_an_adapter_that_cannot_be_is_one_clear_line(
 ) -> None:
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda _name: object())
 
-    assert server.main(arguments) == 1
+    assert server.main(arguments) == HOPELESS
 
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
@@ -194,7 +195,7 @@ def test_an_adapter_that_cannot_be_is_one_clear_line(
 def test_without_peft_the_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None if name == "peft" else object())
 
-    assert server.main(["glm", "--model", "a/b", "--adapter", "x=c/d"]) == 1
+    assert server.main(["glm", "--model", "a/b", "--adapter", "x=c/d"]) == HOPELESS
 
     assert "pip install 'glowl[adapters]'" in capsys.readouterr().err
 

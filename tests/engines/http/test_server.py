@@ -585,7 +585,8 @@ def test_what_is_not_there_is_one_clear_line(capsys, monkeypatch, tmp_path, argu
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: object())
 
-    assert server.main(arguments) == 1
+    # Supervisors do not try again what only somebody's hand can change
+    assert server.main(arguments) == (1 if "cannot listen" in message else exits.HOPELESS)
 
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")
@@ -604,7 +605,7 @@ def test_a_port_in_use_is_one_clear_line(capsys):
 def test_without_torch_the_extra_is_named(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
 
-    assert server.main(["glm", "--model", checkpoint(tmp_path)]) == 1
+    assert server.main(["glm", "--model", checkpoint(tmp_path)]) == exits.HOPELESS
 
     assert capsys.readouterr().err.strip() == (
         "error: engine 'glm' needs torch and transformers, not installed here: pip install 'glowl[engines]'"
@@ -834,7 +835,7 @@ async def test_sigterm_ends_the_process_at_once_with_exit_code_0_though_an_answe
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    client = EngineClient(f"unix://{path}", timeout_s=30.0)
+    client = EngineClient(f"unix://{path}", timeout_s=300.0)
     await client.start()
     assert (await client.info()).model_id == "mplug-owl2-echo"
     http = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path)), base_url="http://localhost")
@@ -845,7 +846,7 @@ async def test_sigterm_ends_the_process_at_once_with_exit_code_0_though_an_answe
         process.send_signal(signal.SIGTERM)
 
         # Then it does, with nothing on stderr but its own log, with the span of that answer, and the socket is gone
-        spans, log = await asyncio.wait_for(process.communicate(), 60)
+        spans, log = await asyncio.wait_for(process.communicate(), 300)
     await client.aclose()
     assert process.returncode == 0
     assert b"chat mplug-owl2-echo" in spans
