@@ -49,7 +49,7 @@ def settings() -> dict[str, tuple[str | None, str]]:
     found: dict[str, tuple[str | None, str]] = {}
     for name, field in Settings.model_fields.items():
         value = field.get_default(call_default_factory=True)
-        shown: str | None = str(value or "")
+        shown: str | None = str(value) if value or isinstance(value, int | float) else ""  # 0 is a default too
         if name == "data_dir":
             shown = None
         elif isinstance(value, bool):
