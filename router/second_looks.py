@@ -131,7 +131,7 @@ async def ask(start: Callable[[Call], Awaitable[Begun]], call: Call) -> None:
 
 def with_draws(spec: JobSpec, draws: list[Draw]) -> JobSpec:
     """Return the spec of a question with what was drawn for it in its decision."""
-    noted = {
+    noted: dict[str, object] = {
         draw.kind: {
             "probability": draw.probability,
             "is_drawn": draw.is_drawn,

@@ -47,7 +47,7 @@ class AnswerTrainer(Trainer):
         self._student = student
         self.model_accepts_loss_kwargs = True  # or the answers' tokens of a step are not counted
 
-    def compute_loss(  # type: ignore[override]
+    def compute_loss(
         self,
         model: Any,
         inputs: Mapping[str, Tensor],

@@ -83,8 +83,8 @@ class Client:
         method: str,
         path: str,
         body: Json | None = None,
-        *,
         silence_s: float = ANSWER_TIMEOUT_S,
+        /,
         **query: str | int,
     ) -> Json:
         """Call a route under ``/v1/`` and read its object, which may begin to come after ``silence_s``."""

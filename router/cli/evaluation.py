@@ -239,7 +239,7 @@ async def _ask(client: Client, task: Task, data: Path) -> Answer:
     for wait_s in (*_WAITS_S, None):
         began = time.monotonic()
         try:
-            found = await client.call("POST", "responses", body, silence_s=_ANSWER_S)
+            found = await client.call("POST", "responses", body, _ANSWER_S)
         except UnreachableError:
             if wait_s is None:
                 raise

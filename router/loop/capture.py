@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from engines.base import ImagePart
 from router.jobs.job import Job
 from router.loop.pictures import Look, look_at
-from router.loop.records import Feedback, Terms, redacted, to_exchange
+from router.loop.records import Captures, Feedback, Terms, redacted, to_exchange
 from router.loop.store import LoopStore, NewerLoopError
 
 # Pictures count with their bytes, an exchange with so many beside.
@@ -230,6 +230,6 @@ def to_terms(captures: Any, redacts: Any, *, keep_s: float) -> Terms:
     """Return terms of what is stored of an owner; what is not known to this release captures nothing."""
     from router.loop.redact import KINDS
 
-    known = captures if captures in ("text", "pictures") else "off"
+    known: Captures = captures if captures in ("text", "pictures") else "off"
     kinds = frozenset(KINDS) if redacts is None else frozenset(redacts) & frozenset(KINDS)
     return Terms(known, keep_s, kinds)

@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from statistics import NormalDist
 from typing import Final
 
@@ -131,9 +130,8 @@ def mcnemar(num_won: int, num_lost: int) -> float:
     Source: Q. McNemar, Psychometrika 12 (1947), with the binomial's exact tail.
     """
     total = num_won + num_lost
-    ways = accumulate((math.comb(total, count) for count in range(min(num_won, num_lost) + 1)), initial=0)
-    tail = max(ways)
-    return min(1.0, 2 * tail / 2**total)
+    tail = sum(math.comb(total, count) for count in range(min(num_won, num_lost) + 1))
+    return min(1.0, float(2 * tail / 2**total))
 
 
 def _signed(value: float) -> str:

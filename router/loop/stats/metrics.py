@@ -25,7 +25,7 @@ _LEAST_SIMILARITY: Final = 0.5
 # An edit distance takes the product of both lengths; of longer leaves only the beginning is compared.
 _MAX_COMPARED_CHARS: Final = 2_000
 _FENCE: Final = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL | re.IGNORECASE)
-_NOTHING: Final = (None, "", [], {})
+_NOTHING: Final[tuple[Any, ...]] = (None, "", [], {})
 
 
 @dataclass(frozen=True, slots=True)
