@@ -162,6 +162,7 @@ class Shell:
             return listed[0]["id"]
 
 
+@pytest.mark.filterwarnings("ignore:connect\\(\\) must be used:DeprecationWarning")  # by openai's client itself
 @pytest.mark.parametrize("page", pages_with("python"), ids=str)
 def test_python_blocks_print_what_the_page_shows(stack: PocketStack, folder: Path, page: Page) -> None:
     # Given what a reader's own web framework hands over

@@ -50,8 +50,9 @@ class Monitor:
 
 def parts() -> Any:
     settings = Settings(_env_file=None)
+    capture = SimpleNamespace(is_on=lambda _caller: False)
     return SimpleNamespace(
-        monitor=Monitor(), settings=settings, media=Media(), store=None, authenticator=Authenticator()
+        monitor=Monitor(), settings=settings, media=Media(), store=None, authenticator=Authenticator(), capture=capture
     )
 
 

@@ -87,7 +87,7 @@ def test_a_previous_response_that_is_not_there_is_a_wrong_field(http: httpx.Clie
 
 
 def test_items_of_an_unknown_kind_are_still_refused_by_name(http: httpx.Client) -> None:
-    refused = ask(http, {"type": "function_call_output", "call_id": "c", "output": "x"}, user("再说"))
+    refused = ask(http, {"type": "computer_call_output", "call_id": "c", "output": "x"}, user("再说"))
 
     assert refused.status_code == 400
     assert refused.json()["error"]["param"].startswith("input[0]")

@@ -122,6 +122,7 @@ def test_every_field_of_hybrid_is_described_and_so_is_every_option(http: httpx.C
         output_format=OutputFormat("json_schema", "receipt", template="receipt"),
         branches=(BranchPlan("draft", "glm"), BranchPlan("deep-1", "owl2", pictures=(1, 2))),
         cache="joined",
+        is_captured=True,
     )
     units = {"draft": DRAFT, "deep-1": replace(DEEP, name="deep-1"), "merge": MERGE}
     job = Job(spec, "completed", units, final=final, place=QueuePlace(1, 5))
