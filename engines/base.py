@@ -336,8 +336,10 @@ class CanEnd(Protocol):
 class CountsTokens(Protocol):
     """An engine that can say how long a prompt is without answering it."""
 
-    async def count(self, request: GenerationRequest) -> Usage:
+    async def count(self, request: GenerationRequest) -> Usage | None:
         """Count the tokens of a prompt, its pictures included, as an answer's usage would have them.
+
+        None if what does the work cannot say.
 
         Raises:
             EngineUnavailableError: if the engine is not ready.

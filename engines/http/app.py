@@ -185,6 +185,8 @@ def app_of(host: EngineHost) -> Starlette:
             raise HTTPException(404)
         generation = _with_adapter((await _read_chat(request)).generation, info)
         counted = await host.engine.count(generation)
+        if counted is None:
+            raise HTTPException(404)
         return _json({"input_tokens": counted.prompt_tokens, "image_tokens": counted.image_tokens})
 
     async def metrics(request: Request) -> Response:

@@ -21,6 +21,7 @@ from engines import echo
 from engines.base import (
     CallerWait,
     CanEnd,
+    CountsTokens,
     Delta,
     Engine,
     EngineInfo,
@@ -29,6 +30,7 @@ from engines.base import (
     GenerationRequest,
     HasTrouble,
     HasWaiting,
+    Usage,
 )
 from engines.hub.names import ModelName
 from engines.hub.progress import Watcher
@@ -86,6 +88,15 @@ class DeferredEngine:
         async with contextlib.aclosing(self._engine().stream(request)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    async def count(self, request: GenerationRequest) -> Usage | None:
+        """See `engines.base.CountsTokens`; None from an engine that does not.
+
+        Raises:
+            EngineError: what the engine raises; `EngineUnavailableError` before it is loaded.
+        """
+        engine = self._engine()
+        return await engine.count(request) if isinstance(engine, CountsTokens) else None
 
     def trouble(self) -> str:
         """See `engines.base.HasTrouble`; of an engine that says nothing of it, all is well."""

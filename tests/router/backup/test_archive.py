@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +43,7 @@ RUBBISH: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda good: good.read_bytes()[:200] + b"\x55\xaa\x55\xaa" + good.read_bytes()[204:],
         "damaged|ends in the middle",
     ),
-    "newer": (lambda good: gzip.compress(lines_of(good).replace(b'"schema":1', b'"schema":99')), "newer Glowl"),
+    "newer": (lambda good: gzip.compress(re.sub(rb'"schema":\d+', b'"schema":99', lines_of(good))), "newer Glowl"),
     "newer form": (lambda good: gzip.compress(lines_of(good).replace(b'"version":1', b'"version":2')), "newer Glowl"),
 }
 

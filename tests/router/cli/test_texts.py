@@ -18,7 +18,7 @@ def test_every_text_is_said_somewhere(request):
         r"redis\..*|up\.((died|gave_up)(\.said)?|stopping|killing|stopped)"
         r"|hub\..*|doctor\.(redis\.(path|wheel)|attention\.sdpa(_gpu)?|access\.(needed|free|later))"
         r"|verdict\.(pays|harms|not proven|not enough data)|replay\.(same|few|hidden)"
-        r"|owners\.column\.(created|stored)|keys\.status\..*"
+        r"|owners\.column\.(created|stored|capture|redact)|keys\.status\..*"
     )
     assert [key for key in unused if not built.fullmatch(key)] == []
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
 from engines.origin import ORIGIN
+from router.middleware.ids import RequestIds
 from tests.router.middleware.conftest import MakeApp, client_of
 from tests.support.servers import AppServer
 
@@ -59,7 +60,8 @@ async def test_a_bug_in_a_middleware_has_an_id_too_and_says_that_the_connection_
         async def __call__(self, *_: Any) -> None:
             raise TypeError("a")
 
-    app.user_middleware.insert(1, type(app.user_middleware[0])(Broken))
+    within_ids = 1 + [each.cls for each in app.user_middleware].index(RequestIds)
+    app.user_middleware.insert(within_ids, type(app.user_middleware[0])(Broken))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         answer = await http.get("/v1/models", headers={"x-request-id": "mine"})
