@@ -7,7 +7,7 @@ import time
 import pytest
 
 from engines.base import Box, Delta, GenerationFailedError, TokenLogprob, Usage
-from router.work.transcript import Transcript
+from router.work.transcript import Piece, Transcript
 
 
 def token(text: str) -> TokenLogprob:
@@ -18,8 +18,8 @@ def test_pieces_carry_every_log_probability_once_and_the_result_has_it_all() -> 
     transcript = Transcript("glm-4.6v-flash", time.monotonic())
 
     assert transcript.take(Delta(logprobs=(token("a"),))) is None  # half a character has no text yet
-    assert transcript.take(Delta(text="ab", logprobs=(token("b"),))) == ("ab", (token("a"), token("b")))
-    assert transcript.take(Delta(text="c", logprobs=(token("c"),))) == ("c", (token("c"),))
+    assert transcript.take(Delta(text="ab", logprobs=(token("b"),))) == Piece("ab", (token("a"), token("b")))
+    assert transcript.take(Delta(text="c", logprobs=(token("c"),))) == Piece("c", (token("c"),))
     box = Box(0, 0, 10, 10)
     assert transcript.take(Delta(boxes=(box,), finish_reason="length", usage=Usage(3, 2))) is None
 
