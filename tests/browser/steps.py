@@ -67,6 +67,11 @@ def wait_for(bubble: Any, *phases: str) -> Any:
     return bubble
 
 
+def wait_for_text(bubble: Any, text: str) -> None:
+    """Wait until a bubble shows this as its answer: what it says is drawn after the state is known."""
+    expect(bubble.locator(".text")).to_have_text(text, timeout=TIMEOUT_MS)
+
+
 def text_of(bubble: Any) -> str:
     """The words that a bubble shows as its answer."""
     return str(bubble.locator(".text").inner_text()).strip()

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
-from tests.browser.steps import SAMPLES, TIMEOUT_MS, ask, text_of, wait_for
+from tests.browser.steps import SAMPLES, TIMEOUT_MS, ask, text_of, wait_for, wait_for_text
 from tests.support.stack import PocketStack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -41,7 +41,7 @@ def test_two_pictures_get_a_draft_and_then_a_refined_answer(pocket: PocketStack,
     # And then the refined answer, in the same bubble
     wait_for(bubble, "completed")
     expect(bubble.locator(".state")).to_have_text("refined")
-    assert text_of(bubble) == "second"
+    wait_for_text(bubble, "second")
     # And the badge says why it went that way
     badge = bubble.locator(".badge")
     expect(badge.locator(".tag.deep")).to_have_text("deep")
@@ -72,7 +72,7 @@ def test_a_chinese_question_about_one_picture_is_answered_at_once(pocket: Pocket
     bubble = wait_for(ask(page, "一共有多少个图形？", SAMPLES / "count.png", button="提问"), "completed")
     expect(bubble.locator(".badge .tag.fast")).to_have_text("快速")
     expect(bubble.locator(".state")).to_have_text("已回答")
-    assert text_of(bubble) == "4"
+    wait_for_text(bubble, "4")
     # And a further question goes on from it
     second = wait_for(ask(page, "图中的菱形是什么颜色的？", SAMPLES / "colour.png", button="提问"), "completed")
     response = httpx.get(f"{visitor.url}/v1/responses/{second.get_attribute('data-id')}", trust_env=False).json()
@@ -96,7 +96,7 @@ def test_samples_pictures_by_keyboard_and_a_title(pocket: PocketStack, visit: Vi
     with page.expect_request("**/v1/responses") as sent:
         page.get_by_role("button", name="Ask", exact=True).click()
     bubble = wait_for(page.locator(".exchange").last, "completed")
-    assert text_of(bubble) == "first"
+    wait_for_text(bubble, "first")
     # And nothing forbids an answer of the cache, until it is asked for again
     assert "cache-control" not in sent.value.all_headers()
     with page.expect_request("**/v1/responses") as sent:
