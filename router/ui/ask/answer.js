@@ -169,4 +169,5 @@ export function Exchange({ turn, number, firstPicture, isLast, onAgain }) {
 let scrolledByPageAt = 0;
 /** Note that the page itself scrolls now, which is no sign of a reader. */
 export function willScroll() { scrolledByPageAt = Date.now(); }
-const isByHand = () => Date.now() - scrolledByPageAt > 300;
+// On a slow machine the event comes long after the call. A wheel and a finger are known by their own events.
+const isByHand = () => Date.now() - scrolledByPageAt > 2000;
