@@ -41,7 +41,7 @@ SHOWN_HOOK = "https://example.com/hooks"
 NOT_RUN = re.compile(
     r"((GLOWL|REDIS|OTEL)_\w+=(\"[^\"]*\"|\S+) )*\.venv/bin/glowl "
     r"(up|api|worker|engine|doctor|mcp|models convert|jobs retry|owners|keys|tokens|audit verify --has|backup|"
-    r"restore|dataset review|finetune|eval|promote)\b|"
+    r"restore|dataset|finetune|eval|promote|policy fit|verdict|replay|report)\b|"
     r"(GLOWL_\w+=\S+ )*(make|docker|vllm|pip|git|python3?|export|install|df|systemctl|kubectl|sudo|redis-cli|claude)\b|"
     r"\.venv/bin/(pip|python)\b|"
     r"curl -i https://glowl\.example\.com"
