@@ -39,7 +39,10 @@ MAX_OF_ALL: Final = 256
 # Of what is kept for unstored responses: of one connection, and of all.
 MAX_KEPT_BYTES: Final = 8 * 1024 * 1024
 MAX_KEPT_OF_ALL: Final = 256 * 1024 * 1024
+# Turns that wait: of one connection, and what they take, of one and of all. One message may always wait.
 _MAX_WAITING: Final = 8
+MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
+MAX_WAITING_OF_ALL: Final = 256 * 1024 * 1024
 _RESTARTING: Final = 1012
 _DONE: Final = 1000
 _LIFECYCLE: Final = (b"event: response.created", b"event: response.queued", b"event: response.in_progress")
@@ -58,6 +61,7 @@ class Sockets:
         self.app = app
         self.max_json_items = settings.max_json_items
         self.kept_bytes = 0
+        self.waiting_bytes = 0
         self._open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +88,7 @@ class Sockets:
             await socket.run()
         finally:
             self._open[caller.owner] -= 1
-            socket.forget()
+            socket.close()
 
     def _has_room(self, owner: str) -> bool:
         return self._open[owner] < MAX_OF_OWNER and self._open.total() < MAX_OF_ALL
@@ -131,7 +135,8 @@ class _Socket:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._waiting: asyncio.Queue[str | bytes] = asyncio.Queue(_MAX_WAITING)
+        self._waiting: asyncio.Queue[bytes] = asyncio.Queue(_MAX_WAITING)
+        self._waiting_bytes = 0
         self._gone = asyncio.Event()
         self._kept = _Kept()
 
@@ -160,12 +165,17 @@ class _Socket:
         finally:
             await end_tasks(reader, *ends)
 
+    def close(self) -> None:
+        """Keep nothing any more, and let nothing wait."""
+        self._count(-self._waiting_bytes)
+        self.forget()
+
     def forget(self) -> None:
-        """Keep nothing any more."""
+        """Go on from nothing any more."""
         self._sockets.kept_bytes -= self._kept.num_bytes
         self._kept = _Kept()
 
-    async def _next(self, ends: list[asyncio.Task[Any]], until: float) -> str | bytes | None:
+    async def _next(self, ends: list[asyncio.Task[Any]], until: float) -> bytes | None:
         """Wait for a message; None if something else comes first."""
         getting = asyncio.create_task(self._waiting.get())
         try:
@@ -174,7 +184,10 @@ class _Socket:
                 timeout=max(until - time.monotonic(), 0),
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            return getting.result() if getting.done() else None
+            if not getting.done():
+                return None
+            self._count(-len(getting.result()))
+            return getting.result()
         finally:
             await end_tasks(getting)
 
@@ -186,15 +199,29 @@ class _Socket:
                 self._gone.set()
                 return
             text = message.get("text")
-            try:
-                self._waiting.put_nowait(message.get("bytes", b"") if text is None else text)
-            except asyncio.QueueFull:
-                await self._tell(_refusal(texts.TOO_MANY_TURNS.fill(most=_MAX_WAITING), "too_many_in_flight", 429))
+            turn: bytes = message.get("bytes", b"") if text is None else text.encode()
+            if self._has_room_for(turn):
+                self._count(len(turn))
+                self._waiting.put_nowait(turn)
+            else:
+                sizes = {"most": _MAX_WAITING, "size": MAX_WAITING_BYTES // 2**20}
+                await self._tell(_refusal(texts.TOO_MANY_TURNS.fill(**sizes), "too_many_in_flight", 429))
 
-    async def _turn(self, message: str | bytes) -> None:
+    def _has_room_for(self, turn: bytes) -> bool:
+        if self._waiting.empty():
+            return True
+        own, everybodys = self._waiting_bytes + len(turn), self._sockets.waiting_bytes + len(turn)
+        return not self._waiting.full() and own <= MAX_WAITING_BYTES and everybodys <= MAX_WAITING_OF_ALL
+
+    def _count(self, num_bytes: int) -> None:
+        """Count what waits."""
+        self._waiting_bytes += num_bytes
+        self._sockets.waiting_bytes += num_bytes
+
+    async def _turn(self, message: bytes) -> None:
         """Answer a message."""
         try:
-            body = self._to_body(message.encode() if isinstance(message, str) else message)
+            body = self._to_body(message)
         except RouterError as error:
             await self._tell({"type": "error", "status": status_of(error), **envelope(error)})
             return

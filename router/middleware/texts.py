@@ -44,8 +44,9 @@ SOCKET_TOO_OLD: Final = Text(
     "该 WebSocket 已打开一小时，达到上限；请重新连接，并发送整个对话。",
 )
 TOO_MANY_TURNS: Final = Text(
-    "At most {most} requests may wait on one WebSocket; this one was dropped: send it after the others have ended.",
-    "一个 WebSocket 上最多可有 {most} 个请求等待；该请求已被丢弃：请在其他请求结束后再发送。",
+    "At most {most} requests may wait on one WebSocket, of {size} MB together; this one was dropped: send it after the "
+    "others have ended.",
+    "一个 WebSocket 上最多可有 {most} 个请求等待，合计 {size} MB；该请求已被丢弃：请在其他请求结束后再发送。",
 )
 NOT_AN_EVENT: Final = Text(
     "This is no event that is known here: send a JSON object with the type 'response.create' and the fields of "

@@ -214,6 +214,29 @@ def test_one_owner_has_so_many_at_a_time_and_an_old_one_is_closed(
         assert turn(first)[-1]["type"] == "response.completed"
 
 
+@pytest.mark.parametrize("bound", ["MAX_WAITING_BYTES", "MAX_WAITING_OF_ALL"])
+def test_turns_wait_within_a_bound_of_their_bytes(
+    api: AppServer, echoes: dict[str, EchoEngine], monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    # Given a turn that takes its time, and room for one large message behind it
+    monkeypatch.setattr(sockets, bound, 100_000)
+    echoes["glm"].delta_delay_s = 0.05
+    large = {**HELLO, "store": False, "metadata": {"a": "x"}, "instructions": "y" * 70_000}
+    with connect(url_of(api), open_timeout=WAIT_S, proxy=None) as opened:
+        opened.send(json.dumps({**HELLO, "store": False, "input": "你好" * 60}))
+        while json.loads(opened.recv(WAIT_S))["type"] != "response.output_text.delta":
+            pass
+        # When two are sent
+        opened.send(json.dumps(large))
+        opened.send(json.dumps(large))
+        # Then the second is dropped, and the first is answered
+        seen: list[dict[str, Any]] = []
+        while sum(event["type"] == "response.completed" for event in seen) < 2:
+            seen.append(json.loads(opened.recv(WAIT_S)))
+    refused = [event for event in seen if event["type"] == "error"]
+    assert [(event["status"], event["error"]["code"]) for event in refused] == [(429, "too_many_in_flight")]
+
+
 def test_a_client_that_leaves_ends_its_answer(api: AppServer, echoes: dict[str, EchoEngine]) -> None:
     echo = echoes["glm"]
     echo.delta_delay_s = 0.05
