@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from router.cli.api import DEFAULT_URL, Api, KeyOption, UrlOption
-from router.cli.common import Language, LanguageOption, fail, parse_language
+from router.cli.common import Language, LanguageOption, fail, parse_language, printable
 from router.cli.texts import say
 from router.questions import is_empty
 
@@ -158,11 +158,6 @@ def problem_of(response: Mapping[str, Any], language: Language) -> str | None:
             return say("ask.cancelled", language)
         case _:
             return None
-
-
-def printable(text: str) -> str:
-    """The text without control characters, line ends and tabs apart: a model must not drive the terminal."""
-    return "".join(char for char in text if char in "\n\t" or not (ord(char) < 32 or 127 <= ord(char) < 160))
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from router.cli.common import Language, LanguageOption, command_name, fail, load_settings, parse_language
+from router.cli.common import Language, LanguageOption, command_name, fail, load_settings, parse_language, printable
 from router.cli.durations import parse_duration
 from router.cli.texts import say
 
@@ -113,10 +113,10 @@ def review(
         for sha256 in exchange.pictures:
             kept = pictures.get(sha256)
             typer.echo(f"  {kept.file if kept is not None and kept.file is not None else sha256}")
-        typer.echo(f"  ? {exchange.question}")
+        typer.echo(printable(f"  ? {exchange.question}"))
         for name, text in (("glm", exchange.draft), ("owl2", exchange.deep), ("=", exchange.final)):
             if text:
-                typer.echo(f"  {name}: {text}")
+                typer.echo(printable(f"  {name}: {text}"))
         said = typer.prompt(say("dataset.ask", language), default="s", show_default=False).strip()
         if said == "q":
             break

@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestServer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from router.cli.ask import Transcript, printable
+from router.cli.ask import Transcript
+from router.cli.common import printable
 from router.cli.main import app
 from router.cli.net import free_port
 

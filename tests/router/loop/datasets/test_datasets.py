@@ -188,11 +188,14 @@ def test_a_reviewer_says_what_is_right(tmp_path: Path) -> None:
     # Given four answers of which the draft says 41 and the final one 42
     with LoopStore(tmp_path) as store:
         for number in range(1, 6):
-            store.put(_asked(number, agreement=0.1), [], 9e9)
+            store.put(_asked(number, agreement=0.1, question=f"Total of \x1b[2J{number}?"), [], 9e9)
     # When the newest is right, of the next GLM's, the third is skipped, and the fourth is corrected
     said = _run("review", "--loop", tmp_path, typed="y\ng\ns\n43 a@b.cn\nq\n")
     # Then that is kept, and the rest still waits
     assert "3 kept" in said
+    # And no question drives the terminal
+    assert "? Total of [2J5?" in said
+    assert "\x1b" not in said
     with LoopStore(tmp_path) as store:
         right = {each.id: right_answer(each) for each in store.select()}
     assert right == {"resp_5": "42", "resp_4": "41", "resp_3": None, "resp_2": "43 [email]", "resp_1": None}
