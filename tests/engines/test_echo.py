@@ -23,6 +23,7 @@ from engines.base import (
 )
 from engines.echo import EchoEngine
 from engines.json_schema import ANY_OBJECT, JsonSchemaError
+from engines.tools import Tool, ToolUse
 
 
 def encoded(format_: str, size: tuple[int, int] = (6, 4)) -> ImagePart:
@@ -196,3 +197,25 @@ async def test_what_stands_in_for_owl2_refuses_a_schema_as_owl2_does():
         await generate(owl2, ask("hi", json_schema=ANY_OBJECT))
 
     assert caught.value.param == "response_format"
+
+
+@pytest.mark.parametrize(
+    ("script", "said", "calls"),
+    [
+        ('say: One.\n  call: clock {"zone": "utc"}  \nsay:Two.', "One.\nTwo.", [("clock", '{"zone": "utc"}')]),
+        ("call: clock\tnot JSON\ncall: clock\n{}", "", [("clock", "{}")]),
+        ("call: other\ncall:\ncall: clock [1]", None, []),
+        # Patterns that let white space follow white space take minutes over this.
+        (f"call:{' ' * 300_000}clock\nsay:{' ' * 300_000}x", "x", [("clock", "{}")]),
+        (f"call: clock {'{' * 300_000}", None, []),
+    ],
+    ids=["lines", "no arguments", "no calls", "spaces", "brackets"],
+)
+async def test_calls_are_scripted_line_by_line(engine, script, said, calls):
+    request = ask(script, tool_use=ToolUse((Tool("clock"),)))
+
+    answer = await generate(engine, request)
+
+    assert [(call.name, call.arguments) for call in answer.tool_calls] == calls
+    if said is not None:
+        assert answer.text == said
