@@ -324,8 +324,10 @@ def test_vllm_is_started_with_what_our_client_needs_of_it() -> None:
     service = SERVICES["glm-vllm"]
     words = shlex.split(service["command"])
 
-    # Then it tells reasoning from answers, is asked for its health, and serves the model that our engine would
+    # Then it tells reasoning and calls from answers, is asked for its health, and serves the model of our engine
     assert words[words.index("--reasoning-parser") + 1] == "glm45"
+    assert words[words.index("--tool-call-parser") + 1] == "glm45"
+    assert "--enable-auto-tool-choice" in words, "else vLLM refuses functions whose choice is left to the model"
     assert service["healthcheck"]["test"][-2:] == [words[words.index("--port") + 1], "/health"]
     assert "./deploy/healthcheck.sh:/usr/local/bin/healthcheck:ro" in service["volumes"]
     assert words[0] == shlex.split(SERVICES["glm-gpu"]["command"])[3]

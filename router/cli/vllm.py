@@ -89,7 +89,8 @@ def vllm_argv(program: Path, address: Address, plan: models.ModelPlan, *, is_alo
     name = plan.shown.get("glm", "glm-4.6v-flash").partition("@")[0]
     return (
         *(str(program), "serve", plan.models["glm"], "--served-model-name", name),
-        *("--reasoning-parser", "glm45", "--max-model-len", str(MAX_CONTEXT_TOKENS)),
+        *("--reasoning-parser", "glm45", "--enable-auto-tool-choice", "--tool-call-parser", "glm45"),
+        *("--max-model-len", str(MAX_CONTEXT_TOKENS)),
         *("--gpu-memory-utilization", _share(plan, is_alone=is_alone), *listen),
     )
 

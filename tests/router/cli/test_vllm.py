@@ -124,7 +124,8 @@ def test_it_is_a_child_like_any_other_that_answers_on_the_engines_socket(monkeyp
     assert specs["glm"].argv == (
         str(program),
         *shlex.split(
-            "serve /m/glm --served-model-name zai-org/GLM-4.6V-Flash --reasoning-parser glm45 --max-model-len 32768 "
+            "serve /m/glm --served-model-name zai-org/GLM-4.6V-Flash --reasoning-parser glm45 "
+            "--enable-auto-tool-choice --tool-call-parser glm45 --max-model-len 32768 "
             f"--gpu-memory-utilization {share} --uds /data/run/glm.sock"
         ),
     )
