@@ -40,6 +40,7 @@ from router.loop.collect import keep_forever
 from router.middleware.audited import Audited
 from router.middleware.callers import Identified
 from router.middleware.encodings import Unpacked
+from router.middleware.ending import EndingAnswered
 from router.middleware.hosts import Cors, HostsChecked
 from router.middleware.hot import HotRoutes
 from router.middleware.ids import BugsAnswered, RequestIds
@@ -109,6 +110,7 @@ def create_app(settings: Settings | None = None, traces: Traces | None = None) -
     # The last one added is the outermost.
     app.add_middleware(HotRoutes, routes=HOT, handlers=app.exception_handlers)
     app.add_middleware(BugsAnswered, to_response=errors.answer_bug)
+    app.add_middleware(EndingAnswered, draining=services.draining)
     app.add_middleware(HeadAnswered)
     app.add_middleware(PathsTidied)
     app.add_middleware(Unpacked, settings=services.settings)
@@ -130,6 +132,7 @@ def create_app(settings: Settings | None = None, traces: Traces | None = None) -
         from router.middleware.traced import Traced
 
         app.add_middleware(Traced, traces=traces)
+    app.add_middleware(EndingAnswered, draining=services.draining)  # for what waits in the layers between
     app.add_middleware(RequestIds)
     app.add_middleware(Sockets, settings=services.settings)
     return app

@@ -21,6 +21,7 @@ Errors::
     ├── QueueFullError               429; the caller has too many unfinished jobs
     ├── TooManyInFlightError         429; the caller has too many requests, or too much of them, open
     ├── OverloadedError              503; all callers together have
+    ├── ShuttingDownError            503; this process ends, and the answer was not made in time
     ├── QueueUnavailableError        503; redis does not answer
     │   ├── NotReplicatedError       503; redis wrote it, but too few of its replicas have it
     │   └── StorageFullError         503; redis has no room for anything new
@@ -211,6 +212,14 @@ class OverloadedError(RouterError):
     status_code: ClassVar[int] = 503
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str] = "overloaded"
+
+
+class ShuttingDownError(RouterError):
+    """The process that was asked is being stopped, and the answer was not made before its time was over."""
+
+    status_code: ClassVar[int] = 503
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "shutting_down"
 
 
 class QueueUnavailableError(RouterError):

@@ -2,7 +2,7 @@
 
 In: the application. Out: a process that a load balancer can take away without one refused request: on SIGTERM
 ``/readyz`` says 503 while everything is still answered, then nothing new is accepted, and streams have a bounded time
-to end. A second signal skips the first step.
+to end: what is not answered by then is broken off with a 503. A second signal skips the first step.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import resource
 import signal
 import socket
@@ -21,12 +22,16 @@ import uvicorn
 from fastapi import FastAPI
 
 from router.connections import BoundedProtocol, Connections
+from router.leftovers import end_tasks
 from router.services import Services
 from router.settings import Settings
 
 # Files that the process needs beside connections: redis, engines, logs, pictures being fetched.
 _OTHER_FILES: Final = 256
 _WRITE_TIMEOUT_S: Final = 60.0
+# After the time to drain: for requests that are broken off to be answered. Within `STOP_MARGIN_S` of supervisors.
+_BREAK_OFF_S: Final = 2
+_CANCEL_AGAIN_S: Final = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +61,13 @@ class ApiServer(uvicorn.Server):
             access_log=False,
             # Who is trusted to say where a request comes from is decided once, by GLOWL_TRUSTED_PROXIES.
             proxy_headers=False,
-            # 0 would mean: for ever.
-            timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+            # Uvicorn's own end of requests, by which they get a bare 500: only for what `_break_off` does not end.
+            timeout_graceful_shutdown=math.ceil(settings.drain_s) + _BREAK_OFF_S,
         )
         super().__init__(config)
         self._services: Services = app.state.services
         self._notice_s = settings.drain_notice_s
+        self._drain_s = settings.drain_s
         self._ui_port = settings.ui_port
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -79,6 +85,25 @@ class ApiServer(uvicorn.Server):
             log.warning("the page has no port of its own: %s", error)
         else:
             self.servers.append(server)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let what runs end, or break it off when its time is over; then end the application."""
+        self._services.draining.set()
+        breaking_off = asyncio.create_task(self._break_off(), name="break off requests")
+        try:
+            await super().shutdown(sockets)
+        finally:
+            await end_tasks(breaking_off)
+
+    async def _break_off(self) -> None:
+        """Cancel the requests that run on after the time to drain; `EndingAnswered` then answers for them."""
+        await asyncio.sleep(self._drain_s)
+        if tasks := self.server_state.tasks:
+            log.warning("not ended within %g s, so broken off: %d requests", self._drain_s, len(tasks))
+        while tasks := set(self.server_state.tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)  # redis-py can swallow one cancel
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Give notice; stop when that is over, at a second signal, or at once for who sits at the keyboard."""

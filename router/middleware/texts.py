@@ -13,6 +13,10 @@ AUDIT_UNAVAILABLE: Final = Text(
     "The audit log cannot be written, and this service answers nothing that is not written there; try again later.",
     "审计日志暂时无法写入，而本服务不会处理未记录的请求；请稍后再试。",
 )
+SHUTTING_DOWN: Final = Text(
+    "This server is being stopped, and the answer was not ready in time: send the request again.",
+    "该服务器正在停止，未能及时给出回答：请重新发送请求。",
+)
 UNKNOWN_ENCODING: Final = Text(
     "The content encoding '{encoding}' is not supported: send the body plain, or in one of {accepted}.",
     "不支持内容编码 '{encoding}'：请直接发送请求体，或使用 {accepted} 之一。",

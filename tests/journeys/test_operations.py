@@ -165,6 +165,49 @@ def test_an_api_that_is_told_to_end_says_so_first_and_lets_its_streams_end(stack
     api.stop()
 
 
+def test_an_api_that_must_end_before_its_answer_refuses_it_and_another_api_answers(stack: Stack) -> None:
+    # Given an api process of its own that answers a question for ever
+    port = free_port()
+    argv = [sys.executable, "-m", "router.cli", "api", "--port", str(port)]
+    api = Process(argv, stack.dir / "api.log", {**stack.env, "GLOWL_DRAIN_NOTICE_S": "0", "GLOWL_DRAIN_S": "0"})
+    base = f"http://127.0.0.1:{port}"
+
+    def is_ready() -> bool:
+        try:
+            return httpx.get(f"{base}/readyz", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    wait_until(is_ready, "the api")
+    engine = stack.engines["glm"]
+    engine.delta_delay_s = 3600.0
+    body = {"model": "glowl", "input": "你好，你好吗？"}
+    key = {"Idempotency-Key": "ends before"}
+    answers: list[httpx.Response] = []
+    ask = {"json": body, "headers": key, "timeout": 300, "trust_env": False}
+    asking = threading.Thread(target=lambda: answers.append(httpx.post(f"{base}/v1/responses", **ask)), daemon=True)
+    asking.start()
+    wait_until(lambda: engine.num_running > 0, "the run")
+
+    # When it is told to end, then it says so in the answer, and nothing runs on
+    api.child.send_signal(signal.SIGTERM)
+    asking.join(300)
+    assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (503, "shutting_down")
+    assert answers[0].headers["retry-after"] == "1"
+    assert api.child.wait(300) == 0
+    api.stop()
+    log = (stack.dir / "api.log").read_text()
+    assert "not ended within 0 s, so broken off: 1 requests" in log
+    assert "Traceback" not in log
+    wait_until(lambda: engine.num_running == 0, "the run to be ended")
+
+    # And the same request, sent again, is answered by another
+    engine.delta_delay_s = 0.0
+    with stack.http as http:
+        again = http.post("/v1/responses", json=body, headers=key)
+        assert (again.status_code, again.json()["status"]) == (200, "completed")
+
+
 def test_a_rolling_restart_of_everything_but_redis_loses_nothing(stack: Stack) -> None:
     # Given work that goes on while both processes are replaced, one after the other
     engine = stack.engines["owl2"]

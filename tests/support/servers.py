@@ -141,12 +141,13 @@ class AppServer:
 class BoundedServer(AppServer):
     """The api's own server, with its limits on connections, on a thread of this process."""
 
-    def __init__(self, app: Any, settings: Settings) -> None:
+    def __init__(self, app: Any, settings: Settings, *, drain_s: float = 1.0) -> None:
         self._settings = settings
+        self._drain_s = drain_s
         super().__init__(app)
 
     def _make_server(self) -> uvicorn.Server:
-        update = {"port": self.port, "log_level": "WARNING", "drain_s": 1.0}
+        update = {"port": self.port, "log_level": "WARNING", "drain_s": self._drain_s}
         return ApiServer(self._app, self._settings.model_copy(update=update))
 
 
