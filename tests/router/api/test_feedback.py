@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis as blocking_redis
 from redis.asyncio import Redis
 
 from router.app import create_app
@@ -40,10 +41,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def keeping(echo_urls: dict[str, str], redis_process: RedisProcess, folder: Path) -> Iterator[AppServer]:
+def database(redis_process: RedisProcess) -> str:
+    """One of its own: one api collects for all on a redis, and those of other tests have no such owner."""
+    url = redis_process.url.replace("db=0", "db=9")
+    with blocking_redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture(scope="module")
+def keeping(echo_urls: dict[str, str], database: str, folder: Path) -> Iterator[AppServer]:
     """An api that keeps what the first of its two keys asks."""
     settings = Settings(
-        REDIS_URL=redis_process.url,
+        REDIS_URL=database,
         glm_url=echo_urls["glm"],
         owl2_url=echo_urls["owl2"],
         api_keys=("alice", "bob"),
@@ -136,9 +146,7 @@ def test_without_consent_an_answer_is_not_kept(
     assert _kept(folder, made["id"]) is None
 
 
-def test_a_job_is_kept_at_its_end_whoever_ran_it(
-    alice: httpx.Client, redis_process: RedisProcess, folder: Path
-) -> None:
+def test_a_job_is_kept_at_its_end_whoever_ran_it(alice: httpx.Client, database: str, folder: Path) -> None:
     # Given a job, which takes no feedback while it runs
     content = [{"type": "input_image", "image_url": PICTURE}, {"type": "input_text", "text": "How many?"}]
     body = {"model": "glowl", "input": [{"role": "user", "content": content}], "background": True}
@@ -149,7 +157,7 @@ def test_a_job_is_kept_at_its_end_whoever_ran_it(
     # When a worker somewhere ends it
     async def work() -> None:
         async with contextlib.AsyncExitStack() as stack:
-            redis = await stack.enter_async_context(Redis.from_url(redis_process.url))
+            redis = await stack.enter_async_context(Redis.from_url(database))
             store = JobStore(redis, lease_s=300)
             for unit, text in (("draft", "three"), ("deep", "four")):
                 epoch = await store.claim(job_id, unit)
