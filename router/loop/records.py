@@ -6,7 +6,7 @@ proofs read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -188,13 +188,7 @@ def to_exchange(job: Job, redacts: frozenset[str], revisions: Mapping[str, str] 
         took_s=max((job.completed_at or spec.created_at) - spec.created_at, 0.0) + sum(spec.timings.values()) / 1000,
         state=job.state,
         question=clean(spec.question),
-        messages=[
-            {
-                **each,
-                "parts": [{**part, "text": clean(part["text"])} if "text" in part else part for part in each["parts"]],
-            }
-            for each in spec.messages
-        ],
+        messages=[_to_kept(each, clean) for each in spec.messages],
         language=spec.language,
         route=str(spec.decision.get("route", "")),
         rule=str(spec.decision.get("rule", "")),
@@ -220,6 +214,17 @@ def to_exchange(job: Job, redacts: frozenset[str], revisions: Mapping[str, str] 
         pictures=tuple(stored_image_hashes(spec.messages)),
         revisions=dict(revisions or {}),
     )
+
+
+def _to_kept(message: Mapping[str, Any], clean: Callable[[str], str]) -> dict[str, Any]:
+    """Return a message of the conversation as it may be kept: its words, and those that functions are called with."""
+    kept: dict[str, Any] = {
+        **message,
+        "parts": [{**part, "text": clean(part["text"])} if "text" in part else part for part in message["parts"]],
+    }
+    if calls := message.get("tool_calls"):
+        kept["tool_calls"] = [{**call, "arguments": clean(call["arguments"])} for call in calls]
+    return kept
 
 
 def redacted(feedback: Feedback, redacts: frozenset[str]) -> Feedback:

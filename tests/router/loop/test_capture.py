@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from engines.base import SamplingParams, Usage
 from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult
 from router.loop import capture as module
 from router.loop.capture import Capture, to_terms
-from router.loop.records import Feedback, Terms
+from router.loop.records import Feedback, Terms, to_exchange
 from router.loop.store import LoopStore
 from tests.router.loop.test_store import _picture
 
@@ -123,6 +124,25 @@ async def test_a_disk_that_takes_nothing_keeps_nobody_waiting(
     with LoopStore(tmp_path / "loop") as store:
         assert store.count("own_a") == 3
     assert [record.levelname for record in caplog.records if "cannot be written" in record.message] == ["ERROR"]
+
+
+async def test_arguments_of_functions_are_redacted_too(tmp_path: Path) -> None:
+    job = ended_job()
+    call = {"id": "call_1", "name": "find", "arguments": '{"mail": "a@b.cn"}'}
+    asked = [*job.spec.messages, {"role": "assistant", "parts": [], "tool_calls": [call]}]
+    exchange = to_exchange(replace(job, spec=replace(job.spec, messages=asked)), frozenset({"email"}))
+    assert exchange.messages[1]["tool_calls"] == [{**call, "arguments": '{"mail": "[email]"}'}]
+
+
+async def test_what_is_kept_goes_by_what_its_owner_says_now(tmp_path: Path) -> None:
+    keep_s = 100.0
+    capture = Capture(tmp_path, lambda _: Terms("text", keep_s), clock=lambda: 1060.0)
+    capture.add(ended_job())
+    assert await capture.flush()
+    assert await capture.expire() == 0
+    keep_s = 50.0
+    assert await capture.expire() == 1
+    capture.close()
 
 
 async def test_feedback_is_redacted_too(tmp_path: Path) -> None:
