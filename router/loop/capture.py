@@ -156,8 +156,18 @@ class Capture:
         return await self.ask(lambda store: store.delete(names), 0)
 
     async def expire(self) -> int:
-        """Delete what was kept for long enough."""
-        return await self.ask(lambda store: store.expire(self._clock()), 0)
+        """Delete what was kept for long enough, by what its owner lets us keep now."""
+
+        def expire(store: LoopStore) -> int:
+            keep_s = {owner: self._terms_of(owner).keep_s for owner in store.owners()}
+            # An owner of whom nothing is known any more: what was said when its answers were kept counts.
+            return store.expire(self._clock(), {owner: seconds for owner, seconds in keep_s.items() if seconds > 0})
+
+        return await self.ask(expire, 0)
+
+    async def sweep(self) -> int:
+        """Delete files of pictures that nothing leads to."""
+        return await self.ask(lambda store: store.sweep(), 0)
 
     def close(self) -> None:
         """Write what is left, for a few seconds at most."""

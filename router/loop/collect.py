@@ -24,6 +24,7 @@ ENDED: Final = f"{PREFIX}loop:ended"
 DELETED: Final = f"{PREFIX}loop:deleted"
 _COLLECT_EVERY_S: Final = 1.0
 _KEEP_EVERY_S: Final = 60.0
+_SWEEP_EVERY_S: Final = 3600.0
 _AT_ONCE: Final = 100
 # Machines that were off for longer may keep what was deleted meanwhile, until its time is over.
 _REMEMBER_S: Final = 30 * 86_400
@@ -83,15 +84,18 @@ async def keep_forever(capture: Capture, store: JobStore) -> None:
 
 
 async def _tidy_forever(capture: Capture, redis: Redis) -> None:
-    seen = 0.0
+    seen = swept = 0.0
 
     async def tidy() -> None:
-        nonlocal seen
+        nonlocal seen, swept
         now = time.time()
         names = await deleted_since(redis, seen - _OVERLAP_S)
         if names:
             await capture.forget(names)
         await capture.expire()
+        if now - swept >= _SWEEP_EVERY_S:
+            await capture.sweep()
+            swept = now
         await guard(cast("Any", redis.zremrangebyscore(DELETED, "-inf", now - _REMEMBER_S)))
         seen = now
 

@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from engines.base import ImagePart
@@ -219,15 +220,50 @@ class LoopStore:
         self._empty_log()
         return gone
 
-    def expire(self, now: float) -> int:
-        """Forget what was kept for long enough; returns how many exchanges that were."""
+    def owners(self) -> set[str]:
+        """Return whose exchanges or feedback are kept."""
+        query = "SELECT DISTINCT owner FROM exchanges UNION SELECT DISTINCT owner FROM feedback"
+        return {row["owner"] for row in self._db.execute(query)}
+
+    def expire(self, now: float, keep_s: Mapping[str, float] = MappingProxyType({})) -> int:
+        """Forget what was kept for long enough; returns how many exchanges that were.
+
+        Args:
+            now: unix seconds.
+            keep_s: for how long an owner's are kept by now, by its id: a time that was shortened counts for what is
+                kept already. Of owners that are not in it, what was said when an exchange was kept counts.
+        """
         with self._writing():
             gone = self._delete("keep_until <= ?", now)
+            for owner, seconds in keep_s.items():
+                gone += self._delete("owner = ? AND at <= ?", owner, now - seconds)
+            self._drop_lone_feedback(now, keep_s)
             self._db.execute("DELETE FROM deleted WHERE at < ?", (now - _REMEMBER_DELETED_S,))
             if gone:
                 self._drop_unshown()
         self._empty_log()  # also if a reader kept the last deletion from doing so
         return gone
+
+    def sweep(self) -> int:
+        """Delete files of pictures that no row keeps, which a process left that died while writing; returns how many.
+
+        Everybody who writes a file writes its row in the same transaction, so in one of our own none is on its way.
+        """
+        gone = 0
+        with self._writing():
+            kept = {row["sha256"] for row in self._db.execute("SELECT sha256 FROM pictures WHERE is_kept")}
+            for path in (self.folder / PICTURES).glob("*/*"):
+                if path.name not in kept:
+                    path.unlink(missing_ok=True)
+                    gone += 1
+        return gone
+
+    def _drop_lone_feedback(self, now: float, keep_s: Mapping[str, float]) -> None:
+        """Forget old feedback on answers that another machine keeps: nothing here would take it along."""
+        query = "SELECT exchange_id, owner, at FROM feedback WHERE exchange_id NOT IN (SELECT id FROM exchanges)"
+        for response_id, owner, at in self._db.execute(query).fetchall():
+            if at <= now - keep_s.get(owner, _REMEMBER_DELETED_S):
+                self._db.execute("DELETE FROM feedback WHERE exchange_id = ?", (response_id,))
 
     def _prepare(self) -> None:
         with self._writing():

@@ -120,6 +120,37 @@ def test_what_was_deleted_does_not_come_back(tmp_path: Path) -> None:
         assert store.delete({"own_a": 1002.5}) == 0
 
 
+def test_a_shortened_time_counts_for_what_is_kept_already(tmp_path: Path) -> None:
+    with LoopStore(tmp_path) as store:
+        store.put(exchange(1), [], 9000.0)
+        store.put(exchange(2, owner="own_b"), [], 9000.0)
+        # Feedback on answers that another machine keeps
+        store.put_feedback("resp_8", "own_a", Feedback("up", at=1000.0))
+        store.put_feedback("resp_9", "own_b", Feedback("up", at=1000.0))
+        assert store.owners() == {"own_a", "own_b"}
+        assert store.expire(1100.0, {"own_a": 99.5}) == 0
+        assert store.expire(1101.0, {"own_a": 99.5}) == 1
+        assert (store.get("resp_1"), store.feedback("resp_8")) == (None, None)
+        assert store.get("resp_2") is not None
+        assert store.feedback("resp_9") is not None
+        store.expire(1000.0 + 31 * 86_400)
+        assert store.feedback("resp_9") is None
+
+
+def test_what_a_dying_process_left_is_swept_away(tmp_path: Path) -> None:
+    kept, lost = _picture(1), _picture(2)
+    with LoopStore(tmp_path) as store:
+        store.put(exchange(pictures=(kept.sha256,)), [(look_at(kept), kept)], 2000.0)
+        folder = store.pictures([kept.sha256])[kept.sha256].file.parent.parent  # type: ignore[union-attr]
+        for name in (lost.sha256, f"{lost.sha256}.17.tmp"):
+            (folder / lost.sha256[:2]).mkdir(exist_ok=True)
+            (folder / lost.sha256[:2] / name).write_bytes(lost.data)
+        assert store.sweep() == 2
+        assert store.sweep() == 0
+    assert lost.data not in _bytes_of(tmp_path)
+    assert kept.data in _bytes_of(tmp_path)
+
+
 def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
     with LoopStore(tmp_path):
         pass
