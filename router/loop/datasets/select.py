@@ -5,13 +5,13 @@ In: exchanges with what was said of them. Out: why each is of interest, and its 
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from router.loop.records import Exchange
+from router.loop.right import right_of
 
 Reason = Literal["corrected", "down", "up", "conflict", "low"]
 REASONS: Final[tuple[Reason, ...]] = ("corrected", "down", "up", "conflict", "low")
@@ -76,28 +76,11 @@ def right_answer(exchange: Exchange, *, trusts_agreement: bool = False) -> str |
         trusts_agreement: what both models say without being asked to agree counts as right too.
     """
     said = exchange.feedback
-    if said is not None and said.correction is not None:
-        return to_text(said.correction)
-    if said is not None and said.fields:
-        answer = _to_object(exchange.final)
-        return None if answer is None else to_text({**answer, **said.fields})
-    if said is not None and said.rating == "up":
-        return exchange.final
+    if (right := right_of(exchange.final, said)) is not None:
+        return right
+    has_said = said is not None and (said.rating is not None or bool(said.fields))
     is_agreed = exchange.agreement is not None and exchange.agreement >= AGREED and not exchange.conflicts
-    return exchange.final if trusts_agreement and is_agreed and (said is None or said.rating is None) else None
-
-
-def to_text(answer: Any) -> str:
-    """Return an answer as a model is to write it."""
-    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
-
-
-def _to_object(text: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    return exchange.final if trusts_agreement and is_agreed and not has_said else None
 
 
 def draw(exchanges: Iterable[Exchange], taken: Collection[str], number: int, seed: int = 0) -> list[Candidate]:

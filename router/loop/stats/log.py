@@ -7,14 +7,12 @@ the cache, or whose caller chose the route: none of them says anything about the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from policies.features import Features, Hints, Question, measure
 from router.loop.records import Exchange as Kept
-from router.loop.records import Feedback
-from router.loop.stats.metrics import read_json
+from router.loop.right import right_of
 from router.loop.stats.records import Exchange
 from router.loop.stats.results import groups_of
 
@@ -36,30 +34,14 @@ def to_exchanges(kept: Iterable[Kept]) -> list[Exchange]:
         if again is None:
             own.append(each)
         elif again.get("kind") == "second_look" and each.final:
-            looks[again["response_id"]] = each
+            looks[each.again] = each  # not the id in the decision, in which digits may have been taken for a number
     own = [each for each in own if each.final and each.cache in ("", "miss") and not _is_chosen(each.decision)]
     groups = groups_of([(each.id, each.pictures) for each in own])
     return [_join(each, looks.get(each.id), groups[each.id]) for each in own]
 
 
-def to_right(final: str, feedback: Feedback | None) -> str | None:
-    """Return what should have been said: a correction; the answer with fields corrected; an answer that was liked.
-
-    A thumb down alone says that the answer is wrong, and not what is right: nothing can be held against that.
-    """
-    if feedback is None:
-        return None
-    if feedback.correction is not None:
-        said = feedback.correction
-        return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
-    if feedback.fields:
-        found = read_json(final)
-        return json.dumps({**found, **feedback.fields}, ensure_ascii=False) if isinstance(found, dict) else None
-    return final if feedback.rating == "up" else None
-
-
 def _join(kept: Kept, look: Kept | None, group: str) -> Exchange:
-    features, right = _measure(kept), to_right(kept.final, kept.feedback)
+    features, right = _measure(kept), right_of(kept.final, kept.feedback)
     if kept.route == "deep":
         draft = kept.answers.get("draft")
         has_draft = draft is not None and bool(draft.text)
