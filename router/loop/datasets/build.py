@@ -114,7 +114,8 @@ def split(exchanges: Sequence[Exchange], near: Mapping[str, str], share: float) 
     """Say of each exchange, by id, whether it is held out.
 
     Exchanges that show the same picture, or near copies, are on the same side; without pictures, those that ask the
-    same. The side follows from the smallest hash of a group, so what was held out once is held out when more comes.
+    same. The side follows from a group's oldest exchange, so what was held out once is held out when more comes; unless
+    what comes shows that two groups are one.
 
     Args:
         exchanges: to be parted.
@@ -127,16 +128,18 @@ def split(exchanges: Sequence[Exchange], near: Mapping[str, str], share: float) 
         for other in others:
             groups.join(first, other)
     group_of = {name: groups.find(found[0]) for name, found in keys.items()}
-    places = {group: _place_of(group) for group in group_of.values()}
+    places: dict[str, float] = {}
+    for each in sorted(exchanges, key=lambda each: (each.at, each.id)):
+        places.setdefault(group_of[each.id], _place_of(next(iter(each.pictures), f"text {_plain(each.question)}")))
     held = {group for group, place in places.items() if place < share}
     if not held and share > 0 and len(places) > 1:  # of a few groups chance may take none
         held = {min(places, key=places.__getitem__)}
     return {name: group in held for name, group in group_of.items()}
 
 
-def _place_of(group: str) -> float:
+def _place_of(name: str) -> float:
     """Return a number from 0 to below 1 that follows from a name and looks random."""
-    return int(hashlib.sha256(f"heldout {group}".encode()).hexdigest()[:13], 16) / 16**13
+    return int(hashlib.sha256(f"heldout {name}".encode()).hexdigest()[:13], 16) / 16**13
 
 
 def write(dataset: Dataset, folder: Path, about: Mapping[str, str]) -> None:
@@ -212,7 +215,12 @@ def _keys_of(exchange: Exchange, near: Mapping[str, str]) -> list[str]:
 
 
 def _question_of(exchange: Exchange) -> str:
-    return "\n".join([_plain(exchange.question), *exchange.pictures])
+    """Return all that was asked: "and the total?" is another question after another conversation."""
+    turns = [
+        f"{each['role']} {_plain(''.join(part.get('text', '') for part in each['parts']))}"
+        for each in exchange.messages
+    ]
+    return "\n".join([*turns, _plain(exchange.question), *exchange.pictures])
 
 
 def _plain(text: str) -> str:
