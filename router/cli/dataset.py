@@ -11,24 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from router.cli.common import Language, LanguageOption, command_name, fail, load_settings, parse_language, printable
-from router.cli.durations import parse_duration
+from router.cli.common import LanguageOption, command_name, fail, load_settings, parse_language, printable
+from router.cli.kept import LoopOption, OwnerOption, SinceOption, read_kept
 from router.cli.texts import say
 
 if TYPE_CHECKING:
     from router.loop.records import Exchange, Feedback
-    from router.loop.store import Kept
 
 app = typer.Typer(name="dataset", help="Data sets out of kept answers (docs/datasets.md).", no_args_is_help=True)
 
-LoopOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--loop", help="Folder in which answers are kept; may be repeated; default: `loop` in the data folder."
-    ),
-]
-SinceOption = Annotated[str | None, typer.Option(metavar="TIME", help="Only the last so long, such as 30d.")]
-OwnerOption = Annotated[str, typer.Option(help="Only this owner's, by the id that `glowl owners show` prints.")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a data set.")]
 
 
@@ -193,42 +184,6 @@ def card(folder: FolderArgument) -> None:
         typer.echo((folder / CARD).read_text("utf-8") if (folder / CARD).is_file() else str(counts))
     except (OSError, DatasetError) as error:
         fail(str(error))
-
-
-def read_kept(
-    loop: list[Path] | None, language: Language, *, since: str | None = None, owner: str = ""
-) -> tuple[list[Exchange], dict[str, Kept]]:
-    """Read what is kept, and what is known of its pictures.
-
-    Args:
-        loop: folders; None for that of the settings.
-        language: of what is said.
-        since: a duration; None for everything.
-        owner: whose; empty for all.
-
-    Raises:
-        typer.Exit: after one line, if there is nothing, or it cannot be read.
-    """
-    from router.loop.capture import FAILURES
-    from router.loop.store import FILE, LoopStore
-
-    after = time.time() - parse_duration(since, option="--since") if since else 0.0
-    exchanges: dict[str, Exchange] = {}
-    pictures: dict[str, Kept] = {}
-    folders = loop or [load_settings().loop_dir]
-    for folder in folders:
-        if not (folder / FILE).exists():
-            fail(say("dataset.nothing_kept", language, folder=folder, glowl=command_name()))
-        try:
-            with LoopStore(folder) as store:
-                found = {each.id: each for each in store.select(owner=owner, since=after)}
-                pictures |= store.pictures(sha256 for each in found.values() for sha256 in each.pictures)
-        except FAILURES as error:
-            fail(f"{folder / FILE}: {error}")
-        exchanges |= found
-    if not exchanges:
-        fail(say("dataset.nothing_kept", language, folder=folders[0], glowl=command_name()))
-    return list(exchanges.values()), pictures
 
 
 def _day(at: float) -> str:

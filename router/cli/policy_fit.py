@@ -13,8 +13,9 @@ import typer
 
 from router.cli.common import LanguageOption, fail, load_settings, parse_language, write_atomically
 from router.cli.evaluation import check_measure
+from router.cli.kept import LoopOption, OwnerOption, SinceOption
 from router.cli.policy import load_preset_or_file, score_as_set
-from router.cli.proof import DataDirOption, MeasureOption, OwnerOption, SinceOption, read_log
+from router.cli.proof import DataDirOption, MeasureOption, read_log
 from router.cli.texts import say
 
 
@@ -26,6 +27,7 @@ def fit(
     measure: MeasureOption = "exact",
     owner: OwnerOption = "",
     since: SinceOption = None,
+    loop: LoopOption = None,
     data_dir: DataDirOption = None,
     lang: LanguageOption = None,
 ) -> None:
@@ -38,7 +40,7 @@ def fit(
 
     settings = score_as_set(load_settings())
     rules = load_preset_or_file(preset or settings.preset)
-    found = fit_weights(read_log(settings, data_dir, owner, since, language), rules, current(), measure)
+    found = fit_weights(read_log(loop, data_dir, owner, since, language), rules, current(), measure)
     for name, count in found.num_rows.items():
         key = "fit.fitted" if name in found.fitted else "fit.kept"
         typer.echo(say(key, language, name=name, count=count, least=LEAST_OF_EACH))

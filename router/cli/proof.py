@@ -1,19 +1,18 @@
-"""`glowl verdict` and `glowl replay`: what the log of this machine says of the policy.
+"""`glowl verdict` and `glowl replay`: what the log says of the policy.
 
-In: what owners let us keep, in the data folder. Out: tables on stdout. No running service is needed.
+In: what owners let us keep, of one machine or of several. Out: tables on stdout. No running service is needed.
 """
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language
-from router.cli.durations import parse_duration
 from router.cli.evaluation import check_measure
+from router.cli.kept import LoopOption, OwnerOption, SinceOption, read_kept
 from router.cli.policy import load_preset_or_file, score_as_set
 from router.cli.tables import make_table, print_table
 from router.cli.texts import say
@@ -22,11 +21,8 @@ if TYPE_CHECKING:
     from router.loop.stats.intervals import Interval
     from router.loop.stats.records import Exchange
     from router.loop.stats.verdict import Verdict
-    from router.settings import Settings
 
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Data folder of the service.")]
-OwnerOption = Annotated[str, typer.Option("--owner", metavar="ID", help="Only what this owner asked.")]
-SinceOption = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Only the last, such as 30d.")]
 MeasureOption = Annotated[str, typer.Option("--by", metavar="exact|f1|anls", help="What is compared.")]
 
 
@@ -34,6 +30,7 @@ def verdict(
     measure: MeasureOption = "exact",
     owner: OwnerOption = "",
     since: SinceOption = None,
+    loop: LoopOption = None,
     data_dir: DataDirOption = None,
     lang: LanguageOption = None,
 ) -> None:
@@ -42,7 +39,7 @@ def verdict(
     check_measure(measure)
     from router.loop.stats.verdict import judge
 
-    verdicts = judge(read_log(load_settings(), data_dir, owner, since, language), measure)
+    verdicts = judge(read_log(loop, data_dir, owner, since, language), measure)
     if not verdicts:
         fail(say("verdict.unjudged", language))
     table = make_table(
@@ -68,6 +65,7 @@ def replay(
     measure: MeasureOption = "exact",
     owner: OwnerOption = "",
     since: SinceOption = None,
+    loop: LoopOption = None,
     data_dir: DataDirOption = None,
     lang: LanguageOption = None,
 ) -> None:
@@ -77,9 +75,9 @@ def replay(
     from policies.decide import decide
     from router.loop.stats.replay import replay as estimate
 
-    settings = score_as_set(load_settings())
+    score_as_set(load_settings())
     rules = load_preset_or_file(preset)
-    log = read_log(settings, data_dir, owner, since, language)
+    log = read_log(loop, data_dir, owner, since, language)
     found = estimate(log, lambda each: decide(each.features, rules).route, measure)
     values = {"count": found.num_questions, "changed": found.num_changed, "known": found.num_known}
     typer.echo(say("replay.changed", language, preset=rules.name, **values))
@@ -95,30 +93,22 @@ def replay(
 
 
 def read_log(
-    settings: Settings, data_dir: Path | None, owner: str, since: str | None, language: Language
+    loop: list[Path] | None, data_dir: Path | None, owner: str, since: str | None, language: Language
 ) -> list[Exchange]:
-    """Read what was captured on this machine.
+    """Read what was captured.
 
     Raises:
         typer.Exit: after one line, if there is nothing, or it cannot be read.
         typer.BadParameter: if the time cannot be read.
     """
-    import sqlite3
-
     from policies.language import warm_up
     from router.loop.stats.log import to_exchanges
-    from router.loop.store import FILE, LoopStore, NewerLoopError
 
-    folder = settings.loop_dir if data_dir is None else data_dir.expanduser().resolve() / settings.loop_dir.name
-    began = 0.0 if since is None else time.time() - parse_duration(since, option="--since")
-    if not (folder / FILE).is_file():
-        fail(say("verdict.nothing", language, folder=folder))
+    if loop is None and data_dir is not None:
+        loop = [data_dir.expanduser().resolve() / load_settings().loop_dir.name]
+    kept, _ = read_kept(loop, language, since=since, owner=owner, with_again=True)
     warm_up()
-    try:
-        with LoopStore(folder) as store:
-            return to_exchanges(store.select(owner=owner, since=began, with_again=True))
-    except (OSError, sqlite3.Error, NewerLoopError) as error:
-        fail(say("verdict.unreadable", language, folder=folder, why=error))
+    return to_exchanges(kept)
 
 
 def _show(gain: Interval | None, language: Language) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from router.cli.common import LanguageOption, fail, parse_language, write_atomically
-from router.cli.dataset import LoopOption, OwnerOption, SinceOption, read_kept
+from router.cli.kept import LoopOption, OwnerOption, SinceOption, read_kept
 from router.cli.texts import say
 
 

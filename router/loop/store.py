@@ -159,6 +159,11 @@ class LoopStore:
         row = self._db.execute(f"SELECT {_SAID} FROM feedback f WHERE exchange_id = ?", (response_id,)).fetchone()  # noqa: S608
         return None if row is None else _to_feedback(row)
 
+    def lone_feedback(self) -> dict[str, Feedback]:
+        """Return what was said of answers that are not kept here, by their ids: another machine keeps them."""
+        query = f"SELECT exchange_id, {_SAID} FROM feedback f WHERE exchange_id NOT IN (SELECT id FROM exchanges)"  # noqa: S608
+        return {row["exchange_id"]: said for row in self._db.execute(query) if (said := _to_feedback(row)) is not None}
+
     def select(
         self,
         *,

@@ -100,11 +100,6 @@ TEXTS: Final[dict[str, Text]] = {
         "{base}：{model} 自 {at} 起回答 {share:.0%}（权重 {revision}；{proof}）",
     ),
     "promote.none": Text("nothing is promoted: every model answers as it is", "没有提升任何适配器：各模型按原样回答"),
-    "verdict.nothing": Text(
-        "nothing is kept in {folder}; switch it on for an owner: glowl owners set NAME --capture text",
-        "{folder} 中没有保存任何内容；请为所有者开启：glowl owners set 名称 --capture text",
-    ),
-    "verdict.unreadable": Text("{folder} cannot be read: {why}", "无法读取 {folder}：{why}"),
     "verdict.unjudged": Text(
         "not enough data: of no question that was kept is it known what was right; give feedback on answers",
         "数据不足：已保存的问题都不知道正确答案；请对答案给出反馈",

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 
 from engines.base import ImagePart
 from engines.dataset_format import read_examples
+from router.cli.kept import read_kept
 from router.cli.main import app
-from router.loop.datasets.build import split
+from router.loop.datasets.build import build, split
 from router.loop.datasets.card import to_llava
-from router.loop.datasets.select import draw, right_answer, select
+from router.loop.datasets.select import Candidate, draw, right_answer, select
 from router.loop.pictures import group_near, look_at
 from router.loop.records import Exchange, Feedback
 from router.loop.store import LoopStore
@@ -106,6 +107,21 @@ def test_near_copies_are_never_on_both_sides() -> None:
     # And what is held out stays so when more comes
     more = [*exchanges, *(_asked(200 + number, [_page(200 + number)]) for number in range(10))]
     assert {name: is_held for name, is_held in split(more, near, 0.3).items() if name in parts} == parts
+    # Copies that come later among it, whichever of both has the smaller hash
+    originals = [_asked(number, [page]) for number, (page, _) in enumerate(pages)]
+    copies = [_asked(300 + number, [copy]) for number, (_, copy) in enumerate(pages)]
+    before, after = split(originals, near, 0.3), split([*copies, *originals], near, 0.3)
+    assert {name: after[name] for name in before} == before
+
+
+def test_the_same_words_after_another_conversation_are_another_question() -> None:
+    def asked(number: int, about: str, right: str) -> Candidate:
+        turns = [("user", about), ("assistant", "Yes."), ("user", "And the total?")]
+        messages = [{"role": role, "parts": [{"type": "text", "text": text}]} for role, text in turns]
+        return Candidate(_asked(number, question="And the total?", messages=messages), ("corrected",), right)
+
+    made = build([asked(1, "A bill of 4 lines", "4"), asked(2, "A bill of 5 lines", "5")], {})
+    assert ({each.answer for each in made.train + made.heldout}, made.dropped) == ({"4", "5"}, {})
 
 
 @pytest.fixture
@@ -200,3 +216,16 @@ def test_a_reviewer_says_what_is_right(tmp_path: Path) -> None:
         right = {each.id: right_answer(each) for each in store.select()}
     assert right == {"resp_5": "42", "resp_4": "41", "resp_3": None, "resp_2": "43 [email]", "resp_1": None}
     assert "2 answers wait" in _run("review", "--loop", tmp_path, typed="q\n")
+
+
+def test_feedback_counts_whichever_machine_it_was_sent_to(tmp_path: Path) -> None:
+    with LoopStore(tmp_path / "one") as one, LoopStore(tmp_path / "two") as two:
+        for number in (1, 2):
+            one.put(_asked(number), [], 9e9)
+            one.put_feedback(f"resp_{number}", "own_a", Feedback("up", at=50.0 * number))
+            two.put_feedback(f"resp_{number}", "own_a", Feedback("down", "43", at=75.0))
+    exchanges, _ = read_kept([tmp_path / "one", tmp_path / "two"], "en")
+    # Then the newest counts
+    assert {each.id: right_answer(each) for each in exchanges} == {"resp_1": "43", "resp_2": "42"}
+    exchanges, _ = read_kept([tmp_path / "one"], "en")
+    assert {each.id: right_answer(each) for each in exchanges} == {"resp_1": "42", "resp_2": "42"}
