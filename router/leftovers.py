@@ -40,6 +40,26 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
         raise asyncio.CancelledError
 
 
+async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """Await work that ends even if this task is cancelled, once or repeatedly; a cancellation is raised after it.
+
+    For what has to be done at the end of a task: `end_tasks` cancels that repeatedly too.
+    """
+    working = asyncio.get_running_loop().create_task(work)
+    is_cancelled = False
+    while not working.done():
+        try:
+            await asyncio.shield(working)
+        except asyncio.CancelledError:
+            is_cancelled = True
+        except Exception:  # raised below
+            break
+    result = working.result()
+    if is_cancelled:
+        raise asyncio.CancelledError
+    return result
+
+
 class Leftovers:
     """A set of tasks, kept from being collected before they end."""
 

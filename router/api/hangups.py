@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope
 
 from router.api.intake import services_of
 from router.dispatch import Running
-from router.leftovers import end_tasks
+from router.leftovers import end_tasks, to_the_end
 
 # Under this name a scope's extensions have what is told whom to call when the client is gone: `BoundedProtocol` puts it
 # there. What it returns forgets that.
@@ -199,16 +199,7 @@ class _ReadAhead(Generic[Item]):
         Whoever reads it may be cancelled again and again, as by anyio, and close the generator next: it must not be
         running any more.
         """
-        ending = self._loop.create_task(self._end())
-        is_cancelled = False
-        while not ending.done():
-            try:
-                await asyncio.shield(ending)
-            except asyncio.CancelledError:
-                is_cancelled = True
-        ending.result()
-        if is_cancelled:
-            raise asyncio.CancelledError
+        await to_the_end(self._end())
 
     async def _end(self) -> None:
         await end_tasks(self._task)

@@ -39,7 +39,7 @@ from router.errors import QueueUnavailableError, RouterError, StorageFullError
 from router.jobs.events import EventHub
 from router.jobs.job import ErrorRecord, Job
 from router.jobs.store import JobStore
-from router.leftovers import end_tasks
+from router.leftovers import end_tasks, to_the_end
 
 if TYPE_CHECKING:
     from engines.traces.sdk import Traces
@@ -173,8 +173,11 @@ class Run:
         try:
             async with self._group:
                 heart = self._group.create_task(self._beat())
-                await self._work()
-                await end_tasks(heart)
+                try:
+                    await self._work()
+                finally:
+                    # The group cancels each task once, and redis-py can swallow that: this would then never end.
+                    await to_the_end(self._end_tasks(heart))
         except* LeaseLostError:
             log.info("batch %s is no longer ours", self.id)
         except* QueueUnavailableError:
@@ -182,6 +185,10 @@ class Run:
         except* Exception:  # the edge of a batch: a batch with a bug must not be retried for ever
             log.exception("batch %s failed", self.id)
             await self._give_up()
+
+    async def _end_tasks(self, heart: asyncio.Task[None]) -> None:
+        await end_tasks(heart, *([self._feed] if self._feed else []))
+        await end_tasks(*self._lines)  # the feed has begun its last one
 
     async def _beat(self) -> None:
         interval_s = min(self._store.lease_s / 3, 1.0)

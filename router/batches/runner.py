@@ -11,7 +11,7 @@ import contextlib
 
 from router.batches.run import BatchContext, Run
 from router.errors import QueueUnavailableError
-from router.leftovers import end_tasks
+from router.leftovers import end_tasks, to_the_end
 from router.redis import repeat
 
 # Most batches that one process runs at a time; the others wait for it or for another process.
@@ -41,10 +41,14 @@ class BatchRunner:
         try:
             await repeat("batch runner", self._take_up, lambda: self._wait(interval_s))
         finally:
-            runs = list(self._runs.values())
-            await end_tasks(*(task for _run, task in runs))
-            with contextlib.suppress(QueueUnavailableError):
-                await asyncio.gather(*(self._context.store.give_back(run.id, run.epoch) for run, _task in runs))
+            await to_the_end(self._let_go())
+
+    async def _let_go(self) -> None:
+        """End the runs, and give their batches back."""
+        runs = list(self._runs.values())
+        await end_tasks(*(task for _run, task in runs))
+        with contextlib.suppress(QueueUnavailableError):
+            await asyncio.gather(*(self._context.store.give_back(run.id, run.epoch) for run, _task in runs))
 
     async def _take_up(self) -> None:
         self._news.clear()

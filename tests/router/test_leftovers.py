@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from router.leftovers import Leftovers, end_tasks
+import pytest
+
+from router.leftovers import Leftovers, end_tasks, to_the_end
 
 
 async def test_a_task_that_swallows_its_cancellation_is_ended_all_the_same() -> None:
@@ -89,3 +91,40 @@ async def test_who_ends_a_task_ends_it_also_when_cancelled_again_meanwhile() -> 
     # Then the task has ended before the one that ends it, which was cancelled
     assert inner.done()
     assert outer.cancelled()
+
+
+async def test_what_has_to_be_done_at_the_end_of_a_task_is_done_however_often_the_task_is_cancelled() -> None:
+    is_doing, may_end, outcomes = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def do() -> None:
+        is_doing.set()
+        await may_end.wait()
+        outcomes.append("done")
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await to_the_end(do())
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await is_doing.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.wait({task})
+
+    assert task.cancelled()
+    assert outcomes == ["done"]
+
+
+async def test_work_that_is_done_to_its_end_returns_and_raises_as_ever() -> None:
+    async def fail() -> None:
+        raise ValueError("no")
+
+    assert await to_the_end(asyncio.sleep(0, "result")) == "result"
+    with pytest.raises(ValueError, match="no"):
+        await to_the_end(fail())
