@@ -9,13 +9,19 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
 
 from engines.base import Usage
+from engines.tools import ToolCall, ToolCallDelta, arguments_of
 from router.api.objects import draft_title, item_id, to_hybrid
 from router.api.telling import Step, Telling
 from router.jobs.job import FinalAnswer, Job, UnitResult
 
 Json = dict[str, Any]
 
-_STOP_REASONS: Final = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+_STOP_REASONS: Final = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "content_filter": "refusal",
+    "tool_calls": "tool_use",
+}
 PING: Final[Json] = {"type": "ping"}
 
 
@@ -25,7 +31,10 @@ def to_message(job: Job, answer: FinalAnswer | UnitResult) -> Json:
     if _shows_draft(job) and job.draft is not None and job.draft.text and job.draft is not answer:
         thinking = draft_title(job.spec) + job.draft.text
         content.append({"type": "thinking", "thinking": thinking, "signature": _signature(job)})
-    content.append({"type": "text", "text": answer.text})
+    calls = [block for call in answer.tool_calls if (block := _to_block(call)) is not None]
+    if answer.text or not calls:
+        content.append({"type": "text", "text": answer.text})
+    content += calls
     return {
         **_head(job, answer.model),
         "content": content,
@@ -38,8 +47,8 @@ def to_message(job: Job, answer: FinalAnswer | UnitResult) -> Json:
 async def to_events(telling: Telling, steps: AsyncIterator[Step]) -> AsyncGenerator[Json, None]:
     """Yield the events of a message that is told while it is written.
 
-    One block is open at a time: the draft, as thinking, if it is shown so; then the text. A message has a text block
-    even where the answer is empty, since clients read the first one.
+    One block is open at a time: the draft, as thinking, if it is shown so; then the text; then each call. A message
+    that calls nothing has a text block even where the answer is empty, since clients read the first one.
 
     Args:
         telling: the answer.
@@ -60,8 +69,11 @@ async def to_events(telling: Telling, steps: AsyncIterator[Step]) -> AsyncGenera
         elif step.kind == "text":
             for event in (*blocks.sign(_signature(telling.job)), *blocks.write("text", step.text)):
                 yield event
+        elif step.call is not None:
+            for event in (*blocks.sign(_signature(telling.job)), *blocks.call(step.call)):
+                yield event
         elif step.answer is not None:
-            for event in blocks.end():
+            for event in (*blocks.sign(_signature(telling.job)), *blocks.end()):
                 yield event
             yield {
                 "type": "message_delta",
@@ -78,18 +90,25 @@ class _Blocks:
     def __init__(self) -> None:
         self._index = -1
         self._kind = ""
+        self._has_answer = False
 
     def write(self, kind: str, text: str) -> list[Json]:
         """Add text to the open block of this kind, or begin one; an empty text adds nothing."""
         events: list[Json] = []
         if self._kind != kind:
-            events += self._close()
-            self._index, self._kind = self._index + 1, kind
             empty = {"type": "thinking", "thinking": "", "signature": ""} if kind == "thinking" else None
-            block = empty or {"type": "text", "text": ""}
-            events.append({"type": "content_block_start", "index": self._index, "content_block": block})
+            events += self._open(empty or {"type": "text", "text": ""})
         if text:
             events.append(self._delta({"type": f"{kind}_delta", kind: text}))
+        return events
+
+    def call(self, piece: ToolCallDelta) -> list[Json]:
+        """Begin a call's block with its first piece, and add to the text of its arguments."""
+        events: list[Json] = []
+        if piece.name:
+            events += self._open({"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}})
+        if piece.arguments:
+            events.append(self._delta({"type": "input_json_delta", "partial_json": piece.arguments}))
         return events
 
     def sign(self, signature: str) -> list[Json]:
@@ -99,8 +118,14 @@ class _Blocks:
         return [self._delta({"type": "signature_delta", "signature": signature}), *self._close()]
 
     def end(self) -> list[Json]:
-        """End the text, which is begun here if nothing was written."""
-        return [*self.write("text", ""), *self._close()]
+        """End the answer; if it has no block, it gets an empty text."""
+        return [*([] if self._has_answer else self.write("text", "")), *self._close()]
+
+    def _open(self, block: Json) -> list[Json]:
+        closed = self._close()
+        self._index, self._kind = self._index + 1, block["type"]
+        self._has_answer = self._has_answer or self._kind != "thinking"
+        return [*closed, {"type": "content_block_start", "index": self._index, "content_block": block}]
 
     def _close(self) -> list[Json]:
         if not self._kind:
@@ -126,6 +151,14 @@ def _head(job: Job, model: str) -> Json:
 
 def _shows_draft(job: Job) -> bool:
     return job.spec.draft_as == "reasoning"
+
+
+def _to_block(call: ToolCall) -> Json | None:
+    """Return the block of a call; None for one that the limit cut: there is no way to say that it is not to be run."""
+    try:
+        return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments_of(call.arguments)}
+    except ValueError:
+        return None
 
 
 def _signature(job: Job) -> str:

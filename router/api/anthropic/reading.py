@@ -6,8 +6,9 @@ be honoured.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,13 +23,19 @@ from router.api.anthropic.shapes import (
     MessagesRequest,
     TextBlock,
     ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    Turn,
 )
+from router.api.anthropic.tools import in_their_words, to_tool_fields
 from router.api.calls import to_call
 from router.api.named_files import read_named
 from router.api.other_fields import check_others
 from router.api.schemas import (
+    CalledFunction,
     ChatMessage,
     ChatRequest,
+    ChatToolCall,
     ImagePartIn,
     ImageUrl,
     JsonSchemaFormat,
@@ -51,7 +58,6 @@ _HARMLESS: Final = frozenset(
         "inference_geo",
         "max_tokens",
         "metadata",
-        "parallel_tool_calls",
         "speed",
         "stop_sequences",
         "stream",
@@ -64,8 +70,12 @@ _HARMLESS: Final = frozenset(
         "workspace_id",
     }
 )
-_INSTEAD: Final = {"output_format": texts.SEND_OUTPUT_CONFIG}
+_INSTEAD: Final = {
+    "output_format": texts.SEND_OUTPUT_CONFIG,
+    "parallel_tool_calls": texts.SEND_DISABLE_PARALLEL,
+}
 _SCHEME_CHARS: Final = 64
+_FAILED: Final = "Error: "
 _DATA_URL: Final = re.compile(r"\s*data:", re.IGNORECASE)
 # What the chat request calls what this one calls otherwise.
 _NAMES: Final = {
@@ -87,8 +97,6 @@ async def to_message_call(body: CountRequest, caller: str, services: Services) -
         RouterError: for whatever is wrong with it.
     """
     _check_others(body.others)
-    if body.tools and (body.tool_choice or {}).get("type") != "none":
-        raise BadRequestError(texts.NO_TOOLS, code="unsupported_value", param="tools")
     files = await read_named(services, _files_of(body), caller)
     try:
         call = await to_call(to_chat(body, files), caller, services)
@@ -106,6 +114,7 @@ def to_chat(body: CountRequest, files: Mapping[str, StoredPicture]) -> ChatReque
         files: the uploaded pictures that it names, by id.
 
     Raises:
+        BadRequestError: for a block that is not of its turn, and functions that cannot be offered.
         ImageError: for a picture whose data cannot be base64.
     """
     fields: dict[str, Any] = {}
@@ -123,6 +132,7 @@ def to_chat(body: CountRequest, files: Mapping[str, StoredPicture]) -> ChatReque
         fields["response_format"] = ResponseFormat.model_construct(type="json_schema", json_schema=schema)
     if body.thinking is not None and body.thinking.type in ("enabled", "disabled"):
         fields["reasoning"] = Reasoning(enabled=body.thinking.type == "enabled")
+    fields |= to_tool_fields(body)
     return ChatRequest.model_construct(
         model=body.model,
         messages=[*_system(body), *_turns(body, files)],
@@ -150,19 +160,63 @@ def _system(body: CountRequest) -> list[ChatMessage]:
 def _turns(body: CountRequest, files: Mapping[str, StoredPicture]) -> list[ChatMessage]:
     messages = []
     for index, turn in enumerate(body.messages):
-        content: Any = turn.content
-        if not isinstance(content, str):
-            parts = (_to_part(block, f"messages[{index}].content[{at}]", files) for at, block in enumerate(content))
-            content = [part for part in parts if part is not None]
-        messages.append(ChatMessage.model_construct(role=turn.role, content=content))
+        if isinstance(turn.content, str):
+            messages.append(ChatMessage.model_construct(role=turn.role, content=turn.content))
+        else:
+            messages += _of_blocks(turn, turn.content, f"messages[{index}].content", files)
     return messages
 
 
-def _to_part(block: Block, param: str, files: Mapping[str, StoredPicture]) -> TextPartIn | ImagePartIn | None:
-    if isinstance(block, ThinkingBlock):
-        return None
+def _of_blocks(
+    turn: Turn, blocks: Sequence[Block], param: str, files: Mapping[str, StoredPicture]
+) -> list[ChatMessage]:
+    """Return the turn of its blocks, behind a turn for each result in it."""
+    results: list[ChatMessage] = []
+    calls: list[ChatToolCall] = []
+    parts: list[TextPartIn | ImagePartIn] = []
+    for at, block in enumerate(blocks):
+        place = f"{param}[{at}]"
+        if isinstance(block, ToolUseBlock):
+            _check_turn(turn, block, "assistant", place)
+            arguments = json.dumps(block.input, ensure_ascii=False)
+            called = CalledFunction.model_construct(name=block.name, arguments=arguments)
+            calls.append(ChatToolCall.model_construct(id=block.id, type="function", function=called))
+        elif isinstance(block, ToolResultBlock):
+            _check_turn(turn, block, "user", place)
+            content = _of_result(block, f"{place}.content", files)
+            results.append(ChatMessage.model_construct(role="tool", tool_call_id=block.tool_use_id, content=content))
+        elif not isinstance(block, ThinkingBlock):
+            parts.append(_to_part(block, place, files))
+    if results and not parts:
+        return results
+    return [*results, ChatMessage.model_construct(role=turn.role, content=parts, tool_calls=calls or None)]
+
+
+def _check_turn(turn: Turn, block: ToolUseBlock | ToolResultBlock, role: str, param: str) -> None:
+    if turn.role != role:
+        message = texts.OTHER_TURN.fill(param=param, kind=block.type, role=role)
+        raise BadRequestError(message, code="unsupported_value", param=param)
+
+
+def _of_result(
+    block: ToolResultBlock, param: str, files: Mapping[str, StoredPicture]
+) -> list[TextPartIn | ImagePartIn]:
+    """Return what a function returned; that it failed is said in words, which is all that models read."""
+    sent = block.content or ""
+    if isinstance(sent, str):
+        parts: list[TextPartIn | ImagePartIn] = [_text(sent)]
+    else:
+        parts = [_to_part(each, f"{param}[{at}]", files) for at, each in enumerate(sent)]
+    return [_text(_FAILED), *parts] if block.is_error else parts
+
+
+def _text(text: str) -> TextPartIn:
+    return TextPartIn.model_construct(type="text", text=text)
+
+
+def _to_part(block: TextBlock | ImageBlock, param: str, files: Mapping[str, StoredPicture]) -> TextPartIn | ImagePartIn:
     if isinstance(block, TextBlock):
-        return TextPartIn.model_construct(type="text", text=block.text)
+        return _text(block.text)
     source = block.source
     if isinstance(source, FileSource):
         return _picture(files[source.file_id], f"{param}.source.file_id")
@@ -198,11 +252,21 @@ def _picture(source: Source, came_in: str) -> ImagePartIn:
 
 def _files_of(body: CountRequest) -> list[tuple[str, str]]:
     return [
-        (block.source.file_id, f"messages[{index}].content[{at}].source.file_id")
+        (block.source.file_id, f"{param}.source.file_id")
         for index, turn in enumerate(body.messages)
-        for at, block in enumerate(turn.content)
-        if isinstance(block, ImageBlock) and isinstance(block.source, FileSource)
+        if not isinstance(turn.content, str)
+        for block, param in _pictures_of(turn.content, f"messages[{index}].content")
+        if isinstance(block.source, FileSource)
     ]
+
+
+def _pictures_of(blocks: Sequence[Any], param: str) -> Iterator[tuple[ImageBlock, str]]:
+    """Yield the pictures of blocks, those in results too, with their fields."""
+    for at, block in enumerate(blocks):
+        if isinstance(block, ImageBlock):
+            yield block, f"{param}[{at}]"
+        elif isinstance(block, ToolResultBlock) and not isinstance(block.content, str):
+            yield from _pictures_of(block.content or (), f"{param}[{at}].content")
 
 
 def _check_others(others: Mapping[str, Any]) -> None:
@@ -219,9 +283,10 @@ def _check_others(others: Mapping[str, Any]) -> None:
 
 def _renamed(error: BadRequestError) -> BadRequestError:
     """Return a refusal of the chat request in the words of this one."""
-    name = _NAMES.get(error.param or "")
-    if name is None:
+    param = error.param or ""
+    name = _NAMES.get(param) or in_their_words(param)
+    if name == param:
         return error
-    old = f"'{error.param}'"
+    old = f"'{param}'"
     text = Text(error.message.replace(old, f"'{name}'"), error.message_zh.replace(old, f"'{name}'"))
     return BadRequestError(text, code=error.code, param=name)

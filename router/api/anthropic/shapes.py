@@ -15,7 +15,10 @@ from router.api.schemas import MAX_NAME, Hybrid, Items, NullAsDefault, WireModel
 from router.errors import BadRequestError
 
 _MAX_SHOWN = 64
-_BLOCKS = ("text", "image", "thinking", "redacted_thinking")
+_BLOCKS = ("text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result")
+_RESULT_BLOCKS = ("text", "image")
+_TOOLS = ("custom",)
+_CHOICES = ("auto", "any", "tool", "none")
 _SOURCES = ("base64", "url", "file")
 
 
@@ -80,8 +83,33 @@ class ThinkingBlock(WireModel):
     type: Literal["thinking", "redacted_thinking"]
 
 
+class ToolUseBlock(WireModel):
+    """A call of an earlier answer, sent back."""
+
+    type: Literal["tool_use"]
+    id: str = Field(max_length=MAX_NAME)
+    name: str = Field(max_length=MAX_NAME)
+    input: dict[str, Any] = Field(description="the arguments")
+
+
+ResultBlock = Annotated[
+    TextBlock | ImageBlock, Field(discriminator="type"), _known(_RESULT_BLOCKS, "messages.content.content.type")
+]
+
+
+class ToolResultBlock(WireModel):
+    """What a called function returned: text and pictures."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str = Field(max_length=MAX_NAME)
+    content: str | Items[ResultBlock] | None = None
+    is_error: bool | None = Field(None, description="it failed; the model is told so")
+
+
 Block = Annotated[
-    TextBlock | ImageBlock | ThinkingBlock, Field(discriminator="type"), _known(_BLOCKS, "messages.content.type")
+    TextBlock | ImageBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock,
+    Field(discriminator="type"),
+    _known(_BLOCKS, "messages.content.type"),
 ]
 
 
@@ -90,6 +118,26 @@ class Turn(WireModel):
 
     role: Literal["user", "assistant", "system"]
     content: str | Items[Block]
+
+
+class CustomTool(WireModel):
+    """A function that may be called; the caller runs it."""
+
+    type: Literal["custom"] | None = None
+    name: str = Field(max_length=MAX_NAME)
+    description: str | None = None
+    input_schema: dict[str, Any]
+    strict: bool | None = None
+    input_examples: Items[dict[str, Any]] | None = Field(None, description="read by the model with the description")
+    allowed_callers: Items[str] | None = None
+
+
+class ToolChoice(WireModel):
+    """Which functions may be called, and whether one must be."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = Field(None, max_length=MAX_NAME, description="of the function that must be called")
+    disable_parallel_tool_use: bool | None = Field(None, description="true: one call at most in an answer")
 
 
 class Thinking(WireModel):
@@ -130,8 +178,10 @@ class CountRequest(WireModel):
     system: str | Items[TextBlock] | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-    tools: list[Any] | None = None
-    tool_choice: dict[str, Any] | None = None
+    tools: Items[Annotated[CustomTool, _known(_TOOLS, "tools.type")]] | None = Field(
+        None, description="functions that GLM may call; such requests stay on the fast route, see docs/anthropic.md"
+    )
+    tool_choice: Annotated[ToolChoice, _known(_CHOICES, "tool_choice.type")] | None = None
     hybrid: Annotated[Hybrid, NullAsDefault] = Hybrid()
 
     @property

@@ -201,11 +201,10 @@ def test_a_whole_message_has_the_draft_where_a_stream_has(draft_as: Any, kinds: 
         ({"messages": ask({**picture(), "source": {"type": "tape"}})}, anthropic.BadRequestError, "'tape'"),
         ({"extra_body": {"output_format": {"type": "json_schema"}}}, anthropic.BadRequestError, "output_config"),
         ({"extra_body": {"n": 2}}, anthropic.BadRequestError, "'n'"),
-        ({"tools": [{"name": "a", "input_schema": {"type": "object"}}]}, anthropic.BadRequestError, "'tools'"),
         ({"stop_sequences": list("abcde")}, anthropic.BadRequestError, "'stop_sequences'"),
         ({"extra_body": {"hybrid": {"rout": "deep"}}}, anthropic.BadRequestError, "hybrid.rout"),
     ],
-    ids=["nothing", "model", "block", "source", "format", "n", "tools", "stops", "hybrid"],
+    ids=["nothing", "model", "block", "source", "format", "n", "stops", "hybrid"],
 )
 def test_a_refusal_is_one_that_anthropics_client_understands(
     claude: anthropic.Anthropic, change: dict[str, Any], error: type[anthropic.APIStatusError], says: str
