@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router.cli.common import fail
+from router.cli.common import Language, fail, to_command
+from router.cli.texts import say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from router.settings import Settings
 
 
@@ -32,6 +35,19 @@ def check_tokens(settings: Settings) -> None:
             make_verifier(settings)
         except SettingsError as error:
             fail(str(error), code=2)
+
+
+def refuse_access(settings: Settings, language: Language, data_dir: Path | None = None) -> str:
+    """Say that the service does not start where everybody could ask, and what to do.
+
+    Args:
+        settings: where it would listen.
+        language: of the sentence.
+        data_dir: that has to be named with ``--data-dir``; None if none has to be.
+    """
+    owners, keys = (to_command(kind, "create", "NAME", data_dir=data_dir) for kind in ("owners", "keys"))
+    where = settings.published_on or settings.host
+    return say("access.none", language, host=where, owners=f"`{owners}`", keys=f"`{keys}`")
 
 
 async def has_owners(url: str) -> bool | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.common import Language, fail
+from router.cli.common import Language, fail, to_command
 from router.cli.texts import say
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ UrlOption = Annotated[str, typer.Option("--url", envvar="GLOWL_URL", help="Base 
 KeyOption = Annotated[
     str, typer.Option("--api-key", envvar="GLOWL_API_KEY", help="Key to send, if the service wants one.")
 ]
+
+
+def other_url(url: str) -> str | None:
+    """Return what ``--url`` has to be; None if it need not be given."""
+    return None if url == DEFAULT_URL else url
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,10 @@ class Api:
             fail(say("ask.unreachable", self.language, url=self.url))
         except RefusedError as error:
             fail(say("ask.http", self.language, status=error.status, message=error.message))
+
+    def to_command(self, *words: str) -> str:
+        """Write a command that asks the same service."""
+        return to_command(*words, url=other_url(self.url))
 
     def say(self, key: str, **values: object) -> None:
         """Print a sentence."""

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import typer
 
 from router.cli.api import DEFAULT_URL, Api, Json, KeyOption, UrlOption
-from router.cli.common import Language, LanguageOption, command_name, fail, parse_language
+from router.cli.common import Language, LanguageOption, fail, parse_language
 from router.cli.questions import CHAT, ENDPOINTS, RESPONSES, RowError, open_lines
 from router.cli.text_files import STDIN
 from router.cli.texts import say
@@ -77,7 +77,8 @@ def batch(
         fail(str(error), code=2)
     except KeyboardInterrupt:
         if session.batch_id:
-            typer.echo("\n" + say("batch.left", language, glowl=command_name(), id=session.batch_id, out=out), err=True)
+            command = api.to_command("batch", "--resume", session.batch_id, "--out", str(out))
+            typer.echo("\n" + say("batch.left", language, command=command), err=True)
         raise typer.Exit(130) from None
     if not is_good:
         raise typer.Exit(1)

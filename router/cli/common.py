@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -110,6 +110,21 @@ def command_name() -> str:
     if on_path is not None and "VIRTUAL_ENV" not in os.environ and own.exists() and own.samefile(on_path):
         return "glowl"
     return shlex.quote(str(own)) if own.exists() else f"{shlex.quote(sys.executable)} -P -m router.cli"
+
+
+def to_command(*words: str, **options: Path | str | Iterable[Path] | None) -> str:
+    """Write a command that can be pasted as it stands.
+
+    Args:
+        words: after `command_name`.
+        options: that the running command was given too, such as ``data_dir``; without them it would be about another
+            service. None leaves one out, and several values repeat it.
+    """
+    given: list[str] = []
+    for name, value in options.items():
+        for each in () if value is None else (value,) if isinstance(value, str | Path) else value:
+            given += [f"--{name.replace('_', '-')}", str(each)]
+    return " ".join([command_name(), *(shlex.quote(word) for word in (*words, *given))])
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from router.cli.common import LanguageOption, command_name, fail, load_settings, parse_language, printable
+from router.cli.common import LanguageOption, fail, load_settings, parse_language, printable, to_command
 from router.cli.kept import LoopOption, OwnerOption, SinceOption, read_kept
 from router.cli.texts import say
 
@@ -58,7 +58,7 @@ def build(
     dataset = make(candidates, pictures, heldout=heldout, max_chars=max_chars)
     if not dataset.train and not dataset.heldout:
         waiting = dataset.dropped.get("no right answer yet", 0)
-        fail(say("dataset.empty", language, waiting=waiting, glowl=command_name()))
+        fail(say("dataset.empty", language, waiting=waiting, command=to_command("dataset", "review", loop=loop)))
     about = {
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "answers from": f"{_day(min(each.at for each in exchanges))} to {_day(max(each.at for each in exchanges))}",

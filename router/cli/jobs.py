@@ -13,7 +13,7 @@ from urllib.parse import quote
 import typer
 
 from router.cli.api import DEFAULT_URL, Api, Json, KeyOption, UrlOption
-from router.cli.common import LanguageOption, command_name, fail, parse_language
+from router.cli.common import LanguageOption, fail, parse_language
 from router.cli.tables import make_table, print_json, print_table, show_time
 from router.cli.texts import say
 
@@ -90,7 +90,8 @@ def _explain_no_lines(api: Api, batch: Json) -> None:
         if batch[name]:
             typer.echo(say(key, api.language, file=batch[name]), err=True)
     if counts["completed"] + counts["failed"]:
-        typer.echo(say("jobs.batch.fetch", api.language, glowl=command_name(), id=batch["id"]), err=True)
+        command = api.to_command("batch", "--resume", batch["id"])
+        typer.echo(say("jobs.batch.fetch", api.language, command=command), err=True)
 
 
 @app.command("show")

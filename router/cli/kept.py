@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from router.cli.common import Language, command_name, fail, load_settings
+from router.cli.common import Language, fail, load_settings, to_command
 from router.cli.durations import parse_duration
 from router.cli.texts import say
 
@@ -66,7 +66,7 @@ def read_kept(
     folders = loop or [load_settings().loop_dir]
     for folder in folders:
         if not (folder / FILE).exists():
-            fail(say("dataset.nothing_kept", language, folder=folder, glowl=command_name()))
+            _fail_empty(folder, language)
         try:
             with LoopStore(folder) as store:
                 found = {each.id: each for each in store.select(owner=owner, since=after, with_again=with_again)}
@@ -77,8 +77,13 @@ def read_kept(
             fail(f"{folder / FILE}: {error}")
         exchanges |= found
     if not exchanges:
-        fail(say("dataset.nothing_kept", language, folder=folders[0], glowl=command_name()))
+        _fail_empty(folders[0], language)
     return [_with_newest(each, elsewhere.get(each.id)) for each in exchanges.values()], pictures
+
+
+def _fail_empty(folder: Path, language: Language) -> NoReturn:
+    command = to_command("owners", "set", "NAME", "--capture", "pictures")
+    fail(say("dataset.nothing_kept", language, folder=folder, command=command))
 
 
 def _with_newest(exchange: Exchange, said: Feedback | None) -> Exchange:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.common import LanguageOption, command_name, parse_language
+from router.cli.common import LanguageOption, parse_language
 from router.cli.durations import parse_duration
 from router.cli.owner_store import (
     Admin,
@@ -80,7 +80,7 @@ def list_keys(
             print_json(to_key(key, directory, admin.now))
         return
     if not found:
-        admin.say("keys.none", glowl=command_name())
+        admin.say("keys.none", command=admin.to_command("keys", "create", owner or "OWNER"))
         return
     table = make_table(
         admin.language,

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from router.cli.api import DEFAULT_URL, KeyOption, UrlOption
-from router.cli.common import Language, LanguageOption, command_name, fail, parse_language
+from router.cli.api import DEFAULT_URL, KeyOption, UrlOption, other_url
+from router.cli.common import Language, LanguageOption, fail, parse_language, to_command
 from router.cli.texts import say
 
 
@@ -50,7 +50,8 @@ def mcp(
     try:
         if http is None:
             if sys.stdin.isatty():
-                typer.echo(say("mcp.by_hand", language, glowl=command_name()), err=True)
+                command = to_command("mcp", url=other_url(url), allow=allow)
+                typer.echo(say("mcp.by_hand", language, command=command), err=True)
             asyncio.run(server.serve_stdio(glowl.make_server()))
         else:
             _check_port(http, language)

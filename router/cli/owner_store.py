@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from router.cli.common import Language, fail, load_settings
+from router.cli.common import Language, fail, load_settings, to_command
 from router.cli.data_folder import Layout
 from router.cli.texts import say
 
@@ -103,6 +103,10 @@ class Admin:
             fail(error.text.of(self.language))
         except QueueUnavailableError as error:
             fail(error.text.of(self.language))
+
+    def to_command(self, *words: str) -> str:
+        """Write a command about the same redis."""
+        return to_command(*words, data_dir=self.data_dir)
 
     def say(self, key: str, **values: object) -> None:
         """Print a sentence on stderr: what scripts read is on stdout."""

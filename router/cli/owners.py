@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.common import LanguageOption, command_name, fail, load_settings, parse_language
+from router.cli.common import LanguageOption, fail, load_settings, parse_language
 from router.cli.durations import parse_duration, show_duration
 from router.cli.owner_store import (
     Admin,
@@ -93,15 +93,16 @@ def create(
         print_json(to_owner(owner, admin.load(), admin.now))
         return
     typer.echo(owner.id)
-    admin.say("owners.created", name=owner.name, glowl=command_name())
+    admin.say("owners.created", name=owner.name, command=admin.to_command("keys", "create", owner.name))
     if adopt and (lost := SCOPES - owner.scopes):
         lacking, all_ = ",".join(sorted(lost)), ",".join(sorted(SCOPES))
         had = ",".join(sorted(owner.scopes))
-        admin.say("owners.adopted", name=owner.name, has=had, lost=lacking, all=all_, glowl=command_name())
+        command = admin.to_command("owners", "set", owner.name, "--scopes", all_)
+        admin.say("owners.adopted", name=owner.name, has=had, lost=lacking, command=command)
     if was_open:
         admin.say("owners.closed")
         if adopt != "local":
-            admin.say("owners.local", glowl=command_name())
+            admin.say("owners.local", command=admin.to_command("owners", "create", "NAME", "--adopt", "local"))
 
 
 @app.command("list")
@@ -118,7 +119,7 @@ def list_owners(is_json: JsonOption = False, data_dir: DataDirOption = None, lan
             print_json({"id": owner_id, "object": "owner", "name": None, "live_keys": 1})
         return
     if not found and not loose:
-        admin.say("owners.none", glowl=command_name())
+        admin.say("owners.none", command=admin.to_command("owners", "create", "NAME"))
         return
     table = make_table(
         admin.language,
@@ -217,7 +218,8 @@ def delete(
     stored = {} if is_purged else admin.run(lambda store: Belongings(store.redis, owner_id).count())
     if not is_purged and (stored := stored | _count_captured(owner_id, admin)):
         shown = ", ".join(f"{number} {kind}" for kind, number in stored.items())
-        admin.fail("owners.has", name=owner, stored=shown, glowl=command_name())
+        command = admin.to_command("owners", "delete", owner, "--purge")
+        admin.fail("owners.has", name=owner, stored=shown, command=command)
     if found is not None:
         # First, so that nothing new comes.
         admin.change(lambda everything: delete_owner(everything, admin.now, owner_id))
@@ -228,7 +230,7 @@ def delete(
     shown = ", ".join(f"{number} {kind}" for kind, number in deleted.items())
     admin.say("owners.purged" if deleted else "owners.deleted", name=owner, stored=shown)
     if is_purged:
-        admin.say("owners.purged.again", id=owner_id, glowl=command_name())
+        admin.say("owners.purged.again", command=admin.to_command("owners", "delete", owner_id, "--purge"))
         _say_what_the_audit_log_keeps(admin, owner_id)
     if any(_owner_of(text) == owner_id for text in admin.configured):
         admin.say("owners.still_configured")

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import typer
 
-from router.cli.access import has_owners, needs_owners
+from router.cli.access import has_owners, needs_owners, refuse_access
 from router.cli.common import detect_language, fail, load_settings, write_atomically
 from router.cli.secrets import is_for_engine, keep
 from router.cli.texts import say
@@ -71,7 +71,7 @@ def api(
     settings = settings.model_copy(update={name: value for name, value in given if value is not None})
     # Without redis it is not known: then the api starts, and refuses until it is.
     if needs_owners(settings) and asyncio.run(has_owners(settings.redis_url)) is False:
-        fail(say("access.none", detect_language(), host=settings.published_on or settings.host), code=2)
+        fail(refuse_access(settings, detect_language()), code=2)
 
     from engines.http.address import url_host
     from engines.logs import start_logging

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeVar
 import typer
 
 from engines.adapter_names import model_with
-from router.cli.common import Language, LanguageOption, command_name, fail, parse_language
+from router.cli.common import Language, LanguageOption, fail, parse_language
 from router.cli.evaluation import check_measure
 from router.cli.owner_store import Admin, DataDirOption, open_admin
 from router.cli.tables import show_time
@@ -83,8 +83,10 @@ def promote(
     revision = _check(results, evidence, base, model, language)
     gain = _judge(results, base, model, measure, margin / 100, guard or [], language)
     promotion = Promotion(adapter, revision, share, time.time(), f"{measure}, n = {gain.num_rows}, {gain.to_points()}")
-    _change(open_admin(data_dir, language), lambda now: now.promoted(promotion))
-    values = {"model": model, "base": base, "share": share, "interval": promotion.proof, "glowl": command_name()}
+    admin = open_admin(data_dir, language)
+    _change(admin, lambda now: now.promoted(promotion))
+    back = admin.to_command("promote", "--rollback")
+    values = {"model": model, "base": base, "share": share, "interval": promotion.proof, "command": back}
     typer.echo(say("promote.done", language, **values))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.cli import models
-from router.cli.common import Language, command_name
-from router.cli.net import base_url
+from router.cli.api import other_url
+from router.cli.common import Language, to_command
 from router.cli.samples import default_sample, load_samples
 from router.cli.supervision import Event
 from router.cli.texts import say
@@ -40,11 +40,8 @@ def banner(
     key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
     curl = f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
     sample = default_sample(language)
-    ask = f"{command_name()} ask " + (f"--sample {sample.name}" if sample else shlex.quote(question))
-    if url != base_url("127.0.0.1", 8000):
-        ask += f" --url {url}"
-    if needs_key:
-        ask += " --api-key YOUR_KEY"
+    words = ("--sample", sample.name) if sample else (question,)
+    ask = to_command("ask", *words, url=other_url(url), api_key="YOUR_KEY" if needs_key else None)
     lines = ["", say("up.banner", language, url=url, models=choice, data_dir=data_dir)]
     if ui_url is not None:
         lines.append(f"{say('up.banner.ui', language)} {ui_url}")

@@ -16,7 +16,7 @@ import typer
 
 from engines.hub.names import Hub
 from router.cli import models
-from router.cli.access import check_tokens, has_owners, needs_owners
+from router.cli.access import check_tokens, has_owners, needs_owners, refuse_access
 from router.cli.common import Language, LanguageOption, fail, load_settings, parse_language, write_atomically
 from router.cli.data_folder import Layout, locked
 from router.cli.full_models import Sources
@@ -182,7 +182,10 @@ async def _supervise(
         # Redis runs now, so this is known. Fail before the models are loaded: no client could ask.
         if not needs_owners(settings) or await has_owners(redis_url) is not False:
             return True
-        screen.line(say("access.none", language, host=settings.published_on or settings.host))
+        from router.settings import default_data_dir
+
+        folder = None if layout.data_dir == default_data_dir().resolve() else layout.data_dir
+        screen.line(refuse_access(settings, language, folder))
         return False
 
     async def announce() -> None:

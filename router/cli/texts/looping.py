@@ -8,9 +8,9 @@ from policies.text import Text
 
 TEXTS: Final[dict[str, Text]] = {
     "dataset.nothing_kept": Text(
-        "nothing is kept in {folder}. Switch capture on: {glowl} owners set NAME --capture pictures, or without keys "
+        "nothing is kept in {folder}. Switch capture on: {command}, or without keys "
         "GLOWL_CAPTURE=local=pictures (docs/loop.md)",
-        "{folder} 中没有保存任何内容。请开启保存：{glowl} owners set NAME --capture pictures；不用密钥时 "
+        "{folder} 中没有保存任何内容。请开启保存：{command}；不用密钥时 "
         "GLOWL_CAPTURE=local=pictures（见 docs/loop.zh.md）",
     ),
     "dataset.written": Text(
@@ -19,8 +19,8 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     "dataset.dropped": Text("left out: {number} ({reason})", "未采用：{number} 条（{reason}）"),
     "dataset.empty": Text(
-        "no example has a right answer yet. {waiting} answers wait for a correction or a thumb: {glowl} dataset review",
-        "还没有带正确答案的样本。{waiting} 个回答等待更正或评价：{glowl} dataset review",
+        "no example has a right answer yet. {waiting} answers wait for a correction or a thumb: {command}",
+        "还没有带正确答案的样本。{waiting} 个回答等待更正或评价：{command}",
     ),
     "dataset.waiting": Text("{waiting} answers wait for review", "{waiting} 个回答等待审阅"),
     "dataset.ask": Text(

@@ -17,27 +17,22 @@ TEXTS: Final[dict[str, Text]] = {
         "指定服务所用的 redis",
     ),
     "owners.created": Text(
-        "created {name}; make its first key: {glowl} keys create {name}",
-        "已创建 {name}；接下来创建第一个密钥：{glowl} keys create {name}",
+        "created {name}; make its first key: {command}",
+        "已创建 {name}；接下来创建第一个密钥：{command}",
     ),
     "owners.adopted": Text(
-        "keys of {name} may do {has} from now on, and no longer {lost}; to give that back: "
-        "{glowl} owners set {name} --scopes {all}",
-        "{name} 的密钥今后可用于 {has}，不再包括 {lost}；如需恢复：{glowl} owners set {name} --scopes {all}",
+        "keys of {name} may do {has} from now on, and no longer {lost}; to give that back: {command}",
+        "{name} 的密钥今后可用于 {has}，不再包括 {lost}；如需恢复：{command}",
     ),
     "owners.closed": Text(
         "this is the first owner: from now on, every request needs a key",
         "这是第一个所有者：从现在起，每个请求都需要密钥",
     ),
     "owners.local": Text(
-        "what was stored without keys belongs to 'local'; an owner made with --adopt local can read it: "
-        "{glowl} owners create NAME --adopt local",
-        "此前无密钥时存储的内容属于 'local'；用 --adopt local 创建的所有者可以读取：{glowl} owners create 名称 "
-        "--adopt local",
+        "what was stored without keys belongs to 'local'; an owner made with --adopt local can read it: {command}",
+        "此前无密钥时存储的内容属于 'local'；用 --adopt local 创建的所有者可以读取：{command}",
     ),
-    "owners.none": Text(
-        "there are no owners; make one: {glowl} owners create NAME", "还没有所有者；请创建：{glowl} owners create 名称"
-    ),
+    "owners.none": Text("there are no owners; make one: {command}", "还没有所有者；请创建：{command}"),
     "owners.configured": Text("(GLOWL_API_KEYS, not adopted)", "（GLOWL_API_KEYS，尚未接管）"),
     "owners.nothing": Text(
         "nothing to change; give --name, --scopes, --limits or --retention",
@@ -45,15 +40,15 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     "owners.updated": Text("updated {name}", "已更新 {name}"),
     "owners.has": Text(
-        "{name} still has {stored}; nothing was deleted. Delete all of it with: {glowl} owners delete {name} --purge",
-        "{name} 仍有 {stored}；未删除任何内容。要全部删除，请运行：{glowl} owners delete {name} --purge",
+        "{name} still has {stored}; nothing was deleted. Delete all of it with: {command}",
+        "{name} 仍有 {stored}；未删除任何内容。要全部删除，请运行：{command}",
     ),
     "owners.deleted": Text("deleted {name} and its keys", "已删除 {name} 及其密钥"),
     "owners.purged": Text("deleted {name}, its keys and {stored}", "已删除 {name}、其密钥以及 {stored}"),
     "owners.purged.again": Text(
         "an answer that is being written at this moment may still be stored; once it has ended, this deletes it: "
-        "{glowl} owners delete {id} --purge",
-        "此刻正在生成的回答仍可能被存储；待其结束后可再次运行以删除：{glowl} owners delete {id} --purge",
+        "{command}",
+        "此刻正在生成的回答仍可能被存储；待其结束后可再次运行以删除：{command}",
     ),
     "owners.purged.audit": Text(
         "the audit log in {folder} is not changed, since a line taken out of it would break its chain: what it says of "
@@ -88,9 +83,7 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     "keys.old": Text("the old key {id} is good until {at}", "旧密钥 {id} 在 {at} 之前仍然有效"),
     "keys.revoked": Text("{id} is revoked; the next request with it is refused", "{id} 已吊销；之后的请求将被拒绝"),
-    "keys.none": Text(
-        "there are no keys; make one: {glowl} keys create OWNER", "还没有密钥；请创建：{glowl} keys create 所有者"
-    ),
+    "keys.none": Text("there are no keys; make one: {command}", "还没有密钥；请创建：{command}"),
     "keys.never": Text("never", "从未"),
     "keys.no_end": Text("never", "永不"),
     "keys.status.live": Text("live", "有效"),

@@ -83,9 +83,8 @@ TEXTS: Final[dict[str, Text]] = {
         "{path}：{arm} 的答案来自不同的权重；请用新的 --out 再次运行 `glowl eval`",
     ),
     "promote.done": Text(
-        "{model} answers {share:.0%} of the requests for {base} from now on ({interval}); "
-        "back: {glowl} promote --rollback",
-        "从现在起，{model} 回答 {base} 的 {share:.0%} 的请求（{interval}）；撤回：{glowl} promote --rollback",
+        "{model} answers {share:.0%} of the requests for {base} from now on ({interval}); back: {command}",
+        "从现在起，{model} 回答 {base} 的 {share:.0%} 的请求（{interval}）；撤回：{command}",
     ),
     "promote.shadow": Text(
         "{model} is asked a share of {share:.0%} of the questions in idle time; its answers are kept, and never shown",

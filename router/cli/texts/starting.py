@@ -137,10 +137,10 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     "access.none": Text(
         "not started: others could reach {host}, and there are neither owners nor keys. While the service runs on "
-        "loopback, make one (`glowl owners create NAME`, then `glowl keys create NAME`), or set GLOWL_API_KEYS; "
+        "loopback, make one ({owners}, then {keys}), or set GLOWL_API_KEYS; "
         "--insecure lets everybody ask",
         "未启动：他人可以访问 {host}，而目前既没有所有者也没有密钥。请先让服务只在本机回环地址上运行，再用 "
-        "`glowl owners create 名称` 与 `glowl keys create 名称` 创建，或设置 GLOWL_API_KEYS；--insecure "
+        "{owners} 与 {keys} 创建，或设置 GLOWL_API_KEYS；--insecure "
         "则允许任何人提问",
     ),
     "finetune.missing": Text(

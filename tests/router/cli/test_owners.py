@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,26 @@ def test_tables_are_for_people(glowl: Terminal) -> None:
     assert "有效" in glowl("keys", "list").stdout
     assert "没有名为 'bob'" in glowl.refusal("keys", "list", "bob")
     assert "所有者" in glowl.refusal("keys", "create", "bob")
+
+
+@pytest.mark.parametrize("lang", ["C", "zh_CN.UTF-8"])
+def test_a_command_that_is_printed_can_be_pasted(glowl: Terminal, tmp_path: Path, lang: str) -> None:
+    # Given a data folder that has to be named, and a name that a shell would take for two
+    glowl.env["LC_ALL"] = lang
+    folder = ("--data-dir", str(tmp_path / "my data"))
+
+    def pasted(said: str, command: str) -> tuple[str, ...]:
+        return tuple(shlex.split(said[said.index(command) :].splitlines()[0]))
+
+    made = glowl("owners", "create", "my team", *folder)
+    keys = pasted(made.stderr, "keys create")
+    assert keys == ("keys", "create", "my team", *folder)
+    assert pasted(made.stderr, "owners create") == ("owners", "create", "NAME", "--adopt", "local", *folder)
+    # Then the key is made by it
+    assert is_key(glowl(*keys).stdout.strip())
+    purged = glowl("owners", "delete", "my team", "--purge", *folder)
+    assert pasted(purged.stderr, "owners delete")[3:] == ("--purge", *folder)
+    assert pasted(glowl("owners", "list", *folder).stderr, "owners create") == ("owners", "create", "NAME", *folder)
 
 
 def test_show_says_what_is_stored(glowl: Terminal, client: redis.Redis) -> None:
