@@ -69,7 +69,7 @@ def test_a_closed_tab_loses_nothing_and_a_second_one_sees_the_same(slow: Process
     visitor = visit(slow)
     page = visitor.open(key=KEYS[0])
     # Given an answer in the middle of which the tab is closed
-    bubble = wait_for(ask(page, LONG), "draft")
+    bubble = wait_for(ask(page, LONG), "draft", "refining")
     expect(bubble.locator(".text")).to_contain_text("word3", timeout=TIMEOUT_MS)
     view = page.url.partition("#/")[2]
     page.close()
@@ -93,7 +93,7 @@ def test_a_closed_tab_loses_nothing_and_a_second_one_sees_the_same(slow: Process
 
 def test_text_that_is_selected_is_not_swapped(slow: ProcessStack, visit: Visit) -> None:
     page = visit(slow).open(key=KEYS[0])
-    bubble = wait_for(ask(page, LONG), "draft")
+    bubble = wait_for(ask(page, LONG), "draft", "refining")
     expect(bubble.locator(".text")).to_contain_text("word1", timeout=TIMEOUT_MS)
     # Given somebody who selects in the draft
     bubble.locator(".md").first.click(click_count=3)
@@ -104,6 +104,28 @@ def test_text_that_is_selected_is_not_swapped(slow: ProcessStack, visit: Visit) 
     bubble.get_by_role("button", name="Show it").click()
     expect(bubble.get_by_role("tab", name="final")).to_have_attribute("aria-selected", "true")
     assert text_of(bubble).startswith("[echo owl2]")
+
+
+# As soon as a draft is seen, whatever else the machine does meanwhile.
+SCROLL = """(byHand) => new MutationObserver((_, observer) => {
+    if (!document.querySelector(".exchange .text")?.textContent.includes("word1")) return;
+    observer.disconnect();
+    const thread = document.querySelector(".thread");
+    if (byHand) thread.dispatchEvent(new WheelEvent("wheel", { bubbles: true }));
+    else thread.scrollTop = 0;
+}).observe(document.body, { childList: true, subtree: true, characterData: true })"""
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_draft_stays_for_a_reader_who_scrolls_by_hand(slow: ProcessStack, visit: Visit, by_hand: bool) -> None:
+    page = visit(slow, viewport={"width": 500, "height": 300}).open(key=KEYS[0])
+    # Given a draft while the wheel is turned, or the page scrolls by itself, as it does when it is laid out anew
+    page.evaluate(SCROLL, by_hand)
+    bubble = wait_for(ask(page, LONG), "completed")
+    # Then only the reader's draft stays, and a bar offers the answer
+    shown = "draft" if by_hand else "final"
+    expect(bubble.get_by_role("tab", name=shown)).to_have_attribute("aria-selected", "true")
+    expect(bubble.get_by_role("button", name="Show it")).to_have_count(int(by_hand))
 
 
 def test_hostile_words_run_nothing(slow: ProcessStack, visit: Visit) -> None:
@@ -173,7 +195,7 @@ def test_a_tab_that_nobody_looks_at_gives_its_connection_back_and_reads_on(slow:
         f"sessionStorage.setItem('glowl.key', '{KEYS[0]}')"
     )
     page.goto(f"{visitor.url}/ui/")
-    bubble = wait_for(ask(page, LONG, route="deep"), "draft")
+    bubble = wait_for(ask(page, LONG, route="deep"), "draft", "refining")
     # When it is left for longer than an answer takes
     page.evaluate("window.away = true; document.dispatchEvent(new Event('visibilitychange'))")
     response_id = bubble.get_attribute("data-id")

@@ -32,6 +32,19 @@ function isBeingRead(node, touchedAt) {
   return touchedAt > 0 || node.contains(document.activeElement);
 }
 
+const SCROLL_KEYS = ["PageUp", "PageDown", "Home", "End", "ArrowUp", "ArrowDown", " "];
+
+/**
+ * Whether a reader scrolls by this. The scroll event itself does not tell: the page scrolls too, and its event may come
+ * long after.
+ * @param {Event} event a wheel, a finger, a key, or a press, which counts on a scroll bar only
+ */
+function scrollsByHand(event) {
+  const target = /** @type {any} */ (event.target);
+  if (event instanceof KeyboardEvent) return SCROLL_KEYS.includes(event.key) && !target.closest?.("input, textarea, select, button, summary, [role=tab]");
+  return event.type !== "pointerdown" || event.offsetX >= target.clientWidth && target.scrollHeight > target.clientHeight;
+}
+
 const TABS = ["final", "draft", "difference", "both"];
 
 function Tabs({ tab, onPick, name }) {
@@ -115,13 +128,10 @@ export function Exchange({ turn, number, firstPicture, isLast, onAgain }) {
     const bubble = node.current;
     const kinds = ["wheel", "touchmove", "pointerdown", "keydown"];
     for (const kind of kinds) bubble.addEventListener(kind, touch, { passive: true });
-    const onScroll = (event) => { if (event.isTrusted && isByHand()) touch(); };
-    document.addEventListener("wheel", touch, { passive: true });
-    document.addEventListener("scroll", onScroll, { passive: true, capture: true });
-    return () => {
-      document.removeEventListener("wheel", touch);
-      document.removeEventListener("scroll", onScroll, { capture: true });
-    };
+    const byHand = (event) => { if (scrollsByHand(event)) touch(); };
+    const hands = ["wheel", "touchmove", "pointerdown", "keydown"];
+    for (const kind of hands) document.addEventListener(kind, byHand, { passive: true });
+    return () => { for (const kind of hands) document.removeEventListener(kind, byHand); };
   }, []);
 
   const hasDraft = turn.draft.value !== "";
@@ -165,9 +175,3 @@ export function Exchange({ turn, number, firstPicture, isLast, onAgain }) {
     </div>
   </article>`;
 }
-
-let scrolledByPageAt = 0;
-/** Note that the page itself scrolls now, which is no sign of a reader. */
-export function willScroll() { scrolledByPageAt = Date.now(); }
-// On a slow machine the event comes long after the call. A wheel and a finger are known by their own events.
-const isByHand = () => Date.now() - scrolledByPageAt > 2000;

@@ -3,7 +3,7 @@ import { effect, html, signal, useEffect, useRef, useSignal } from "../core/html
 import { ApiError } from "../core/api.js";
 import { language, t } from "../core/language.js";
 import { isPocket, isRedisUp, modelOf } from "../core/service.js";
-import { Exchange, willScroll } from "../ask/answer.js";
+import { Exchange } from "../ask/answer.js";
 import { add, Composer, text as written } from "../ask/composer.js";
 import { conversations, History, load, turnsOf } from "../ask/history.js";
 import { sampleFile } from "../ask/pictures.js";
@@ -118,7 +118,6 @@ export default function Ask({ path }) {
     const onScroll = () => { isFollowing.current = thread.scrollHeight - thread.scrollTop - thread.clientHeight < 60; };
     const observer = new ResizeObserver(() => {
       if (!isFollowing.current || !turns.value.length) return; // what greets is read from its top
-      willScroll();
       thread.scrollTop = thread.scrollHeight;
     });
     observer.observe(end.current.previousElementSibling ?? thread);
