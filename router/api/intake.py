@@ -79,6 +79,19 @@ def owner(request: Request, scope: Scope) -> str:
     return caller_of(request, scope).owner
 
 
+def check_declared(request: Request, limit: int) -> int:
+    """Return how long the body is as the request says, before any of it is read; 0 if it does not.
+
+    Raises:
+        BodyTooLargeError: if that is over the limit.
+    """
+    declared = request.headers.get("content-length", "")
+    num_bytes = int(declared) if declared.isdigit() else 0
+    if num_bytes > limit:
+        raise BodyTooLargeError(texts.BODY_TOO_LARGE.fill(limit=limit))
+    return num_bytes
+
+
 async def _read_body(request: Request) -> tuple[bytes, JsonCounter]:
     """Read a whole JSON body, whatever its content type says: older clients send JSON without declaring it.
 
@@ -94,19 +107,14 @@ async def _read_body(request: Request) -> tuple[bytes, JsonCounter]:
     """
     settings = services_of(request).settings
     limit, counter = settings.max_body_bytes, JsonCounter(settings.max_json_items)
-    error = BodyTooLargeError(texts.BODY_TOO_LARGE.fill(limit=limit))
     share: Share = request.state.share
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit():
-        if int(declared) > limit:
-            raise error
-        await share.hold(int(declared))
+    await share.hold(check_declared(request, limit))
     # Grows where it is, and gives its bytes away without a copy: with pieces and then their sum, or a bytearray that a
     # parser copies, the body would be there twice.
     body = io.BytesIO()
     async for chunk in request.stream():
         if body.tell() + len(chunk) > limit:
-            raise error
+            raise BodyTooLargeError(texts.BODY_TOO_LARGE.fill(limit=limit))
         counter.feed(chunk)
         await share.hold(body.tell() + len(chunk))
         body.write(chunk)

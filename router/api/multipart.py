@@ -20,6 +20,9 @@ _MAX_FIELD_BYTES: Final = 65536
 _MAX_FIELDS: Final = 64
 _MAX_SHOWN: Final = 64
 
+# Of a body, beside the bytes of its file; `deploy/nginx/start.sh` allows as much.
+MAX_AROUND_BYTES: Final = 2**20
+
 Write = Callable[[bytes], Awaitable[None]]
 
 
@@ -34,6 +37,11 @@ class Form:
 
     fields: dict[str, str] = field(default_factory=dict)
     filename: str | None = None
+
+
+def is_form(content_type: str) -> bool:
+    """Whether a body says that it is a form."""
+    return content_type.partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 async def read_form(

@@ -14,8 +14,8 @@ from fastapi.responses import StreamingResponse
 
 from router.api import texts
 from router.api.errors import json_response
-from router.api.intake import owner, services_of
-from router.api.multipart import Form, read_form
+from router.api.intake import check_declared, owner, services_of
+from router.api.multipart import MAX_AROUND_BYTES, Form, is_form, read_form
 from router.api.named_files import VISION
 from router.api.owned import find_file, no_file
 from router.api.paging import to_page
@@ -35,16 +35,20 @@ _PURPOSES = ("batch", VISION)
 async def create_file(request: Request) -> Response:
     """Store a file; a picture is looked at like one in a request, so that what is stored can be asked about."""
     services, caller = services_of(request), owner(request, "files")
+    settings, content_type = services.settings, request.headers.get("content-type", "")
+    # What is no form is refused too, below; but as too large first, like any other body.
+    limit = settings.max_file_bytes + MAX_AROUND_BYTES if is_form(content_type) else settings.max_body_bytes
+    check_declared(request, limit)
     upload = services.files.begin(caller)
     form = Form()
 
     async def write(data: bytes) -> None:
-        if form.fields.get("purpose") == VISION and upload.size + len(data) > services.settings.max_image_bytes:
+        if form.fields.get("purpose") == VISION and upload.size + len(data) > settings.max_image_bytes:
             raise services.media.too_many_bytes("file")
         await upload.write(data)
 
     try:
-        await read_form(request.headers.get("content-type", ""), request.stream(), form, file_field="file", write=write)
+        await read_form(content_type, request.stream(), form, file_field="file", write=write)
         if form.filename is None:
             raise BadRequestError(
                 texts.MISSING_PARAMETER.fill(param="file"),
