@@ -53,7 +53,8 @@ def main() -> None:
     if arguments.write:
         RESULTS.write_text(
             "# Intervals on logs whose truth is known\n\n"
-            f"`python -m benchmarks.loop_intervals --logs {arguments.logs} --write REVISION`, revision "
+            f"`python -m benchmarks.loop_intervals --logs {arguments.logs}"
+            f"{' --replay' if arguments.replay else ''} --write REVISION`, revision "
             f"`{arguments.write}`, {time.strftime('%Y-%m-%d', time.gmtime())}, "
             f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, "
             f"{time.monotonic() - began:.0f} s on a busy machine.\n\n"
