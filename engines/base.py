@@ -259,6 +259,7 @@ class EngineInfo:
         adapters: names of the LoRA adapters that a request may ask for.
         revision: changes whenever answers may, with the weights for one; empty if the engine does not say.
         costs: what it counts for a request; None if the engine does not say.
+        adapter_revisions: as ``revision``, of the model with each of ``adapters`` alone; empty if it does not say.
     """
 
     name: str
@@ -269,6 +270,11 @@ class EngineInfo:
     adapters: tuple[str, ...] = ()
     revision: str = ""
     costs: TokenCosts | None = None
+    adapter_revisions: tuple[str, ...] = ()
+
+    def revision_with(self, adapter: str) -> str:
+        """Return which weights answer with an adapter; the engine's own revision if it does not say, or without one."""
+        return dict(zip(self.adapters, self.adapter_revisions, strict=False)).get(adapter) or self.revision
 
     @property
     def model_id(self) -> str:

@@ -43,6 +43,17 @@ def revision_of(sources: Iterable[tuple[str, str]], how: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def adapter_revisions(base: str, adapters: Iterable[tuple[str, str]], how: str) -> tuple[str, ...]:
+    """Name what an engine answers with under each of its adapters, whichever others are loaded beside it.
+
+    Args:
+        base: folder or hub id of the checkpoint.
+        adapters: as (name, folder or hub id).
+        how: as of `revision_of`.
+    """
+    return tuple(revision_of([("", base), ("adapter", source)], how) for _, source in adapters)
+
+
 def _folder_of(source: str) -> Path | None:
     folder = Path(source).expanduser()
     if folder.is_dir():

@@ -60,7 +60,7 @@ from engines.image_header import fit_size
 from engines.images import check_request, decode_image, picture_size, upright_size
 from engines.json_schema import ANY_OBJECT, JsonSchemaError
 from engines.meters import EngineMeters, EngineState
-from engines.revision import revision_of
+from engines.revision import adapter_revisions, revision_of
 from engines.runtime.adapters import load_adapters
 from engines.runtime.batching import ContinuousBatch
 from engines.runtime.constrained import Constraint, Grammar, GrammarCompiler
@@ -485,6 +485,7 @@ class GlmEngine:
         num_logits = self._model.config.get_text_config().vocab_size
         self._compiler = GrammarCompiler(tokenizer, num_logits, self._stop_ids)
         images = self.processor.image_processor
+        how = f"{self._scope.dtype}/{self._scope.preprocess}"
         self._info = replace(
             self._info,
             costs=TokenCosts(
@@ -495,9 +496,8 @@ class GlmEngine:
                 max_side_px=MAX_SIDE_PX,
             ),
             context_tokens=self._model.config.get_text_config().max_position_embeddings,
-            revision=revision_of(
-                [("", options.model), *options.adapters], f"{self._scope.dtype}/{self._scope.preprocess}"
-            ),
+            revision=revision_of([("", options.model), *options.adapters], how),
+            adapter_revisions=adapter_revisions(options.model, options.adapters, how),
         )
 
     def make_parser(

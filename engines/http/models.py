@@ -39,8 +39,12 @@ def to_models(info: EngineInfo, created: int) -> bytes:
             **({"costs": asdict(info.costs)} if info.costs is not None else {}),
         },
     }
-    adapted = [{**model, "id": model_with(info.model_id, name), "parent": info.model_id} for name in info.adapters]
-    return orjson.dumps({"object": "list", "data": [model, *adapted]})
+    return orjson.dumps({"object": "list", "data": [model, *(_adapted(model, info, name) for name in info.adapters)]})
+
+
+def _adapted(model: dict[str, Any], info: EngineInfo, name: str) -> dict[str, Any]:
+    said = {**model["glowl"], "revision": info.revision_with(name)}
+    return {**model, "id": model_with(info.model_id, name), "parent": info.model_id, "glowl": said}
 
 
 def from_models(body: bytes, model: str | None = None) -> EngineInfo:
@@ -67,6 +71,7 @@ def from_models(body: bytes, model: str | None = None) -> EngineInfo:
             raise EngineUnavailableError(f"The engine does not serve a model named {model!r}.")
         model_id = str(entry["id"])
         own = entry.get("glowl")
+        adapted = _adapters(entries, model_id)
         adapters = tuple(_adapter_ids(entries, model_id))
         if not own:
             return EngineInfo(
@@ -77,6 +82,7 @@ def from_models(body: bytes, model: str | None = None) -> EngineInfo:
                 max_images=UNKNOWN_MAX_IMAGES,
                 adapters=adapters,
                 revision=_text(entry.get("root")),
+                adapter_revisions=_revisions(_text(entry.get("root")), [each.get("root") for each in adapted]),
             )
         variant = own["variant"]
         if variant not in get_args(Variant):
@@ -90,6 +96,9 @@ def from_models(body: bytes, model: str | None = None) -> EngineInfo:
             adapters=adapters,
             revision=_text(own.get("revision")),
             costs=_costs(own.get("costs")),
+            adapter_revisions=_revisions(
+                _text(own.get("revision")), [(each.get("glowl") or {}).get("revision") for each in adapted]
+            ),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineUnavailableError("The engine answered with something that is no model list.") from error
@@ -103,12 +112,22 @@ def adapter_ids(body: bytes, model_id: str) -> dict[str, str]:
     return _adapter_ids(orjson.loads(body)["data"], model_id)
 
 
+def _revisions(own: str, of_adapters: list[object]) -> tuple[str, ...]:
+    """Return the adapters' revisions; none if nothing else is said of them than of their model."""
+    found = tuple(map(_text, of_adapters))
+    return () if {*found, own, ""} == {own, ""} else found
+
+
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _adapters(entries: list[dict[str, Any]], model_id: str) -> list[dict[str, Any]]:
+    return [entry for entry in entries if entry.get("parent") == model_id]
+
+
 def _adapter_ids(entries: list[dict[str, Any]], model_id: str) -> dict[str, str]:
-    ids = [str(entry["id"]) for entry in entries if entry.get("parent") == model_id]
+    ids = [str(entry["id"]) for entry in _adapters(entries, model_id)]
     return {id_.removeprefix(f"{model_id}:"): id_ for id_ in ids}
 
 

@@ -36,7 +36,7 @@ from engines.owl2.loading import read_variant
 from engines.owl2.processor import MPLUGOwl2Processor
 from engines.owl2.prompts import render
 from engines.owl2.runner import PreparedRequest
-from engines.revision import revision_of
+from engines.revision import adapter_revisions, revision_of
 from engines.runtime.prefix_cache import CacheScope
 from engines.token_costs import TokenCosts
 
@@ -102,6 +102,7 @@ class Preparation:
         """
         processor = MPLUGOwl2Processor.from_pretrained(folder)
         _check_fit(config, processor)
+        how = f"{numbers}/{_PREPROCESS_VERSION}"
         info = EngineInfo(
             name="owl2",
             model="mplug-owl2",
@@ -110,7 +111,8 @@ class Preparation:
             max_images=max_images_for(config),
             adapters=tuple(name for name, _ in adapters),
             costs=TokenCosts(DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS, tokens_per_picture=config.num_image_rows),
-            revision=revision_of([("", str(folder)), *adapters], f"{numbers}/{_PREPROCESS_VERSION}"),
+            revision=revision_of([("", str(folder)), *adapters], how),
+            adapter_revisions=adapter_revisions(str(folder), adapters, how),
         )
         scope = CacheScope("", str(folder), dtype=numbers, preprocess=_PREPROCESS_VERSION)
         return cls(processor, info, scope, config.num_image_rows)

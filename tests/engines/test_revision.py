@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engines import revision
-from engines.revision import revision_of
+from engines.revision import adapter_revisions, revision_of
 
 
 @pytest.fixture
@@ -59,3 +59,19 @@ def test_weights_that_were_trained_on_are_another_revision(folder: Path, monkeyp
 
 def test_a_name_that_leads_to_no_files_counts_by_itself() -> None:
     assert revision_of([("", "/no/such/folder")], "") != revision_of([("", "/no/other/folder")], "")
+
+
+def test_an_adapter_is_known_by_its_own_files_and_the_base(folder: Path, tmp_path: Path) -> None:
+    adapters = []
+    for name in ("tags", "labels"):
+        path = tmp_path / name
+        path.mkdir()
+        (path / "adapter_model.safetensors").write_bytes(name.encode())
+        adapters.append((name, str(path)))
+    both = adapter_revisions(str(folder), adapters, "bf16")
+    assert len({*both, revision_of([("", str(folder))], "bf16")}) == 3
+    # Another beside it, or another name, changes nothing; training it further does
+    assert adapter_revisions(str(folder), [("renamed", adapters[1][1])], "bf16") == both[1:]
+    (tmp_path / "tags" / "adapter_model.safetensors").write_bytes(b"trained on")
+    again = adapter_revisions(str(folder), adapters, "bf16")
+    assert (again[0] != both[0], again[1]) == (True, both[1])

@@ -188,8 +188,10 @@ def _models(services: Services) -> list[dict[str, Any]]:
         entries.append(_entry(info.model_id if info else bare, name, is_up=is_up, revision=revision))
         if info is not None:
             entries += [
-                _entry(model_with(info.model_id, adapter), name, is_up=is_up, adapter=adapter, revision=revision)
-                for adapter in info.adapters
+                _entry(
+                    model_with(info.model_id, each), name, is_up=is_up, adapter=each, revision=info.revision_with(each)
+                )
+                for each in info.adapters
             ]
     return entries
 

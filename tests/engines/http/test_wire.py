@@ -692,6 +692,22 @@ def test_an_engine_describes_itself_over_the_wire(variant):
     assert models.from_models(models.to_models(info, created=0)) == info
 
 
+def test_adapters_come_with_the_revisions_of_their_weights():
+    info = EngineInfo("glm", "glm-4.6v-flash", "full", 2048, 4, ("tags", "labels"), "0a1b", None, ("11", "22"))
+    plain = EngineInfo("glm", "glm-4.6v-flash", "full", 2048, 4, ("tags", "labels"), "0a1b")
+    entries = [{"id": "m", "root": "/models/m"}, {"id": "tags", "parent": "m", "root": "/adapters/tags"}]
+
+    assert models.from_models(models.to_models(info, created=0)) == info
+    assert models.from_models(models.to_models(plain, created=0)) == plain
+    assert (info.revision_with("labels"), plain.revision_with("labels"), info.revision_with("")) == (
+        "22",
+        "0a1b",
+        "0a1b",
+    )
+    foreign = models.from_models(orjson.dumps({"data": entries}), "m")
+    assert (foreign.revision, foreign.revision_with("tags")) == ("/models/m", "/adapters/tags")
+
+
 def test_a_foreign_server_is_the_full_model_with_the_context_it_tells():
     answer = orjson.dumps({"data": [{"id": "a"}, {"id": "zai-org/GLM-4.6V-Flash", "max_model_len": 4096}]})
 
