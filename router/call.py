@@ -78,6 +78,8 @@ class Call:
         adapter_engine: whose adapter it is; other engines that take part are asked for none.
         adapter_revision: of the weights of the model with that adapter, if the engine says; empty for none.
         keeps_base: the caller asks for the model without any adapter, whichever is promoted.
+        promoted: adapters of engines other than ``adapter_engine`` that answer for their models, by engine.
+        promoted_revisions: of these, as ``adapter_revision``.
         output_format: JSON of which kind the answer is to be; its schema is in ``sampling``. None for prose.
         response_id: chosen before anything was accepted, by an ``Idempotency-Key``; None for a new one.
         keep_s: the answer is kept at least so long whatever ``is_stored`` says, to be given again under that key.
@@ -113,6 +115,8 @@ class Call:
     adapter_engine: str = "glm"
     adapter_revision: str = ""
     keeps_base: bool = False
+    promoted: Mapping[str, str] = field(default_factory=dict)
+    promoted_revisions: Mapping[str, str] = field(default_factory=dict)
     output_format: OutputFormat | None = None
     response_id: str | None = None
     keep_s: int = 0
@@ -132,7 +136,8 @@ class Call:
 
     def adapter_for(self, engine: str) -> str:
         """The adapter that an engine is to answer with; empty for the model as it is."""
-        return self.adapter if engine == self.adapter_engine else ""
+        named = self.adapter if engine == self.adapter_engine else ""
+        return named or self.promoted.get(engine, "")
 
     @property
     def uses_tools(self) -> bool:

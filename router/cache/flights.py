@@ -165,7 +165,7 @@ def flight_of(spec: JobSpec) -> str:
         asdict(spec.sampling),
         decision,
         [asdict(branch) for branch in spec.branches],
-        [spec.strategy, spec.language, spec.adapter, spec.adapter_engine],
+        [spec.strategy, spec.language, spec.adapter, spec.adapter_engine, *sorted(spec.promoted.items())],
         None if spec.output_format is None else asdict(spec.output_format),
     ]
     return hashlib.sha256(orjson.dumps(asked)).hexdigest()

@@ -88,7 +88,7 @@ def to_key(call: Call, revisions: Mapping[str, str], rules: str) -> CacheKey | N
         ],
         asdict(call.sampling),
         asdict(call.hints),
-        [call.strategy, call.dial, call.adapter, call.wants_thinking],
+        [call.strategy, call.dial, call.adapter, call.wants_thinking, *sorted(call.promoted.items())],
         None if call.output_format is None else asdict(call.output_format),
         revisions,
         rules,

@@ -108,6 +108,8 @@ class JobSpec:
         adapter: ``adapter_engine`` answers with this LoRA adapter; empty for the model as it is.
         adapter_engine: whose adapter it is; in records of older releases always GLM's.
         adapter_revision: of the weights of the model with that adapter; empty if it is not known.
+        promoted: adapters of other engines, by engine, that answer for their models.
+        promoted_revisions: of these, as ``adapter_revision``.
         output_format: JSON of which kind the answer is to be; its schema is in ``sampling``. None for prose.
         keep_s: the record lives at least so long after its end, even if it is not stored.
         retention_s: its owner's bound of its lifetime after the end; None for no bound.
@@ -143,6 +145,8 @@ class JobSpec:
     adapter: str = ""
     adapter_engine: str = "glm"
     adapter_revision: str = ""
+    promoted: Mapping[str, str] = field(default_factory=dict)
+    promoted_revisions: Mapping[str, str] = field(default_factory=dict)
     output_format: OutputFormat | None = None
     keep_s: int = 0
     retention_s: int | None = None
@@ -217,7 +221,15 @@ class JobSpec:
 
     def adapter_for(self, engine: str) -> str:
         """The adapter that an engine answers with; empty for the model as it is."""
-        return self.adapter if engine == self.adapter_engine else ""
+        named = self.adapter if engine == self.adapter_engine else ""
+        return named or self.promoted.get(engine, "")
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """The revisions of the adapters that answer, by ``engine:adapter``; empty ones are not known."""
+        found = {f"{self.adapter_engine}:{self.adapter}": self.adapter_revision} if self.adapter else {}
+        others = {f"{engine}:{name}": self.promoted_revisions.get(engine, "") for engine, name in self.promoted.items()}
+        return found | others
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; its messages are the record's own, not copies."""

@@ -58,6 +58,8 @@ def to_spec(
         adapter=call.adapter,
         adapter_revision=call.adapter_revision,
         adapter_engine=call.adapter_engine,
+        promoted=dict(call.promoted),
+        promoted_revisions=dict(call.promoted_revisions),
         output_format=call.output_format,
         keep_s=call.keep_s,
         retention_s=call.retention_s,

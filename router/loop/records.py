@@ -113,7 +113,7 @@ class Exchange:
             for a caller's own question.
         asks_json: the answer was to be JSON.
         pictures: SHA-256 of its pictures, in order.
-        revisions: of the engines, by name, as far as they were known.
+        revisions: of the engines, by name, as far as they were known; of adapters that answered, by ``engine:adapter``.
         feedback: None if nobody said anything.
     """
 
@@ -212,7 +212,7 @@ def to_exchange(job: Job, redacts: frozenset[str], revisions: Mapping[str, str] 
         again=str((spec.decision.get("again") or {}).get("response_id", "")),
         asks_json=spec.output_format is not None,
         pictures=tuple(stored_image_hashes(spec.messages)),
-        revisions=dict(revisions or {}),
+        revisions={**(revisions or {}), **spec.adapters},
     )
 
 

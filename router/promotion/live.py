@@ -17,7 +17,7 @@ from engines.base import EngineInfo
 from policies.context import bucket_of
 from router.call import Call
 from router.leftovers import end_tasks
-from router.promotion.records import Pointer
+from router.promotion.records import PROMOTABLE, Pointer, Promotion
 from router.promotion.store import PromotionStore
 from router.redis import repeat
 from router.routing import conversation_id
@@ -43,7 +43,7 @@ class LivePromotions:
         self._store = store
         self._info = info
         self._pointers: Mapping[str, Pointer] = {}
-        self._missing: set[str] = set()
+        self._warned: set[tuple[str, str, str]] = set()
         self._was_read = asyncio.Event()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -72,31 +72,60 @@ class LivePromotions:
         return self._pointers.get(engine, Pointer())
 
     def apply(self, call: Call) -> Call:
-        """Return the call with the adapter that answers it, and the revision of its weights.
+        """Return the call with the adapters that answer it, and the revisions of their weights.
 
         A call that names an adapter, or the base, keeps it. A conversation keeps its side of a share.
         """
-        adapter, engine = call.adapter, call.adapter_engine
-        if not adapter and not call.keeps_base:
-            adapter, engine = self._promoted(call), _GLM
-        if not adapter:
+        if call.keeps_base:
             return call
-        info = self._info(engine)
-        revision = "" if info is None else info.revision
-        return replace(call, adapter=adapter, adapter_engine=engine, adapter_revision=revision)
+        if call.adapter:
+            return replace(call, adapter_revision=self._revision(call.adapter_engine, call.adapter))
+        found = {engine: name for engine in PROMOTABLE if (name := self._promoted(engine, call))}
+        if not found:
+            return call
+        revisions = {engine: self._revision(engine, name) for engine, name in found.items()}
+        return replace(
+            call,
+            adapter=found.pop(_GLM, ""),
+            adapter_engine=_GLM,
+            adapter_revision=revisions.pop(_GLM, ""),
+            promoted=found,
+            promoted_revisions=revisions,
+        )
 
-    def _promoted(self, call: Call) -> str:
-        now = self.pointer(_GLM).now
+    def _revision(self, engine: str, adapter: str) -> str:
+        info = self._info(engine)
+        return "" if info is None else info.revision_with(adapter)
+
+    def _promoted(self, engine: str, call: Call) -> str:
+        now = self.pointer(engine).now
         if not now.adapter or (now.share < 1 and self._bucket(call, now.adapter) >= now.share):
             return ""
-        info = self._info(_GLM)
-        if info is not None and now.adapter not in info.adapters:
-            if now.adapter not in self._missing:
-                log.error("glm has no adapter %s, which is promoted; the model answers as it is", now.adapter)
-            self._missing.add(now.adapter)
+        info = self._info(engine)
+        if info is None:
+            return now.adapter
+        if now.adapter not in info.adapters:
+            self._warn(engine, now, "")
             return ""
-        self._missing.discard(now.adapter)
+        self._warned.discard((engine, now.adapter, ""))  # if it is lost again, that is news
+        found = info.revision_with(now.adapter)
+        if now.revision and found and found != now.revision:
+            self._warn(engine, now, found)
         return now.adapter
+
+    def _warn(self, engine: str, now: Promotion, found: str) -> None:
+        """Say once what is not as it was promoted."""
+        if (engine, now.adapter, found) in self._warned:
+            return
+        self._warned.add((engine, now.adapter, found))
+        if not found:
+            log.error("%s has no adapter %s, which is promoted; the model answers as it is", engine, now.adapter)
+            return
+        log.warning(
+            "adapter %s of %s answers with other weights (%s) than were measured when it was promoted (%s); "
+            "run glowl eval and glowl promote again",
+            *(now.adapter, engine, found, now.revision),
+        )
 
     @staticmethod
     def _bucket(call: Call, adapter: str) -> float:

@@ -7,12 +7,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 
 from engines.base import EngineInfo, Message, SamplingParams, TextPart
 from policies.features import Hints
+from router.cache.keys import to_key
 from router.call import Call
+from router.jobs.job import BranchPlan, JobSpec
+from router.jobs.specs import to_spec
 from router.promotion.live import LivePromotions
 from router.promotion.records import Pointer, Promotion
 from router.promotion.store import PromotionStore
@@ -25,12 +29,14 @@ def _call(text: str = "hi", **values: object) -> Call:
     return replace(call, **values)  # type: ignore[arg-type]
 
 
-async def _live(redis: Redis, *promotions: Promotion, info: EngineInfo | None = INFO) -> LivePromotions:
+async def _live(
+    redis: Redis, *promotions: Promotion, info: EngineInfo | None = INFO, engine: str = "glm"
+) -> LivePromotions:
     pointer = Pointer()
     for promotion in promotions:
         pointer = pointer.promoted(promotion)
     store = PromotionStore(redis)
-    await store.put("glm", pointer)
+    await store.put(engine, pointer)
     live = LivePromotions(store, lambda _engine: info)
     await live.refresh()
     return live
@@ -58,6 +64,37 @@ async def test_a_named_adapter_of_owl2_stays_owl2s_and_a_promoted_one_is_glms(re
 
     assert (named.adapter_for("owl2"), named.adapter_for("glm")) == ("turned", "")
     assert (promoted.adapter_for("owl2"), promoted.adapter_for("glm")) == ("", "receipts")
+
+
+async def test_each_engine_has_an_adapter_of_its_own_promoted(redis: Redis) -> None:
+    await _live(redis, Promotion("turned"), engine="owl2")
+    info = replace(INFO, adapters=("receipts", "turned"), adapter_revisions=("r8", "r9"))
+    live = await _live(redis, Promotion("receipts"), info=info)
+
+    found = live.apply(_call())
+
+    assert [found.adapter_for(engine) for engine in ("glm", "owl2")] == ["receipts", "turned"]
+    assert (found.adapter_revision, found.promoted_revisions) == ("r8", {"owl2": "r9"})
+    # Then what is recorded says so, and an answer of before the promotion is not given again
+    spec = to_spec(found, decision={}, language="en", branches=(BranchPlan("deep", "owl2"),), strategy="deep")
+    assert JobSpec.from_dict(orjson.loads(orjson.dumps(spec.to_dict()))).adapters == {
+        "glm:receipts": "r8",
+        "owl2:turned": "r9",
+    }
+    keys = [to_key(each, {}, "") for each in (found, replace(found, promoted={}))]
+    assert keys[0] != keys[1]
+    # And who asks for Owl2 as it is, or for another adapter of it, gets that
+    assert live.apply(_call(keeps_base=True, adapter_engine="owl2")).adapter_for("owl2") == ""
+    assert live.apply(_call(adapter="labels", adapter_engine="owl2")).adapter_for("owl2") == "labels"
+
+
+async def test_other_weights_than_were_measured_are_named_once(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    info = replace(INFO, adapter_revisions=("r8", "r9"))
+    live = await _live(redis, Promotion("receipts", revision="r1"), info=info)
+
+    assert [live.apply(_call()).adapter for _ in range(3)] == ["receipts"] * 3
+    (record,) = caplog.records
+    assert "other weights (r8) than were measured when it was promoted (r1)" in record.getMessage()
 
 
 async def test_who_names_an_adapter_or_the_base_gets_it(redis: Redis) -> None:
