@@ -207,7 +207,9 @@ async def _ask_all(client: Client, tasks: Sequence[Task], data: Path, file: Bina
                 nonlocal num_failed
                 for task in waiting:
                     answer = await _ask(client, task, data)
-                    answer = replace(answer, revision=revisions.get(answer.model.partition(":")[0], ""))
+                    base, colon, _ = answer.model.partition(":")
+                    of_adapter = revisions.get(answer.model, "") if colon else ""
+                    answer = replace(answer, revision=revisions.get(base, ""), adapter_revision=of_adapter)
                     num_failed += answer.said is None
                     file.write(to_line(answer))
                     file.flush()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
@@ -28,15 +28,14 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# Whose adapters can be promoted, and how people call it.
-_ENGINE: Final = "glm"
-_MODEL: Final = "glm-4.6v-flash"
-
 
 def promote(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL:ADAPTER]", help="As glm-4.6v-flash:receipts; none: who answers."),
+        typer.Argument(
+            metavar="[MODEL:ADAPTER]",
+            help="As glm-4.6v-flash:receipts; none: who answers. With --rollback the model alone.",
+        ),
     ] = None,
     evidence: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Results of `glowl eval` for MODEL:base and MODEL:ADAPTER.")
@@ -61,7 +60,7 @@ def promote(
     language = parse_language(lang)
     check_measure(measure)
     if rollback:
-        _roll_back(open_admin(data_dir, language), language)
+        _roll_back(open_admin(data_dir, language), model, language)
         return
     if model is None:
         _show(open_admin(data_dir, language), language)
@@ -69,12 +68,14 @@ def promote(
     base, colon, adapter = model.partition(":")
     if not (base and colon and adapter) or adapter.lower() == "base":
         fail(say("promote.name", language, name=model), code=2)
+    engine = _engine_of(base, language)
     from router.promotion.records import Promotion
 
     if shadow is not None:
-        _change(
-            open_admin(data_dir, language), lambda now: now.shadowed(Promotion(adapter, share=shadow, at=time.time()))
-        )
+        if engine != "glm":
+            fail(say("promote.shadow.glm", language, name=model), code=2)
+        made = Promotion(adapter, share=shadow, at=time.time())
+        _change(open_admin(data_dir, language), engine, lambda now: now.shadowed(made))
         typer.echo(say("promote.shadow", language, model=model, share=shadow))
         return
     if evidence is None:
@@ -84,8 +85,8 @@ def promote(
     gain = _judge(results, base, model, measure, margin / 100, guard or [], language)
     promotion = Promotion(adapter, revision, share, time.time(), f"{measure}, n = {gain.num_rows}, {gain.to_points()}")
     admin = open_admin(data_dir, language)
-    _change(admin, lambda now: now.promoted(promotion))
-    back = admin.to_command("promote", "--rollback")
+    _change(admin, engine, lambda now: now.promoted(promotion))
+    back = admin.to_command("promote", base, "--rollback")
     values = {"model": model, "base": base, "share": share, "interval": promotion.proof, "command": back}
     typer.echo(say("promote.done", language, **values))
 
@@ -131,9 +132,25 @@ def _check(results: Results, path: Path, base: str, model: str, language: Langua
         for each in results.answers[arm].values()
         if each.said is not None
     }
-    if len(revisions) > 1:
+    of_adapter = {each.adapter_revision for each in results.answers[model].values() if each.said is not None}
+    if len(revisions) > 1 or len(of_adapter) > 1:
         refuse("promote.mixed", arm=model)
-    return next(iter(revisions), "")
+    return next(iter(of_adapter), "") or next(iter(revisions), "")
+
+
+def _engine_of(model: str, language: Language) -> str:
+    """Return whose adapters a model's are; a variant's, such as ``mplug-owl2-pocket``, are its model's.
+
+    Raises:
+        typer.Exit: after one line, if there is no such model.
+    """
+    from router.promotion.records import PROMOTABLE
+
+    name = model.strip().lower().rpartition("/")[2]
+    engine = next((engine for engine, known in PROMOTABLE.items() if f"{name}-".startswith(f"{known}-")), None)
+    if engine is None:
+        fail(say("promote.model", language, name=model, models=", ".join(PROMOTABLE.values())), code=2)
+    return engine
 
 
 def _judge(
@@ -167,45 +184,58 @@ def _run(admin: Admin, work: Callable[[PromotionStore], Awaitable[Result]]) -> R
     return admin.with_redis(lambda redis: work(PromotionStore(redis)))
 
 
-def _change(admin: Admin, make: Callable[[Pointer], Pointer]) -> None:
+def _change(admin: Admin, engine: str, make: Callable[[Pointer], Pointer]) -> None:
     from router.promotion.records import Pointer
 
     async def change(store: PromotionStore) -> None:
         pointers = await store.load()
-        await store.put(_ENGINE, make(pointers.get(_ENGINE, Pointer())))
+        await store.put(engine, make(pointers.get(engine, Pointer())))
 
     _run(admin, change)
 
 
-def _roll_back(admin: Admin, language: Language) -> None:
+def _roll_back(admin: Admin, model: str | None, language: Language) -> None:
     """Go one step back.
 
+    Args:
+        admin: has redis.
+        model: whose adapters; None for the model that anything was promoted of.
+        language: of what is said.
+
     Raises:
-        typer.Exit: after one line, if there is none.
+        typer.Exit: after one line, if there is none, or it is not clear which.
     """
-    from router.promotion.records import Pointer
+    from router.promotion.records import PROMOTABLE
 
-    async def go_back(store: PromotionStore) -> Pointer | None:
-        before = (await store.load()).get(_ENGINE, Pointer()).rolled_back()
-        if before is not None:
-            await store.put(_ENGINE, before)
-        return before
-
-    before = _run(admin, go_back)
-    if before is None:
+    pointers = _run(admin, lambda store: store.load())
+    engines = [engine for engine in PROMOTABLE if engine in pointers and pointers[engine].earlier]
+    if model is not None:
+        wanted = _engine_of(model.partition(":")[0], language)
+        engines = [engine for engine in engines if engine == wanted]
+    if not engines:
         fail(say("promote.back.none", language))
-    typer.echo(say("promote.back", language, base=_MODEL, model=model_with(_MODEL, before.now.adapter)))
+    if len(engines) > 1:
+        names = ", ".join(PROMOTABLE[engine] for engine in engines)
+        command = admin.to_command("promote", PROMOTABLE[engines[-1]], "--rollback")
+        fail(say("promote.back.which", language, models=names, command=command), code=2)
+    before = pointers[engines[0]].rolled_back()
+    assert before is not None
+    _run(admin, lambda store: store.put(engines[0], before))
+    base = PROMOTABLE[engines[0]]
+    typer.echo(say("promote.back", language, base=base, model=model_with(base, before.now.adapter)))
 
 
 def _show(admin: Admin, language: Language) -> None:
-    from router.promotion.records import Pointer
+    from router.promotion.records import PROMOTABLE, Pointer
 
-    pointer = _run(admin, lambda store: store.load()).get(_ENGINE, Pointer())
-    now, shadow = pointer.now, pointer.shadow
-    if now.adapter:
-        values = {"at": show_time(now.at), "revision": now.revision or "?", "proof": now.proof, "share": now.share}
-        typer.echo(say("promote.is", language, base=_MODEL, model=model_with(_MODEL, now.adapter), **values))
-    else:
+    pointers = _run(admin, lambda store: store.load())
+    if not any(each.now.adapter for each in pointers.values()):
         typer.echo(say("promote.none", language))
-    if shadow.adapter and shadow.share:
-        typer.echo(say("promote.shadow", language, model=model_with(_MODEL, shadow.adapter), share=shadow.share))
+    for engine, base in PROMOTABLE.items():
+        pointer = pointers.get(engine, Pointer())
+        now, shadow = pointer.now, pointer.shadow
+        if now.adapter:
+            values = {"at": show_time(now.at), "revision": now.revision or "?", "proof": now.proof, "share": now.share}
+            typer.echo(say("promote.is", language, base=base, model=model_with(base, now.adapter), **values))
+        if shadow.adapter and shadow.share:
+            typer.echo(say("promote.shadow", language, model=model_with(base, shadow.adapter), share=shadow.share))

@@ -63,6 +63,18 @@ TEXTS: Final[dict[str, Text]] = {
         "name an adapter of a model, such as glm-4.6v-flash:receipts, not {name}",
         "请指定某个模型的适配器，例如 glm-4.6v-flash:receipts，而不是 {name}",
     ),
+    "promote.model": Text(
+        "there is no model {name} whose adapters can be promoted; there are: {models}",
+        "没有名为 {name}、其适配器可以提升的模型；现有：{models}",
+    ),
+    "promote.shadow.glm": Text(
+        "{name} cannot be a shadow: fast questions are asked again, and GLM answers those; use `glowl eval`",
+        "{name} 不能作影子：重新提问的是快速问题，由 GLM 回答；请用 `glowl eval` 测量它",
+    ),
+    "promote.back.which": Text(
+        "adapters of {models} are promoted; name one model, as in: {command}",
+        "{models} 都有已提升的适配器；请指定一个模型，例如：{command}",
+    ),
     "promote.evidence": Text(
         "name the results of `glowl eval` with --evidence, or only watch with --shadow",
         "请用 --evidence 指定 `glowl eval` 的结果，或用 --shadow 仅作观察",

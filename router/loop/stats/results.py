@@ -55,6 +55,7 @@ class Answer:
         model: who answered, as the service says.
         revision: of the weights that answered; empty if the service does not say.
         seconds: until the whole answer was there.
+        adapter_revision: of the weights with the adapter that answered; empty if none did, or the service does not say.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Answer:
     model: str = ""
     revision: str = ""
     seconds: float = 0.0
+    adapter_revision: str = ""
 
     @property
     def scores(self) -> Scores:

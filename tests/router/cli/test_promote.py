@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 from typer.testing import CliRunner, Result
@@ -50,12 +51,20 @@ def _replace(path: Path, old: bytes, new: bytes) -> None:
     path.write_bytes(path.read_bytes().replace(old, new, 1))
 
 
+def _note(path: Path, revision: str) -> None:
+    """Write which weights of the adapter answered."""
+    lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    for line in lines[1:]:
+        line["adapter_revision"] = revision if line["arm"] == ADAPTER else ""
+    path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+
+
 async def _promote(*arguments: str) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, app, ["promote", *arguments])
 
 
-async def _pointer(redis: Redis) -> Pointer:
-    return (await PromotionStore(redis).load()).get("glm", Pointer())
+async def _pointer(redis: Redis, engine: str = "glm") -> Pointer:
+    return (await PromotionStore(redis).load()).get(engine, Pointer())
 
 
 async def test_a_proven_gain_moves_the_pointer_and_rollback_moves_it_back(evidence: Path, redis: Redis) -> None:
@@ -137,6 +146,8 @@ async def test_answers_of_other_weights_prove_nothing(evidence: Path) -> None:
         (["receipts"], "name an adapter of a model"),
         ([BASE], "name an adapter of a model"),
         ([ADAPTER], "--evidence"),
+        (["qwen:receipts", "--evidence", "nowhere.jsonl"], "there is no model qwen"),
+        (["mplug-owl2:turned", "--shadow", "0.1"], "cannot be a shadow"),
         ([ADAPTER, "--evidence", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )
@@ -145,6 +156,38 @@ async def test_without_a_name_or_evidence_nothing_is_promoted(arguments: list[st
 
     assert result.exit_code == 2
     assert said in result.output
+    assert await _pointer(redis) == Pointer()
+
+
+async def test_the_revision_of_the_adapter_is_what_is_noted(evidence: Path, redis: Redis) -> None:
+    _write(evidence, {BASE: 30, ADAPTER: 55})
+    _note(evidence, "a7")
+
+    assert (await _promote(ADAPTER, "--evidence", str(evidence))).exit_code == 0
+    assert (await _pointer(redis)).now.revision == "a7"
+    _replace(evidence, b'"a7"', b'"a6"')
+    assert "different weights" in (await _promote(ADAPTER, "--evidence", str(evidence))).output
+
+
+async def test_adapters_of_both_models_are_promoted_and_rolled_back_apart(evidence: Path, redis: Redis) -> None:
+    owl2, turned = "mplug-owl2-pocket:base", "mplug-owl2-pocket:turned"
+    served = {owl2: "mplug-owl2-pocket", turned: turned}
+    _write(evidence, {owl2: 30, turned: 55}, served=served)
+    result = await _promote(turned, "--evidence", str(evidence))
+    assert result.exit_code == 0, result.output
+    assert await _pointer(redis) == Pointer()
+    assert (await _pointer(redis, "owl2")).now.adapter == "turned"
+    _write(evidence, {BASE: 30, ADAPTER: 55})
+    assert (await _promote(ADAPTER, "--evidence", str(evidence))).exit_code == 0
+    shown = (await _promote()).output
+    assert "glm-4.6v-flash:receipts answers" in shown
+    assert "mplug-owl2:turned answers" in shown
+
+    unclear, back = await _promote("--rollback"), await _promote("mplug-owl2", "--rollback")
+    assert (unclear.exit_code, back.exit_code) == (2, 0)
+    assert "glm-4.6v-flash, mplug-owl2" in unclear.output
+    assert await _pointer(redis, "owl2") == Pointer()
+    assert (await _promote("--rollback")).exit_code == 0
     assert await _pointer(redis) == Pointer()
 
 
