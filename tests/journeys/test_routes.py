@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 
@@ -73,6 +74,33 @@ def test_two_pictures_in_the_background_are_queued_polled_and_merged(stack: Stac
     assert done.output[-1].type == "message"
     assert hybrid(done)["draft"]["text"].startswith("[echo glm] 2 pictures")
     assert done.usage.input_tokens > 0
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+def test_two_pictures_over_anthropics_messages_wait_for_the_deep_answer(stack: Stack, *, is_streamed: bool) -> None:
+    pictures = [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": url.partition(",")[2]}}
+        for url in (picture("red"), picture("blue"))
+    ]
+    content = [*pictures, {"type": "text", "text": "Which picture has more red circles?"}]
+    asked: Any = {"model": "glowl", "max_tokens": 256, "messages": [{"role": "user", "content": content}]}
+    asked["thinking"] = {"type": "adaptive"}
+
+    with anthropic.Anthropic(base_url=stack.api.url, api_key="unused", max_retries=0, timeout=600) as client:
+        if is_streamed:
+            with client.messages.stream(**asked) as stream:
+                message = stream.get_final_message()
+        else:
+            message = client.messages.create(**asked)
+
+    *before, text = message.content
+    assert text.text.startswith("[echo owl2] 2 pictures (64x48 png, 64x48 png), question: Which")
+    assert (message.stop_reason, message.model) == ("end_turn", "mplug-owl2-echo")
+    assert hybrid(message)["rule"] == "several-pictures"
+    if not is_streamed:  # a stream has as much of the draft as there was before the answer's first word
+        assert hybrid(message)["draft"]["text"].startswith("[echo glm] 2 pictures")
+        assert hybrid(message)["draft"]["text"] in before[0].thinking
+    assert all(block.type == "thinking" and block.signature for block in before)
 
 
 def test_two_chinese_pictures_are_composed_by_glm_from_both_answers(stack: Stack) -> None:

@@ -34,6 +34,7 @@ from router.api.other_fields import check_others
 from router.api.schemas import (
     CalledFunction,
     ChatMessage,
+    ChatPart,
     ChatRequest,
     ChatToolCall,
     ImagePartIn,
@@ -173,7 +174,7 @@ def _of_blocks(
     """Return the turn of its blocks, behind a turn for each result in it."""
     results: list[ChatMessage] = []
     calls: list[ChatToolCall] = []
-    parts: list[TextPartIn | ImagePartIn] = []
+    parts: list[ChatPart] = []
     for at, block in enumerate(blocks):
         place = f"{param}[{at}]"
         if isinstance(block, ToolUseBlock):
@@ -198,13 +199,11 @@ def _check_turn(turn: Turn, block: ToolUseBlock | ToolResultBlock, role: str, pa
         raise BadRequestError(message, code="unsupported_value", param=param)
 
 
-def _of_result(
-    block: ToolResultBlock, param: str, files: Mapping[str, StoredPicture]
-) -> list[TextPartIn | ImagePartIn]:
+def _of_result(block: ToolResultBlock, param: str, files: Mapping[str, StoredPicture]) -> list[ChatPart]:
     """Return what a function returned; that it failed is said in words, which is all that models read."""
     sent = block.content or ""
     if isinstance(sent, str):
-        parts: list[TextPartIn | ImagePartIn] = [_text(sent)]
+        parts: list[ChatPart] = [_text(sent)]
     else:
         parts = [_to_part(each, f"{param}[{at}]", files) for at, each in enumerate(sent)]
     return [_text(_FAILED), *parts] if block.is_error else parts
