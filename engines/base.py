@@ -222,6 +222,9 @@ class Delta:
     character may span tokens and a possible stop string is held back.
 
     ``tool_calls`` are pieces of calls, in order; once there was one, no text follows.
+
+    ``stop_sequence``, beside the finish reason ``stop``, is the stop string that ended the answer; empty if the model
+    ended it, or its server does not say.
     """
 
     text: str = ""
@@ -231,6 +234,7 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
     boxes: tuple[Box, ...] = ()
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    stop_sequence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +248,7 @@ class GenerationResult:
     logprobs: tuple[TokenLogprob, ...] = ()
     boxes: tuple[Box, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
+    stop_sequence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,6 +556,7 @@ async def generate(engine: Streams, request: GenerationRequest) -> GenerationRes
                     logprobs=tuple(logprobs),
                     boxes=tuple(boxes),
                     tool_calls=calls.whole(),
+                    stop_sequence=delta.stop_sequence,
                 )
     raise GenerationFailedError("the engine ended its answer without saying why")
 

@@ -201,9 +201,9 @@ class EchoEngine:
             num_question = len(_WORD.findall(request.messages[-1].text))
             reasoning = _WORD.findall(f"[echo {self._info.name}] the question has {num_question} words")[:max_tokens]
         said, calls = self._called(request)
-        text = _WORD.findall(
-            _before_stop(self._answer_text(request, pictures) if said is None else said, request.sampling.stop)
-        )
+        whole = self._answer_text(request, pictures) if said is None else said
+        shown, stop = _before_stop(whole, request.sampling.stop)
+        text = _WORD.findall(shown)
         pieces = _pieces(calls)
         kept = text[: max_tokens - len(reasoning)]
         kept_pieces = pieces[: max(max_tokens - len(reasoning) - len(text), 0)]
@@ -220,7 +220,7 @@ class EchoEngine:
             *(Delta(reasoning=word) for word in reasoning),
             *(Delta(text=word, logprobs=(_certain(word),) if has_logprobs else ()) for word in kept),
             *(Delta(tool_calls=(piece,)) for piece in kept_pieces),
-            Delta(finish_reason=finish_reason, usage=usage),
+            Delta(finish_reason=finish_reason, usage=usage, stop_sequence=stop if finish_reason == "stop" else ""),
         ]
 
     def _called(self, request: GenerationRequest) -> tuple[str | None, tuple[ToolCall, ...]]:
@@ -359,6 +359,7 @@ def _certain(word: str) -> TokenLogprob:
     return TokenLogprob(word, 0.0, word.encode("utf-8", "replace"))
 
 
-def _before_stop(text: str, stop: tuple[str, ...]) -> str:
-    ends = [end for end in (text.find(word) for word in stop) if end >= 0]
-    return text[: min(ends, default=len(text))]
+def _before_stop(text: str, stop: tuple[str, ...]) -> tuple[str, str]:
+    """Return the text before the first stop string, and that one; all of it and nothing if it has none."""
+    end, found = min(((end, word) for word in stop if (end := text.find(word)) >= 0), default=(len(text), ""))
+    return text[:end], found

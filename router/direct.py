@@ -306,6 +306,7 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
         logprobs=result.logprobs,
         boxes=result.boxes,
         tool_calls=result.tool_calls,
+        stop_sequence=result.stop_sequence,
     )
     return replace(
         job,

@@ -42,8 +42,8 @@ class Answer(GrowingAnswer):
     def _num_decoded(self) -> int:
         return self._parser.num_answer_chars
 
-    def _is_stopped(self) -> bool:
-        return self._parser.is_stopped
+    def _stopped_by(self) -> str:
+        return self._parser.stopped_by
 
     def _flush(self) -> Delta:
         return self._parser.finish(is_cut=self.finish_reason != "stop") or Delta()

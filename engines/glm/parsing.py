@@ -196,9 +196,9 @@ class AnswerParser:
         self._skips_newlines: dict[Channel, bool] = {"text": False, "reasoning": True}
 
     @property
-    def is_stopped(self) -> bool:
-        """A stop string was met; further ids are not part of the answer."""
-        return self._stops.is_stopped
+    def stopped_by(self) -> str:
+        """The stop string that was met, after which ids are no part of the answer; empty before that."""
+        return self._stops.found
 
     @property
     def num_reasoning_tokens(self) -> int:

@@ -82,6 +82,7 @@ def to_completion(result: GenerationResult, head: CompletionHead) -> bytes:
                     "message": message,
                     "logprobs": to_choice_logprobs(result.logprobs) if head.has_logprobs else None,
                     "finish_reason": result.finish_reason,
+                    **_stopped_by(result.stop_sequence),
                 }
             ],
             "usage": _to_usage(result.usage),
@@ -109,7 +110,7 @@ def to_events(delta: Delta, head: CompletionHead) -> bytes:
             content["tool_calls"] = to_wire_deltas(delta.tool_calls)
         events += _to_chunk(head, content, logprobs=delta.logprobs)
     if delta.finish_reason is not None:
-        events += _to_chunk(head, {}, finish_reason=delta.finish_reason)
+        events += _to_chunk(head, {}, finish_reason=delta.finish_reason, stop_sequence=delta.stop_sequence)
         if head.include_usage:
             events += to_event({**_chunk_head(head), "choices": [], "usage": _to_usage(delta.usage or Usage())})
         events += b"data: " + DONE + b"\n\n"
@@ -130,17 +131,24 @@ def _to_chunk(
     delta: Mapping[str, Any],
     finish_reason: FinishReason | None = None,
     logprobs: tuple[TokenLogprob, ...] = (),
+    stop_sequence: str = "",
 ) -> bytes:
     choice = {
         "index": 0,
         "delta": delta,
         "logprobs": to_choice_logprobs(logprobs) if logprobs else None,
         "finish_reason": finish_reason,
+        **_stopped_by(stop_sequence),
     }
     chunk = {**_chunk_head(head), "choices": [choice]}
     if head.include_usage:
         chunk["usage"] = None
     return to_event(chunk)
+
+
+def _stopped_by(stop_sequence: str) -> dict[str, str]:
+    """Name the stop string that ended an answer, as vLLM does."""
+    return {"stop_reason": stop_sequence} if stop_sequence else {}
 
 
 def _to_usage(usage: Usage) -> dict[str, Any]:
@@ -206,15 +214,23 @@ def _from_chunk(chunk: dict[str, Any], payload: bytes) -> Delta:
     delta = choice.get("delta") or {}
     text, thoughts = _from_content(delta.get("content"))
     more_thoughts = _from_content(delta.get("reasoning_content") or delta.get("reasoning"))
+    finish_reason = _from_finish_reason(choice.get("finish_reason"))
     return Delta(
         text=text,
         reasoning=thoughts + "".join(more_thoughts),
-        finish_reason=_from_finish_reason(choice.get("finish_reason")),
+        finish_reason=finish_reason,
         usage=usage,
         logprobs=from_logprobs((choice.get("logprobs") or {}).get("content")),
         boxes=from_boxes((delta.get("glowl") or {}).get("boxes")),
         tool_calls=tuple(map(_from_call, delta.get("tool_calls") or ())),
+        stop_sequence=_stop_sequence_of(choice) if finish_reason == "stop" else "",
     )
+
+
+def _stop_sequence_of(choice: Mapping[str, Any]) -> str:
+    """Read which stop string ended an answer: as vLLM, or as SGLang has it; both have a number for a token."""
+    named = choice.get("stop_reason", choice.get("matched_stop"))
+    return named if isinstance(named, str) else ""
 
 
 def _from_content(content: object) -> tuple[str, str]:

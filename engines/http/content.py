@@ -50,14 +50,14 @@ class AnswerContent:
         return self._marks is not None and self._marks.is_over
 
     def read(self, delta: Delta) -> Delta:
-        """Return what may be shown after this delta; its finish reason and usage are left out.
+        """Return what may be shown after this delta; its finish reason, with what it is, and usage are left out.
 
         Raises:
             GenerationFailedError: if JSON was asked for, and this cannot be the beginning of any; for a function call
                 that was not asked for, or cannot be read.
         """
         is_bare = delta.finish_reason is None and delta.usage is None
-        shown = delta if is_bare else replace(delta, finish_reason=None, usage=None)
+        shown = delta if is_bare else replace(delta, finish_reason=None, usage=None, stop_sequence="")
         if self._marks is not None:
             shown = self._marks.read(shown)
         if self._fence is not None:

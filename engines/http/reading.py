@@ -51,6 +51,7 @@ class AnswerReader:
         self._texts: list[str] = []
         self._shown: list[Delta] = []
         self.finish_reason: FinishReason | None = None
+        self._stop_sequence = ""
         self.usage = Usage()
         self.is_done = False
 
@@ -89,7 +90,13 @@ class AnswerReader:
             GenerationFailedError: if JSON was asked for, and the finished answer is none or breaks the schema.
         """
         last = await self._content.finish(self.finish_reason)
-        return replace(last, usage=answers.bound_usage(self.usage, self._request.sampling))
+        # Servers name ends of turns in the same place.
+        is_asked = last.finish_reason == "stop" and self._stop_sequence in self._request.sampling.stop
+        return replace(
+            last,
+            usage=answers.bound_usage(self.usage, self._request.sampling),
+            stop_sequence=self._stop_sequence if is_asked else "",
+        )
 
     def _read_all(self, payloads: Sequence[bytes]) -> None:
         try:
@@ -106,6 +113,7 @@ class AnswerReader:
                 is_over = self.finish_reason is not None or self.is_over
                 self.finish_reason = _worse(self.finish_reason, found.finish_reason)
                 self.usage = found.usage or self.usage
+                self._stop_sequence = found.stop_sequence or self._stop_sequence
                 if not is_over:
                     self._read(found)
         finally:

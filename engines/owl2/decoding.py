@@ -39,8 +39,8 @@ class Answer(GrowingAnswer):
     def _num_decoded(self) -> int:
         return self._num_chars
 
-    def _is_stopped(self) -> bool:
-        return self._stops.is_stopped
+    def _stopped_by(self) -> str:
+        return self._stops.found
 
     def _flush(self) -> Delta:
         text = self._show(self._decoder.finish())

@@ -51,7 +51,7 @@ class GrowingAnswer(ABC):
         delta, is_answer = self._decode(pick.token_id)
         if is_answer and pick.logprob is not None:
             self._logprobs.append((start, self._to_logprob(pick, pick.logprob)))
-        if self._is_stopped() or is_complete:
+        if self._stopped_by() or is_complete:
             self.finish_reason = "stop"
         elif self.num_tokens >= self._max_tokens:
             self.finish_reason = "length"
@@ -60,9 +60,9 @@ class GrowingAnswer(ABC):
     def finish(self, usage: Usage) -> Delta:
         """Return the last delta, with all text that was held back."""
         delta = self._flush()
-        if self._is_stopped():  # text held back earlier can complete a stop string
+        if stop := self._stopped_by():  # text held back earlier can complete a stop string
             self.finish_reason = "stop"
-            delta = self._with_logprobs(delta)
+            delta = replace(self._with_logprobs(delta), stop_sequence=stop)
         else:
             delta = replace(delta, logprobs=tuple(logprob for _, logprob in self._logprobs))
         return replace(delta, finish_reason=self.finish_reason, usage=usage)
@@ -78,8 +78,8 @@ class GrowingAnswer(ABC):
         """Count the characters of the answer so far, shown or held back."""
 
     @abstractmethod
-    def _is_stopped(self) -> bool:
-        """Whether a stop string is complete."""
+    def _stopped_by(self) -> str:
+        """Return the stop string that is complete; empty if none is."""
 
     @abstractmethod
     def _flush(self) -> Delta:

@@ -226,22 +226,26 @@ class StopStrings:
 
     Args:
         stops: the strings; empty ones are ignored.
+
+    Attributes:
+        found: the one that was seen; empty before that.
     """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
-        self.is_stopped = False
+        self.found = ""
 
     def push(self, text: str) -> str:
         """Take the next piece; return what may be shown. After a stop string was seen that is nothing."""
-        if self.is_stopped:
+        if self.found:
             return ""
         text = self._held + text
-        found = [index for stop in self._stops if (index := text.find(stop)) >= 0]
+        found = [(index, place) for place, stop in enumerate(self._stops) if (index := text.find(stop)) >= 0]
         if found:
-            self.is_stopped, self._held = True, ""
-            return text[: min(found)]
+            index, place = min(found)
+            self.found, self._held = self._stops[place], ""
+            return text[:index]
         num_held = max((self._overlap(text, stop) for stop in self._stops), default=0)
         shown, self._held = text[: len(text) - num_held], text[len(text) - num_held :]
         return shown

@@ -279,6 +279,7 @@ class UnitResult:
             of each piece. The stream can be told again from it, event for event.
         tool_calls: functions that the answer calls.
         call_cuts: as ``cuts``, of calls: the call's index and the characters of its arguments; behind the text.
+        stop_sequence: the stop string that ended the answer, if one did and its server says which.
         last_usage: of the run of the engine that wrote ``text``, where ``usage`` counts others before or after it too.
         json_state: of a branch that was asked for JSON by words alone: ``valid`` if ``text`` satisfies the schema,
             ``repaired`` if it does since the engine was told what was wrong with it; empty if it does not.
@@ -298,6 +299,7 @@ class UnitResult:
     last_usage: Usage | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     call_cuts: tuple[tuple[int, int], ...] = ()
+    stop_sequence: str = ""
 
     @property
     def written(self) -> Usage:
@@ -307,7 +309,7 @@ class UnitResult:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
         data = {**asdict(replace(self, logprobs=(), boxes=(), cuts=())), "boxes": to_boxes(self.boxes)}
-        for name in ("cuts", *(name for name in ("tool_calls", "call_cuts") if not data[name])):
+        for name in ("cuts", *(name for name in ("tool_calls", "call_cuts", "stop_sequence") if not data[name])):
             del data[name]
         if self.cuts:
             data["cuts"] = self.cuts
@@ -378,6 +380,7 @@ class FinalAnswer:
         provenance: of a JSON answer that was merged field by field: by JSON pointer, where each field comes from, see
             `router.answers.fields.Merged`.
         tool_calls: functions that the answer calls; of GLM alone.
+        stop_sequence: as in `UnitResult`.
     """
 
     text: str
@@ -396,6 +399,7 @@ class FinalAnswer:
     provenance: dict[str, str] = field(default_factory=dict)
     answer_usage: Usage | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    stop_sequence: str = ""
 
     @property
     def written(self) -> Usage:
@@ -410,8 +414,9 @@ class FinalAnswer:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
         data = {**asdict(replace(self, logprobs=(), boxes=())), "boxes": to_boxes(self.boxes)}
-        if not self.tool_calls:
-            del data["tool_calls"]
+        for name in ("tool_calls", "stop_sequence"):
+            if not data[name]:
+                del data[name]
         return _with_logprobs(data, self.logprobs)
 
     @classmethod

@@ -106,6 +106,7 @@ class Transcript:
         self._num_told = 0
         self._usage: Usage | None = None
         self.finish_reason: str | None = None
+        self._stop_sequence = ""
 
     @property
     def text(self) -> str:
@@ -122,6 +123,7 @@ class Transcript:
         self._logprobs.extend(delta.logprobs)
         self._boxes.extend(delta.boxes)
         self._usage, self.finish_reason = delta.usage, delta.finish_reason
+        self._stop_sequence = delta.stop_sequence
         for piece in delta.tool_calls:
             self._calls.add(piece)
             self._call_cuts.append((piece.index, len(piece.arguments)))
@@ -166,6 +168,7 @@ class Transcript:
             cuts=tuple(self._cuts) if has_cuts else (),
             tool_calls=self._calls.whole(),
             call_cuts=tuple(self._call_cuts) if has_cuts else (),
+            stop_sequence=self._stop_sequence,
         )
 
 

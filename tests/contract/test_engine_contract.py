@@ -180,10 +180,10 @@ async def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(engine):
         pytest.skip("this checkpoint answers with too little text to stop in")
     stop = whole[len(whole) // 2 :][:2]
 
-    result = await generate(engine, question("What is this?", picture(), stop=(stop,)))
+    result = await generate(engine, question("What is this?", picture(), stop=("never", stop)))
 
     assert result.text == whole[: whole.index(stop)]
-    assert result.finish_reason == "stop"
+    assert (result.finish_reason, result.stop_sequence) == ("stop", stop)
 
 
 async def test_log_probabilities_are_those_of_the_answers_tokens_or_refused_by_name(engine):

@@ -146,7 +146,7 @@ class VllmServer:
         if delta.finish_reason is None:
             return
         last = self._chunk(delta={"content": ""}, finish_reason=delta.finish_reason)
-        last["choices"][0]["stop_reason"] = None
+        last["choices"][0]["stop_reason"] = delta.stop_sequence or None
         await response.write(_event(last))
         if body.get("stream_options", {}).get("include_usage") and delta.usage is not None:
             usage = {

@@ -38,7 +38,7 @@ def to_message(job: Job, answer: FinalAnswer | UnitResult) -> Json:
     return {
         **_head(job, answer.model),
         "content": content,
-        "stop_reason": _stop_reason(answer),
+        **_stop(answer),
         "usage": _to_usage(answer.written),
         "hybrid": to_hybrid(job),
     }
@@ -77,7 +77,7 @@ async def to_events(telling: Telling, steps: AsyncIterator[Step]) -> AsyncGenera
                 yield event
             yield {
                 "type": "message_delta",
-                "delta": {"stop_reason": _stop_reason(step.answer), "stop_sequence": None},
+                "delta": _stop(step.answer),
                 "usage": _to_usage(step.answer.written),
                 "hybrid": to_hybrid(telling.job),
             }
@@ -166,8 +166,10 @@ def _signature(job: Job) -> str:
     return item_id(job.id, 0, "reasoning")
 
 
-def _stop_reason(answer: FinalAnswer | UnitResult) -> str:
-    return _STOP_REASONS.get(answer.finish_reason, "end_turn")
+def _stop(answer: FinalAnswer | UnitResult) -> Json:
+    if answer.stop_sequence:
+        return {"stop_reason": "stop_sequence", "stop_sequence": answer.stop_sequence}
+    return {"stop_reason": _STOP_REASONS.get(answer.finish_reason, "end_turn"), "stop_sequence": None}
 
 
 def _to_usage(usage: Usage) -> Json:

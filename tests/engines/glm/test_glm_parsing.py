@@ -84,7 +84,7 @@ def test_the_answer_ends_before_the_first_stop_string(text: str, stop: list[str]
     _, answer, parser = parse([text], stop)
 
     assert answer == expected
-    assert parser.is_stopped == (expected != text)
+    assert bool(parser.stopped_by) == (expected != text)
 
 
 def test_stop_strings_are_not_looked_for_in_the_reasoning() -> None:
@@ -139,7 +139,7 @@ def parse_boxes(
     deltas: list[Delta | None] = []
     for item in ids:
         for id_ in [item] if isinstance(item, int) else map(ord, item):
-            if not parser.is_stopped:
+            if not parser.stopped_by:
                 deltas.append(parser.push(id_))
     deltas.append(parser.finish())
     return [(delta.text, delta.boxes) for delta in deltas if delta is not None and (delta.text or delta.boxes)]

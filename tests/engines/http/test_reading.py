@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import orjson
+import pytest
 
 from engines.base import (
     GenerationFailedError,
@@ -72,6 +73,29 @@ def test_words_after_the_end_are_none_of_the_answer():
 
     assert reader.take().text == "a cat"
     assert reader.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ({"stop_reason": "END"}, "END"),
+        ({"matched_stop": "END"}, "END"),
+        ({"stop_reason": None}, ""),
+        ({"matched_stop": 151336}, ""),
+        ({"stop_reason": "<|user|>"}, ""),
+        ({"stop_reason": "END", "finish_reason": "length"}, ""),
+    ],
+    ids=["vllm", "sglang", "nothing", "a token", "not asked for", "the limit"],
+)
+async def test_a_server_says_which_stop_string_ended_the_answer(named: dict[str, object], told: str) -> None:
+    sampling = SamplingParams(max_tokens=64, stop=("\n", "END"))
+    request = GenerationRequest((Message("user", (TextPart("hi"),)),), sampling)
+    reader = AnswerReader(request, max_chars=1000, is_foreign=True, url="http://engine")
+
+    reader.feed(to_event({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop", **named}]}))
+
+    assert reader.take().text == "a"
+    assert (await reader.finish()).stop_sequence == told
 
 
 def test_more_than_can_be_an_answer_is_refused_although_it_came_at_once():

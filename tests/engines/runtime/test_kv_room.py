@@ -84,8 +84,8 @@ class Answer(GrowingAnswer):
     def _num_decoded(self) -> int:
         return 0
 
-    def _is_stopped(self) -> bool:
-        return False
+    def _stopped_by(self) -> str:
+        return ""
 
     def _flush(self) -> Delta:
         return Delta()

@@ -224,7 +224,7 @@ def test_stop_strings_are_cut_wherever_the_pieces_break() -> None:
             shown = "".join(stops.push(piece) for piece in (text[:first], text[first:second], text[second:]))
 
             assert shown + stops.finish() == "one, two "
-            assert stops.is_stopped
+            assert stops.found == stop
 
 
 def test_text_that_only_begins_a_stop_string_is_shown_in_the_end() -> None:
@@ -233,7 +233,7 @@ def test_text_that_only_begins_a_stop_string_is_shown_in_the_end() -> None:
     assert stops.push("the E") == "the "
     assert stops.push("N") == ""
     assert stops.finish() == "EN"
-    assert not stops.is_stopped
+    assert not stops.found
 
 
 def test_the_earliest_of_several_stop_strings_counts() -> None:

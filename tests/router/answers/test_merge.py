@@ -56,6 +56,18 @@ def test_a_failed_draft_is_mentioned_and_does_no_harm() -> None:
     assert final.degraded[0].startswith("glm gave no answer")
 
 
+def test_which_stop_string_ended_the_answer_is_kept_whoever_wrote_it() -> None:
+    found = job(strategy="compose")
+    deep = replace(found.units["deep"], result=UnitResult(text="a cat", stop_sequence="END"))
+    request = merge.resolve(replace(found, units={**found.units, "deep": deep}), "q")
+    assert isinstance(request, merge.ComposeRequest)
+
+    assert request.fallback.stop_sequence == "END"
+    assert merge.composed(request, UnitResult(text="猫", stop_sequence="。")).stop_sequence == "。"  # type: ignore[union-attr]
+    assert FinalAnswer.from_dict(json.loads(json.dumps(request.fallback.to_dict()))) == request.fallback
+    assert "stop_sequence" not in FinalAnswer("a", "m", "glm", "single").to_dict()
+
+
 def test_no_answer_at_all_is_the_main_branchs_error() -> None:
     outcome = merge.resolve(job(draft=None, deep=None), "q")
 

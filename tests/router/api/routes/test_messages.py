@@ -83,6 +83,20 @@ def test_knobs_reach_the_engine_and_the_limit_of_tokens_is_the_stop_reason(
     assert (knobs.temperature, knobs.top_p, knobs.top_k, knobs.stop) == (0.5, 0.9, 7, ("zebra",))
 
 
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+def test_the_stop_sequence_that_ended_an_answer_is_named(claude: anthropic.Anthropic, *, is_streamed: bool) -> None:
+    asked: dict[str, Any] = {"model": "glowl", "max_tokens": 99, "messages": HELLO, "stop_sequences": ["zebra", "ques"]}
+
+    if is_streamed:
+        with claude.messages.stream(**asked) as stream:
+            message = stream.get_final_message()
+    else:
+        message = claude.messages.create(**asked)
+
+    assert message.content[0].text == "[echo glm] no pictures, "
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "ques")
+
+
 def test_pictures_come_by_data_and_by_file_and_thinking_is_no_part_of_the_conversation(
     claude: anthropic.Anthropic, http: httpx.Client, echoes: dict[str, EchoEngine]
 ) -> None:
