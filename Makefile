@@ -45,7 +45,7 @@ help:
 	@echo "make openai-majors   the journeys with openai 1, 2 and 3 (ARGS: which of them, -- and those of pytest)"
 	@echo "make clients   two streamed turns with each client that joins text: AI SDK, LangChain, pydantic-ai, openai-agents (ARGS: which)"
 	@echo "make client-examples   what is in examples/clients, each with the newest version of its package (ARGS: which)"
-	@echo "make open-responses   the checks of the open Responses suite, against the pocket models"
+	@echo "make open-responses   the checks of the open Responses suite, against pocket models and echo engines"
 	@echo "make clean   remove $(VENV), caches and builds"
 
 up: $(HAS_ENGINES)

@@ -1,7 +1,7 @@
-"""The checks of the open Responses suite, in our own words: ``python checks.py BASE_URL MODEL``.
+"""The checks of the open Responses suite, in our own words: ``python checks.py BASE_URL MODEL [SCRIPT]``.
 
-In: a server's base URL; in the environment ``openresponses-types`` (the specification's shapes as pydantic models) and
-``websockets``.
+In: a server's base URL; what the question is to contain for an engine that calls functions by script. Of the
+environment: ``openresponses-types`` (the specification's shapes as pydantic models) and ``websockets``.
 Out: JSON, one object a check: its ``id`` in the suite, whether it passed, and why not. Runs in an environment of its
 own, so it uses nothing of ours.
 
@@ -262,6 +262,12 @@ PHASES = [
 ]
 
 
+def calls_a_function(base_url: str, model: str, script: str) -> list[str]:
+    """Ask what a function knows, and leave it to the model whether it calls it."""
+    question = "\n".join(part for part in ("What is the weather in Paris?", script) if part)
+    return answered(base_url, model, [turn("user", question)], tools=[WEATHER], wants="function_call")
+
+
 def asking(*messages: Json, **fields: Any) -> Check:
     """Return a check of one answer."""
     return functools.partial(answered, messages=list(messages), **fields)
@@ -280,7 +286,6 @@ CHECKS: dict[str, Check] = {
     "websocket-failed-continuation-evicts-cache": socket_eviction,
     "websocket-compact-new-chain": socket_after_compaction,
     "system-prompt": asking(turn("system", "You are a pirate."), turn("user", "Say hello.")),
-    "tool-calling": asking(turn("user", "What is the weather in Paris?"), tools=[WEATHER], wants="function_call"),
     "image-input": asking(turn("user", PICTURE)),
     "multi-turn": asking(*ALICE),
     "compact-response": compacted,
@@ -288,10 +293,11 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def main(base_url: str, model: str) -> None:
+def main(base_url: str, model: str, script: str = "") -> None:
     """Check all, and print what came of it."""
     results = []
-    for name, check in CHECKS.items():
+    checks = {**CHECKS, "tool-calling": functools.partial(calls_a_function, script=script)}
+    for name, check in checks.items():
         wrong = check(base_url, model)
         results.append({"id": name, "passed": not wrong, "why": "; ".join(wrong)})
     print(json.dumps({"specification": shapes.__spec_version__, "checks": results}))
