@@ -124,6 +124,13 @@ def test_settings_are_read_and_keys_reach_the_api_alone() -> None:
     }
 
 
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit != "glowl.service"])
+def test_who_stops_the_target_waits_for_its_processes(unit: str) -> None:
+    # What starts after the target stops before it, and `systemctl stop` waits for the target alone.
+    assert values(unit, "PartOf") == ["glowl.target"]
+    assert "glowl.target" in values(unit, "After")[0].split()
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_what_runs_gets_time_to_end_and_is_started_again(unit: str) -> None:
     settings = Settings()
