@@ -29,6 +29,7 @@ from engines.base import (
     TextPart,
 )
 from engines.http import tools as tool_json
+from engines.http.control_tokens import without_control_tokens, without_control_tokens_in
 from engines.image_header import sniff_media_type
 from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
 
@@ -292,8 +293,8 @@ def to_chat_pieces(
     Args:
         request: what to encode.
         model: the name to ask for.
-        is_foreign: the server is none of ours: say thinking in both spellings, and keep callers' caches apart in the
-            way of vLLM and SGLang, as ours does by ``user``.
+        is_foreign: the server is none of ours: say thinking in both spellings, let no text hold a control token, and
+            keep callers' caches apart in the way of vLLM and SGLang, as ours does by ``user``.
         without: fields the server does not know, of `OPTIONAL_FIELDS` and `THINKING_FIELDS`.
 
     Returns:
@@ -307,7 +308,7 @@ def to_chat_pieces(
     cut = secrets.token_hex(16) if images else ""  # where a picture belongs; no text can hold it
     body: dict[str, Any] = {
         "model": model,
-        "messages": [_to_message(message, cut) for message in request.messages],
+        "messages": [_to_message(message, cut, is_foreign=is_foreign) for message in request.messages],
         **tool_json.to_fields(sampling.tool_use),
         **_to_sampling(sampling, is_foreign=is_foreign, enable_thinking=request.enable_thinking),
         "stream": True,
@@ -349,7 +350,9 @@ def to_tokenize_body(request: GenerationRequest, model: str) -> bytes:
     return orjson.dumps(
         {
             "model": model,
-            "messages": [{"role": message.role, "content": message.text} for message in request.messages],
+            "messages": [
+                {"role": message.role, "content": without_control_tokens(message.text)} for message in request.messages
+            ],
             "add_generation_prompt": True,
             "chat_template_kwargs": {"enable_thinking": request.enable_thinking},
         }
@@ -376,8 +379,8 @@ def _to_sampling(sampling: SamplingParams, *, is_foreign: bool, enable_thinking:
     return fields
 
 
-def _to_message(message: Message, cut: str) -> dict[str, Any]:
-    written: dict[str, Any] = {"role": message.role, "content": _to_content(message, cut)}
+def _to_message(message: Message, cut: str, *, is_foreign: bool) -> dict[str, Any]:
+    written: dict[str, Any] = {"role": message.role, "content": _to_content(message, cut, is_foreign=is_foreign)}
     if message.tool_calls:
         written["tool_calls"] = tool_json.to_wire_calls(message.tool_calls)
         written["content"] = written["content"] or None
@@ -386,14 +389,17 @@ def _to_message(message: Message, cut: str) -> dict[str, Any]:
     return written
 
 
-def _to_content(message: Message, cut: str) -> str | list[dict[str, Any]]:
+def _to_content(message: Message, cut: str, *, is_foreign: bool) -> str | list[dict[str, Any]]:
     if not message.images:  # the oldest shape, which every server and chat template takes
-        return message.text
+        return without_control_tokens(message.text) if is_foreign else message.text
+    texts = [part.text if isinstance(part, TextPart) else "" for part in message.parts]
+    if is_foreign:
+        texts = without_control_tokens_in(texts)
     return [
-        {"type": "text", "text": part.text}
+        {"type": "text", "text": text}
         if isinstance(part, TextPart)
         else {"type": "image_url", "image_url": {"url": f"data:{part.media_type};base64,{cut}"}}
-        for part in message.parts
+        for part, text in zip(message.parts, texts, strict=True)
     ]
 
 
