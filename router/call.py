@@ -13,6 +13,7 @@ from typing import Any, Literal
 from engines.base import ImagePart, Message, Part, SamplingParams, TextPart
 from engines.tools import ToolCall
 from policies.features import Hints
+from policies.text import Text
 from router.limits.admission import Admission
 from router.output_format import OutputFormat
 
@@ -96,6 +97,7 @@ class Call:
         admission: what it is charged with; None if nothing limits it.
         again: what it asks again; None for a caller's own question.
         is_captured: question and answers may be kept for data sets (`router.loop`).
+        notes: what the answer says is degraded, as the request was taken.
     """
 
     messages: tuple[Message, ...]
@@ -133,6 +135,7 @@ class Call:
     admission: Admission | None = None
     again: Again | None = None
     is_captured: bool = False
+    notes: tuple[Text, ...] = ()
 
     def adapter_for(self, engine: str) -> str:
         """The adapter that an engine is to answer with; empty for the model as it is."""

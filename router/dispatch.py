@@ -516,7 +516,7 @@ class Dispatcher:
             ),
             policy_ms=routed.took_ms,
         )
-        notes = call.output_format.degraded if call.output_format is not None else []
+        notes = [*(call.output_format.degraded if call.output_format is not None else ()), *call.notes]
         return with_degraded(spec, notes) if notes else spec
 
 

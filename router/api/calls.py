@@ -25,6 +25,7 @@ from router.api.other_fields import unsupported
 from router.api.owned import find_response
 from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, RouteRequest, Sampling, VisionRequest
 from router.api.tools import echo_of
+from router.api.truncation import without_oldest
 from router.call import CacheUse, Call, from_stored_messages, stored_image_hashes
 from router.errors import BadRequestError
 from router.fetch import fetching_for
@@ -167,7 +168,7 @@ async def _of_responses(call: Call, body: ResponsesRequest, services: Services) 
     answers = await answers_named(services, body.input, call.owner)
     files = await pictures_named(services, body.input, call.owner)
     loading = from_responses(body.input, body.instructions, earlier, services.media, answers, files)
-    return await _with_messages(
+    call = await _with_messages(
         call,
         loading,
         is_background=bool(body.background),
@@ -178,6 +179,7 @@ async def _of_responses(call: Call, body: ResponsesRequest, services: Services) 
         echo={**body.echo, **echo_of(body)},
         cache=cache_use(body.hybrid.cache, is_stored=body.store is not False),
     )
+    return await without_oldest(services, call) if body.truncation == "auto" else call
 
 
 def _to_hints(body: Sampling, target: Target) -> Hints:

@@ -109,7 +109,7 @@ def to_response(job: Job, items: Items | None = None) -> Json:
         "tools": spec.echo.get("tools", []),
         "top_logprobs": spec.sampling.top_logprobs or 0,
         "top_p": spec.sampling.top_p,
-        "truncation": "disabled",
+        "truncation": spec.echo.get("truncation", "disabled"),
         "usage": to_response_usage(job.final.written) if job.final is not None else None,
         "user": spec.echo.get("user"),
         "hybrid": to_hybrid(job, items),

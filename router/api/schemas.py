@@ -412,6 +412,10 @@ class ResponsesRequest(Sampling):
     max_output_tokens: Tokens | None = None
     include: Items[str] | None = None
     previous_response_id: str | None = Field(None, max_length=MAX_NAME)
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None,
+        description="auto: the oldest turns of a conversation that is too long are left out, and the answer says so",
+    )
     conversation: Any = None
     text: TextOptions | None = None
     max_tool_calls: Whole | None = None
@@ -422,7 +426,7 @@ class ResponsesRequest(Sampling):
     @property
     def echo(self) -> dict[str, Any]:
         """What the Response object repeats, beside what it has from elsewhere; only what was sent."""
-        names = ("max_tool_calls", "prompt_cache_key", "safety_identifier", "user", "service_tier")
+        names = ("max_tool_calls", "prompt_cache_key", "safety_identifier", "user", "service_tier", "truncation")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 

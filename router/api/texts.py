@@ -354,8 +354,13 @@ LEAVE_IT_OUT: Final = Text("leave it out", "请去掉")
 TEXT_MODALITY: Final = Text("answers are text; leave it out or send ['text']", "只支持文本；请去掉或设为 ['text']")
 TEXT_ONLY: Final = Text("answers are text; leave it out", "只支持文本；请去掉")
 NO_TRUNCATION: Final = Text(
-    "nothing is dropped from a conversation; leave it out or send 'disabled', and shorten the input",
-    "对话内容不会被自动截断；请去掉或设为 'disabled'，并自行缩短输入",
+    "a chat is never cut; leave it out or send 'disabled', and shorten the input, or ask at /v1/responses",
+    "chat 对话不会被自动截断；请去掉或设为 'disabled' 并自行缩短输入，或改用 /v1/responses",
+)
+TRUNCATED: Final = Text(
+    "the {num} oldest turns were left out, since the conversation is longer than the model's context ('truncation': "
+    "'auto')",
+    "对话超出模型的上下文长度，已略去最早的 {num} 轮（'truncation': 'auto'）",
 )
 NO_VERBOSITY: Final = Text(
     "leave it out or send 'medium', and say in the question how long the answer is to be",

@@ -69,7 +69,6 @@ def test_every_field_of_openais_api_is_decided_about(model: Any, params: Any, ru
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy", "format": "wav"}),
         ("web_search_options", {"search_context_size": "low"}),
-        ("truncation", "auto"),
         ("prompt", {"id": "pmpt_1"}),
         ("verbosity", "low"),
         ("moderation", {"model": "omni"}),
@@ -185,6 +184,11 @@ def test_a_field_that_would_change_the_answer_is_refused_by_name(endpoint: str, 
     assert f"'{name}'" in caught.value.message
     assert f"'{name}'" in caught.value.message_zh
     assert caught.value.message_zh.isascii() is False
+
+
+def test_a_chat_is_never_cut() -> None:
+    with pytest.raises(BadRequestError, match="/v1/responses"):
+        chat_sampling(chat(truncation="auto"))
 
 
 @pytest.mark.parametrize(
