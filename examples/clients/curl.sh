@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# curl: text, a picture, two pictures as a job, a stream, structured output.
+# curl: text, a picture, two pictures as a job, a stream, structured output, a function.
 #
 # In the clone's folder while `glowl up` runs: bash examples/clients/curl.sh. It needs python3 for reading JSON.
 set -euo pipefail
@@ -50,3 +50,10 @@ schema='{"type": "object", "properties": {"count": {"type": "integer", "minimum"
   "additionalProperties": false}'
 format="\"text\": {\"format\": {\"type\": \"json_schema\", \"name\": \"shapes\", \"schema\": $schema}}"
 echo "structured: $(ask "一共有多少个图形？" "$format" count.png | read_json 'json.loads(text(r))["count"]')"
+
+clock='{"type": "function", "name": "clock", "description": "The time of a place.", "parameters": {"type": "object",
+  "properties": {"place": {"type": "string", "enum": ["Paris", "Beijing"]}}, "required": ["place"]}}'
+# Named as tool_choice, it must be called; the pocket models were not taught to call one by themselves.
+fields="\"tools\": [$clock], \"tool_choice\": {\"type\": \"function\", \"name\": \"clock\"}"
+called='next(item["name"] for item in r["output"] if item["type"] == "function_call")'
+echo "tools: $(ask "What time is it in Paris?" "$fields" | read_json "$called")"

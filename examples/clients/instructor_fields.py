@@ -1,4 +1,4 @@
-"""instructor: structured output of text, a picture, two pictures as a job, and a stream of partial objects.
+"""instructor: structured output of text, a picture, two pictures as a job, a stream of partial objects, a function.
 
 Install `instructor`, and run it in the clone's folder while `glowl up` runs:
 `python examples/clients/instructor_fields.py`. Every answer of instructor is an object.
@@ -7,16 +7,15 @@ Install `instructor`, and run it in the clone's folder while `glowl up` runs:
 import base64
 import os
 from pathlib import Path
+from typing import Literal
 
 import instructor
 from openai import OpenAI
 from pydantic import BaseModel, Field
 
 URL = os.environ.get("GLOWL_URL", "http://127.0.0.1:8000")
-client = instructor.from_openai(
-    OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("GLOWL_API_KEY", "none"), timeout=600),
-    mode=instructor.Mode.JSON_SCHEMA,
-)
+glowl = OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("GLOWL_API_KEY", "none"), timeout=600)
+client = instructor.from_openai(glowl, mode=instructor.Mode.JSON_SCHEMA)
 
 
 class Answer(BaseModel):
@@ -29,6 +28,12 @@ class Shapes(BaseModel):
     """What the structured answer says."""
 
     count: int = Field(ge=0, le=20)
+
+
+class Clock(BaseModel):
+    """A place whose time is asked for."""
+
+    place: Literal["Paris", "Beijing"]
 
 
 def ask(text: str, *pictures: str) -> list[dict]:
@@ -50,3 +55,10 @@ question = ask("一共有多少个图形？", "count.png")
 *_, last = client.chat.completions.create_partial(model="glowl", response_model=Shapes, messages=question)
 print("stream:", last.count)
 print("structured:", create(model="glowl", response_model=Shapes, messages=question).count)
+# The same by a function that must be called: instructor's default, for GLM alone.
+caller = instructor.from_openai(glowl, mode=instructor.Mode.TOOLS)
+question = ask("What time is it in Paris?")
+answer, completion = caller.chat.completions.create_with_completion(
+    model="glowl", response_model=Clock, messages=question
+)
+print("tools:", completion.choices[0].message.tool_calls[0].function.name)

@@ -1,4 +1,4 @@
-"""LiteLLM as a client: text, a picture, two pictures as a job, a stream, structured output.
+"""LiteLLM as a client: text, a picture, two pictures as a job, a stream, structured output, a function.
 
 Install `litellm`, and run it in the clone's folder while `glowl up` runs: `python examples/clients/litellm_client.py`.
 Its proxy takes the same: `model: openai/glowl` with `api_base`.
@@ -52,3 +52,17 @@ question = ask("一共有多少个图形？", "count.png")
 wanted = {"type": "json_schema", "json_schema": {"name": "shapes", "schema": Shapes.model_json_schema()}}
 answer = litellm.completion(messages=question, response_format=wanted, **to)
 print("structured:", Shapes.model_validate_json(said(answer)).count)
+
+parameters = {
+    "type": "object",
+    "properties": {"place": {"type": "string", "enum": ["Paris", "Beijing"]}},
+    "required": ["place"],
+}
+clock = {"type": "function", "function": {"name": "clock", "description": "A place's time.", "parameters": parameters}}
+# Named as `tool_choice`, it must be called; the pocket models were not taught to call one by themselves.
+named = {"type": "function", "function": {"name": "clock"}}
+question = ask("What time is it in Paris?")
+answer = litellm.completion(messages=question, tools=[clock], tool_choice=named, **to).choices[0].message
+results = [{"role": "tool", "tool_call_id": call.id, "content": "14:05"} for call in answer.tool_calls]
+litellm.completion(messages=[*question, answer.model_dump(exclude_none=True), *results], tools=[clock], **to)
+print("tools:", answer.tool_calls[0].function.name)

@@ -1,4 +1,4 @@
-// The `openai` package for Node: text, a picture, two pictures as a job, a stream, structured output.
+// The `openai` package for Node: text, a picture, two pictures as a job, a stream, structured output, a function.
 //
 // npm install openai, then in the clone's folder while `glowl up` runs: node examples/clients/openai_node.mjs
 import { readFileSync } from "node:fs";
@@ -48,3 +48,23 @@ const schema = {
 const text = { format: { type: "json_schema", name: "shapes", schema, strict: true } };
 response = await client.responses.parse({ model, input: ask("一共有多少个图形？", "count.png"), text });
 console.log("structured:", response.output_parsed.count);
+
+const clock = {
+  type: "function",
+  name: "clock",
+  description: "The time of a place.",
+  parameters: {
+    type: "object",
+    properties: { place: { type: "string", enum: ["Paris", "Beijing"] } },
+    required: ["place"],
+    additionalProperties: false,
+  },
+  strict: true,
+};
+// Named as tool_choice, it must be called; the pocket models were not taught to call one by themselves.
+const tool_choice = { type: "function", name: "clock" };
+response = await client.responses.create({ model, input: "What time is it in Paris?", tools: [clock], tool_choice });
+const call = response.output.find((item) => item.type === "function_call");
+input = [{ type: "function_call_output", call_id: call.call_id, output: "14:05" }];
+await client.responses.create({ model, input, previous_response_id: response.id, tools: [clock] });
+console.log("tools:", call.name);

@@ -1,4 +1,4 @@
-"""The `openai` package: text, a picture, two pictures as a job, a stream, structured output.
+"""The `openai` package: text, a picture, two pictures as a job, a stream, structured output, a function.
 
 Install `openai`, and run it in the clone's folder while `glowl up` runs: `python examples/clients/openai_python.py`.
 """
@@ -49,3 +49,23 @@ with client.responses.stream(model="glowl", input=question) as stream:
 
 response = client.responses.parse(model="glowl", input=ask("一共有多少个图形？", "count.png"), text_format=Shapes)
 print("structured:", response.output_parsed.count)
+
+clock = {
+    "type": "function",
+    "name": "clock",
+    "description": "The time of a place.",
+    "parameters": {
+        "type": "object",
+        "properties": {"place": {"type": "string", "enum": ["Paris", "Beijing"]}},
+        "required": ["place"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+# Named as `tool_choice`, it must be called; the pocket models were not taught to call one by themselves.
+named = {"type": "function", "name": "clock"}
+response = client.responses.create(model="glowl", input="What time is it in Paris?", tools=[clock], tool_choice=named)
+call = next(item for item in response.output if item.type == "function_call")
+result = {"type": "function_call_output", "call_id": call.call_id, "output": "14:05"}
+client.responses.create(model="glowl", input=[result], previous_response_id=response.id, tools=[clock])
+print("tools:", call.name)

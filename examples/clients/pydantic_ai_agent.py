@@ -1,4 +1,4 @@
-"""pydantic-ai: text, a picture, two pictures as a job, a stream, structured output.
+"""pydantic-ai: text, a picture, two pictures as a job, a stream, structured output, a function.
 
 Install `pydantic-ai-slim[openai]`, and run it in the clone's folder while `glowl up` runs:
 `python examples/clients/pydantic_ai_agent.py`. pydantic-ai knows no job to poll: it waits for the answer of one.
@@ -7,9 +7,10 @@ Install `pydantic-ai-slim[openai]`, and run it in the clone's folder while `glow
 import asyncio
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, Field
-from pydantic_ai import Agent, BinaryContent, NativeOutput
+from pydantic_ai import Agent, BinaryContent, NativeOutput, ToolOutput
 from pydantic_ai.models.openai import OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -22,6 +23,12 @@ class Shapes(BaseModel):
     """What the structured answer says."""
 
     count: int = Field(ge=0, le=20)
+
+
+class Clock(BaseModel):
+    """A place whose time is asked for."""
+
+    place: Literal["Paris", "Beijing"]
 
 
 def ask(text: str, *pictures: str) -> list:
@@ -42,6 +49,12 @@ async def main() -> None:
         print("stream:", "".join([piece async for piece in run.stream_text(delta=True)]))
     reader = Agent(model, output_type=NativeOutput(Shapes))
     print("structured:", (await reader.run(ask("一共有多少个图形？", "count.png"))).output.count)
+
+    # A function that must be called; the pocket models were not taught to call one by themselves.
+    caller = Agent(model, output_type=ToolOutput(Clock, name="clock"))
+    run = await caller.run(ask("What time is it in Paris?"))
+    parts = [part for message in run.all_messages() for part in message.parts]
+    print("tools:", next(part.tool_name for part in parts if part.part_kind == "tool-call"))
 
 
 asyncio.run(main())

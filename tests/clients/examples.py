@@ -21,7 +21,7 @@ from tests.support.stack import ROOT, PocketStack
 EXAMPLES = ROOT / "examples" / "clients"
 NODE_PACKAGES = ("openai@6", "ai@7", "@ai-sdk/openai@4", "zod@4")
 # What the pictures show. A text without a picture is answered, but the pocket models know drawn shapes alone.
-TRUTH = {"text": None, "picture": "粉色", "job": "second", "stream": "orange", "structured": "4"}
+TRUTH = {"text": None, "picture": "粉色", "job": "second", "stream": "orange", "structured": "4", "tools": "clock"}
 # All answers of instructor are objects: the pocket models fill the form, not with the truth; its stream counts shapes.
 TRUTHS = {"instructor_fields.py": {**TRUTH, "picture": None, "job": None, "stream": "4"}}
 _PATIENCE_S = 1800
