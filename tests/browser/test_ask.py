@@ -119,6 +119,21 @@ def test_samples_pictures_by_keyboard_and_a_title(pocket: PocketStack, visit: Vi
     expect(history.get_by_text("Nothing found.")).to_be_visible()
 
 
+def test_an_answer_that_calls_a_function_shows_the_call(pocket: PocketStack, visit: Visit) -> None:
+    place = {"type": "string", "enum": ["Paris", "Beijing"]}
+    parameters = {"type": "object", "properties": {"place": place}, "required": ["place"]}
+    clock = {"type": "function", "name": "clock", "parameters": parameters}
+    body = {"model": "glowl", "input": "What time is it there?", "tools": [clock], "tool_choice": "required"}
+    visitor = visit(pocket)
+    response = httpx.post(f"{visitor.url}/v1/responses", json=body, timeout=600, trust_env=False).json()
+
+    page = visitor.open(f"ask/{response['id']}")
+
+    call = page.locator(".exchange .call").first
+    expect(call).to_contain_text("Calls the function clock", timeout=TIMEOUT_MS)
+    expect(call.locator("pre")).to_contain_text(re.compile("Paris|Beijing"))
+
+
 def test_what_cannot_be_taken_is_refused_kindly(pocket: PocketStack, visit: Visit, tmp_path: Path) -> None:
     page = visit(pocket).open()
     chooser = page.locator("input[type=file]").first

@@ -161,6 +161,7 @@ export function Exchange({ turn, number, firstPicture, isLast, onAgain }) {
       ${isHeld.value && tab === "draft" && html`<p class="offer"><span>${t("answer.offer")}</span> <button type="button" class="small primary" onClick=${() => show("final")}>${t("answer.offer.show")}</button></p>`}
       <div class="text" id=${`${name}-panel`} role=${hasBoth ? "tabpanel" : undefined} aria-labelledby=${hasBoth ? `${name}-${tab}` : undefined}>
         <${Text} turn=${turn} tab=${tab} />
+        ${turn.calls.value.map((each, index) => html`<section class="call" key=${index}><p class="note">${t("answer.calls", { name: each.name })}</p><pre tabindex="0"><code>${pretty(each.arguments)}</code></pre></section>`)}
         ${isBusy && !hasDraft && !hasFinal && html`<p class="waiting" aria-hidden="true"><i></i><i></i><i></i></p>`}
       </div>
       <${Failure} turn=${turn} />

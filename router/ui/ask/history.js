@@ -101,7 +101,8 @@ async function save(conversation, kind) {
     download(`${name}.json`, new Blob([JSON.stringify(turns, null, 1)], { type: "application/json" }));
     return;
   }
-  const text = (items) => (items ?? []).flatMap((item) => item.content ?? []).map((part) => part.text ?? `[${t("picture")}: ${part.file_id}]`).join("\n");
+  const called = (item) => item.type === "function_call" ? [{ text: `${item.name}(${item.arguments})` }] : [];
+  const text = (items) => (items ?? []).flatMap((item) => item.content ?? item.output ?? called(item)).map((part) => part.text ?? `[${t("picture")}: ${part.file_id}]`).join("\n");
   const parts = turns.map((turn) => `## ${text(turn.input)}\n\n${text(turn.output)}\n\n*${turn.model}, ${turn.hybrid.route}, ${turn.hybrid.rule}*\n`);
   download(`${name}.md`, new Blob([`# ${conversation.title}\n\n${parts.join("\n")}`], { type: "text/markdown" }));
 }

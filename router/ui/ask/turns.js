@@ -52,6 +52,8 @@ export class Turn {
     this.response = signal(null);
     this.draft = signal("");
     this.final = signal("");
+    /** @type {{value: {name: string, arguments: string}[]}} functions that the answer calls */
+    this.calls = signal([]);
     /** @type {{value: Phase}} */
     this.phase = signal("sending");
     /** @type {{value: {position: number, eta_ms: number | null} | null}} */
@@ -75,7 +77,8 @@ export class Turn {
 
   /** A turn of the history. @param {any} listed a response with the `input` of its last turn */
   static of(listed) {
-    const content = listed.input?.[0]?.content ?? [];
+    const asked = listed.input?.[0];
+    const content = asked?.content ?? asked?.output ?? []; // what is answered may be a function's result
     const text = content.filter((part) => part.text).map((part) => part.text).join("");
     const pictures = content.filter((part) => part.type === "input_image").map((part) => ({ file_id: part.file_id, name: "" }));
     const turn = new Turn(text, pictures);
@@ -263,6 +266,7 @@ export class Turn {
       const said = (phase) => response.output?.find((item) => item.phase === phase)?.content?.[0]?.text;
       const draft = hybrid.draft?.text ?? said("commentary");
       if (draft && draft.length >= this.draft.value.length) { this.draft.value = draft; this.told.draft = draft; }
+      this.calls.value = (response.output ?? []).filter((item) => item.type === "function_call");
       const final = said("final_answer");
       if (final !== undefined) { this.final.value = final; this.told.final = final; }
       if (ENDED.includes(response.status)) {

@@ -117,6 +117,7 @@ export default {
   "answer.again": ["Ask again", "重新提问"],
   "answer.askOwl2": ["Ask Owl2", "让 Owl2 回答"],
   "answer.askGlm": ["Ask GLM", "让 GLM 回答"],
+  "answer.calls": ["Calls the function {name}; whoever asked runs it.", "调用函数 {name}，由提问方执行。"],
   "answer.cancelled": ["You stopped this answer.", "你已停止此回答。"],
   "answer.cut": ["The connection broke, and this answer was not kept. Ask again.", "连接中断，且此回答未被保存。请重新提问。"],
   "answer.cutShort": ["The answer reached its limit of length.", "回答达到长度上限。"],
