@@ -146,7 +146,7 @@ def _to_chunk(
     return to_event(chunk)
 
 
-def _stopped_by(stop_sequence: str) -> dict[str, str]:
+def _stopped_by(stop_sequence: str) -> dict[str, Any]:
     """Name the stop string that ended an answer, as vLLM does."""
     return {"stop_reason": stop_sequence} if stop_sequence else {}
 

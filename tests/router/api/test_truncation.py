@@ -85,6 +85,6 @@ def test_without_it_a_conversation_that_is_too_long_is_refused(client: openai.Op
 
 def test_the_last_turn_is_never_cut(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        client.responses.create(model=GLM, input=[*conversation(2), *turn(3, 300)], truncation="auto")
+        client.responses.create(model=GLM, input=[*turn(0), turn(1, 300)[0]], truncation="auto")
 
     assert refused.value.code == "context_length_exceeded"
