@@ -29,6 +29,7 @@ from router.api.routes import (
     metrics,
     page,
     responses,
+    review,
     system,
     webhooks,
 )
@@ -103,7 +104,8 @@ def create_app(settings: Settings | None = None, traces: Traces | None = None) -
     app.state.services = services
     app.state.batch_runner = runner
     errors.install(app)
-    for module in (chat, responses, messages, feedback, jobs, files, batches, compat, system, metrics, webhooks, page):
+    asked, stored = (chat, responses, messages, feedback, review, jobs), (files, batches)
+    for module in (*asked, *stored, compat, system, metrics, webhooks, page):
         app.include_router(module.routes)
     describe(app)
     serve_docs(app)

@@ -375,10 +375,11 @@ def _describe_upload(page: dict[str, Any]) -> None:
         "required": True,
         "content": {"multipart/form-data": {"schema": schema}},
     }
-    page["paths"]["/v1/files/{file_id}/content"]["get"]["responses"]["200"] = {
-        "description": "The bytes of the file",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
+    for path in ("/v1/files/{file_id}/content", "/v1/review/{response_id}/pictures/{sha256}"):
+        page["paths"][path]["get"]["responses"]["200"] = {
+            "description": "The bytes of the file",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
 
 
 def _describe_keys(page: dict[str, Any]) -> None:

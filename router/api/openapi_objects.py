@@ -313,6 +313,24 @@ OBJECTS: Final[dict[str, Json]] = {
         },
         kind="response.feedback",
     ),
+    "ReviewItem": _object(
+        "A kept answer of which nobody has said what is right.",
+        {
+            "id": _TEXT,
+            "created_at": _TIME,
+            "reasons": {"type": "array", "items": {"type": "string", "enum": ["corrected", "down", "conflict", "low"]}},
+            "question": _TEXT,
+            "answer": {"type": "string", "description": "what the caller got"},
+            "answers": {"type": "object", "description": "each model's own, as `glm` and `owl2`; null if it gave none"},
+            "model": _TEXT,
+            "agreement": _or_null({"type": "number"}),
+            "conflicts": {"type": "array", "items": _ANY},
+            "rating": _or_null({"type": "string", "enum": ["down"]}),
+            "pictures": {"type": "array", "items": _ANY},
+        },
+        kind="review.item",
+    ),
+    "ReviewList": _page("ReviewItem"),
     "InferenceAnswer": {
         "allOf": [
             ref("ChatCompletion"),
@@ -336,6 +354,7 @@ ANSWERS: Final[dict[tuple[str, str], str]] = {
     ("/v1/responses/{response_id}/input_items", "get"): "InputItems",
     ("/v1/responses/{response_id}/feedback", "post"): "Feedback",
     ("/v1/responses/{response_id}/feedback", "get"): "Feedback",
+    ("/v1/review", "get"): "ReviewList",
     ("/v1/jobs", "get"): "JobList",
     ("/v1/jobs/{job_id}", "get"): "Job",
     ("/v1/jobs/{job_id}/retry", "post"): "Job",

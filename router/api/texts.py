@@ -25,6 +25,13 @@ NOT_ENDED: Final = Text(
     "回答 '{response_id}' 仍在生成；请在它结束后再发送反馈。",
 )
 NO_FEEDBACK: Final = Text("Nothing was said of '{response_id}' yet.", "'{response_id}' 还没有反馈。")
+NO_REVIEW_AFTER: Final = Text(
+    "No answer '{after}' is kept; send the 'last_id' of the page before as 'after'.",
+    "没有保存回答 '{after}'；'after' 应为上一页的 'last_id'。",
+)
+NO_KEPT_PICTURE: Final = Text(
+    "No picture with SHA-256 '{sha256}' is kept here.", "此处没有保存 SHA-256 为 '{sha256}' 的图片。"
+)
 LOOP_UNAVAILABLE: Final = Text(
     "What is kept for data sets cannot be read or written now; the api's log says why.",
     "为数据集保存的内容暂时无法读写；原因见 api 的日志。",

@@ -90,12 +90,11 @@ def review(
 ) -> None:
     """Show answers that wait for somebody to say what is right, the newest first, and keep what is said."""
     from router.loop.capture import FAILURES
-    from router.loop.datasets.select import select
+    from router.loop.datasets import select
 
     language = parse_language(lang)
     exchanges, pictures = read_kept(loop, language, since=since, owner=owner)
-    waiting = [each for each in select(exchanges) if each.right is None]
-    waiting.sort(key=lambda each: -each.exchange.at)
+    waiting = sorted(select.waiting(exchanges), key=lambda each: -each.exchange.at)
     typer.echo(say("dataset.waiting", language, waiting=len(waiting)))
     num_said = 0
     for number, candidate in enumerate(waiting, 1):

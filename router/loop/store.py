@@ -189,6 +189,21 @@ class LoopStore:
         where = f"WHERE e.at >= ? AND e.at < ? AND (? = '' OR e.owner = ?) {asked}ORDER BY e.at {order}, e.id LIMIT ?"
         yield from self._read(where, (since, min(until, 1e18), owner, owner, limit))
 
+    def doubtful(self, owner: str, *, before: Exchange | None = None) -> Iterator[Exchange]:
+        """Read an owner's exchanges that may be wrong and that nobody has corrected, the newest first.
+
+        Args:
+            owner: whose.
+            before: those behind it in the list; None for all.
+        """
+        at, name = (1e18, "") if before is None else (before.at, before.id)
+        where = (
+            "WHERE e.owner = ? AND e.at <= ? AND (e.at < ? OR e.id < ?) AND e.final != '' AND e.again = '' "
+            "AND f.correction IS NULL AND (f.rating = 'down' OR (f.rating IS NULL "
+            "AND (e.conflicts != '[]' OR e.agreement IS NOT NULL))) ORDER BY e.at DESC, e.id DESC"
+        )
+        yield from self._read(where, (owner, at, at, name))
+
     def count(self, owner: str) -> int:
         """Return how many exchanges of an owner are kept."""
         return int(self._db.execute("SELECT count(*) FROM exchanges WHERE owner = ?", (owner,)).fetchone()[0])

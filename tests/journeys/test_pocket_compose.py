@@ -159,6 +159,8 @@ def test_every_example_of_the_docs_page_works_and_is_answered_as_described(stack
         for body in docs.examples("/v1/responses/{response_id}/feedback"):
             docs.run("post", "/v1/responses/{response_id}/feedback", body, response_id=ids[0])
         docs.run("get", "/v1/responses/{response_id}/feedback", response_id=ids[0])
+        http.post(f"/v1/responses/{ids[1]}/feedback", json={"rating": "down"})
+        docs.run("get", "/v1/review/{response_id}/pictures/{sha256}", **waiting_picture(docs))
         docs.run("get", "/v1/responses")
         docs.run("get", "/v1/responses/{response_id}/input_items", response_id=ids[0])
         docs.run("get", "/v1/jobs/{job_id}", job_id=ids[0])
@@ -216,6 +218,12 @@ def test_every_example_of_the_docs_page_works_and_is_answered_as_described(stack
 
     # And nothing of the page was left out but what needs a failed job, and a batch that is cancelled
     assert docs.left == {("/v1/jobs/{job_id}/retry", "post"), ("/v1/batches/{batch_id}/cancel", "post")}
+
+
+def waiting_picture(docs: Documented) -> dict[str, str]:
+    """Return the ids of a picture of an answer that waits for review."""
+    (found, *_) = [(each["id"], each["pictures"]) for each in docs.run("get", "/v1/review")["data"] if each["pictures"]]
+    return {"response_id": found[0], "sha256": found[1][0]["sha256"]}
 
 
 def ended(docs: Documented, response_id: str) -> Any:

@@ -53,6 +53,11 @@ def select(
             yield Candidate(exchange, reasons, right_answer(exchange))
 
 
+def waiting(exchanges: Iterable[Exchange]) -> Iterator[Candidate]:
+    """Yield those of interest of which nobody has said what is right."""
+    return (each for each in select(exchanges) if each.right is None)
+
+
 def reasons_of(exchange: Exchange, low: float = LOW_AGREEMENT) -> list[Reason]:
     """Say why an exchange is of interest."""
     said = exchange.feedback

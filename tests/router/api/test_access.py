@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from router.auth.caller import SCOPES, Scope
 from router.auth.key_text import new_key
 from router.auth.store import OwnerStore
 from router.settings import Settings
+from tests.router.loop.test_store import _picture
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
 # Every route, and what a key needs for it. A new route needs a row here.
@@ -38,6 +40,8 @@ ROUTES: dict[str, Scope] = {
     "GET /v1/responses/{response_id}/input_items": "ask",
     "POST /v1/responses/{response_id}/feedback": "ask",
     "GET /v1/responses/{response_id}/feedback": "ask",
+    "GET /v1/review": "ask",
+    "GET /v1/review/{response_id}/pictures/{sha256}": "ask",
     "GET /v1/jobs": "jobs",
     "GET /v1/jobs/{job_id}": "jobs",
     "POST /v1/jobs/{job_id}/retry": "jobs",
@@ -135,7 +139,9 @@ def service(
     server = AppServer(create_app(settings))
     service = Service(server, url, httpx.Client(base_url=server.url, trust_env=False, timeout=300))
     for name in ("alice", "bob"):
-        service.change(lambda all_, name=name: create_owner(all_, time.time(), name, scopes=SCOPES, captures="text"))
+        service.change(
+            lambda all_, name=name: create_owner(all_, time.time(), name, scopes=SCOPES, captures="pictures")
+        )
         service.keys[name] = service.make_key(name)
     for scope in SCOPES:
         rest = SCOPES - {scope}
@@ -147,16 +153,25 @@ def service(
     server.stop()
 
 
+def to_input_image(data: bytes) -> dict[str, Any]:
+    return {"type": "input_image", "image_url": f"data:image/png;base64,{base64.b64encode(data).decode()}"}
+
+
 def store_things(service: Service) -> dict[str, str]:
     """Let Alice have one of everything; returns the ids by the names that paths give them."""
     headers = {"authorization": f"Bearer {service.keys['alice']}"}
     with httpx.Client(base_url=service.server.url + "/v1", headers=headers, trust_env=False, timeout=300) as http:
         hook = {"name": "a", "url": "http://127.0.0.1:9/hook", "event_types": ["response.cancelled"]}
         endpoint_id = http.post("/webhook_endpoints", json=hook).json()["id"]
-        question = {"model": "glowl", "input": "你好", "background": True, "hybrid": {"route": "deep"}}
+        picture = _picture()
+        content = [to_input_image(picture.data), {"type": "input_text", "text": "你好"}]
+        asked = [{"role": "user", "content": content}]
+        question = {"model": "glowl", "input": asked, "background": True, "hybrid": {"route": "deep"}}
         response_id = http.post("/responses", json=question).json()["id"]
         http.post(f"/responses/{response_id}/cancel")
         http.post(f"/responses/{response_id}/feedback", json={"rating": "up"})
+        path = f"/review/{response_id}/pictures/{picture.sha256}"
+        wait_until(lambda: http.get(path).status_code == 200, "the answer to be kept")
         line = {"custom_id": "1", "method": "POST", "url": "/v1/responses", "body": {"model": "glowl", "input": "hi"}}
         file = {"file": ("a.jsonl", json.dumps(line).encode())}
         file_id = http.post("/files", data={"purpose": "batch"}, files=file).json()["id"]
@@ -164,7 +179,7 @@ def store_things(service: Service) -> dict[str, str]:
         batch_id = http.post("/batches", json=batch).json()["id"]
         delivery_id = http.get("/webhook_deliveries").json()["data"][0]["id"]
     ids = {"response_id": response_id, "job_id": response_id, "file_id": file_id, "batch_id": batch_id}
-    return {**ids, "endpoint_id": endpoint_id, "delivery_id": delivery_id, "model": "glowl"}
+    return {**ids, "endpoint_id": endpoint_id, "delivery_id": delivery_id, "sha256": picture.sha256, "model": "glowl"}
 
 
 def test_every_route_has_its_row(service: Service) -> None:

@@ -112,6 +112,39 @@ def test_a_chat_that_is_stored_nowhere_else_takes_feedback(
     assert [bob.get(path).status_code, bob.post(path, json={"rating": "up"}).status_code] == [404, 404]
 
 
+def test_what_waits_for_a_right_answer_is_shown_to_its_owner_alone(alice: httpx.Client, bob: httpx.Client) -> None:
+    # Given four answers, of which three were found wrong, and of one of them it was said what is right
+    chats = [alice.post("/v1/chat/completions", json=CHAT).json()["id"] for _ in range(4)]
+    ids = [f"resp_{each.removeprefix('chatcmpl-')}" for each in chats]
+    for chat_id in chats[1:]:
+        alice.post(f"/v1/responses/{chat_id}/feedback", json={"rating": "down"})
+    alice.post(f"/v1/responses/{ids[3]}/feedback", json={"rating": "down", "correction": "4"})
+    # When the queue is read, page by page, then it has the other two, the newest first
+    first = alice.get("/v1/review", params={"limit": 1}).json()
+    second = alice.get("/v1/review", params={"limit": 100, "after": first["last_id"]}).json()
+    assert [each["id"] for each in first["data"] + second["data"]][:2] == [ids[2], ids[1]]
+    assert first["has_more"]
+    assert not {ids[0], ids[3]} & {each["id"] for each in second["data"]}
+    item = first["data"][0]
+    assert (item["question"], item["reasons"], item["rating"]) == ("多少？[phone]", ["down"], "down")
+    assert item["answers"] == {"glm": item["answer"], "owl2": None}
+    (picture,) = item["pictures"]
+    assert (picture["is_kept"], picture["width"]) == (True, 40)
+    path = f"/v1/review/{ids[2]}/pictures/{picture['sha256']}"
+    read = alice.get(path)
+    assert read.content == _picture().data
+    assert read.headers["content-disposition"] == "attachment"
+    # And nobody else sees any of it, nor another file by this way
+    assert bob.get("/v1/review").json()["data"] == []
+    assert bob.get(path).status_code == 404
+    assert alice.get(path[:-3] + "000").json()["error"]["code"] == "file_not_found"
+    for client, after in ((bob, ids[2]), (alice, "resp_none")):
+        assert client.get("/v1/review", params={"after": after}).json()["error"]["param"] == "after"
+    # Then what is said takes it out of the queue
+    alice.post(f"/v1/responses/{ids[2]}/feedback", json={"rating": "up"})
+    assert alice.get("/v1/review", params={"limit": 1}).json()["data"][0]["id"] == ids[1]
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
