@@ -7,7 +7,7 @@ import { choose, language, t, theme } from "./core/language.js";
 import { loadModels, start, troubles } from "./core/service.js";
 import Ask from "./views/ask.js";
 
-const VIEWS = ["ask", "jobs", "lab", "status"];
+const VIEWS = ["ask", "jobs", "review", "lab", "status"];
 /** Views that are read when they are first looked at. @type {Record<string, any>} */
 const loaded = { ask: Ask };
 

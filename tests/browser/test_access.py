@@ -36,7 +36,7 @@ LOOKS = {("zh", "light"): None, ("en", "dark"): ["color-contrast"]}
 if IS_WHOLE:
     LOOKS |= {("zh", "dark"): ["color-contrast"], ("en", "light"): None}
 WIDTH = "[document.documentElement.scrollWidth, innerWidth]"
-VIEWS = ("jobs", "jobs/batches", "jobs/webhooks", "lab", "status")
+VIEWS = ("jobs", "jobs/batches", "jobs/webhooks", "review", "lab", "status")
 
 
 def check(page: Any, what: str) -> None:

@@ -239,3 +239,28 @@ def test_a_kept_answer_takes_a_thumb_and_a_correction(pocket: PocketStack, visit
     path = f"{visitor.url}/v1/responses/{bubble.get_attribute('data-id')}/feedback"
     kept = httpx.get(path, trust_env=False).json()
     assert (kept["rating"], kept["correction"]) == ("down", "七个")
+
+
+def test_a_reviewer_sees_what_may_be_wrong_and_says_what_is_right(pocket: PocketStack, visit: Visit) -> None:
+    # Given two answers that were found wrong, without a word of what would have been right
+    visitor = visit(pocket)
+    page = visitor.open()
+    ids = []
+    for question in ("一共有多少个图形？", "蓝色的图形有几个？"):
+        bubble = wait_for(ask(page, question, SAMPLES / "count.png"), "completed")
+        bubble.get_by_role("button", name="Wrong").click()
+        expect(bubble.get_by_role("button", name="Wrong")).to_have_attribute("aria-pressed", "true")
+        ids.append(bubble.get_attribute("data-id"))
+    # When the queue is opened, then both are there with their picture
+    page.goto(f"{visitor.url}/ui/#/review")
+    cards = [page.locator("article", has=page.locator(f"#review-{name}")) for name in ids]
+    for card in cards:
+        expect(card.get_by_role("img", name="Picture 1")).to_have_js_property("naturalWidth", 224)
+    # And what is said of them is kept, and takes them out of it
+    cards[1].get_by_role("button", name="This is right: Final answer").click()
+    expect(cards[1]).to_have_count(0)
+    cards[0].get_by_label("What would have been right?").fill("七个")
+    cards[0].get_by_role("button", name="Send").click()
+    expect(cards[0]).to_have_count(0)
+    said = [httpx.get(f"{visitor.url}/v1/responses/{name}/feedback", trust_env=False).json() for name in ids]
+    assert [(each["rating"], each["correction"]) for each in said] == [("down", "七个"), ("up", None)]
