@@ -30,6 +30,10 @@ IN_USE: Final = Text(
     "{number} processes of Glowl use this redis; stop them first: they would mix what they know with what is restored",
     "有 {number} 个 Glowl 进程正在使用此 redis；请先停止它们：否则它们会把已知的数据与恢复的数据混在一起",
 )
+KEPT_IN_USE: Final = Text(
+    "answers are kept in {folder} already; nothing was changed there. To replace all of them: --replace",
+    "{folder} 中已有保存的回答；未作任何更改。要全部替换，请加上 --replace",
+)
 EMPTIED: Final = Text("redis was emptied while it was read; no backup was made", "读取期间 redis 被清空；未生成备份")
 BUSY: Final = Text(
     "redis changes faster than it can be read; no backup was made. Try again when less goes on",

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -33,13 +34,20 @@ FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="Such as glowl-2026-11-29.gz; - for stdout or stdin.", show_default=False)
 ]
 
+LoopOption = Annotated[
+    Path | None,
+    typer.Option("--loop", metavar="FILE", help="A second file, such as kept.tar.gz, for answers kept for data sets."),
+]
+
 # Many values at once from a disk that is busy; a server that says nothing for so long is away.
 _TIMEOUT_S = 60.0
 _START_S = 600.0
 _LOOK_EVERY_S = 0.1
 
 
-def backup(file: FileArgument, data_dir: DataDirOption = None, lang: LanguageOption = None) -> None:
+def backup(
+    file: FileArgument, loop: LoopOption = None, data_dir: DataDirOption = None, lang: LanguageOption = None
+) -> None:
     """Write jobs, files, batches, owners, keys and webhooks into a file; the service goes on meanwhile."""
     language = parse_language(lang)
     if file == STREAM and sys.stdout.isatty():
@@ -50,11 +58,13 @@ def backup(file: FileArgument, data_dir: DataDirOption = None, lang: LanguageOpt
         found = _run(_backup(url, file), file, language)
     stored = describe(found).of(language) or say("backup.nothing", language)
     typer.echo(say("backup.done", language, file=file, stored=stored), err=True)
+    _backup_kept(loop, _loop_dir(data_dir), language)
 
 
 def restore(
     file: FileArgument,
     is_replacing: Annotated[bool, typer.Option("--replace", help="Delete what redis has now.")] = False,
+    loop: LoopOption = None,
     is_only_checked: Annotated[bool, typer.Option("--check", help="Only say whether the file is whole.")] = False,
     data_dir: DataDirOption = None,
     lang: LanguageOption = None,
@@ -72,7 +82,38 @@ def restore(
         with _usable_redis(data_dir, language) as url:
             found = _run(_restore(url, path, is_replacing=is_replacing), file, language)
     stored = describe(found).of(language) or say("backup.nothing", language)
+    if loop is not None:
+        from router.loop.one_file import restore_kept
+
+        folder = _loop_dir(data_dir)
+        count = _run(asyncio.to_thread(restore_kept, loop, folder, is_replacing=is_replacing), loop, language)
+        typer.echo(say("restore.kept", language, count=count, folder=folder), err=True)
     typer.echo(say("restore.done", language, stored=stored, made_at=header["made_at"]), err=True)
+
+
+def _loop_dir(data_dir: Path | None) -> Path:
+    found = load_settings().loop_dir
+    return found if data_dir is None else data_dir.expanduser().resolve() / found.name
+
+
+def _backup_kept(file: Path | None, folder: Path, language: Language) -> None:
+    """Write the second file; without one, say what is in no backup.
+
+    Raises:
+        typer.Exit: after one line, if it cannot be written.
+    """
+    from router.loop.one_file import write_kept
+    from router.loop.store import FILE
+
+    if not (folder / FILE).is_file():
+        if file is not None:
+            fail(say("backup.kept.none", language, folder=folder))
+        return
+    if file is None:
+        typer.echo(say("backup.kept.left", language, folder=folder), err=True)
+        return
+    count = _run(asyncio.to_thread(write_kept, folder, file), file, language)
+    typer.echo(say("backup.kept", language, file=file, count=count), err=True)
 
 
 async def _backup(url: str, path: Path) -> dict[str, int]:
@@ -131,6 +172,8 @@ def _run(work: Coroutine[Any, Any, Result], file: Path, language: Language) -> R
 
     try:
         return asyncio.run(work)
+    except sqlite3.Error as error:
+        fail(f"{file}: {error}")
     except ArchiveError as error:
         fail(f"{file}: {error.text.of(language)}")
     except QueueUnavailableError as error:

@@ -14,6 +14,13 @@ TEXTS: Final[dict[str, Text]] = {
         "{file} holds {stored}; it is not encrypted, so keep it like a key",
         "{file} 包含 {stored}；文件未加密，请像密钥一样保管",
     ),
+    "backup.kept": Text("{file} holds {count} kept answers", "{file} 包含 {count} 个已保存的回答"),
+    "backup.kept.left": Text(
+        "answers are kept for data sets in {folder}; they are not in the backup. To have them too: --loop FILE",
+        "{folder} 中有为数据集保存的回答，不在此备份中。要一并备份，请加上 --loop FILE",
+    ),
+    "backup.kept.none": Text("nothing is kept in {folder}", "{folder} 中没有保存任何回答"),
+    "restore.kept": Text("{count} kept answers are back in {folder}", "{count} 个已保存的回答已恢复到 {folder}"),
     "backup.nothing": Text("nothing that Glowl has stored", "Glowl 未存储任何内容"),
     "backup.exists": Text("{file} is already there; name another file", "{file} 已存在；请指定其他文件名"),
     "backup.terminal": Text(
