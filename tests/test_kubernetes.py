@@ -53,6 +53,7 @@ def kustomization(name: str) -> Document:
 BASE = [document for name in kustomization("base")["resources"] for document in documents(FOLDER / "base" / name)]
 SECRET = documents(FOLDER / "secrets.example.yaml")[0]
 OTHERS = [*documents(FOLDER / "gpu/models.yaml"), *documents(FOLDER / "ingress/ingress.yaml"), SECRET]
+OTHERS += documents(FOLDER / "kept/volume.yaml")
 SETTINGS = dict(
     line.split("=", 1) for line in (FOLDER / "base/settings.env").read_text().splitlines() if line[0] != "#"
 )
@@ -100,7 +101,7 @@ def test_a_wrong_field_would_be_noticed(wrong: Document) -> None:
 
 
 def test_every_file_is_used() -> None:
-    for folder in ("base", "gpu", "ingress"):
+    for folder in ("base", "gpu", "ingress", "kept"):
         made = kustomization(folder)
         used = [name for name in made["resources"] if not name.startswith("..")]
         used += [patch["path"] for patch in made.get("patches", ())]
@@ -315,6 +316,27 @@ def test_the_real_models_are_started_as_in_compose_and_fit_their_volumes(name: s
     assert to_bytes(claim["resources"]["requests"]["storage"]) > 1.5 * FULL_MODELS[name].size_bytes
     (image,) = kustomization("gpu")["images"]
     assert f"{image['name']}:{image['newTag']}" == SERVICES[f"{name}-gpu"]["image"]
+
+
+def test_kept_answers_have_a_volume_where_the_settings_look() -> None:
+    (patch,) = documents(FOLDER / "kept/api.yaml")
+    (mount,) = patch["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    (volume,) = patch["spec"]["template"]["spec"]["volumes"]
+    (claim,) = documents(FOLDER / "kept/volume.yaml")
+    assert (mount["name"], volume["persistentVolumeClaim"]["claimName"]) == (volume["name"], claim["metadata"]["name"])
+    assert f"loop:{mount['mountPath']}" in SERVICES["api"]["volumes"]
+    # The volume is one pod's: there is never a second one, and the first may leave its node
+    assert (patch["spec"]["replicas"], patch["spec"]["strategy"]["type"]) == (1, "Recreate")
+    (budget,) = documents(FOLDER / "kept/budget.yaml")
+    assert budget["metadata"] == {"name": "api"}
+    assert budget["spec"]["minAvailable"] == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_adapters_are_named_as_in_compose(engine: str) -> None:
+    (patch,) = documents(FOLDER / f"gpu/{engine}.yaml")
+    names = {each["name"] for each in patch["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert f"GLOWL_{engine.upper()}_ADAPTERS" in names & set(SERVICES[engine]["environment"])
 
 
 def test_the_ingress_lets_files_and_streams_through() -> None:
