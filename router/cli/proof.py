@@ -18,8 +18,10 @@ from router.cli.tables import make_table, print_table
 from router.cli.texts import say
 
 if TYPE_CHECKING:
+    from router.loop.records import Exchange as KeptExchange
     from router.loop.stats.intervals import Interval
     from router.loop.stats.records import Exchange
+    from router.loop.stats.shadows import Shadow
     from router.loop.stats.verdict import Verdict
 
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Data folder of the service.")]
@@ -37,9 +39,14 @@ def verdict(
     """Does the deeper look pay? For each slice: what it gains, how sure that is, what it costs. It may say no."""
     language = parse_language(lang)
     check_measure(measure)
+    from router.loop.stats.log import to_exchanges
+    from router.loop.stats.shadows import to_shadows
     from router.loop.stats.verdict import judge
 
-    verdicts = judge(read_log(loop, data_dir, owner, since, language), measure)
+    kept = read_all(loop, data_dir, owner, since, language)
+    for shadow in to_shadows(kept, measure):
+        typer.echo(_to_line(shadow, language))
+    verdicts = judge(to_exchanges(kept), measure)
     if not verdicts:
         fail(say("verdict.unjudged", language))
     table = make_table(
@@ -95,20 +102,46 @@ def replay(
 def read_log(
     loop: list[Path] | None, data_dir: Path | None, owner: str, since: str | None, language: Language
 ) -> list[Exchange]:
-    """Read what was captured.
+    """Read what was captured, as proofs read it.
+
+    Raises:
+        typer.Exit: as `read_all`.
+        typer.BadParameter: likewise.
+    """
+    from router.loop.stats.log import to_exchanges
+
+    return to_exchanges(read_all(loop, data_dir, owner, since, language))
+
+
+def read_all(
+    loop: list[Path] | None, data_dir: Path | None, owner: str, since: str | None, language: Language
+) -> list[KeptExchange]:
+    """Read what was captured, with what was asked again.
 
     Raises:
         typer.Exit: after one line, if there is nothing, or it cannot be read.
         typer.BadParameter: if the time cannot be read.
     """
     from policies.language import warm_up
-    from router.loop.stats.log import to_exchanges
 
     if loop is None and data_dir is not None:
         loop = [data_dir.expanduser().resolve() / load_settings().loop_dir.name]
     kept, _ = read_kept(loop, language, since=since, owner=owner, with_again=True)
     warm_up()
-    return to_exchanges(kept)
+    return kept
+
+
+def _to_line(shadow: Shadow, language: Language) -> str:
+    few = say("eval.few", language)
+    values = {
+        "name": shadow.adapter,
+        "revision": shadow.revision or "?",
+        "count": shadow.num_questions,
+        "same": few if shadow.same is None else f"{shadow.same.estimate:.1%}",
+        "judged": shadow.num_judged,
+        "gain": few if shadow.gain is None else shadow.gain.to_points(),
+    }
+    return say("verdict.shadow", language, **values)
 
 
 def _show(gain: Interval | None, language: Language) -> str:

@@ -115,6 +115,12 @@ TEXTS: Final[dict[str, Text]] = {
         "not enough data: of no question that was kept is it known what was right; give feedback on answers",
         "数据不足：已保存的问题都不知道正确答案；请对答案给出反馈",
     ),
+    "verdict.shadow": Text(
+        "shadow {name} (weights {revision}): {count} questions, the same answer in {same}; gain where it is known what "
+        "was right (n = {judged}), in points: {gain}",
+        "影子 {name}（权重 {revision}）：{count} 个问题，答案相同的占 {same}；"
+        "在已知正确答案处（n = {judged}）的增益，百分点：{gain}",
+    ),
     "verdict.note": Text(
         "Gains are in points, of questions with feedback. Intervals of slices hold together with 95 %. A thumb down "
         "without a correction does not count.",

@@ -13,6 +13,8 @@ from policies import multi_hop_weights
 from router.cli.main import app
 from router.loop.store import LoopStore
 from tests.router.loop.stats.test_log import DRAWN, kept, look
+from tests.router.loop.stats.test_shadows import DRAWN as SHADOWED
+from tests.router.loop.stats.test_shadows import shadow
 
 Run = Callable[..., Result]
 
@@ -43,6 +45,20 @@ def test_the_verdict_says_what_pays_and_what_follows(run: Run) -> None:
     assert "+7.0" in line
     assert "pays" in line
     assert "send these deep" in line
+
+
+@pytest.mark.usefixtures("log")
+def test_the_verdict_speaks_of_shadows_too(run: Run, tmp_path: Path) -> None:
+    with LoopStore(tmp_path / "loop") as store:
+        for number in range(30):
+            store.put(kept(f"s{number}", decision=SHADOWED, feedback=None), (), 1e12)
+            store.put(shadow(f"s{number}", "cat"), (), 1e12)
+
+    result = run("verdict")
+
+    assert result.exit_code == 0, result.output
+    assert "shadow tags (weights r1): 30 questions, the same answer in 100.0%" in result.output
+    assert "(n = 0), in points: not enough data" in " ".join(result.output.split())
 
 
 @pytest.mark.usefixtures("log")
