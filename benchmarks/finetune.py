@@ -37,15 +37,16 @@ from engines.finetune.settings import make_settings
 from router.cli.proof_tables import to_sentence
 from router.loop.stats.comparison import MARGIN, compare, refusals
 from router.loop.stats.results import Answer, Header, groups_of, read_results, slices_of, to_line
+from training.pocket.checkpoints import EngineName
 from training.pocket.evaluate import draw_type
 from training.pocket.scenes import TYPES, Question, Shape, render
 
-ENGINES = ("glm", "owl2")
+ENGINES: tuple[EngineName, ...] = ("glm", "owl2")
 NUM_NEW, NUM_OLD = 600, 200
 NUM_HELDOUT_NEW, NUM_HELDOUT_OLD = 300, 400
 BARS = {"gain": 25.0, "gain_low": 15.0, "loss": 3.0, "seconds": 900.0, "cores": 2}
 NAME = "trained"
-MODELS = {"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"}
+MODELS: dict[EngineName, str] = {"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"}
 RECEIPTS = ("receipt_total", "receipt_paid", "receipt_shop")
 JUDGED = ("receipt_total", "receipt_paid")
 MOST: dict[str, Callable[[Shape], float]] = {
@@ -76,7 +77,7 @@ class Gain:
         return self.after - self.before
 
 
-def draw_new(engine: str, num: int, seed: int) -> list[Question]:
+def draw_new(engine: EngineName, num: int, seed: int) -> list[Question]:
     """Questions of the kind to be learned, kinds in turn."""
     if engine == "glm":
         kinds = [draw_type(engine, name, -(-num // len(RECEIPTS)), seed) for name in RECEIPTS]
@@ -111,14 +112,14 @@ def shuffled(questions: Sequence[Question], seed: int) -> list[Question]:
     return [replace(question, answer=answers[question.type].pop()) for question in questions]
 
 
-def draw_old(engine: str, num: int, seed: int) -> list[Question]:
+def draw_old(engine: EngineName, num: int, seed: int) -> list[Question]:
     """Questions that the checkpoint answers already, of all types with a picture."""
     types = [
         name
         for name, info in TYPES.items()
         if engine in info.engines and engine in info.bars and info.num_images and not (info.held_out or info.is_honest)
     ]
-    drawn = [question for name in types for question in draw_type(engine, name, -(-num // len(types)), seed)]  # type: ignore[arg-type]
+    drawn = [question for name in types for question in draw_type(engine, name, -(-num // len(types)), seed)]
     random.Random(seed).shuffle(drawn)
     return drawn[:num]
 
@@ -147,7 +148,7 @@ def gain_of(before: Sequence[bool], after: Sequence[bool], seed: int = 0) -> Gai
     return Gain(len(was), float(was.mean()), float(now.mean()), float(low), float(high))
 
 
-def run_one(engine: str, models: Path, seed: int, place: Path, *, is_shuffled: bool) -> dict[str, Any]:
+def run_one(engine: EngineName, models: Path, seed: int, place: Path, *, is_shuffled: bool) -> dict[str, Any]:
     """Train and judge one model; returns its rows of the table."""
     began, used = time.monotonic(), time.process_time()
     options = EngineOptions(str(models / engine), device="cpu", dtype="float32")
