@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +15,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from engines.base import EngineOptions
 from engines.dataset_format import Example, Part, Turn, write_examples
 from engines.finetune import run, training
+from engines.finetune.__main__ import main
 from engines.finetune.card import REPORT
 from engines.finetune.data import DataSet, read_dataset
 from engines.finetune.encoding import IGNORE, Encoded, Student, answer_loss, collate
@@ -188,3 +194,50 @@ def test_a_run_leaves_an_adapter_that_the_engine_serves_and_a_card(
         run.finetune("owl2", options, data.folder, settings, out)
     with pytest.raises(FinetuneError, match="other settings"):
         run.finetune("owl2", options, data.folder, make_settings("cpu", None), out, is_resumed=True)
+
+
+# What `glowl finetune` runs, ended by a signal that no process can catch when its second checkpoint is written.
+KILLED = """
+import os, signal, sys
+from engines.finetune import training
+from engines.finetune.__main__ import main
+from engines.finetune.progress import Progress
+
+class Killed(Progress):
+    def on_save(self, args, state, control, **_):
+        if state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+training.Progress = Killed
+main(sys.argv[1:])
+"""
+
+
+def test_kill_9_costs_a_run_nothing_but_time(
+    checkpoints: dict[str, Path], data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("save_every = 2\nlog_every = 1\nbatch_size = 2\ndropout = 0.1\nheldout = 0\n")
+    argv = ["owl2", "--data", str(data.folder), "--model", str(checkpoints["owl2"]), "--config", str(config)]
+    argv += ["--preset", "cpu", "--max-steps", "6", "--out"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+
+    # Given a process that is killed in its fourth step, and a run to its end
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, "-c", KILLED, *argv, str(cut)], env=environment, check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (cut / REPORT).exists()
+    assert main([*argv, str(whole)]) == 0
+
+    # When the killed run is asked to begin, it says what to do
+    assert main([*argv, str(cut)]) == 1
+    assert "--resume goes on with it" in capsys.readouterr().err
+    # and when it goes on, curve and adapter are those of the run to its end
+    assert main([*argv, str(cut), "--resume"]) == 0
+    assert "going on from step 4 of 6" in capsys.readouterr().err
+    curves = [json.loads((out / REPORT).read_text("utf-8"))["curve"] for out in (whole, cut)]
+    assert [point["step"] for point in curves[0]] == [1, 2, 3, 4, 5, 6]
+    assert curves[1] == curves[0]
+    adapters = [load_file(out / "adapter_model.safetensors") for out in (whole, cut)]
+    assert adapters[0].keys() == adapters[1].keys()
+    assert all(torch.equal(adapters[1][name], value) for name, value in adapters[0].items())
