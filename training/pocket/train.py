@@ -573,6 +573,7 @@ class Run:
         self.glyphs = json.loads(glyph_file.read_text("utf-8"))
         self.prompts = Prompts(engine, self.tokenizer_folder)
         self.model = new_model(engine, self.tokenizer_folder, seed)
+        self.is_further = start is not None
         if start is not None:
             load_weights(self.model, start)
         self.learner = Learner(make_packed(engine, self.model, self.prompts), self._make_head()).to(self.device)
@@ -641,7 +642,8 @@ class Run:
 
     def card(self) -> str:
         """Text of the checkpoint's model card."""
-        return model_card(self.engine, num_parameters(self.model.parameters()), self.progress, self.device.type)
+        num_weights = num_parameters(self.model.parameters())
+        return model_card(self.engine, num_weights, self.progress, self.device.type, is_further=self.is_further)
 
     def jobs(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """Say what each coming step trains on; drawn ahead by as much as there are workers."""
@@ -790,8 +792,8 @@ def make_packed(engine: EngineName, model: Any, prompts: Prompts) -> PackedGlm |
     return PackedOwl2(model, prompts.before, prompts.num_text_prefix)
 
 
-def model_card(engine: EngineName, num_weights: int, progress: Progress, device: str) -> str:
-    """Describe a checkpoint to whoever finds its folder."""
+def model_card(engine: EngineName, num_weights: int, progress: Progress, device: str, *, is_further: bool) -> str:
+    """Describe a checkpoint to whoever finds its folder; a further run began with weights that the recipe had made."""
     architecture = {
         "glm": "Glm4vForConditionalGeneration, as GLM-4.6V-Flash is",
         "owl2": "mPLUG-Owl2 (vision tower, visual abstractor, modality-adaptive decoder)",
@@ -801,6 +803,8 @@ def model_card(engine: EngineName, num_weights: int, progress: Progress, device:
         "owl2": "coloured shapes, in one to four pictures",
     }[engine]
     questions = sum(progress.seen.values())
+    before = "Trained further from an earlier checkpoint of this recipe, on" if is_further else "Trained on"
+    start = f" --from engines/pocket/weights/{engine}" if is_further else ""
     return f"""\
 ---
 license: apache-2.0
@@ -813,11 +817,11 @@ It answers short questions about pictures that a program draws: {pictures}.
 It knows nothing else, and it is neither the real model nor made from it. What it does not know it answers with one
 sentence: "{HONEST["en"]}" or "{HONEST["zh"]}"
 
-Trained on freshly drawn pictures only: {progress.step:,} steps, about {questions:,} questions,
+{before} freshly drawn pictures only: {progress.step:,} steps, about {questions:,} questions,
 {progress.seconds / 60:.0f} minutes on one {"GPU" if device == "cuda" else "shared CPU core"}. No photograph, no text
 and no output of another model was used.
 
-Made again by: `python -m training.pocket.train {engine} --out DIR`
+Made again by: `python -m training.pocket.train {engine}{start} --out DIR`
 """
 
 

@@ -121,6 +121,9 @@ def test_a_run_from_a_checkpoint_begins_with_its_weights_and_its_words(tmp_path:
     assert all(torch.equal(value, shipped[name].float()) for name, value in run.model.state_dict().items())
     ours, theirs = (folder / "tokenizer.json" for folder in (run.tokenizer_folder, DEFAULT_MODELS / "glm"))
     assert ours.read_bytes() == theirs.read_bytes()
+    # And its card says so
+    assert "Trained further from an earlier checkpoint" in run.card()
+    assert "train glm --from engines/pocket/weights/glm --out DIR`" in run.card()
     # And as long as the head learns alone, what it gets wrong does not move the eyes
     batch = run.maker.make(run.curriculum.lesson(0, 0), 0, 0)
     for share, moves in ((0.0, False), (1.0, True)):
