@@ -1,8 +1,9 @@
 """Get an object instead of prose: a pydantic model is the schema, and the answer satisfies it.
 
-With the pocket models it prints::
+The pocket models keep to the schema as every model does, but they were taught plain answers and no JSON: any number
+may stand in it. With them it prints::
 
-    count=4
+    count=...
 """
 
 import base64
