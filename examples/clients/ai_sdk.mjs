@@ -12,8 +12,8 @@ const model = createOpenAI({ baseURL: `${url}/v1`, apiKey: process.env.GLOWL_API
 
 function ask(text, ...pictures) {
   const parts = pictures.map((name) => ({
-    type: "image",
-    image: readFileSync(`engines/pocket/samples/${name}`),
+    type: "file",
+    data: readFileSync(`engines/pocket/samples/${name}`),
     mediaType: "image/png",
   }));
   return [{ role: "user", content: [{ type: "text", text }, ...parts] }];

@@ -12,7 +12,7 @@ from tests.support.servers import AppServer
 
 
 def page_of(server: AppServer) -> Any:
-    return httpx.get(server.url + "/openapi.json", trust_env=False).json()
+    return httpx.get(server.url + "/openapi.json", timeout=300, trust_env=False).json()
 
 
 def test_with_keys_every_route_asks_for_one_of_three_headers(keyed_api: AppServer) -> None:
@@ -22,7 +22,7 @@ def test_with_keys_every_route_asks_for_one_of_three_headers(keyed_api: AppServe
     assert [list(each) for each in page["security"]] == [[name] for name in schemes]
     for scheme in schemes.values():
         header = {"authorization": "Bearer alice"} if scheme["type"] == "http" else {scheme["name"]: "alice"}
-        assert httpx.get(keyed_api.url + "/v1/models", headers=header, trust_env=False).status_code == 200
+        assert httpx.get(keyed_api.url + "/v1/models", headers=header, timeout=300, trust_env=False).status_code == 200
 
 
 def test_without_keys_none_is_asked_for(keyless_twin: AppServer) -> None:
@@ -65,5 +65,5 @@ def test_answers_are_as_described(keyless_twin: AppServer, path: str) -> None:
     page = page_of(keyless_twin)
     described = page["paths"]["/v1/models/{model}" if path.endswith("glowl") else path]["get"]
     schema = described["responses"]["200"]["content"]["application/json"]["schema"]
-    answer = httpx.get(keyless_twin.url + path, trust_env=False).json()
+    answer = httpx.get(keyless_twin.url + path, timeout=300, trust_env=False).json()
     jsonschema.Draft202012Validator({**schema, "components": page["components"]}).validate(answer)
