@@ -12,7 +12,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -281,16 +281,21 @@ class _OnToken(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def make_model(shape: str, tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype) -> Any:
-    """Build a random model of one of the shapes, on its device."""
+def make_config(shape: str, vocab_size: int, marks: Mapping[str, int]) -> Glm4vConfig:
+    """Describe a model of one of the shapes.
+
+    Args:
+        shape: its name.
+        vocab_size: of its tokenizer, and one more.
+        marks: ids of ``<|endoftext|>`` and ``<|image|>``, and of whatever else the config is to name.
+    """
     decoder, vision = SHAPES[shape]
-    vocab_size = tokenizer.get_vocab_size() + 1
     num_pairs = decoder["hidden_size"] // decoder["num_attention_heads"] // 4
-    config = Glm4vConfig(
+    return Glm4vConfig(
         text_config={
             **decoder,
             "vocab_size": vocab_size,
-            "pad_token_id": tokenizer.token_to_id(MARKS[0]),
+            "pad_token_id": marks[MARKS[0]],
             "rope_parameters": {
                 **{"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
                 "mrope_section": [num_pairs // 4, num_pairs * 3 // 8, num_pairs * 3 // 8],
@@ -300,10 +305,16 @@ def make_model(shape: str, tokenizer: Tokenizer, device: torch.device, dtype: to
             **{"image_size": 336, "patch_size": 14, "in_channels": 3, "temporal_patch_size": 2},
             **{"spatial_merge_size": 2, **vision},
         },
-        image_token_id=tokenizer.token_to_id("<|image|>"),
-        video_token_id=vocab_size - 1,
+        image_token_id=marks["<|image|>"],
+        video_token_id=marks.get("<|video|>", vocab_size - 1),
         tie_word_embeddings=False,
     )
+
+
+def make_model(shape: str, tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype) -> Any:
+    """Build a random model of one of the shapes, on its device."""
+    marks = {mark: tokenizer.token_to_id(mark) for mark in MARKS}
+    config = make_config(shape, tokenizer.get_vocab_size() + 1, marks)
     torch.manual_seed(0)
     with device:
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
