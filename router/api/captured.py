@@ -10,8 +10,8 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from router.api import texts
-from router.api.owned import find_response
-from router.errors import LoopUnavailableError, NotCapturedError, NotFoundError
+from router.api.owned import find_response, no_response
+from router.errors import LoopUnavailableError, NotCapturedError
 from router.loop.capture import FAILURES
 from router.loop.collect import forget
 from router.loop.records import Exchange
@@ -31,7 +31,7 @@ async def reaching(work: Awaitable[Result]) -> Result:
     try:
         return await work
     except FAILURES as error:
-        log.exception("what is kept for data sets cannot be read or written")
+        log.error("what is kept for data sets cannot be read or written: %s", error)
         raise LoopUnavailableError(texts.LOOP_UNAVAILABLE, retry_after_s=5) from error
 
 
@@ -52,7 +52,7 @@ async def find_captured(services: Services, response_id: str, caller: str) -> Ex
     found = await reaching(services.capture.ask(lambda store: store.get(response_id), None))
     if found is not None:
         if found.owner != caller:
-            raise NotFoundError(texts.NO_RESPONSE.fill(response_id=response_id), code="response_not_found")
+            raise no_response(response_id)
         return found
     job = await find_response(services, response_id, caller)
     if not job.is_terminal:

@@ -5,6 +5,7 @@ In: a thumb, a correction, words. Out: the same as it is kept.
 
 from __future__ import annotations
 
+import string
 import time
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from router.loop.records import Feedback
 routes = APIRouter(tags=["responses"])
 
 _MAX_CHARS: Final = 100_000
+_NO_WORDS: Final = string.whitespace + "\x00\u3000"
 
 
 @routes.post("/v1/responses/{response_id}/feedback")
@@ -52,18 +54,19 @@ def _to_feedback(body: FeedbackRequest) -> Feedback:
     Raises:
         BadRequestError: if nothing was, or too much.
     """
-    if body.rating is None and body.correction is None and not body.fields and not body.comment:
+    comment = (body.comment or "").strip(_NO_WORDS)
+    if body.rating is None and body.correction is None and not body.fields and not comment:
         raise BadRequestError(texts.EMPTY_FEEDBACK, code="missing_required_parameter", param="rating")
     sizes = {
         "correction": len(orjson.dumps(body.correction)),
         "fields": len(orjson.dumps(body.fields)),
-        "comment": len(body.comment or ""),
+        "comment": len(comment),
     }
     for param, size in sizes.items():
         if size > _MAX_CHARS:
             text = texts.FEEDBACK_TOO_LONG.fill(param=param, limit=_MAX_CHARS)
             raise BadRequestError(text, code="string_above_max_length", param=param)
-    return Feedback(body.rating, body.correction, body.fields or {}, body.comment or "", time.time())
+    return Feedback(body.rating, body.correction, body.fields or {}, comment, time.time())
 
 
 def _to_json(response_id: str, feedback: Feedback) -> dict[str, Any]:

@@ -109,7 +109,11 @@ def test_a_chat_that_is_stored_nowhere_else_takes_feedback(
     assert kept.feedback is not None
     assert (kept.question, kept.route, kept.feedback.rating) == ("多少？[phone]", "fast", "down")
     # And nobody else may read or say anything
-    assert [bob.get(path).status_code, bob.post(path, json={"rating": "up"}).status_code] == [404, 404]
+    answer, unknown = bob.get(path), bob.get("/v1/responses/resp_none/feedback")
+    assert (answer.status_code, unknown.status_code) == (404, 404)
+    told = answer.json()["error"], unknown.json()["error"]
+    assert told[0] == {**told[1], "message": told[0]["message"]}  # nothing tells whether it is there
+    assert bob.post(path, json={"rating": "up"}).status_code == 404
 
 
 def test_what_waits_for_a_right_answer_is_shown_to_its_owner_alone(alice: httpx.Client, bob: httpx.Client) -> None:
@@ -150,6 +154,7 @@ def test_what_waits_for_a_right_answer_is_shown_to_its_owner_alone(alice: httpx.
     [
         ({}, "rating"),
         ({"rating": "meh"}, "rating"),
+        ({"comment": " \u0000\u3000"}, "rating"),
         ({"correction": 4}, "correction"),
         ({"comment": "x" * 100_001}, "comment"),
     ],
