@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from engines.base import EngineError, EngineInfo, GenerationRequest
 from engines.http.balancer import RemoteEngine
@@ -19,6 +20,9 @@ from router.failover import to_router_error
 from router.health import EngineMonitor
 from router.output_format import with_instruction
 from router.routing import Routed
+
+# An engine that hangs is not waited for: counting costs it a few milliseconds.
+_PATIENCE_S: Final = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +74,16 @@ async def _count(
     """Return a number of tokens, and whether it is exact."""
     request = to_request(call, name, routed)
     try:
-        usage = await engines[name].count(request)
+        async with asyncio.timeout(_PATIENCE_S):
+            usage = await engines[name].count(request)
         if usage is not None:
             return usage.prompt_tokens, True
     except EngineError as error:
         if not error.retryable:
             raise to_router_error(error) from error
         log.info("%s cannot count now: %s", name, error.for_operators)
+    except TimeoutError:
+        log.info("%s did not count within %g s", name, _PATIENCE_S)
     return tokens_of_prompt(request.messages, name, info), False
 
 

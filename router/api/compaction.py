@@ -58,8 +58,14 @@ def to_summary_request(body: CompactRequest) -> ResponsesRequest:
 
 
 def to_summary_call(call: Call) -> Call:
-    """Let GLM write the summary, in the language of the conversation."""
+    """Let GLM write the summary, in the language of the conversation.
+
+    Raises:
+        BadRequestError: if nothing was said in it.
+    """
     *conversation, ask = call.messages
+    if not any(message.role != "system" and (message.text or message.images) for message in conversation):
+        raise BadRequestError(texts.EMPTY_CONVERSATION, code="no_user_message", param="input")
     if _HAN.search("".join(message.text for message in conversation if message.role != "system")):
         ask = Message("user", (TextPart(_ASK["zh"]),))
     return replace(call, messages=(*conversation, ask), hints=replace(call.hints, route="fast", engine=None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from collections.abc import Iterator
@@ -86,6 +87,13 @@ def test_nothing_is_compacted_without_a_model(http: httpx.Client) -> None:
     assert http.post("/v1/responses/compact", json={"input": "你好"}).status_code == 400
 
 
+@pytest.mark.parametrize("empty", [{}, {"input": None}, {"input": []}, {"input": ""}, {"instructions": "Be brief."}])
+def test_nothing_is_not_compacted(http: httpx.Client, empty: dict[str, Any]) -> None:
+    answers = [http.post(f"/v1/responses/{name}", json={"model": GLM, **empty}) for name in ("compact", "input_tokens")]
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert [answer.json()["error"]["param"] for answer in answers] == ["input", "input"]
+
+
 def test_what_is_counted_is_what_an_answer_then_uses(client: openai.OpenAI, echoes: dict[str, EchoEngine]) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     text: Any = {"format": {"type": "json_schema", "name": "a", "schema": schema}}
@@ -109,13 +117,18 @@ def test_a_deep_question_is_counted_for_both_engines(http: httpx.Client) -> None
     assert counted["input_tokens"] == counted["hybrid"]["input_tokens"]["owl2"]
 
 
+@pytest.mark.parametrize("hangs", [False, True])
 def test_an_engine_that_cannot_count_now_leaves_an_estimate(
-    http: httpx.Client, echoes: dict[str, EchoEngine], monkeypatch: pytest.MonkeyPatch
+    http: httpx.Client, echoes: dict[str, EchoEngine], monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
     async def away(_request: Any) -> Any:
+        if hangs:
+            await asyncio.Event().wait()
         raise EngineUnavailableError("busy")
 
     monkeypatch.setattr(echoes["glm"], "count", away)
+    if hangs:
+        monkeypatch.setattr("router.counting._PATIENCE_S", 0.0)
     counted = http.post("/v1/responses/input_tokens", json={"model": GLM, "input": "你好"}).json()
 
     assert counted["hybrid"]["is_exact"] is False
