@@ -133,7 +133,7 @@ def to_invalid(error: ValidationError | RequestValidationError) -> RouterError:
     kinds = dict.fromkeys(texts.KINDS.get(kind) for kind in here)
     if len(kinds) > 1 and None not in kinds:
         says = texts.ONE_OF_KINDS.fill(kinds=texts.OR_KIND.join(kind for kind in kinds if kind is not None))
-    said = texts.MISSING_PARAMETER if is_missing else texts.INVALID_PARAMETER
+    said = texts.MISSING_PARAMETER if is_missing else texts.INVALID_PARAMETER if path else texts.INVALID_BODY
     return RouterError(
         said.fill(param=path, says=says),
         code="missing_required_parameter" if is_missing else "invalid_value",

@@ -207,6 +207,7 @@ SEND_ONE_OF: Final = Text("send one of {names}", "{names} 只能使用其中一�
 SEND_SCHEMA: Final = Text("send a JSON Schema: an object, or its text", "请发送 JSON Schema：对象或其文本")
 SEND_JSON_SCHEMA: Final = Text("with a schema send 'json_schema'", "提供 schema 时请使用 'json_schema'")
 NO_ANSWER: Final = Text("no engine gave an answer", "没有引擎给出回答")
+INVALID_BODY: Final = Text("Invalid body: {says}.", "请求体无效：{says}。")
 INVALID_PARAMETER: Final = Text("Invalid '{param}': {says}.", "参数 '{param}' 无效：{says}。")
 # By pydantic's name of what is wrong. Bodies are validated as Python objects; who sent JSON is told of JSON.
 SHAPES: Final[dict[str, Text]] = {
