@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from engines.dataset_format import HELDOUT, IMAGES, TRAIN, Example, read_examples, to_json
+from engines.dataset_format import HELDOUT, IMAGES, TRAIN, DatasetError, Example, read_examples, to_json
 from engines.image_header import sniff_media_type
 
 _NAMES: Final = {TRAIN: "train.json", HELDOUT: "heldout.json"}
@@ -75,9 +75,10 @@ def export_llava(folder: Path, out: Path) -> dict[str, int]:
         out: made.
 
     Raises:
-        DatasetError: if a line is wrong.
+        DatasetError: if it is no data set, or a line is wrong.
         OSError: if it cannot be read or written.
     """
+    _check(folder)
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     counts = {}
     for name, wanted in _NAMES.items():
@@ -89,6 +90,11 @@ def export_llava(folder: Path, out: Path) -> dict[str, int]:
         (out / wanted).write_text(text + "\n", "utf-8")
         counts[wanted] = len(examples)
     return counts
+
+
+def _check(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in _NAMES):
+        raise DatasetError(f"{folder} is no data set: it has neither {TRAIN} nor {HELDOUT}")
 
 
 def to_llava(example: Example) -> dict[str, Any]:
@@ -116,9 +122,10 @@ def export_openai(folder: Path, out: Path) -> dict[str, int]:
         out: made.
 
     Raises:
-        DatasetError: if a line is wrong.
+        DatasetError: if it is no data set, or a line is wrong.
         OSError: if it cannot be read or written.
     """
+    _check(folder)
     out.mkdir(parents=True, exist_ok=True)
     counts = {}
     for name in _NAMES:

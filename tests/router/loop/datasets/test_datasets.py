@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from engines.base import ImagePart
-from engines.dataset_format import read_examples
+from engines.dataset_format import DatasetError, read_examples
 from router.cli.kept import read_kept
 from router.cli.main import app
 from router.loop.datasets.build import build, split
-from router.loop.datasets.card import to_llava
+from router.loop.datasets.card import export_llava, export_openai, to_llava
 from router.loop.datasets.select import Candidate, draw, right_answer, select
 from router.loop.pictures import group_near, look_at
 from router.loop.records import Exchange, Feedback
@@ -229,3 +229,10 @@ def test_feedback_counts_whichever_machine_it_was_sent_to(tmp_path: Path) -> Non
     assert {each.id: right_answer(each) for each in exchanges} == {"resp_1": "43", "resp_2": "42"}
     exchanges, _ = read_kept([tmp_path / "one"], "en")
     assert {each.id: right_answer(each) for each in exchanges} == {"resp_1": "42", "resp_2": "42"}
+
+
+@pytest.mark.parametrize("export", [export_openai, export_llava])
+def test_what_is_no_data_set_is_not_exported(tmp_path: Path, export: Callable[[Path, Path], object]) -> None:
+    with pytest.raises(DatasetError, match="is no data set"):
+        export(tmp_path / "missing", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
