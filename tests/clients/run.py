@@ -58,8 +58,10 @@ def python_environment() -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
-    subprocess.run([*pip, *PACKAGES], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "uv"], check=True)  # pip took a quarter of an hour to find versions that fit together
+    uv = [str(folder / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(python), "--upgrade"]
+    subprocess.run([*uv, *PACKAGES], check=True)
     return python
 
 
