@@ -6,6 +6,7 @@ call is a result with ``is_error``, which the agent reads; only an unknown tool 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -36,6 +37,8 @@ PATH = "/mcp"
 # As large as the requests that the service takes: pictures may come as data URLs.
 MAX_BODY_BYTES = 64 * 1024 * 1024
 _Context = ServerRequestContext[Any, Any]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +153,11 @@ def _key_of(context: _Context) -> str:
 
 async def serve_stdio(server: Server[Any]) -> None:
     """Serve the one client that started this process, until it closes our stdin."""
-    async with stdio_server() as (incoming, outgoing):
-        await server.run(incoming, outgoing, server.create_initialization_options())
+    try:
+        async with stdio_server() as (incoming, outgoing):
+            await server.run(incoming, outgoing, server.create_initialization_options())
+    except* BrokenPipeError:
+        log.info("the client is gone; an answer to it was not written")
 
 
 async def serve_http(server: Server[Any], port: int) -> None:
