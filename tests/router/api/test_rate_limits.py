@@ -67,7 +67,9 @@ class Owner:
         self.id, key = asyncio.run(self._make(next(_names)))
         self.http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=300, trust_env=False)
         self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=2)
-        # The api is told of the key by a message.
+        # The api is told of the key by a message. As long as it knows of no owner at all, it answers every key.
+        wrong = {"authorization": "Bearer wrong"}
+        wait_until(lambda: self.http.get("/v1/models", headers=wrong).status_code == 401, "the api to need a key")
         wait_until(lambda: self.http.get("/v1/models").status_code == 200, "the api to know the key")
 
     async def _make(self, name: str) -> tuple[str, str]:
