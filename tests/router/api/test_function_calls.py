@@ -258,7 +258,7 @@ def test_a_call_that_the_limit_cuts_says_so(client: openai.OpenAI) -> None:
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"messages": [{"role": "tool", "tool_call_id": "call_9", "content": "x"}]}, "messages"),
         ({"messages": [*asked("hi"), {"role": "tool", "content": "x"}]}, "messages"),
-        ({"messages": [{"role": "user", "content": "hi", "tool_calls": []}]}, None),
+        ({"messages": [{"role": "user", "content": "你好", "tool_calls": []}]}, None),
     ],
 )
 def test_what_cannot_be_offered_is_refused_by_name_in_both_languages(
