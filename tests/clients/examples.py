@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
-from tests.clients.run import FOLDER, python_environment
+from tests.clients.run import FOLDER, LLAMA_INDEX, python_environment
 from tests.support.stack import ROOT, PocketStack
 
 EXAMPLES = ROOT / "examples" / "clients"
@@ -23,8 +23,8 @@ NODE_PACKAGES = ("openai@6", "ai@7", "@ai-sdk/openai@4", "zod@4")
 # What the pictures show. A text without a picture is answered, but the pocket models know drawn shapes alone, and they
 # fill any form with anything.
 TRUTH = {"text": None, "picture": "粉色", "job": "second", "stream": "orange", "structured": None, "tools": "clock"}
-# All answers of instructor are objects.
-TRUTHS = {"instructor_fields.py": {**TRUTH, "picture": None, "job": None, "stream": None}}
+# All answers of instructor are objects, named like their class.
+TRUTHS = {"instructor_fields.py": {**TRUTH, "picture": None, "job": None, "stream": None, "tools": "Clock"}}
 _PATIENCE_S = 1800
 _RUN_NOTEBOOK = (
     "import nbformat, sys; from nbclient import NotebookClient; book = nbformat.read(sys.argv[1], 4);"
@@ -51,12 +51,10 @@ class Example:
 def python_examples() -> list[Example]:
     """Those that Python runs, with the newest versions of their packages."""
     python = str(python_environment())
-    (site,) = (FOLDER / "python" / "lib").glob("python*/site-packages")
-    versions = {each.metadata["Name"].lower(): each.version for each in distributions(path=[str(site)])}
+    versions = _versions("python")
     packages = {
         "openai_python.py": "openai",
         "langchain_chat.py": "langchain-openai",
-        "llamaindex_llm.py": "llama-index-llms-openai-like",
         "pydantic_ai_agent.py": "pydantic-ai-slim",
         "instructor_fields.py": "instructor",
         "litellm_client.py": "litellm",
@@ -65,8 +63,16 @@ def python_examples() -> list[Example]:
         Example(EXAMPLES / name, [python, str(EXAMPLES / name)], f"{package} {versions[package]}")
         for name, package in packages.items()
     ]
+    llama, name = str(python_environment("llama", LLAMA_INDEX)), LLAMA_INDEX[0]
+    path = EXAMPLES / "llamaindex_llm.py"
+    found.append(Example(path, [llama, str(path)], f"{name} {_versions('llama')[name]}"))
     notebook = EXAMPLES / "notebook.ipynb"
     return [*found, Example(notebook, [python, "-c", _RUN_NOTEBOOK, str(notebook)], f"openai {versions['openai']}")]
+
+
+def _versions(environment: str) -> dict[str, str]:
+    (site,) = (FOLDER / environment / "lib").glob("python*/site-packages")
+    return {each.metadata["Name"].lower(): each.version for each in distributions(path=[str(site)])}
 
 
 def node_examples() -> list[Example]:

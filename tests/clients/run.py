@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ HERE = Path(__file__).parent
 _PATIENCE_S = 180
 PACKAGES = (
     *("langchain-openai", "pydantic-ai-slim[openai]", "openai-agents"),
-    *("llama-index-llms-openai-like", "instructor", "litellm", "nbclient", "ipykernel"),
+    *("instructor", "litellm", "nbclient", "ipykernel"),
 )
+# By itself: its current release takes no current openai.
+LLAMA_INDEX = ("llama-index-llms-openai-like",)
 AI_SDK = {
     "6": ("ai@6", "@ai-sdk/openai@3", "@ai-sdk/openai-compatible@2"),
     "7": ("ai@7", "@ai-sdk/openai@4", "@ai-sdk/openai-compatible@3"),
@@ -52,16 +54,16 @@ class Client:
     folder: Path
 
 
-def python_environment() -> Path:
-    """Return a Python whose environment has the Python clients, and nothing of ours."""
-    folder = FOLDER / "python"
+def python_environment(name: str = "python", packages: Sequence[str] = PACKAGES) -> Path:
+    """Return a Python whose environment has clients, and nothing of ours."""
+    folder = FOLDER / name
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "uv"], check=True)  # pip took a quarter of an hour to find versions that fit together
     uv = [str(folder / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(python), "--upgrade"]
-    subprocess.run([*uv, *PACKAGES], check=True)
+    subprocess.run([*uv, *packages], check=True)
     return python
 
 
