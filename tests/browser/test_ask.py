@@ -248,7 +248,9 @@ def test_a_reviewer_sees_what_may_be_wrong_and_says_what_is_right(pocket: Pocket
     ids = []
     for question in ("一共有多少个图形？", "蓝色的图形有几个？"):
         bubble = wait_for(ask(page, question, SAMPLES / "count.png"), "completed")
-        with page.expect_response("**/feedback", timeout=TIMEOUT_MS):  # the button shows it before it is kept
+        # The button shows it before it is kept.
+        kept = lambda answer: answer.url.endswith("/feedback") and answer.request.method == "POST"  # noqa: E731
+        with page.expect_response(kept, timeout=TIMEOUT_MS):
             bubble.get_by_role("button", name="Wrong").click()
         ids.append(bubble.get_attribute("data-id"))
     # When the queue is opened, then both are there with their picture
