@@ -9,11 +9,12 @@ import asyncio
 from typing import Final
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.api.errors import respond
 from router.errors import ShuttingDownError
 from router.middleware import texts
+from router.middleware.begun import BegunSend
 
 _RETRY_AFTER_S: Final = 1  # another process may answer at once
 
@@ -38,18 +39,12 @@ class EndingAnswered:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        has_started = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
+        begun_send = BegunSend(send)
         try:
-            await self._app(scope, receive, send_and_note)
+            await self._app(scope, receive, begun_send)
         except asyncio.CancelledError:
             if not self._draining.is_set():
                 raise
-            if not has_started:
+            if not begun_send.has_begun:
                 refusal = ShuttingDownError(texts.SHUTTING_DOWN, retry_after_s=_RETRY_AFTER_S)
                 await respond(Request(scope), refusal)(scope, receive, send)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engines.origin import ORIGIN, Origin
 from router.api.anthropic.errors import is_anthropic
+from router.middleware.begun import BegunSend
 
 if TYPE_CHECKING:
     from router.dispatch import Running
@@ -122,17 +123,11 @@ class BugsAnswered:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        has_started = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
+        begun_send = BegunSend(send)
         try:
-            await self._app(scope, receive, send_and_note)
+            await self._app(scope, receive, begun_send)
         except Exception as error:
-            if has_started:
+            if begun_send.has_begun:
                 raise
             response = await self._to_response(Request(scope), error)
             await response(scope, receive, send)
