@@ -1,7 +1,7 @@
 """What fine-tuning is worth: pocket models learn what they were never trained on, and keep what they knew.
 
 GLM learns receipts (shop, total, paid; asked in Chinese and English), Owl2 the colour of the shape that is the largest,
-the leftmost, ... of a picture. A quarter of the examples are old questions. Held-out pictures are other ones than those
+the leftmost, ... of a picture. Three in ten examples are old questions. Held-out pictures are other ones than those
 trained on. Intervals are of a paired bootstrap over pictures. What `glowl promote` says is said by its own code, of
 answers in the form of `glowl eval`. With ``--shuffled`` the new answers are shuffled, each among those of its kind:
 there is nothing to learn, and the adapter must be refused. Run it from the root of a checkout::

@@ -4,10 +4,10 @@
     python -m benchmarks.glm_vllm --shape 9b --device cuda          # the published shape in bfloat16
     python -m benchmarks.glm_vllm --shape 9b --device cuda && python -m benchmarks.owl2_vllm --shape 7b --device cuda
 
-The last line is both models, under 8 minutes. With the Python of vLLM's environment (`make .venv-vllm`, or vLLM for
-CUDA, see engines/owl2_vllm/README.md); our engine and `generate()` run there too, on its transformers. What is
-measured: `benchmarks/vllm_sides.py`. vLLM is given pictures as pixels and prepares them itself, within its time;
-the other two are given them prepared.
+The last line is both models; it is meant to take under 8 minutes, which no GPU has shown yet. Use the Python of vLLM's
+environment (`make .venv-vllm`, or vLLM for CUDA, see engines/owl2_vllm/README.md); our engine and `generate()` run on
+its transformers too. What is measured: `benchmarks/vllm_sides.py`. vLLM is given pictures as pixels and prepares them
+itself, within its time; the other two are given them prepared.
 """
 
 from __future__ import annotations

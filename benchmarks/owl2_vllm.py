@@ -1,7 +1,7 @@
 """Owl2 on vLLM beside our own engine beside `generate()`: the same prompts, random weights of one shape.
 
     python -m benchmarks.owl2_vllm                                  # tiny, on the CPU: does it run?
-    python -m benchmarks.owl2_vllm --shape 7b --device cuda         # the published shape in bfloat16, under 8 minutes
+    python -m benchmarks.owl2_vllm --shape 7b --device cuda         # the published shape in bfloat16
 
 With the Python of vLLM's environment (`make .venv-vllm`, or vLLM for CUDA, see engines/owl2_vllm/README.md). What is
 measured: `benchmarks/vllm_sides.py`. GLM: `benchmarks/glm_vllm.py`.
