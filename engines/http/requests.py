@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 import orjson
 import pybase64
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
+from pydantic_core import from_json
 
 from engines.adapter_names import split_model
 from engines.base import (
@@ -29,6 +30,7 @@ from engines.base import (
     TextPart,
 )
 from engines.http import tools as tool_json
+from engines.http.body_paths import path_of
 from engines.http.control_tokens import without_control_tokens, without_control_tokens_in
 from engines.image_header import sniff_media_type
 from engines.json_schema import ANY_OBJECT, JsonSchemaError, to_schema_text
@@ -182,7 +184,7 @@ def from_chat_body(body: bytes, request_id: str = "") -> ChatRequest:
     try:
         chat = _ChatBody.model_validate_json(body)
     except ValidationError as error:
-        raise _from_validation_error(error) from error
+        raise _from_validation_error(error, body) from error
     _refuse_unsupported(chat)
     if chat.messages[-1].role not in ("user", "tool"):
         raise InvalidRequestError(
@@ -268,17 +270,12 @@ def _from_message(message: _ChatMessage, index: int) -> Message:
     return Message(role, tuple(parts), calls, message.tool_call_id or "")
 
 
-def _from_validation_error(error: ValidationError) -> InvalidRequestError:
+def _from_validation_error(error: ValidationError, body: bytes) -> InvalidRequestError:
     """Make one OpenAI-shaped refusal of the first thing that is wrong."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_context=False)[0]
     if first["type"] == "json_invalid":
         return InvalidRequestError("The body is not valid JSON: send one JSON object.")
-    steps = list(first["loc"])
-    if len(steps) > 4 and steps[2] == "content":
-        del steps[4]  # the name of the union's member, which is no field of the request
-    param = ""
-    for step in steps:
-        param += f"[{step}]" if isinstance(step, int) else f".{step}" if param else step
+    param = path_of(first, from_json(body))
     where = f"'{param}'" if param else "The body"
     return InvalidRequestError(f"{where}: {first['msg']}.", param=param or None)
 

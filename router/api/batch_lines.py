@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from router.api import texts
 from router.api.calls import cache_use, to_call
-from router.api.errors import envelope, status_of, to_invalid
+from router.api.errors import envelope, status_of
 from router.api.failures import fields_named, to_failure
+from router.api.invalid import to_invalid
 from router.api.objects import to_completion, to_response
 from router.api.schemas import ChatRequest, ResponsesRequest
 from router.audit.records import of_line
@@ -52,7 +53,7 @@ class Lines:
         try:
             request = model.model_validate(body)
         except ValidationError as error:
-            raise to_invalid(error) from None
+            raise to_invalid(error, body) from None
         if request.stream:
             raise BadRequestError(texts.BATCH_STREAM, code="unsupported_value", param="stream")
         return request

@@ -11,7 +11,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -22,6 +21,7 @@ from policies.text import Text
 from router.api import texts
 from router.api.anthropic.errors import is_anthropic, to_error
 from router.api.hangups import ClientGoneError
+from router.api.invalid import to_invalid_query
 from router.errors import EngineFailedError, RateLimitError, RouterError
 from router.failover import to_router_error
 
@@ -33,8 +33,7 @@ def install(app: FastAPI) -> None:
     """Register the handlers."""
     app.add_exception_handler(RouterError, _on_router_error)
     app.add_exception_handler(EngineError, _on_engine_error)
-    app.add_exception_handler(ValidationError, _on_validation_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(RequestValidationError, _on_wrong_query)
     app.add_exception_handler(HTTPException, _on_http_error)
     for gone in (ClientDisconnect, ClientGoneError):
         app.add_exception_handler(gone, _on_client_gone)
@@ -115,30 +114,9 @@ async def _on_engine_error(request: Request, error: Exception) -> Response:
     return respond(request, to_router_error(error))
 
 
-async def _on_validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ValidationError | RequestValidationError)
-    return respond(request, to_invalid(error))
-
-
-def to_invalid(error: ValidationError | RequestValidationError) -> RouterError:
-    """Return the refusal that a wrong shape amounts to: of the first thing that is wrong."""
-    errors = error.errors()
-    # Of a field that may be several things, pydantic says what is wrong with each; the deepest place says most.
-    first = max((each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]), key=lambda each: len(each["loc"]))
-    path = _to_path(first["loc"])
-    is_missing = first["type"] == "missing"
-    says = texts.SHAPES.get(first["type"])
-    says = says.fill(**first.get("ctx", {})) if says else Text.same(first["msg"])
-    here = (each["type"] for each in errors if len(each["loc"]) == len(first["loc"]) and _to_path(each["loc"]) == path)
-    kinds = dict.fromkeys(texts.KINDS.get(kind) for kind in here)
-    if len(kinds) > 1 and None not in kinds:
-        says = texts.ONE_OF_KINDS.fill(kinds=texts.OR_KIND.join(kind for kind in kinds if kind is not None))
-    said = texts.MISSING_PARAMETER if is_missing else texts.INVALID_PARAMETER if path else texts.INVALID_BODY
-    return RouterError(
-        said.fill(param=path, says=says),
-        code="missing_required_parameter" if is_missing else "invalid_value",
-        param=path or None,
-    )
+async def _on_wrong_query(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return respond(request, to_invalid_query(error))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -201,19 +179,3 @@ def _type_of(error: RouterError) -> str:
     if isinstance(error, EngineFailedError) or status >= 500:
         return "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
     return error.type
-
-
-_UNION_TAGS = frozenset({"str", "list", "body", "query", "input_text", "output_text", "input_image"})
-
-
-def _to_path(location: tuple[int | str, ...]) -> str:
-    """Write a pydantic location as OpenAI does, ``messages[0].content``: union members and tags are left out."""
-    path = ""
-    previous: int | str = ""
-    for step in location:
-        if isinstance(step, int):
-            path += f"[{step}]"
-        elif step != previous and step.replace("_", "").isalnum() and step not in _UNION_TAGS:
-            path += f".{step}" if path else step
-        previous = step
-    return path

@@ -12,9 +12,11 @@ import json
 from typing import Final, TypeVar
 
 from fastapi import Request
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from router.api import texts
+from router.api.invalid import to_invalid
 from router.api.schemas import WireModel
 from router.auth.caller import Caller, Scope
 from router.errors import BadRequestError, BodyTooLargeError, PermissionDeniedError, RouterError
@@ -151,9 +153,8 @@ async def parse(request: Request, model: type[Model], if_empty: bytes = b"") -> 
         if_empty: what an empty body stands for.
 
     Raises:
-        pydantic.ValidationError: if it is not of the shape.
         BodyTooLargeError: if it is over the limit.
-        BadRequestError: if it is not JSON, has too many parts, or an object in it has a name twice.
+        BadRequestError: if it is not JSON, not of the shape, has too many parts, or an object in it has a name twice.
     """
     body, counter = await _read_body(request)
     if "idempotency-key" in request.headers:
@@ -169,7 +170,10 @@ async def parse(request: Request, model: type[Model], if_empty: bytes = b"") -> 
     if body:
         counter.check_names(body, content)
     # In two steps: in one, what is looked at before it is validated is copied whole, and pictures are what is large.
-    validated = model.model_validate(content)
+    try:
+        validated = model.model_validate(content)
+    except ValidationError as error:
+        raise to_invalid(error, content) from None
     if len(body) > _LONG_BYTES:
         await asyncio.sleep(0)  # thousands of turns take 50 ms to read: others have their turn before the next step
     return validated

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticUseDefault
+from pydantic_core import PydanticCustomError, PydanticUseDefault
 
 from engines.http.requests import Penalty, RepetitionPenalty, Seed, Temperature, Tokens, TopLogprobs, Whole
 from router.api import texts
@@ -152,14 +152,10 @@ _REFUSED_PARTS = ("input_audio", "file", "input_file", "video_url", "audio_url",
 
 
 def _check_part(value: object) -> object:
-    """Say what is wrong with a part's type, which pydantic would say of a string only."""
-    if not isinstance(value, dict):
-        return value
-    kind = value.get("type")
-    if kind is not None and not isinstance(kind, str):
-        raise ValueError("'type' must be a string")
+    """Say what is sent instead of a part that others accept."""
+    kind = value.get("type") if isinstance(value, dict) else None
     if kind in _REFUSED_PARTS:
-        raise ValueError(f"a content part of type '{kind}' is not supported; send text and pictures")
+        raise PydanticCustomError("refused_part", "'{kind}' is not supported", {"kind": kind})
     return value
 
 

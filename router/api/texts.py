@@ -230,7 +230,18 @@ SHAPES: Final[dict[str, Text]] = {
     "string_too_long": Text("String should have at most {max_length} characters", "字符串不得超过 {max_length} 个字符"),
     "too_short": Text("Array should have at least {min_length} items", "数组不得少于 {min_length} 项"),
     "too_long": Text("Array should have at most {max_length} items", "数组不得超过 {max_length} 项"),
+    "string_pattern_mismatch": Text("String should match {pattern}", "字符串必须符合 {pattern}"),
+    "unknown_event": Text("no such event is sent; choose from {accepted}", "没有这种事件；可用的有：{accepted}"),
+    "union_tag_invalid": Text("Input should be one of {expected_tags}", "值必须是以下之一：{expected_tags}"),
+    "refused_part": Text(
+        "a content part of type '{kind}' is not supported; send text and pictures",
+        "不支持类型为 '{kind}' 的内容；请发送文本和图片",
+    ),
 }
+UNKNOWN_TYPE: Final = Text(
+    "Unsupported value: '{param}' is '{kind}'. Accepted are: {accepted}.",
+    "不支持的取值：'{param}' 为 '{kind}'。可用的有：{accepted}。",
+)
 # Of a field that may be several things.
 KINDS: Final[dict[str, Text]] = {
     "string_type": Text("a string", "字符串"),
@@ -292,9 +303,6 @@ CHOICE_NEEDS_TOOLS: Final = Text("send the functions that may be called as 'tool
 TOOLS_OR_FORMAT: Final = Text(
     "an answer that may call functions is in no format; leave it out, or send tool_choice 'none'",
     "可以调用函数的回答不能同时指定格式；请去掉格式，或将 tool_choice 设为 'none'",
-)
-INVALID_FUNCTION: Final = Text(
-    "'{param}' is no function that can be offered: {reason}.", "'{param}' 不是可用的函数：{reason}。"
 )
 NO_OBJECT_SCHEMA: Final = Text(
     '\'{param}\' must be the JSON Schema of an object: {{"type": "object", "properties": ...}}.',

@@ -16,6 +16,7 @@ from engines.json_schema import JsonSchemaError
 from engines.tools import MAX_TOOLS, Tool, ToolUse
 from policies.text import Text
 from router.api import texts
+from router.api.invalid import to_invalid
 from router.api.other_fields import unsupported
 from router.api.schemas import ChatRequest, Sampling
 from router.errors import BadRequestError
@@ -70,19 +71,22 @@ def echo_of(request: Sampling) -> dict[str, Any]:
 
 def _to_tool(sent: Any, place: int, *, is_chat: bool) -> Tool:
     param = f"tools[{place}]"
-    kind = sent.get("type") if isinstance(sent, dict) else None
-    if not isinstance(sent, dict) or kind != "function":
+    if not isinstance(sent, dict):
+        said = texts.INVALID_PARAMETER.fill(param=param, says=texts.SHAPES["dict_type"])
+        raise BadRequestError(said, code="invalid_value", param=param)
+    kind = sent.get("type")
+    if kind != "function":
         shown = kind[:64] if isinstance(kind, str) else "?"
         raise unsupported(f"{param}.type", texts.FUNCTIONS_ONLY.fill(kind=shown))
     param = f"{param}.function" if is_chat else param
+    if is_chat and "function" not in sent:
+        said = texts.MISSING_PARAMETER.fill(param=param)
+        raise BadRequestError(said, code="missing_required_parameter", param=param)
+    function_sent = sent.get("function") if is_chat else sent
     try:
-        function = FunctionIn.model_validate(sent.get("function") if is_chat else sent)
+        function = FunctionIn.model_validate(function_sent)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join([param, *(str(step) for step in first["loc"])])
-        raise BadRequestError(
-            texts.INVALID_FUNCTION.fill(param=where, reason=first["msg"]), code="invalid_value", param=where
-        ) from error
+        raise to_invalid(error, function_sent, param) from None
     try:
         return to_tool(function, param)
     except JsonSchemaError as error:

@@ -8,31 +8,23 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from engines.http.requests import Seed, Temperature, Tokens, Whole
-from router.api.anthropic import texts
 from router.api.schemas import MAX_NAME, Hybrid, Items, NullAsDefault, WireModel
-from router.errors import BadRequestError
 
 _MAX_SHOWN = 64
-_BLOCKS = ("text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result")
-_RESULT_BLOCKS = ("text", "image")
-_TOOLS = ("custom",)
-_CHOICES = ("auto", "any", "tool", "none")
-_SOURCES = ("base64", "url", "file")
 
 
-def _known(kinds: tuple[str, ...], param: str) -> BeforeValidator:
-    """Refuse an object of another type by the type's name; pydantic would name our classes."""
+def _known(*kinds: str) -> BeforeValidator:
+    """Refuse an object of another type by the type's name."""
 
     def check(value: object) -> object:
         kind = value.get("type") if isinstance(value, dict) else None
         if isinstance(kind, str) and kind not in kinds:
             accepted = ", ".join(f"'{each}'" for each in kinds)
-            raise BadRequestError(
-                texts.UNKNOWN_BLOCK.fill(param=param, kind=kind[:_MAX_SHOWN], accepted=accepted),
-                code="unsupported_value",
-                param=param,
+            raise PydanticCustomError(
+                "unknown_type", "'{kind}' is none of {accepted}", {"kind": kind[:_MAX_SHOWN], "accepted": accepted}
             )
         return value
 
@@ -73,7 +65,7 @@ class ImageBlock(WireModel):
 
     type: Literal["image"]
     source: Annotated[
-        Base64Source | UrlSource | FileSource, Field(discriminator="type"), _known(_SOURCES, "source.type")
+        Base64Source | UrlSource | FileSource, Field(discriminator="type"), _known("base64", "url", "file")
     ]
 
 
@@ -92,9 +84,7 @@ class ToolUseBlock(WireModel):
     input: dict[str, Any] = Field(description="the arguments")
 
 
-ResultBlock = Annotated[
-    TextBlock | ImageBlock, Field(discriminator="type"), _known(_RESULT_BLOCKS, "messages.content.content.type")
-]
+ResultBlock = Annotated[TextBlock | ImageBlock, Field(discriminator="type"), _known("text", "image")]
 
 
 class ToolResultBlock(WireModel):
@@ -109,7 +99,7 @@ class ToolResultBlock(WireModel):
 Block = Annotated[
     TextBlock | ImageBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock,
     Field(discriminator="type"),
-    _known(_BLOCKS, "messages.content.type"),
+    _known("text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result"),
 ]
 
 
@@ -178,10 +168,10 @@ class CountRequest(WireModel):
     system: str | Items[TextBlock] | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-    tools: Items[Annotated[CustomTool, _known(_TOOLS, "tools.type")]] | None = Field(
+    tools: Items[Annotated[CustomTool, _known("custom")]] | None = Field(
         None, description="functions that GLM may call; such requests stay on the fast route, see docs/anthropic.md"
     )
-    tool_choice: Annotated[ToolChoice, _known(_CHOICES, "tool_choice.type")] | None = None
+    tool_choice: Annotated[ToolChoice, _known("auto", "any", "tool", "none")] | None = None
     hybrid: Annotated[Hybrid, NullAsDefault] = Hybrid()
 
     @property

@@ -9,10 +9,6 @@ from typing import Final
 
 from policies.text import Text
 
-UNKNOWN_BLOCK: Final = Text(
-    "Unsupported value: '{param}' is '{kind}'. Accepted are: {accepted}.",
-    "不支持的取值：'{param}' 为 '{kind}'。可用的有：{accepted}。",
-)
 NOT_SUPPORTED: Final = Text(
     "Unsupported parameter: '{param}'. {advice}",
     "不支持的参数：'{param}'。{advice}",

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from engines.json_text import dump_line
 from router.api import texts
@@ -35,7 +36,7 @@ Json = dict[str, Any]
 
 def _check_type(event_type: str) -> str:
     if event_type not in EVENT_TYPES:
-        raise ValueError(f"no such event is sent; choose from {', '.join(EVENT_TYPES)}")
+        raise PydanticCustomError("unknown_event", "choose from {accepted}", {"accepted": ", ".join(EVENT_TYPES)})
     return event_type
 
 

@@ -67,7 +67,7 @@ REFUSED = [
     ({**HELLO, "hybrid": {"deadline_ms": 10**30}}, 400, "invalid_value", "hybrid.deadline_ms"),
     ({**HELLO, "model": "m" * 257}, 400, "invalid_value", "model"),
     ({**HELLO, "metadata": {"a": 5}}, 400, "invalid_value", "metadata.a"),
-    ({**HELLO, "tools": [{"type": "function"}]}, 400, "invalid_value", "tools[0].function"),
+    ({**HELLO, "tools": [{"type": "function"}]}, 400, "missing_required_parameter", "tools[0].function"),
     ({**HELLO, "response_format": {"type": "xml"}}, 400, "invalid_value", "response_format.type"),
     ({**HELLO, "response_format": {"type": "json_schema"}}, 400, None, "response_format.json_schema"),
     ({**HELLO, "response_format": {"type": "json_object"}, "stop": "}"}, 400, "unsupported_value", "stop"),
@@ -80,7 +80,7 @@ REFUSED = [
     ({**HELLO, "hybrid": {"route": "sideways"}}, 400, "invalid_value", "hybrid.route"),
     ({**HELLO, "metadata": {"webhook_url": "ftp://x"}}, 400, "invalid_url", "metadata.webhook_url"),
     ({**HELLO, "metadata": {str(i): "x" for i in range(17)}}, 400, "unsupported_value", "metadata"),
-    (chat({"type": "input_audio", "input_audio": {}}), 400, "invalid_value", "messages[0].content[0]"),
+    (chat({"type": "input_audio", "input_audio": {}}), 400, "invalid_value", "messages[0].content[0].type"),
     (
         chat(TEXT, image("data:image/png;base64,!!!!")),
         400,

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from engines.base import SamplingParams
 from router.api import other_fields
-from router.api.errors import to_invalid
 from router.api.formats import to_chat_format, to_responses_format
+from router.api.invalid import to_invalid
 from router.api.knobs import to_chat_sampling, to_responses_sampling, to_thinking
 from router.api.schemas import ChatRequest, Hybrid, ResponsesRequest
 from router.errors import BadRequestError
@@ -315,7 +315,7 @@ def test_penalties_go_to_the_engines_and_are_refused_by_name_out_of_their_range(
     for name, value in (("frequency_penalty", 2.1), ("presence_penalty", "high"), ("repetition_penalty", 0)):
         with pytest.raises(ValidationError) as caught:
             chat(**{name: value})
-        assert to_invalid(caught.value).param == name
+        assert to_invalid(caught.value, {name: value}).param == name
 
 
 def test_no_temperature_is_left_to_the_engine_whose_model_may_think() -> None:
@@ -393,7 +393,7 @@ def test_an_unknown_tier_is_refused_with_the_known_ones(read: Any, tier: Any) ->
     with pytest.raises(ValidationError) as caught:
         read(service_tier=tier)
 
-    refused = to_invalid(caught.value)
+    refused = to_invalid(caught.value, {"service_tier": tier})
     assert (refused.status_code, refused.param) == (400, "service_tier")
     for known in ("auto", "default", "flex", "scale", "priority", "fast", "ultrafast"):
         assert read(service_tier=known).service_tier == known
@@ -404,17 +404,17 @@ def test_an_unknown_tier_is_refused_with_the_known_ones(read: Any, tier: Any) ->
 def test_what_may_be_several_things_is_refused_with_all_of_them(value: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         responses(input=value)
-    refused = to_invalid(caught.value)
+    refused = to_invalid(caught.value, {"input": value})
     assert (refused.param, refused.message) == ("input", "Invalid 'input': Input should be a string or an array.")
     assert refused.message_zh == "参数 'input' 无效：值必须是字符串或数组。"
 
     with pytest.raises(ValidationError) as caught:
         responses(input=[{"role": "user", "content": value}])
-    assert "a string or an array" in to_invalid(caught.value).message
+    assert "a string or an array" in to_invalid(caught.value, {}).message
 
     with pytest.raises(ValidationError) as caught:
         responses(input=["hello"])
-    assert "Input should be an object" in to_invalid(caught.value).message
+    assert "Input should be an object" in to_invalid(caught.value, {}).message
 
 
 # --- thinking ---------------------------------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ CALL = {"type": "tool_use", "id": "toolu_1", "name": "clock", "input": {}}
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools.type"),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
         ({"tools": [{"name": "clock"}]}, "tools[0].input_schema"),
         ({"tools": [CLOCK, {**CLOCK, "name": "two words"}]}, "tools[1].name"),
         ({"tools": [{**CLOCK, "input_schema": {"type": "array"}}]}, "tools[0].input_schema"),
@@ -195,7 +195,7 @@ CALL = {"type": "tool_use", "id": "toolu_1", "name": "clock", "input": {}}
         ({"messages": [*asked("?"), {"role": "assistant", "content": [result("a", "b")]}]}, "messages[1].content[0]"),
         ({"messages": asked(result("toolu_9", "b"), {"type": "text", "text": "?"})}, "messages"),
         ({"messages": [*asked("?"), {"role": "assistant", "content": [CALL]}, *asked("So?")]}, "messages"),
-        ({"messages": asked(result("a", [{"type": "document"}]), CALL)}, "messages.content.content.type"),
+        ({"messages": asked(result("a", [{"type": "document"}]), CALL)}, "messages[0].content[0].content[0].type"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
