@@ -21,6 +21,7 @@ import kubernetes_validate
 from router.cli.models import FULL_MODELS
 from router.cli.specs import STOP_MARGIN_S
 from router.settings import Settings
+from tests.docs.pages import ALL, Page
 from tests.test_compose import SERVICES, parse_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -348,6 +349,62 @@ def test_the_ingress_lets_files_and_streams_through() -> None:
     (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
     backend = path["backend"]["service"]
     assert backend["port"]["name"] in {port["name"] for port in named("Service")[backend["name"]]["spec"]["ports"]}
+
+
+@pytest.mark.parametrize("page", [page for page in ALL if "kubectl" in page.text], ids=str)
+def test_what_pages_name_is_in_the_manifests(page: Page) -> None:
+    for kind, name in re.findall(r"\b(deployment|service)/([a-z0-9-]+)", page.text):
+        assert name in named(kind.title())
+    for path in re.findall(r"kubectl apply -[fk] (\S+)", page.text):
+        assert (ROOT / path).exists()
+    for namespace in re.findall(r"kubectl -n (\S+)", page.text):
+        assert namespace in named("Namespace")
+
+
+@pytest.mark.parametrize("language", ["", ".zh"])
+def test_an_upgrade_and_a_roll_back_replace_one_engine_after_the_other(language: str) -> None:
+    page = Page(ROOT / f"docs/operate{language}.md")
+    workers = set(ROUTER) - {"api"}
+    up, down = (_waves(code) for _, code in page.blocks if "rollout pause" in code)
+    assert up == [workers, {"owl2"}, {"glm"}, {"api"}]
+    assert down == [{"api"}, {"owl2"}, {"glm"}, workers]
+
+
+def _waves(code: str) -> list[set[str]]:
+    """Which deployments get their new pods together, in order; each wave but the last is waited for."""
+    paused: set[str] = set()
+    waves: list[set[str]] = []
+    pending: set[str] = set()
+    for line in code.splitlines():
+        names = set(re.findall(r"deployment/(\S+)", line))
+        if "rollout pause" in line:
+            paused |= names
+        elif "rollout status" in line:
+            pending -= names
+        elif "rollout resume" in line or "apply -k" in line:
+            assert not pending, f"{line}: {pending} may still be loading"
+            assert names <= paused
+            waves.append(names or set(named("Deployment")) - paused)
+            paused -= names
+            pending = set(waves[-1])
+    assert not paused
+    return waves
+
+
+@kubectl
+def test_a_tag_of_the_gpu_kustomization_reaches_every_pod(tmp_path: Path) -> None:
+    # Given a registry and a version of one's own, where the pages say
+    shutil.copytree(FOLDER, tmp_path / "k")
+    made = kustomization("gpu")
+    own = {name: f"registry.example.com/{name}" for name in ("glowl-api", "glowl-engine")}
+    made["images"] = [{"name": name, "newName": full, "newTag": "0.2.0"} for name, full in own.items()]
+    (tmp_path / "k/gpu/kustomization.yaml").write_text(yaml.safe_dump(made))
+    # When
+    done = subprocess.run(["kubectl", "kustomize", tmp_path / "k/gpu"], capture_output=True, text=True, check=True)
+    # Then
+    images = re.findall(r"image: (\S*glowl\S+)", done.stdout)
+    counts = {f"{own['glowl-api']}:0.2.0": len(ROUTER), f"{own['glowl-engine']}:0.2.0": len(ENGINES)}
+    assert {image: images.count(image) for image in set(images)} == counts
 
 
 @kubectl
