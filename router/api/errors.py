@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.routing import Match
 
 from engines.base import EngineError
@@ -57,7 +57,7 @@ def status_of(error: RouterError) -> int:
     return error.status if isinstance(error, EngineFailedError) else error.status_code
 
 
-def wants_chinese(request: Request) -> bool:
+def wants_chinese(request: HTTPConnection) -> bool:
     """Whether ``Accept-Language`` puts Chinese before English; without the header it does not."""
     ranked: list[tuple[float, str]] = []
     for entry in request.headers.get("accept-language", "").split(","):

@@ -9,7 +9,7 @@ import asyncio
 import codecs
 import io
 import json
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -120,10 +120,10 @@ async def _read_body(request: Request) -> tuple[bytes, JsonCounter]:
         counter.feed(chunk)
         await share.hold(body.tell() + len(chunk))
         body.write(chunk)
-    return _to_utf8(body.getvalue()), counter
+    return to_utf8(body.getvalue()), counter
 
 
-def _to_utf8(body: bytes) -> bytes:
+def to_utf8(body: bytes) -> bytes:
     """Drop a byte order mark, which editors and PowerShell put in front.
 
     Raises:
@@ -144,6 +144,24 @@ def _not_utf8(what: str | None = None) -> BadRequestError:
     )
 
 
+def read_json(body: bytes, counter: JsonCounter) -> Any:
+    """Read a text that was counted.
+
+    Raises:
+        BadRequestError: if it is not JSON, or an object in it has a name twice.
+    """
+    try:
+        content = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            raise _not_utf8() from None
+        raise BadRequestError(texts.INVALID_JSON.fill(why=error), code="invalid_json") from None
+    counter.check_names(body, content)
+    return content
+
+
 async def parse(request: Request, model: type[Model], if_empty: bytes = b"") -> Model:
     """Read and validate the body.
 
@@ -159,16 +177,7 @@ async def parse(request: Request, model: type[Model], if_empty: bytes = b"") -> 
     body, counter = await _read_body(request)
     if "idempotency-key" in request.headers:
         request.state.body = body  # compared, byte for byte, with what the key came with
-    try:
-        content = from_json(body or if_empty, allow_inf_nan=False)
-    except ValueError as error:
-        try:
-            body.decode()
-        except UnicodeDecodeError:
-            raise _not_utf8() from None
-        raise BadRequestError(texts.INVALID_JSON.fill(why=error), code="invalid_json") from None
-    if body:
-        counter.check_names(body, content)
+    content = read_json(body or if_empty, counter)
     # In two steps: in one, what is looked at before it is validated is copied whole, and pictures are what is large.
     try:
         validated = model.model_validate(content)

@@ -18,9 +18,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import orjson
+from pydantic_core import to_json
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from router.api.errors import envelope, status_of
+from router.api.errors import envelope, status_of, wants_chinese
+from router.api.intake import read_json, to_utf8
 from router.auth.caller import Caller
 from router.errors import BadRequestError, RouterError, TooManyInFlightError
 from router.json_count import JsonCounter
@@ -43,6 +46,7 @@ MAX_KEPT_OF_ALL: Final = 256 * 1024 * 1024
 _MAX_WAITING: Final = 8
 MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 MAX_WAITING_OF_ALL: Final = 256 * 1024 * 1024
+_FULL_S: Final = 5
 _RESTARTING: Final = 1012
 _DONE: Final = 1000
 _LIFECYCLE: Final = (b"event: response.created", b"event: response.queued", b"event: response.in_progress")
@@ -76,9 +80,11 @@ class Sockets:
         refused, caller = await self._knock(scope)
         if refused is None and caller is not None and not self._has_room(caller.owner):
             full = TooManyInFlightError(
-                texts.TOO_MANY_SOCKETS.fill(of_owner=MAX_OF_OWNER, of_all=MAX_OF_ALL), retry_after_s=5
+                texts.TOO_MANY_SOCKETS.fill(of_owner=MAX_OF_OWNER, of_all=MAX_OF_ALL), retry_after_s=_FULL_S
             )
-            refused = Heard(429, [(b"content-type", b"application/json")], orjson.dumps(envelope(full)))
+            said = envelope(full, wants_chinese=wants_chinese(HTTPConnection(scope)))
+            headers = [(b"content-type", b"application/json"), (b"retry-after", b"%d" % _FULL_S)]
+            refused = Heard(429, headers, orjson.dumps(said))
         if refused is not None or caller is None:
             await (refused or Heard(500)).refuse(send)
             return
@@ -158,7 +164,8 @@ class _Socket:
                 if message is not None:
                     await self._turn(message)
                 elif time.monotonic() >= until:
-                    await self._tell(_refusal(texts.SOCKET_TOO_OLD, "websocket_connection_limit_reached"))
+                    old = BadRequestError(texts.SOCKET_TOO_OLD, code="websocket_connection_limit_reached")
+                    await self._refuse(old)
                     break
             if not self._gone.is_set():
                 await self._send({"type": "websocket.close", "code": code})
@@ -205,7 +212,7 @@ class _Socket:
                 self._waiting.put_nowait(turn)
             else:
                 sizes = {"most": _MAX_WAITING, "size": MAX_WAITING_BYTES // 2**20}
-                await self._tell(_refusal(texts.TOO_MANY_TURNS.fill(**sizes), "too_many_in_flight", 429))
+                await self._refuse(TooManyInFlightError(texts.TOO_MANY_TURNS.fill(**sizes)))
 
     def _has_room_for(self, turn: bytes) -> bool:
         if self._waiting.empty():
@@ -223,14 +230,14 @@ class _Socket:
         try:
             body = self._to_body(message)
         except RouterError as error:
-            await self._tell({"type": "error", "status": status_of(error), **envelope(error)})
+            await self._refuse(error)
             return
         previous = ""
         if body.get("previous_response_id") and body["previous_response_id"] == self._kept.id:
             previous = body.pop("previous_response_id")
             body["input"] = [*self._kept.items, *_to_items(body.get("input"))]
         answer = _Answer(self._tell_raw, previous, is_kept=body.get("store") is False)
-        await self._ask(orjson.dumps(body), answer)
+        await self._ask(to_json(body), answer)
         if answer.refusal is not None:
             await self._tell(answer.refusal.to_event())
         if answer.response is not None:
@@ -246,13 +253,10 @@ class _Socket:
         """
         counter = JsonCounter(self._sockets.max_json_items)
         counter.feed(message)
-        try:
-            body = orjson.loads(message)
-        except orjson.JSONDecodeError:
-            raise BadRequestError(texts.NOT_AN_EVENT, code="invalid_json") from None
+        body = read_json(to_utf8(message), counter)
         if not isinstance(body, dict) or body.get("type") != "response.create":
-            raise BadRequestError(texts.NOT_AN_EVENT, code="unknown_event", param="type")
-        counter.check_names(message, body)
+            param = "type" if isinstance(body, dict) else None
+            raise BadRequestError(texts.NOT_AN_EVENT, code="unknown_event", param=param)
         for name, is_refused in (
             ("background", bool(body.get("background"))),
             ("generate", body.get("generate") is False),
@@ -284,10 +288,14 @@ class _Socket:
         self.forget()
         said = [item for item in response["output"] if item["type"] != "reasoning" and item.get("content") != []]
         items = [*_to_items(asked), *said]
-        num_bytes = len(orjson.dumps(items))
+        num_bytes = len(to_json(items))
         if num_bytes <= MAX_KEPT_BYTES and self._sockets.kept_bytes + num_bytes <= MAX_KEPT_OF_ALL:
             self._kept.id, self._kept.items, self._kept.num_bytes = response["id"], items, num_bytes
             self._sockets.kept_bytes += num_bytes
+
+    async def _refuse(self, error: RouterError) -> None:
+        is_chinese = wants_chinese(HTTPConnection(self._scope))
+        await self._tell({"type": "error", "status": status_of(error), **envelope(error, wants_chinese=is_chinese)})
 
     async def _tell(self, event: Json) -> None:
         await self._tell_raw(orjson.dumps(event))
@@ -353,8 +361,3 @@ def _to_items(asked: Any) -> list[Any]:
     if isinstance(asked, str):
         return [{"type": "message", "role": "user", "content": asked}]
     return asked if isinstance(asked, list) else []
-
-
-def _refusal(text: Any, code: str, status: int = 400) -> Json:
-    error = envelope(BadRequestError(text, code=code))
-    return {"type": "error", "status": status, **error}

@@ -172,6 +172,44 @@ def test_what_cannot_be_done_is_an_error_event_and_the_connection_goes_on(
     assert turn(socket)[-1]["type"] == "response.completed"
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"not json",
+        b'{"type": "response.create", "model": ',
+        b'{"type": "response.create", "model": NaN}',
+        b'{"type": "response.create", "model": "\\ud800"}',
+        b'{"type": "response.create", "model": "\xff"}',
+        b'{"type": "response.create", "a": 1, "a": 2}',
+        '{"type": "response.create"}'.encode("utf-16"),
+        b"[" * 300 + b"]" * 300,
+    ],
+    ids=["word", "cut", "NaN", "surrogate", "bytes", "twice", "UTF-16", "deep"],
+)
+def test_what_is_no_json_is_refused_in_the_words_of_http(
+    api: AppServer, http: httpx.Client, text: bytes, language: str
+) -> None:
+    headers = {"accept-language": language}
+    refused = http.post("/v1/responses", content=text, headers=headers)
+    with connect(url_of(api), open_timeout=WAIT_S, proxy=None, additional_headers=headers) as socket:
+        socket.send(text)
+        event = json.loads(socket.recv(WAIT_S))
+
+    assert event == {"type": "error", "status": refused.status_code, **refused.json()}
+    assert event["status"] == 400
+    assert ("请求体" in event["error"]["message"]) == (language == "zh") or event["error"]["code"] == "repeated_name"
+
+
+def test_numbers_of_any_size_are_read_as_over_http(socket: ClientConnection) -> None:
+    (refused,) = turn(socket, seed=10**30)
+    assert (refused["error"]["code"], refused["error"]["param"]) == ("invalid_value", "seed")
+
+    item = {"role": "user", "content": "你好", "odd": 10**30}
+    first = turn(socket, store=False, input=[item])[-1]["response"]
+    assert turn(socket, store=False, previous_response_id=first["id"])[-1]["type"] == "response.completed"
+
+
 def test_who_may_not_ask_is_refused_in_the_handshake(keyed_api: AppServer, api: AppServer) -> None:
     refused: list[tuple[int, str]] = []
     for server, headers in (
@@ -211,6 +249,7 @@ def test_one_owner_has_so_many_at_a_time_and_an_old_one_is_closed(
         with pytest.raises(InvalidStatus) as full:
             connect(url_of(api), open_timeout=WAIT_S, proxy=None)
         assert full.value.response.status_code == 429
+        assert int(full.value.response.headers["retry-after"]) > 0
         assert turn(first)[-1]["type"] == "response.completed"
 
 
