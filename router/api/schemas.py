@@ -11,13 +11,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import PydanticCustomError, PydanticUseDefault
 
 from engines.http.requests import Penalty, RepetitionPenalty, Seed, Temperature, Tokens, TopLogprobs, Whole
-from router.api import texts
 from router.call import DraftAs
-from router.errors import BadRequestError
 from router.media import Source
 from router.templates import NAMES
 
 MAX_NAME = 256
+_MAX_SHOWN = 64
 
 
 def _default_if_null(value: object) -> object:
@@ -44,13 +43,24 @@ class WireModel(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-class Hybrid(WireModel):
-    """Glowl's own request options; every one may be left out.
-
-    A key that is not one of them is refused: no other client writes into this object, so it can only be a slip.
-    """
+class ClosedModel(WireModel):
+    """Base of shapes in which a key that is not declared is refused: there it can only be a slip."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_every_key(cls, sent: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for key in sent if isinstance(sent, dict) else ():
+            if key not in known:
+                context = {"name": str(key)[:_MAX_SHOWN], "accepted": ", ".join(known)}
+                raise PydanticCustomError("unknown_parameter", "'{name}' is none of {accepted}", context)
+        return sent
+
+
+class Hybrid(ClosedModel):
+    """Glowl's own request options; every one may be left out."""
 
     route: Annotated[Literal["auto", "fast", "deep"], NullAsDefault] = Field("auto", description="override the policy")
     merge: Literal["deep", "compose", "fields"] | None = Field(
@@ -88,18 +98,6 @@ class Hybrid(WireModel):
         description="true: an earlier answer to the same request may be given, and this one kept for that; "
         "false: neither, and no run is shared; default: as `store` says",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _knows_every_key(cls, sent: Any) -> Any:
-        known = [field.alias or name for name, field in cls.model_fields.items()]
-        for key in sent if isinstance(sent, dict) else ():
-            if key not in known:
-                shown, accepted = f"hybrid.{str(key)[:64]}", ", ".join(known)
-                raise BadRequestError(
-                    texts.UNKNOWN_OPTION.fill(shown=shown, accepted=accepted), code="unknown_parameter", param=shown
-                )
-        return sent
 
     @property
     def draft_as(self) -> DraftAs:
@@ -443,13 +441,13 @@ class CompactRequest(WireModel):
     service_tier: ServiceTier | None = None
 
 
-class ResponseUpdate(WireModel):
+class ResponseUpdate(ClosedModel):
     """``POST /v1/responses/{id}``."""
 
     metadata: dict[str, Any] | None
 
 
-class FeedbackRequest(WireModel):
+class FeedbackRequest(ClosedModel):
     """``POST /v1/responses/{id}/feedback``."""
 
     rating: Literal["up", "down"] | None = None

@@ -171,8 +171,8 @@ METADATA_NOT_TEXT: Final = Text(
     "Invalid 'metadata.{key}': Input should be a valid string.", "参数 'metadata.{key}' 无效：值必须是字符串。"
 )
 UNKNOWN_OPTION: Final = Text(
-    "Unknown parameter: '{shown}'. The options of 'hybrid' are {accepted}.",
-    "未知参数：'{shown}'。'hybrid' 可用的选项有 {accepted}。",
+    "Unknown parameter: '{param}'. Accepted here: {accepted}.",
+    "未知参数：'{param}'。此处可用的有 {accepted}。",
 )
 ANSWER_CHANGED: Final = Text(
     "The answer changed while it was written; read it as /v1/responses/{job_id}.",

@@ -18,7 +18,7 @@ from router.api.intake import owner, parse, services_of
 from router.api.knobs import check_metadata
 from router.api.owned import find_file
 from router.api.paging import Limit, to_page
-from router.api.schemas import WireModel
+from router.api.schemas import ClosedModel
 from router.batches.records import MAX_OPEN, MAX_TTL_S, MIN_TTL_S, WINDOW_S, Batch, BatchSpec, new_id
 from router.batches.runner import BatchRunner
 from router.errors import BadRequestError, NotFoundError, QueueUnavailableError
@@ -29,14 +29,14 @@ routes = APIRouter(tags=["batches"])
 Json = dict[str, Any]
 
 
-class OutputExpiresAfter(WireModel):
+class OutputExpiresAfter(ClosedModel):
     """How long the files of a batch are kept."""
 
     anchor: Literal["created_at"]
     seconds: Whole = Field(ge=MIN_TTL_S, le=MAX_TTL_S)
 
 
-class BatchCreate(WireModel):
+class BatchCreate(ClosedModel):
     """``POST /v1/batches``."""
 
     input_file_id: str = Field(max_length=256, description="an uploaded file with one request in JSON a line")

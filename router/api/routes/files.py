@@ -28,7 +28,9 @@ routes = APIRouter(tags=["files"])
 Json = dict[str, Any]
 
 _MAX_FILENAME = 255
+_MAX_SHOWN = 64
 _PURPOSES = ("batch", VISION)
+_FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
 @routes.post("/v1/files")
@@ -55,6 +57,7 @@ async def create_file(request: Request) -> Response:
                 code="missing_required_parameter",
                 param="file",
             )
+        _check_names(form.fields)
         purpose = _check_purpose(form.fields.get("purpose"))
         ttl_s = _read_ttl(form.fields)
         filename = form.filename.replace("\\", "/").rpartition("/")[2][:_MAX_FILENAME] or "file"
@@ -131,6 +134,14 @@ def to_file(file: StoredFile) -> Json:
         "status": "processed",
         "status_details": None,
     }
+
+
+def _check_names(fields: dict[str, str]) -> None:
+    for name in fields:
+        if name not in _FIELDS:
+            shown = name[:_MAX_SHOWN]
+            said = texts.UNKNOWN_OPTION.fill(param=shown, accepted=", ".join(("file", *_FIELDS)))
+            raise BadRequestError(said, code="unknown_parameter", param=shown)
 
 
 def _check_purpose(purpose: str | None) -> str:

@@ -20,7 +20,7 @@ from router.api.checks import check_webhook_url
 from router.api.errors import json_response, wants_chinese
 from router.api.intake import owner, parse, services_of
 from router.api.paging import Limit, to_page
-from router.api.schemas import Items, WireModel
+from router.api.schemas import ClosedModel, Items
 from router.errors import BadRequestError, NotFoundError, QueueUnavailableError
 from router.fetch import FetchError, UrlRefusedError, fetching_for
 from router.jobs.queue import WEBHOOKS
@@ -45,7 +45,7 @@ EventTypes = Annotated[Items[EventType], Field(min_length=1, max_length=64)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class EndpointCreate(WireModel):
+class EndpointCreate(ClosedModel):
     """``POST /v1/webhook_endpoints``."""
 
     name: Name
@@ -53,7 +53,7 @@ class EndpointCreate(WireModel):
     event_types: EventTypes
 
 
-class EndpointUpdate(WireModel):
+class EndpointUpdate(ClosedModel):
     """``POST /v1/webhook_endpoints/{id}``: what is left out stays as it is."""
 
     name: Name | None = None
@@ -64,13 +64,13 @@ class EndpointUpdate(WireModel):
     )
 
 
-class SecretRotate(WireModel):
+class SecretRotate(ClosedModel):
     """``POST /v1/webhook_endpoints/{id}/rotate_secret``."""
 
     keep_old_secret_active_for_24_hours: bool = False
 
 
-class EndpointTest(WireModel):
+class EndpointTest(ClosedModel):
     """``POST /v1/webhook_endpoints/{id}/test``."""
 
     event_type: EventType

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from pydantic import ValidationError
@@ -16,9 +17,10 @@ from engines.http.requests import from_chat_body
 from router.api.anthropic.shapes import MessagesRequest
 from router.api.invalid import to_invalid
 from router.api.routes.webhooks import EndpointCreate
-from router.api.schemas import ChatRequest, CompactRequest, FeedbackRequest, ResponsesRequest, WireModel
+from router.api.schemas import ChatRequest, ClosedModel, CompactRequest, FeedbackRequest, ResponsesRequest, WireModel
 from router.api.tools import to_tool_use
 from router.errors import RouterError
+from tests.router.api.test_strict_types import shapes
 
 Json = dict[str, Any]
 Fault = tuple[str, str, str]
@@ -233,3 +235,61 @@ def test_what_is_wrong_with_a_part_is_told_at_its_place(
 
     assert found is not None
     assert found[:2] == (f"messages[0].content[1].{param}", code)
+
+
+SHAPES = {shape.__name__: shape for shape in shapes()}
+# What others define, or defined: unknown names in it are their clients', and change nothing here, as in a chat.
+OPEN = {"CompactRequest", "InferenceRequest", "VisionRequest"}
+
+
+@pytest.mark.parametrize("name", [name for name, each in SHAPES.items() if (each.__doc__ or "").startswith("``POST")])
+def test_no_body_drops_a_field_in_silence(name: str) -> None:
+    shape = SHAPES[name]
+    if issubclass(shape, ClosedModel):
+        found = refused(shape)({"raiting": "up"})
+        assert found is not None
+        assert found[:2] == ("raiting", "unknown_parameter")
+        assert all(field in found[2] for field in shape.model_fields)
+    else:
+        assert shape.model_config.get("extra") == "allow" or name in OPEN  # `router.api.other_fields` sees to it
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/responses/resp_1/feedback", {"rating": "up", "coment": "good"}),
+        ("POST", "/v1/responses/{stored}", {"metadata": {}, "store": False}),
+        ("POST", "/v1/webhook_endpoints", {**ENDPOINT, "events": []}),
+        ("POST", "/v1/webhook_endpoints/whe_1", {"events": []}),
+        ("POST", "/v1/webhook_endpoints/whe_1/rotate_secret", {"keep_old_secret": True}),
+        ("POST", "/v1/webhook_endpoints/whe_1/test", {"event_type": "response.completed", "url": "x"}),
+        (
+            "POST",
+            "/v1/batches",
+            {"input_file_id": "f", "endpoint": "/v1/responses", "completion_window": "24h", "expires_after": {}},
+        ),
+    ],
+)
+def test_each_route_of_our_own_refuses_an_unknown_field_by_name(
+    http: httpx.Client, method: str, path: str, body: Json
+) -> None:
+    stored = http.post("/v1/responses", json={"model": "glowl", "input": "你好"}).json()["id"]
+
+    answer = http.request(method, path.format(stored=stored), json=body, headers={"accept-language": "zh"})
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "unknown_parameter", list(body)[-1])
+    assert "可用的有" in error["message"]
+
+
+def test_a_form_with_an_unknown_field_is_refused_and_nothing_is_kept(http: httpx.Client) -> None:
+    before = http.get("/v1/files").json()["data"]
+    files = {"file": ("lines.jsonl", b"{}\n")}
+
+    answer = http.post("/v1/files", data={"purpose": "batch", "expire_after[seconds]": "3600"}, files=files)
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "unknown_parameter")
+    assert error["param"] == "expire_after[seconds]"
+    assert "expires_after[seconds]" in error["message"]
+    assert http.get("/v1/files").json()["data"] == before

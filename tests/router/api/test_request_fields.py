@@ -378,13 +378,15 @@ def test_null_is_a_default_further_in_too() -> None:
 )
 @pytest.mark.parametrize("read", [chat, responses])
 def test_an_unknown_option_of_our_own_is_refused_with_the_known_ones(read: Any, key: str) -> None:
-    with pytest.raises(BadRequestError) as caught:
-        read(hybrid={"route": "fast", key: None})
+    hybrid = {"route": "fast", key: None}
+    with pytest.raises(ValidationError) as caught:
+        read(hybrid=hybrid)
 
-    assert caught.value.param == f"hybrid.{key[:64]}"
-    for known in (f"'hybrid.{key[:64]}'", "max_wait_s", "deadline_ms", "async,"):
-        assert known in caught.value.message
-        assert known in caught.value.message_zh
+    refused = to_invalid(caught.value, {"hybrid": hybrid})
+    assert (refused.code, refused.param) == ("unknown_parameter", f"hybrid.{key[:64]}".rstrip("."))
+    for known in (f"'{refused.param}'", "max_wait_s", "deadline_ms", "async,"):
+        assert known in refused.message
+        assert known in refused.message_zh
 
 
 @pytest.mark.parametrize("tier", ["urgent", "Priority", "standard_only", "", 3])
