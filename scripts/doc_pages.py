@@ -9,11 +9,10 @@ exits with 1.
 from __future__ import annotations
 
 import argparse
-import ast
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +20,13 @@ import yaml
 from markdown.extensions.toc import slugify  # type: ignore[import-untyped]
 
 from engines import meters
-from engines.base import EngineError
+from engines.base import EngineError, EngineOverloadedError
 from router.app import create_app
-from router.errors import EngineFailedError, RouterError
+from router.errors import BadRequestError, EngineFailedError, RouterError
 from router.settings import Settings
 from router.telemetry import families
 from router.telemetry.worker import WORKER
+from scripts.error_codes import find_codes
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -87,21 +87,6 @@ def settings_page(lang: Lang) -> str:
     return page
 
 
-def codes_raised() -> dict[str, set[str]]:
-    """The codes that the source gives to each class of error, by the class's name; its default is not among them."""
-    found: dict[str, set[str]] = {}
-    for folder in ("router", "engines"):
-        for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if not isinstance(node, ast.Call):
-                    continue
-                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-                for keyword in node.keywords:
-                    if keyword.arg == "code" and isinstance(keyword.value, ast.Constant) and keyword.value.value:
-                        found.setdefault(name, set()).add(str(keyword.value.value))
-    return found
-
-
 def subclasses(base: type[Any]) -> list[type[Any]]:
     """Every class of the product below, each before its own."""
     children = [child for child in base.__subclasses__() if _is_ours(child.__module__)]
@@ -114,15 +99,21 @@ def _is_ours(module: str) -> bool:
 
 
 def errors_page(lang: Lang) -> str:
-    """Status, type, codes and meaning of every refusal, by class."""
+    """Every refusal and failure, and what to do: by class, then the codes with a row of their own.
+
+    Raises:
+        SystemExit: if the source has a code that the page would not name, or `errors.yaml` one that the source has not.
+    """
     texts: dict[str, Any] = yaml.safe_load((ROOT / "scripts/errors.yaml").read_text("utf-8"))
-    head = {"en": ["status", "code", "meaning"], "zh": ["状态码", "code", "含义"]}[lang]
+    head = {"en": ["status", "code", "meaning", "what to do"], "zh": ["状态码", "code", "含义", "处理办法"]}[lang]
     title = {"en": "Errors", "zh": "错误"}[lang]
     headings = {
         "en": ("From the service", "From an engine"),
         "zh": ("来自服务本身", "来自引擎"),
     }[lang]
-    raised = codes_raised()
+    raised = find_codes(ROOT)
+    apart = {code for group in texts["codes"] for row in group["rows"] for code in row["codes"]}
+    named = set(apart)
     page: str = start(title, "router/errors.py, engines/base.py and scripts/errors.yaml") + texts["intro"][lang]
     for heading, base, meanings in zip(
         headings, (RouterError, EngineError), (texts["router"], texts["engines"]), strict=True
@@ -130,16 +121,40 @@ def errors_page(lang: Lang) -> str:
         rows = []
         for error in sorted(subclasses(base), key=lambda error: error.status_code):
             english = (inspect.getdoc(error) or "").partition("\n")[0]
-            codes = raised.get(error.__name__, set())
+            codes = set(raised.get(error.__name__, set()))
             if base is RouterError or "default_code" in vars(error) or not codes:
                 codes |= {error.default_code}
+            if error in _SPELLED_OUT:
+                codes -= apart
+            named |= codes
             status = (
                 {"en": "the engine's", "zh": "引擎的状态码"}[lang] if error is EngineFailedError else error.status_code
             )
-            shown = ", ".join(f"`{code}`" for code in sorted(codes))
-            rows.append([str(status), shown, english if lang == "en" else meanings[error.__name__]])
+            said = meanings[error.__name__]
+            meaning, advice = (english, said["do"]) if lang == "en" else (said["zh"], said["do_zh"])
+            rows.append([str(status), _shown(codes), meaning, advice])
         page += f"\n## {heading}\n\n{table(head, rows)}"
+    for group in texts["codes"]:
+        rows = [[str(row["status"]), _shown(row["codes"]), *row[lang]] for row in group["rows"]]
+        intro = group["intro"][lang]
+        page += f"\n## {group['title'][lang]}\n\n" + (f"{intro}\n\n" if intro else "") + table(head, rows)
+    _check_codes(set().union(*raised.values()), named, apart)
     return page
+
+
+# Their codes have little in common.
+_SPELLED_OUT = (BadRequestError, EngineFailedError, EngineOverloadedError)
+
+
+def _shown(codes: Collection[str]) -> str:
+    return ", ".join(f"`{code}`" for code in sorted(codes))
+
+
+def _check_codes(found: set[str], named: set[str], apart: set[str]) -> None:
+    if missing := sorted(found - named):
+        sys.exit(f"scripts/errors.yaml does not say what these codes mean: {', '.join(missing)}")
+    if gone := sorted(apart - found):
+        sys.exit(f"scripts/errors.yaml has codes that nothing sends: {', '.join(gone)}")
 
 
 def api_page(lang: Lang) -> str:
