@@ -4,7 +4,7 @@ import { Icon } from "./core/icons.js";
 import { effect, html, render, signal, useEffect, useRef, useSignal } from "./core/html.js";
 import { key, needsKey, signIn } from "./core/api.js";
 import { choose, language, t, theme } from "./core/language.js";
-import { loadModels, start, troubles } from "./core/service.js";
+import { isRefused, start, troubles } from "./core/service.js";
 import Ask from "./views/ask.js";
 
 const VIEWS = ["ask", "jobs", "review", "lab", "status"];
@@ -61,12 +61,13 @@ function Banner() {
 function SignIn() {
   const field = useRef(null);
   const wasWrong = useSignal(key.value !== "");
+  // The page begins anew with a good key: until then there is nothing in it that could be lost by that.
   const submit = async (event) => {
     event.preventDefault();
+    wasWrong.value = false;
     signIn(field.current.value);
-    needsKey.value = false;
-    await loadModels();
-    if (!needsKey.value) location.reload();
+    wasWrong.value = await isRefused();
+    if (!wasWrong.value) location.reload();
   };
   useEffect(() => field.current?.focus(), []);
   return html`<form class="sign-in" onSubmit=${submit}>

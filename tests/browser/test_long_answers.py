@@ -54,7 +54,7 @@ def test_stop_holds_for_a_question_that_is_still_on_its_way(slow: ProcessStack, 
     page = visit(slow).open(key=KEYS[0])
     # Given a question that the service has not heard of yet
     held: list[Any] = []
-    page.route("**/v1/responses", lambda route: held.append(route))
+    page.route("**/v1/responses", lambda route: route.continue_() if held else held.append(route))
     with page.expect_request("**/v1/responses"):
         bubble = ask(page, LONG)
     bubble.get_by_role("button", name="Stop").click()
@@ -184,6 +184,21 @@ def test_two_owners_see_nothing_of_each_other(slow: ProcessStack, visit: Visit) 
     # And no key was ever part of an address, or kept beyond the tab
     assert not [each for each in first.requests + second.requests if any(key in each for key in KEYS)]
     assert page.evaluate("JSON.stringify(localStorage)").find(KEYS[0]) == -1
+
+
+def test_nothing_can_be_begun_that_the_end_of_the_sign_in_would_lose(slow: ProcessStack, visit: Visit) -> None:
+    page = visit(slow).open()
+    page.get_by_label("Key").fill(KEYS[0])
+    # While a key is looked at, for as long as that takes
+    held: list[Any] = []
+    page.route("**/v1/models", lambda route: route.continue_() if held else held.append(route))
+    with page.expect_request("**/v1/models"):
+        page.get_by_role("button", name="Sign in").click()
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    # Then there is no place yet for a picture or a word
+    assert page.locator(".composer").count() == 0
+    held[0].continue_()
+    wait_for(ask(page, "这是什么？", SAMPLES / "count.png"), "completed")
 
 
 def test_a_tab_that_nobody_looks_at_gives_its_connection_back_and_reads_on(slow: ProcessStack, visit: Visit) -> None:

@@ -55,6 +55,17 @@ export async function loadModels() {
   }
 }
 
+/** Whether the key is not taken here; what else is wrong, the page itself shows. */
+export async function isRefused() {
+  try {
+    await call("/v1/models");
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    return error.status === 401;
+  }
+  return false;
+}
+
 async function watch() {
   if (document.visibilityState === "visible" || ready.value === undefined) {
     await look();
