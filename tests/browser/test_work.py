@@ -103,6 +103,34 @@ def test_a_webhook_that_failed_is_sent_again(
     expect(delivered.first).to_be_visible(timeout=TIMEOUT_MS)
 
 
+def test_one_look_that_redis_did_not_answer_is_no_reason_to_keep_nothing(slow: ProcessStack, visit: Visit) -> None:
+    page = visit(slow).open(key=KEYS[0])
+    page.locator(".samples button").first.wait_for()
+    held: list[Any] = []
+    misses = 0
+
+    def say_away(route: Any) -> None:
+        nonlocal misses
+        misses += 1
+        reply = route.fetch()
+        route.fulfill(response=reply, json={**reply.json(), "redis": False, "redis_state": "away"})
+
+    # Given one look in which redis was away, and no other yet
+    page.route("**/readyz", lambda route: held.append(route) if misses else say_away(route))
+    with page.expect_response("**/readyz"):
+        pass
+    # Then a question is sent to be kept
+    with page.expect_request(lambda sent: sent.url.endswith("/v1/responses") and sent.method == "POST") as sent:
+        bubble = ask(page, "这是什么？")
+    assert sent.value.post_data_json.get("store", True)
+    wait_for(bubble, "completed")
+    # And with a second one like it the banner says so
+    while not held:
+        page.wait_for_timeout(50)
+    say_away(held[0])
+    expect(page.get_by_role("status").filter(has_text=said("trouble.redis", "en"))).to_be_visible()
+
+
 def test_without_redis_the_page_says_so_and_answers(slow: ProcessStack, visit: Visit) -> None:
     page = visit(slow).open(key=KEYS[0])
     page.locator(".samples button").first.wait_for()

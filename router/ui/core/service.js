@@ -12,7 +12,8 @@ export const history = signal([]);
 const MOST_KEPT = 300;
 const EVERY_MS = 2000;
 
-export const isRedisUp = computed(() => ready.value?.redis !== false);
+/** Whether redis takes questions. One look that it did not answer may be a pause of the machine; two are not. */
+export const isRedisUp = signal(true);
 export const isUp = (engine) => ready.value?.engines?.[engine] === "up";
 /** What is missing, as keys of texts with values: drawn as one banner. */
 export const troubles = computed(() => {
@@ -21,7 +22,7 @@ export const troubles = computed(() => {
   if (now === null) return [["trouble.service", {}]];
   const down = Object.entries(now.engines || {}).filter(([, state]) => state !== "up").map(([name]) => name);
   const found = [];
-  if (!now.redis) found.push([isUp("glm") ? "trouble.redis" : "trouble.redis.all", {}]);
+  if (!isRedisUp.value) found.push([isUp("glm") ? "trouble.redis" : "trouble.redis.all", {}]);
   if (down.length === 2) found.push(["trouble.engines", {}]);
   else if (down.length) found.push([`trouble.${down[0]}`, {}]);
   return found;
@@ -32,12 +33,15 @@ export const isPocket = computed(() => models.value.some((each) => /pocket/i.tes
 export const modelOf = (engine) => models.value.find((each) => each.hybrid.engine === engine && !each.hybrid.adapter)?.id;
 
 async function look() {
+  const before = ready.value;
   try {
     const response = await fetch("/readyz", { cache: "no-store" });
     ready.value = await response.json();
   } catch {
     ready.value = null;
   }
+  const isDown = (said) => said?.redis === false;
+  isRedisUp.value = !isDown(ready.value) || (ready.value.redis_state === "away" && !isDown(before));
   history.value = [...history.value.slice(1 - MOST_KEPT), { at: Date.now() / 1000, ready: ready.value }];
 }
 
