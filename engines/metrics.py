@@ -7,7 +7,7 @@ test, has a registry of its own; there is no global one and no directory shared 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -99,16 +99,33 @@ class Looked:
                 yield shown
 
 
+class _First:
+    """Shows nothing; is called before everything that is registered after it."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def collect(self) -> tuple[()]:
+        """Call it."""
+        self._call()
+        return ()
+
+
 class Registry:
     """The collectors of one process, by the names of their families.
 
     Args:
         families: what it counts and times as it happens.
         looked: what is looked up when somebody asks.
+        first: called when somebody asks, before anything is read.
     """
 
-    def __init__(self, families: Iterable[Family], looked: Looked | None = None) -> None:
+    def __init__(
+        self, families: Iterable[Family], looked: Looked | None = None, first: Callable[[], None] | None = None
+    ) -> None:
         self.prometheus = CollectorRegistry(auto_describe=False)
+        if first is not None:
+            self.prometheus.register(_First(first))
         self._made: dict[str, Counter | Gauge | Histogram] = {}
         for family in families:
             self._made[family.name] = self._make(family)

@@ -5,16 +5,14 @@ In: an answer of this process, or what the scripts that end jobs left in redis. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
 Change = Literal["", "same", "reworded", "contradicted"]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """The last run of one part of a job.
 
     Attributes:
@@ -36,8 +34,7 @@ class Run:
     completion_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """A question that has ended.
 
     Attributes:

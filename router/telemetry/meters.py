@@ -1,7 +1,8 @@
 """Where parts of the router report what happens: one object per process, which counts, or does nothing.
 
-In: calls at a few named points. Out: values of `router.telemetry.families`. Children with their labels are kept, as
-finding one by its labels costs more than counting.
+In: calls at a few named points, from one thread. Out: values of `router.telemetry.families`. Counts are added up here
+and given to the registry when somebody looks: its own counting takes a lock and some checks each time, for every one of
+the dozen numbers of a request. Histograms with their labels are kept, as finding one costs more than observing.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ _QUEUES: Final = frozenset({"glm", "owl2", "light"})
 _ROUTES: Final = frozenset({"fast", "deep"})
 _STATES: Final = frozenset({"completed", "failed", "cancelled", "incomplete"})
 _CACHES: Final = frozenset({"", "hit", "joined", "miss"})
-
-
 _WHYS: Final = ("failure", "full", "away", "handed back")
 _FROM_ZERO: Final[dict[Family, tuple[Iterable[str], ...]]] = {
     families.LEASES_LOST: (_QUEUES,),
@@ -29,6 +28,7 @@ _FROM_ZERO: Final[dict[Family, tuple[Iterable[str], ...]]] = {
     families.REFINED: (("same", "reworded", "contradicted"),),
     families.UNCOUNTED: (),
 }
+_BY_NAME: Final = {family.name: family for family in families.OWN}
 
 
 class Meters:
@@ -79,10 +79,13 @@ class CountingMeters(Meters):
 
     def __init__(self) -> None:
         self.looked = Looked((*families.STORED, *families.SEEN))
-        self.registry = Registry(families.OWN, self.looked)
+        self.registry = Registry(families.OWN, self.looked, self._hand_over)
         self._rule, self._code = Bounded(), Bounded()
+        # By name and labels, since the last look.
+        self._counted: dict[tuple[str, ...], float] = {}
         self._kept: dict[tuple[str, ...], Callable[[float], None]] = {}
-        self._in_flight = self.registry.gauge(families.IN_FLIGHT)
+        self._in_flight = 0
+        self.registry.gauge(families.IN_FLIGHT).set_function(lambda: self._in_flight)
         # From nothing to one is a rise that Prometheus sees only if it has seen the nothing.
         for family, values in _FROM_ZERO.items():
             for labels in product(*values):
@@ -141,11 +144,11 @@ class CountingMeters(Meters):
 
     def request_began(self) -> None:
         """Note that a request has come."""
-        self._in_flight.inc()
+        self._in_flight += 1
 
     def request_ended(self, path: str, status: int, code: str, seconds: float) -> None:
         """Note how a request was answered."""
-        self._in_flight.dec()
+        self._in_flight -= 1
         path = path or OTHER
         self._add(families.REQUESTS, path, str(status))
         self._time(families.REQUEST_TIME, seconds, path)
@@ -158,10 +161,13 @@ class CountingMeters(Meters):
 
     def _add(self, family: Family, *labels: str, by: float = 1.0) -> None:
         key = (family.name, *labels)
-        if (add := self._kept.get(key)) is None:
-            counter: Any = self.registry.counter(family)
-            add = self._kept[key] = (counter.labels(*labels) if labels else counter).inc
-        add(by)
+        self._counted[key] = self._counted.get(key, 0.0) + by
+
+    def _hand_over(self) -> None:
+        counted, self._counted = self._counted, {}
+        for (name, *labels), by in counted.items():
+            counter: Any = self.registry.counter(_BY_NAME[name])
+            (counter.labels(*labels) if labels else counter).inc(by)
 
     def _time(self, family: Family, value: float | None, *labels: str) -> None:
         if value is None:
