@@ -118,12 +118,17 @@ class Stack:
     def add_ours(self, name: str, env: dict[str, str], checkout: Path | None = None, **fields: Any) -> None:
         """Start Glowl's api with some settings, and a redis for it; the code is that of a checkout."""
         if self._wants(name):
-            port, redis = free_port(), RedisProcess()
-            self._processes.append(redis)
-            urls = {"GLOWL_GLM_URL": self._upstream, "GLOWL_OWL2_URL": self._upstream, "REDIS_URL": redis.url}
-            argv = [sys.executable, "-m", "router.cli", "api", "--port", str(port)]
-            source = {"PYTHONPATH": str((checkout or Path.cwd()).resolve()), "PYTHONSAFEPATH": "1"}
-            process = self._start(f"ours-{port}", argv, {**urls, "GLOWL_DATA_DIR": str(redis.dir), **source, **env})
+            port = free_port()
+            argv = ["-m", "router.cli", "api", "--port", str(port)]
+            process = self._ours(f"ours-{port}", argv, env, checkout or Path.cwd())
+            self._add(Gateway(name, port, process, **fields))
+
+    def add_pair(self, names: tuple[str, str], metrics: tuple[str, str], env: dict[str, str], **fields: Any) -> None:
+        """Start two of Glowl's apis in one process, and a redis for them; each with metrics ``on`` or ``off``."""
+        ports = [free_port(), free_port()]
+        given = [f"{port}={way}" for port, way in zip(ports, metrics, strict=True)]
+        process = self._ours(f"pair-{ports[0]}", ["-m", "benchmarks.metrics_apis", *given], env, Path.cwd())
+        for name, port in zip(names, ports, strict=True):
             self._add(Gateway(name, port, process, **fields))
 
     def add_peer(self, name: str, what: str) -> None:
@@ -168,6 +173,13 @@ class Stack:
         process = Process(argv, self._folder / f"{name}.log", {"PYTHONPATH": str(Path.cwd()), **env})
         self._processes.append(process)
         return process
+
+    def _ours(self, name: str, argv: list[str], env: dict[str, str], checkout: Path) -> Process:
+        redis = RedisProcess()
+        self._processes.append(redis)
+        urls = {"GLOWL_GLM_URL": self._upstream, "GLOWL_OWL2_URL": self._upstream, "REDIS_URL": redis.url}
+        source = {"PYTHONPATH": str(checkout.resolve()), "PYTHONSAFEPATH": "1"}
+        return self._start(name, [sys.executable, *argv], {**urls, "GLOWL_DATA_DIR": str(redis.dir), **source, **env})
 
     def _peer(self, what: str, *arguments: object) -> Process:
         argv = [sys.executable, "-m", "benchmarks.gateway_peers", what, *map(str, arguments)]

@@ -2,28 +2,28 @@
 
     python -m benchmarks.metrics                              # from the root
 
-Two apis of the same code are up, one with ``GLOWL_METRICS=false``, and are asked in turn, block by block, over one
-connection each; the order changes from round to round. CPU is that of the api's process in nanoseconds. Each round
-gives one ratio of the two; shown is their median, and between which values it lies with 95 % certainty. On a busy
-machine that is wide, so the calls themselves are timed too, in this process.
+Two apis are up in one process, one of them with ``GLOWL_METRICS=false``, and are asked in turn, three requests each,
+over one connection each, in an order drawn by chance. CPU is that of the process in nanoseconds. Shown is the median of
+the differences, and between which values it lies with 95 % certainty. A second process has two equal apis: what these
+differ by is what the method cannot tell. The calls themselves are timed too, alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import random
 import statistics
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import uvloop
 
-from benchmarks.gateway import CASES
+from benchmarks.gateway import CASES, Connection, make_requests, numbers
 from benchmarks.gateway_cpu import ask, cpu_ms
 from benchmarks.gateway_stack import KEY, Gateway, Stack
 from benchmarks.jobs_common import describe_machine, table
@@ -33,33 +33,47 @@ from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitRes
 from router.telemetry.meters import CountingMeters
 
 _WARM_UP: Final = 300
-_BLOCK: Final = 60
+_SAMPLE: Final = 3
 _LOOKS: Final = 100
 _CALLS: Final = 200
-_RESAMPLES: Final = 4000
+_RESAMPLES: Final = 1000
 
 
-def certain(ratios: list[float]) -> tuple[float, float]:
+def certain(differences: list[float]) -> tuple[float, float]:
     """Between which values the median lies, by resampling."""
     chance = random.Random(1)
-    found = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(_RESAMPLES))
+    found = sorted(statistics.median(chance.choices(differences, k=len(differences))) for _ in range(_RESAMPLES))
     return found[int(0.025 * _RESAMPLES)], found[int(0.975 * _RESAMPLES)]
 
 
-def compare(on: Gateway, off: Gateway, rounds: int, *, is_streamed: bool) -> list[str]:
+async def ask_in_turn(apis: tuple[Gateway, Gateway], count: int, *, is_streamed: bool) -> tuple[list[float], ...]:
+    """Ask a few requests of one, then of the other, and again; returns CPU milliseconds of a request, for each."""
+    loop, chance = asyncio.get_running_loop(), random.Random(1)
+    made = [make_requests(each, CASES[0], is_streamed=is_streamed) for each in apis]
+    connections = [(await loop.create_connection(Connection, "127.0.0.1", each.port))[1] for each in apis]
+    found: tuple[list[float], ...] = ([], [])
+    for _ in range(count):
+        for side in chance.choice(((0, 1), (1, 0))):
+            began_ms = cpu_ms(apis[side])
+            for _ in range(_SAMPLE):
+                await connections[side].ask(made[side](next(numbers)))
+            found[side].append((cpu_ms(apis[side]) - began_ms) / _SAMPLE)
+    for connection in connections:
+        connection.transport.close()
+    return found
+
+
+def compare(first: Gateway, second: Gateway, count: int, *, is_streamed: bool) -> list[str]:
     """Ask both in turn; returns a row of the table."""
-    found: dict[str, list[float]] = {on.name: [], off.name: []}
-    for number in range(rounds):
-        for each in (on, off) if number % 2 else (off, on):
-            found[each.name].append(statistics.median(uvloop.run(ask(each, CASES[0], _BLOCK, is_streamed=is_streamed))))
-    ratios = [one / other for one, other in zip(found[on.name], found[off.name], strict=True)]
-    low, high = certain(ratios)
-    medians = [statistics.median(found[each.name]) for each in (on, off)]
+    ones, others = uvloop.run(ask_in_turn((first, second), count, is_streamed=is_streamed))
+    differences = [one - other for one, other in zip(ones, others, strict=True)]
+    whole = statistics.median(others)
+    low, high = certain(differences)
     return [
         "streamed" if is_streamed else "plain",
-        *(f"{each:.3f}" for each in medians),
-        f"{100 * (statistics.median(ratios) - 1):+.1f} %",
-        f"{100 * (low - 1):+.1f} to {100 * (high - 1):+.1f} %",
+        *(f"{statistics.median(each):.3f}" for each in (ones, others)),
+        f"{100 * statistics.median(differences) / whole:+.1f} %",
+        f"{100 * low / whole:+.1f} to {100 * high / whole:+.1f} %",
     ]
 
 
@@ -106,36 +120,41 @@ def look(api: Gateway) -> list[str]:
     return [f"{cost_ms:.2f}", f"{size / 1000:.0f}", f"{cost_ms / 15_000:.3%}"]
 
 
-def compare_two(
-    stack: Stack, what: str, on: Mapping[str, str], off: Mapping[str, str], rounds: int
-) -> tuple[list[list[str]], Gateway]:
-    """Start two apis that differ in their environment and compare what text requests cost them.
+def compare_pair(stack: Stack, metrics: tuple[str, str], count: int) -> tuple[list[list[str]], Gateway]:
+    """Start two apis in one process and compare what text requests cost them.
 
     Returns:
         a row for plain requests and one for streamed ones, as `compare` gives them, and the first api.
     """
-    for name, more in (("on", on), ("off", off)):
-        headers = {"authorization": f"Bearer {KEY}"}
-        env = {"GLOWL_API_KEYS": KEY, "GLOWL_CACHE_BYTES": "0", **more}
-        stack.add_ours(f"{what} {name}", env, model="glowl", headers=headers)
-    first, second = stack.gateways
-    for each in (first, second):
+    headers = {"authorization": f"Bearer {KEY}"}
+    env = {"GLOWL_API_KEYS": KEY, "GLOWL_CACHE_BYTES": "0"}
+    stack.add_pair(("first", "second"), metrics, env, model="glowl", headers=headers)
+    first, second = stack.gateways[-2:]
+    warm_up(first, second)
+    return [compare(first, second, count, is_streamed=is_streamed) for is_streamed in (False, True)], first
+
+
+def warm_up(*apis: Gateway) -> None:
+    """Ask each of them, both ways, until it has what it keeps."""
+    for each in apis:
         for is_streamed in (False, True):
             uvloop.run(ask(each, CASES[0], _WARM_UP, is_streamed=is_streamed))
-    return [compare(first, second, rounds, is_streamed=is_streamed) for is_streamed in (False, True)], first
 
 
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--pairs", type=int, default=3000)
     options = parser.parse_args()
     print(f"python -m benchmarks.metrics {' '.join(sys.argv[1:])}\n{describe_machine()}", flush=True)
     with tempfile.TemporaryDirectory(prefix="glowl-m") as folder:
         stack = Stack(Path(folder), [])
         try:
-            rows, on = compare_two(stack, "metrics", {}, {"GLOWL_METRICS": "false"}, options.rounds)
-            table("A text request of 1 KB", ["way", "CPU ms, on", "off", "metrics cost", "with 95 % certainty"], rows)
+            rows, on = compare_pair(stack, ("on", "off"), options.pairs)
+            columns = ["way", "CPU ms, first", "second", "the first costs more by", "with 95 % certainty"]
+            table("A text request of 1 KB: with metrics, and without", columns, rows)
+            control, _ = compare_pair(stack, ("on", "on"), options.pairs)
+            table("The same, both with metrics", columns, control)
             cost_ms = calls_ms()
             shares = [f"{cost_ms / float(row[2]):.2%}" for row in rows]
             table(
