@@ -43,7 +43,6 @@ class Project:
     def __init__(self, port: int, *, has_edge: bool) -> None:
         self.base = f"http://127.0.0.1:{port}"
         self.kinds = (*KINDS, "edge") if has_edge else KINDS
-        self._scale = ("--scale", "api=2") if has_edge else ()
         files = ["compose.yaml", *(["deploy/compose.edge.yaml"] if has_edge else [])]
         profiles = ["cpu", *(["edge"] if has_edge else [])]
         self._command = ["docker", "compose", "-p", "glowl-check"]
@@ -65,7 +64,7 @@ class Project:
 
     def up(self, *options: str) -> None:
         """Start everything, and wait until it is healthy."""
-        self.compose("up", *options, "--wait", *self._scale)
+        self.compose("up", *options, "--wait")
 
     def containers(self) -> list[dict[str, Any]]:
         """Every container, running or not."""

@@ -472,6 +472,20 @@ def test_docker_compose_accepts_what_env_may_say() -> None:
     assert "mem_limit" not in services["owl2"]
 
 
+def test_how_many_containers_there_are_is_said_once_and_for_every_up() -> None:
+    # With --scale, the next `up` without it would undo it: one api, or a redis and a GLM that nobody asked for.
+    files = ("-f", "compose.yaml", "-f", "deploy/compose.edge.yaml")
+    for profile in PROFILES:
+        services = compose_config(*files, "--profile", profile)["services"]
+        assert {name: service["scale"] for name, service in services.items() if service.get("scale", 1) != 1} == {
+            "api": 2
+        }
+        elsewhere = {"API_REPLICAS": "3", "REDIS_REPLICAS": "0", "GLM_REPLICAS": "0"}
+        services = compose_config(*files, "--profile", profile, **elsewhere)["services"]
+        (glm,) = [name for name in services if name.startswith("glm")]
+        assert (services["api"]["scale"], services["redis"]["scale"], services[glm]["scale"]) == (3, 0, 0)
+
+
 def test_nginx_has_the_apis_limits_of_a_body() -> None:
     limits = {name: str(getattr(Settings(), name.lower())) for name in ("MAX_BODY_BYTES", "MAX_FILE_BYTES")}
     # Given as .env says, or as the api has them without it, in compose.yaml and for who starts it by hand
