@@ -75,7 +75,8 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
 
     if not answers:
         failed = results[main.name].error or next((result.error for result in results.values() if result.error), None)
-        return NoAnswer(failed or {"code": "server_error", "message": "no engine gave an answer"})
+        said = texts.NO_ENGINE_ANSWERED
+        return NoAnswer(failed or {"code": "server_error", "message": said.en, "message_zh": said.zh})
 
     chosen = next(name for name in (main.name, "thinking", *answers) if name in answers)
     engine = next(branch.engine for branch in job.spec.branches if branch.name == chosen)
@@ -218,9 +219,10 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
     if result.error or is_blank(result.text) or (is_worse and request.is_json):
         reason = _why_not(result)
         if not request.has_fallback:
-            message = f"Only GLM can write the answer in the form that was asked for, and it failed: {reason.en}"
+            said = texts.ONLY_BY_GLM.fill(reason=reason)
             error: ErrorRecord = {"code": "server_error", "param": None, "status": 500, "retryable": True}
-            return NoAnswer({**error, **(result.error or ErrorRecord()), "message": message})
+            known = {**error, **(result.error or ErrorRecord())}
+            return NoAnswer({**known, "message": said.en, "message_zh": said.zh})
         return _noted(request.fallback, texts.NOT_COMPOSED.fill(engine="glm", reason=reason))
     if is_worse:
         note = texts.COMPOSED_CUT.fill(finish_reason=result.finish_reason, engine=fallback.engine)
@@ -268,8 +270,9 @@ def without_merging(job: Job) -> FinalAnswer | NoAnswer:
             boxes=answer.boxes,
         )
         return _noted(final, texts.NOT_MERGED)
-    message = "The answers could not be merged, because of an error of this service."
-    return NoAnswer({"code": "internal_error", "message": message, "param": None, "status": 500, "retryable": False})
+    said = texts.MERGE_FAILED
+    error: ErrorRecord = {"code": "internal_error", "param": None, "status": 500, "retryable": False}
+    return NoAnswer({**error, "message": said.en, "message_zh": said.zh})
 
 
 def compose_prompt(question: str, draft: str, deep: str, language: str) -> str:

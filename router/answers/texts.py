@@ -95,6 +95,14 @@ GROUP_FAILED: Final = Text(
 
 # Why there is no answer in what an engine wrote.
 
+NO_ENGINE_ANSWERED: Final = Text("no engine gave an answer", "没有引擎给出回答")
+ONLY_BY_GLM: Final = Text(
+    "Only GLM can write the answer in the form that was asked for, and it failed: {reason}",
+    "只有 GLM 能按所要求的格式作答，而它失败了：{reason}",
+)
+MERGE_FAILED: Final = Text(
+    "The answers could not be merged, because of an error of this service.", "由于本服务出错，未能合并各个回答。"
+)
 WROTE_NOTHING: Final = Text("it wrote nothing", "没有写出任何内容")
 JSON_CUT: Final = Text("its JSON was cut ({finish_reason})", "其 JSON 被截断（{finish_reason}）")
 NOTHING_BEFORE_LIMIT: Final = Text(

@@ -12,6 +12,7 @@ from policies.text import Text
 from router.api import texts
 from router.errors import EngineFailedError, RouterError
 from router.jobs.job import ErrorRecord, Job
+from router.texts import OF_ENGINE, OF_ENGINE_OTHER
 
 
 def to_failure(job: Job) -> RouterError:
@@ -20,8 +21,9 @@ def to_failure(job: Job) -> RouterError:
         return EngineFailedError(texts.CANCELLED.fill(id=job.id), status=400, code="response_cancelled")
     error: ErrorRecord = job.error or {}
     message, code = error.get("message", texts.NO_ANSWER.en), error.get("code", "server_error")
+    of_engine = OF_ENGINE.get(code, OF_ENGINE_OTHER).fill(says=message)
     return EngineFailedError(
-        Text(message, texts.OF_JOB_ZH.get(code, message)),
+        Text(message, error.get("message_zh", of_engine.zh)),
         status=int(error.get("status", 500)),
         code=code,
         param=error.get("param"),

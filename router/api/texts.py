@@ -429,10 +429,6 @@ NO_METRICS: Final = Text(
     "指标已关闭：除非 GLOWL_METRICS 为 false，否则会进行统计。",
 )
 # Why a job ended without an answer, by its code: the English comes with the job.
-OF_JOB_ZH: Final = {
-    "deadline_exceeded": "在 hybrid.deadline_ms 规定的时间内没有得到任何回答。",
-    "job_expired": "任务在允许的时间内没有完成。",
-}
 FOREIGN_COMPACTION: Final = Text(
     "'{param}' was not made here: send a compaction item as /v1/responses/compact returned it, or the conversation.",
     "'{param}' 不是由本服务生成的：请原样发送 /v1/responses/compact 返回的 compaction 项，或发送整个对话。",

@@ -22,15 +22,21 @@ NOT_AWAITED: Final = UnitResult(
     }
 )
 
-LOST_MERGE: Final[ErrorRecord] = {"code": "server_error", "message": "the merge could not be finished"}
+LOST_MERGE: Final[ErrorRecord] = {
+    "code": "server_error",
+    "message": texts.LOST_MERGE.en,
+    "message_zh": texts.LOST_MERGE.zh,
+}
 
 
 def lost_result(max_attempts: int) -> UnitResult:
     """Return what a branch ends with whose workers were lost too often."""
+    said = texts.LOST_BRANCH.fill(max_attempts=max_attempts)
     return UnitResult(
         error={
             "code": "worker_lost",
-            "message": f"the worker was lost {max_attempts} times while this branch ran",
+            "message": said.en,
+            "message_zh": said.zh,
             "param": None,
             "status": 500,
             "retryable": True,

@@ -23,6 +23,12 @@ NEWER_RECORD: Final = Text(
     "此任务由更新版本的 Glowl 写入（schema {found}；本版本最多读取 {known}），将由该版本的进程完成；"
     "请在升级完成后再试。",
 )
+LOST_MERGE: Final = Text("the merge could not be finished", "合并未能完成")
+LOST_BRANCH: Final = Text(
+    "the worker was lost {max_attempts} times while this branch ran", "执行此部分的 worker 已 {max_attempts} 次异常退出"
+)
+DEADLINE_PASSED: Final = Text("the deadline of {deadline_ms} ms passed", "已超过 {deadline_ms} 毫秒的期限")
+JOB_EXPIRED: Final = Text("no worker finished it in the time that a job has", "没有 worker 在任务允许的时间内完成")
 NOT_AWAITED: Final = Text(
     "it did not answer in time, and the other answer was there", "未能及时作答，而另一份回答已经完成"
 )

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from router.answers import merge
 from router.answers.steps import Ask, Merging, NoEngine
+from router.jobs import texts
 from router.jobs.job import ErrorRecord, FinalAnswer, Job, UnitResult
 from router.jobs.rows import Cause
 
@@ -36,11 +37,15 @@ def settle(job: Job, cause: Cause) -> FinalAnswer | merge.NoAnswer:
 def to_error(job: Job, cause: Cause) -> ErrorRecord:
     """Return the record of what ran out."""
     if cause == "deadline":
-        message, code, param = (
-            f"the deadline of {job.spec.deadline_ms} ms passed",
-            "deadline_exceeded",
-            "hybrid.deadline_ms",
-        )
+        said = texts.DEADLINE_PASSED.fill(deadline_ms=job.spec.deadline_ms)
+        code, param = "deadline_exceeded", "hybrid.deadline_ms"
     else:
-        message, code, param = "no worker finished it in the time that a job has", "job_expired", None
-    return {"code": code, "message": message, "param": param, "status": 504, "retryable": False}
+        said, code, param = texts.JOB_EXPIRED, "job_expired", None
+    return {
+        "code": code,
+        "message": said.en,
+        "message_zh": said.zh,
+        "param": param,
+        "status": 504,
+        "retryable": False,
+    }
