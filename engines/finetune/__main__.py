@@ -20,6 +20,10 @@ _FULL = {"glm": "zai-org/GLM-4.6V-Flash", "owl2": "MAGAer13/mplug-owl2-llama2-7b
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train an adapter; returns the exit status."""
     options = _parser().parse_args(arguments)
+
+    def say(english: str, chinese: str) -> str:
+        return chinese if options.lang == "zh" else english
+
     try:
         preset = options.preset or _preset_here()
         settings = make_settings(preset, options.config, max_steps=options.max_steps, seed=options.seed)
@@ -27,18 +31,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         out = options.out or Path(f"{options.engine}-adapter")
         base = _base(options.engine, options.model)
-        print(f"base: {base.model_name or base.model}; adapter: {out}", file=sys.stderr, flush=True)
+        named = base.model_name or base.model
+        print(say(f"base: {named}; adapter: {out}", f"基础模型：{named}；适配器：{out}"), file=sys.stderr, flush=True)
         report = finetune(options.engine, base, options.data, settings, out, is_resumed=options.resume)
     except (ValueError, OSError) as error:  # ours, an adapter's, a checkpoint's, the hub's
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        why = say(str(error), getattr(error, "message_zh", str(error)))
+        print(f"{say('error: ', '错误：')}{' '.join(why.split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; --resume goes on from the last checkpoint", file=sys.stderr)
+        said = say("stopped; --resume goes on from the last checkpoint", "已停止；用 --resume 从最后一个检查点继续")
+        print(said, file=sys.stderr)
         return 130
     if report.before and report.after:
-        print(f"right on {report.after.num} held-out examples: {report.before.whole:.3f} before, ", end="")
-        print(f"{report.after.whole:.3f} with the adapter")
-    print(f"serve it: glowl engine {options.engine} --model {base.model} --adapter NAME={out}")
+        num, before, after = report.after.num, report.before.whole, report.after.whole
+        english = f"right on {num} held-out examples: {before:.3f} before, {after:.3f} with the adapter"
+        print(say(english, f"{num} 个留出样本的正确率：之前 {before:.3f}，使用适配器 {after:.3f}"))
+    print(f"{say('serve it: ', '启动服务：')}glowl engine {options.engine} --model {base.model} --adapter NAME={out}")
     return 0
 
 
@@ -51,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", choices=tuple(PRESETS), help="by default what fits this machine")
     parser.add_argument("--out", type=Path, metavar="DIR", help="for the adapter")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--lang", choices=("en", "zh"), default="en", help="of what is said")
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--seed", type=int)
     return parser
@@ -71,7 +80,7 @@ def _base(engine: str, model: str) -> EngineOptions:
 
     options = EngineOptions(_FULL[engine] if model == "full" else model)
     if not Path(options.model).expanduser().is_dir() and "/" not in options.model:
-        raise FinetuneError(f"there is no checkpoint folder at {options.model}")
+        raise FinetuneError(f"there is no checkpoint folder at {options.model}", f"{options.model} 处没有模型目录")
     return asyncio.run(fetched(options))
 
 

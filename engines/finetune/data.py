@@ -73,11 +73,12 @@ def read_dataset(folder: Path) -> DataSet:
         train = tuple(_read_part(folder, TRAIN))
         heldout = tuple(_read_part(folder, HELDOUT, is_needed=False))
     except DatasetError as error:
-        raise FinetuneError(str(error)) from error
+        raise FinetuneError(str(error), error.message_zh) from error
     except OSError as error:
-        raise FinetuneError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
+        file = error.filename or folder
+        raise FinetuneError(f"{file} cannot be read: {error.strerror}", f"无法读取 {file}：{error.strerror}") from error
     if not train:
-        raise FinetuneError(f"{folder / TRAIN} holds no example")
+        raise FinetuneError(f"{folder / TRAIN} holds no example", f"{folder / TRAIN} 中没有样本")
     digest = sha256()
     digests: dict[str, str] = {}
     for example in (*train, *heldout):
@@ -97,7 +98,9 @@ def _read_part(folder: Path, name: str, *, is_needed: bool = True) -> Iterator[E
     elif llava.is_file():
         yield from _read_llava(llava)
     elif is_needed:
-        raise DatasetError(f"{folder} has neither {name} nor {llava.name}")
+        raise DatasetError(
+            f"{folder} has neither {name} nor {llava.name}", f"{folder} 中既没有 {name}，也没有 {llava.name}"
+        )
 
 
 def _read_llava(path: Path) -> Iterator[Example]:
@@ -105,17 +108,18 @@ def _read_llava(path: Path) -> Iterator[Example]:
     try:
         samples = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise DatasetError(f"{path.name} is no JSON: {error}") from error
+        raise DatasetError(f"{path.name} is no JSON: {error}", f"{path.name} 不是 JSON：{error}") from error
     if not isinstance(samples, list):
-        raise DatasetError(f"{path.name} is no list of samples")
+        raise DatasetError(f"{path.name} is no list of samples", f"{path.name} 不是样本列表")
     for number, sample in enumerate(samples, 1):
         try:
             example = parse_example(_of_llava(sample, number))
         except (DatasetError, KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(f"{path.name}, sample {number}: {error}") from error
+            raise DatasetError.at(f"{path.name}, sample {number}", f"{path.name} 第 {number} 个样本", error) from error
         for picture in example.pictures:
             if not (path.parent / picture).is_file():
-                raise DatasetError(f"{path.name}, sample {number}: there is no picture {picture}")
+                missing = DatasetError(f"there is no picture {picture}", f"没有图片 {picture}")
+                raise DatasetError.at(f"{path.name}, sample {number}", f"{path.name} 第 {number} 个样本", missing)
         yield example
 
 
@@ -137,13 +141,13 @@ def _of_llava(sample: dict[str, Any], number: int) -> dict[str, Any]:
         for index, piece in enumerate(pieces):
             if index:
                 if not pictures:
-                    raise DatasetError("it has more markers than pictures")
+                    raise DatasetError("it has more markers than pictures", "标记比图片多")
                 content.append(_picture(pictures.pop(0)))
             if piece.strip():
                 content.append({"type": "text", "text": piece.strip()})
         messages.append({"role": "user", "content": content})
     if pictures:
-        raise DatasetError("it has more pictures than markers")
+        raise DatasetError("it has more pictures than markers", "图片比标记多")
     return {"id": str(sample.get("id", number)), "slice": str(sample.get("slice", "all")), "messages": messages}
 
 

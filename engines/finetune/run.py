@@ -115,7 +115,10 @@ def make_student(engine: str, options: EngineOptions) -> Student:
         from engines.finetune.owl2 import Owl2Student
 
         return Owl2Student(options)
-    raise FinetuneError(f"there is no model {engine!r} to train; there are: glm, owl2")
+    raise FinetuneError(
+        f"there is no model {engine!r} to train; there are: glm, owl2",
+        f"没有可训练的模型 {engine!r}；可用的有：glm, owl2",
+    )
 
 
 def encode_all(student: Student, data: DataSet, features: FeatureCache, max_length: int) -> list[Encoded]:
@@ -129,11 +132,16 @@ def encode_all(student: Student, data: DataSet, features: FeatureCache, max_leng
         try:
             rows = student.encode(data.messages(example), example.answer, features)
         except (InvalidRequestError, ValueError, OSError) as error:
-            raise FinetuneError(f"example {example.id!r} cannot be used: {error}") from error
+            raise FinetuneError(
+                f"example {example.id!r} cannot be used: {error}", f"无法使用样本 {example.id!r}：{error}"
+            ) from error
         if len(rows.ids) <= max_length:
             encoded.append(rows)
     if not encoded:
-        raise FinetuneError(f"every example has more than {max_length} tokens; raise max_length")
+        raise FinetuneError(
+            f"every example has more than {max_length} tokens; raise max_length",
+            f"所有样本都超过 {max_length} 个 token；请增大 max_length",
+        )
     if num_left_out := len(data.train) - len(encoded):
         log.warning("%d examples have more than %d tokens and are left out", num_left_out, max_length)
     return encoded
@@ -144,21 +152,29 @@ def _begin(
 ) -> None:
     """Note what the run is, or check that one that goes on is the same."""
     if (out / REPORT).exists():
-        raise FinetuneError(f"{out} holds a finished run; choose another --out")
+        raise FinetuneError(
+            f"{out} holds a finished run; choose another --out", f"{out} 中已有完成的训练；请选择另一个 --out"
+        )
     note = {"engine": engine, "base": revision, "data": data.digest, "settings": settings.to_dict()}
     file = out / WORK / _STARTED
     if not is_resumed:
         if file.exists():
-            raise FinetuneError(f"{out} holds a run that was not finished; --resume goes on with it")
+            raise FinetuneError(
+                f"{out} holds a run that was not finished; --resume goes on with it",
+                f"{out} 中有未完成的训练；用 --resume 继续",
+            )
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(note, indent=1) + "\n", "utf-8")
         return
     try:
         known: dict[str, Any] = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise FinetuneError(f"{out} holds no run to go on with") from error
+        raise FinetuneError(f"{out} holds no run to go on with", f"{out} 中没有可继续的训练") from error
     if other := [name for name, value in note.items() if known.get(name) != value]:
-        raise FinetuneError(f"the run in {out} has other {' and '.join(other)}; it goes on with the same only")
+        raise FinetuneError(
+            f"the run in {out} has other {' and '.join(other)}; it goes on with the same only",
+            f"{out} 中的训练使用了不同的 {', '.join(other)}；只能以相同的内容继续",
+        )
 
 
 def _before(out: Path, engine: str, options: EngineOptions, data: DataSet, heldout: Any) -> Accuracy:

@@ -12,7 +12,16 @@ from typing import Any, Final
 
 
 class FinetuneError(ValueError):
-    """A run cannot be done as it was asked for; the message says why, in one line."""
+    """A run cannot be done as it was asked for; the message says why, in one line.
+
+    Args:
+        message: why.
+        message_zh: the same in Chinese.
+    """
+
+    def __init__(self, message: str, message_zh: str) -> None:
+        super().__init__(message)
+        self.message_zh = message_zh
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +106,18 @@ def make_settings(preset: str, file: Path | None = None, **given: Any) -> Finetu
     values = _read(file) if file is not None else {}
     preset = values.pop("preset", preset)
     if preset not in PRESETS:
-        raise FinetuneError(f"there is no preset {preset!r}; there are: {', '.join(PRESETS)}")
+        raise FinetuneError(
+            f"there is no preset {preset!r}; there are: {', '.join(PRESETS)}",
+            f"没有预设 {preset!r}；可用的有：{', '.join(PRESETS)}",
+        )
     values = {**PRESETS[preset], **values, **{name: value for name, value in given.items() if value is not None}}
     known = {field.name: type(field.default) for field in fields(FinetuneSettings)}
     for name, value in values.items():
         if name not in known:
-            raise FinetuneError(f"there is no setting {name!r}; there are: preset, {', '.join(known)}")
+            raise FinetuneError(
+                f"there is no setting {name!r}; there are: preset, {', '.join(known)}",
+                f"没有设置 {name!r}；可用的有：preset, {', '.join(known)}",
+            )
         values[name] = _typed(name, value, known[name])
     settings = replace(FinetuneSettings(), **values)
     _check(settings)
@@ -113,16 +128,19 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
-        raise FinetuneError(f"{file} cannot be read: {error.strerror}") from error
+        raise FinetuneError(f"{file} cannot be read: {error.strerror}", f"无法读取 {file}：{error.strerror}") from error
     except ValueError as error:
-        raise FinetuneError(f"{file} is no TOML: {error}") from error
+        raise FinetuneError(f"{file} is no TOML: {error}", f"{file} 不是 TOML：{error}") from error
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
-        raise FinetuneError(f"{name} must be of the kind {kind.__name__}, not {value!r}")
+        raise FinetuneError(
+            f"{name} must be of the kind {kind.__name__}, not {value!r}",
+            f"{name} 的类型必须是 {kind.__name__}，而不是 {value!r}",
+        )
     return value
 
 
@@ -130,15 +148,27 @@ def _check(settings: FinetuneSettings) -> None:
     if settings.tuner in _PROMPT_TUNERS:
         raise FinetuneError(
             f"tuner {settings.tuner!r} is not supported: neither our engines nor vLLM serve trained prompts of these "
-            "models, so nobody could ask for the result; use 'lora'"
+            "models, so nobody could ask for the result; use 'lora'",
+            f"不支持 tuner {settings.tuner!r}：本项目的引擎和 vLLM 都不能为这些模型提供训练出的提示词；请使用 'lora'",
         )
     if settings.tuner != "lora":
-        raise FinetuneError(f"there is no tuner {settings.tuner!r}; there is: lora")
+        raise FinetuneError(
+            f"there is no tuner {settings.tuner!r}; there is: lora", f"没有 tuner {settings.tuner!r}；可用的有：lora"
+        )
     for name in _POSITIVE:
         if getattr(settings, name) <= 0:
-            raise FinetuneError(f"{name} must be above 0, not {getattr(settings, name)}")
+            raise FinetuneError(
+                f"{name} must be above 0, not {getattr(settings, name)}",
+                f"{name} 必须大于 0，而不是 {getattr(settings, name)}",
+            )
     for name in ("warmup", "dropout"):
         if not 0 <= getattr(settings, name) < 1:
-            raise FinetuneError(f"{name} is a share from 0 to below 1, not {getattr(settings, name)}")
+            raise FinetuneError(
+                f"{name} is a share from 0 to below 1, not {getattr(settings, name)}",
+                f"{name} 是 0 到 1（不含 1）之间的比例，而不是 {getattr(settings, name)}",
+            )
     if settings.quantization not in ("none", "int8"):
-        raise FinetuneError(f"quantization of a base to train on is none or int8, not {settings.quantization!r}")
+        raise FinetuneError(
+            f"quantization of a base to train on is none or int8, not {settings.quantization!r}",
+            f"训练所用基础模型的 quantization 只能是 none 或 int8，而不是 {settings.quantization!r}",
+        )

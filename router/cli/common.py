@@ -58,6 +58,11 @@ LanguageOption = Annotated[
 ]
 
 
+def words_of(error: Exception, language: Language) -> str:
+    """Return what an error says; one that is not ours says it in English to all."""
+    return getattr(error, "message_zh", str(error)) if language == "zh" else str(error)
+
+
 def fail(message: str, *, code: int = 1) -> NoReturn:
     """End the command with one line on stderr.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from router.cli.common import LanguageOption, fail, load_settings, parse_language, printable, to_command
+from router.cli.common import LanguageOption, fail, load_settings, parse_language, printable, to_command, words_of
 from router.cli.kept import LoopOption, OwnerOption, SinceOption, read_kept
 from router.cli.texts import say
 
@@ -70,7 +70,7 @@ def build(
     try:
         write(dataset, folder, about)
     except (OSError, DatasetError) as error:
-        fail(str(error))
+        fail(words_of(error, language))
     typer.echo(
         say(
             *("dataset.written", language),
@@ -165,16 +165,17 @@ def export(
     from engines.dataset_format import DatasetError
     from router.loop.datasets.card import export_llava, export_openai
 
+    language = parse_language(lang)
     try:
         counts = (export_openai if form == "openai" else export_llava)(folder, out)
     except (OSError, DatasetError) as error:
-        fail(str(error))
+        fail(words_of(error, language))
     for name, number in counts.items():
-        typer.echo(say("dataset.exported", parse_language(lang), file=out / name, number=number))
+        typer.echo(say("dataset.exported", language, file=out / name, number=number))
 
 
 @app.command("card")
-def card(folder: FolderArgument) -> None:
+def card(folder: FolderArgument, lang: LanguageOption = None) -> None:
     """Check a data set, line by line, and print its card."""
     from engines.dataset_format import CARD, HELDOUT, TRAIN, DatasetError, read_examples
 
@@ -182,7 +183,7 @@ def card(folder: FolderArgument) -> None:
         counts = {name: sum(1 for _ in read_examples(folder / name)) for name in (TRAIN, HELDOUT)}
         typer.echo((folder / CARD).read_text("utf-8") if (folder / CARD).is_file() else str(counts))
     except (OSError, DatasetError) as error:
-        fail(str(error))
+        fail(words_of(error, parse_language(lang)))
 
 
 def _day(at: float) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 import typer
 
 from router.cli.api import DEFAULT_URL, Api, KeyOption, UrlOption
-from router.cli.common import Language, LanguageOption, fail, parse_language
+from router.cli.common import Language, LanguageOption, fail, parse_language, words_of
 from router.cli.texts import say
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _plan(data: Path, arms: Sequence[Arm], language: Language) -> tuple[Header, 
             digest.update(orjson.dumps([to_json(example), of_example]))
             found.append((example, of_example))
     except (DatasetError, OSError) as error:
-        fail(say("eval.data", language, why=error), code=2)
+        fail(say("eval.data", language, why=words_of(error, language)), code=2)
     if not found:
         fail(say("eval.empty", language, path=data / HELDOUT), code=2)
     groups = groups_of([(each.id, hashes) for each, hashes in found])

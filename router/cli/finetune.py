@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.common import detect_language, fail
+from router.cli.common import LanguageOption, fail, parse_language
 from router.cli.processes import ENGINE_NAMES, has_engine_packages
 from router.cli.secrets import is_for_engine, keep
 from router.cli.texts import say
@@ -31,14 +31,17 @@ def finetune(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="For the adapter; default NAME-adapter.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    lang: LanguageOption = None,
 ) -> None:
     """Train a LoRA adapter on a data set, and say what it is worth on the held-out part."""
     if name not in ENGINE_NAMES:
         raise typer.BadParameter(f"{name!r} is neither 'glm' nor 'owl2'", param_hint="NAME")
+    language = parse_language(lang)
     if not has_engine_packages() or find_spec("peft") is None:
-        fail(say("finetune.missing", detect_language()))
+        fail(say("finetune.missing", language))
     # -P: a folder named `engines` in the user's current directory must not shadow ours.
     argv = [sys.executable, "-P", "-m", "engines.finetune", name, "--data", str(data), "--model", model]
+    argv += ["--lang", language]
     for option, value in (("--config", config), ("--preset", preset), ("--out", out)):
         argv += [] if value is None else [option, str(value)]
     argv += ["--resume"] if resume else []

@@ -155,7 +155,7 @@ def write(dataset: Dataset, folder: Path, about: Mapping[str, str]) -> None:
         OSError: if it cannot be written.
     """
     if (folder / TRAIN).exists() or (folder / HELDOUT).exists():
-        raise DatasetError(f"there is a data set in {folder} already")
+        raise DatasetError(f"there is a data set in {folder} already", f"{folder} 中已有数据集")
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     for path, file in dataset.files.items():
         shutil.copyfile(file, folder / path)

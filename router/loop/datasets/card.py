@@ -94,7 +94,10 @@ def export_llava(folder: Path, out: Path) -> dict[str, int]:
 
 def _check(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _NAMES):
-        raise DatasetError(f"{folder} is no data set: it has neither {TRAIN} nor {HELDOUT}")
+        raise DatasetError(
+            f"{folder} is no data set: it has neither {TRAIN} nor {HELDOUT}",
+            f"{folder} 不是数据集：既没有 {TRAIN}，也没有 {HELDOUT}",
+        )
 
 
 def to_llava(example: Example) -> dict[str, Any]:

@@ -21,11 +21,12 @@ def argv(monkeypatch):
 
 
 def test_it_becomes_a_run_with_the_options_that_were_given(argv):
-    ended = CliRunner().invoke(app, ["finetune", "glm", "--data", "d", "--out", "o", "--resume"])
+    options = ["--data", "d", "--out", "o", "--resume", "--lang", "zh"]
+    ended = CliRunner().invoke(app, ["finetune", "glm", *options])
 
     assert ended.exit_code == 0
     run = [sys.executable, "-P", "-m", "engines.finetune", "glm"]
-    assert argv == [[*run, "--data", "d", "--model", "pocket", "--out", "o", "--resume"]]
+    assert argv == [[*run, "--data", "d", "--model", "pocket", "--lang", "zh", "--out", "o", "--resume"]]
 
 
 def test_another_model_is_wrong_usage(argv):
@@ -41,3 +42,15 @@ def test_without_peft_the_extra_is_named(argv, monkeypatch):
     assert ended.exit_code == 1
     assert "pip install 'glowl[finetune]'" in ended.output
     assert argv == []
+
+
+def test_a_data_set_that_cannot_be_used_is_said_in_the_language_of_the_command(tmp_path):
+    (tmp_path / "train.jsonl").write_text("{}\n")
+
+    for language, said in (
+        ("en", "`messages` must be a list"),
+        ("zh", "train.jsonl 第 1 行：`messages` 必须是消息列表"),
+    ):
+        ended = CliRunner().invoke(app, ["dataset", "card", str(tmp_path), "--lang", language])
+        assert ended.exit_code == 1
+        assert said in ended.output
