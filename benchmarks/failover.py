@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import signal
 import sys
 import tempfile
@@ -123,6 +124,8 @@ def main() -> int:
     finally:
         stack.stop()
         servers.stop()
+        if certificates is not None:
+            shutil.rmtree(certificates, ignore_errors=True)
     return 1 if num_findings else 0
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import torch
 from PIL import Image
 
 from benchmarks.glm_random import MARKS, SHAPES, Bench, Case, make_config, make_model, make_tokenizer
-from benchmarks.vllm_sides import Sides, answer_all
+from benchmarks.vllm_sides import Sides, answer_all, make_model_folder
 
 BATCHES = {"tiny": (1, 4), "mid": (1, 4, 8), "9b": (1, 8, 32)}
 NEW_TOKENS = {"tiny": 16, "mid": 32, "9b": 128}
@@ -96,7 +95,7 @@ def start_vllm(shape: str, device: torch.device, dtype: torch.dtype, is_eager: b
 
 def make_folder(shape: str) -> tuple[Path, dict[str, int]]:
     """Write what vLLM reads of a model but its weights; returns the ids of its marks too."""
-    folder = Path(tempfile.mkdtemp(prefix="glm-shape-"))
+    folder = make_model_folder("glm-shape-")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copy(POCKET / name, folder)
     processor = json.loads((POCKET / "preprocessor_config.json").read_text("utf-8"))

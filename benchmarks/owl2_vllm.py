@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +27,7 @@ from benchmarks.owl2_serving import (
     prepare,
     serve,
 )
-from benchmarks.vllm_sides import Sides, answer_all
+from benchmarks.vllm_sides import Sides, answer_all, make_model_folder
 
 BATCHES = {"tiny": (1, 4), "mid": (1, 4, 8), "7b": (1, 8, 32)}
 NEW_TOKENS = {"tiny": 16, "mid": 32, "7b": 128}
@@ -68,7 +66,7 @@ def start_vllm(shape: str, device: torch.device, dtype: torch.dtype, is_eager: b
 
     register()
     config = make_config(shape)
-    folder = Path(tempfile.mkdtemp(prefix="owl2-shape-"))
+    folder = make_model_folder("owl2-shape-")
     config.save_pretrained(folder)
     side = config.vision.image_size
     mean_std = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}

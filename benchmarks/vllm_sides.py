@@ -8,12 +8,16 @@ batch, and the time to the first token of one request with a picture.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -106,6 +110,13 @@ def answer_all(vllm: Any, prompts: Sequence[Any], num_new: int) -> int:
     if num_tokens != len(prompts) * num_new:
         raise RuntimeError(f"vLLM wrote {num_tokens} tokens of {len(prompts) * num_new}")
     return num_tokens
+
+
+def make_model_folder(prefix: str) -> Path:
+    """Make a folder that is there as long as this process: vLLM reads in it whenever it likes."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def describe() -> str:
