@@ -3,8 +3,8 @@
 The pocket models were never shown a function, and the echo engines call what the question scripts: between them every
 check is asked of a server that can pass it.
 
-In: PyPI, for the specification's shapes in an environment under ``build/``. Out: a table; exits with 1 if a check did
-not pass that `NOT_EXPECTED` does not name.
+In: PyPI, for the specification's shapes in an environment under ``build/``. Out: a table, and on standard error each
+check as it ends, with its seconds; exits with 1 if a check did not pass that `NOT_EXPECTED` does not name.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def check(python: Path, models: str) -> dict[str, Any]:
     try:
         stack.start()
         stack.wait_ready()
+        print(f"{models} models:", file=sys.stderr, flush=True)
         argv = [
             str(python),
             str(Path(__file__).with_name("checks.py")),
@@ -48,7 +49,7 @@ def check(python: Path, models: str) -> dict[str, Any]:
             "glowl",
             *SCRIPTS[models],
         ]
-        found: dict[str, Any] = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+        found: dict[str, Any] = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
         return found
     finally:
         stack.stop()
