@@ -16,6 +16,9 @@ from engines.logs import HumanLines, JsonLines
 from tests.support import servers
 from tests.support.fork_server import ForkServer
 from tests.support.servers import RedisProcess
+from tests.support.temporary import pytest_configure, pytest_sessionfinish, pytest_unconfigure
+
+__all__ = ["pytest_configure", "pytest_sessionfinish", "pytest_unconfigure"]
 
 # Tests ask the same question again and again, and mean it. Those of the cache turn it on.
 os.environ["GLOWL_CACHE_BYTES"] = "0"
