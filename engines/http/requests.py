@@ -272,9 +272,9 @@ def _from_message(message: _ChatMessage, index: int) -> Message:
 
 def _from_validation_error(error: ValidationError, body: bytes) -> InvalidRequestError:
     """Make one OpenAI-shaped refusal of the first thing that is wrong."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
-        return InvalidRequestError("The body is not valid JSON: send one JSON object.")
+        return InvalidRequestError(f"The body is not valid JSON: {first['ctx']['error']}.", code="invalid_json")
     param = path_of(first, from_json(body))
     where = f"'{param}'" if param else "The body"
     return InvalidRequestError(f"{where}: {first['msg']}.", param=param or None)

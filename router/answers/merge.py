@@ -221,8 +221,8 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
         if not request.has_fallback:
             said = texts.ONLY_BY_GLM.fill(reason=reason)
             error: ErrorRecord = {"code": "server_error", "param": None, "status": 500, "retryable": True}
-            known = {**error, **(result.error or ErrorRecord())}
-            return NoAnswer({**known, "message": said.en, "message_zh": said.zh})
+            known = result.error or ErrorRecord()
+            return NoAnswer({**error, **known, "message": said.en, "message_zh": said.zh})
         return _noted(request.fallback, texts.NOT_COMPOSED.fill(engine="glm", reason=reason))
     if is_worse:
         note = texts.COMPOSED_CUT.fill(finish_reason=result.finish_reason, engine=fallback.engine)

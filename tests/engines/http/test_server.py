@@ -325,9 +325,9 @@ async def test_the_unmodified_openai_package_is_served(http):
 @pytest.mark.parametrize(
     ("method", "path", "content", "status", "code"),
     [
-        ("POST", CHAT, b"{not json", 400, "invalid_request"),
+        ("POST", CHAT, b"{not json", 400, "invalid_json"),
         ("POST", CHAT, b'{"messages": 5}', 400, "invalid_request"),
-        ("POST", CHAT, b"", 400, "invalid_request"),
+        ("POST", CHAT, b"", 400, "invalid_json"),
         ("GET", CHAT, b"", 405, "method_not_allowed"),
         ("GET", "/v1/nothing", b"", 404, "not_found"),
     ],

@@ -770,3 +770,19 @@ def test_another_server_is_greedy_where_nothing_is_said_unless_its_model_thinks(
     assert sent(nothing, enable_thinking=True) == {"seed": 0}
     assert sent(SamplingParams(temperature=0.0), enable_thinking=True) == {"temperature": 0.0, "top_p": 1.0}
     assert sent(SamplingParams(temperature=None, top_p=0.5, seed=4), enable_thinking=True) == {"top_p": 0.5, "seed": 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"not json", "expected ident at line 1 column 2"),
+        (b'{"a":', "EOF while parsing a value at line 1 column 5"),
+        (b"\xff", "expected value at line 1 column 1"),
+    ],
+)
+def test_a_body_that_is_no_json_is_refused_with_the_place_and_the_reason(text, why):
+    with pytest.raises(InvalidRequestError) as caught:
+        requests.from_chat_body(text)
+
+    assert caught.value.message == f"The body is not valid JSON: {why}."
+    assert caught.value.code == "invalid_json"
