@@ -96,7 +96,7 @@ class Glowl:
             patience_s = next((given[name] for name in ("patience_s", "wait_s") if name in given), self.patience_s)
             key = _key_of(context) or self.api_key
             async with Client(self.url, api_key=key, language=self.language) as client:
-                found = await self._ask(client, tool, given, patience_s, _Progress(context, patience_s, self.language))
+                found = await self._ask(client, tool, given, patience_s, Progress(context, patience_s, self.language))
         except (tools.ArgumentsError, SourceError) as error:
             return results.to_error(error.text, self.language)
         except RefusedError as error:
@@ -113,7 +113,7 @@ class Glowl:
         return results.to_result(found, self.language)
 
     async def _ask(
-        self, client: Client, tool: tools.Tool, given: Json, patience_s: float, progress: _Progress
+        self, client: Client, tool: tools.Tool, given: Json, patience_s: float, progress: Progress
     ) -> Exchange:
         if tool.to_question is None:
             return await exchange.resume(client, given["id"].strip(), patience_s=patience_s, report=progress.report)
@@ -122,8 +122,14 @@ class Glowl:
         return await exchange.ask(client, body, patience_s=patience_s, report=progress.report)
 
 
-class _Progress:
-    """Tells a client that asked for it how far a call is; a client that did not is told nothing."""
+class Progress:
+    """Tells a client that asked for it how far a call is; a client that did not is told nothing.
+
+    Args:
+        context: of the call.
+        patience_s: that the call has.
+        language: of what is told.
+    """
 
     def __init__(self, context: _Context, patience_s: float, language: Language) -> None:
         self._session = context.session
@@ -140,7 +146,10 @@ class _Progress:
         elif heard.text_so_far("commentary"):
             text = texts.PROGRESS_DRAFT
         elif heard.response:
-            text = texts.PROGRESS_QUEUED.fill(id=heard.id)
+            text = texts.PROGRESS_QUEUED
+        if heard.id:
+            # Each time: of what comes quickly one after the other, only the last is told.
+            text = texts.PROGRESS_OF.fill(id=heard.id, what=text)
         await self._session.report_progress(heard.waited_s, self._patience_s, text.of(self._language))
 
 

@@ -192,10 +192,11 @@ DIFFER: Final = Text(
 )
 CONFLICT: Final = Text("{what} (GLM: {first}, Owl2: {second})", "{what}（GLM：{first}，Owl2：{second}）")
 PROGRESS_SENT: Final = Text("sent", "已发送")
-PROGRESS_QUEUED: Final = Text("queued as {id}", "已排队：{id}")
+PROGRESS_QUEUED: Final = Text("queued", "已排队")
 PROGRESS_DRAFT: Final = Text("the draft is being written", "正在生成草稿")
 PROGRESS_REFINING: Final = Text("the draft is there; it is being refined", "草稿已完成，正在完善")
 PROGRESS_ANSWER: Final = Text("the answer is being written", "正在生成回答")
+PROGRESS_OF: Final = Text("{id}: {what}", "{id}：{what}")
 
 # Why a call was refused.
 UNREACHABLE: Final = Text(

@@ -129,7 +129,7 @@ async def test_a_call_that_is_cancelled_leaves_no_job_behind(
         told.append((progress, message or ""))
 
     async def queued() -> str | None:
-        return next((word for _, said in told for word in said.split() if word.startswith("resp_")), None)
+        return next((said.partition(":")[0] for _, said in told if said.startswith("resp_")), None)
 
     async with agent(transport, stack, tmp_path) as client:
         # Given a call that waits, and tells of its job meanwhile
