@@ -83,19 +83,19 @@ def test_nothing_that_a_client_sends_is_a_label(http: httpx.Client) -> None:
 
     # When clients send names that nobody else does, wherever there is room for one
     for turn in range(40):
-        word = f"secret{turn}{HOSTILE}"
-        http.get(f"/v1/models/secret{turn}")
-        http.get(f"/secret{turn}/path")
-        http.request("GET", f"/v1/jobs/secret{turn}", headers={"x-request-id": f"secret{turn}"})
+        word = f"quokka{turn}{HOSTILE}"
+        http.get(f"/v1/models/quokka{turn}")
+        http.get(f"/quokka{turn}/path")
+        http.request("GET", f"/v1/jobs/quokka{turn}", headers={"x-request-id": f"quokka{turn}"})
         ask(http, word, model=word)
-        ask(http, word, metadata={"secret": word}, user=word)
+        ask(http, word, metadata={"quokka": word}, user=word)
         ask(http, word, hybrid={"route": word})
-        ask(http, word, service_tier=f"secret{turn}")
-        http.post("/v1/route", json={"preset": f"secret{turn}", "messages": [{"role": "user", "content": "hi"}]})
+        ask(http, word, service_tier=f"quokka{turn}")
+        http.post("/v1/route", json={"preset": f"quokka{turn}", "messages": [{"role": "user", "content": "hi"}]})
 
     # Then their names are nowhere, and there are hardly more series than before
     text = http.get("/metrics").text
-    assert "secret" not in text
+    assert "quokka" not in text
     assert len(read(http)) - number < 400
     words = set(re.findall(r'"([^"]*)"', text)) - {"+Inf"}
     assert all(re.fullmatch(r"[a-zA-Z0-9_./{}:+-]*( [a-z]+)?", word) for word in words), words
