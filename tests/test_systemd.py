@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from router.cli.secrets import is_for_engine
 from router.cli.specs import STOP_MARGIN_S, WORKERS
 from router.jobs.queue import QUEUES, queue_name
 from router.settings import Settings
@@ -138,6 +139,13 @@ def test_what_runs_gets_time_to_end_and_is_started_again(unit: str) -> None:
     if "engine" not in unit:
         assert int(seconds) > settings.drain_s + settings.drain_notice_s + STOP_MARGIN_S
     assert (values(unit, "Restart"), values(unit, "StartLimitIntervalSec")) == (["always"], ["0"])
+
+
+def test_a_restart_of_an_engine_waits_for_its_weights_however_long_they_take() -> None:
+    # Else two in a row would have both engines away: the runbook restarts one after the other.
+    assert values("glowl-engine@.service", "Type") == ["notify"]
+    assert values("glowl-engine@.service", "TimeoutStartSec") == ["infinity"]
+    assert is_for_engine("NOTIFY_SOCKET")
 
 
 @pytest.mark.parametrize("page", ["docs/deployment.md", "docs/deployment.zh.md"])

@@ -69,6 +69,7 @@ class EngineHost:
         engine: the engine.
         stopping: done as soon as running answers should be broken off. Exists while `run` does.
         is_stuck: the engine did not close in time, so a thread of it is still busy.
+        loaded: set once the engine can answer.
         failed: set once the engine can answer nothing, now or ever: it cannot be loaded, or has ended by itself.
         error: why; an `EngineEndedError` if it was loaded.
     """
@@ -81,6 +82,7 @@ class EngineHost:
         self.state: State = "loading"
         self.reason = "the engine is loading"
         self.is_stuck = False
+        self.loaded = asyncio.Event()
         self.failed = asyncio.Event()
         self.error: Exception | None = None
         self._info: EngineInfo | None = None
@@ -152,6 +154,7 @@ class EngineHost:
             self.failed.set()
         else:
             self.state, self.reason = "ready", ""
+            self.loaded.set()
             log.info("%s is ready after %.1f s", self._info.model_id, time.monotonic() - began)
 
 

@@ -30,6 +30,7 @@ from engines.http.address import DEFAULT_PORTS, url_host
 from engines.http.app import EngineHost, app_of
 from engines.http.exits import HOPELESS, exit_status, one_line
 from engines.http.loading import load_engine
+from engines.http.notify import notify
 from engines.logs import LOG_FORMATS, start_logging
 from engines.traces.start import start_traces
 
@@ -209,10 +210,11 @@ async def _serve(arguments: argparse.Namespace, engine: Engine, port: int) -> in
     engine_host = EngineHost(engine, traces)
     async with _listening(engine_host, arguments.host, port, arguments.uds) as url:
         log.info("listening on %s, loading the engine", url)
+        telling = asyncio.create_task(_tell_when_loaded(engine_host))
         ends = [asyncio.create_task(event.wait()) for event in (signalled, engine_host.failed)]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
+        for task in (telling, *ends):
+            task.cancel()
         log.info("stopping")
     error = None if signalled.is_set() else engine_host.error
     if error is not None:
@@ -226,6 +228,11 @@ async def _serve(arguments: argparse.Namespace, engine: Engine, port: int) -> in
         # A thread is deep in a load or a decode step that cannot be broken off: the event loop's end would wait for it.
         _leave(status)
     return status
+
+
+async def _tell_when_loaded(engine_host: EngineHost) -> None:
+    await engine_host.loaded.wait()
+    notify("READY=1")
 
 
 def _leave(status: int) -> NoReturn:
