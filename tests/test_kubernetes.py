@@ -366,7 +366,7 @@ def test_an_upgrade_and_a_roll_back_replace_one_engine_after_the_other(language:
     page = Page(ROOT / f"docs/operate{language}.md")
     workers = set(ROUTER) - {"api"}
     up, down = (_waves(code) for _, code in page.blocks if "rollout pause" in code)
-    assert up == [workers, {"owl2"}, {"glm"}, {"api"}]
+    assert up == [workers, {"api"}, {"owl2"}, {"glm"}]
     assert down == [{"api"}, {"owl2"}, {"glm"}, workers]
 
 
