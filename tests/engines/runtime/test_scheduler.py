@@ -704,7 +704,8 @@ async def test_a_gpu_that_refuses_all_work_ends_the_engine_once_and_for_all(
         await collect(scheduler.stream(asking("first")))
     assert not ended.done()
     runner.is_broken = True
-    with pytest.raises(GenerationFailedError):
+    # The thread may look at the GPU after the first one's error was told: then it finds out before the second.
+    with pytest.raises((GenerationFailedError, EngineEndedError)):
         await collect(scheduler.stream(asking("second")))
 
     # Then that is told, and every later request may be tried elsewhere
