@@ -218,6 +218,9 @@ class Dispatcher:
             log.warning("glm failed at a direct answer: %s", error.for_operators)
             if isinstance(error, EngineUnavailableError):
                 self._monitor.mark_down("glm")
+            if may_hand_over(call, error):
+                # Where one engine is restarted after the other, it has come up since the last look.
+                await self._monitor.look_again("owl2")
             health = without(self._health(call), "glm")
             routed = with_failure(self._router.route(call, health), error)
             if routed.decision.route == "deep" and may_hand_over(call, error):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from engines.base import EngineError, EngineInfo
 from engines.http.balancer import BackendStatus, BalancedClient, RemoteEngine
+from engines.origin import of_nobody
 from policies.decision import EngineHealth, Health
 from router.leftovers import Leftovers, end_tasks
 from router.telemetry import families
@@ -51,6 +52,7 @@ class EngineMonitor:
         self._is_up: dict[str, bool] = {}
         self._asked_at: dict[str, float] = {}
         self._infos: dict[str, EngineInfo] = {}
+        self._looks: dict[str, asyncio.Task[None]] = {}
         self._watches: list[asyncio.Task[None]] = []
 
     @property
@@ -69,7 +71,7 @@ class EngineMonitor:
 
     async def aclose(self) -> None:
         """Stop looking."""
-        await end_tasks(*self._watches)
+        await end_tasks(*self._watches, *self._looks.values())
         await self._telling.aclose()
 
     def health(self) -> Health:
@@ -143,6 +145,14 @@ class EngineMonitor:
         if not any(server.is_up for server in self.backends().get(name, ())):
             self._set(name, False)
 
+    async def look_again(self, name: str) -> None:
+        """Look now at an engine that was down: it may be up since, and a call has no other. Calls share one look."""
+        engine = self._engines.get(name)
+        if engine is None or self.is_up(name):
+            return
+        # Waits no longer than this for a machine that is gone; the look goes on
+        await asyncio.wait([self._start_to_look_at(name, engine)], timeout=UNHEARD_S)
+
     def mark_silent(self, name: str) -> None:
         """Learn that an engine answers nobody, though it may say that it is ready: it is down for `_SILENT_S`.
 
@@ -156,10 +166,21 @@ class EngineMonitor:
     async def _look_forever(self, name: str, engine: RemoteEngine) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
-            try:
-                await self._look_at(name, engine)
-            except Exception:  # one failed check must not end the loop, or the state would never change again
-                log.exception("a look at engine %s failed", name)
+            await asyncio.wait([self._start_to_look_at(name, engine)])
+
+    def _start_to_look_at(self, name: str, engine: RemoteEngine) -> asyncio.Task[None]:
+        """Begin a look, or join the one under way."""
+        look = self._looks.get(name)
+        if look is None or look.done():
+            look = asyncio.create_task(self._try_to_look_at(name, engine), name=f"look-{name}", context=of_nobody())
+            self._looks[name] = look
+        return look
+
+    async def _try_to_look_at(self, name: str, engine: RemoteEngine) -> None:
+        try:
+            await self._look_at(name, engine)
+        except Exception:  # one failed check must not end the loop, or the state would never change again
+            log.exception("a look at engine %s failed", name)
 
     async def _look_at(self, name: str, engine: RemoteEngine) -> None:
         was_up = self._is_up.get(name, False)

@@ -33,6 +33,7 @@ from router.api import waiting
 from router.app import create_app
 from router.call import Call
 from router.dispatch import Dispatcher
+from router.errors import EngineFailedError
 from router.health import EngineMonitor
 from router.jobs.store import JobStore
 from router.routing import Router
@@ -288,6 +289,49 @@ def test_streams_that_servers_of_other_makes_really_sent(http: httpx.Client, glm
     assert (counted["usage"]["prompt_tokens"], counted["usage"]["completion_tokens"]) == (3, 2)
     assert '"error"' in cut
     assert '"finish_reason":"stop"' not in cut
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+async def test_a_call_that_loses_glm_asks_owl2_though_it_was_down_at_the_last_look(
+    redis_url: str, is_back: bool
+) -> None:
+    # Given an Owl2 that was restarted and has just come up, or has not, and a GLM that is restarted right after it
+    class Owl2(EchoEngine):
+        is_well = False
+
+        async def is_ready(self) -> bool:
+            return self.is_well
+
+    glm, owl2 = EchoEngine("glm"), Owl2("owl2")
+    await glm.start()
+    await owl2.start()
+    glm.fail_with = EngineUnavailableError("The engine is shutting down.")
+    engines: Any = {"glm": glm, "owl2": owl2}
+    monitor, rules = EngineMonitor(engines), load_preset("seed")
+    monitor.mark_down("owl2")
+    call = Call((Message("user", (TextPart("图里有什么？"),)),), SamplingParams(), Hints(), "glowl", "local")
+    async with Redis.from_url(redis_url) as redis:
+        dispatcher = Dispatcher(
+            engines=engines,
+            store=JobStore(redis),
+            queue=cast("Any", AsyncMock()),
+            hub=cast("Any", MagicMock()),
+            monitor=monitor,
+            router=Router(lambda: rules),
+        )
+        # When it is asked
+        owl2.is_well = is_back
+        # Then it is refused only if both are away
+        if is_back:
+            running = await dispatcher.start(replace(call, is_streamed=True))
+            assert running.job.spec.branches[-1].engine == "owl2"
+        else:
+            with pytest.raises(EngineFailedError, match="shutting down"):
+                await dispatcher.start(replace(call, is_streamed=True))
+        await dispatcher.aclose()
+    await monitor.aclose()
+    await owl2.aclose()
+    await glm.aclose()
 
 
 @pytest.mark.parametrize(("num_words", "answered_by"), [(0, "owl2"), (1, "glm")], ids=["at once", "in the middle"])

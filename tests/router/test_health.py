@@ -251,6 +251,38 @@ async def test_a_look_that_fails_in_no_foreseen_way_is_not_the_last(caplog: pyte
     assert "a bug" in caplog.text
 
 
+async def test_a_call_that_has_no_other_engine_looks_again_and_others_join_its_look() -> None:
+    # Given an engine that was down at the last look
+    class Server:
+        num_looks = 0
+        is_well = False
+
+        async def is_ready(self) -> bool:
+            self.num_looks += 1
+            await asyncio.sleep(0)
+            return self.is_well
+
+        async def info(self) -> EngineInfo:
+            return EngineInfo("owl2", "m", "echo", 9, 9)
+
+    server = Server()
+    monitor = EngineMonitor({"owl2": cast("Any", server)}, interval_s=3600)
+    await monitor.start()
+    assert monitor.down() == {"owl2"}
+
+    # When calls look again, before and after it has come up
+    await monitor.look_again("owl2")
+    assert monitor.down() == {"owl2"}
+    server.is_well = True
+    await asyncio.gather(*(monitor.look_again("owl2") for _ in range(5)))
+
+    # Then it is up after one look more, and an engine that is up is not looked at
+    assert (monitor.down(), server.num_looks) == (frozenset(), 3)
+    await monitor.look_again("owl2")
+    assert server.num_looks == 3
+    await monitor.aclose()
+
+
 async def test_an_engine_that_hangs_does_not_keep_others_from_being_seen() -> None:
     # Given an engine whose machine is gone: nothing answers, and nothing refuses
     class Hanging:
