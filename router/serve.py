@@ -21,6 +21,7 @@ from typing import Final, cast
 import uvicorn
 from fastapi import FastAPI
 
+from engines.http.notify import notify
 from router.connections import BoundedProtocol, Connections
 from router.leftovers import end_tasks
 from router.services import Services
@@ -73,6 +74,8 @@ class ApiServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on the page's port too; if somebody else does already, the page is at the api's port only."""
         await super().startup(sockets)
+        if self.started:
+            notify("READY=1")
         if not self._ui_port or self._ui_port == self.config.port:
             return
         parts = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}

@@ -141,10 +141,11 @@ def test_what_runs_gets_time_to_end_and_is_started_again(unit: str) -> None:
     assert (values(unit, "Restart"), values(unit, "StartLimitIntervalSec")) == (["always"], ["0"])
 
 
-def test_a_restart_of_an_engine_waits_for_its_weights_however_long_they_take() -> None:
+@pytest.mark.parametrize("unit", ["glowl-engine@.service", "glowl-api.service"])
+def test_a_restart_waits_until_it_is_answered_however_long_that_takes(unit: str) -> None:
     # Else two in a row would have both engines away: the runbook restarts one after the other.
-    assert values("glowl-engine@.service", "Type") == ["notify"]
-    assert values("glowl-engine@.service", "TimeoutStartSec") == ["infinity"]
+    assert values(unit, "Type") == ["notify"]
+    assert values(unit, "TimeoutStartSec") == ["infinity"]
     assert is_for_engine("NOTIFY_SOCKET")
 
 

@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 
 import httpx
@@ -18,19 +19,22 @@ from tests.support.servers import BoundedServer, Process, free_port, wait_until
 
 
 @pytest.mark.e2e
-def test_an_api_that_is_asked_to_end_ends_without_an_error(tmp_path):
+def test_an_api_says_when_it_answers_and_ends_without_an_error(tmp_path):
     # Given an api, with nothing behind it
     port = free_port()
     env = {"REDIS_URL": "redis://127.0.0.1:1/0", "GLOWL_DRAIN_NOTICE_S": "0"}
-    api = Process([sys.executable, "-m", "router.cli", "api", "--port", str(port)], tmp_path / "api.log", env)
+    with (
+        tempfile.TemporaryDirectory(prefix="glowl") as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(f"{folder}/notify")
+        manager.settimeout(300)
+        argv = [sys.executable, "-m", "router.cli", "api", "--port", str(port)]
+        api = Process(argv, tmp_path / "api.log", {**env, "NOTIFY_SOCKET": f"{folder}/notify"})
 
-    def lives() -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    wait_until(lives, "the api")
+        # When it tells systemd that it is ready, then it answers
+        assert manager.recv(100) == b"READY=1"
+    assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).status_code == 200
 
     api.child.send_signal(signal.SIGTERM)
 
