@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,9 @@ _CODE: Final = re.compile(r"[a-z]+(_[a-z0-9]+)+|overloaded|conflict")
 RECORD: Final = ""
 
 
-def find_codes(root: Path) -> dict[str, set[str]]:
-    """Return a tree's codes by the name of the class of error, or by `RECORD`."""
+@cache
+def find_codes(root: Path) -> Mapping[str, set[str]]:
+    """Return a tree's codes by the name of the class of error, or by `RECORD`; it is read once."""
     trees = [
         ast.parse(path.read_text("utf-8"))
         for folder in ("router", "engines")
