@@ -1,4 +1,4 @@
-"""deploy/Dockerfile: a change of a linter's setting is no reason to install torch again."""
+"""deploy/Dockerfile: a linter's setting, or what developers install, is no reason to install torch again."""
 
 from __future__ import annotations
 
@@ -21,4 +21,6 @@ def test_dependencies_are_installed_by_the_metadata_alone() -> None:
     assert set(kept["tool"]) == {"setuptools"}
     tools = whole.pop("tool")
     assert kept.pop("tool") == {"setuptools": tools["setuptools"]}
+    del whole["project"]["optional-dependencies"]["dev"]
     assert kept == whole
+    assert [line for line in done.stdout.splitlines() if line.startswith("#")] == []
