@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -204,6 +205,8 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=DEFAULT_MODELS, help="holds glm/ and owl2/")
     parser.add_argument("--svg", type=Path, help="draw the curves into this file")
     arguments = parser.parse_args()
+    if arguments.svg and find_spec("matplotlib") is None:
+        parser.error("--svg needs matplotlib: pip install matplotlib")
     torch.set_num_threads(1)
     begun = time.monotonic()
     curves = asyncio.run(run(arguments))
