@@ -105,6 +105,21 @@ class Hybrid(ClosedModel):
         return self.draft or "reasoning"
 
 
+def known_types(*kinds: str) -> BeforeValidator:
+    """Refuse an object of another type by the type's name."""
+
+    def check(value: object) -> object:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind not in kinds:
+            accepted = ", ".join(f"'{each}'" for each in kinds)
+            raise PydanticCustomError(
+                "unknown_type", "'{kind}' is none of {accepted}", {"kind": kind[:_MAX_SHOWN], "accepted": accepted}
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
 class ImageUrl(WireModel):
     """Where a picture is: http(s) URL or data URL."""
 
@@ -386,6 +401,7 @@ InputItem = Annotated[
     | Annotated[ReasoningItem, Tag("reasoning-item")]
     | Annotated[CompactionItem, Tag("compaction-item")],
     Discriminator(_kind_of_item),
+    known_types("message", "item_reference", "function_call", "function_call_output", "reasoning", "compaction"),
 ]
 
 

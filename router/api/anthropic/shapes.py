@@ -7,28 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field
 
 from engines.http.requests import Seed, Temperature, Tokens, Whole
-from router.api.schemas import MAX_NAME, Hybrid, Items, NullAsDefault, WireModel
-
-_MAX_SHOWN = 64
-
-
-def _known(*kinds: str) -> BeforeValidator:
-    """Refuse an object of another type by the type's name."""
-
-    def check(value: object) -> object:
-        kind = value.get("type") if isinstance(value, dict) else None
-        if isinstance(kind, str) and kind not in kinds:
-            accepted = ", ".join(f"'{each}'" for each in kinds)
-            raise PydanticCustomError(
-                "unknown_type", "'{kind}' is none of {accepted}", {"kind": kind[:_MAX_SHOWN], "accepted": accepted}
-            )
-        return value
-
-    return BeforeValidator(check)
+from router.api.schemas import MAX_NAME, Hybrid, Items, NullAsDefault, WireModel, known_types
 
 
 class TextBlock(WireModel):
@@ -65,7 +47,7 @@ class ImageBlock(WireModel):
 
     type: Literal["image"]
     source: Annotated[
-        Base64Source | UrlSource | FileSource, Field(discriminator="type"), _known("base64", "url", "file")
+        Base64Source | UrlSource | FileSource, Field(discriminator="type"), known_types("base64", "url", "file")
     ]
 
 
@@ -84,7 +66,7 @@ class ToolUseBlock(WireModel):
     input: dict[str, Any] = Field(description="the arguments")
 
 
-ResultBlock = Annotated[TextBlock | ImageBlock, Field(discriminator="type"), _known("text", "image")]
+ResultBlock = Annotated[TextBlock | ImageBlock, Field(discriminator="type"), known_types("text", "image")]
 
 
 class ToolResultBlock(WireModel):
@@ -99,7 +81,7 @@ class ToolResultBlock(WireModel):
 Block = Annotated[
     TextBlock | ImageBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock,
     Field(discriminator="type"),
-    _known("text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result"),
+    known_types("text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result"),
 ]
 
 
@@ -168,10 +150,10 @@ class CountRequest(WireModel):
     system: str | Items[TextBlock] | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-    tools: Items[Annotated[CustomTool, _known("custom")]] | None = Field(
+    tools: Items[Annotated[CustomTool, known_types("custom")]] | None = Field(
         None, description="functions that GLM may call; such requests stay on the fast route, see docs/anthropic.md"
     )
-    tool_choice: Annotated[ToolChoice, _known("auto", "any", "tool", "none")] | None = None
+    tool_choice: Annotated[ToolChoice, known_types("auto", "any", "tool", "none")] | None = None
     hybrid: Annotated[Hybrid, NullAsDefault] = Hybrid()
 
     @property

@@ -90,4 +90,7 @@ def test_items_of_an_unknown_kind_are_still_refused_by_name(http: httpx.Client) 
     refused = ask(http, {"type": "computer_call_output", "call_id": "c", "output": "x"}, user("再说"))
 
     assert refused.status_code == 400
-    assert refused.json()["error"]["param"].startswith("input[0]")
+    error = refused.json()["error"]
+    assert (error["code"], error["param"]) == ("unsupported_value", "input[0].type")
+    assert "'computer_call_output'" in error["message"]
+    assert "'function_call_output'" in error["message"]
