@@ -21,7 +21,7 @@ from router.api.formats import to_chat_format, to_responses_format
 from router.api.knobs import check_metadata, to_chat_sampling, to_responses_sampling, to_thinking
 from router.api.models import AUTO_MODEL, Target, resolve_model
 from router.api.named_files import pictures_named
-from router.api.other_fields import unsupported
+from router.api.other_fields import check_older_others, unsupported
 from router.api.owned import find_response
 from router.api.schemas import ChatRequest, InferenceRequest, ResponsesRequest, RouteRequest, Sampling, VisionRequest
 from router.api.tools import echo_of
@@ -114,6 +114,7 @@ async def to_older_call(body: InferenceRequest, caller: str, services: Services,
     Raises:
         RouterError: for whatever is wrong with it.
     """
+    check_older_others(body.model_extra or {})
     model = (body.model if isinstance(body, VisionRequest) else None) or AUTO_MODEL
     target = resolve_model(model, services.monitor)
     call = Call(

@@ -280,6 +280,11 @@ _CHAT: Final = {**_OPENAI, **_OTHERS, **_OWN, **_CHAT_ONLY}
 _RESPONSES: Final = {**_OPENAI, **_OTHERS, **_OWN, **_RESPONSES_ONLY}
 _CHAT_SPELLINGS: Final = _by_spelling(_CHAT, (*ChatRequest.model_fields, *_THINKING))
 _RESPONSES_SPELLINGS: Final = _by_spelling(_RESPONSES, (*ResponsesRequest.model_fields, *_THINKING))
+# What clients call a picture, or what else a question may be about.
+_PICTURES: Final = frozenset(
+    {_bare(name) for name, rule in (_OPENAI | _OTHERS).items() if rule is _INSTEAD_PARTS}
+    | {"img", "imgs", "imgurl", "photo", "photos", "imageb64", "imagefile", "imagepath", "base64image", "pictureurl"}
+)
 
 
 def check_others(others: Mapping[str, Any], *, is_chat: bool, is_greedy: bool) -> None:
@@ -309,6 +314,20 @@ def check_others(others: Mapping[str, Any], *, is_chat: bool, is_greedy: bool) -
             log.debug("a request has the unknown field %r", name)
         elif not ((rule.is_for_sampling and is_greedy) or rule.is_neutral(value)):
             raise unsupported(name, rule.advice)
+
+
+def check_older_others(others: Mapping[str, Any]) -> None:
+    """Refuse a picture that is not in ``image``: the question would be answered without it.
+
+    Args:
+        others: fields that the older shapes do not declare. All but the names of pictures are ignored.
+
+    Raises:
+        BadRequestError: naming the first such field, and ``image``.
+    """
+    for name, value in others.items():
+        if value and len(name) <= _MAX_NAME and _bare(name) in _PICTURES:
+            raise unsupported(name, texts.SEND_IMAGE)
 
 
 def unsupported(param: str, advice: Text) -> BadRequestError:

@@ -475,9 +475,11 @@ class FeedbackRequest(ClosedModel):
 
 
 class InferenceRequest(WireModel):
-    """``POST /api/v1/inference``: an older shape with one base64 picture."""
+    """``POST /api/v1/inference``: an older shape with one base64 picture; `other_fields` refuses other names of it."""
 
-    image: str | None = None
+    model_config = ConfigDict(extra="allow")
+
+    image: str | None = Field(None, description="the picture: base64, a data URL or an http(s) URL")
     prompt: str = Field(min_length=1)
     max_tokens: Tokens | None = None
     temperature: Temperature | None = None

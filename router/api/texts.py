@@ -399,6 +399,10 @@ SHORTEN_MESSAGES: Final = Text("shorten the messages yourself", "请自行缩短
 OWN_CONTEXT: Final = Text("the context is the model's own; leave it out", "上下文长度由模型决定；请去掉")
 SEND_SEED: Final = Text("send seed", "请使用 seed")
 SEND_IMAGE_PARTS: Final = Text("send pictures as image_url parts of a message", "请在消息中以 image_url 发送图片")
+SEND_IMAGE: Final = Text(
+    "send the picture as 'image': base64, a data URL or an http(s) URL",
+    "请把图片写在 'image' 中：base64、data URL 或 http(s) 地址",
+)
 SEND_AS: Final = Text("it is not read under this name; send it as '{name}'", "不识别此名称；请写作 '{name}'")
 SEND_TURNS: Final = Text(
     "send the whole conversation as messages, or as input of a response",

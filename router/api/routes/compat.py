@@ -26,13 +26,13 @@ RESPOND_ASYNC: Final = "respond-async"
 
 @routes.post("/api/v1/inference")
 async def inference(request: Request) -> Response:
-    """Answer a question about one base64 picture."""
+    """Answer a question about one base64 picture, sent as `image`."""
     return await _answer(request, InferenceRequest, extra=_with_bare_text)
 
 
 @routes.post("/v1/vision/completion")
 async def vision_completion(request: Request) -> Response:
-    """Answer a question about one picture, given by URL or data URL."""
+    """Answer a question about one picture, sent as `image`: a URL or a data URL."""
     return await _answer(request, VisionRequest)
 
 

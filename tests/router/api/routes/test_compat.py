@@ -114,6 +114,32 @@ PATHS = ("/api/v1/inference", "/v1/vision/completion")
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "name", ["image_url", "imageUrl", "images", "Image", "image_base64", "picture", "img", "video"]
+)
+def test_a_picture_under_another_name_is_refused_and_the_right_one_said(
+    http: httpx.Client, path: str, name: str
+) -> None:
+    sent = base64.b64encode(png()).decode()
+    value = [sent] if name == "images" else {"url": sent} if name == "image_url" else sent
+
+    refused = http.post(path, json={name: value, "prompt": "图里有什么？"}, headers={"accept-language": "en"})
+
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (400, "unsupported_value", name)
+    assert "send the picture as 'image'" in error["message"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_other_unknown_field_changes_nothing(http: httpx.Client, path: str) -> None:
+    body = {"image": base64.b64encode(png()).decode(), "prompt": "图里有什么？"}
+
+    answer = http.post(path, json={**body, "images": [], "image_url": None, "history": ["x"], "language": "zh"}).json()
+
+    assert answer["choices"][0]["message"]["content"].startswith("[echo glm] 1 picture")
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=10, Respond-Async; x=1"])
 def test_who_prefers_not_to_wait_gets_the_address_of_a_job(http: httpx.Client, path: str, prefer: str) -> None:
     body = {"image": base64.b64encode(png()).decode(), "prompt": "图里有什么？"}
