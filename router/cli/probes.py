@@ -6,17 +6,15 @@ In: a URL or a file. Out: a `Probe`, which answers for a pid and never raises.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
 from router.cli.net import PROBE_TIMEOUT_S, http_status
 from router.cli.redis_server import ping, replies
+from router.cli.supervision import Probe
 
 # Timeout of one liveness check; a busy machine may pass the next one.
 ALIVE_TIMEOUT_S = 5.0
-
-Probe = Callable[[int], Awaitable[bool]]
 
 
 def answers_ping(url: str) -> Probe:

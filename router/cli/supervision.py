@@ -17,6 +17,9 @@ TRY_AGAIN: Final = os.EX_TEMPFAIL
 HOPELESS: Final = os.EX_CONFIG
 _SAYS_WHY = "error: "
 
+# A look at a child, given its pid.
+Probe = Callable[[int], Awaitable[bool]]
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
@@ -37,8 +40,8 @@ class ProcessSpec:
 
     name: str
     argv: tuple[str, ...]
-    is_ready: Callable[[int], Awaitable[bool]]
-    is_alive: Callable[[int], Awaitable[bool]] | None = None
+    is_ready: Probe
+    is_alive: Probe | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     inherits: Callable[[str], bool] = lambda _name: True
     layer: int = 1

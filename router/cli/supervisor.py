@@ -18,7 +18,8 @@ from typing import Any
 
 from router.cli.child_process import guarded_argv, kill_group, process_identity, stop_leftovers
 from router.cli.log_files import read_tail, rotate_log
-from router.cli.supervision import HOPELESS, Event, LivenessPolicy, ProcessSpec, RestartPolicy, last_words
+from router.cli.supervision import HOPELESS, Event, LivenessPolicy, Probe, ProcessSpec, RestartPolicy, last_words
+from router.leftovers import Leftovers, end_tasks
 
 READY_POLL_S = 0.1
 STILL_STARTING_EVERY_S = 30.0
@@ -61,6 +62,7 @@ class Supervisor:
         self._stop_asked = asyncio.Event()
         self._kill_asked = asyncio.Event()
         self._exit_code = 0
+        self._given_up = Leftovers()
 
     @property
     def pids(self) -> dict[str, int]:
@@ -214,39 +216,41 @@ class Supervisor:
     async def _watch(self, child: _Child, begun: float) -> int:
         """Wait for a child's end; returns how it ended."""
         assert child.process is not None
-        watcher = asyncio.create_task(self._look_after(child, child.process.pid, begun))
-        exit_code = await child.process.wait()
-        watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watcher
-        return exit_code
+        life = _Life(child.process, self._given_up)
+        await self._look_after(child, life, begun)
+        return await life.end
 
-    async def _look_after(self, child: _Child, pid: int, begun: float) -> None:
-        """Announce when a child is ready; from then on, kill it if it hangs."""
-        # Polled: another process cannot set an event here.
-        while not await child.spec.is_ready(pid):  # noqa: ASYNC110
-            await asyncio.sleep(READY_POLL_S)
+    async def _look_after(self, child: _Child, life: _Life, begun: float) -> None:
+        """Announce when a child is ready; from then on, kill it if it hangs. Returns soon after it ended."""
+        while not await life.ask(child.spec.is_ready):
+            if life.is_over:
+                return
+            await life.pause(READY_POLL_S)
         child.is_ready = True
         child.was_ever_ready = True
         self._on_event(Event("ready", child.spec.name, time.monotonic() - begun, log_path=child.log_path))
         child.settled.set()
         if child.spec.is_alive is not None:
-            silent_s = await self._until_hung(child.spec.is_alive, pid)
+            silent_s = await self._until_hung(child.spec.is_alive, life)
+            if silent_s is None:
+                return
             self._on_event(Event("hung", child.spec.name, silent_s))
             # Not asked to end: a stopped process, or a blocked loop, would not hear it.
-            kill_group(pid)
+            kill_group(life.pid)
 
-    async def _until_hung(self, is_alive: Callable[[int], Awaitable[bool]], pid: int) -> float:
-        """Return once a child has not answered for too long: the seconds since it last did."""
+    async def _until_hung(self, is_alive: Probe, life: _Life) -> float | None:
+        """Return once a child has not answered for too long: the seconds since it last did; None if it has ended."""
         heard = time.monotonic()
         num_failures = 0
         while True:
             asleep = time.monotonic()
-            await asyncio.sleep(self._liveness.every_s)
+            await life.pause(self._liveness.every_s)
             was_late = time.monotonic() - asleep > self._liveness.every_s + self._liveness.late_s
-            if await is_alive(pid):
+            if await life.ask(is_alive):
                 heard, num_failures = time.monotonic(), 0
                 continue
+            if life.is_over:
+                return None
             num_failures = 0 if was_late else num_failures + 1
             if num_failures >= self._liveness.max_failures:
                 return time.monotonic() - heard
@@ -294,6 +298,36 @@ class Supervisor:
         if not gone.done():
             kill_group(process.pid)
         await gone
+
+
+class _Life:
+    """One process of a child, from its start to its end. Its end comes before each look at it.
+
+    A look can outlive the process that it asks: redis-py can swallow a `CancelledError` in mid-command. So no look that
+    is given up is waited for, and no look counts once the process has ended: its pid may belong to another by then.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, given_up: Leftovers) -> None:
+        self.pid = process.pid
+        self.end = asyncio.create_task(process.wait())
+        self._given_up = given_up
+
+    @property
+    def is_over(self) -> bool:
+        return self.end.done()
+
+    async def ask(self, probe: Probe) -> bool:
+        """Look; False as soon as the process has ended."""
+        look = asyncio.ensure_future(probe(self.pid))
+        await asyncio.wait({self.end, look}, return_when=asyncio.FIRST_COMPLETED)
+        if not self.is_over:
+            return look.result()
+        self._given_up.add(end_tasks(look))
+        return False
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, but not beyond the end of the process."""
+        await asyncio.wait({self.end}, timeout=seconds)
 
 
 class _Child:

@@ -329,6 +329,48 @@ async def test_a_child_that_hangs_after_it_was_ready_is_replaced(tmp_path, watch
     assert await run == 0
 
 
+class DeafLook:
+    """A look at a process that has no answer for it, and that goes on although it is cancelled."""
+
+    def __init__(self, *, num_swallowed: int) -> None:
+        self.num_swallowed = num_swallowed
+        self.pid: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.let_go = asyncio.Event()
+
+    async def __call__(self, pid: int) -> bool:
+        if self.pid.done():
+            return pid != self.pid.result()
+        self.pid.set_result(pid)
+        for _ in range(self.num_swallowed):
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.let_go.wait()
+        return False
+
+
+@pytest.mark.parametrize("num_swallowed", [1, 1000])
+@pytest.mark.parametrize("kind", ["is_ready", "is_alive"])
+async def test_an_end_is_seen_although_a_look_goes_on(tmp_path, watched, supervise, monkeypatch, kind, num_swallowed):
+    # Given a look at a child that is under way, and that swallows a cancellation as redis-py can, or all of them
+    killed: list[int] = []
+    monkeypatch.setattr("router.cli.supervisor.kill_group", killed.append)
+    look = DeafLook(num_swallowed=num_swallowed)
+    supervisor = supervise(dataclasses.replace(child(tmp_path, "redis", STEADY), **{kind: look}), liveness=EAGER)
+    run = asyncio.create_task(supervisor.run())
+    pid = await asyncio.wait_for(look.pid, WAIT_S)
+    # When the child ends
+    os.kill(pid, signal.SIGKILL)
+    # Then that is seen, and the next one is started while the old look may still be under way
+    assert (await watched.until("died", "redis")).exit_code == -signal.SIGKILL
+    await watched.until("ready", "redis", times=1 if kind == "is_ready" else 2)
+    assert supervisor.pids["redis"] != pid
+    # And the process that has ended is neither called hung nor sent a signal
+    assert not watched.of("hung")
+    assert killed == []
+    look.let_go.set()
+    supervisor.request_stop()
+    assert await run == 0
+
+
 def state_of(pid: int) -> str:
     listed = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return listed.stdout.strip()[:1]
