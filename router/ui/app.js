@@ -48,7 +48,7 @@ function Head() {
     <span class="choices">
       <button type="button" class="quiet" title=${t("theme.now", { theme: t(`theme.${theme.value}`) })} aria-label=${t("theme.now", { theme: t(`theme.${theme.value}`) })} onClick=${nextTheme}><${Icon} name=${theme.value} /></button>
       <button type="button" class="quiet" lang=${other} aria-label=${other === "zh" ? "中文" : "English"} onClick=${() => choose("language", other)}>${other === "zh" ? "中文" : "EN"}</button>
-      ${key.value && html`<button type="button" class="quiet" title=${t("signOut")} onClick=${() => { signIn(""); location.reload(); }}><${Icon} name="out" /><span class="narrow-hide">${t("signOut")}</span></button>`}
+      ${key.value && !needsKey.value && html`<button type="button" class="quiet" title=${t("signOut")} onClick=${() => { signIn(""); location.reload(); }}><${Icon} name="out" /><span class="narrow-hide">${t("signOut")}</span></button>`}
     </span>
   </header>`;
 }
@@ -65,8 +65,7 @@ function SignIn() {
   const submit = async (event) => {
     event.preventDefault();
     wasWrong.value = false;
-    signIn(field.current.value);
-    wasWrong.value = await isRefused();
+    wasWrong.value = !signIn(field.current.value) || await isRefused();
     if (!wasWrong.value) location.reload();
   };
   useEffect(() => field.current?.focus(), []);

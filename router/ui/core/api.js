@@ -3,15 +3,19 @@ import { signal } from "./html.js";
 import { language, t } from "./language.js";
 
 const KEY = "glowl.key";
+// All that keys are made of, and all that a browser sends in a header: with anything else `fetch` fails.
+const sendable = (typed) => /^[ -~]*$/.test(typed) ? typed : "";
 /** The key that was typed in; kept until the tab is closed. @type {{value: string}} */
-export const key = signal(sessionStorage.getItem(KEY) || "");
+export const key = signal(sendable(sessionStorage.getItem(KEY) || ""));
 /** Whether the service wants a key that we do not have. */
 export const needsKey = signal(false);
 
+/** Keep a key. @returns {boolean} false for what can be no key */
 export function signIn(typed) {
-  key.value = typed.trim();
+  key.value = sendable(typed.trim());
   if (key.value) sessionStorage.setItem(KEY, key.value);
   else sessionStorage.removeItem(KEY);
+  return key.value !== "";
 }
 
 export class ApiError extends Error {
