@@ -273,7 +273,7 @@ OBJECTS: Final[dict[str, Json]] = {
     ),
     "WebhookEndpointList": _page("WebhookEndpoint"),
     "WebhookTest": _object(
-        "What a receiver answered.",
+        "What a receiver answered: `status_code`. `success` is always true, as in OpenAI's API.",
         {"webhook_endpoint_id": _TEXT, "event_type": _TEXT, "status_code": _COUNT, "success": _FLAG},
         kind="webhook_endpoint.test",
     ),

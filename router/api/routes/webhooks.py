@@ -159,7 +159,7 @@ async def rotate_secret(request: Request, endpoint_id: str) -> Response:
 
 @routes.post("/v1/webhook_endpoints/{endpoint_id}/test")
 async def test_endpoint(request: Request, endpoint_id: str) -> Response:
-    """Post a signed sample event now, once, and say what the receiver answered."""
+    """Post a signed sample event now, once, and say in `status_code` what the receiver answered."""
     services, caller = services_of(request), owner(request, "jobs")
     body = await parse(request, EndpointTest)
     endpoint = await _find(services, caller, endpoint_id)
@@ -184,6 +184,7 @@ async def test_endpoint(request: Request, endpoint_id: str) -> Response:
             "webhook_endpoint_id": endpoint_id,
             "event_type": body.event_type,
             "status_code": answer.status,
+            # As in OpenAI's API, where it is always true: an answer came, whatever it was.
             "success": True,
         }
     )
