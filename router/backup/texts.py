@@ -40,6 +40,6 @@ BUSY: Final = Text(
     "redis 的变化快于读取速度；未生成备份。请在较空闲时重试",
 )
 NO_RIGHT: Final = Text(
-    "the user of REDIS_URL may not hold writes for a moment, which a backup needs: {reason}",
-    "REDIS_URL 的用户无权短暂暂停写入，而备份需要此权限：{reason}",
+    "the user of REDIS_URL lacks a right that a backup needs (docs/high-availability.md has them all): {reason}",
+    "REDIS_URL 的用户缺少备份所需的权限（全部权限见 docs/high-availability.zh.md）：{reason}",
 )

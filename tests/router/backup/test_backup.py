@@ -18,6 +18,7 @@ from router.backup.snapshot import is_kept, snapshot
 from router.backup.values import key_of
 from router.errors import StorageFullError
 from tests.support.archives import new_archive
+from tests.support.redis_rights import documented_rights
 
 BINARY = bytes(range(256))
 
@@ -149,10 +150,26 @@ async def test_a_user_without_the_right_is_told(redis: Redis, redis_url: str) ->
     await redis.execute_command("ACL", "SETUSER", "weak", "-client|pause")
     try:
         async with Redis.from_url(redis_url, username="weak", password="x") as weak:
-            with pytest.raises(ArchiveError, match="may not hold writes"):
+            with pytest.raises(ArchiveError, match="lacks a right that a backup needs"):
                 [line async for line in snapshot(weak)]
     finally:
         await redis.acl_deluser("weak")
+
+
+async def test_the_user_of_the_docs_makes_a_backup_and_restores_it(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    await fill(redis)
+    before = await everything(redis)
+    await redis.execute_command("ACL", "SETUSER", "own", "reset", "on", "nopass", *documented_rights())
+    try:
+        async with Redis.from_url(redis_url, username="own", password="x") as own:
+            await write(own, tmp_path / "b.gz")
+            await restore(own, tmp_path / "b.gz", is_replacing=True)
+    finally:
+        await redis.acl_deluser("own")
+    del before[b"glowl:cache:answer:1"]
+    assert await everything(redis) == before
 
 
 async def test_a_redis_with_something_in_it_is_replaced_only_when_told(redis: Redis, tmp_path: Path) -> None:
