@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -226,6 +227,23 @@ def test_who_may_not_ask_is_refused_in_the_handshake(keyed_api: AppServer, api: 
     key = {"Authorization": "Bearer alice"}
     with connect(url_of(keyed_api), open_timeout=WAIT_S, proxy=None, additional_headers=key) as allowed:
         assert turn(allowed)[-1]["type"] == "response.completed"
+
+
+def test_what_clients_do_wrong_is_no_error_of_the_service(
+    api: AppServer, keyed_api: AppServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InvalidStatus):
+        connect(url_of(keyed_api), open_timeout=WAIT_S, proxy=None)
+    # A character that is cut in two
+    with connect(url_of(api), open_timeout=WAIT_S, proxy=None) as socket:
+        socket.send(b'{"input": "' + "你".encode()[:2], text=True)
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(WAIT_S)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1007
+    with connect(url_of(api), open_timeout=WAIT_S, proxy=None) as socket:
+        assert turn(socket)[-1]["type"] == "response.completed"
+    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
 def test_an_upgrade_elsewhere_is_an_ordinary_request(api: AppServer) -> None:
