@@ -143,6 +143,9 @@ def test_without_redis_the_page_says_so_and_answers(slow: ProcessStack, visit: V
     bubble = wait_for(ask(page, "Is it | big?", SAMPLES / "count.png"), "completed")
     assert text_of(bubble).startswith("[echo glm] 1 picture")
     wait_for(ask(page, "And small?"), "completed")
+    # And so is one for the deep route; one for Owl2 alone is refused, as the banner says
+    assert text_of(wait_for(ask(page, "Is it red?", route="deep"), "completed")).startswith("[echo glm]")
+    wait_for(ask(page, "Is it blue?", route="owl2"), "refused")
     # And no view breaks
     for view in ("jobs", "status", "lab"):
         page.goto(f"{slow.urls[0]}/ui/#/{view}")
@@ -152,5 +155,5 @@ def test_without_redis_the_page_says_so_and_answers(slow: ProcessStack, visit: V
     slow.start("redis")
     expect(banner).to_have_count(0, timeout=TIMEOUT_MS)
     page.goto(f"{slow.urls[0]}/ui/#/ask")
-    bubble = wait_for(ask(page, "这是什么？"), "completed")
+    bubble = wait_for(ask(page, "这是什么？", route="glm"), "completed")
     expect(page.locator(".history li.open")).to_contain_text("这是什么？")

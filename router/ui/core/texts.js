@@ -32,7 +32,7 @@ export default {
   "error.unreachable": ["The service does not answer. Is it running?", "服务没有响应。它在运行吗？"],
   "error.status": ["The service answered with status {status}.", "服务返回了状态码 {status}。"],
   "trouble.service": ["The service does not answer; the page goes on as soon as it does.", "服务没有响应；恢复后页面会自动继续。"],
-  "trouble.redis": ["Redis is down: GLM answers directly, nothing is queued, and nothing is kept in the history.", "Redis 不可用：由 GLM 直接回答，不排队，也不保存到历史记录。"],
+  "trouble.redis": ["Redis is down: GLM answers every question directly, Owl2 answers none. Nothing is kept in the history.", "Redis 不可用：所有问题由 GLM 直接回答，Owl2 不作答，也不保存到历史记录。"],
   "trouble.redis.all": ["Redis is down, and so is GLM: nothing can be answered at the moment.", "Redis 与 GLM 都不可用：暂时无法回答任何问题。"],
   "trouble.engines": ["Both engines are down or still loading; questions wait in the queue for them.", "两个引擎都不可用或仍在加载；问题会在队列中等待。"],
   "trouble.glm": ["GLM is down or still loading; Owl2 answers.", "GLM 不可用或仍在加载；由 Owl2 回答。"],
