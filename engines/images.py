@@ -180,7 +180,7 @@ def _unreadable(part: ImagePart, error: Exception) -> InvalidImageError:
     return _refusal(
         part,
         "The picture cannot be decoded: it is truncated or damaged, or not an image. Send a complete PNG, JPEG, WebP, "
-        "GIF, BMP or TIFF file.",
+        "GIF or BMP file.",
         code=PARSE_ERROR,
     )
 

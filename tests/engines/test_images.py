@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from PIL import Image, ImageChops, JpegImagePlugin, PngImagePlugin
 
 from engines import images
 from engines.base import EngineOverloadedError, ImagePart, InvalidImageError
-from engines.image_header import fit_size
+from engines.image_header import ACCEPTED_TYPES, fit_size
 from engines.images import check_request, decode_image, picture_size, upright_size
 
 
@@ -39,7 +40,7 @@ def near(actual: object, expected: tuple[int, int, int], tolerance: int = 3) -> 
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_every_accepted_format_becomes_rgb_of_the_same_size(image_format: str) -> None:
+def test_every_format_becomes_rgb_of_the_same_size(image_format: str) -> None:
     image = decode_image(encode(two_halves(), image_format))
 
     assert (image.mode, image.size) == ("RGB", (40, 20))
@@ -188,6 +189,14 @@ def test_long_pictures_are_scaled_down_and_the_header_tells_the_size_beforehand(
     assert fit_size(*size, limit) == expected
     assert picture_size(data, max_side_px=limit) == expected
     assert decode_image(data, max_side_px=limit).size == expected
+
+
+def test_who_sends_a_damaged_file_is_told_of_every_type_that_the_door_accepts_and_no_other() -> None:
+    with pytest.raises(InvalidImageError) as refused:
+        decode_image(part(b"\x89PNG\r\n\x1a\n"))
+
+    named = re.findall("PNG|JPEG|WebP|GIF|BMP|TIFF|AVIF|HEIC", str(refused.value))
+    assert {f"image/{name.lower()}" for name in named} == set(ACCEPTED_TYPES)
 
 
 @pytest.mark.parametrize("orientation", [None, *range(1, 9)])
