@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 from fastapi import Query, Request
 
-from router.api import texts
+from policies.text import Text
 from router.errors import BadRequestError
 from router.jobs.job import Job, JobState
 from router.jobs.rows import JobPage
@@ -65,8 +65,18 @@ def metadata_wanted(request: Request) -> dict[str, str]:
     return {name[1]: value for name, value in found if name is not None}
 
 
-async def list_jobs(services: Services, caller: str, wanted: Wanted, *, after: str, limit: int) -> JobPage:
+async def list_jobs(
+    services: Services, caller: str, wanted: Wanted, *, after: str, limit: int, missing: Text
+) -> JobPage:
     """Return a page.
+
+    Args:
+        services: the parts the application was built from.
+        caller: the owner.
+        wanted: which jobs.
+        after: the last one of the page before; empty for the first page.
+        limit: how many at most.
+        missing: what to say where ``after`` is not in the list.
 
     Raises:
         BadRequestError: if ``after`` is not in the list.
@@ -82,7 +92,7 @@ async def list_jobs(services: Services, caller: str, wanted: Wanted, *, after: s
             limit=_AT_A_TIME if wanted.is_narrow else limit,
         )
         if page is None:
-            raise BadRequestError(texts.NO_JOB_AFTER.fill(after=after), code="invalid_value", param="after")
+            raise BadRequestError(missing.fill(after=after), code="invalid_value", param="after")
         for job in page.jobs:
             if wanted.matches(job):
                 found.append(job)

@@ -112,6 +112,10 @@ INVALID_EXPIRY: Final = Text(
     "'expires_after' needs the anchor 'created_at' and from {min_ttl_s} to {max_ttl_s} seconds.",
     "'expires_after' 的 anchor 必须为 'created_at'，seconds 应在 {min_ttl_s} 到 {max_ttl_s} 之间。",
 )
+NO_RESPONSE_AFTER: Final = Text(
+    "There is no response '{after}' in the list; send the 'last_id' of the page before as 'after'.",
+    "列表中没有响应 '{after}'；'after' 应为上一页的 'last_id'。",
+)
 NO_JOB_AFTER: Final = Text(
     "There is no job '{after}' in the list; send the 'last_id' of the page before as 'after'.",
     "列表中没有任务 '{after}'；'after' 应为上一页的 'last_id'。",

@@ -40,7 +40,7 @@ async def list_caller_jobs(
     """
     services, caller = services_of(request), owner(request, "jobs")
     wanted = Wanted(state, q, metadata_wanted(request), batch_id)
-    page = await list_jobs(services, caller, wanted, after=after, limit=limit)
+    page = await list_jobs(services, caller, wanted, after=after, limit=limit, missing=texts.NO_JOB_AFTER)
     data = [to_job_summary(job) for job in await located(services, page.jobs)]
     return json_response(to_page(data, has_more=page.has_more, last_id=page.last_id))
 

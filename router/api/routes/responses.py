@@ -109,7 +109,7 @@ async def list_responses(
     """
     services, caller = services_of(request), owner(request, "ask")
     wanted = Wanted(state, q, metadata_wanted(request))
-    page = await list_jobs(services, caller, wanted, after=after, limit=limit)
+    page = await list_jobs(services, caller, wanted, after=after, limit=limit, missing=texts.NO_RESPONSE_AFTER)
     data = []
     for job in await located(services, page.jobs):
         items = await find_items(job, services.store.read_events)

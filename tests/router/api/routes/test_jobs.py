@@ -93,6 +93,13 @@ def test_an_unknown_place_to_go_on_from_and_an_unknown_state_are_refused(http: h
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
 
 
+@pytest.mark.parametrize("kind", ["job", "response"])
+def test_an_unknown_place_is_called_what_the_list_is_of(http: httpx.Client, kind: str) -> None:
+    refused = http.get(f"/v1/{kind}s", params={"after": "x"}, headers={"accept-language": "en"})
+
+    assert refused.json()["error"]["message"].startswith(f"There is no {kind} 'x' in the list")
+
+
 def test_nobody_sees_or_retries_the_jobs_of_another(keyed_api: AppServer, redis_process: RedisProcess) -> None:
     alice, bob = (
         httpx.Client(base_url=keyed_api.url, headers={"Authorization": f"Bearer {name}"}, trust_env=False)
