@@ -41,6 +41,9 @@ if TYPE_CHECKING:  # a tenth of the time that the api takes to start, and much m
 
 MAX_REDIRECTS = 10
 MAX_URL_CHARS = 8192
+# No name server holds longer names (RFC 1035).
+_MAX_HOST_CHARS: Final = 253
+_MAX_LABEL_CHARS: Final = 63
 # A body under way is held in memory. Owners share them, and each owner's hosts share the owner's.
 MAX_AT_ONCE: Final = 128
 # Browsers escape the rest of a path or query: blanks, quotes, angle brackets, all that is not ASCII. Never a "%":
@@ -226,6 +229,8 @@ def parse_url(url: str, *, allow_private: bool = False) -> URL:
     if address is None:
         # inet_aton reads 2130706433, 0177.1 and 0x7f.1 as addresses; no real host name ends in a number.
         if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", host.rpartition(".")[2]) or "%" in host:
+            raise _malformed()
+        if len(host) > _MAX_HOST_CHARS or not all(0 < len(label) <= _MAX_LABEL_CHARS for label in host.split(".")):
             raise _malformed()
         if not allow_private and (host == "localhost" or host.endswith(".localhost")):
             raise _not_public()

@@ -111,6 +111,9 @@ def test_addresses_that_are_not_public_are_refused(address: str) -> None:
         "http://1/",
         "http://127%2e0%2e0%2e1/",
         "https://example.com/" + "a" * 9000,
+        f"https://{'a' * 64}.com/",
+        f"https://{'a.' * 126}com/",
+        "https://a..com/",
     ],
 )
 @pytest.mark.parametrize("allow_private", [False, True])
@@ -154,6 +157,8 @@ def test_local_urls_pass_only_when_private_addresses_are_allowed(url: str) -> No
         "https://例子.测试/图片.png",
         "http://[2606:4700:4700::1111]/",
         "HTTPS://EXAMPLE.COM/A.PNG",
+        f"https://{'a' * 63}.com/",
+        f"https://{'a.' * 126}c./",
     ],
 )
 def test_public_urls_pass(url: str) -> None:

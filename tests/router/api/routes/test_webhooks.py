@@ -209,6 +209,7 @@ def test_no_answer_to_a_get_holds_a_secret(
     "url",
     [
         "ftp://hooks.example/x",
+        f"https://{'a.' * 126}com/x",
         "hooks.example/x",
         "https://",
         "https://user:pass@hooks.example/",
