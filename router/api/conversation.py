@@ -197,7 +197,8 @@ def _ending_in_question(messages: list[Message], param: str, *, is_new: bool) ->
     if last.role == "tool":  # a function may return nothing
         return tuple(messages)
     if is_empty(last.text) and not any(isinstance(part, ImagePart) for part in last.parts):
-        raise BadRequestError(texts.EMPTY_MESSAGE, code="empty_message", param=param)
+        said = texts.NOTHING_TO_READ if last.text.strip(_SPACES) else texts.EMPTY_MESSAGE
+        raise BadRequestError(said, code="empty_message", param=param)
     if last.role == "system":
         return (*messages[:-1], replace(last, role="user"))
     if last.role == "assistant":
@@ -205,6 +206,7 @@ def _ending_in_question(messages: list[Message], param: str, *, is_new: bool) ->
     return tuple(messages)
 
 
+_SPACES: Final = " \t\r\n\u3000"
 _HAN: Final = re.compile("[\u4e00-\u9fff]")
 _CONTINUE: Final = {
     "en": "Continue your last answer exactly where it ends. Do not repeat any of it.",

@@ -9,12 +9,14 @@ import asyncio
 import codecs
 import io
 import json
+import re
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from policies.text import Text
 from router.api import texts
 from router.api.invalid import to_invalid
 from router.api.schemas import WireModel
@@ -28,6 +30,8 @@ from router.services import Services
 Model = TypeVar("Model", bound=WireModel)
 # Some hundred turns; a shorter body is read in less than a millisecond.
 _LONG_BYTES: Final = 16 * 1024
+# How pydantic's reader names the two ways to send one half of a surrogate pair.
+_HALF_PAIR: Final = re.compile("surrogate|unexpected end of hex escape")
 
 
 def services_of(request: Request) -> Services:
@@ -157,7 +161,10 @@ def read_json(body: bytes, counter: JsonCounter) -> Any:
             body.decode()
         except UnicodeDecodeError:
             raise _not_utf8() from None
-        raise BadRequestError(texts.INVALID_JSON.fill(why=error), code="invalid_json") from None
+        why = Text.same(str(error))
+        if _HALF_PAIR.search(why.en):
+            why = texts.HALF_PAIR.fill(why=why)
+        raise BadRequestError(texts.INVALID_JSON.fill(why=why), code="invalid_json") from None
     counter.check_names(body, content)
     return content
 

@@ -13,6 +13,11 @@ EMPTY_CONVERSATION: Final = Text("The conversation is empty; send a message.", "
 EMPTY_MESSAGE: Final = Text(
     "The last message is empty; send a question, a picture, or both.", "最后一条消息为空；请发送问题、图片或两者。"
 )
+NOTHING_TO_READ: Final = Text(
+    "There is nothing to read in the last message, only control or invisible characters; send a question, a picture, "
+    "or both.",
+    "最后一条消息中没有可读的内容，只有控制字符或不可见字符；请发送问题、图片或两者。",
+)
 NOT_CAPTURED: Final = Text(
     "The answer '{response_id}' is not kept for data sets, so it takes no feedback. To keep those that follow, the "
     "operator runs: glowl owners set NAME --capture pictures (without keys: GLOWL_CAPTURE=local=pictures). Answers to "
@@ -43,6 +48,10 @@ EMPTY_FEEDBACK: Final = Text(
 FEEDBACK_TOO_LONG: Final = Text("'{param}' may have at most {limit} characters.", "'{param}' 最多 {limit} 个字符。")
 SERVER_FAILED: Final = Text("Something went wrong in the server; the log says more.", "服务器内部出错，详情见日志。")
 INVALID_JSON: Final = Text("The request body is not valid JSON: {why}.", "请求体不是有效的 JSON（{why}）。")
+HALF_PAIR: Final = Text(
+    "half of a surrogate pair was sent, such as \\ud83d without \\ude00, which is no character; {why}",
+    "含有半个代理对（如只有 \\ud83d 而没有 \\ude00），不构成字符；{why}",
+)
 BODY_TOO_LARGE: Final = Text("The request body is larger than {limit} bytes.", "请求体超过 {limit} 字节的上限。")
 NO_SCHEMA_OF_OWL2: Final = Text(
     "mplug-owl2 cannot hold its answers to a JSON Schema: leave '{param}' out, or send model '{auto_model}' "

@@ -231,6 +231,36 @@ def test_a_list_with_a_million_errors_is_refused_for_its_first(field: str) -> No
     assert caught.value.error_count() <= 2  # of a text or a list: no text, and the first item is wrong
 
 
+@pytest.mark.parametrize(
+    ("question", "en", "zh"),
+    [
+        ("", "is empty", "为空"),
+        (" \n\u3000", "is empty", "为空"),
+        ("\x00\x1f", "There is nothing to read", "没有可读的内容"),
+        ("\u200b", "There is nothing to read", "没有可读的内容"),
+    ],
+)
+def test_an_empty_message_and_one_that_cannot_be_read_are_told_apart(
+    http: httpx.Client, question: str, en: str, zh: str
+) -> None:
+    body = {"model": "glowl", "messages": [{"role": "user", "content": question}]}
+    for language, said in (("en", en), ("zh", zh)):
+        refused = http.post("/v1/chat/completions", json=body, headers={"accept-language": language})
+
+        assert said in check_envelope(refused)["message"]
+
+
+@pytest.mark.parametrize("half", ["\\ud83d", "\\ud83dx", "\\ud83d\\u0041", "\\ude00"])
+def test_half_of_a_surrogate_pair_is_called_so(http: httpx.Client, half: str) -> None:
+    body = '{"model": "glowl", "messages": [{"role": "user", "content": "HALF"}]}'.replace("HALF", half)
+    for language, said in (("en", "half of a surrogate pair"), ("zh", "半个代理对")):
+        refused = http.post("/v1/chat/completions", content=body, headers={"accept-language": language})
+
+        error = check_envelope(refused)
+        assert (refused.status_code, error["code"]) == (400, "invalid_json")
+        assert said in error["message"]
+
+
 def test_a_number_too_large_for_json_is_refused_before_it_is_a_job(http: httpx.Client) -> None:
     body = {"model": "glowl", "messages": [{"role": "user", "content": "What is it?"}], "seed": 10**30}
 
