@@ -182,7 +182,7 @@ def test_the_other_views_show_what_happened(pocket: PocketStack, visit: Visit) -
     expect(decision).to_contain_text("distinct pictures in this turn: 2 against 2")
     expect(page.get_by_role("row").filter(has_text="glm-only")).to_contain_text("fast")
     page.get_by_role("button", name="Decide my last 100 questions again").click()
-    expect(page.get_by_text("go another way.")).to_be_visible()
+    expect(page.get_by_text("Going another way: ")).to_be_visible()
     # And the status names the engines
     page.get_by_role("link", name="Status").click()
     expect(page.get_by_text("mplug-owl2-pocket").first).to_be_visible()

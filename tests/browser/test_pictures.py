@@ -104,7 +104,7 @@ def test_places_that_an_answer_names_are_drawn_where_they_are(slow: ProcessStack
     expect(thumbs.nth(0).locator(".mark")).to_have_count(0)
     marks = thumbs.nth(1).locator(".mark")
     expect(marks).to_have_count(2)
-    expect(thumbs.nth(1)).to_have_accessible_name("Enlarge: Picture 2: hop.png with 2 places marked")
+    expect(thumbs.nth(1)).to_have_accessible_name("Enlarge: Picture 2: hop.png (places marked: 2)")
     thumbs.nth(1).click()
     # At these thousandths of the picture, however large it is drawn
     for shown in (thumbs.nth(1), bubble.get_by_role("dialog")):
