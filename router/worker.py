@@ -27,6 +27,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from router.bootstrap import make_context
+from router.consumer import PatientConsumer
 from router.consumer_watch import watch_consumer
 from router.jobs.queue import WORK, create_celery, make_sender
 from router.settings import Settings
@@ -128,6 +129,7 @@ def create_worker(
         OSError: if its metrics cannot be shown where the settings say.
     """
     app = create_celery(settings)
+    app.conf.update(broker_channel_error_retry=True, worker_consumer=PatientConsumer)
     loop = TaskLoop(lambda: make_context(settings, traces), drain_s=settings.drain_s)
     meters = WorkerMeters()
     _register(app, loop, meters)

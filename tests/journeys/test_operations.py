@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from engines.base import GenerationFailedError
 from tests.journeys.conftest import Stack
@@ -106,6 +107,34 @@ def test_a_redis_that_is_killed_and_comes_back_loses_nothing_and_needs_no_restar
     assert events[-1].type == "response.completed"
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert stack.wait_for(accept(stack), "completed").output_text == ANSWER
+    stack.worker.stop()
+    stack.restart_worker()
+
+
+def test_a_redis_that_lacks_a_replica_for_a_while_loses_nothing_and_ends_no_worker(stack: Stack) -> None:
+    # Given jobs that run and that wait
+    stack.worker.stop()
+    log = stack.dir / "patient.log"
+    stack.worker = start_worker({**stack.env, "GLOWL_LEASE_S": "1.5"}, log)
+    engine = stack.engines["owl2"]
+    engine.delta_delay_s = 0.2
+    accepted = [accept(stack) for _ in range(6)]
+    wait_until(lambda: engine.num_running > 0, "a run")
+
+    with redis.Redis.from_url(stack.redis.url) as client:
+        # When redis refuses writes, as a master does that lost its replicas
+        client.config_set("min-replicas-to-write", 1)
+        with stack.http as http:
+            refused = http.post("/v1/responses", json={"model": "glowl", "input": QUESTION, "background": True})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_unavailable")
+        wait_until(lambda: log.read_text(encoding="utf-8").count("Cannot connect") >= 2, "attempts of the worker")
+        client.config_set("min-replicas-to-write", 0)
+
+    # Then the worker goes on, once it takes writes again, and everything that was accepted is answered
+    engine.delta_delay_s = 0.0
+    for response_id in accepted:
+        assert stack.wait_for(response_id, "completed").output_text == ANSWER
+    assert stack.worker.child.poll() is None
     stack.worker.stop()
     stack.restart_worker()
 
