@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PREFIX = "glowl:"
 
 Clock = Callable[[], float]
-RedisState = Literal["up", "full", "loading", "read only", "away"]
+RedisState = Literal["up", "full", "loading", "read only", "too few replicas", "away"]
 
 
 async def guard(awaitable: Awaitable[Any]) -> Any:
@@ -38,7 +38,7 @@ async def guard(awaitable: Awaitable[Any]) -> Any:
     try:
         return await awaitable
     except (RedisError, OSError) as error:
-        raise (storage_full() if is_full(error) else queue_unavailable()) from error
+        raise (storage_full() if is_full(error) else queue_unavailable(error)) from error
     except RuntimeError as error:
         # uvloop raises this when the peer hung up before a write; asyncio's own loop does not.
         if "handler is closed" not in str(error):
@@ -73,9 +73,10 @@ def may_be_done(error: QueueUnavailableError) -> bool:
     return "connecting to" not in str(error.__cause__)  # redis-py's message when it had no connection to send on
 
 
-def queue_unavailable() -> QueueUnavailableError:
-    """Make the refusal of whoever needs redis."""
-    return QueueUnavailableError(texts.REDIS_AWAY, retry_after_s=2)
+def queue_unavailable(error: BaseException | None = None) -> QueueUnavailableError:
+    """Make the refusal of whoever needs redis; ``error`` is what redis said, if it said anything."""
+    lacks = error is not None and lacks_replicas(error)
+    return QueueUnavailableError(texts.REDIS_LACKS_REPLICAS if lacks else texts.REDIS_AWAY, retry_after_s=2)
 
 
 def not_replicated(number: int, wanted: int) -> NotReplicatedError:
@@ -95,12 +96,20 @@ def is_full(error: Exception) -> bool:
     return isinstance(error, ResponseError) and str(error).lstrip("-").startswith(("OOM", "MISCONF"))
 
 
+def lacks_replicas(error: BaseException) -> bool:
+    """Whether redis refuses writes because it has fewer replicas than its `min-replicas-to-write`."""
+    # Not at the beginning only: redis-py puts the command of a pipeline before what redis says.
+    return isinstance(error, ResponseError) and "NOREPLICAS" in str(error)
+
+
 def state_of(error: BaseException) -> RedisState:
     """Say what an error of a Redis call means for whoever wanted to write."""
     if isinstance(error, BusyLoadingError):
         return "loading"
     if isinstance(error, ReadOnlyError):
         return "read only"
+    if lacks_replicas(error):
+        return "too few replicas"
     return "full" if isinstance(error, Exception) and is_full(error) else "away"
 
 

@@ -199,6 +199,11 @@ BROKEN_HEADER: Final = Text(
 REDIS_AWAY: Final = Text(
     "The job queue (redis) does not answer; try again shortly.", "任务队列（redis）暂时没有响应，请稍后再试。"
 )
+REDIS_LACKS_REPLICAS: Final = Text(
+    "The job queue (redis) accepts no writes now: it has fewer replicas than its min-replicas-to-write; "
+    "try again shortly.",
+    "任务队列（redis）暂不接受写入：副本数少于其 min-replicas-to-write，请稍后再试。",
+)
 REDIS_ALONE: Final = Text(
     "The store (redis) has written this, but {number} of the {wanted} replicas that GLOWL_REDIS_WAIT asks for "
     "confirmed it, so it is not accepted; try again shortly.",

@@ -23,7 +23,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError, ResponseError
 
 from router.lua.constants import CONSTANTS
-from router.redis import PREFIX, Clock, guard, not_replicated, while_heard
+from router.redis import PREFIX, Clock, guard, not_replicated, state_of, while_heard
 from router.redis_watch import watch_of
 
 log = logging.getLogger(__name__)
@@ -272,8 +272,9 @@ class Scripts:
                 await self._redis.script_load(source.text)
                 return await self._call_and_wait(registered.sha, words)
         except ResponseError as error:
-            # Errors of a kind of their own say that redis is full, loading or read only; the others are bugs.
-            if type(error) is ResponseError and (place := source.place_of(str(error))):
+            # What says that redis is full, loading, read only or without its replicas is no bug; the rest is.
+            is_bug = type(error) is ResponseError and state_of(error) == "away"
+            if is_bug and (place := source.place_of(str(error))):
                 log.error("the script %s failed at router/lua/%s: %s", script, place, error)
             raise
 

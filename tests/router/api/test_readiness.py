@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -55,6 +56,29 @@ def test_a_full_redis_is_told_from_one_that_is_away(http: httpx.Client, redis_cl
     assert set(redis_client.keys()) <= before | {b"glowl:activity"}
 
 
+def test_a_redis_that_lacks_replicas_is_named_and_no_bug(
+    http: httpx.Client, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = {"model": "glowl", "input": "What is this?", "background": True}
+    redis_client.config_set("min-replicas-to-write", 1)
+    try:
+        status, body = look(http)
+        refused = http.post("/v1/responses", json=job)
+        refused_zh = http.post("/v1/responses", json=job, headers={"Accept-Language": "zh"})
+    finally:
+        redis_client.config_set("min-replicas-to-write", 0)
+
+    assert (status, body["redis"], body["redis_state"]) == (200, False, "too few replicas")
+    for answer in (refused, refused_zh):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "min-replicas-to-write" in answer.json()["error"]["message"]
+    assert "副本" in refused_zh.json()["error"]["message"]
+    # An alert on errors would ring for each refused job.
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert look(http)[1]["redis_state"] == "up"
+
+
 @pytest.mark.parametrize(
     ("error", "state"),
     [
@@ -63,6 +87,8 @@ def test_a_full_redis_is_told_from_one_that_is_away(http: httpx.Client, redis_cl
         (redis.ResponseError("MISCONF Redis is configured to save RDB snapshots, but it's unable to"), "full"),
         (redis.BusyLoadingError("Redis is loading the dataset in memory"), "loading"),
         (redis.ReadOnlyError("You can't write against a read only replica."), "read only"),
+        (redis.ResponseError("NOREPLICAS Not enough good replicas to write."), "too few replicas"),
+        (redis.ResponseError("Command # 1 (SET a 1) of pipeline caused error: NOREPLICAS Not"), "too few replicas"),
         (redis.ConnectionError("refused"), "away"),
         (redis.TimeoutError("Timeout reading from socket"), "away"),
     ],
