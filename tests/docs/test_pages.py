@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from router.api.routes.webhooks import EndpointUpdate
 from router.cli.main import app as cli
 from router.cli.models import FULL_MODELS, MODEL_CHOICES
 from router.settings import Settings
@@ -170,6 +171,12 @@ def test_the_models_table_is_complete(page: Page) -> None:
     assert listed == list(MODEL_CHOICES)
     assert all(f"`{model.hub_id}`" in page.text for model in FULL_MODELS.values())
     assert f"{sum(model.size_bytes for model in FULL_MODELS.values()) / 1e9:.0f} GB" in page.text
+
+
+@pytest.mark.parametrize("page", [Page(ROOT / "docs/webhooks.md"), Page(ROOT / "docs/webhooks.zh.md")], ids=str)
+def test_the_webhooks_page_has_every_field_of_an_endpoint(page: Page) -> None:
+    named = [row[0].strip("`") for row in page.rows if row[0].strip("`") in EndpointUpdate.model_fields]
+    assert named == list(EndpointUpdate.model_fields)
 
 
 @EACH

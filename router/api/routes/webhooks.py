@@ -85,7 +85,7 @@ async def list_event_types(request: Request) -> Response:
 
 @routes.post("/v1/webhook_endpoints")
 async def create_endpoint(request: Request) -> Response:
-    """Register an endpoint; its signing secret is shown in this answer only."""
+    """Register an endpoint by `name`, `url` and `event_types`; its signing secret is shown in this answer only."""
     services, caller = services_of(request), owner(request, "admin")
     body = await parse(request, EndpointCreate)
     url = check_webhook_url(body.url, "url", services.settings)
@@ -122,7 +122,7 @@ async def get_endpoint(request: Request, endpoint_id: str) -> Response:
 
 @routes.post("/v1/webhook_endpoints/{endpoint_id}")
 async def update_endpoint(request: Request, endpoint_id: str) -> Response:
-    """Change an endpoint; retries of what is under way go by the new settings."""
+    """Change an endpoint's `name`, `url`, `event_types` or `status`; retries under way go by the new settings."""
     services, caller = services_of(request), owner(request, "admin")
     body = await parse(request, EndpointUpdate)
     changes: dict[str, str] = {}
