@@ -18,7 +18,7 @@ PAUSE_S: Final = 2.0
 _LOOK_EVERY_S: Final = 0.1
 
 
-class PatientConsumer(Consumer):  # type: ignore[misc]
+class PatientConsumer(Consumer):
     """Waits while redis answers with an error: too few replicas, no memory, a replica after a failover.
 
     Needs ``broker_channel_error_retry``: without it Celery ends the worker.
