@@ -109,7 +109,7 @@ def examine(
     yield check_gpu(report, language)
     yield check_attention(report, language)
     yield check_transformers(language)
-    yield check_redis(language)
+    yield check_redis(language, num_replicas=0 if settings is None else settings.redis_wait)
     if settings is not None:
         for name in sorted(settings.named_engines):
             yield from check_engine(name, settings, language)
@@ -167,8 +167,8 @@ def check_transformers(language: Language) -> Check:
     return Check("transformers", "ok", version)
 
 
-def check_redis(language: Language) -> Check:
-    """Which redis `glowl up` would use."""
+def check_redis(language: Language, *, num_replicas: int = 0) -> Check:
+    """Which redis `glowl up` would use, and whether one that others run has the replicas that are asked for."""
     try:
         choice = find_redis()
     except RedisMissingError as error:
@@ -178,7 +178,7 @@ def check_redis(language: Language) -> Check:
             check_redis_url(choice.url)
         except ValueError as error:
             return Check("redis", "fail", f"REDIS_URL: {error}")
-        found = asyncio.run(look_at(choice.url))
+        found = asyncio.run(look_at(choice.url, num_replicas=num_replicas))
         if found.problem:
             return Check("redis", "fail", f"REDIS_URL: {found.say(choice.url, language)}")
         return Check("redis", "ok", say("doctor.redis.env", language, url=shown(choice.url), version=found.version))

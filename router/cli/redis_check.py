@@ -52,21 +52,27 @@ class RedisFound:
         return say(self.problem, language, url=self.where or shown(url), detail=self.detail)
 
 
-async def look_at(url: str, *, timeout_s: float = TIMEOUT_S) -> RedisFound:
-    """Connect once, and look whether what answers is a redis that takes jobs."""
+async def look_at(url: str, *, timeout_s: float = TIMEOUT_S, num_replicas: int = 0) -> RedisFound:
+    """Connect once, and look whether what answers is a redis that takes jobs.
+
+    Args:
+        url: of the redis, or of its sentinels.
+        timeout_s: of each command.
+        num_replicas: that it must have (`GLOWL_REDIS_WAIT`).
+    """
     address = read(url)
     if address.is_tls and (wrong := _wrong_file(address)):
         return RedisFound(problem="redis.tls.file", detail=wrong)
     if not address.sentinels:
-        return await _look_at(address, timeout_s)
+        return await _look_at(address, timeout_s, num_replicas)
     found = await _ask_sentinels(address, timeout_s)
     if isinstance(found, RedisFound):
         return found
     where = f"{'rediss' if address.is_tls else 'redis'}://{url_host(found[0])}:{found[1]}"
-    return replace(await _look_at(address.at(*found), timeout_s), where=where)
+    return replace(await _look_at(address.at(*found), timeout_s, num_replicas), where=where)
 
 
-async def _look_at(address: RedisAddress, timeout_s: float) -> RedisFound:
+async def _look_at(address: RedisAddress, timeout_s: float, num_replicas: int) -> RedisFound:
     from redis.exceptions import RedisError, ResponseError
 
     from router.redis_clients import make_client
@@ -77,7 +83,7 @@ async def _look_at(address: RedisAddress, timeout_s: float) -> RedisFound:
         info: dict[str, Any] = {}
         with contextlib.suppress(ResponseError):  # a user who may not ask is still one who may work
             info = await client.info()
-        return _judge(info)
+        return _judge(info, num_replicas)
     except (RedisError, OSError) as error:
         problem = _explain(error)
         if problem in ("redis.silent", "redis.closed") and not address.is_unix:
@@ -146,7 +152,7 @@ def _wrong_file(address: RedisAddress) -> str:
     return ""
 
 
-def _judge(info: dict[str, Any]) -> RedisFound:
+def _judge(info: dict[str, Any], num_replicas: int) -> RedisFound:
     version = str(info.get("valkey_version") or info.get("redis_version") or "?")
     # Valkey answers with the version of the redis that it is compatible with, too.
     compatible = str(info.get("redis_version") or version)
@@ -159,6 +165,9 @@ def _judge(info: dict[str, Any]) -> RedisFound:
         return RedisFound(problem="redis.cluster")
     if info.get("role") == "slave" and info.get("slave_read_only", 1) == 1:
         return RedisFound(problem="redis.replica", detail=str(info.get("master_host") or "?"))
+    connected = info.get("connected_slaves", num_replicas)
+    if connected < num_replicas:
+        return RedisFound(problem="redis.replicas", detail=f"{connected} < {num_replicas}")
     return RedisFound(version)
 
 

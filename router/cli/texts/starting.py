@@ -232,6 +232,11 @@ TEXTS: Final[dict[str, Text]] = {
     "redis.replica": Text(
         "{url} is a read-only replica: name its master ({detail})", "{url} 是只读副本：请改用其主节点（{detail}）"
     ),
+    "redis.replicas": Text(
+        "{url} has fewer replicas than GLOWL_REDIS_WAIT ({detail}), so every new job would be refused: start replicas, "
+        "or lower GLOWL_REDIS_WAIT",
+        "{url} 的副本数少于 GLOWL_REDIS_WAIT（{detail}），所有新任务都会被拒绝：请启动副本，或调小 GLOWL_REDIS_WAIT",
+    ),
     "redis.sentinel": Text(
         "{url} is a sentinel: write sentinel://HOST:PORT/SERVICE, or name the redis that it watches",
         "{url} 是 sentinel：请写成 `sentinel://主机:端口/服务名`，或改用它所监视的 redis",

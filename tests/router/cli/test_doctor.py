@@ -18,6 +18,7 @@ from policies.text import Text
 from router.cli import doctor, models
 from router.cli.main import app
 from router.cli.net import free_port
+from router.cli.redis_check import RedisFound
 from router.cli.redis_server import RedisChoice, RedisMissingError
 from router.cli.torch_probe import TorchReport
 from router.settings import Settings
@@ -76,6 +77,21 @@ def test_a_redis_url_that_does_not_answer_fails_without_showing_its_password(mon
     assert check.status == "fail"
     assert "secret" not in check.text
     assert "127.0.0.1" in check.text
+
+
+def test_doctor_looks_for_the_replicas_that_must_confirm(monkeypatch, tmp_path):
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:6379/0")
+
+    async def look_at(_url: str, *, num_replicas: int = 0) -> RedisFound:
+        return RedisFound(problem="redis.replicas", detail="1 < 3") if num_replicas == 3 else RedisFound("7.2")
+
+    monkeypatch.setattr(doctor, "look_at", look_at)
+    for wanted, status in ((3, "fail"), (0, "ok")):
+        settings = Settings(redis_wait=wanted)
+        checks = doctor.examine(tmp_path, "127.0.0.1", free_port("127.0.0.1"), "en", settings=settings)
+        [check] = [check for check in checks if check.name == "redis"]
+        assert check.status == status
+        assert ("GLOWL_REDIS_WAIT (1 < 3)" in check.text) == (wanted == 3)
 
 
 async def checks_of_servers(urls: list[str], **settings: str) -> list[doctor.Check]:

@@ -84,6 +84,21 @@ def test_a_replica_and_a_cluster_are_told_from_a_redis_that_takes_jobs(tmp_path:
             assert asyncio.run(problem(f"redis://{where}")) == said
 
 
+def test_a_master_with_fewer_replicas_than_must_confirm_is_found(tmp_path: Path) -> None:
+    with server(tmp_path) as master:
+        url = f"redis://{master}"
+        # Given one replica
+        with server(tmp_path, "--replicaof", master.replace(":", " ")):
+
+            def look(num_replicas: int) -> tuple[str, str]:
+                found = asyncio.run(look_at(url, timeout_s=GUARD_S, num_replicas=num_replicas))
+                return found.problem, found.detail
+
+            wait_until(lambda: look(1) == ("", ""), "the replica")
+            # Then it is enough for one that must confirm, and not for three
+            assert look(3) == ("redis.replicas", "1 < 3")
+
+
 async def test_what_the_system_refuses_is_told_apart(tmp_path: Path) -> None:
     assert await problem(f"redis://127.0.0.1:{free_port('127.0.0.1')}") == "redis.refused"
     assert await problem(f"unix://{tmp_path}/none.sock") == "redis.socket.missing"
