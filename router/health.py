@@ -71,7 +71,9 @@ class EngineMonitor:
 
     async def aclose(self) -> None:
         """Stop looking."""
-        await end_tasks(*self._watches, *self._looks.values())
+        looks = list(self._looks.values())
+        self._looks.clear()  # else a monitor that is started again would end those of a loop that is gone
+        await end_tasks(*self._watches, *looks)
         await self._telling.aclose()
 
     def health(self) -> Health:

@@ -82,6 +82,22 @@ async def test_whoever_wants_to_know_hears_once_that_an_engine_is_up_again() -> 
     assert told == ["owl2", "owl2"]
 
 
+def test_a_monitor_ends_also_when_it_was_started_again_on_another_loop() -> None:
+    class Server:
+        async def is_ready(self) -> bool:
+            return False
+
+    monitor = EngineMonitor({"glm": cast("Any", Server())}, interval_s=0.01)
+
+    async def live(seconds: float) -> None:
+        await monitor.start()
+        await asyncio.sleep(seconds)
+        await monitor.aclose()
+
+    asyncio.run(live(0.1))
+    asyncio.run(live(0))  # before its first look
+
+
 async def test_an_engine_that_answers_nobody_is_down_for_a_while_whatever_it_says() -> None:
     class Server:
         async def is_ready(self) -> bool:
