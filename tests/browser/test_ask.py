@@ -15,6 +15,7 @@ pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
 from tests.browser.steps import SAMPLES, TIMEOUT_MS, ask, text_of, wait_for, wait_for_text
+from tests.support.servers import wait_until
 from tests.support.stack import PocketStack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -253,6 +254,9 @@ def test_a_reviewer_sees_what_may_be_wrong_and_says_what_is_right(pocket: Pocket
         with page.expect_response(kept, timeout=TIMEOUT_MS):
             bubble.get_by_role("button", name="Wrong").click()
         ids.append(bubble.get_attribute("data-id"))
+    # What was said is with the answer a moment after it was taken
+    queue = f"{visitor.url}/v1/review"
+    wait_until(lambda: all(name in httpx.get(queue, trust_env=False).text for name in ids), "both in the queue")
     # When the queue is opened, then both are there with their picture
     page.goto(f"{visitor.url}/ui/#/review")
     cards = [page.locator("article", has=page.locator(f"#review-{name}")) for name in ids]
