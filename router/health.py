@@ -152,7 +152,7 @@ class EngineMonitor:
         engine = self._engines.get(name)
         if engine is None or self.is_up(name):
             return
-        # Waits no longer than this for a machine that is gone; the look goes on
+        # Waits no longer than this for a machine that is gone; the look goes on.
         await asyncio.wait([self._start_to_look_at(name, engine)], timeout=UNHEARD_S)
 
     def mark_silent(self, name: str) -> None:

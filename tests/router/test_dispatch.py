@@ -291,6 +291,19 @@ def test_streams_that_servers_of_other_makes_really_sent(http: httpx.Client, glm
     assert '"finish_reason":"stop"' not in cut
 
 
+def dispatcher_of(engines: Any, monitor: EngineMonitor, redis: Redis) -> Dispatcher:
+    """A dispatcher that asks engines by itself; what it would put in line goes nowhere."""
+    rules = load_preset("seed")
+    return Dispatcher(
+        engines=engines,
+        store=JobStore(redis),
+        queue=cast("Any", AsyncMock()),
+        hub=cast("Any", MagicMock()),
+        monitor=monitor,
+        router=Router(lambda: rules),
+    )
+
+
 @pytest.mark.parametrize("is_back", [True, False])
 async def test_a_call_that_loses_glm_asks_owl2_though_it_was_down_at_the_last_look(
     redis_url: str, is_back: bool
@@ -307,18 +320,11 @@ async def test_a_call_that_loses_glm_asks_owl2_though_it_was_down_at_the_last_lo
     await owl2.start()
     glm.fail_with = EngineUnavailableError("The engine is shutting down.")
     engines: Any = {"glm": glm, "owl2": owl2}
-    monitor, rules = EngineMonitor(engines), load_preset("seed")
+    monitor = EngineMonitor(engines)
     monitor.mark_down("owl2")
     call = Call((Message("user", (TextPart("图里有什么？"),)),), SamplingParams(), Hints(), "glowl", "local")
     async with Redis.from_url(redis_url) as redis:
-        dispatcher = Dispatcher(
-            engines=engines,
-            store=JobStore(redis),
-            queue=cast("Any", AsyncMock()),
-            hub=cast("Any", MagicMock()),
-            monitor=monitor,
-            router=Router(lambda: rules),
-        )
+        dispatcher = dispatcher_of(engines, monitor, redis)
         # When it is asked
         owl2.is_well = is_back
         # Then it is refused only if both are away
@@ -343,17 +349,10 @@ async def test_an_engine_that_is_gone_is_left_alone_by_the_next_calls(
     await glm.start()
     glm.fail_with, glm.fail_after_deltas = EngineUnavailableError("connection lost"), num_words
     engines: Any = {"glm": glm, "owl2": owl2}
-    monitor, rules = EngineMonitor(engines), load_preset("seed")
+    monitor = EngineMonitor(engines)
     call = Call((Message("user", (TextPart("图里有什么？"),)),), SamplingParams(), Hints(), "glowl", "local")
     async with Redis.from_url(redis_url) as redis:
-        dispatcher = Dispatcher(
-            engines=engines,
-            store=JobStore(redis),
-            queue=cast("Any", AsyncMock()),
-            hub=cast("Any", MagicMock()),
-            monitor=monitor,
-            router=Router(lambda: rules),
-        )
+        dispatcher = dispatcher_of(engines, monitor, redis)
         assert dispatcher.route(call).decision.route == "fast"
 
         # When a direct answer fails
