@@ -158,15 +158,17 @@ async def test_what_waits_is_shown_alike_by_all(apis: list[Api], store: JobStore
     clock.now += 12
     await store.take_next("glm")
 
-    shown = [await api.fleet.look() for api in apis]
+    looks = [await api.fleet.look() for api in apis]
+    shown = [{name: dict(values) for name, values in (look or {}).items()} for look in looks]
+    memory = [one.pop(families.REDIS_MEMORY.name)[()] for one in shown]
+    assert all(used > 0 for used in memory)  # each look changes it a little: it need not be the same
     assert shown[0] == shown[1]
-    found = {name: dict(values) for name, values in (shown[0] or {}).items()}
+    found = shown[0]
     waiting = {place: number for place, number in found[families.WAITING.name].items() if number}
     assert waiting == {("glm", "normal"): 1, ("glm", "batch"): 1, ("owl2", "normal"): 2, ("owl2", "batch"): 1}
     assert found[families.OLDEST.name]["owl2", "normal"] == pytest.approx(12)
     assert found[families.OLDEST.name]["owl2", "batch"] == pytest.approx(42)
     assert found[families.RUNNING.name][("glm",)] == found[families.TAKEN.name][("glm",)] == 1
-    assert found[families.REDIS_MEMORY.name][()] > 0
     assert found[families.SILENT.name][()] == 0
     clock.now += 60
     assert dict((await apis[0].fleet.look() or {})[families.SILENT.name])[()] == 1
