@@ -3,8 +3,15 @@
 --@include clock
 local SCRAPED, ENDS, TALLIES = prefix .. 'metrics:asked', prefix .. 'metrics:ends', prefix .. 'metrics:tallies'
 
+-- What nobody asks for any more goes when SCRAPED does; a look at it, which takes nearly all, puts that off.
+local function expire_with_scraped(key)
+  if redis.call('PTTL', key) < 0 then redis.call('PEXPIRE', key, math.max(redis.call('PTTL', SCRAPED), 1)) end
+end
+
 local function tally(name, by)
-  if redis.call('EXISTS', SCRAPED) == 1 then redis.call('HINCRBY', TALLIES, name, by or 1) end
+  if redis.call('EXISTS', SCRAPED) == 0 then return end
+  redis.call('HINCRBY', TALLIES, name, by or 1)
+  expire_with_scraped(TALLIES)
 end
 
 -- In: measured: JSON of what whoever ended it knows more, '' or nil for nothing.
@@ -16,4 +23,5 @@ local function count_end(key, state, measured)
     redis.call('LPOP', ENDS)
     tally('uncounted')
   end
+  expire_with_scraped(ENDS)
 end

@@ -179,6 +179,17 @@ async def test_nothing_is_kept_while_nobody_asks(redis: Redis, store: JobStore, 
     assert await redis.keys(f"{PREFIX}metrics:*") == []
 
 
+async def test_what_is_kept_goes_when_nobody_asks_any_more(
+    apis: list[Api], redis: Redis, store: JobStore, clock: Clock
+) -> None:
+    await run(store, clock, make_spec(), "red", "red")
+    job = await store.create(make_spec())
+    await store.release(job.id, "draft", await store.claim(job.id, "draft") or 0, "failure")
+
+    left_s = {name: await redis.ttl(f"{PREFIX}metrics:{name}") for name in ("asked", "ends", "tallies")}
+    assert all(0 < seconds <= left_s["asked"] <= 3600 for seconds in left_s.values())
+
+
 async def test_so_many_ends_are_kept_and_those_beyond_are_named(
     apis: list[Api], redis: Redis, store: JobStore, clock: Clock
 ) -> None:
