@@ -150,6 +150,8 @@ async def _running(services: Services, runner: BatchRunner) -> AsyncIterator[Non
     await services.monitor.start()
     await services.promotions.start()
     await services.overload.start()
+    if services.scrape is not None:
+        services.scrape.begin()
     healers = [
         asyncio.create_task(
             reap_forever(

@@ -64,11 +64,15 @@ class Fleet:
 
         An answer that comes late is counted all the same: what redis has told it tells nobody again.
         """
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask(), name="metrics", context=of_nobody())
-        asking = self._asking
+        asking = self.begin()
         await asyncio.wait({asking}, timeout=self._patience_s)
         return asking.result() if asking.done() and not asking.cancelled() else None
+
+    def begin(self) -> asyncio.Task[Found | None]:
+        """Ask, and do not wait: from then on ends are kept, for whoever looks within the hour."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="metrics", context=of_nobody())
+        return self._asking
 
     async def aclose(self) -> None:
         """Ask no more."""

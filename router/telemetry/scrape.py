@@ -33,6 +33,10 @@ class Scrape:
         self._meters.looked.values = {**(found or {}), **up, **self._engines()}
         return self._meters.registry.expose(accept)
 
+    def begin(self) -> None:
+        """Count from now on: else what ends before somebody asks for the first time would be missing."""
+        self._fleet.begin()
+
     async def aclose(self) -> None:
         """Ask redis no more."""
         await self._fleet.aclose()

@@ -6,13 +6,14 @@ import re
 from typing import Any
 
 import httpx
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.app import create_app
 from router.settings import Settings
 from router.telemetry import families
 from tests.support.pictures import data_url, png
-from tests.support.servers import AppServer, RedisProcess
+from tests.support.servers import AppServer, RedisProcess, wait_until
 
 HOSTILE = 'x"} 1\nglowl_redis_up 0 {a="'
 
@@ -113,6 +114,17 @@ def test_prometheus_gets_open_metrics_if_it_asks_for_them(http: httpx.Client) ->
     answer = http.get("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     assert answer.text.endswith("# EOF\n")
+
+
+def test_what_ends_is_kept_for_counting_before_anybody_has_asked(
+    echo_urls: dict[str, str], redis_process: RedisProcess, redis_client: redis.Redis
+) -> None:
+    urls = {"glm_url": echo_urls["glm"], "owl2_url": echo_urls["owl2"], "REDIS_URL": redis_process.url}
+    api = AppServer(create_app(Settings(**urls)))
+    try:
+        wait_until(lambda: redis_client.exists("glowl:metrics:asked"), "ends to be kept")
+    finally:
+        api.stop()
 
 
 def test_without_metrics_there_is_nothing_to_read(echo_urls: dict[str, str], redis_process: RedisProcess) -> None:
