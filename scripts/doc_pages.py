@@ -234,7 +234,7 @@ def metrics_page(lang: Lang) -> str:
     for rule in rules:
         summary, action = texts["alerts_zh"][rule["alert"]]
         if lang == "en":
-            summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"(\1)", rule["annotations"]["summary"])
+            summary = re.sub(r"\{\{ (?:or )?\$labels\.(\w+)[^}]*\}\}", r"(\1)", rule["annotations"]["summary"])
             action = rule["annotations"]["action"]
         rows.append([f"`{rule['alert']}`", str(rule.get("for", "")), summary, action])
     page += f"\n## {texts['headings']['alerts'][lang]}\n\n{table(texts['alert_head'][lang], rows)}"
