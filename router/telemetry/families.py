@@ -26,7 +26,10 @@ REQUEST_TIME: Final = Family(
 )
 IN_FLIGHT: Final = Family("glowl_http_requests_in_flight", "gauge", "Requests that are being answered.")
 REFUSALS: Final = Family(
-    "glowl_refusals_total", "counter", "Requests that were refused or failed, by the code in the answer.", ("code",)
+    "glowl_refusals_total",
+    "counter",
+    "Requests that were refused or failed, by the code in the answer and its status.",
+    ("code", "status"),
 )
 LIMITS: Final = Family(
     "glowl_limits_refused_total", "counter", "Requests beyond a limit, by whose and which.", ("whose", "what")

@@ -27,6 +27,8 @@ _FROM_ZERO: Final[dict[Family, tuple[Iterable[str], ...]]] = {
     families.WEBHOOK_ATTEMPTS: (("succeeded", "pending", "failed"),),
     families.REFINED: (("same", "reworded", "contradicted"),),
     families.UNCOUNTED: (),
+    # Of refusals the one that an alert asks for by its code.
+    families.REFUSALS: (("storage_full",), ("503",)),
 }
 _BY_NAME: Final = {family.name: family for family in families.OWN}
 
@@ -153,7 +155,7 @@ class CountingMeters(Meters):
         self._add(families.REQUESTS, path, str(status))
         self._time(families.REQUEST_TIME, seconds, path)
         if code:
-            self._add(families.REFUSALS, self._code(code))
+            self._add(families.REFUSALS, self._code(code), str(status))
 
     def add(self, family: Family, *labels: str, by: float = 1.0) -> None:
         """Count what others have counted until now, as the scripts of redis do."""

@@ -66,9 +66,14 @@ def test_a_picture_is_counted_with_its_size(http: httpx.Client) -> None:
 
 
 def test_what_is_refused_is_counted_by_its_code(http: httpx.Client) -> None:
-    before = value(http, "glowl_refusals_total", code="model_not_found")
+    refused = {"code": "model_not_found", "status": "404"}
+    before = value(http, "glowl_refusals_total", **refused)
     assert ask(http, "hi", model="nobody's").status_code == 404
-    assert value(http, "glowl_refusals_total", code="model_not_found") - before == 1
+    assert value(http, "glowl_refusals_total", **refused) - before == 1
+
+
+def test_the_refusal_that_an_alert_waits_for_is_shown_before_the_first_one(http: httpx.Client) -> None:
+    assert ("glowl_refusals_total", frozenset({("code", "storage_full"), ("status", "503")})) in read(http)
 
 
 def test_the_engines_and_redis_are_shown_as_they_are(http: httpx.Client) -> None:
