@@ -13,9 +13,9 @@ if found[2] ~= epoch or not (found[1] == 'in_progress' or (found[1] == 'pending'
 end
 redis.call('HDEL', key, 'lost')
 keep_attempt(id, entry)
-tally('webhook:' .. outcome)
 if outcome == 'pending' and found[5] ~= '' and redis.call('EXISTS', endpoint_key(found[5])) == 0 then
   finish_delivery(id, 'failed', 'endpoint_deleted')
+  tally('webhook:failed')
   return 'failed'
 end
 if outcome == 'pending' then
@@ -24,10 +24,12 @@ if outcome == 'pending' then
     redis.call('HINCRBY', key, 'failures', 1)
     redis.call('HSET', key, 'state', 'pending', 'next_at', stamp(due))
     redis.call('ZADD', DELIVERIES, due, id)
+    tally('webhook:pending')
     return 'pending'
   end
   outcome = 'failed'
 end
+tally('webhook:' .. outcome)
 finish_delivery(id, outcome, outcome == 'failed' and (is_gone == '1' and 'gone' or 'gave_up') or '')
 if is_gone == '1' and redis.call('HGET', endpoint_key(found[5]), 'status') == 'enabled' then
   redis.call('HSET', endpoint_key(found[5]), 'status', 'disabled', 'updated_at', stamp(now))

@@ -14,6 +14,8 @@ from router.jobs.job import FinalAnswer, JobSpec
 from router.jobs.store import JobStore
 from router.lua.constants import LOG_TTL_S, MAX_AGE_S, MAX_LOG
 from router.redis import PREFIX
+from router.telemetry.fleet import Fleet
+from router.telemetry.meters import CountingMeters
 from router.webhooks.records import EVENT_TYPES, MAX_ENDPOINTS, Attempt, Claim, Delivery, Full
 from router.webhooks.store import WebhookStore
 from tests.router.jobs.test_store import Clock, finish_all, make_spec
@@ -375,6 +377,35 @@ async def test_an_event_is_given_up_when_the_next_attempt_would_come_too_late(
     assert delivery is not None
     assert (delivery.state, delivery.failure, delivery.next_attempt_at) == ("failed", "gave_up", None)
     assert await store.redis.ttl(f"{PREFIX}delivery:{due}") > 0
+
+
+async def test_attempts_are_counted_by_what_became_of_their_deliveries(
+    store: WebhookStore, redis: Redis, clock: Clock
+) -> None:
+    # Given somebody who asks for metrics
+    meters = CountingMeters()
+    fleet = Fleet(redis, meters, clock, patience_s=60)
+    await fleet.look()
+
+    # When a receiver fails once, then for too long; another succeeds; and one fails whose endpoint is gone
+    await planned_one(store)
+    await store.record(await claim(store), BROKEN, retry_in_s=5)
+    clock.now += MAX_AGE_S - 100
+    await store.record(await claim(store), BROKEN, retry_in_s=101)
+    endpoint_id = await register(store)
+    await store.emit("local", "response.completed", {"id": "resp_2"})
+    await store.record(await claim(store), OK, retry_in_s=None)
+    await store.emit("local", "response.failed", {"id": "resp_3"})
+    attempt = await claim(store)
+    await store.delete_endpoint("local", endpoint_id)
+    await store.record(attempt, BROKEN, retry_in_s=5)
+
+    await fleet.look()
+    counted = {
+        outcome: meters.registry.prometheus.get_sample_value("glowl_webhook_attempts_total", {"outcome": outcome})
+        for outcome in ("succeeded", "pending", "failed")
+    }
+    assert counted == {"succeeded": 1, "pending": 1, "failed": 2}
 
 
 async def test_an_event_that_waited_longer_than_its_age_limit_is_still_tried_once(
