@@ -158,17 +158,7 @@ def _by_field(
     except (ValueError, RecursionError, UncheckableSchemaError) as error:
         log.warning("%s could not be merged by field: %s", job.id, error)
         merged, is_valid = None, False
-    final = replace(
-        final,
-        text=by_glm.text,
-        model=by_glm.model,
-        engine="glm",
-        finish_reason=by_glm.finish_reason,
-        stop_sequence=by_glm.stop_sequence,
-        answer_usage=by_glm.written,
-        logprobs=by_glm.logprobs,
-        boxes=by_glm.boxes,
-    )
+    final = _written_by_glm(final, by_glm)
     if merged is not None:
         final = _with_agreement(final, Agreement(merged.score, ("fields",), merged.conflicts))
     if merged is None or not is_valid:
@@ -192,18 +182,7 @@ def _into_form(
         prompt = texts.FORM.fill(question=question, deep=final.text).of("zh" if language == "zh" else "en")
         return ComposeRequest(prompt, final, has_fallback=False)
     # GLM's own answer follows the schema, if it was not cut.
-    fallback = replace(
-        final,
-        text=by_glm.text,
-        model=by_glm.model,
-        engine="glm",
-        strategy=_name_of(by_glm, results),
-        finish_reason=by_glm.finish_reason,
-        stop_sequence=by_glm.stop_sequence,
-        answer_usage=by_glm.written,
-        logprobs=by_glm.logprobs,
-        boxes=by_glm.boxes,
-    )
+    fallback = replace(_written_by_glm(final, by_glm), strategy=_name_of(by_glm, results))
     prompt = compose_prompt(question, by_glm.text, final.text, language)
     is_whole = by_glm.finish_reason == "stop"
     return ComposeRequest(prompt, fallback, has_fallback=is_whole, draft=by_glm.text if is_whole else "", is_json=True)
@@ -227,19 +206,8 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
     if is_worse:
         note = texts.COMPOSED_CUT.fill(finish_reason=result.finish_reason, engine=fallback.engine)
         fallback = _noted(fallback, note)
-    final = replace(
-        fallback,
-        text=result.text,
-        model=result.model,
-        engine="glm",
-        strategy="compose",
-        finish_reason=result.finish_reason,
-        stop_sequence=result.stop_sequence,
-        usage=add_usage(request.fallback.usage, result.usage),
-        answer_usage=result.written,
-        logprobs=result.logprobs,
-        boxes=result.boxes,
-    )
+    usage = add_usage(request.fallback.usage, result.usage)
+    final = replace(_written_by_glm(fallback, result), strategy="compose", usage=usage)
     if not request.draft:
         return final
     if request.is_json:
@@ -308,6 +276,21 @@ def _why_not(result: UnitResult) -> Text:
     if is_blank(result.text):
         return texts.WROTE_NOTHING
     return texts.JSON_CUT.fill(finish_reason=result.finish_reason)
+
+
+def _written_by_glm(final: FinalAnswer, answer: UnitResult) -> FinalAnswer:
+    """Put what GLM wrote in the place of another engine's answer; strategy, notes and total usage stay."""
+    return replace(
+        final,
+        text=answer.text,
+        model=answer.model,
+        engine="glm",
+        finish_reason=answer.finish_reason,
+        stop_sequence=answer.stop_sequence,
+        answer_usage=answer.written,
+        logprobs=answer.logprobs,
+        boxes=answer.boxes,
+    )
 
 
 def _with_agreement(final: FinalAnswer, agreement: Agreement) -> FinalAnswer:
