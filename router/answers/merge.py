@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from engines.base import Usage
 from engines.json_check import UncheckableSchemaError, parse, to_check
 from policies.text import Text
 from router.answers import texts
@@ -89,21 +90,7 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
         agreement = compare(by_glm.text, answer.text, question)
     elif by_glm is not None and chosen == main.name and engine == "glm":
         agreement = _compare_json(by_glm.text, answer.text)
-    final = FinalAnswer(
-        text=answer.text,
-        model=answer.model,
-        engine=engine,
-        strategy="single" if len(job.spec.branches) == 1 else "deep" if chosen == main.name else chosen,
-        finish_reason=answer.finish_reason,
-        stop_sequence=answer.stop_sequence,
-        degraded=tuple(job.spec.decision.get("degraded", ())),
-        degraded_zh=tuple(job.spec.decision.get("degraded_zh", ())),
-        usage=usage,
-        answer_usage=answer.written,
-        logprobs=answer.logprobs,
-        boxes=answer.boxes,
-        tool_calls=answer.tool_calls,
-    )
+    final = _as_it_is(job, answer, engine, "deep" if chosen == main.name else chosen, usage)
     final = _with_agreement(final, agreement)
     final = _with_missing(job, final, answers, results)
     if has_schema and engine == "owl2":
@@ -224,20 +211,8 @@ def without_merging(job: Job) -> FinalAnswer | NoAnswer:
     for branch, answer in units:
         if answer is None or (has_schema and branch.engine == "owl2" and not answer.json_state):
             continue
-        final = FinalAnswer(
-            text=answer.text,
-            model=answer.model,
-            engine=branch.engine,
-            strategy="single" if len(job.spec.branches) == 1 else branch.name,
-            finish_reason=answer.finish_reason,
-            stop_sequence=answer.stop_sequence,
-            degraded=tuple(job.spec.decision.get("degraded", ())),
-            degraded_zh=tuple(job.spec.decision.get("degraded_zh", ())),
-            usage=add_usage(*(unit.result.usage for unit in job.units.values() if unit.result)),
-            logprobs=answer.logprobs,
-            boxes=answer.boxes,
-        )
-        return _noted(final, texts.NOT_MERGED)
+        usage = add_usage(*(unit.result.usage for unit in job.units.values() if unit.result))
+        return _noted(_as_it_is(job, answer, branch.engine, branch.name, usage), texts.NOT_MERGED)
     said = texts.MERGE_FAILED
     error: ErrorRecord = {"code": "internal_error", "param": None, "status": 500, "retryable": False}
     return NoAnswer({**error, "message": said.en, "message_zh": said.zh})
@@ -276,6 +251,33 @@ def _why_not(result: UnitResult) -> Text:
     if is_blank(result.text):
         return texts.WROTE_NOTHING
     return texts.JSON_CUT.fill(finish_reason=result.finish_reason)
+
+
+def _as_it_is(job: Job, answer: UnitResult, engine: str, strategy: str, usage: Usage) -> FinalAnswer:
+    """Make one branch's answer the final one.
+
+    Args:
+        job: whose.
+        answer: of the branch.
+        engine: of the branch.
+        strategy: what the final answer is called if it is not the only one.
+        usage: of everything that ran.
+    """
+    return FinalAnswer(
+        text=answer.text,
+        model=answer.model,
+        engine=engine,
+        strategy="single" if len(job.spec.branches) == 1 else strategy,
+        finish_reason=answer.finish_reason,
+        stop_sequence=answer.stop_sequence,
+        degraded=tuple(job.spec.decision.get("degraded", ())),
+        degraded_zh=tuple(job.spec.decision.get("degraded_zh", ())),
+        usage=usage,
+        answer_usage=answer.written,
+        logprobs=answer.logprobs,
+        boxes=answer.boxes,
+        tool_calls=answer.tool_calls,
+    )
 
 
 def _written_by_glm(final: FinalAnswer, answer: UnitResult) -> FinalAnswer:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import SamplingParams, Usage
+from engines.tools import ToolCall
 from router.answers import merge
 from router.answers.json_answers import dump_json
 from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
@@ -195,6 +196,20 @@ def test_without_merging_the_answer_that_was_to_be_final_stands_if_it_has_the_fo
     assert isinstance(none, merge.NoAnswer)
     assert [each.engine for each in (deep, draft, form)] == ["owl2", "glm", "glm"]
     assert none.error["code"] == "internal_error"
+
+
+def test_without_merging_the_answer_keeps_its_calls_and_the_tokens_it_was_written_with() -> None:
+    call = ToolCall("call_1", "weather", "{}")
+    alone = job(branches=(BranchPlan("fast", "glm"),))
+    calling = replace(alone.units["fast"], result=UnitResult(finish_reason="tool_calls", tool_calls=(call,)))
+
+    called = merge.without_merging(replace(alone, units={"fast": calling}))
+    deep = merge.without_merging(job())
+
+    assert isinstance(called, FinalAnswer)
+    assert isinstance(deep, FinalAnswer)
+    assert called.tool_calls == (call,)
+    assert (deep.usage, deep.written) == (Usage(20, 4), Usage(10, 2))
 
 
 def test_compose_with_one_answer_left_needs_no_composing() -> None:
