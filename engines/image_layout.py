@@ -29,7 +29,6 @@ JPEG_END: Final = 0xD9
 _JPEG_PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # Any marker but those without a length (TEM, RSTn, SOI); 0xFF00 is a data byte, 0xFFFF a fill byte.
 _NEXT_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-_RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 
 _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 # How long transparency is at least, by colour type: grey, RGB, palette. The others have none.

@@ -44,13 +44,11 @@ class MasterWatch:
 
     Args:
         address: names them.
-        interval_s: from the end of one look to the next.
     """
 
-    def __init__(self, address: RedisAddress, *, interval_s: float = _LOOK_EVERY_S) -> None:
+    def __init__(self, address: RedisAddress) -> None:
         self._sentinel = sentinels_of(address, timeout_s=_PATIENCE_S)
         self._service = address.service
-        self._interval_s = interval_s
         self._pools: set[Moving] = set()
         self._last: tuple[str, int] | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -126,7 +124,7 @@ class MasterWatch:
         while True:
             with contextlib.suppress(RedisError, OSError):  # none to be seen now: whoever connects says so
                 await self.ask()
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(_LOOK_EVERY_S)
 
 
 _Key = tuple[object, ...]

@@ -38,18 +38,16 @@ class RedisWatch:
 
     Args:
         redis: a client of its own, whose commands end within `LOOK_TIMEOUT_S`.
-        interval_s: from the end of one look to the next.
 
     Attributes:
         is_silent: the last two looks had no answer.
         heard_at: when redis last answered a look, of `time.monotonic`; at first, when this was made.
     """
 
-    def __init__(self, redis: Redis, *, interval_s: float = _LOOK_EVERY_S) -> None:
+    def __init__(self, redis: Redis) -> None:
         self.is_silent = False
         self.heard_at = time.monotonic()
         self._redis = redis
-        self._interval_s = interval_s
         self._misses = 0
         self._looking: asyncio.Task[None] | None = None
         self._limits: set[asyncio.Timeout] = set()
@@ -106,7 +104,7 @@ class RedisWatch:
     async def _look_forever(self) -> None:
         while True:
             await self.look()
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _is_timeout(error: BaseException | None) -> bool:

@@ -70,7 +70,6 @@ class GrammarCompiler:
         self._stop_ids = frozenset(stop_ids)
         self._tokenizer = LLTokenizer(json.dumps(backend), n_vocab=num_logits, eos_token=sorted(stop_ids))
         self._newline_id = _only(self._tokenizer.tokenize_str("\n"))
-        self._num_logits = num_logits
         asleep = _full_mask(num_logits)
         for token_id in stop_ids:
             _set_bit(asleep, token_id, value=False)

@@ -75,11 +75,9 @@ def wants_chinese(request: HTTPConnection) -> bool:
     return False
 
 
-def json_response(
-    body: Any, status: int = 200, headers: dict[str, str] | None = None, media_type: str = "application/json"
-) -> Response:
+def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Serialise once."""
-    return Response(dump_line(body), status, headers, media_type)
+    return Response(dump_line(body), status, headers, "application/json")
 
 
 def respond(request: Request, error: RouterError) -> Response:

@@ -12,7 +12,7 @@ from router.jobs.job import Job
 from router.services import Services
 
 
-async def find_response(services: Services, response_id: str, caller: str, *, param: str = "response_id") -> Job:
+async def find_response(services: Services, response_id: str, caller: str) -> Job:
     """Return a record of the caller's.
 
     Raises:
@@ -20,13 +20,15 @@ async def find_response(services: Services, response_id: str, caller: str, *, pa
     """
     job = await services.store.get(response_id)
     if job is None or job.spec.owner != caller or (job.is_terminal and not job.is_announced):
-        raise no_response(response_id, param)
+        raise no_response(response_id)
     return job
 
 
-def no_response(response_id: str, param: str = "response_id") -> NotFoundError:
+def no_response(response_id: str) -> NotFoundError:
     """Return the one refusal of a response that is not there, or not the caller's."""
-    return NotFoundError(texts.NO_RESPONSE.fill(response_id=response_id), code="response_not_found", param=param)
+    return NotFoundError(
+        texts.NO_RESPONSE.fill(response_id=response_id), code="response_not_found", param="response_id"
+    )
 
 
 async def find_file(services: Services, caller: str, file_id: str, *, param: str = "file_id") -> StoredFile:

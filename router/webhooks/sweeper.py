@@ -6,9 +6,13 @@ process; a short lock lets one of them work at a time.
 
 from __future__ import annotations
 
+from typing import Final
+
 from router.jobs.queue import WEBHOOKS, JobQueue
 from router.redis import repeat_in_one
 from router.webhooks.store import WebhookStore
+
+_LOOK_EVERY_S: Final = 1.0
 
 
 async def sweep_once(store: WebhookStore, queue: JobQueue) -> bool:
@@ -20,6 +24,6 @@ async def sweep_once(store: WebhookStore, queue: JobQueue) -> bool:
     return True
 
 
-async def sweep_forever(store: WebhookStore, queue: JobQueue, *, interval_s: float = 1.0) -> None:
-    """Look every ``interval_s``; ends only when cancelled."""
-    await repeat_in_one(store.redis, "webhook_sweeper", lambda: sweep_once(store, queue), interval_s=interval_s)
+async def sweep_forever(store: WebhookStore, queue: JobQueue) -> None:
+    """Look every second; ends only when cancelled."""
+    await repeat_in_one(store.redis, "webhook_sweeper", lambda: sweep_once(store, queue), interval_s=_LOOK_EVERY_S)
