@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final
+from dataclasses import asdict, dataclass, field
+from typing import Final
 
 import orjson
 
 from router.auth.caller import SCOPES, Scope
 from router.limits.limits import Limits
+from router.schema import known_fields
 
 # What an owner may do unless somebody says otherwise: `admin` is given by name.
 DEFAULT_SCOPES: Final[frozenset[Scope]] = SCOPES - {"admin"}
@@ -70,10 +71,10 @@ class Owner:
     def from_json(cls, raw: bytes) -> Owner:
         """Read what `to_json` of any release wrote."""
         data = orjson.loads(raw)
-        limits = Limits(**_known(Limits, data.get("limits") or {}))
+        limits = Limits(**known_fields(Limits, data.get("limits") or {}))
         redacts = data.get("redacts")
         read = {"redacts": None if redacts is None else tuple(redacts), "limits": limits}
-        return cls(**{**_known(cls, data), "scopes": to_scopes(data["scopes"]), **read})
+        return cls(**{**known_fields(cls, data), "scopes": to_scopes(data["scopes"]), **read})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class Key:
         """Read what `to_json` of any release wrote."""
         data = orjson.loads(raw)
         scopes = data.get("scopes")
-        return cls(**{**_known(cls, data), "scopes": None if scopes is None else to_scopes(scopes)})
+        return cls(**{**known_fields(cls, data), "scopes": None if scopes is None else to_scopes(scopes)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +146,3 @@ class Directory:
 def to_scopes(names: Iterable[str]) -> frozenset[Scope]:
     """Return the scopes of these names; names that this release does not know give nothing."""
     return frozenset(scope for scope in SCOPES if scope in set(names))
-
-
-def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
-    names = {each.name for each in fields(kind)}
-    return {name: value for name, value in data.items() if name in names}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, TypedDict
 
 from engines.base import Box, EngineError, SamplingParams, TokenLogprob, Usage
@@ -21,7 +21,7 @@ from router.jobs import texts
 from router.jobs.eta import QueuePlace
 from router.jobs.schedule import Queue, queue_of
 from router.output_format import OutputFormat
-from router.schema import SCHEMA, SCHEMA_WITHOUT_TOOLS
+from router.schema import SCHEMA, SCHEMA_WITHOUT_TOOLS, known_fields
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 CacheState = Literal["", "hit", "joined", "miss"]
@@ -253,7 +253,7 @@ class JobSpec:
         output_format = data.get("output_format")
         return cls(
             **{
-                **_known(cls, data),
+                **known_fields(cls, data),
                 "sampling": _to_sampling(sampling),
                 "branches": tuple(_to_branch(branch) for branch in data["branches"]),
                 "output_format": _to_output_format(output_format) if output_format else None,
@@ -320,8 +320,8 @@ class UnitResult:
         """Read `to_dict`'s form, by whichever release it was written."""
         return cls(
             **{
-                **_known(cls, data),
-                "usage": Usage(**_known(Usage, data.get("usage") or {})),
+                **known_fields(cls, data),
+                "usage": Usage(**known_fields(Usage, data.get("usage") or {})),
                 "last_usage": _to_usage(data.get("last_usage")),
                 "logprobs": from_logprobs(data.get("logprobs")),
                 "boxes": from_boxes(data.get("boxes")),
@@ -424,8 +424,8 @@ class FinalAnswer:
         """Read `to_dict`'s form, by whichever release it was written."""
         return cls(
             **{
-                **_known(cls, data),
-                "usage": Usage(**_known(Usage, data.get("usage") or {})),
+                **known_fields(cls, data),
+                "usage": Usage(**known_fields(Usage, data.get("usage") or {})),
                 "answer_usage": _to_usage(data.get("answer_usage")),
                 "degraded": tuple(data.get("degraded", ())),
                 "degraded_zh": tuple(data.get("degraded_zh", ())),
@@ -534,22 +534,16 @@ class Event:
     calls: tuple[ToolCallDelta, ...] = ()
 
 
-def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what a newer release has added: while machines are upgraded one by one, old ones read new records."""
-    names = {each.name for each in fields(cls)}
-    return {name: value for name, value in data.items() if name in names}
-
-
 def _to_output_format(data: Mapping[str, Any]) -> OutputFormat:
     dropped = tuple(data.get("dropped_patterns", ()))
-    return OutputFormat(**{**_known(OutputFormat, data), "dropped_patterns": dropped})
+    return OutputFormat(**{**known_fields(OutputFormat, data), "dropped_patterns": dropped})
 
 
 def _to_sampling(data: Mapping[str, Any]) -> SamplingParams:
     tool_use = data.get("tool_use")
     return SamplingParams(
         **{
-            **_known(SamplingParams, data),
+            **known_fields(SamplingParams, data),
             "stop": tuple(data.get("stop", ())),
             "tool_use": ToolUse.from_dict(tool_use) if tool_use else None,
         }
@@ -557,15 +551,15 @@ def _to_sampling(data: Mapping[str, Any]) -> SamplingParams:
 
 
 def _to_calls(data: Mapping[str, Any]) -> tuple[ToolCall, ...]:
-    return tuple(ToolCall(**_known(ToolCall, call)) for call in data.get("tool_calls", ()))
+    return tuple(ToolCall(**known_fields(ToolCall, call)) for call in data.get("tool_calls", ()))
 
 
 def _to_usage(data: Mapping[str, Any] | None) -> Usage | None:
-    return None if data is None else Usage(**_known(Usage, data))
+    return None if data is None else Usage(**known_fields(Usage, data))
 
 
 def _to_branch(data: Mapping[str, Any]) -> BranchPlan:
-    branch = BranchPlan(**_known(BranchPlan, data))
+    branch = BranchPlan(**known_fields(BranchPlan, data))
     return replace(branch, pictures=(branch.pictures[0], branch.pictures[1])) if branch.pictures else branch
 
 

@@ -6,11 +6,13 @@ In: promotions, one after another. Out: a `Pointer`: who answers now, and who di
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
+
+from router.schema import known_fields
 
 # Engines whose adapters can be promoted, and the names of their models.
 PROMOTABLE: Final[Mapping[str, str]] = MappingProxyType({"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"})
@@ -83,5 +85,4 @@ class Pointer:
 
 
 def _to_promotion(found: Mapping[str, Any]) -> Promotion:
-    names = {each.name for each in fields(Promotion)}
-    return Promotion(**{name: value for name, value in found.items() if name in names})
+    return Promotion(**known_fields(Promotion, found))
