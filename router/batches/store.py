@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from router.batches.records import MAX_OPEN, WINDOW_S, Admitted, Batch, BatchSpec, Json
 from router.lua import BatchScript, Scripts, to_fields
 from router.redis import PREFIX, Clock, guard
+from router.schema import known_fields
 
 Ending = Literal["cancelled", "expired"]
 
@@ -176,7 +177,9 @@ class BatchStore:
     async def admitted(self, batch_id: str) -> list[Admitted]:
         """Return the lines in flight, in their order."""
         raw: list[bytes] = await guard(cast("Any", self._reads.hvals(f"{PREFIX}batch_lines:{batch_id}")))
-        return sorted((Admitted(**orjson.loads(entry)) for entry in raw), key=lambda line: line.number)
+        return sorted(
+            (Admitted(**known_fields(Admitted, orjson.loads(entry))) for entry in raw), key=lambda line: line.number
+        )
 
     async def retry(self, batch_id: str, epoch: int, line: Admitted) -> None:
         """Write down that a line is begun anew."""
@@ -218,7 +221,7 @@ def _to_batch(raw: Mapping[bytes, bytes]) -> Batch:
         return text[name].decode() if name in text else None
 
     return Batch(
-        spec=BatchSpec(**orjson.loads(text["spec"])),
+        spec=BatchSpec(**known_fields(BatchSpec, orjson.loads(text["spec"]))),
         status=cast("Any", text["status"].decode()),
         times={name.removesuffix("_at"): float(value) for name, value in text.items() if name.endswith("_at")},
         total=int(text["total"]),

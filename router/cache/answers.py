@@ -90,10 +90,7 @@ def from_bytes(data: bytes, name: str) -> KeptAnswer | None:
     try:
         kept = orjson.loads(data)
         plan = kept["plan"]
-        branches = tuple(
-            BranchPlan(**{**branch, "pictures": tuple(branch["pictures"]) if branch["pictures"] else None})
-            for branch in plan["branches"]
-        )
+        branches = tuple(BranchPlan.from_dict(branch) for branch in plan["branches"])
         units = {
             unit: Unit(unit, row["state"], epoch=1, result=None if row["result"] is None else _to_result(row["result"]))
             for unit, row in kept["units"].items()

@@ -83,6 +83,12 @@ class BranchPlan:
     pictures: tuple[int, int] | None = None
     model: str = ""
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BranchPlan:
+        """Read its fields as JSON has them, by whichever release they were written."""
+        branch = cls(**known_fields(cls, data))
+        return replace(branch, pictures=(branch.pictures[0], branch.pictures[1])) if branch.pictures else branch
+
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
@@ -255,7 +261,7 @@ class JobSpec:
             **{
                 **known_fields(cls, data),
                 "sampling": _to_sampling(sampling),
-                "branches": tuple(_to_branch(branch) for branch in data["branches"]),
+                "branches": tuple(BranchPlan.from_dict(branch) for branch in data["branches"]),
                 "output_format": _to_output_format(output_format) if output_format else None,
             }
         )
@@ -556,11 +562,6 @@ def _to_calls(data: Mapping[str, Any]) -> tuple[ToolCall, ...]:
 
 def _to_usage(data: Mapping[str, Any] | None) -> Usage | None:
     return None if data is None else Usage(**known_fields(Usage, data))
-
-
-def _to_branch(data: Mapping[str, Any]) -> BranchPlan:
-    branch = BranchPlan(**known_fields(BranchPlan, data))
-    return replace(branch, pictures=(branch.pictures[0], branch.pictures[1])) if branch.pictures else branch
 
 
 def _with_logprobs(data: dict[str, Any], logprobs: tuple[TokenLogprob, ...]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from engines.json_text import dump_line
 from engines.origin import Origin
 from router.lua import Scripts, WebhookScript, to_fields
 from router.redis import PREFIX, Clock, guard
+from router.schema import known_fields
 from router.webhooks import texts
 from router.webhooks.records import (
     MAX_ENDPOINTS,
@@ -349,5 +350,5 @@ def _to_delivery(delivery_id: str, raw: Mapping[bytes, bytes], attempts: Sequenc
         next_attempt_at=float(text["next_at"]) if text["next_at"] else None,
         expires_at=float(text["expires_at"]),
         failure=text.get("failure", ""),
-        attempts=tuple(Attempt(**orjson.loads(entry)) for entry in attempts),
+        attempts=tuple(Attempt(**known_fields(Attempt, orjson.loads(entry))) for entry in attempts),
     )

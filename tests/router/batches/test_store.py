@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import orjson
 import pytest
@@ -164,6 +164,26 @@ async def test_a_name_is_taken_by_the_first_line_that_has_it(stores: Stores) -> 
 
     assert await stores.batches.admit(spec.id, epoch, line(2, "same"), 20) == "duplicate"
     assert await stores.batches.admitted(spec.id) == [line(1, "same")]
+
+
+async def test_a_batch_that_a_newer_release_runs_is_read_without_what_it_added(stores: Stores) -> None:
+    # Given records with a field that this release does not know
+    @dataclass(frozen=True, slots=True)
+    class NewerSpec(BatchSpec):
+        colour: str = "red"
+
+    @dataclass(frozen=True, slots=True)
+    class NewerLine(Admitted):
+        colour: str = "red"
+
+    spec = make_spec()
+    assert await stores.batches.create(NewerSpec(**asdict(spec)))
+    ((_, epoch),) = await stores.batches.claim(10)
+    assert await stores.batches.start(spec.id, epoch, 1)
+    assert await stores.batches.admit(spec.id, epoch, NewerLine(**asdict(line(1))), 10) == "ok"
+
+    assert (await stores.get(spec)).spec == spec
+    assert await stores.batches.admitted(spec.id) == [line(1)]
 
 
 async def test_a_batch_does_not_end_while_a_line_is_in_flight(stores: Stores) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from PIL import Image
@@ -74,6 +74,23 @@ def key_of(cache: AnswerCache, call: Call) -> CacheKey:
     key = cache.to_key(call)
     assert key is not None
     return key
+
+
+async def test_an_answer_that_a_newer_release_keeps_is_found_without_what_it_added(cache: AnswerCache) -> None:
+    @dataclass(frozen=True, slots=True)
+    class NewerPlan(BranchPlan):
+        colour: str = "red"
+
+    where = await cache.name(key_of(cache, ask()))
+    assert where is not None
+    newer = answer(ask())
+    branches = (NewerPlan("fast", "glm", pictures=(1, 2)),)
+    assert await cache.put(replace(newer, spec=replace(newer.spec, branches=branches)), where)
+
+    kept = await cache.find(key_of(cache, ask()))
+
+    assert kept is not None
+    assert kept.plan["branches"] == (BranchPlan("fast", "glm", pictures=(1, 2)),)
 
 
 async def test_an_answer_is_found_by_the_same_question_of_the_same_owner(cache: AnswerCache) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import orjson
@@ -199,6 +200,20 @@ async def test_a_delivered_event_is_never_sent_again_and_its_log_lives_for_a_whi
     delivery = await store.get_delivery("local", due)
     assert delivery is not None
     assert (delivery.state, delivery.next_attempt_at, delivery.attempts) == ("succeeded", None, (OK,))
+
+
+async def test_an_attempt_of_a_newer_release_is_read_without_what_it_added(store: WebhookStore) -> None:
+    @dataclass(frozen=True, slots=True)
+    class NewerAttempt(Attempt):
+        colour: str = "red"
+
+    due = await planned_one(store)
+    newer = NewerAttempt(**asdict(OK))
+    assert await store.record(await claim(store), newer, retry_in_s=None) == "succeeded"
+
+    delivery = await store.get_delivery("local", due)
+    assert delivery is not None
+    assert delivery.attempts == (OK,)
 
 
 async def test_a_failed_attempt_is_made_again_when_due_and_not_before(store: WebhookStore, clock: Clock) -> None:
