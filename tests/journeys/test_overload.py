@@ -77,9 +77,10 @@ def test_what_a_full_glm_refuses_owl2_answers_and_says_why(stack: Stack, api: st
 
 
 def test_work_for_an_overloaded_owl2_is_glms_until_the_queue_is_short_again(stack: Stack, http: httpx.Client) -> None:
-    # Given more questions than the slow Owl2 has places for, the last of which wait
+    # Given more questions than the slow Owl2 has places for, the last of which wait: from now on the queue only ages
     stack.engines["owl2"].delta_delay_s = 1.0
     jobs = [ask(http, background=True)["id"] for _ in range(12)]
+    wait_until(lambda: stack.engines["owl2"].num_running == 8, "its places to be taken")
 
     def queue() -> dict[str, Any]:
         found: dict[str, Any] = http.get("/readyz").json().get("queues", {}).get("owl2", {})
