@@ -8,9 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from typing import Final
 
 from engines.base import Alternative, Delta, FinishReason, TokenLogprob, Usage
 from engines.runtime.sampling import Pick
+
+# What decoding makes of bytes that are no whole character.
+_BROKEN: Final = "\ufffd"
 
 
 class GrowingAnswer(ABC):
@@ -58,13 +62,16 @@ class GrowingAnswer(ABC):
         return None if delta is None else self._with_logprobs(delta)
 
     def finish(self, usage: Usage) -> Delta:
-        """Return the last delta, with all text that was held back."""
+        """Return the last delta, with all text that was held back but a character that `max_tokens` cut in two."""
         delta = self._flush()
         if stop := self._stopped_by():  # text held back earlier can complete a stop string
             self.finish_reason = "stop"
             delta = replace(self._with_logprobs(delta), stop_sequence=stop)
         else:
             delta = replace(delta, logprobs=tuple(logprob for _, logprob in self._logprobs))
+            if self.finish_reason == "length":
+                # A Chinese character may be several tokens; half of one, decoded, is only a mark of damage.
+                delta = replace(delta, text=delta.text.rstrip(_BROKEN), reasoning=delta.reasoning.rstrip(_BROKEN))
         return replace(delta, finish_reason=self.finish_reason, usage=usage)
 
     # -- the model's own ----------------------------------------------------------------------------------------------

@@ -118,6 +118,8 @@ async def test_the_streamed_answer_is_the_golden_text_without_its_marks(engine: 
     case: Case = CASES[name]
     is_stopped = case["greedy_ids"][-1] in EOS_IDS
     answer, reasoning = texts(engine, case["greedy_ids"][:-1] if is_stopped else case["greedy_ids"])
+    if not is_stopped:  # half a character at the limit is not shown
+        answer, reasoning = answer.rstrip("\ufffd"), reasoning.rstrip("\ufffd")
 
     # When it goes through the engine's own door
     result = await base.generate(engine, to_request(case))

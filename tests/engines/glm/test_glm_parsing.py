@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from engines.base import Box, Delta
+from engines.base import Box, Delta, Usage
 from engines.boxes import BoxReader
-from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, StreamDetokenizer
+from engines.glm.decoding import Answer
+from engines.glm.parsing import AnswerParser, BoxMarks, ReasoningSplitter, StreamDetokenizer, TokenBytes
+from engines.runtime.sampling import Pick
 
 THINK, THINK_END, BOX, BOX_END = 900, 901, 902, 903
 
@@ -117,6 +119,28 @@ def test_a_character_cut_off_at_the_end_is_flushed_as_a_replacement(byte_tokeniz
 
     assert "".join(detokenizer.push(id_) for id_ in ids) == "a"
     assert detokenizer.flush() == "\ufffd"
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+@pytest.mark.parametrize(("num_more", "shown"), [(-2, "a"), (-1, "a"), (0, "a红"), (1, "a红\ufffd")])
+def test_half_a_character_is_shown_only_if_the_model_ended_with_it(
+    byte_tokenizer: Tokenizer, num_more: int, shown: str, thinks: bool
+) -> None:
+    ids = byte_tokenizer.encode("a红红").ids[: 4 + num_more]
+    splitter = ReasoningSplitter(THINK, THINK_END, {BOX, BOX_END})
+    parser = AnswerParser(splitter, lambda: StreamDetokenizer(byte_tokenizer))
+    ids = [THINK, *ids] if thinks else ids
+    if is_ended := num_more > 0:
+        ids = [*ids, BOX]
+    answer = Answer(parser, TokenBytes(byte_tokenizer), {BOX}, max_tokens=len(ids))
+
+    deltas = [answer.push(Pick(id_, -1.0)) for id_ in ids] + [answer.finish(Usage())]
+
+    assert answer.finish_reason == ("stop" if is_ended else "length")
+    told = [delta for delta in deltas if delta is not None]
+    assert "".join(delta.reasoning if thinks else delta.text for delta in told) == shown
+    # Every token of an answer has its log probability, whatever is shown of it.
+    assert sum(len(delta.logprobs) for delta in told) == (0 if thinks else 4 + num_more)
 
 
 def test_streamed_pieces_join_to_the_whole_text_for_any_ids(byte_tokenizer: Tokenizer) -> None:

@@ -360,6 +360,18 @@ def test_a_stop_string_takes_the_log_probabilities_of_its_tokens_with_it(
     assert answer.finish_reason == ("stop" if stop else "length")
 
 
+@pytest.mark.parametrize(("num_left", "shown"), [(0, "a\U0001f989"), (1, "a"), (3, "a")])
+def test_a_character_that_max_tokens_cuts_is_not_shown(checkpoint: Path, num_left: int, shown: str) -> None:
+    tokenizer = Owl2Tokenizer.from_folder(checkpoint)
+    token_ids = tokenizer.encode("a\U0001f989")[1:]
+    token_ids = token_ids[: len(token_ids) - num_left]
+    answer = Answer(tokenizer, SamplingParams(), frozenset(), max_tokens=len(token_ids))
+
+    deltas = [answer.push(Pick(token_id)) for token_id in token_ids] + [answer.finish(Usage())]
+
+    assert "".join(delta.text for delta in deltas if delta is not None) == shown
+
+
 async def test_closing_one_stream_frees_its_row_and_leaves_the_others_alone(engine: Owl2Engine) -> None:
     # Given two streams
     without_eos(engine)
