@@ -13,26 +13,50 @@ OUT: Final = Path(__file__).resolve().parents[1] / "deploy/grafana/dashboards/gl
 _SOURCE: Final = {"type": "prometheus", "uid": "glowl-prometheus"}
 _WIDTH, _HEIGHT, _PER_ROW = 8, 7, 3
 
+# What vLLM calls what our engine servers tell. It has no word for a decode step, a picture's time or the GPU.
+VLLM: Final = {
+    "glowl_engine_num_requests_running": "vllm:num_requests_running",
+    "glowl_engine_num_requests_waiting": "vllm:num_requests_waiting",
+    "glowl_engine_time_to_first_token_seconds": "vllm:time_to_first_token_seconds",
+    "glowl_engine_time_per_output_token_seconds": "vllm:request_time_per_output_token_seconds",
+    "glowl_engine_prompt_tokens_total": "vllm:prompt_tokens_total",
+    "glowl_engine_generation_tokens_total": "vllm:generation_tokens_total",
+    "glowl_engine_kv_cache_usage_ratio": "vllm:kv_cache_usage_perc",
+    "glowl_engine_prefix_cache_queries_total": "vllm:prefix_cache_queries_total",
+    "glowl_engine_prefix_cache_hits_total": "vllm:prefix_cache_hits_total",
+    "glowl_engine_vision_cache_queries_total": "vllm:mm_cache_queries_total",
+    "glowl_engine_vision_cache_hits_total": "vllm:mm_cache_hits_total",
+}
+
+_RATE: Final = "rate({}[$__rate_interval])"
+
 # Title, unit, expressions with their legends.
 Panel = tuple[str, str, list[tuple[str, str]]]
 
 
-def percentiles(name: str, by: str = "", where: str = "") -> list[tuple[str, str]]:
+def of_any(name: str, form: str = "{}") -> str:
+    """A metric of an engine in an expression, be the engine's server ours or vLLM."""
+    suffix = "_bucket" if name.endswith("_bucket") else ""
+    other = VLLM.get(name.removesuffix(suffix))
+    return " or ".join(form.format(each) for each in (name, other and other + suffix) if each)
+
+
+def percentiles(name: str, by: str = "") -> list[tuple[str, str]]:
     """P50, P95 and P99 of a histogram, by a label."""
     kept = f"le, {by}" if by else "le"
     legend = f"{{{{{by}}}}} " if by else ""
-    rate = f"sum by ({kept}) (rate({name}_bucket{where}[$__rate_interval]))"
+    rate = f"sum by ({kept}) ({of_any(f'{name}_bucket', _RATE)})"
     return [(f"histogram_quantile({q / 100}, {rate})", f"{legend}p{q}") for q in (50, 95, 99)]
 
 
-def rate(name: str, by: str, where: str = "") -> list[tuple[str, str]]:
+def rate(name: str, by: str, legend: str = "") -> list[tuple[str, str]]:
     """How often a counter counts, by a label."""
-    return [(f"sum by ({by}) (rate({name}{where}[$__rate_interval]))", f"{{{{{by}}}}}")]
+    return [(f"sum by ({by}) ({of_any(name, _RATE)})", f"{{{{{by}}}}}{legend}")]
 
 
 def share(part: str, whole: str, legend: str) -> tuple[str, str]:
     """One counter as a part of another."""
-    return f"sum(rate({part}[$__rate_interval])) / sum(rate({whole}[$__rate_interval]))", legend
+    return f"sum({of_any(part, _RATE)}) / sum({of_any(whole, _RATE)})", legend
 
 
 ROWS: Final[list[tuple[str, list[Panel]]]] = [
@@ -106,19 +130,18 @@ ROWS: Final[list[tuple[str, list[Panel]]]] = [
                 ("max by (engine) (glowl_engine_servers_up)", "{{engine}} servers"),
             ]),
             ("Engine: running and waiting", "short", [
-                ("sum by (engine) (glowl_engine_num_requests_running)", "{{engine}} running"),
-                ("sum by (engine) (glowl_engine_num_requests_waiting)", "{{engine}} waiting"),
+                (f"sum by (engine) ({of_any('glowl_engine_num_requests_running')})", "{{engine}} running"),
+                (f"sum by (engine) ({of_any('glowl_engine_num_requests_waiting')})", "{{engine}} waiting"),
             ]),
             ("Engine: rows per step", "short", percentiles("glowl_engine_batch_rows", "engine")[:2]),
             ("Engine: first text", "s", percentiles("glowl_engine_time_to_first_token_seconds", "engine")),
             ("Engine: time per token", "s", percentiles("glowl_engine_time_per_output_token_seconds", "engine")),
             ("Engine: tokens", "short", [
-                ("sum by (engine) (rate(glowl_engine_prompt_tokens_total[$__rate_interval]))", "{{engine}} read /s"),
-                ("sum by (engine) (rate(glowl_engine_generation_tokens_total[$__rate_interval]))",
-                 "{{engine}} written /s"),
+                *rate("glowl_engine_prompt_tokens_total", "engine", " read /s"),
+                *rate("glowl_engine_generation_tokens_total", "engine", " written /s"),
             ]),
             ("Engine: keys and values, GPU", "percentunit", [
-                ("max by (engine) (glowl_engine_kv_cache_usage_ratio)", "{{engine}} keys and values"),
+                (f"max by (engine) ({of_any('glowl_engine_kv_cache_usage_ratio')})", "{{engine}} keys and values"),
                 ("max by (instance) (glowl_gpu_utilization_ratio)", "{{instance}} GPU"),
                 ("max by (instance) (glowl_gpu_memory_used_bytes / glowl_gpu_memory_total_bytes)",
                  "{{instance}} GPU memory"),

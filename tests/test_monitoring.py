@@ -16,6 +16,7 @@ from engines import meters
 from engines.metrics import Family
 from router.telemetry import families
 from router.telemetry.meters import CountingMeters
+from scripts.dashboard import VLLM, dashboard
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yml"
@@ -65,6 +66,14 @@ def test_every_metric_that_is_named_there_is_shown_by_a_process() -> None:
         named = set(re.findall(r"\bglowl_\w+", expression))
         assert named - KNOWN == set(), place
         assert named or "up{" in expression or "process_" in expression, place
+
+
+def test_panels_of_engines_read_a_vllm_server_too() -> None:
+    asked = " ".join(expression for _, expression in expressions())
+    for name, other in VLLM.items():
+        used = re.findall(rf"\b{name}(?:_bucket)?\b", asked)
+        assert len(used) == len(re.findall(rf"{other}(?:_bucket)?\b", asked)) > 0, name
+    assert set(re.findall(r"\bvllm:\w+", asked)) <= set(VLLM.values()) | {f"{name}_bucket" for name in VLLM.values()}
 
 
 def test_labels_that_are_asked_for_are_those_of_the_metric() -> None:
@@ -117,15 +126,16 @@ def test_promtool_takes_every_expression_of_the_dashboard(tmp_path: Path) -> Non
 
 def test_the_dashboard_is_one_that_grafana_provisions() -> None:
     (path,) = DASHBOARDS
-    dashboard = json.loads(path.read_text())
-    assert dashboard["uid"] == "glowl"
+    found = json.loads(path.read_text())
+    assert found == dashboard(), "python -m scripts.dashboard"
+    assert found["uid"] == "glowl"
     source = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"][0]
-    for panel in panels(dashboard):
+    for panel in panels(found):
         assert panel["datasource"] == {"type": "prometheus", "uid": source["uid"]}, panel["title"]
-    ids = [panel["id"] for panel in dashboard["panels"]]
+    ids = [panel["id"] for panel in found["panels"]]
     assert len(set(ids)) == len(ids)
-    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in found["panels"]]
     assert len(set(places)) == len(places)
-    titles = " ".join(panel["title"] for panel in dashboard["panels"]).lower()
+    titles = " ".join(panel["title"] for panel in found["panels"]).lower()
     for subject in ("route", "picture", "queue", "draft", "engine", "webhook", "redis"):
         assert subject in titles
