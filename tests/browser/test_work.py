@@ -136,6 +136,8 @@ def test_without_redis_the_page_says_so_and_answers(slow: ProcessStack, visit: V
     page.locator(".samples button").first.wait_for()
     # When redis is killed
     slow.kill("redis")
+    # Then a question that the page asks before it knows is answered by GLM
+    assert text_of(wait_for(ask(page, "Is it there?"), "completed")).startswith("[echo glm]")
     for language in in_both_languages(page):
         banner = page.get_by_role("status").filter(has_text=said("trouble.redis", language))
         expect(banner).to_be_visible(timeout=TIMEOUT_MS)

@@ -123,12 +123,13 @@ export class Turn {
         return await this.follow(await send("/v1/responses", { body, headers, signal: this.stop.signal }));
       } catch (error) {
         if (this.stop.signal.aborted) return undefined;
-        if (error instanceof ApiError && error.status === 0 && this.isKept && number < MOST_POSTS && !this.isUnwanted) {
-          this.isReconnecting.value = true;
-          await sleep(400 * 2 ** number, this.stop.signal);
-          continue;
-        }
-        return this.#refuse(error);
+        const isAway = error instanceof ApiError && error.code === "queue_unavailable";
+        const mayPass = isAway || (error instanceof ApiError && error.status === 0);
+        if (!mayPass || !this.isKept || number >= MOST_POSTS || this.isUnwanted) return this.#refuse(error);
+        this.isReconnecting.value = true;
+        await sleep(400 * 2 ** number, this.stop.signal);
+        // Nothing was accepted, and the next looks said that redis is away for longer: GLM answers without it.
+        if (isAway && !isRedisUp.value && !this.isUnwanted) return this.ask(how);
       }
     }
   }
