@@ -90,23 +90,7 @@ class GrammarCompiler:
         Raises:
             JsonSchemaError: an `InvalidRequestError` that names the keyword at fault and says what is accepted.
         """
-        with self._lock:
-            if (grammar := self._cache.get(json_schema)) is not None:
-                self._cache.move_to_end(json_schema)
-                return grammar
-        matcher = self._match(json_schema)
-        grammar = Grammar(
-            matcher,
-            self._asleep_mask,
-            self._newline_id,
-            self._stop_ids,
-            partial(self._budget, from_schema_text(json_schema)),
-        )
-        with self._lock:
-            self._cache[json_schema] = grammar
-            while len(self._cache) > _MAX_CACHED:
-                self._cache.popitem(last=False)
-        return grammar
+        return self._cached(json_schema, self._compile_schema)
 
     def compile_lark(self, text: str) -> Grammar:
         """Compile a grammar in Lark; it is not steered to an end.
@@ -114,10 +98,31 @@ class GrammarCompiler:
         Raises:
             JsonSchemaError: if it cannot be compiled, or is too complex.
         """
+        return self._cached(text, self._compile_lark)
+
+    def _cached(self, text: str, compile_text: Callable[[str], Grammar]) -> Grammar:
+        """Return what a text was compiled to lately, or compile it; two threads may compile the same text at once."""
         with self._lock:
             if (grammar := self._cache.get(text)) is not None:
                 self._cache.move_to_end(text)
                 return grammar
+        grammar = compile_text(text)
+        with self._lock:
+            self._cache[text] = grammar
+            while len(self._cache) > _MAX_CACHED:
+                self._cache.popitem(last=False)
+        return grammar
+
+    def _compile_schema(self, json_schema: str) -> Grammar:
+        return Grammar(
+            self._match(json_schema),
+            self._asleep_mask,
+            self._newline_id,
+            self._stop_ids,
+            partial(self._budget, from_schema_text(json_schema)),
+        )
+
+    def _compile_lark(self, text: str) -> Grammar:
         try:
             compiled = LLMatcher.grammar_from_lark(text)
         except ValueError as error:
@@ -125,12 +130,7 @@ class GrammarCompiler:
         matcher = LLMatcher(self._tokenizer, compiled, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise _explain(matcher.get_error())
-        grammar = Grammar(matcher, self._asleep_mask, self._newline_id, self._stop_ids)
-        with self._lock:
-            self._cache[text] = grammar
-            while len(self._cache) > _MAX_CACHED:
-                self._cache.popitem(last=False)
-        return grammar
+        return Grammar(matcher, self._asleep_mask, self._newline_id, self._stop_ids)
 
     def _starting_with(self, first: bytes) -> Tensor:
         """Return (W,): the tokens that begin with one of some bytes."""

@@ -6,6 +6,7 @@ what changes nothing is accepted and ignored.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from engines.base import SamplingParams
@@ -56,18 +57,10 @@ def to_chat_sampling(request: ChatRequest, json_schema: str | None) -> SamplingP
         raise unsupported("stop", texts.FOUR_STOPS)
     if json_schema is not None and any(stop):
         raise unsupported("stop", texts.STOP_CUTS_JSON)
-    return SamplingParams(
+    return replace(
+        _to_shared(request, json_schema, tool_use, has_logprobs=bool(request.logprobs)),
         max_tokens=request.max_completion_tokens or request.max_tokens,
-        temperature=_to_temperature(request),
-        top_p=request.top_p or 1.0,
-        frequency_penalty=request.frequency_penalty or 0.0,
-        presence_penalty=request.presence_penalty or 0.0,
-        repetition_penalty=request.repetition_penalty or 1.0,
-        seed=request.seed,
         stop=tuple(text for text in stop if text),
-        top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        json_schema=json_schema,
-        tool_use=tool_use,
     )
 
 
@@ -89,9 +82,16 @@ def to_responses_sampling(request: ResponsesRequest, json_schema: str | None) ->
     tool_use = _to_tool_use(request, "text.format", json_schema)
     verbosity = {"verbosity": request.text.verbosity} if request.text else {}
     check_others({**request.others, **verbosity}, is_chat=False, is_greedy=_is_greedy(request))
-    has_logprobs = request.top_logprobs or LOGPROBS in (request.include or ())
+    has_logprobs = bool(request.top_logprobs) or LOGPROBS in (request.include or ())
+    shared = _to_shared(request, json_schema, tool_use, has_logprobs=has_logprobs)
+    return replace(shared, max_tokens=request.max_output_tokens)
+
+
+def _to_shared(
+    request: Sampling, json_schema: str | None, tool_use: ToolUse | None, *, has_logprobs: bool
+) -> SamplingParams:
+    """Read the knobs that have the same name on both endpoints; a knob that is null has its default."""
     return SamplingParams(
-        max_tokens=request.max_output_tokens,
         temperature=_to_temperature(request),
         top_p=request.top_p or 1.0,
         frequency_penalty=request.frequency_penalty or 0.0,
