@@ -18,6 +18,7 @@ from engines.base import (
     GenerationFailedError,
 )
 from policies.decision import EngineHealth, Health
+from policies.texts import DOWN
 from router import texts
 from router.call import Call
 from router.errors import EngineFailedError
@@ -51,13 +52,13 @@ def with_failure(routed: Routed, error: EngineError) -> Routed:
         said = texts.GLM_LATE
     elif isinstance(error, EngineOverloadedError):
         said = texts.GLM_FULL
-    decision = routed.decision
+    decision, down = routed.decision, DOWN.fill(engine="glm")
     return replace(
         routed,
         decision=replace(
             decision,
-            degraded=tuple(note.replace(texts.GLM_DOWN.en, said.en) for note in decision.degraded),
-            degraded_zh=tuple(note.replace(texts.GLM_DOWN.zh, said.zh) for note in decision.degraded_zh),
+            degraded=tuple(note.replace(down.en, said.en) for note in decision.degraded),
+            degraded_zh=tuple(note.replace(down.zh, said.zh) for note in decision.degraded_zh),
         ),
     )
 

@@ -304,14 +304,13 @@ NO_THINKING: Final = Text(
     "no engine thinks before it answers on this route, though that was asked for",
     "该路径上没有引擎会先思考再回答，尽管请求了思考",
 )
-# What the policy says of an engine that is down; of one that answers, but not with an answer, it is not true.
 NOT_CACHED: Final = Text(
     "No cached answer fits this request, and 'Cache-Control: only-if-cached' wants no other; leave it out to have one "
     "made. Answers of requests that are not stored are cached only with 'hybrid.cache': true.",
     "缓存中没有符合该请求的答案，而 'Cache-Control: only-if-cached' 不接受其他答案；去掉它即可生成新答案。"
     "未存储的请求只有带 'hybrid.cache': true 时才会缓存答案。",
 )
-GLM_DOWN: Final = Text("glm is down", "glm 不可用")
+# They take the place of the policy's "glm is down", which is not true of a GLM that answers.
 GLM_LATE: Final = Text("glm did not answer in time", "glm 未能及时作答")
 GLM_FULL: Final = Text("glm is full", "glm 已满负荷")
 GLM_UNREADABLE: Final = Text("glm gave no answer that can be read", "glm 没有给出可读的回答")

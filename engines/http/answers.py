@@ -85,7 +85,7 @@ def to_completion(result: GenerationResult, head: CompletionHead) -> bytes:
                     **_stopped_by(result.stop_sequence),
                 }
             ],
-            "usage": _to_usage(result.usage),
+            "usage": to_usage(result.usage),
         }
     )
 
@@ -112,7 +112,7 @@ def to_events(delta: Delta, head: CompletionHead) -> bytes:
     if delta.finish_reason is not None:
         events += _to_chunk(head, {}, finish_reason=delta.finish_reason, stop_sequence=delta.stop_sequence)
         if head.include_usage:
-            events += to_event({**_chunk_head(head), "choices": [], "usage": _to_usage(delta.usage or Usage())})
+            events += to_event({**_chunk_head(head), "choices": [], "usage": to_usage(delta.usage or Usage())})
         events += b"data: " + DONE + b"\n\n"
     return events
 
@@ -151,7 +151,8 @@ def _stopped_by(stop_sequence: str) -> dict[str, Any]:
     return {"stop_reason": stop_sequence} if stop_sequence else {}
 
 
-def _to_usage(usage: Usage) -> dict[str, Any]:
+def to_usage(usage: Usage) -> dict[str, Any]:
+    """Return usage as chat completions have it."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from engines.base import TokenLogprob, Usage
+from engines.http.answers import to_usage
 from engines.http.tools import to_wire_calls
 from engines.json_forms import to_boxes, to_choice_logprobs, to_logprobs
 from router.answers.groups import to_states
@@ -134,7 +135,7 @@ def to_completion(job: Job, answer: FinalAnswer | UnitResult) -> Json:
                 "finish_reason": answer.finish_reason,
             }
         ],
-        "usage": to_chat_usage(answer.written),
+        "usage": to_usage(answer.written),
         "system_fingerprint": None,
         "hybrid": to_hybrid(job),
     }
@@ -170,7 +171,7 @@ def to_chunk(
         "system_fingerprint": None,
     }
     if has_usage:
-        chunk["usage"] = to_chat_usage(usage) if usage else None
+        chunk["usage"] = to_usage(usage) if usage else None
     if hybrid is not None:
         chunk["hybrid"] = hybrid
     return chunk
@@ -344,17 +345,6 @@ def item_id(job_id: str, index: int, form: DraftAs = "message") -> str:
 def completion_id(job_id: str) -> str:
     """Return the chat completion's id that belongs to a response id."""
     return f"chatcmpl-{job_id.removeprefix('resp_')}"
-
-
-def to_chat_usage(usage: Usage) -> Json:
-    """Return usage as chat completions have it."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "image_tokens": usage.image_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
 
 
 def to_response_usage(usage: Usage) -> Json:

@@ -1,1 +1,1 @@
-"""Jobs: the record, its state machine in Lua, the event hub, the queue, the merge and the reaper."""
+"""Jobs: the record and its transitions, the events of a job, and the queues that workers take tickets from."""
