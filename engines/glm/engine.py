@@ -28,7 +28,6 @@ from tokenizers import Tokenizer
 
 from engines.adapter_names import check_adapter
 from engines.base import (
-    CallerWait,
     Delta,
     EngineInfo,
     EngineOptions,
@@ -59,7 +58,6 @@ from engines.host_memory import total_bytes
 from engines.image_header import fit_size
 from engines.images import check_request, decode_image, picture_size, upright_size
 from engines.json_schema import ANY_OBJECT, JsonSchemaError
-from engines.meters import EngineMeters, EngineState
 from engines.revision import adapter_revisions, revision_of
 from engines.runtime.adapters import load_adapters
 from engines.runtime.batching import ContinuousBatch
@@ -67,10 +65,9 @@ from engines.runtime.constrained import Constraint, Grammar, GrammarCompiler
 from engines.runtime.devices import fit_context, resolve_device, resolve_dtype, size_batch
 from engines.runtime.fair_budget import FairBudget
 from engines.runtime.lazy_constraint import LazyConstraint
-from engines.runtime.picture_stage import PictureStage
+from engines.runtime.local_engine import LocalEngine
 from engines.runtime.prefix_cache import CacheScope
 from engines.runtime.scheduler import Scheduler
-from engines.runtime.state import DeviceTimer, state_of
 from engines.token_costs import TokenCosts
 from engines.tool_text import CALL, MARKS, CallReader
 from engines.tools import ToolUse
@@ -121,7 +118,7 @@ class Plan:
     grammar: Grammar | None = None
 
 
-class GlmEngine:
+class GlmEngine(LocalEngine[PreparedRequest, Row]):
     """One checkpoint in the layout of zai-org/GLM-4.6V-Flash.
 
     Args:
@@ -129,18 +126,14 @@ class GlmEngine:
     """
 
     def __init__(self, options: EngineOptions) -> None:
-        self._options = options
+        super().__init__("glm", options)
         self._info = replace(_describe(options.model), adapters=tuple(name for name, _ in options.adapters))
         self._pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="glm-prepare")
-        self.meters = EngineMeters()
-        self._pictures = PictureStage("glm-pictures", tell=self.meters.decoded)
         # Long texts take seconds: they have one thread and one tokenizer of their own.
         self._long_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="glm-long-texts")
         # Encoding sanitised text toggles a flag on the tokenizer: two threads at once would corrupt each other's ids.
         self._tokenizer_lock = threading.Lock()
         self._long_tokenizer_lock = threading.Lock()
-        self._scheduler: Scheduler[PreparedRequest, Row] | None = None
-        self._runner: GlmRunner | None = None
         self._pixels = FairBudget(int(total_bytes() * _PIXEL_SHARE))
         self._model: Any = None
         self._health: dict[str, str] = {}
@@ -194,32 +187,10 @@ class GlmEngine:
         """Stop the running generations, refuse the waiting ones and let the weights go."""
         self._is_ready = False
         self._is_closed = True
-        if self._scheduler is not None:
-            await self._scheduler.aclose()
-        if self._runner is not None:
-            log.info("%s", self._runner.cache.stats.describe())
+        await super().aclose()
         self._pool.shutdown(wait=False)
         self._long_pool.shutdown(wait=False)
-        self._pictures.close()
-        self._model = self._runner = self._scheduler = None
-
-    async def ended(self) -> str:
-        """See `engines.base.CanEnd`."""
-        assert self._scheduler is not None  # it is asked once the engine has started
-        return await self._scheduler.ended()
-
-    def trouble(self) -> str:
-        """See `engines.base.HasTrouble`."""
-        return self._pictures.trouble()
-
-    def waiting(self) -> tuple[CallerWait, ...]:
-        """See `engines.base.HasWaiting`."""
-        return () if self._scheduler is None else self._scheduler.waiting()
-
-    def state(self) -> EngineState:
-        """See `engines.meters.HasMeters`."""
-        runner = self._runner
-        return EngineState() if runner is None else state_of(self._scheduler, runner.cache.stats, runner.device)
+        self._model = None
 
     @property
     def health(self) -> dict[str, str]:
@@ -443,7 +414,7 @@ class GlmEngine:
         limits, cache = size_batch("glm", self._options, self._model.config.to_dict(), shape)
         context_tokens = fit_context(self._info.context_tokens, limits, shape)
         self._info = replace(self._info, context_tokens=context_tokens)
-        self._runner = GlmRunner(
+        runner = GlmRunner(
             self._model,
             self.make_answer,
             cache,
@@ -451,8 +422,7 @@ class GlmEngine:
             self._adapters,
             max_tokens=limits.max_tokens,
         )
-        self._runner.timer = DeviceTimer(self._device, self.meters.encoded)
-        return ContinuousBatch(self._runner, limits, tell=self.meters.stepped)
+        return self._to_batch(runner, limits)
 
     def _load(self) -> None:
         options = self._options

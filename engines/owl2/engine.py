@@ -14,7 +14,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from engines.base import (
-    CallerWait,
     Delta,
     Engine,
     EngineInfo,
@@ -24,7 +23,6 @@ from engines.base import (
     Usage,
     generate,
 )
-from engines.meters import EngineMeters, EngineState
 from engines.owl2.loading import VISION_MODULES, load_model, resolve_folder
 from engines.owl2.model import MPLUGOwl2ForConditionalGeneration
 from engines.owl2.requests import Preparation, eos_token_ids_of, warm_up_requests
@@ -32,9 +30,8 @@ from engines.owl2.runner import Owl2Runner, PreparedRequest, Row, kv_shape
 from engines.runtime.adapters import Adapters, load_adapters
 from engines.runtime.batching import ContinuousBatch
 from engines.runtime.devices import fit_context, resolve_device, resolve_dtype, size_batch
-from engines.runtime.picture_stage import PictureStage
+from engines.runtime.local_engine import LocalEngine
 from engines.runtime.scheduler import Scheduler
-from engines.runtime.state import DeviceTimer, state_of
 
 _NUM_PREPARE_THREADS = 4
 
@@ -58,7 +55,7 @@ class LoadedCheckpoint:
     adapters: Adapters
 
 
-class Owl2Engine:
+class Owl2Engine(LocalEngine[PreparedRequest, Row]):
     """mPLUG-Owl2 as an `Engine`.
 
     Args:
@@ -66,13 +63,9 @@ class Owl2Engine:
     """
 
     def __init__(self, options: EngineOptions) -> None:
-        self._options = options
+        super().__init__("owl2", options)
         self._loaded: LoadedCheckpoint | None = None
-        self._runner: Owl2Runner | None = None
-        self._scheduler: Scheduler[PreparedRequest, Row] | None = None
         self._pool = ThreadPoolExecutor(_NUM_PREPARE_THREADS, thread_name_prefix="owl2-prepare")
-        self.meters = EngineMeters()
-        self._pictures = PictureStage("owl2-pictures", tell=self.meters.decoded)
 
     async def info(self) -> EngineInfo:
         """Describe the engine.
@@ -125,31 +118,9 @@ class Owl2Engine:
 
     async def aclose(self) -> None:
         """Stop the running generations, refuse the waiting ones and let go of the weights."""
-        if self._scheduler is not None:
-            await self._scheduler.aclose()
-        if self._runner is not None:
-            log.info("%s", self._runner.cache.stats.describe())
-        self._loaded = self._runner = self._scheduler = None
+        await super().aclose()
+        self._loaded = None
         self._pool.shutdown(wait=False)
-        self._pictures.close()
-
-    async def ended(self) -> str:
-        """See `engines.base.CanEnd`."""
-        assert self._scheduler is not None  # it is asked once the engine has started
-        return await self._scheduler.ended()
-
-    def trouble(self) -> str:
-        """See `engines.base.HasTrouble`."""
-        return self._pictures.trouble()
-
-    def waiting(self) -> tuple[CallerWait, ...]:
-        """See `engines.base.HasWaiting`."""
-        return () if self._scheduler is None else self._scheduler.waiting()
-
-    def state(self) -> EngineState:
-        """See `engines.meters.HasMeters`."""
-        runner = self._runner
-        return EngineState() if runner is None else state_of(self._scheduler, runner.cache.stats, runner.device)
 
     def _get_loaded(self) -> LoadedCheckpoint:
         if self._loaded is None:
@@ -162,7 +133,7 @@ class Owl2Engine:
         limits, cache = size_batch("owl2", self._options, loaded.model.config.to_dict(), shape)
         context_tokens = fit_context(preparation.info.context_tokens, limits, shape)
         preparation = replace(preparation, info=replace(preparation.info, context_tokens=context_tokens))
-        self._runner = Owl2Runner(
+        runner = Owl2Runner(
             loaded.model,
             preparation.processor.tokenizer,
             loaded.eos_token_ids,
@@ -172,8 +143,7 @@ class Owl2Engine:
             max_tokens=limits.max_tokens,
         )
         self._loaded = replace(loaded, preparation=preparation)
-        self._runner.timer = DeviceTimer(loaded.model.device, self.meters.encoded)
-        return ContinuousBatch(self._runner, limits, tell=self.meters.stepped)
+        return self._to_batch(runner, limits)
 
     def _forget_warm_up(self) -> None:
         assert self._runner is not None
