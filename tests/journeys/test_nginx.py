@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from router.api import texts
 from router.app import create_app
@@ -191,6 +192,18 @@ def test_events_arrive_while_the_engine_still_writes_and_a_cut_stream_goes_on_el
             seen += list(events(answer.iter_lines()))
     assert seen[-1]["type"] == "response.completed"
     assert [event["sequence_number"] for event in seen] == list(range(len(seen)))
+
+
+def test_a_websocket_passes(edge: Edge) -> None:
+    turn = {"type": "response.create", "model": "glowl", "input": "你好", "hybrid": {"route": "fast"}}
+    seen: list[dict[str, Any]] = []
+    with connect(f"{edge.url}/v1/responses".replace("http", "ws"), proxy=None, open_timeout=120) as socket:
+        for _ in range(2):
+            socket.send(json.dumps(turn))
+            while not seen or seen[-1]["type"] not in ("response.completed", "response.failed", "error"):
+                seen.append(json.loads(socket.recv(120)))
+            assert seen[-1]["type"] == "response.completed"
+            seen.clear()
 
 
 def test_a_file_larger_than_any_question_passes_and_comes_back(edge: Edge) -> None:
