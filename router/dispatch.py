@@ -19,6 +19,7 @@ from engines.base import (
     Delta,
     Engine,
     EngineError,
+    EngineInfo,
     EngineUnavailableError,
     GenerationFailedError,
     GenerationRequest,
@@ -36,7 +37,7 @@ from router.cache.store import AnswerCache, KeptAs
 from router.call import Call, pictures_first
 from router.costs import to_cost
 from router.direct import FAST_UNIT, DirectAnswer, DirectStream, Keeping, Sharing, as_accepted, not_stored, to_tell
-from router.errors import BadRequestError, EngineFailedError, NotCachedError, QueueUnavailableError
+from router.errors import BadRequestError, NotCachedError, QueueUnavailableError
 from router.failover import FALLBACK, may_hand_over, to_router_error, with_failure, without
 from router.health import EngineMonitor
 from router.jobs.events import EventHub, replay
@@ -50,14 +51,14 @@ from router.leftovers import Leftovers
 from router.limits.meters import Cost
 from router.loop.capture import Capture
 from router.output_format import with_instruction
+from router.planning import DRAFT_UNIT, check_images, plan_answer, plan_job
 from router.redis import may_be_done, while_heard
 from router.redis_watch import RedisWatch
-from router.routing import Routed, Router, has_fields, plan_branches, plan_merge, wants_glm
+from router.routing import Routed, Router
 from router.second_looks import SecondLooks, ask, with_draws
 from router.work.local import EarlyStream, LocalRuns
 from router.work.transcript import Piece, Transcript
 
-DRAFT_UNIT = "draft"
 _SMALL_BYTES = 1 << 20
 _MANY_TURNS = 64
 # At most this many drafts run in this process; the rest go to a worker, which keeps GLM's queue short.
@@ -231,21 +232,6 @@ class Dispatcher:
         except EngineError as error:
             raise to_router_error(error) from error
 
-    def _check_images(self, call: Call, engine: str) -> None:
-        """Refuse what the engine would refuse, before anything is stored.
-
-        Raises:
-            BadRequestError: if there are more pictures than the engine accepts.
-        """
-        info = self._monitor.info(engine)
-        if info is not None and len(call.images) > info.max_images:
-            raise BadRequestError(
-                texts.TOO_MANY_FOR_MODEL.fill(
-                    num_images=len(call.images), model_id=info.model_id, max_images=info.max_images
-                ),
-                code="too_many_images",
-            )
-
     def _check_text(self, call: Call) -> None:
         if self._max_text_chars is not None:
             check_num_chars(
@@ -268,30 +254,7 @@ class Dispatcher:
     async def _enqueue(
         self, call: Call, routed: Routed, key: CacheKey | None = None, health: Health | None = None
     ) -> Running:
-        health = health or self._health(call)
-        if routed.decision.overloaded == "glm":
-            # GLM is overloaded: ask it for no draft and no composing.
-            health = without(health, "glm")
-        infos = {name: self._monitor.info(name) for name in self._engines}
-        limits = {name: info.max_images if info else None for name, info in infos.items()}
-        branches = tuple(
-            replace(branch, model=model_with(info.model_id, call.adapter_for("glm")))
-            if branch.name == DRAFT_UNIT and (info := infos.get("glm"))
-            else branch
-            for branch in plan_branches(call, routed.decision, health, limits)
-        )
-        has_glm = any(branch.engine == "glm" for branch in branches)
-        if call.sampling.json_schema is not None and not has_glm and not wants_glm(call, health):
-            raise EngineFailedError(texts.NO_ENGINE_FOR_SCHEMA, status=503, code="engine_unavailable", retry_after_s=1)
-        if branches[-1].engine == "glm":
-            self._check_images(call, "glm")
-        spec = self._to_spec(call, routed, branches)
-        glm = infos.get("glm")
-        if glm is not None and not has_glm and wants_glm(call, health):
-            note = texts.NO_DRAFT.fill(model=glm.model_id, most=glm.max_images, number=len(call.images))
-            spec = with_degraded(spec, [note])
-        if call.strategy == "fields" and branches[-1].pictures:
-            spec = with_degraded(spec, [texts.NO_FIELDS])
+        spec = plan_job(call, routed, health or self._health(call), self._infos())
         where = self._cache.name_now(key) if self._cache and key and call.cache.writes else None
         if key is not None:
             spec = replace(spec, cache="miss")
@@ -377,12 +340,12 @@ class Dispatcher:
         return self.flights is not None and call.cache.joins and is_repeatable(call)
 
     async def _run_now(self, call: Call, routed: Routed, key: CacheKey | None) -> Running:
-        self._check_images(call, "glm")
+        check_images(call, self._monitor.info("glm"))
         engine = self._engines["glm"]
         info = self._monitor.info("glm") or await engine.info()
         plan = BranchPlan(FAST_UNIT, "glm", enable_thinking=routed.decision.enable_thinking)
         draws = self._looks.draw(call)
-        spec = with_draws(self._to_spec(call, routed, (plan,)), draws)
+        spec = with_draws(plan_answer(call, routed, (plan,)), draws)
         if key is not None:
             spec = replace(spec, cache="miss")
         await self._charge(call, spec)
@@ -447,8 +410,11 @@ class Dispatcher:
             BadRequestError: if it is larger than a whole limit.
         """
         if (admission := call.admission) is not None and not admission.is_charged:
-            infos = {name: self._monitor.info(name) for name in self._engines}
-            await admission.charge(to_cost(call.messages, spec, infos, counts_tokens=admission.counts_tokens))
+            cost = to_cost(call.messages, spec, self._infos(), counts_tokens=admission.counts_tokens)
+            await admission.charge(cost)
+
+    def _infos(self) -> dict[str, EngineInfo | None]:
+        return {name: self._monitor.info(name) for name in self._engines}
 
     async def _begin_record(self, spec: JobSpec, call: Call) -> int | None:
         async with while_heard(self._watch_of(call)):
@@ -501,26 +467,6 @@ class Dispatcher:
         if self._runner is not None:
             await self._runner.aclose()
         await self._leftovers.aclose()
-
-    def _to_spec(self, call: Call, routed: Routed, branches: tuple[BranchPlan, ...]) -> JobSpec:
-        language = routed.features.answer_language or routed.features.language
-        spec = to_spec(
-            call,
-            decision=routed.decision.to_dict(),
-            language=language,
-            branches=branches,
-            strategy=plan_merge(
-                branches,
-                call.strategy,
-                "zh" if routed.features.language == "zh" else language,
-                has_schema=call.sampling.json_schema is not None,
-                has_fields=has_fields(call),
-                is_alone=call.hints.engine == "owl2",
-            ),
-            policy_ms=routed.took_ms,
-        )
-        notes = [*(call.output_format.degraded if call.output_format is not None else ()), *call.notes]
-        return with_degraded(spec, notes) if notes else spec
 
 
 async def give_again(keeping: Keeping, call: Call, kept: KeptAnswer) -> Running:
