@@ -32,7 +32,7 @@ define SHOW_STEPS
 endef
 export SHOW_STEPS
 
-.PHONY: help up test test-whole check docs browser nginx test-browser test-vllm openai-majors clients client-examples open-responses clean
+.PHONY: help up test test-whole check docs browser nginx prometheus test-browser test-vllm openai-majors clients client-examples open-responses clean
 
 help:
 	@echo "make up      run Glowl on this machine (ARGS are those of 'glowl up')"
@@ -84,6 +84,12 @@ nginx:
 	@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null \
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends nginx-light >/dev/null; } \
 		|| echo "no nginx, and none can be installed here: the tests of deploy/nginx will skip"
+
+# Debian's Prometheus with promtool, likewise.
+prometheus:
+	@command -v prometheus >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } \
+		|| echo "no Prometheus, and none can be installed here: the tests of deploy/prometheus and of the alerts will skip"
 
 test-browser: $(HAS_DEV) browser
 	$(BIN)/pytest tests/browser -rs $(ARGS)
