@@ -1,7 +1,7 @@
 """The job record in Redis: the one truth about every accepted job.
 
-In: specs of new jobs, and what workers and callers want to change. Out: `Job` snapshots, events, picture bytes. Every
-change is one atomic script (`router.lua`), fenced by the epoch of the run that makes it.
+In: specs of new jobs, and what workers and callers want to change. Out: what became of it. Every change is one
+atomic script (`router.lua`), fenced by the epoch of the run that makes it. What only reads is in `router.jobs.reader`.
 
 Keys, all under one prefix: ``job:ID`` hash and ``events:ID`` stream; ``turns:QUEUE:CLASS`` sorted set of owners by turn
 and ``line:QUEUE:CLASS:OWNER`` sorted set of ``ID|UNIT`` by age, from which workers take what is next;
@@ -28,15 +28,11 @@ from engines.json_forms import to_logprobs
 from engines.origin import ORIGIN
 from router.call import stored_image_hashes
 from router.errors import QueueUnavailableError, StorageFullError
-from router.jobs.backlog import Backlogs, to_backlog
-from router.jobs.eta import Pace, Standing, estimate
 from router.jobs.facts import of_spec
 from router.jobs.given_up import LOST_MERGE, NOT_AWAITED, lost_result, pictures_full, queue_full
 from router.jobs.job import (
-    TERMINAL,
     Claim,
     ErrorRecord,
-    Event,
     FinalAnswer,
     Job,
     JobSpec,
@@ -45,23 +41,17 @@ from router.jobs.job import (
     UnitResult,
     Why,
 )
-from router.jobs.pictures import PictureStore
+from router.jobs.reader import JobReader
 from router.jobs.rows import (
     Cause,
-    JobPage,
     Reaped,
-    list_name,
     list_of,
-    seen_through,
     sizes_of,
     to_ending,
-    to_event,
     to_fields,
-    to_job,
-    to_jobs,
     to_patience,
 )
-from router.jobs.schedule import QUEUES, queue_of, to_class
+from router.jobs.schedule import queue_of, to_class
 from router.lua import JobScript
 from router.redis import PREFIX, Clock, RedisState, guard, state_of
 from router.room import Room
@@ -70,10 +60,6 @@ _REAP_BATCH = 200
 # A client that asked for no storage may have received a draft only, and polls for the final answer.
 UNSTORED_TTL_S = 600
 
-_QUEUED: Final = Event("queued", state="queued", id="0-0")
-
-# A page of a rare state ends after looking at this many jobs; the next page continues from there.
-_MOST_LISTED = 2000
 # A recovered engine gets at most this many units at once; the rest follow when their delays end.
 MOST_WOKEN: Final = 200
 _MOST_LOOKED_AT = 2000
@@ -81,7 +67,7 @@ _MOST_LOOKED_AT = 2000
 GRACE_S: Final = 2.0
 
 
-class JobStore(PictureStore):
+class JobStore(JobReader):
     """Reads and changes job records.
 
     Args:
@@ -253,50 +239,6 @@ class JobStore(PictureStore):
             ),
         )
         return bool(outcome == b"stored")
-
-    async def get(self, job_id: str) -> Job | None:
-        """Read a record; None if there is none."""
-        raw = await self._read(job_id)
-        if "follows" in raw and raw["state"].decode() not in TERMINAL:
-            leader = await self._read(raw["follows"].decode())
-            # One that has ended has ended this one in the same step, or left it to itself.
-            is_over = leader.get("state", b"failed").decode() in TERMINAL
-            raw = await self._read(job_id) if is_over else seen_through(raw, leader)
-        return to_job(raw) if "spec" in raw else None
-
-    async def _read(self, job_id: str) -> dict[str, bytes]:
-        raw = await guard(cast("Awaitable[dict[bytes, bytes]]", self._reads.hgetall(f"{PREFIX}job:{job_id}")))
-        return {key.decode(): value for key, value in raw.items()}
-
-    async def locate(self, job: Job) -> Job:
-        """Add to an unfinished job how far it is; one that has ended stays as it is."""
-        found = None if job.is_terminal else await self._reading.run(JobScript.PLACE, id=job.follows or job.id)
-        if not found:
-            return job
-        merge, *rows = (None if word == b"" else float(word) for word in found)
-        standings = [
-            Standing(
-                None if ahead is None else int(ahead), elapsed or 0.0, Pace(service, parallel or 1.0, int(now or 0))
-            )
-            for ahead, elapsed, service, parallel, now in zip(*[iter(rows)] * 5, strict=True)
-        ]
-        return replace(job, place=estimate(standings, Pace(merge)))
-
-    async def depths(self) -> dict[str, int]:
-        """Return how many units wait in each line that is not empty."""
-        found = await guard(cast("Any", self._reads.hgetall(f"{PREFIX}queues")))
-        depths: dict[str, int] = {}
-        for name, value in found.items():
-            kind, _, rest = name.decode().partition(":")
-            if kind == "depth" and int(value) > 0:
-                queue = rest.partition(":")[0]
-                depths[queue] = depths.get(queue, 0) + int(value)
-        return depths
-
-    async def backlogs(self) -> Backlogs:
-        """Return what waits in every queue, and its pace."""
-        found = await self._reading.run(JobScript.BACKLOG, queues=",".join(QUEUES))
-        return Backlogs({queue: to_backlog(row) for queue, row in zip(QUEUES, found, strict=True)})
 
     async def take_next(self, queue: str) -> Claim | None:
         """Take the unit whose turn it is in a queue; None if none waits."""
@@ -478,37 +420,6 @@ class JobStore(PictureStore):
             raise queue_full(terms.max_unfinished or self._max_unfinished)
         return bytes(state).decode()
 
-    async def list_jobs(
-        self, owner: str, *, batch_id: str = "", state: str = "", after: str = "", limit: int = 20
-    ) -> JobPage | None:
-        """Return an owner's jobs, newest first.
-
-        Args:
-            owner: whose.
-            batch_id: the lines of this batch; empty for all that are no lines of a batch.
-            state: only those in it; empty for all.
-            after: the id to go on after; empty for the newest.
-            limit: most to return.
-
-        Returns:
-            None if ``after`` is not in the list.
-        """
-        reply: list[Any] = await self._reading.run(
-            JobScript.LIST,
-            list=list_name(owner, batch_id),
-            after=after,
-            state=state,
-            limit=limit,
-            max_listed=_MOST_LISTED,
-        )
-        if not reply:
-            return None
-        pipeline = self._reads.pipeline(transaction=False)
-        for job_id in reply[2:]:
-            pipeline.hgetall(f"{PREFIX}job:{job_id.decode()}")
-        found: list[dict[bytes, bytes]] = await guard(pipeline.execute()) if len(pipeline) else []
-        return JobPage(list(to_jobs(found)), has_more=bool(reply[0]), last_id=reply[1].decode())
-
     async def reap(self, down: frozenset[str] = frozenset()) -> Reaped:
         """Put in line again what lost its worker, give up what failed too often, forget what is over its time.
 
@@ -531,17 +442,6 @@ class JobStore(PictureStore):
             {queue.decode(): int(number) for queue, number in zip(tickets[::2], tickets[1::2], strict=True)},
             [(job_id, cast("Cause", cause)) for job_id, cause in zip(words[::2], words[1::2], strict=True)],
         )
-
-    async def read_events(self, job_id: str, after: str = "") -> list[Event]:
-        """Return a job's events, oldest first, after the entry with the given id."""
-        entries = await guard(self._reads.xrange(f"{PREFIX}events:{job_id}", min=f"({after or _QUEUED.id}"))
-        events = [to_event(entry_id, fields) for entry_id, fields in entries]
-        if after:
-            return events
-        # The first event has no entry of its own (`router.lua`): every job of the queue began with it.
-        if events or await guard(cast("Any", self._reads.hget(f"{PREFIX}job:{job_id}", "state"))) == b"queued":
-            return [_QUEUED, *events]
-        return []
 
     async def _accept(
         self,
