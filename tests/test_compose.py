@@ -309,6 +309,14 @@ def test_memory_can_be_limited_and_that_of_the_router_is(name: str) -> None:
     assert SERVICES[name]["mem_limit"] == ("2g" if name in ROUTER else "0")
 
 
+@pytest.mark.parametrize("ending", [".md", ".zh.md"])
+def test_everything_that_env_may_say_is_in_the_docs(ending: str) -> None:
+    files = [ROOT / "compose.yaml", *(ROOT / "deploy").glob("compose.*.yaml")]
+    read = {name for file in files for name in re.findall(r"\$\{([A-Z0-9_]+)", file.read_text("utf-8"))}
+    pages = [(ROOT / "docs" / f"{page}{ending}").read_text("utf-8") for page in ("deployment", "settings", "metrics")]
+    assert read - set(re.findall(r"[A-Z0-9_]+", " ".join(pages))) == set()
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_services_start_after_healthy_ones_of_the_same_profile(profile: str) -> None:
     services = in_profile(profile)
