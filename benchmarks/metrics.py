@@ -29,7 +29,8 @@ from benchmarks.gateway_stack import KEY, Gateway, Stack
 from benchmarks.jobs_common import describe_machine, table
 from engines.base import SamplingParams, Usage
 from router.jobs.facts import of_answer
-from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult
+from router.jobs.job import BranchPlan, Job, JobSpec, Unit
+from router.jobs.results import FinalAnswer, UnitResult
 from router.telemetry.meters import CountingMeters
 
 _WARM_UP: Final = 300

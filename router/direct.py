@@ -22,17 +22,8 @@ from router.costs import tokens_of_cut
 from router.errors import QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.facts import of_answer
-from router.jobs.job import (
-    ErrorRecord,
-    Event,
-    FinalAnswer,
-    Job,
-    JobSpec,
-    Unit,
-    UnitResult,
-    end_state,
-    to_failure_record,
-)
+from router.jobs.job import Event, Job, JobSpec, Unit, end_state
+from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult, to_failure_record
 from router.jobs.store import JobStore
 from router.leftovers import Leftovers, end_tasks
 from router.loop.capture import Capture

@@ -19,7 +19,8 @@ from policies.text import Language, Text
 from router.answers import texts
 from router.answers.agreement import Agreement
 from router.answers.merge import ComposeRequest, message_of, named_language
-from router.jobs.job import BranchPlan, ErrorRecord, FinalAnswer, Job, JobSpec, Unit, UnitResult, add_usage
+from router.jobs.job import BranchPlan, Job, JobSpec, Unit
+from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult, add_usage
 
 Span = tuple[int, int]
 StoredMessage = dict[str, Any]

@@ -19,7 +19,8 @@ from router.answers.agreement import Agreement, combine, compare, script_of
 from router.answers.fields import merge_fields
 from router.answers.json_answers import dump_json
 from router.answers.usable import is_blank
-from router.jobs.job import ErrorRecord, FinalAnswer, Job, UnitResult, add_usage
+from router.jobs.job import Job
+from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult, add_usage
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from router.answers import groups, merge, texts
 from router.answers.merge import ComposeRequest, NoAnswer, message_of
 from router.answers.usable import is_blank
-from router.jobs.job import FinalAnswer, Job, UnitResult
+from router.jobs.job import Job
+from router.jobs.results import FinalAnswer, UnitResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Final
 
 from router.answers import texts
-from router.jobs.job import ErrorRecord, JobSpec, UnitResult
+from router.jobs.job import JobSpec
+from router.jobs.results import ErrorRecord, UnitResult
 
 # Special tokens that the model or its server leaked: `</s>`, `<|endoftext|>`, `<unk>`.
 _SPECIAL_TOKEN: Final = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|unk|pad|bos|eos|br)\s*/?>|\[(?:PAD|UNK|CLS|SEP)\]")

@@ -20,7 +20,7 @@ from router.api.objects import to_response_usage
 from router.api.schemas import CompactionItem, CompactRequest, InputMessage, ResponsesRequest
 from router.call import Call
 from router.errors import BadRequestError
-from router.jobs.job import FinalAnswer
+from router.jobs.results import FinalAnswer
 
 Json = dict[str, Any]
 

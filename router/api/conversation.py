@@ -31,7 +31,7 @@ from router.api.schemas import (
 )
 from router.api.tool_turns import in_order, to_call
 from router.errors import BadRequestError
-from router.jobs.job import FinalAnswer
+from router.jobs.results import FinalAnswer
 from router.media import MediaIntake, Source, StoredPicture
 from router.questions import is_empty
 

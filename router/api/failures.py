@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from policies.text import Text
 from router.api import texts
 from router.errors import EngineFailedError, RouterError
-from router.jobs.job import ErrorRecord, Job
+from router.jobs.job import Job
+from router.jobs.results import ErrorRecord
 from router.texts import OF_ENGINE, OF_ENGINE_OTHER
 
 

@@ -19,7 +19,8 @@ from router.api.call_items import call_items
 from router.api.timings import to_server_timing, to_timings
 from router.cache.store import age_s
 from router.call import DraftAs, stored_image_hashes
-from router.jobs.job import MERGE, FinalAnswer, Job, JobSpec, UnitResult, add_usage
+from router.jobs.job import MERGE, Job, JobSpec
+from router.jobs.results import FinalAnswer, UnitResult, add_usage
 
 Json = dict[str, Any]
 

@@ -30,7 +30,8 @@ from router.api.streamed_calls import StreamedCalls
 from router.call import DraftAs
 from router.errors import EngineFailedError, QueueUnavailableError
 from router.jobs.events import replay
-from router.jobs.job import MERGE, Event, FinalAnswer, Job, Unit
+from router.jobs.job import MERGE, Event, Job, Unit
+from router.jobs.results import FinalAnswer
 
 Json = dict[str, Any]
 

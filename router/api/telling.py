@@ -21,7 +21,8 @@ from router.api.stream import DRAFT, answer_restarted
 from router.api.waiting import Wait, announce, ended, is_draft_ended, look, shown
 from router.direct import as_accepted
 from router.dispatch import Running
-from router.jobs.job import Event, FinalAnswer, Job, JobSpec, UnitResult
+from router.jobs.job import Event, Job, JobSpec
+from router.jobs.results import FinalAnswer, UnitResult
 from router.services import Services
 
 

@@ -24,7 +24,8 @@ from router.api.objects import to_completion, to_route_headers
 from router.api.stream import DRAFT
 from router.dispatch import Running
 from router.errors import EngineFailedError, NotFoundError, QueueUnavailableError
-from router.jobs.job import Event, FinalAnswer, Job, UnitResult
+from router.jobs.job import Event, Job
+from router.jobs.results import FinalAnswer, UnitResult
 from router.services import Services
 
 # Returns fields to add to a completion.

@@ -37,7 +37,8 @@ from router.batches.store import BatchStore, Ending, LeaseLostError
 from router.dispatch import Dispatcher
 from router.errors import QueueUnavailableError, RouterError, StorageFullError
 from router.jobs.events import EventHub
-from router.jobs.job import ErrorRecord, Job
+from router.jobs.job import Job
+from router.jobs.results import ErrorRecord
 from router.jobs.store import JobStore
 from router.leftovers import end_tasks, to_the_end
 

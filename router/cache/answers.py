@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import orjson
 
-from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult
+from router.jobs.job import BranchPlan, Job, JobSpec, Unit
+from router.jobs.results import FinalAnswer, UnitResult
 
 # A cached answer is streamed in about this many pieces.
 _NUM_PIECES: Final = 12

@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 
 from engines.tools import ToolCallDelta
 from router.errors import NotFoundError, QueueUnavailableError
-from router.jobs.job import Event, Job, Unit, UnitResult
+from router.jobs.job import Event, Job, Unit
+from router.jobs.results import UnitResult
 from router.jobs.store import JobStore
 from router.leftovers import end_tasks
 from router.redis import PREFIX, guard

@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 
-from router.jobs.job import MERGE, FinalAnswer, Job, JobSpec, Unit, add_usage
+from router.jobs.job import MERGE, Job, JobSpec, Unit
+from router.jobs.results import FinalAnswer, add_usage
 from router.telemetry.ended import Change, Ended, Run
 
 

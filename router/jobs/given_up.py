@@ -9,7 +9,7 @@ from typing import Final
 
 from router.errors import QueueFullError
 from router.jobs import texts
-from router.jobs.job import ErrorRecord, UnitResult
+from router.jobs.results import ErrorRecord, UnitResult
 
 NOT_AWAITED: Final = UnitResult(
     error={

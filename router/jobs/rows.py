@@ -1,6 +1,7 @@
 """The job record as redis has it: the fields of a hash, and the entries of a stream.
 
-In: what redis returns, or a job. Out: the types of `router.jobs.job`, or fields. What an earlier release wrote is read.
+In: what redis returns, or a job. Out: the types of `router.jobs.job` and `router.jobs.results`, or fields. What an
+earlier release wrote is read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from engines.json_forms import from_logprobs
 from engines.origin import Origin
 from router.errors import NewerRecordError
 from router.jobs.facts import of_end
-from router.jobs.job import MERGE, ErrorRecord, Event, FinalAnswer, Job, JobSpec, Patience, Unit, UnitResult, end_state
+from router.jobs.job import MERGE, Event, Job, JobSpec, Patience, Unit, end_state
+from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult
 
 Cause = Literal["deadline", "expired"]
 _RUN_FIELDS: Final = ("state", "epoch", "result", "at", "failures")

@@ -30,18 +30,9 @@ from router.call import stored_image_hashes
 from router.errors import QueueUnavailableError, StorageFullError
 from router.jobs.facts import of_spec
 from router.jobs.given_up import LOST_MERGE, NOT_AWAITED, lost_result, pictures_full, queue_full
-from router.jobs.job import (
-    Claim,
-    ErrorRecord,
-    FinalAnswer,
-    Job,
-    JobSpec,
-    Terms,
-    Unit,
-    UnitResult,
-    Why,
-)
+from router.jobs.job import Claim, Job, JobSpec, Terms, Unit, Why
 from router.jobs.reader import JobReader
+from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult
 from router.jobs.rows import (
     Cause,
     Reaped,

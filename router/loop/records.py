@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from router.call import stored_image_hashes
-from router.jobs.job import MERGE, Job, UnitResult
+from router.jobs.job import MERGE, Job
+from router.jobs.results import UnitResult
 from router.loop.redact import KINDS, redact, redact_all
 
 Rating = Literal["up", "down"]

@@ -21,7 +21,8 @@ from engines.origin import ORIGIN
 from router.attend import attended
 from router.call import from_stored_messages, pictures_first, stored_image_hashes
 from router.health import UNHEARD_S
-from router.jobs.job import Job, UnitResult
+from router.jobs.job import Job
+from router.jobs.results import UnitResult
 from router.work.context import Context
 from router.work.lease import patiently
 from router.work.transcript import Tape, record

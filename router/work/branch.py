@@ -22,7 +22,8 @@ from router.answers import groups
 from router.answers.json_answers import InvalidJsonError, dump_json, read_json, repair_prompt
 from router.answers.usable import checked
 from router.errors import QueueUnavailableError
-from router.jobs.job import MERGE, BranchPlan, Job, UnitResult, add_usage, to_failure_record
+from router.jobs.job import MERGE, BranchPlan, Job
+from router.jobs.results import UnitResult, add_usage, to_failure_record
 from router.jobs.specs import work_for
 from router.output_format import with_instruction
 from router.work.asking import build_request, generate, to_engine_error

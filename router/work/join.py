@@ -21,8 +21,9 @@ from router.answers import groups, merge
 from router.answers.steps import Ask, Ended, Merging
 from router.cache.store import KeptAs
 from router.errors import QueueUnavailableError
-from router.jobs.job import MERGE, FinalAnswer, Job, Unit, UnitResult, end_state, to_failure_record
+from router.jobs.job import MERGE, Job, Unit, end_state
 from router.jobs.queue import WEBHOOKS
+from router.jobs.results import FinalAnswer, UnitResult, to_failure_record
 from router.jobs.specs import work_for
 from router.output_format import with_instruction
 from router.work.asking import build_request, generate, to_engine_error

@@ -11,7 +11,8 @@ from dataclasses import replace
 from router.answers import merge
 from router.answers.steps import Ask, Merging, NoEngine
 from router.jobs import texts
-from router.jobs.job import ErrorRecord, FinalAnswer, Job, UnitResult
+from router.jobs.job import Job
+from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult
 from router.jobs.rows import Cause
 
 

@@ -20,7 +20,7 @@ from engines.base import (
 from engines.tools import GrowingCalls, ToolCallDelta
 from router.answers.usable import is_blank
 from router.errors import QueueUnavailableError
-from router.jobs.job import ErrorRecord, UnitResult
+from router.jobs.results import ErrorRecord, UnitResult
 from router.jobs.store import JobStore
 from router.work.lease import REDIS_RETRY_S, LeaseLostError, patiently
 

@@ -14,22 +14,9 @@ from engines.base import ImagePart, TokenLogprob
 from router.call import stored_image_hashes
 from router.jobs.eta import Pace, Standing, estimate
 from router.jobs.given_up import LOST_MERGE, NOT_AWAITED, lost_result, pictures_full, queue_full
-from router.jobs.job import (
-    MERGE,
-    TERMINAL,
-    Claim,
-    Event,
-    FinalAnswer,
-    Job,
-    JobSpec,
-    JobState,
-    Unit,
-    UnitResult,
-    UnitState,
-    Why,
-    end_state,
-)
+from router.jobs.job import MERGE, TERMINAL, Claim, Event, Job, JobSpec, JobState, Unit, UnitState, Why, end_state
 from router.jobs.pictures import BLOB_GRACE_S
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.rows import Cause, Reaped, to_patience
 from router.jobs.schedule import QUEUES, queue_of
 from router.jobs.store import (

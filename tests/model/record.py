@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from engines.base import ImagePart, TokenLogprob
-from router.jobs.job import Claim, Event, FinalAnswer, Job, JobSpec, UnitResult, Why
+from router.jobs.job import Claim, Event, Job, JobSpec, Why
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.rows import Reaped
 
 

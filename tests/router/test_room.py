@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 from engines.base import ImagePart
 from router.batches.files import FileStore
 from router.errors import QueueUnavailableError, StorageFullError
-from router.jobs.job import JobSpec, UnitResult
+from router.jobs.job import JobSpec
+from router.jobs.results import UnitResult
 from router.jobs.store import JobStore
 from router.lua.constants import CHUNK_BYTES
 from router.redis import PREFIX

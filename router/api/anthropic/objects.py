@@ -12,7 +12,8 @@ from engines.base import Usage
 from engines.tools import ToolCall, ToolCallDelta, arguments_of
 from router.api.objects import draft_title, item_id, to_hybrid
 from router.api.telling import Step, Telling
-from router.jobs.job import FinalAnswer, Job, UnitResult
+from router.jobs.job import Job
+from router.jobs.results import FinalAnswer, UnitResult
 
 Json = dict[str, Any]
 

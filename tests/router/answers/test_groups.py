@@ -13,7 +13,8 @@ from engines.base import Box, SamplingParams, Usage
 from policies.text import Text
 from router.answers import groups, merge
 from router.api.objects import to_hybrid
-from router.jobs.job import MERGE, BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult
+from router.jobs.job import MERGE, BranchPlan, Job, JobSpec, Unit
+from router.jobs.results import FinalAnswer, UnitResult
 from router.work import overdue
 from tests.router.jobs.test_store import make_spec
 

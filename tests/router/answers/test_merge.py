@@ -15,7 +15,8 @@ from engines.base import SamplingParams, Usage
 from engines.tools import ToolCall
 from router.answers import merge
 from router.answers.json_answers import dump_json
-from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
+from router.jobs.job import BranchPlan, Job, Unit
+from router.jobs.results import FinalAnswer, UnitResult
 from router.output_format import OutputFormat
 from tests.router.jobs.test_store import make_spec
 

@@ -10,7 +10,8 @@ import pytest
 from engines.base import SamplingParams, Usage
 from router.answers.merge import NoAnswer
 from router.answers.steps import Ask, Ended, Merging, NoEngine, Reply
-from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
+from router.jobs.job import BranchPlan, Job, Unit
+from router.jobs.results import FinalAnswer, UnitResult
 from tests.router.answers.test_groups import THREE, make
 from tests.router.answers.test_groups import job as grouped
 from tests.router.jobs.test_store import make_spec

@@ -19,7 +19,7 @@ from router.answers import merge
 from router.answers.usable import checked
 from router.api.failures import to_failure
 from router.jobs.given_up import LOST_MERGE, NOT_AWAITED, lost_result
-from router.jobs.job import ErrorRecord, UnitResult, to_failure_record
+from router.jobs.results import ErrorRecord, UnitResult, to_failure_record
 from router.work.overdue import to_error
 from tests.router.api.test_objects import job
 from tests.router.jobs.test_store import make_spec

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from router.app import create_app
 from router.auth.key_text import digest_of
 from router.auth.records import configured_owner
-from router.jobs.job import FinalAnswer, UnitResult
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.loop.capture import Capture
 from router.loop.records import Exchange

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from router.cli import responses
 from router.cli.main import app
-from router.jobs.job import FinalAnswer, UnitResult
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from tests.router.api.routes.test_jobs import accept, fail, on_store
 from tests.router.jobs.test_store import make_spec

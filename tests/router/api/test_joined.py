@@ -16,7 +16,7 @@ import redis
 from redis.asyncio import Redis
 
 from router import dispatch
-from router.jobs.job import FinalAnswer, UnitResult
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
 from tests.router.api.test_unstored import jobs_of

@@ -12,7 +12,8 @@ from engines.base import Box, Usage
 from router.api.batch_lines import Lines
 from router.api.objects import to_completion, to_response
 from router.batches.records import CHAT, RESPONSES, BatchSpec
-from router.jobs.job import FinalAnswer, Job, JobState, Unit, UnitResult
+from router.jobs.job import Job, JobState, Unit
+from router.jobs.results import FinalAnswer, UnitResult
 from router.lua.constants import NOBODY
 from router.services import Services
 from tests.router.jobs.test_store import make_spec

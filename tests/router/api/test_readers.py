@@ -15,7 +15,8 @@ from router.api import readers as readers_module
 from router.api.readers import Frame, Readers, Told
 from router.errors import NotFoundError, TooManyInFlightError
 from router.jobs.events import EventHub
-from router.jobs.job import Job, UnitResult
+from router.jobs.job import Job
+from router.jobs.results import UnitResult
 from router.jobs.store import JobStore
 from tests.router.jobs.test_store import make_spec
 from tests.support.servers import AppServer

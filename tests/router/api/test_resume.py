@@ -19,7 +19,8 @@ from engines.echo import EchoEngine
 from router.api.objects import MAX_POLL_MS, MIN_POLL_MS, item_id, to_poll_headers
 from router.call import DraftAs
 from router.direct import DirectAnswer
-from router.jobs.job import FinalAnswer, Job, UnitResult
+from router.jobs.job import Job
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
 from tests.router.api.test_hanging_up import send

@@ -13,7 +13,8 @@ from engines.base import TokenLogprob
 from router.api.objects import item_id
 from router.api.stream import ResponseStream
 from router.call import DraftAs
-from router.jobs.job import BranchPlan, Event, FinalAnswer, Job, Unit, UnitResult
+from router.jobs.job import BranchPlan, Event, Job, Unit
+from router.jobs.results import FinalAnswer, UnitResult
 from tests.router.jobs.test_store import make_spec
 
 SPEC = make_spec(id="resp_1", draft_as="message")

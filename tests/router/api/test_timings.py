@@ -16,7 +16,8 @@ from router.api.stream import find_items
 from router.api.timings import STEPS, to_server_timing, to_timings
 from router.errors import QueueUnavailableError
 from router.jobs.eta import QueuePlace
-from router.jobs.job import BranchPlan, Event, FinalAnswer, Job, Unit, UnitResult
+from router.jobs.job import BranchPlan, Event, Job, Unit
+from router.jobs.results import FinalAnswer, UnitResult
 from router.output_format import OutputFormat
 from tests.router.jobs.test_store import make_spec
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from engines.echo import EchoEngine
 from router.api.routes import responses
-from router.jobs.job import FinalAnswer, UnitResult
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
 from tests.router.api.test_hanging_up import send

@@ -15,7 +15,8 @@ from router.api.hangups import PING_S, with_pings
 from router.api.waiting import Wait, ended, look
 from router.dispatch import Running
 from router.errors import QueueUnavailableError
-from router.jobs.job import Event, Job, Unit, UnitResult, UnitState
+from router.jobs.job import Event, Job, Unit, UnitState
+from router.jobs.results import UnitResult
 from router.redis import queue_unavailable
 from router.services import Services
 from tests.router.jobs.test_store import make_spec

@@ -25,7 +25,8 @@ from router.batches.runner import BatchRunner
 from router.batches.store import BatchStore
 from router.errors import BadRequestError, EngineFailedError, RateLimitError, RouterError
 from router.jobs.events import EventHub
-from router.jobs.job import BranchPlan, FinalAnswer, Job, UnitResult
+from router.jobs.job import BranchPlan, Job
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.leftovers import end_tasks
 from router.redis import storage_full

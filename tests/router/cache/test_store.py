@@ -13,7 +13,8 @@ from policies.features import Hints
 from router.cache.keys import CacheKey
 from router.cache.store import AnswerCache, KeptAs
 from router.call import Call
-from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
+from router.jobs.job import BranchPlan, Job, Unit
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.specs import to_spec
 from router.lua.constants import CACHE_ENTRY_BYTES, CACHE_PART
 from router.redis import PREFIX

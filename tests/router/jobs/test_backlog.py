@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from router.call import Priority
 from router.jobs.backlog import Backlog, Backlogs, Line
 from router.jobs.eta import Pace
-from router.jobs.job import BranchPlan, UnitResult
+from router.jobs.job import BranchPlan
+from router.jobs.results import UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
 from tests.router.jobs.test_store import Clock, make_spec

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from router.jobs.cancels import CancelWatch
-from router.jobs.job import UnitResult
+from router.jobs.results import UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
 from tests.router.jobs.test_store import Clock, clock, make_spec

@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 from router.errors import NotFoundError, QueueUnavailableError
 from router.jobs import events as events_module
 from router.jobs.events import EventHub
-from router.jobs.job import BranchPlan, Event, FinalAnswer, Job, JobSpec, UnitResult
+from router.jobs.job import BranchPlan, Event, Job, JobSpec
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
 from tests.router.jobs.test_store import make_spec

@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 
 from engines.base import GenerationFailedError, InvalidRequestError, SamplingParams, Usage
 from router.jobs.events import EventHub
-from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, UnitResult, new_job_id, to_failure_record
+from router.jobs.job import BranchPlan, Job, JobSpec, new_job_id
+from router.jobs.results import FinalAnswer, UnitResult, to_failure_record
 from router.jobs.store import JobStore
 from router.lua.constants import MAX_FOLLOWERS
 from router.redis import PREFIX

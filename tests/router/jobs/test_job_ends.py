@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from router.jobs.events import EventHub
-from router.jobs.job import BranchPlan, Event, FinalAnswer, UnitResult
+from router.jobs.job import BranchPlan, Event
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from tests.router.jobs.test_store import make_spec
 

@@ -22,8 +22,9 @@ from redis.asyncio import Redis
 from engines.base import ImagePart, TokenLogprob
 from router.answers import merge
 from router.errors import QueueFullError
-from router.jobs.job import MERGE, TERMINAL, BranchPlan, Claim, Event, FinalAnswer, Job, UnitResult, Why
+from router.jobs.job import MERGE, TERMINAL, BranchPlan, Claim, Event, Job, Why
 from router.jobs.pictures import BLOB_GRACE_S
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.rows import Reaped
 from router.jobs.schedule import QUEUES
 from router.jobs.store import JobStore

@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 from engines.base import Alternative, ImagePart, SamplingParams, TokenLogprob, Usage
 from engines.origin import ORIGIN, Origin
 from router.errors import QueueFullError, QueueUnavailableError
-from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Terms, Unit, UnitResult, Why, new_job_id
+from router.jobs.job import BranchPlan, Job, JobSpec, Terms, Unit, Why, new_job_id
 from router.jobs.pictures import BLOB_GRACE_S
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.rows import Reaped
 from router.jobs.store import UNSTORED_TTL_S, JobStore
 from router.lua.constants import NET_S

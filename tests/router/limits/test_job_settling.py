@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 
 from engines.base import Usage
 from router.errors import QueueFullError
-from router.jobs.job import BranchPlan, FinalAnswer, Terms, UnitResult
+from router.jobs.job import BranchPlan, Terms
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.limits.charges import Charges
 from router.limits.limits import Limits

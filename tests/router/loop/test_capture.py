@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from engines.base import SamplingParams, Usage
-from router.jobs.job import BranchPlan, FinalAnswer, Job, JobSpec, Unit, UnitResult
+from router.jobs.job import BranchPlan, Job, JobSpec, Unit
+from router.jobs.results import FinalAnswer, UnitResult
 from router.loop import capture as module
 from router.loop.capture import Capture, to_terms
 from router.loop.records import Feedback, Terms, to_exchange

@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 
 from engines.base import Usage
 from router.jobs import schedule
-from router.jobs.job import FinalAnswer, JobSpec, UnitResult
+from router.jobs.job import JobSpec
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.lua.constants import MAX_UNCOUNTED
 from router.redis import PREFIX

@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 
 from engines.origin import NOWHERE, Origin
 from router.errors import QueueUnavailableError
-from router.jobs.job import FinalAnswer, JobSpec
+from router.jobs.job import JobSpec
+from router.jobs.results import FinalAnswer
 from router.jobs.store import JobStore
 from router.lua.constants import LOG_TTL_S, MAX_AGE_S, MAX_LOG
 from router.redis import PREFIX

@@ -37,7 +37,8 @@ from engines.json_forms import to_boxes
 from router.api.objects import to_hybrid
 from router.attend import attended
 from router.call import to_stored_messages
-from router.jobs.job import BranchPlan, Job, JobSpec, UnitResult
+from router.jobs.job import BranchPlan, Job, JobSpec
+from router.jobs.results import UnitResult
 from router.jobs.store import JobStore
 from router.output_format import OutputFormat
 from router.redis import PREFIX

@@ -18,7 +18,8 @@ from router.api.stream import to_response_events
 from router.errors import QueueUnavailableError
 from router.jobs.cancels import CancelWatch
 from router.jobs.events import EventHub
-from router.jobs.job import BranchPlan, JobSpec, UnitResult
+from router.jobs.job import BranchPlan, JobSpec
+from router.jobs.results import UnitResult
 from router.jobs.store import JobStore
 from router.work import lease, transcript
 from router.work.branch import run_branch

@@ -15,8 +15,9 @@ from redis.asyncio import Redis
 from router.answers import merge
 from router.answers.merge import NoAnswer
 from router.errors import QueueUnavailableError
-from router.jobs.job import BranchPlan, FinalAnswer, Job, Unit, UnitResult
+from router.jobs.job import BranchPlan, Job, Unit
 from router.jobs.queue import JobQueue, create_celery
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.rows import Reaped
 from router.jobs.store import JobStore
 from router.leftovers import end_tasks

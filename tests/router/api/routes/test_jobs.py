@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from engines.base import GenerationFailedError
 from engines.echo import EchoEngine
-from router.jobs.job import FinalAnswer, UnitResult
+from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
 from tests.journeys.conftest import picture

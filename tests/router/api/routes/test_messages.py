@@ -18,7 +18,8 @@ from engines.base import GenerationFailedError, Usage
 from engines.echo import EchoEngine
 from router.api.anthropic.objects import to_events, to_message
 from router.api.telling import Step
-from router.jobs.job import FinalAnswer, Job
+from router.jobs.job import Job
+from router.jobs.results import FinalAnswer
 from tests.router.api.test_stream import answer, job_with
 from tests.support.servers import AppServer
 
