@@ -168,7 +168,7 @@ def check_transformers(language: Language) -> Check:
 
 
 def check_redis(language: Language, *, num_replicas: int = 0) -> Check:
-    """Which redis `glowl up` would use, and whether one that others run has the replicas that are asked for."""
+    """Which redis `glowl up` would use, and whether one that others run can be used and keeps what was accepted."""
     try:
         choice = find_redis()
     except RedisMissingError as error:
@@ -181,7 +181,10 @@ def check_redis(language: Language, *, num_replicas: int = 0) -> Check:
         found = asyncio.run(look_at(choice.url, num_replicas=num_replicas))
         if found.problem:
             return Check("redis", "fail", f"REDIS_URL: {found.say(choice.url, language)}")
-        return Check("redis", "ok", say("doctor.redis.env", language, url=shown(choice.url), version=found.version))
+        text = say("doctor.redis.env", language, url=shown(choice.url), version=found.version)
+        if found.risk:
+            return Check("redis", "warn", text + say(found.risk, language, detail=found.detail))
+        return Check("redis", "ok", text)
     text = say(f"doctor.redis.{choice.source}", language, binary=choice.binary, version=choice.version)
     return Check("redis", "ok", text)
 

@@ -35,12 +35,14 @@ class RedisFound:
         detail: what that text needs to know; never a part of the URL.
         where: the address with the problem, without credentials, if it is another than the URL: a sentinel, or the
             redis that sentinels name.
+        risk: of one that can be used, the key of the text that says how it may lose accepted jobs; empty for none.
     """
 
     version: str = ""
     problem: str = ""
     detail: str = ""
     where: str = ""
+    risk: str = ""
 
     def say(self, url: str, language: Language) -> str:
         """The problem, for people.
@@ -168,7 +170,10 @@ def _judge(info: dict[str, Any], num_replicas: int) -> RedisFound:
     connected = info.get("connected_slaves", num_replicas)
     if connected < num_replicas:
         return RedisFound(problem="redis.replicas", detail=f"{connected} < {num_replicas}")
-    return RedisFound(version)
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if info.get("maxmemory", 0) and policy != "noeviction":
+        return RedisFound(version, detail=policy, risk="doctor.redis.evicts")
+    return RedisFound(version, risk="" if info.get("aof_enabled", 1) else "doctor.redis.forgets")
 
 
 def _explain(error: BaseException) -> str:

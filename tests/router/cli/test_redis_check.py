@@ -99,6 +99,25 @@ def test_a_master_with_fewer_replicas_than_must_confirm_is_found(tmp_path: Path)
             assert look(3) == ("redis.replicas", "1 < 3")
 
 
+def test_a_redis_that_may_lose_accepted_jobs_is_named(tmp_path: Path) -> None:
+    keeping = ("--appendonly", "yes", "--maxmemory", "512mb")
+    for number, (options, risk) in enumerate(
+        (
+            ((*keeping, "--maxmemory-policy", "noeviction"), ("", "")),
+            ((*keeping, "--maxmemory-policy", "allkeys-lru"), ("doctor.redis.evicts", "allkeys-lru")),
+            # Without a limit it evicts nothing, whatever its policy is.
+            (("--appendonly", "yes", "--maxmemory-policy", "allkeys-lru"), ("", "")),
+            (("--appendonly", "no"), ("doctor.redis.forgets", "")),
+        )
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with server(folder, *options) as where:
+            found = asyncio.run(look_at(f"redis://{where}", timeout_s=GUARD_S))
+            assert found.version
+            assert (found.risk, found.detail) == risk
+
+
 async def test_what_the_system_refuses_is_told_apart(tmp_path: Path) -> None:
     assert await problem(f"redis://127.0.0.1:{free_port('127.0.0.1')}") == "redis.refused"
     assert await problem(f"unix://{tmp_path}/none.sock") == "redis.socket.missing"
