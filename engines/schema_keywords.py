@@ -43,8 +43,8 @@ class JsonSchemaError(InvalidRequestError):
 
     default_code: ClassVar[str] = "invalid_json_schema"
 
-    def __init__(self, message: str, *, message_zh: str = "", param: str | None = "response_format") -> None:
-        super().__init__(message, param=param)
+    def __init__(self, message: str, *, message_zh: str = "") -> None:
+        super().__init__(message, param="response_format")
         self.message_zh = message_zh or message
 
 

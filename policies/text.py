@@ -54,3 +54,18 @@ class Text:
 
 
 NOTHING = Text.same("")
+
+
+class TextError(Exception):
+    """Base of errors that people are shown in their own language.
+
+    Args:
+        text: what is wrong, and what would work.
+
+    Attributes:
+        text: in both languages; as a string, the error is in English.
+    """
+
+    def __init__(self, text: Text) -> None:
+        super().__init__(text.en)
+        self.text = text

@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from policies.text import Text
+from policies.text import TextError
 from router import texts
 from router.lookup import OWNER, Lookups, LookupTimeoutError
 from router.shares import Shares
@@ -74,23 +74,8 @@ _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-class FetchError(Exception):
-    """Base of everything a fetch raises on purpose.
-
-    Args:
-        text: what is wrong and what would work.
-
-    Attributes:
-        text: in both languages.
-        message: in English.
-        message_zh: in Chinese.
-    """
-
-    def __init__(self, text: Text) -> None:
-        super().__init__(text.en)
-        self.text = text
-        self.message = text.en
-        self.message_zh = text.zh
+class FetchError(TextError):
+    """Base of everything a fetch raises on purpose."""
 
 
 class UrlRefusedError(FetchError):

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from policies.text import Text
+from policies.text import TextError
 from router.auth import texts
 from router.auth.caller import LOCAL_OWNER, SCOPES, Scope
 from router.auth.key_text import digest_of, new_key, public_name
@@ -33,16 +33,8 @@ _OWNER: Final = re.compile(r"own_[0-9a-f]{24}")
 _MAX_NAME: Final = 64
 
 
-class AdminError(Exception):
-    """What is wanted cannot be done.
-
-    Attributes:
-        text: why, in both languages.
-    """
-
-    def __init__(self, text: Text) -> None:
-        super().__init__(text.en)
-        self.text = text
+class AdminError(TextError):
+    """What is wanted cannot be done."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,7 +286,7 @@ def _check_url(url: str) -> None:
     try:
         parsed = parse_url(url, allow_private=True)
     except FetchError as error:
-        raise JwksError(error.message) from None
+        raise JwksError(str(error)) from None
     host = parsed.raw_host or ""
     if parsed.scheme != "https" and not _is_near(host):
         raise JwksError(f"https:// is needed to read keys from {host}; http:// is for this machine and its own network")

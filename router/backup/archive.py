@@ -22,7 +22,7 @@ from typing import IO, Any, Final
 
 import orjson
 
-from policies.text import Text
+from policies.text import TextError
 from router.backup import texts
 from router.schema import SCHEMA
 
@@ -34,16 +34,8 @@ _LEVEL: Final = 3
 _MAGIC: Final = b"\x1f\x8b"  # of every gzip file
 
 
-class ArchiveError(Exception):
-    """A file that is no backup, or none that can be read.
-
-    Attributes:
-        text: says why.
-    """
-
-    def __init__(self, text: Text) -> None:
-        super().__init__(text.en)
-        self.text = text
+class ArchiveError(TextError):
+    """A file that is no backup, or none that can be read."""
 
 
 class ArchiveWriter:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from engines.host_memory import total_bytes
-from policies.text import NOTHING, Text
+from policies.text import NOTHING, Text, TextError
 from router.cli.net import Address
 from router.cli.texts import TEXTS
 from router.variable_files import read_file
@@ -31,16 +31,8 @@ SERVER_NAMES = ("redis-server", "valkey-server")
 MIN_MEMORY_BYTES = 512 * 1024**2
 
 
-class RedisMissingError(Exception):
-    """No redis was found.
-
-    Attributes:
-        text: names the three ways to have one.
-    """
-
-    def __init__(self, text: Text) -> None:
-        super().__init__(text.en)
-        self.text = text
+class RedisMissingError(TextError):
+    """No redis was found; the message names the three ways to have one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pybase64
 
-from policies.text import Text
+from policies.text import TextError
 from router.cli.pictures import is_url, sniff
 from router.mcp import texts
 
@@ -23,16 +23,8 @@ from router.mcp import texts
 MAX_FILE_BYTES = 48 * 1024 * 1024
 
 
-class SourceError(Exception):
-    """A picture that is not sent; the message says what would be accepted.
-
-    Attributes:
-        text: the message in both languages.
-    """
-
-    def __init__(self, text: Text) -> None:
-        super().__init__(text.en)
-        self.text = text
+class SourceError(TextError):
+    """A picture that is not sent; the message says what would be accepted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import orjson
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from policies.text import NOTHING, Language, Text
+from policies.text import NOTHING, Language, Text, TextError
 from router.mcp import texts
 from router.templates import NAMES
 
@@ -24,16 +24,8 @@ PATIENCE_S: Final = 45.0
 MAX_PATIENCE_S: Final = 3600.0
 
 
-class ArgumentsError(Exception):
-    """Arguments that a tool cannot take; the message says what it takes.
-
-    Attributes:
-        text: the message in both languages.
-    """
-
-    def __init__(self, text: Text) -> None:
-        super().__init__(text.en)
-        self.text = text
+class ArgumentsError(TextError):
+    """Arguments that a tool cannot take; the message says what it takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ def test_addresses_that_are_not_public_are_refused(address: str) -> None:
 def test_urls_of_a_wrong_shape_are_refused_whatever_the_address_setting(url: str, allow_private: bool) -> None:
     with pytest.raises(UrlRefusedError) as refusal:
         parse_url(url, allow_private=allow_private)
-    assert refusal.value.message != refusal.value.message_zh
+    assert refusal.value.text.en != refusal.value.text.zh
 
 
 @pytest.mark.parametrize(
@@ -479,7 +479,7 @@ async def test_a_name_that_leads_to_a_private_address_is_refused(addresses: list
         with pytest.raises(UrlRefusedError):
             await fetcher.post_json("http://pictures.example/hook", b"{}")
     # Then the answer does not tell what DNS said
-    assert not any(address in refusal.value.message for address in addresses)
+    assert not any(address in refusal.value.text.en for address in addresses)
     assert dns.asked == ["pictures.example"] * 2
 
 
