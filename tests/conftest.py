@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from engines.logs import HumanLines, JsonLines
 from tests.support import servers
+from tests.support.clock import Clock
 from tests.support.fork_server import ForkServer
 from tests.support.servers import RedisProcess
 from tests.support.temporary import pytest_configure, pytest_sessionfinish, pytest_unconfigure
@@ -81,3 +82,8 @@ def redis_url(redis_process: RedisProcess) -> str:
     with redis.Redis.from_url(url) as client:
         client.flushdb()
     return url
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

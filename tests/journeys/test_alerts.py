@@ -23,7 +23,7 @@ from router.jobs.store import JobStore
 from router.settings import Settings
 from router.webhooks.records import Attempt
 from router.webhooks.store import WebhookStore
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 from tests.support.servers import AppServer, Process, RedisProcess, free_port, wait_until
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"

@@ -15,7 +15,7 @@ from router.call import Call
 from router.costs import to_cost, tokens_of_text
 from router.jobs.job import BranchPlan
 from router.limits.meters import Cost
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 GLM = EngineInfo("glm", "m", "full", 65_536, 16, costs=TokenCosts())
 OWL2 = EngineInfo("owl2", "m", "full", 2048, 4, costs=TokenCosts(512, 512, tokens_per_picture=65))

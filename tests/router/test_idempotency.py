@@ -14,14 +14,10 @@ from router.idempotency import HOLD_S, KEEP_S, Idempotency
 from router.jobs.job import BranchPlan, Event, Job, JobState
 from router.jobs.store import JobStore
 from router.lua import KeyScript, Scripts
-from tests.router.jobs.test_store import Clock, make_spec
+from tests.support.clock import Clock
+from tests.support.jobs import make_spec
 
 WHO = ("alice", "/v1/responses", "key-1")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from router.errors import BadRequestError
 from router.jobs.job import JobSpec
 from router.output_format import OutputFormat, instruction, with_instruction
 from router.templates import NAMES, template_schema
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 SCHEMA = {
     "type": "object",

@@ -22,7 +22,7 @@ from router.jobs.store import JobStore
 from router.lua.constants import CHUNK_BYTES
 from router.redis import PREFIX
 from router.room import MIN_FREE_DISK_BYTES, Room
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 MB = 1024**2
 

@@ -27,6 +27,7 @@ from engines.base import (
 )
 from engines.http.balancer import BalancedClient, affinity_key, connect, estimate_cost
 from engines.http.client import EngineClient, Readiness
+from tests.support.clock import Clock
 
 
 class FakeServer:
@@ -83,16 +84,9 @@ class FakeServer:
         self.readiness, self.fail_with = ("ready", ""), None
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from router.api.objects import to_hybrid
 from router.jobs.job import MERGE, BranchPlan, Job, JobSpec, Unit
 from router.jobs.results import FinalAnswer, UnitResult
 from router.work import overdue
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 BROKEN = {"code": "invalid_image", "message": "cut off", "param": None, "status": 400, "retryable": False}
 DRAFT = BranchPlan("draft", "glm")

@@ -18,7 +18,7 @@ from router.answers.json_answers import dump_json
 from router.jobs.job import BranchPlan, Job, Unit
 from router.jobs.results import FinalAnswer, UnitResult
 from router.output_format import OutputFormat
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 FAILED = {"code": "engine_unavailable", "message": "nobody there", "param": None, "status": 503, "retryable": True}
 

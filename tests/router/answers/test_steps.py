@@ -14,7 +14,7 @@ from router.jobs.job import BranchPlan, Job, Unit
 from router.jobs.results import FinalAnswer, UnitResult
 from tests.router.answers.test_groups import THREE, make
 from tests.router.answers.test_groups import job as grouped
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 DOWN = {"code": "engine_unavailable", "message": "it is away", "param": None, "status": 503, "retryable": True}
 FAILED = UnitResult(error=DOWN)

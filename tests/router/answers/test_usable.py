@@ -8,7 +8,7 @@ from engines.base import SamplingParams, Usage
 from router.answers.usable import checked, is_blank
 from router.jobs.job import BranchPlan
 from router.jobs.results import UnitResult
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 ALONE = (BranchPlan("deep", "owl2"),)
 BLANK = [

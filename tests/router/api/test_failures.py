@@ -22,7 +22,7 @@ from router.jobs.given_up import LOST_MERGE, NOT_AWAITED, lost_result
 from router.jobs.results import ErrorRecord, UnitResult, to_failure_record
 from router.work.overdue import to_error
 from tests.router.api.test_objects import job
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 FAILED = job("failed", None, deadline_ms=2500)
 EMPTY = checked(UnitResult(""), make_spec()).error

@@ -17,7 +17,7 @@ from router.cli.main import app
 from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from tests.router.api.routes.test_jobs import accept, fail, on_store
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 from tests.support.servers import AppServer, RedisProcess
 
 Glowl = Callable[..., Result]

@@ -16,7 +16,7 @@ from router.jobs.job import Job, JobState, Unit
 from router.jobs.results import FinalAnswer, UnitResult
 from router.lua.constants import NOBODY
 from router.services import Services
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 # What Open Responses asks for, beside what the openai client reads.
 REQUIRED = (

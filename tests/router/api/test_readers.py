@@ -18,7 +18,7 @@ from router.jobs.events import EventHub
 from router.jobs.job import Job
 from router.jobs.results import UnitResult
 from router.jobs.store import JobStore
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 from tests.support.servers import AppServer
 
 

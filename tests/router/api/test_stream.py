@@ -15,7 +15,7 @@ from router.api.stream import ResponseStream
 from router.call import DraftAs
 from router.jobs.job import BranchPlan, Event, Job, Unit
 from router.jobs.results import FinalAnswer, UnitResult
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 SPEC = make_spec(id="resp_1", draft_as="message")
 DRAFT, DEEP = item_id("resp_1", 0), item_id("resp_1", 1)

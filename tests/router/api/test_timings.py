@@ -19,7 +19,7 @@ from router.jobs.eta import QueuePlace
 from router.jobs.job import BranchPlan, Event, Job, Unit
 from router.jobs.results import FinalAnswer, UnitResult
 from router.output_format import OutputFormat
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 DRAFT = Unit("draft", "completed", 1, 0, UnitResult(text="owl", duration_s=0.5, ttft_s=0.2), began_at=100.01)
 DEEP = Unit("deep", "completed", 1, 0, UnitResult(text="an owl", duration_s=3.0, ttft_s=1.0), began_at=101.0)

@@ -19,7 +19,7 @@ from router.jobs.job import Event, Job, Unit, UnitState
 from router.jobs.results import UnitResult
 from router.redis import queue_unavailable
 from router.services import Services
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 DELTA, FINISHED = Event("delta", "deep", 1, "x"), Event("finished", "draft", 1, state="completed")
 STARTED, WORD, REQUEUED = Event("started", "draft", 1), Event("delta", "draft", 1, "x"), Event("requeued", "draft", 1)

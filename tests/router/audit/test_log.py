@@ -17,6 +17,7 @@ from router.audit import log as module
 from router.audit.chain import files_in
 from router.audit.log import AuditLog
 from router.audit.verify import verify
+from tests.support.clock import Clock
 
 NOON = 1_795_953_600.0  # 2026-11-29T12:00:00Z
 DAY_S = 86_400.0
@@ -37,13 +38,6 @@ class Disk:
         return os.write(fd, data)
 
 
-class Clock:
-    now = NOON
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def disk() -> Disk:
     return Disk()
@@ -51,7 +45,7 @@ def disk() -> Disk:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture(autouse=True)

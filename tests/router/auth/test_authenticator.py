@@ -21,6 +21,7 @@ from router.auth.tokens import TokenVerifier
 from router.errors import AuthenticationError, QueueUnavailableError
 from router.limits.limits import Limits
 from router.settings import Settings
+from tests.support.clock import Clock
 from tests.support.tokens import NOW, SECRET, secret, sign
 
 KEYS = [SecretStr("alice"), SecretStr("bob")]
@@ -90,20 +91,6 @@ def test_keys_that_no_client_can_send_stop_the_start_and_are_not_repeated(name: 
         Settings(**{name: f"good,{key}" if name == "api_keys" else key})  # type: ignore[arg-type]
     assert name in str(refused.value)
     assert key not in str(refused.value)
-
-
-class Clock:
-    """Unix seconds that tests set."""
-
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

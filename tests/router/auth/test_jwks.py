@@ -16,16 +16,10 @@ from router.auth import jwks as module
 from router.auth.jwks import FIRST_PAUSE_S, MIN_PAUSE_S, JwksError, JwksSource, make_source, parse_jwks
 from router.errors import KeysUnavailableError
 from router.settings import Settings
+from tests.support.clock import Clock
 from tests.support.tokens import AUDIENCE, ISSUER, ec, ed, jwks, rsa
 
 AGE_S = 600.0
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Place:
@@ -44,7 +38,7 @@ class Place:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

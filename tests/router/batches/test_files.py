@@ -9,21 +9,9 @@ from router.batches.files import FileStore, Upload
 from router.errors import BadRequestError
 from router.lua.constants import CHUNK_BYTES
 from router.redis import PREFIX
+from tests.support.clock import Clock
 
 PIECE = bytes(CHUNK_BYTES)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.leftovers import end_tasks
 from router.redis import storage_full
-from tests.router.jobs.test_store import make_spec as make_job_spec
+from tests.support.jobs import make_spec as make_job_spec
 
 PASSING = {"code": "engine_unavailable", "message": "away", "status": 503, "retryable": True}
 FINAL_ERROR = {"code": "server_error", "message": "no", "status": 500, "retryable": False}

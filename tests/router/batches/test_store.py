@@ -16,14 +16,7 @@ from router.batches.store import BatchStore, LeaseLostError
 from router.lua.constants import CHUNK_BYTES
 from router.redis import PREFIX
 from router.webhooks.store import WebhookStore
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @dataclass

@@ -18,21 +18,10 @@ from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.specs import to_spec
 from router.lua.constants import CACHE_ENTRY_BYTES, CACHE_PART
 from router.redis import PREFIX
+from tests.support.clock import Clock
 from tests.support.pictures import png, to_part
 
 DECISION = {"route": "fast", "engine": "glm", "rule": "chinese", "reasons": [], "preset": "seed", "degraded": []}
-
-
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

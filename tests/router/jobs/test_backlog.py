@@ -15,14 +15,10 @@ from router.jobs.job import BranchPlan
 from router.jobs.results import UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
-from tests.router.jobs.test_store import Clock, make_spec
+from tests.support.clock import Clock
+from tests.support.jobs import make_spec
 
 DEEP = (BranchPlan("deep", "owl2"),)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

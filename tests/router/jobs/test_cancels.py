@@ -12,9 +12,8 @@ from router.jobs.cancels import CancelWatch
 from router.jobs.results import UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
-from tests.router.jobs.test_store import Clock, clock, make_spec
-
-__all__ = ["clock"]
+from tests.support.clock import Clock
+from tests.support.jobs import make_spec
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from router.jobs.job import BranchPlan, Event, Job, JobSpec
 from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 
 async def begin(store: JobStore) -> tuple[JobSpec, int]:

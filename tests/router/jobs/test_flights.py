@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from engines.base import GenerationFailedError, InvalidRequestError, SamplingParams, Usage
+from engines.base import GenerationFailedError, InvalidRequestError, Usage
 from router.jobs.events import EventHub
-from router.jobs.job import BranchPlan, Job, JobSpec, new_job_id
+from router.jobs.job import Job, JobSpec
 from router.jobs.results import FinalAnswer, UnitResult, to_failure_record
 from router.jobs.store import JobStore
 from router.lua.constants import MAX_FOLLOWERS
 from router.redis import PREFIX
 from router.work.reaper import end_overdue
+from tests.support.clock import Clock
+from tests.support.jobs import make_spec as make_any_spec
 
-PAIR = (BranchPlan("draft", "glm"), BranchPlan("deep", "owl2"))
-DECISION = {"route": "deep", "engine": "owl2", "rule": "english", "reasons": [], "preset": "seed", "degraded": []}
 ANSWER = FinalAnswer("an owl", "mplug-owl2", "owl2", "deep", usage=Usage(9, 3))
 FLIGHT = "f" * 64
-
-
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -43,9 +30,7 @@ def store(redis: Redis, clock: Clock) -> JobStore:
 
 
 def make_spec(**changes: Any) -> JobSpec:
-    messages = [{"role": "user", "parts": [{"type": "text", "text": "What is it?"}]}]
-    spec = JobSpec(new_job_id(), "alice", 1.0, "glowl", messages, SamplingParams(), DECISION, "en", PAIR, "deep")
-    return replace(spec, is_background=True, **changes)
+    return make_any_spec(**{"owner": "alice", "is_background": True, **changes})
 
 
 async def accept(store: JobStore, clock: Clock, **changes: Any) -> Job:

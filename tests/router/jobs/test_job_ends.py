@@ -12,7 +12,7 @@ from router.jobs.events import EventHub
 from router.jobs.job import BranchPlan, Event
 from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 GUARD_S = 30.0
 

@@ -12,7 +12,7 @@ from router.errors import QueueFullError
 from router.jobs.job import JobSpec
 from router.jobs.store import JobStore
 from router.redis import PREFIX
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 
 def picture(name: str, num_bytes: int = 400) -> ImagePart:

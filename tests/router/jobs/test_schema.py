@@ -29,7 +29,7 @@ from router.work.context import Context
 from router.work.join import join
 from router.work.reaper import reap_once
 from router.work.ticket import work
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 OLD: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "records" / "0.1.0.json").read_text("utf-8"))
 

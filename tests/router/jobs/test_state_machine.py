@@ -32,7 +32,8 @@ from router.redis import PREFIX
 from router.work.overdue import settle
 from tests.model.memory_store import MemoryJobStore
 from tests.model.record import Record
-from tests.router.jobs.test_store import Clock, make_spec
+from tests.support.clock import Clock
+from tests.support.jobs import make_spec
 from tests.support.whole import IS_WHOLE
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"

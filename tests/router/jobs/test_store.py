@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any, cast
 
 import orjson
@@ -13,7 +12,7 @@ from redis.asyncio import Redis
 from engines.base import Alternative, ImagePart, SamplingParams, TokenLogprob, Usage
 from engines.origin import ORIGIN, Origin
 from router.errors import QueueFullError, QueueUnavailableError
-from router.jobs.job import BranchPlan, Job, JobSpec, Terms, Unit, Why, new_job_id
+from router.jobs.job import BranchPlan, Job, JobSpec, Terms, Unit, Why
 from router.jobs.pictures import BLOB_GRACE_S
 from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.rows import Reaped
@@ -23,39 +22,8 @@ from router.output_format import OutputFormat
 from router.redis import PREFIX, guard
 from tests.model.memory_store import MemoryJobStore
 from tests.model.record import Record
-
-PAIR = (BranchPlan("draft", "glm"), BranchPlan("deep", "owl2"))
-DECISION = {"route": "deep", "engine": "owl2", "rule": "english", "reasons": [], "preset": "seed", "degraded": []}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make_spec(**changes: object) -> JobSpec:
-    spec = JobSpec(
-        id=new_job_id(),
-        owner="local",
-        created_at=1_000_000.0,
-        model="glowl",
-        messages=[{"role": "user", "parts": [{"type": "text", "text": "What is it?"}]}],
-        sampling=SamplingParams(max_tokens=7, stop=("x",)),
-        decision=DECISION,
-        language="en",
-        branches=PAIR,
-        strategy="deep",
-    )
-    return replace(spec, **changes)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
+from tests.support.clock import Clock
+from tests.support.jobs import PAIR, finish_all, make_spec
 
 LIMITS: dict[str, Any] = {"lease_s": 5, "max_attempts": 3, "max_unfinished": 20}
 
@@ -77,13 +45,6 @@ def store(request: pytest.FixtureRequest, clock: Clock) -> Record:
 def sent(found: Reaped) -> dict[str, int]:
     assert found.overdue == []
     return found.lined_up
-
-
-async def finish_all(store: Record, spec: JobSpec) -> None:
-    for branch in spec.branches:
-        epoch = await store.claim(spec.id, branch.name)
-        assert epoch
-        await store.finish(spec.id, branch.name, epoch, UnitResult(text=branch.name, model="m"))
 
 
 async def test_a_created_job_reads_back_as_it_was_written(store: Record) -> None:

@@ -16,7 +16,7 @@ from router.limits.charges import Charges
 from router.limits.limits import Limits
 from router.limits.meters import Cost, to_subject
 from router.lua.constants import MINUTE_US
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 
 NOW = 1_800_000_000.0
 ID = "resp_1"

@@ -26,7 +26,7 @@ from router.webhooks.store import WebhookStore
 from router.webhooks.sweeper import sweep_forever, sweep_once
 from router.work.context import Context
 from router.work.ticket import work
-from tests.router.jobs.test_store import Clock
+from tests.support.clock import Clock
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -78,11 +78,6 @@ async def url(receiver: Receiver) -> AsyncIterator[str]:
     app.router.add_route("*", "/{tail:.*}", receiver.handle)
     async with TestServer(app) as server:
         yield str(server.make_url("/hook?token=hush"))
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -20,16 +20,12 @@ from router.telemetry.fleet import Fleet
 from router.telemetry.meters import CountingMeters
 from router.webhooks.records import EVENT_TYPES, MAX_ENDPOINTS, Attempt, Claim, Delivery, Full
 from router.webhooks.store import WebhookStore
-from tests.router.jobs.test_store import Clock, finish_all, make_spec
+from tests.support.clock import Clock
+from tests.support.jobs import finish_all, make_spec
 
 URL = "https://hooks.example/here"
 OK = Attempt(1, 1.0, 204, 12)
 BROKEN = Attempt(1, 1.0, 500, 12, "the receiver answered 500", "对方返回 500")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

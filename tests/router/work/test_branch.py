@@ -47,7 +47,7 @@ from router.work.branch import run_branch
 from router.work.context import Context
 from router.work.join import join
 from router.work.ticket import work
-from tests.router.jobs.test_store import PAIR, make_spec
+from tests.support.jobs import PAIR, make_spec
 
 DEEP_ALONE = (BranchPlan("deep", "owl2"),)
 

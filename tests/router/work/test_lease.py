@@ -26,8 +26,8 @@ from router.work.branch import run_branch
 from router.work.context import Context
 from router.work.join import join
 from router.work.ticket import work
-from tests.router.jobs.test_store import make_spec
 from tests.router.work.test_branch import Queue, context_of
+from tests.support.jobs import make_spec
 from tests.support.servers import AppServer, wait_until
 
 WORDS = [f"{number} " for number in range(50)]

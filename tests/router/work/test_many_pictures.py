@@ -34,8 +34,8 @@ from router.jobs.store import JobStore
 from router.output_format import OutputFormat
 from router.work.branch import run_branch
 from router.work.join import join
-from tests.router.jobs.test_store import make_spec
 from tests.router.work.test_branch import context_of
+from tests.support.jobs import make_spec
 
 QUESTION = "How many owls?"
 DRAFT = BranchPlan("draft", "glm")

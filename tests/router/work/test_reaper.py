@@ -25,9 +25,8 @@ from router.redis import PREFIX
 from router.settings import Settings
 from router.work.overdue import settle
 from router.work.reaper import reap_forever, reap_once, replace_lost_tickets, wake
-from tests.router.jobs.test_store import Clock, clock, make_spec
-
-__all__ = ["clock"]
+from tests.support.clock import Clock
+from tests.support.jobs import make_spec
 
 
 class Queue:

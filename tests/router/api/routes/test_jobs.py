@@ -16,7 +16,7 @@ from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
 from tests.journeys.conftest import picture
-from tests.router.jobs.test_store import make_spec
+from tests.support.jobs import make_spec
 from tests.support.servers import AppServer, RedisProcess
 
 DEEP = {"model": "glowl", "input": "What colour is the owl?", "background": True}
