@@ -169,7 +169,7 @@ WEBHOOKS_DUE: Final = Family(
 WEBHOOKS_WAITING: Final = Family(
     "glowl_webhooks_scheduled",
     "gauge",
-    "Deliveries that are being attempted or wait for their next attempt.",
+    "Deliveries that have not ended: due, being attempted, or to be tried again.",
     over="max",
 )
 REDIS_MEMORY: Final = Family("glowl_redis_memory_used_bytes", "gauge", "Memory that redis uses.", over="max")

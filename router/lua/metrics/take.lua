@@ -1,7 +1,7 @@
 -- Takes what is to be counted, once for all who ask, and says what waits.
 -- In: queues: with commas. max_taken: ends of jobs. kept_s: for so long from now it is noted what is to be counted.
 -- Out: {{ends}, {tally, number, ...}, {per queue: runs, units taken; per class: units that wait, age of the oldest or ''},
--- {units that are delayed, leases that expired, deliveries due, deliveries scheduled, redis' memory, its limit}}.
+-- {units that are delayed, leases that expired, deliveries due, all that have not ended, redis' memory, its limit}}.
 --@include queues
 local now, queues, max_taken, kept_s = unpack(ARGV)
 now = clock(now)
@@ -42,13 +42,13 @@ local function before_now(set) return redis.call('ZCOUNT', set, '-inf', now) end
 local numbers = {redis.call('ZCARD', DELAYED), before_now(LEASES)}
 
 --@include delivery_queue
-local num_due = before_now(DELIVERIES)
+local lined_up = 0
 for _, owner in ipairs(redis.call('ZRANGE', TURNS, 0, MAX_WALK - 1)) do
   for _, host in ipairs(redis.call('ZRANGE', hosts_key(owner), 0, MAX_WALK - 1)) do
-    num_due = num_due + redis.call('ZCARD', line_key(owner, host))
+    lined_up = lined_up + redis.call('ZCARD', line_key(owner, host))
   end
 end
-numbers[3], numbers[4] = num_due, redis.call('ZCARD', DELIVERIES)
+numbers[3], numbers[4] = before_now(DELIVERIES) + lined_up, redis.call('ZCARD', DELIVERIES) + lined_up
 -- Whoever may not ask redis about itself gets the rest all the same.
 local info = redis.pcall('INFO', 'memory')
 if type(info) == 'string' then

@@ -19,6 +19,7 @@ from router.redis import PREFIX
 from router.telemetry import families
 from router.telemetry.fleet import PRIORITIES, QUEUES, Fleet
 from router.telemetry.meters import CountingMeters
+from router.webhooks.store import WebhookStore
 from tests.router.jobs.test_store import Clock, make_spec
 
 DEEP = {"route": "deep", "engine": "owl2"}
@@ -173,6 +174,23 @@ async def test_what_waits_is_shown_alike_by_all(apis: list[Api], store: JobStore
     assert found[families.SILENT.name][()] == 0
     clock.now += 60
     assert dict((await apis[0].fleet.look() or {})[families.SILENT.name])[()] == 1
+
+
+async def test_what_waits_for_its_next_try_and_webhooks_are_shown(
+    apis: list[Api], redis: Redis, store: JobStore, clock: Clock
+) -> None:
+    # Given a unit that is tried again later, two webhooks, and a worker that has taken one of them
+    job = await store.create(make_spec())
+    await store.release(job.id, "draft", await store.claim(job.id, "draft") or 0, "away", delay_s=5)
+    webhooks = WebhookStore(redis, clock=clock)
+    for number in range(2):
+        await webhooks.emit("local", "response.completed", {"id": f"resp_{number}"}, url="https://hooks.example/here")
+    assert await webhooks.take_next(lease_s=25)
+
+    found = await apis[0].fleet.look() or {}
+    assert dict(found[families.DELAYED.name])[()] == 1
+    assert dict(found[families.WEBHOOKS_DUE.name])[()] == 1
+    assert dict(found[families.WEBHOOKS_WAITING.name])[()] == 2
 
 
 async def test_nothing_is_kept_while_nobody_asks(redis: Redis, store: JobStore, clock: Clock) -> None:
