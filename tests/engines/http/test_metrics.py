@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncGenerator
 
 import httpx
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from engines import meters
-from engines.base import EngineError, GenerationFailedError, GenerationRequest, Message, SamplingParams, TextPart
+from engines.base import (
+    Delta,
+    EngineError,
+    GenerationFailedError,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+    TextPart,
+    Usage,
+)
 from engines.echo import EchoEngine
 from engines.http.app import EngineHost, app_of
 from engines.http.server import listening
+from tests.support.pictures import to_part
 
 QUESTION = GenerationRequest((Message("user", (TextPart("one two three four"),)),), SamplingParams(max_tokens=50))
 
@@ -49,6 +61,33 @@ async def test_requests_are_counted_by_how_they_end() -> None:
     # An engine that does not say how it is has no values there, rather than zeros.
     assert "glowl_engine_kv_cache_usage_ratio" not in found
     assert "glowl_gpu_memory_used_bytes" not in found
+
+
+async def test_caches_tokens_and_pictures_are_counted_as_the_answer_says() -> None:
+    usage = Usage(prompt_tokens=100, completion_tokens=3, image_tokens=64, cached_tokens=80)
+    pictures = (to_part(Image.new("RGB", (8, 8))),) * 2
+    request = GenerationRequest((Message("user", (*pictures, TextPart("which?"))),), SamplingParams())
+
+    async def answer() -> AsyncGenerator[Delta, None]:
+        yield Delta(text="a")
+        yield Delta(text="b", finish_reason="stop", usage=usage)
+
+    counting = meters.EngineMeters()
+    async with contextlib.aclosing(counting.follow(answer(), request)) as deltas:
+        assert [delta.text async for delta in deltas] == ["a", "b"]
+    state = meters.EngineState(num_running=2, num_waiting=3, num_vision_queries=5, num_vision_hits=4)
+    text = counting.expose(state, is_ready=True)[0].decode()
+    for line in (
+        "glowl_engine_prefix_cache_queries_total 100.0",
+        "glowl_engine_prefix_cache_hits_total 80.0",
+        "glowl_engine_time_per_output_token_seconds_count 1.0",
+        "glowl_picture_tokens_sum 32.0",
+        "glowl_engine_num_requests_running 2.0",
+        "glowl_engine_num_requests_waiting 3.0",
+        "glowl_engine_vision_cache_queries_total 5.0",
+        "glowl_engine_vision_cache_hits_total 4.0",
+    ):
+        assert f"\n{line}\n" in text
 
 
 @pytest.mark.parametrize("outcome", ["gone", "error"])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
+import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -76,10 +80,70 @@ def test_the_refusal_that_an_alert_waits_for_is_shown_before_the_first_one(http:
     assert ("glowl_refusals_total", frozenset({("code", "storage_full"), ("status", "503")})) in read(http)
 
 
+@pytest.fixture
+def own(echo_urls: dict[str, str], redis_process: RedisProcess) -> Iterator[httpx.Client]:
+    """An api that has counted nothing yet, may download from here, and limits each address."""
+    urls = {"glm_url": echo_urls["glm"], "owl2_url": echo_urls["owl2"], "REDIS_URL": redis_process.url}
+    server = AppServer(
+        create_app(Settings(address_limits="requests=8/min", allow_private_urls=True, cache_bytes=1_000_000, **urls))
+    )
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
+        yield http
+    server.stop()
+
+
+class OnePicture(BaseHTTPRequestHandler):
+    """Has one picture, and nothing else."""
+
+    def do_GET(self) -> None:
+        content = png("red").data
+        self.send_response(200 if self.path == "/red.png" else 404)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_downloads_the_cache_and_limits_are_counted(own: httpx.Client) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), OnePicture) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+
+        def look_at(name: str) -> httpx.Response:
+            url = f"http://127.0.0.1:{server.server_port}/{name}"
+            part = {"type": "image_url", "image_url": {"url": url}}
+            content = [part, {"type": "text", "text": "这是什么？"}]
+            body = {"model": "glowl", "messages": [{"role": "user", "content": content}], "store": True}
+            return own.post("/v1/chat/completions", json=body)
+
+        # When a picture is asked for three times, and another cannot be had
+        statuses = [look_at(name).status_code for name in ("red.png", "red.png", "none.png", "red.png")]
+        server.shutdown()
+    assert statuses == [200, 200, 400, 200]
+    # And then there are too many requests
+    refused = [answer.status_code for answer in (ask(own, f"你好 {number}") for number in range(200))].count(429)
+    assert refused > 0
+    found = read(own)
+
+    def count(name: str, **labels: str) -> float:
+        return found.get((name, frozenset(labels.items())), 0.0)
+
+    assert count("glowl_picture_fetch_seconds_count", outcome="good") == 3
+    assert count("glowl_picture_fetch_seconds_count", outcome="failed") == 1
+    assert count("glowl_request_pictures_sum") == 3
+    assert count("glowl_picture_pixels_count") == 3
+    assert count("glowl_answer_cache_hits_total") == 2
+    assert count("glowl_answer_cache_queries_total") == 3
+    assert count("glowl_answers_total", route="fast", engine="glm", state="completed", cache="hit") == 2
+    assert count("glowl_limits_refused_total", whose="address", what="requests") == refused
+
+
 def test_the_engines_and_redis_are_shown_as_they_are(http: httpx.Client) -> None:
     found = read(http)
     assert found["glowl_redis_up", frozenset()] == 1
     assert found["glowl_engine_up", frozenset({("engine", "glm")})] == 1
+    assert found["glowl_engine_servers_up", frozenset({("engine", "owl2")})] == 1
+    assert found["glowl_engine_num_waiting", frozenset({("engine", "owl2")})] == 0
     assert found["glowl_redis_memory_used_bytes", frozenset()] > 0
 
 
