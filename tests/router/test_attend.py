@@ -198,7 +198,7 @@ class Timing(EchoEngine):
     def __init__(self, *words: str) -> None:
         super().__init__("glm")
         self._words = words
-        self.go_on = asyncio.Event()
+        self.is_silent, self.go_on = asyncio.Event(), asyncio.Event()
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         if request.request_id == "well":
@@ -206,6 +206,7 @@ class Timing(EchoEngine):
             return
         for word in self._words:
             yield Delta(text=word)
+        self.is_silent.set()
         await self.go_on.wait()
         raise EngineTimeoutError("sent nothing")
 
@@ -225,7 +226,7 @@ async def test_an_engine_that_answers_nobody_is_told_of_once_a_call_has_waited_i
 
     await ask("well")
     waiting = asyncio.create_task(ask("in vain"))
-    await asyncio.sleep(0.01)
+    await engine.is_silent.wait()
     if others_hear:
         await ask("well")
     engine.go_on.set()
