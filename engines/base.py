@@ -436,7 +436,7 @@ class EngineError(Exception):
         status_code: the HTTP status an engine server answers with.
         code: machine-readable, as in the OpenAI error envelope.
         param: the request field at fault, if any.
-        retry_after_s: when to come again, if whoever refused has said so.
+        retry_after_s: when to retry, if the engine has said so.
         detail: what only an operator may read, such as an address or a cause; for logs.
     """
 

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 class DecodeGoneError(Exception):
-    """Whoever asked for the picture has gone while it was decoded."""
+    """The request ended while its picture was decoded."""
 
 
 class _Source(io.BytesIO):

@@ -188,7 +188,7 @@ def predict(shape: ModelShape, *, dtype: str, quantization: str = "none", num_to
 def gpu_share(
     name: str, shape: ModelShape, gpu_bytes: int, *, dtype: str = "bfloat16", quantization: str = "none"
 ) -> float:
-    """Choose how much of a GPU one engine of the pair may take when nobody says so.
+    """Choose how much of a GPU one engine of the pair may take by default.
 
     It follows from both models' configs and the card alone, so that it does not matter which engine starts first. Where
     the two do not fit one card together, each is taken to have one of its own.

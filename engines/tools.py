@@ -73,7 +73,7 @@ class ToolCall:
     """A call that a model made.
 
     Attributes:
-        id: names it for whoever sends its result back.
+        id: names it; its result comes back under the same.
         name: of the function.
         arguments: JSON text of an object; cut short only where the whole answer is.
     """

@@ -300,7 +300,7 @@ def _last(lines: list[str]) -> int:
 
 
 def _line_kind(line: str) -> Kind | None:
-    """Say what a line is that nobody speaks: code, a log, a table, a formula, a quoted line. None = prose."""
+    """Say what a line is that is not speech: code, a log, a table, a formula, a quoted line. None = prose."""
     if words.QUOTED_LINE.match(line):
         return "quotation"
     if words.LOG_LINE.match(line):

@@ -71,7 +71,7 @@ LETTER_END: Final = re.compile(
     r"(?:\s*\n[ \t]*(?:\d{4}[-./年])?\d{1,2}[-./月]\d{1,2}日?)?\s*$"
 )
 
-# --- Lines that nobody speaks -----------------------------------------------------------------------------------------
+# --- Lines that are not speech ----------------------------------------------------------------------------------------
 QUOTED_LINE: Final = re.compile(r">\s*\S")
 RULE_LINE: Final = re.compile(r"[-=*_#~+\s]{3,}")
 LOG_LINE: Final = re.compile(

@@ -140,7 +140,7 @@ class Quotas(_Strict):
 
 
 class Canary(_Strict):
-    """A share of the conversations that try another way; those that no caller pinned and for whom nobody waits.
+    """A share of the conversations that try another way; those that no caller pinned and no client waits for.
 
     Attributes:
         share: of the conversations, 0 to 1.

@@ -99,7 +99,7 @@ async def attended(
 
     Args:
         deltas: of the engine; closed with this.
-        is_well: asks the engine, or whoever asks it all the time.
+        is_well: asks the engine, or the monitor that asks it every second.
         silence_s: the longest silence; None leaves that to the engine's client.
         calm_s: the silence after which the engine is asked whether it is well.
         look_s: time between two such looks.

@@ -1,4 +1,4 @@
-"""A generator that ends properly even if nobody reads from it.
+"""A generator that ends properly even if it is never read.
 
 In: an asynchronous generator that owns something, such as an answer under way. Out: the same, begun. Python closes a
 generator that was never begun without running a line of it, so that its ``finally`` would free nothing.

@@ -45,7 +45,7 @@ class CacheUse:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """A question that is asked again, for nobody but who learns from the log (`router.second_looks`).
+    """A question that is asked again, only for the log (`router.second_looks`).
 
     Attributes:
         kind: by the deep route, or of an adapter that is not promoted.
@@ -87,7 +87,7 @@ class Call:
         retention_s: upper bound of all these lifetimes; None for no bound.
         priority: which jobs go first when several wait.
         batch_id: of the batch that this is a line of; empty for any other request.
-        is_watched: somebody waits for the first word: it is not to stand in line behind jobs that nobody waits for.
+        is_watched: a client waits for the first word: it does not queue behind jobs that no client waits for.
         wants_thinking: GLM is to think before it answers, or not to; None leaves it to the policy.
         is_streamed: the caller reads the answer while it is written; otherwise only a whole one is shown.
         draft_as: what carries the draft in a stream.

@@ -34,7 +34,7 @@ class ConsumerWatch:
     """Decides from looks; knows nothing of Celery.
 
     Args:
-        num_waiting: how many tickets nobody has taken; None if redis does not say.
+        num_waiting: how many tickets wait; None if redis does not say.
         num_taken: how many this worker has ever taken.
         has_room: whether it would take another.
         reconnect: makes the consumer connect anew.

@@ -48,7 +48,7 @@ class DirectStream:
     Attributes:
         transcript: of what it has said.
         said: pieces of it that were not told yet.
-        deltas: what is still to come; closed when it was told, or nobody listens any more.
+        deltas: what is still to come; closed at the end, or when the client disconnects.
     """
 
     transcript: Transcript
@@ -130,7 +130,7 @@ class DirectAnswer:
         self._elsewhere: Job | None = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Tell the answer; to be closed when nobody listens any more.
+        """Tell the answer; to be closed when the client disconnects.
 
         Raises:
             QueueUnavailableError: if it has to be recorded, and redis does not answer.

@@ -73,7 +73,7 @@ class Running:
 
     Attributes:
         job: the record as it was when this was made.
-        events: from the first on; ends after ``end``. Close it when nobody listens any more: a fast answer stops, a
+        events: from the first on; ends after ``end``. Close it when no client reads any more: a fast answer stops, a
             job goes on.
         is_queued: it is a job in the queue; otherwise the answer lives and dies with ``events``.
         is_replayed: it was begun by an earlier request with the same ``Idempotency-Key``.
@@ -428,7 +428,7 @@ class Dispatcher:
         return self._watch if sum(len(image.data) for image in call.images) <= _SMALL_BYTES else None
 
     def abandon(self, spec: JobSpec, *, grace_s: float = 0.0) -> None:
-        """End a job whose caller has hung up, if nobody else would miss it: clients retry, and work must not multiply.
+        """End a job whose client has disconnected, if only it could read it: clients retry, and work must not multiply.
 
         Args:
             spec: of the job.
@@ -452,7 +452,7 @@ class Dispatcher:
             self.do_later(undo)
 
     def _take_back(self, spec: JobSpec, error: QueueUnavailableError) -> None:
-        """Take a job back; one under an Idempotency-Key stays: whoever sends the key again finds it."""
+        """Take a job back; one under an Idempotency-Key stays: the next request with that key finds it."""
         if spec.keep_s == 0:
             self.take_back(error, lambda: self._store.delete(spec.id))
 

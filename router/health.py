@@ -77,7 +77,7 @@ class EngineMonitor:
         await self._telling.aclose()
 
     def health(self) -> Health:
-        """What is known right now; an engine nobody has looked at counts as up."""
+        """What is known right now; an engine that was not checked yet counts as up."""
         return Health(engines={name: EngineHealth(is_up=self._is_up.get(name, True)) for name in self._engines})
 
     def info(self, name: str) -> EngineInfo | None:

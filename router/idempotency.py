@@ -38,7 +38,7 @@ class Claim:
 
     Attributes:
         response_id: of what is, or was, done under it.
-        is_new: nobody has done it yet: it is for the holder to do.
+        is_new: it was not done yet: the holder is to do it.
         key: in redis.
         token: says who holds it.
     """
@@ -59,7 +59,7 @@ class Idempotency:
         watch: of redis; None waits for redis as long as its client does.
 
     Raises:
-        QueueUnavailableError: by `claim`, when Redis does not answer: without it nobody knows what was done.
+        QueueUnavailableError: by `claim`, when Redis does not answer: only it knows what was done.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Idempotency:
     ) -> AsyncGenerator[Event, None]:
         """Pass on the events of an answer that is made in this process, and keep its key meanwhile.
 
-        An answer that failed, or that nobody waited for, lets go of the key: repeated, it is made again.
+        An answer that failed, or whose client disconnected, frees the key: a retry makes it again.
 
         Args:
             claim: the key.

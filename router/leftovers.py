@@ -1,4 +1,4 @@
-"""Short work that has to end although whoever caused it has gone.
+"""Short work that has to end although its request has ended.
 
 In: coroutines. Out: tasks that no cancelled request takes with it, waited for when the process ends; and the end of
 work that would go on for ever.

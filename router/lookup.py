@@ -23,7 +23,7 @@ TIMEOUT_S: Final = 5.0
 # A thread that waits for an answer costs some tens of kB.
 MAX_LOOKUPS: Final = 512
 
-# Whose URLs are fetched; empty for nobody's in particular.
+# The owner whose URLs are fetched; empty where there is none.
 OWNER: ContextVar[str] = ContextVar("owner", default="")
 
 System = Callable[[str], list[str]]
@@ -57,7 +57,7 @@ class Lookups:
 
     Args:
         ask: blocks until it has the addresses of a name; raises `OSError` if there are none.
-        timeout_s: nobody waits longer.
+        timeout_s: the longest wait.
     """
 
     def __init__(self, ask: System = ask_system, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -71,7 +71,7 @@ class Lookups:
 
         Raises:
             OSError: if it has none.
-            LookupTimeoutError: if nobody said so in time.
+            LookupTimeoutError: if there was no answer in time.
         """
         try:
             async with asyncio.timeout(self._timeout_s):

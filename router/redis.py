@@ -74,7 +74,7 @@ def may_be_done(error: QueueUnavailableError) -> bool:
 
 
 def queue_unavailable(error: BaseException | None = None) -> QueueUnavailableError:
-    """Make the refusal of whoever needs redis; ``error`` is what redis said, if it said anything."""
+    """Make the refusal of a request that needs redis; ``error`` is what redis said, if it said anything."""
     lacks = error is not None and lacks_replicas(error)
     return QueueUnavailableError(texts.REDIS_LACKS_REPLICAS if lacks else texts.REDIS_AWAY, retry_after_s=2)
 
@@ -103,7 +103,7 @@ def lacks_replicas(error: BaseException) -> bool:
 
 
 def state_of(error: BaseException) -> RedisState:
-    """Say what an error of a Redis call means for whoever wanted to write."""
+    """Say what an error of a Redis call means for a write."""
     if isinstance(error, BusyLoadingError):
         return "loading"
     if isinstance(error, ReadOnlyError):

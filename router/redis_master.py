@@ -74,7 +74,7 @@ class MasterWatch:
         await self._sentinel.aclose()
 
     async def ask(self) -> tuple[str, int]:
-        """Return the host and the port of the master; whoever asks at the same time shares the question.
+        """Return the host and the port of the master; callers at the same time share one question.
 
         A crowd of new connections would else be a crowd of connections to the sentinels too, and on a busy machine with
         TLS some of them would not be made in time.

@@ -131,7 +131,7 @@ class WatchedPool(BlockingConnectionPool):
         self.watch = watch
 
     def can_get_connection(self) -> bool:
-        """Say whether there is one; asked by whoever needs one, and again when another is given back.
+        """Say whether there is one; asked when one is needed, and again when another is given back.
 
         Raises:
             RedisSilentError: while redis is silent.

@@ -1,4 +1,4 @@
-"""Answers that nobody waits for: a random share of the fast questions is asked again, by a job of lowest priority.
+"""Answers that no client waits for: a random share of the fast questions is asked again, by a job of lowest priority.
 
 In: fast calls that end. Out: the same events, and now and then one more call. What comes of it is kept with what owners
 let us keep (`router.loop`), and shown to nobody. Two kinds: a second look takes the deep route, and says whether that

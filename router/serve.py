@@ -122,7 +122,7 @@ class ApiServer(uvicorn.Server):
 def _room_for(max_connections: int) -> int:
     """Return how many connections the system allows, after asking it for all that are wanted.
 
-    A connection is an open file. A process at its limit of files accepts nobody any more, not even to refuse.
+    A connection is an open file. A process at its limit of files accepts no connection, not even to refuse it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max_connections + _OTHER_FILES

@@ -374,5 +374,5 @@ class Settings(BaseSettings):
 
     @property
     def named_engines(self) -> frozenset[str]:
-        """Engines whose URL somebody has set: they run already, or will be started by whoever set it."""
+        """Engines whose URL is set: they run already, or the process that set it starts them."""
         return frozenset(name for name in self.engine_urls if f"{name}_url" in self.model_fields_set)

@@ -37,7 +37,7 @@ class Shares:
 
     @property
     def is_full(self) -> bool:
-        """Whether nobody may take a place."""
+        """Whether no place is free."""
         return self._free <= 0
 
     @property
@@ -66,7 +66,7 @@ class Shares:
         self._lines[owner, line] += 1
 
     def give_back(self, owner: str, line: str = "") -> None:
-        """Give a place back; whoever waits for one gets it, owners in turn."""
+        """Give a place back; the next that waits gets it, owners in turn."""
         self._free += 1
         _count_down(self._owners, owner)
         _count_down(self._lines, (owner, line))

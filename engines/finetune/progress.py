@@ -1,4 +1,4 @@
-"""How a run gets on, for whoever waits: step, loss and the time that is left.
+"""How a run gets on: step, loss and the time that is left.
 
 In: Trainer's events. Out: one line on standard error for each point of the curve.
 """

@@ -246,7 +246,7 @@ class _Connection(asyncio.Protocol):
             self.fail(BrokenError("the answer was left"))
 
     def fail(self, error: Exception) -> None:
-        """Break it off: whoever waits is told why."""
+        """Break it off with an error, which the caller that waits gets."""
         if self._failure is None:
             self._failure = error if isinstance(error, ConnectionError) else BrokenError(str(error))
         self._pool.forget(self)

@@ -45,7 +45,7 @@ log = logging.getLogger("engines.http.server")  # it is run as a program
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn that ends when told, and leaves signals to whoever owns the process: `main`, or a test run."""
+    """uvicorn that ends when told, and leaves signals to the owner of the process: `main`, or a test run."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)

@@ -41,7 +41,7 @@ def refusal(status: int, headers: Mapping[str, str], name: ModelName, place: Pla
         return HubError("revision", **values, revision=name.wanted_revision)
     if code == "EntryNotFound":
         return HubError("missing", **values, revision=name.wanted_revision, file=told)
-    # Hugging Face answers 401 to whoever may not know whether there is such a model.
+    # Hugging Face answers 401 also for a model that does not exist: it does not say which.
     if status == 404 or code == "RepoNotFound" or (status == 401 and not place.token):
         return HubError("unknown", **values)
     if status == 401:

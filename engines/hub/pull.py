@@ -89,7 +89,7 @@ async def pull(
 
 
 class _alone:  # noqa: N801  used as a function is
-    """Hold the lock of a model while it is downloaded; wait for whoever holds it."""
+    """Hold the lock of a model while it is downloaded; wait for the process that holds it."""
 
     def __init__(self, name: ModelName, place: Place, watcher: Watcher, sleep: Sleep) -> None:
         self._path = lock_path(name, place)

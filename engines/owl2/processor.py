@@ -116,7 +116,7 @@ class ImageProcessor:
 
 
 def serving_aspect_ratio(config: MPLUGOwl2Config) -> AspectRatio:
-    """Decide how pictures are squared when nobody asks: as the checkpoint says, else padded.
+    """Decide how pictures are squared by default: as the checkpoint says, else padded.
 
     Padding is what the model was trained with, and it alone keeps both the whole picture and its proportions. The
     reference's own answer to a config without the key is to cut off the sides, and what they show with them; its

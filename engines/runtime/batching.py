@@ -87,7 +87,7 @@ class BatchRunner(Protocol[JobIn, Row]):
         ...
 
     def is_lost(self) -> bool:
-        """Whether nothing can be computed any more in this process; asked after an error that nobody foresaw."""
+        """Whether nothing can be computed any more in this process; asked after an unforeseen error."""
         ...
 
 

@@ -397,7 +397,7 @@ def _is_too_complex(error: str) -> bool:
 
 
 def _explain(error: str) -> JsonSchemaError:
-    """Say what llguidance's error means to whoever wrote the schema."""
+    """Say what llguidance's error means for the schema."""
     if found := re.search(r'Unimplemented keys: \["([^"]+)"', error):
         return unsupported(found[1])
     first = error.strip().split("\n<state>")[0].strip()

@@ -136,6 +136,6 @@ class PictureStage:
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Look at what became of work that nobody waits for any more; asyncio would warn of it."""
+    """Read the outcome of work that no request waits for any more; asyncio would warn of it."""
     if not task.cancelled():
         task.exception()

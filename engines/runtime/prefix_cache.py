@@ -270,7 +270,7 @@ class PrefixCache:
     # -- both ---------------------------------------------------------------------------------------------------------
 
     def clear(self) -> None:
-        """Let everything go that nobody holds."""
+        """Free every entry that is not in use."""
         for key in [key for key, entry in self._entries.items() if not entry.num_pins]:
             self._remove(key)
 

@@ -26,7 +26,7 @@ class Pick:
 
     Attributes:
         token_id: -1 if the row had no finite logits.
-        logprob: natural log of its probability before temperature and top_p; None if nobody asked.
+        logprob: natural log of its probability before temperature and top_p; None if it was not asked for.
         top: ids and log probabilities of the likeliest tokens, likeliest first, as many as were asked for.
     """
 

@@ -223,7 +223,7 @@ class Scheduler(Generic[Job, Row]):
             if self._batch.is_lost:
                 self._lost.set()
                 self._batch.close(EngineEndedError(LOST))
-                with contextlib.suppress(RuntimeError):  # nobody's loop waits for it any more
+                with contextlib.suppress(RuntimeError):  # the loop that waited for it is closed
                     self._tell_lost()
         if self._batch is not None:
             self._batch.close(_shutting_down())

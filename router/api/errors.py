@@ -145,7 +145,7 @@ def _methods_of(request: Request) -> list[str]:
 
 
 async def _on_client_gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=_CLIENT_CLOSED)  # for the log; nobody is left to read it
+    return Response(status_code=_CLIENT_CLOSED)  # only for the log: the client has disconnected
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:

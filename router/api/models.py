@@ -76,7 +76,7 @@ def resolve_model(name: str, monitor: EngineMonitor) -> Target:
     is_base = wanted.strip().lower() == BASE
     if is_base and (info is None or find_adapter(wanted, info.adapters) is None):
         return Target(engine, is_base=True)
-    if info is None:  # it was never up, so nobody knows its adapters; it says itself if it lacks this one
+    if info is None:  # it was never up, so its adapters are unknown; it refuses an adapter that it lacks
         return Target(engine, wanted)
     adapter = find_adapter(wanted, info.adapters)
     if adapter is None:

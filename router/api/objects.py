@@ -332,7 +332,7 @@ def to_poll_headers(job: Job, eta_ms: float | None = None) -> dict[str, str]:
     """
     headers = to_route_headers(job)
     if not job.is_terminal:
-        # Half of what is left; or, if nobody knows, a quarter of what has passed: late by a quarter at most.
+        # Half of what is left; without an estimate, a quarter of what has passed: late by a quarter at most.
         wait_ms = eta_ms / 2 if eta_ms is not None else (time.time() - job.spec.created_at) * 1000 / 4
         headers["openai-poll-after-ms"] = str(int(min(max(wait_ms, MIN_POLL_MS), MAX_POLL_MS)))
     return headers

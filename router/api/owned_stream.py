@@ -19,8 +19,8 @@ class OwnedStream(StreamingResponse):
     """A stream of server-sent events.
 
     Args:
-        body: closed at the end, whoever hangs up.
-        drop: called instead if nobody has read from the body.
+        body: closed at the end, also if the client disconnects.
+        drop: called instead if the body was never read.
         headers: of the response.
     """
 

@@ -74,7 +74,7 @@ class Telling:
         self._settled: Job | None = None
 
     async def steps(self) -> AsyncGenerator[Step, None]:
-        """Tell it; the last step is the end. Close it when nobody listens any more.
+        """Tell it; the last step is the end. Close it when the client disconnects.
 
         Raises:
             RouterError: if there is no answer, or other words follow than were told.

@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 
 def new_id(prefix: str) -> str:
-    """Return an id nobody can guess; ids sort by age, so that a list can go on after one that is gone."""
+    """Return an id that cannot be guessed; ids sort by age, so that a list can go on after one that is gone."""
     return f"{prefix}{int(time.time() * 1000):012x}{secrets.token_hex(16)}"
 
 
@@ -164,7 +164,7 @@ class Admitted:
 
 
 def line_job_id(batch_id: str, line: Admitted) -> str:
-    """Return the id of a line's job: the same whoever submits it, so that it is one job however often that happens."""
+    """Return the id of a line's job: always the same, so that a line submitted twice is one job."""
     return _derive("resp_", batch_id, f"{line.number}.{line.attempt}")
 
 

@@ -130,7 +130,7 @@ class BatchContext:
 
 
 class _Permit:
-    """One place of a semaphore, which can be given back once, by whoever comes first."""
+    """One place of a semaphore; only the first release counts."""
 
     def __init__(self, semaphore: asyncio.Semaphore) -> None:
         self._semaphore = semaphore

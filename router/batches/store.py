@@ -114,7 +114,7 @@ class BatchStore:
     # For a runner
 
     async def claim(self, limit: int) -> list[tuple[str, int]]:
-        """Take up batches that nobody runs; returns their ids with the epochs to write with."""
+        """Take up batches without a runner; returns their ids with the epochs to write with."""
         found: list[Any] = await self._scripts.run(BatchScript.CLAIM, lease_s=self.lease_s, max_claimed=limit)
         return [(batch_id.decode(), int(epoch)) for batch_id, epoch in zip(found[::2], found[1::2], strict=True)]
 

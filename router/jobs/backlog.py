@@ -3,8 +3,8 @@
 In: the lines of every queue, as one script of the job store reads them. Out: per caller, how old the queue is and how
 many units would go first. Pure functions.
 
-Owners take turns, so an owner's long line delays another's job by one turn only. What delays a caller is its own line,
-and how long anybody at all has been waiting for a turn.
+Owners take turns, so an owner's long queue delays another's job by one turn only. What delays a caller is its own
+queue, and how long any owner has waited for a turn.
 """
 
 from __future__ import annotations

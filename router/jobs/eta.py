@@ -21,7 +21,7 @@ class QueuePlace:
 
     Attributes:
         position: 1 is the next to be started; 0 if nothing of it waits any more.
-        eta_ms: until its final answer; None while nobody can know.
+        eta_ms: until its final answer; None while there is no estimate.
     """
 
     position: int

@@ -22,7 +22,7 @@ def of_spec(spec: JobSpec) -> bytes:
 
 
 def of_end(job: Job, final: FinalAnswer | None) -> bytes:
-    """Return what whoever ends a job knows of it; times by redis' clock, as the record has them.
+    """Return what is known of a job when it ends; times by redis' clock, as the record has them.
 
     Args:
         job: as it was read before its end.
@@ -100,7 +100,7 @@ def _of_merge(job: Job, final: FinalAnswer | None) -> list[list[Any]]:
 
 
 def _change(draft: Unit, final: FinalAnswer) -> Change:
-    """Say what became of a draft, for whoever has read it."""
+    """Say what became of a draft, for those who have read it."""
     assert draft.answer is not None
     if draft.answer.text.strip() == final.text.strip():
         return "same"

@@ -37,7 +37,7 @@ MERGE: Final = "merge"
 
 
 def new_job_id() -> str:
-    """Return an id nobody can guess: ``resp_`` and 32 hex digits."""
+    """Return an id that cannot be guessed: ``resp_`` and 32 hex digits."""
     return f"resp_{secrets.token_hex(16)}"
 
 
@@ -113,7 +113,7 @@ class JobSpec:
         deadline_ms: an answer later than so long after the job was accepted is of no use; None if any is.
         batch_id: of the batch that it is a line of; empty for any other job.
         timings: milliseconds that the steps before the job took: ``fetch`` (its pictures), ``policy``.
-        draft_as: what carries the draft in a stream: whoever reads it, it is the same stream.
+        draft_as: what carries the draft in a stream; the same for every reader.
         echo: fields that the Response object repeats.
         cache: what the answer cache was to the answer: ``hit``, ``joined`` an equal request's run, ``miss``; empty if
             it had no part in it.
@@ -159,7 +159,7 @@ class JobSpec:
 
     @property
     def is_only_for_its_caller(self) -> bool:
-        """Nobody would miss the job if its caller hung up: it is not stored, and nobody else is told of its end."""
+        """Only the client that waits can read the answer: it is not stored, and no webhook or batch gets it."""
         is_kept = self.is_stored or self.is_background or self.keep_s > 0
         return not (is_kept or self.webhook_url or self.batch_id)
 
@@ -285,7 +285,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to run a unit: whoever writes with another epoch is refused."""
+    """The right to run a unit: a write with another epoch is refused."""
 
     job_id: str
     unit: str

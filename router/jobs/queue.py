@@ -116,7 +116,7 @@ def make_sender(celery: Celery) -> Celery:
 
 
 def count_tickets(celery: Celery, queues: Sequence[str]) -> list[int]:
-    """Return how many messages nobody has taken from each queue yet; blocks."""
+    """Return how many messages wait in each queue; blocks."""
     with celery.connection_for_read() as connection:
         channel: Any = connection.default_channel
         # Not passively: to redis a queue without a message is none, which would be an error.
@@ -163,12 +163,12 @@ class JobQueue:
                 await asyncio.shield(asyncio.gather(*sends))
 
     async def send(self, job: Job, unit: str) -> None:
-        """Send a ticket for a branch, or the merge, of a job that has just been put in line."""
+        """Send a ticket for a branch, or the merge, of a job that has just been queued."""
         log.debug("a ticket for %s of %s", unit, job.id)
         await self.send_tickets({job.queue_of(unit): 1})
 
     async def num_waiting(self, queue: str) -> int:
-        """Return how many messages nobody has taken from a queue yet.
+        """Return how many messages wait in a queue.
 
         Raises:
             QueueUnavailableError: if redis does not answer.

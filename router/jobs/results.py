@@ -16,7 +16,7 @@ from router.schema import known_fields
 
 
 class ErrorRecord(TypedDict, total=False):
-    """Why there is no answer, as it is stored; whoever reads it does without what an earlier release left out."""
+    """Why there is no answer, as it is stored; a record of an earlier release may lack a field."""
 
     code: str
     message: str

@@ -45,7 +45,7 @@ class Reaped:
     """What a round of the reaper found.
 
     Attributes:
-        lined_up: how many units were put in line, by queue: so many tickets are to be sent.
+        lined_up: how many units were queued, by queue: as many tickets are to be sent.
         overdue: jobs that are to be ended with what there is, and why.
     """
 

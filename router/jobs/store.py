@@ -132,7 +132,7 @@ class JobStore(JobReader):
         kept_as: str = "",
         flight: str = "",
     ) -> Job:
-        """Accept a job: when this returns it is recorded, every branch in line, and cannot be lost.
+        """Accept a job: when this returns it is recorded, every branch is queued, and it cannot be lost.
 
         Args:
             spec: what is accepted; an id that is recorded already changes nothing.
@@ -295,7 +295,7 @@ class JobStore(JobReader):
     ) -> bool:
         """Give a unit back to be run again after a while; False if it has no runs left and must be finished.
 
-        Without a delay it is in line at once, and whoever gives it back sends the ticket. Only failures count as runs;
+        Without a delay it is queued at once, and the caller sends the ticket. Only failures count as runs;
         an engine may be away for `engine_patience_s` in all.
 
         Args:
@@ -320,7 +320,7 @@ class JobStore(JobReader):
         return outcome != b"given up"
 
     async def wake(self, queue: str) -> int:
-        """Put units that waited for their engine to come back in line; returns how many tickets are to be sent."""
+        """Queue the units that waited for their engine to come back; returns how many tickets are to be sent."""
         return int(await self._run(JobScript.WAKE, queue=queue, max_woken=MOST_WOKEN, max_looked_at=_MOST_LOOKED_AT))
 
     async def complete(
@@ -358,7 +358,7 @@ class JobStore(JobReader):
 
         Args:
             job_id: which.
-            left_by: only if whoever is called this in `tell` was the last to leave.
+            left_by: only if the reader with this name in `tell` was the last to leave.
         """
         await self._run(JobScript.CANCEL, id=job_id, left_by=left_by)
         return await self.get(job_id)
@@ -412,7 +412,7 @@ class JobStore(JobReader):
         return bytes(state).decode()
 
     async def reap(self, down: frozenset[str] = frozenset()) -> Reaped:
-        """Put in line again what lost its worker, give up what failed too often, forget what is over its time.
+        """Queue again what lost its worker, give up what failed too often, forget what is over its time.
 
         Branches that a job with an answer need not wait for any longer are ended, so that it can be merged.
 

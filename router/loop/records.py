@@ -1,4 +1,4 @@
-"""What is kept of one question and its answers, whoever answered: the row of an exchange.
+"""What is kept of one question and its answers: the row of an exchange.
 
 In: a job that has ended. Out: a frozen `Exchange`, redacted, that `router.loop.store` writes and data sets, reports and
 proofs read.
@@ -17,7 +17,7 @@ from router.loop.redact import KINDS, redact, redact_all
 
 Rating = Literal["up", "down"]
 Captures = Literal["off", "text", "pictures"]
-# Texts beyond this are cut: nobody learns from the rest, and a row is read whole.
+# Longer texts are cut: training uses no more of them, and a row is read whole.
 MAX_CHARS: Final = 100_000
 
 

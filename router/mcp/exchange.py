@@ -193,7 +193,7 @@ async def _end(reading: asyncio.Task[None]) -> None:
     reading.cancel()
     await asyncio.wait({reading})
     if not reading.cancelled():
-        reading.exception()  # it was raised already, or nobody waits for it
+        reading.exception()  # it was raised already, or no call waits for it
 
 
 async def _look(client: Client, exchange: Exchange) -> None:

@@ -18,7 +18,7 @@ from engines.traces.sdk import Span, Traces
 if TYPE_CHECKING:
     from router.dispatch import Running
 
-# What only watches the service, or shows the page, is nobody's question.
+# Probes, metrics and pages ask no model: they get no span.
 _UNTRACED: Final = ("/healthz", "/readyz", "/metrics", "/ui", "/docs")
 _CLIENT_CLOSED: Final = 499
 

@@ -3,7 +3,7 @@
 In: word that something is due. Out: posts, and a record of how each went and when the next is due. A delivery is
 claimed under a lease just before it is posted; if this process dies between the post and the record, the lease runs
 out, and the receiver gets the same event again under the same ``webhook-id``. What there is no place for now waits in
-redis, in the line of its owner and host.
+redis, in the queue of its owner and host.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ DeliveryState = Literal["pending", "in_progress", "succeeded", "failed"]
 
 
 def new_endpoint_id() -> str:
-    """Return an id nobody can guess; ids sort by age, so that a list can go on after an endpoint that is gone."""
+    """Return an id that cannot be guessed; ids sort by age, so that a list can go on after an endpoint that is gone."""
     return f"whe_{int(time.time() * 1000):012x}{secrets.token_hex(12)}"
 
 
@@ -167,7 +167,7 @@ class Full:
 
     Attributes:
         owners: none of their deliveries is to be taken.
-        hosts: none to them, whoever's.
+        hosts: no deliveries to them, of any owner.
         lines: ``owner|host``: none of this owner's to this host.
     """
 

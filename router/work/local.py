@@ -80,7 +80,7 @@ class LocalRuns:
         return len(self._runs)
 
     def run(self, job: Job, unit: str, epoch: int, stream: EarlyStream) -> None:
-        """Go on with a branch that was claimed and begun, under the rules of every run, whoever hangs up."""
+        """Go on with a branch that was claimed and begun, under the rules of every run, also without its client."""
         self._runs.add(run_begun(self._context, job, unit, epoch, stream))
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""The reaper: heals what was lost, ends what is over its time, forgets what nobody may read any more.
+"""The reaper: heals what was lost, ends what is over its time, deletes what has expired.
 
 In: the leases, lines and times of the job store. Out: changes of records, and tickets. Runs in every api process; a
 short lock lets one of them work at a time.
@@ -50,7 +50,7 @@ async def reap_once(store: JobStore, queue: JobQueue, down: Down = _none_down) -
         except Exception:  # one bad record must not keep the reaper from the others
             log.exception("could not end %s, which is over its time", job_id)
     if found.lined_up:
-        log.info("put in line again: %s", found.lined_up)
+        log.info("queued again: %s", found.lined_up)
         await queue.send_tickets(found.lined_up)
 
 

@@ -90,5 +90,5 @@ async def _charge(services: Services, job: Job, admission: Admission | None) -> 
     messages = from_stored_messages(job.spec.messages, blobs)
     infos = {name: services.monitor.info(name) for name in services.engines}
     cost = to_cost(messages, job.spec, infos, counts_tokens=admission.counts_tokens)
-    await admission.charge(cost._replace(requests=1))  # also of a line of a batch: whoever asks waits for it
+    await admission.charge(cost._replace(requests=1))  # also of a line of a batch: a client waits for it
     return Terms(admission.reservation, admission.max_unfinished_jobs)

@@ -41,7 +41,7 @@ from router.services import Services
 
 routes = APIRouter(tags=["responses"])
 
-# A stream whose connection broke may be read on for so long; then a job that nobody else would miss ends.
+# A stream whose connection broke can be resumed for this long; then a job that only this client could read ends.
 RESUME_GRACE_S = 30.0
 
 
@@ -64,7 +64,7 @@ async def create_response(request: Request) -> Response:
         return await _show(services, running.job)
     job = await hold(request, running, until_end(services, running))
     if job.state == "failed":
-        # Whoever waits for the answer gets a refusal as such; whoever polls finds it in the object.
+        # A client that waits gets an HTTP error; one that polls finds the error in the object.
         with fields_named():
             raise to_failure(job)
     return await _to_json(services, job, to_route_headers(job))
@@ -198,7 +198,7 @@ async def list_input_items(
 
 
 async def _show(services: Services, job: Job) -> Response:
-    """Return a response to whoever asks for it again: with its place in the queue, if it has not ended."""
+    """Return a stored response; if it has not ended, with its place in the queue."""
     job = await services.store.locate(job)
     eta_ms = job.place.eta_ms if job.place else None
     return await _to_json(services, job, to_poll_headers(job, eta_ms))

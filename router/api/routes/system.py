@@ -129,7 +129,7 @@ async def readyz(request: Request) -> Response:
             for name, servers in backends.items()
         }
     if services.rules_file is not None and services.rules_file.error is not None:
-        # The last good rules go on deciding; whoever edited the file finds here why it does not count.
+        # The last good rules go on deciding; the operator finds here why the edited file is not used.
         body["rules_error"] = services.rules_file.error
     is_ready = engines.get("glm", False) or (has_redis and any(engines.values()))
     if services.audit is not None:
@@ -142,7 +142,7 @@ async def readyz(request: Request) -> Response:
 
 
 async def _ask_redis(services: Services) -> RedisState:
-    """Ask for so long as whoever probes this service waits; a redis that hangs is as good as none."""
+    """Ask, within the usual timeout of a probe; a redis that hangs is as good as none."""
     probe = asyncio.ensure_future(services.store.probe())
     # Not `wait_for`: redis' client may swallow a cancellation, or take its time over it.
     await asyncio.wait({probe}, timeout=_REDIS_PROBE_S)
