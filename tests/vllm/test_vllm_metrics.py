@@ -5,7 +5,11 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from scripts.dashboard import VLLM
+
+pytest.importorskip("vllm")
 
 
 def test_vllm_has_the_metrics_that_the_dashboard_reads() -> None:
