@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final, TypedDict, Unpack
 
 from policies.text import TextError
 from router.auth import texts
@@ -25,12 +25,23 @@ from router.auth.records import (
     new_owner_id,
 )
 from router.auth.store import Row, key_row, owner_row
+from router.limits.limits import Limits
 
 # Lists show revoked and expired keys for this long; then the record is deleted.
 FORGET_AFTER_S: Final = 30 * 24 * 3600
 _CONFIGURED_OWNER: Final = re.compile(r"[0-9a-f]{16}")
 _OWNER: Final = re.compile(r"own_[0-9a-f]{24}")
 _MAX_NAME: Final = 64
+
+
+class OwnerTerms(TypedDict, total=False):
+    """Fields of `Owner` that an operator sets beside its name."""
+
+    scopes: frozenset[Scope]
+    limits: Limits
+    retention_s: int | None
+    captures: str
+    redacts: tuple[str, ...]
 
 
 class AdminError(TextError):
@@ -93,8 +104,7 @@ def create_owner(
     *,
     adopt: str = "",
     configured: Collection[str] = (),
-    scopes: frozenset[Scope] = DEFAULT_SCOPES,
-    **more: Any,
+    **terms: Unpack[OwnerTerms],
 ) -> tuple[list[Row], Owner]:
     """Make an owner.
 
@@ -106,19 +116,18 @@ def create_owner(
             of `GLOWL_API_KEYS` stands for; or what a token does.
         configured: the keys of `GLOWL_API_KEYS`, as far as they are known here. The one that stands for ``adopt`` gets
             a record, so that it can be listed, rotated and revoked like any other.
-        scopes: what its keys may do.
-        more: further fields of `Owner`.
+        terms: what its keys may do, and under which limits.
 
     Raises:
         AdminError: if the name or the id is taken, or wrong.
     """
     _check_name(directory, name)
-    _check_scopes(scopes)
+    _check_scopes(terms.get("scopes", DEFAULT_SCOPES))
     if adopt in directory.owners:
         raise AdminError(texts.ID_TAKEN.fill(id=adopt, name=directory.owners[adopt].name))
     if adopt and not is_owner_id(adopt):
         raise AdminError(texts.ID_WRONG.fill(id=adopt))
-    owner = Owner(adopt or new_owner_id(), name, scopes=scopes, created_at=now, **more)
+    owner = Owner(adopt or new_owner_id(), name, created_at=now, **terms)
     digests = [digest for text in configured if configured_owner(digest := digest_of(text)) == adopt]
     known = directory.keys
     rows = [
@@ -127,23 +136,26 @@ def create_owner(
     return [owner_row(owner), *rows], owner
 
 
-def set_owner(directory: Directory, name: str, /, **changes: Any) -> tuple[list[Row], Owner]:
+def set_owner(
+    directory: Directory, named: str, /, *, name: str | None = None, **terms: Unpack[OwnerTerms]
+) -> tuple[list[Row], Owner]:
     """Change fields of an owner.
 
     Args:
         directory: as it is.
-        name: its id or name.
-        changes: fields of `Owner`.
+        named: its id or name.
+        name: its new name; None leaves it.
+        terms: what its keys may do, and under which limits; what is not given stays.
 
     Raises:
         AdminError: if there is no such owner, or its new name is taken or wrong.
     """
-    owner = find_owner(directory, name)
-    if changes.get("name", owner.name) != owner.name:
-        _check_name(directory, changes["name"])
-    if "scopes" in changes:
-        _check_scopes(changes["scopes"])
-    owner = replace(owner, **changes)
+    owner = find_owner(directory, named)
+    if name not in (None, owner.name):
+        _check_name(directory, name)
+    if "scopes" in terms:
+        _check_scopes(terms["scopes"])
+    owner = replace(owner, name=owner.name if name is None else name, **terms)
     return [owner_row(owner)], owner
 
 

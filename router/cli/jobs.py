@@ -6,8 +6,8 @@ In: options and ids. Out: tables, events and answers on stdout, or JSON for scri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator, Coroutine
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
 import typer
@@ -17,6 +17,7 @@ from router.cli.common import LanguageOption, fail, parse_language
 from router.cli.tables import make_table, print_json, print_table, show_time
 from router.cli.texts import say
 
+T = TypeVar("T")
 State = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 
 LIST_COLUMNS = (
@@ -208,7 +209,7 @@ async def _follow(api: Api, job_id: str) -> AsyncIterator[Json]:
             yield event
 
 
-def _run(api: Api, job_id: str, work: Any) -> Any:
+def _run(api: Api, job_id: str, work: Coroutine[Any, Any, T]) -> T:
     from router.cli.responses import StreamBrokenError
 
     with api.refusals():

@@ -6,7 +6,7 @@ In: names, options. Out: records in redis; ids and tables on stdout, or JSON for
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +30,7 @@ from router.scopes import SCOPES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from router.auth.admin import OwnerTerms
     from router.auth.records import Directory, Owner
     from router.loop.store import LoopStore
 
@@ -178,13 +179,11 @@ def set_(
     from router.auth.admin import set_owner
 
     language = parse_language(lang)
-    changes = _read_options(scopes, limits, retention, capture, redact)
-    if name is not None:
-        changes["name"] = name
-    if not changes:
+    terms = _read_options(scopes, limits, retention, capture, redact)
+    if name is None and not terms:
         fail(say("owners.nothing", language), code=2)
     admin = open_admin(data_dir, language)
-    found = admin.change(lambda everything: set_owner(everything, owner, **changes))
+    found = admin.change(lambda everything: set_owner(everything, owner, name=name, **terms))
     if is_json:
         print_json(to_owner(found, admin.load(), admin.now))
     else:
@@ -284,10 +283,10 @@ def _say_what_the_audit_log_keeps(admin: Admin, owner_id: str) -> None:
 
 def _read_options(
     scopes: str | None, limits: str | None, retention: str | None, capture: str | None, redact: str | None
-) -> dict[str, Any]:
+) -> OwnerTerms:
     from router.limits.limits import Limits
 
-    given: dict[str, Any] = {}
+    given: OwnerTerms = {}
     if scopes is not None:
         given["scopes"] = parse_scopes(scopes)
     if limits is not None:

@@ -7,12 +7,15 @@ describes them; what an endpoint raises is answered by the same handlers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class HotRoutes:
@@ -46,5 +49,5 @@ class HotRoutes:
             response = await handler(request, error)
         await response(scope, receive, send)
 
-    def _handler_of(self, error: Exception) -> Any:
+    def _handler_of(self, error: Exception) -> Handler | None:
         return next((self._handlers[each] for each in type(error).__mro__[:-3] if each in self._handlers), None)

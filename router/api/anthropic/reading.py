@@ -44,7 +44,7 @@ from router.api.schemas import (
     ResponseFormat,
     TextPartIn,
 )
-from router.call import Call
+from router.call import Call, DraftAs
 from router.errors import BadRequestError, ImageError
 from router.media import Source, StoredPicture
 from router.services import Services
@@ -142,7 +142,7 @@ def to_chat(body: CountRequest, files: Mapping[str, StoredPicture]) -> ChatReque
     )
 
 
-def _draft_as(body: CountRequest) -> Any:
+def _draft_as(body: CountRequest) -> DraftAs:
     """Carry the draft as thinking only where thinking is asked for: others read the first block as the answer."""
     if body.hybrid.draft is not None:
         return body.hybrid.draft
