@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from pathlib import Path
 from typing import Final, TypeVar
 
 from pydantic import SecretStr, ValidationInfo
 
 from engines.adapter_names import parse_adapters
 from engines.http.address import split_urls
-from router.redis_address import check_redis_url
+from router.redis_address import check_redis_url, read
 from router.scopes import Scope
 
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
@@ -165,11 +166,18 @@ def check_delays(value: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def check_redis(value: str) -> str:
-    """Refuse an address that means different things to different readers."""
+    """Refuse an address that means different things to different readers, or names files that cannot be read."""
     value = value.strip()
     if not value:
         return DEFAULT_REDIS_URL
     check_redis_url(value)
+    # Later each connection would fail with the words of a missing socket.
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        if f"{name}=" in value and (path := read(value).tls_options.get(name)):
+            try:
+                Path(path).open("rb").close()
+            except OSError as error:
+                raise ValueError(f"the file of {name} cannot be read: {error.strerror}") from None
     return value
 
 

@@ -1,6 +1,7 @@
 """REDIS_URL as people write it: refused where it would mean something else, and never shown with its password."""
 
 import pytest
+from pydantic import ValidationError
 
 from router.jobs.queue import create_celery
 from router.redis_address import check_redis_url, read, shown
@@ -124,3 +125,13 @@ def test_what_sentinels_are_told_and_what_redis_is():
 
 def test_an_empty_variable_is_one_that_is_not_set():
     assert Settings(REDIS_URL=" ").redis_url == DEFAULT_REDIS_URL  # type: ignore[call-arg]
+
+
+def test_a_certificate_that_cannot_be_read_stops_the_start_by_its_name(tmp_path):
+    (tmp_path / "ca.pem").touch()
+    url = f"rediss://:secret@host/0?ssl_ca_certs={tmp_path}/ca.pem"
+    assert Settings(REDIS_URL=url).redis_url == url  # type: ignore[call-arg]
+    for wrong in (f"{url}&ssl_certfile={tmp_path}/none", f"sentinels://host/mine?ssl_certfile={tmp_path}"):
+        with pytest.raises(ValidationError, match="the file of ssl_certfile cannot be read: ") as refused:
+            Settings(REDIS_URL=wrong)  # type: ignore[call-arg]
+        assert "secret" not in refused.value.errors()[0]["msg"]
