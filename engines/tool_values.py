@@ -14,6 +14,7 @@ from engines.json_schema import JsonSchemaError, resolve
 
 ALL_TYPES: Final = frozenset({"string", "number", "boolean", "null", "array", "object"})
 _MAX_STEPS: Final = 200
+_MAX_STEPS_IN_ALL: Final = 20_000
 
 
 class ArgumentTypes:
@@ -25,6 +26,11 @@ class ArgumentTypes:
 
     def __init__(self, parameters: str) -> None:
         self.root: dict[str, Any] = orjson.loads(parameters)
+        self.num_bytes = len(parameters)
+        # A schema may be asked about from many places. All are inside `root`, so that their ids stay theirs.
+        self._found: dict[int, frozenset[str]] = {}
+        self._num_steps_left = _MAX_STEPS_IN_ALL
+        self._led_to: dict[str, Any] = {}
         self.top = self.follow(self.root)
         properties = self.top.get("properties")
         self.properties: Mapping[str, Any] = properties if isinstance(properties, dict) else {}
@@ -35,12 +41,15 @@ class ArgumentTypes:
 
     def of_schema(self, schema: Any) -> frozenset[str]:
         """Return the types of the values that a schema inside the function's own allows."""
-        return self._of(schema, [_MAX_STEPS])
+        if id(schema) not in self._found:
+            self._found[id(schema)] = self._of(schema, [_MAX_STEPS])
+        return self._found[id(schema)]
 
     def _of(self, schema: Any, left: list[int]) -> frozenset[str]:
         node = self.follow(schema)
         left[0] -= 1
-        if left[0] < 0:
+        self._num_steps_left -= 1
+        if left[0] < 0 or self._num_steps_left < 0:
             return ALL_TYPES
         if "const" in node:
             return frozenset({type_of(node["const"])})
@@ -65,11 +74,16 @@ class ArgumentTypes:
                 return {}
             if not isinstance(schema.get("$ref"), str):
                 return schema
-            try:
-                schema = resolve(self.root, schema["$ref"])
-            except JsonSchemaError:
-                return {}
+            schema = self._resolve(schema["$ref"])
         return {}
+
+    def _resolve(self, ref: str) -> Any:
+        if ref not in self._led_to:
+            try:
+                self._led_to[ref] = resolve(self.root, ref)
+            except JsonSchemaError:
+                self._led_to[ref] = None
+        return self._led_to[ref]
 
 
 def type_of(value: Any) -> str:

@@ -24,6 +24,10 @@ _ANY_TEXT: Final = "/(?s:.)*/"
 _KEY_TEXT: Final = "/[^\\n<>]{1,64}/"
 _DEFINITIONS: Final = ("$defs", "definitions")
 _MAX_OPTIONS: Final = 32
+# Of all arguments together: options that lead to each other double with every level, and 32 levels never end.
+_MAX_OPTIONS_IN_ALL: Final = 4096
+# Of all schemas that are checked, with the definitions that each of them needs: 4 MB take about a second.
+_MAX_CHECKED_BYTES: Final = 4_000_000
 
 
 class UnfollowableError(Exception):
@@ -60,6 +64,8 @@ class _Writer:
 
     def __init__(self, mark_ids: Mapping[str, int]) -> None:
         self._mark_ids = mark_ids
+        self._num_options_left = _MAX_OPTIONS_IN_ALL
+        self._num_bytes_left = _MAX_CHECKED_BYTES
         self.rules: list[str] = []
 
     def mark(self, mark: str) -> str:
@@ -118,6 +124,9 @@ class _Writer:
             return f"{_text({'enum': texts})} | {self._json(types, {'enum': others})}"
         options = node.get("anyOf") or node.get("oneOf")
         if isinstance(options, list) and 0 < len(options) <= _MAX_OPTIONS and depth < _MAX_OPTIONS:
+            self._num_options_left -= len(options)
+            if self._num_options_left < 0:
+                raise UnfollowableError("anyOf")
             return " | ".join(self._value(types, option, depth + 1) for option in options)
         if kinds == ALL_TYPES:
             return _ANY_TEXT
@@ -126,9 +135,15 @@ class _Writer:
 
     def _json(self, types: ArgumentTypes, schema: Any) -> str:
         inner = dict(schema) if isinstance(schema, dict) else {}
-        for name in _DEFINITIONS:
-            if name in types.root:
-                inner.setdefault(name, types.root[name])
+        num_bytes = len(text := orjson.dumps(inner))
+        if b'"$ref"' in text:
+            for name in _DEFINITIONS:
+                if name in types.root:
+                    inner.setdefault(name, types.root[name])
+                    num_bytes += types.num_bytes
+        self._num_bytes_left -= num_bytes
+        if self._num_bytes_left < 0:
+            raise UnfollowableError("$ref")
         root = orjson.loads(check_schema(inner).text)
         root = with_bounded_numbers(to_compilable(root))
         return f"%json {orjson.dumps({'x-guidance': _JSON_OPTIONS, **root}).decode()}"

@@ -245,3 +245,18 @@ def test_a_strict_function_that_cannot_be_kept_is_refused_and_any_other_is_calle
         loaded.plan(ask(ToolUse((Tool("f", parameters=parameters, is_strict=True),))))
     assert refused.value.param == "tools"
     assert loaded.plan(ask(ToolUse((Tool("f", parameters=parameters),)))).grammar is not None
+
+
+@pytest.mark.parametrize("last", [{"type": "string"}, {"type": "integer"}])
+def test_options_that_double_with_every_level_come_to_an_end(loaded: GlmEngine, last: dict[str, Any]) -> None:
+    """Without a bound this goes on for 2**30 options, in a thread that nothing ends."""
+    levels = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(30)} | {"d30": last}
+    schema = {"properties": {"a": {"$ref": "#/$defs/d0"}}, "required": ["a"], "$defs": levels}
+    marks = dict.fromkeys(MARKS, 1)
+
+    text = to_grammar(ToolUse((Tool("f", parameters=json.dumps(schema)),)), marks)
+
+    assert len(text) < 1000
+    strict = {"type": "object", "additionalProperties": False, **schema}
+    with pytest.raises(JsonSchemaError, match="anyOf|ref"):
+        to_grammar(ToolUse((Tool("f", parameters=json.dumps(strict), is_strict=True),)), marks)
