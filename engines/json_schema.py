@@ -181,7 +181,7 @@ def resolve(schema: dict[str, Any], ref: str) -> Any:
     found: Any = schema
     for step in ref.split("/")[1:]:
         key = unquote(step).replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+        if isinstance(found, list) and key.isdecimal() and len(key) <= _MAX_REF and int(key) < len(found):
             found = found[int(key)]
         elif isinstance(found, dict) and key in found:
             found = found[key]

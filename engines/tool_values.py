@@ -20,6 +20,8 @@ _MAX_STEPS_IN_ALL: Final = 20_000
 class ArgumentTypes:
     """The types of one function's arguments.
 
+    The schema of a function that is not strict is as its caller wrote it: a keyword's value may be of any type.
+
     Args:
         parameters: JSON text of the schema.
     """
@@ -34,6 +36,7 @@ class ArgumentTypes:
         self.top = self.follow(self.root)
         properties = self.top.get("properties")
         self.properties: Mapping[str, Any] = properties if isinstance(properties, dict) else {}
+        self.required = [name for name in _items(self.top.get("required")) if isinstance(name, str)]
 
     def of(self, name: str) -> frozenset[str]:
         """Return the types that an argument's value may have; all of them where the schema does not say."""
@@ -59,11 +62,12 @@ class ArgumentTypes:
         kinds = node.get("type")
         if kinds is not None:
             listed = kinds if isinstance(kinds, list) else [kinds]
-            found = frozenset("number" if kind == "integer" else kind for kind in listed) & ALL_TYPES
+            named = (kind for kind in listed if isinstance(kind, str))
+            found = frozenset("number" if kind == "integer" else kind for kind in named) & ALL_TYPES
         for keyword in ("anyOf", "oneOf"):
             if isinstance(options := node.get(keyword), list) and options:
                 found &= frozenset().union(*(self._of(option, left) for option in options))
-        for option in node.get("allOf") or ():
+        for option in _items(node.get("allOf")):
             found &= self._of(option, left)
         return found or ALL_TYPES
 
@@ -84,6 +88,10 @@ class ArgumentTypes:
             except JsonSchemaError:
                 self._led_to[ref] = None
         return self._led_to[ref]
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def type_of(value: Any) -> str:

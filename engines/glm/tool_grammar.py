@@ -75,13 +75,12 @@ class _Writer:
         """Write the rule of one function's calls; return its name."""
         types = ArgumentTypes(tool.parameters)
         top = types.top
-        required = [name for name in top.get("required", ()) if isinstance(name, str)]
         if tool.is_strict and any(keyword in top for keyword in ("anyOf", "oneOf", "allOf", "patternProperties")):
             raise unsupported(next(word for word in ("anyOf", "oneOf", "allOf", "patternProperties") if word in top))
-        named = dict.fromkeys([*types.properties, *required])
+        named = dict.fromkeys([*types.properties, *types.required])
         arguments = [
             self._argument(types, name, is_strict=tool.is_strict, is_relaxed=is_relaxed)
-            + ("" if name in required else "?")
+            + ("" if name in types.required else "?")
             for name in named
         ]
         if not named and top.get("additionalProperties") is not False and tool.parameters != NO_PARAMETERS:
@@ -130,7 +129,7 @@ class _Writer:
             return " | ".join(self._value(types, option, depth + 1) for option in options)
         if kinds == ALL_TYPES:
             return _ANY_TEXT
-        rest = {**node, "type": [kind for kind in node.get("type", ()) if kind != "string"]}
+        rest = {**node, "type": [kind for kind in node.get("type") or () if kind != "string"]}
         return f"{_text(node)} | {self._json(types, rest)}"
 
     def _json(self, types: ArgumentTypes, schema: Any) -> str:
@@ -167,6 +166,8 @@ def _text(node: Mapping[str, Any]) -> str:
         options = " | ".join(_literal(text) for text in listed if text)
         return f"({options})?" if "" in listed else options
     low, high, pattern = node.get("minLength", 0), node.get("maxLength"), node.get("pattern")
+    if not isinstance(low, int) or not isinstance(high, int | None) or not isinstance(pattern, str | None):
+        raise UnfollowableError("minLength, maxLength or pattern of a wrong type")
     if pattern is not None:
         if low or high is not None:
             raise UnfollowableError("pattern with minLength or maxLength")
