@@ -84,6 +84,18 @@ def test_labels_that_are_asked_for_are_those_of_the_metric() -> None:
             assert asked <= labels[name], (place, name)
 
 
+def test_what_alerts_count_is_shown_before_it_happens_for_the_first_time() -> None:
+    # `increase` sees no rise in a counter that begins with 1
+    shown = [line for line in CountingMeters().registry.expose()[0].decode().splitlines() if not line.startswith("#")]
+    looked_up = {family.name for family in families.STORED}
+    rules = [rule["expr"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    counted = re.findall(r"increase\((\w+)(?:\{([^}]*)\})?\[", "\n".join(rules))
+    assert len(counted) >= len(re.findall(r"increase\(", "\n".join(rules))) > 0
+    for name, inside in counted:
+        wanted = [name, *re.findall(r'\w+="[^"]*"', inside or "")]
+        assert name in looked_up or any(all(word in line for word in wanted) for line in shown), wanted
+
+
 def test_sums_over_apis_are_made_of_what_each_counts_for_itself() -> None:
     shared = [family.name for family in families.STORED]
     for place, expression in expressions():
