@@ -162,7 +162,8 @@ def _read_ttl(fields: dict[str, str]) -> int | None:
     anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return None
-    ttl_s = int(seconds) if seconds is not None and seconds.isascii() and seconds.isdigit() else 0
+    digits = (seconds or "").lstrip("0")  # int() itself refuses thousands of them
+    ttl_s = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= len(str(MAX_TTL_S)) else 0
     if anchor != "created_at" or not MIN_TTL_S <= ttl_s <= MAX_TTL_S:
         raise BadRequestError(
             texts.INVALID_EXPIRY.fill(min_ttl_s=MIN_TTL_S, max_ttl_s=MAX_TTL_S),

@@ -293,3 +293,13 @@ def test_a_form_with_an_unknown_field_is_refused_and_nothing_is_kept(http: httpx
     assert error["param"] == "expire_after[seconds]"
     assert "expires_after[seconds]" in error["message"]
     assert http.get("/v1/files").json()["data"] == before
+
+
+@pytest.mark.parametrize("seconds", ["9" * 5000, "3599", "-1", "٣٦٠٠", "1e4", ""])
+def test_a_file_is_kept_for_no_time_that_is_out_of_bounds(http: httpx.Client, seconds: str) -> None:
+    form = {"purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": seconds}
+
+    answer = http.post("/v1/files", data=form, files={"file": ("lines.jsonl", b"{}\n")})
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_value", "expires_after")
