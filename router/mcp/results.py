@@ -89,7 +89,7 @@ def _to_draft(exchange: Exchange, language: Language) -> CallToolResult:
     draft = hybrid.get("draft") or {}
     text, head = draft.get("text") or exchange.text_so_far("commentary"), texts.NOTHING_YET
     if text:
-        head = texts.DRAFT.fill(model=draft.get("model") or "GLM-4.6V-Flash")
+        head = texts.DRAFT.fill(model=draft.get("model") or "GLM")
     elif text := exchange.text_so_far("final_answer"):
         head = texts.SO_FAR
     eta_ms = (hybrid.get("queue") or {}).get("eta_ms")

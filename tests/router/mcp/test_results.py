@@ -78,6 +78,14 @@ def test_a_draft_comes_with_the_way_to_the_answer() -> None:
     }
 
 
+def test_an_unfinished_draft_is_not_said_to_be_of_the_full_model() -> None:
+    exchange = Exchange({"id": "resp_1", "status": "in_progress"})
+    exchange.take({"type": "response.output_item.added", "item": {"id": "msg_1", "phase": "commentary"}})
+    exchange.take({"type": "response.output_text.delta", "item_id": "msg_1", "delta": "pur"})
+
+    assert found(exchange)[0].startswith("Draft by GLM, not final:\npur")
+
+
 def test_before_the_first_word_it_says_so_in_either_language() -> None:
     exchange = Exchange({"id": "resp_1", "status": "queued"})
     assert found(exchange)[0].startswith("There is no answer yet.")
