@@ -31,7 +31,7 @@ import aiohttp
 import orjson
 from PIL import Image
 
-from benchmarks.jobs_common import at_percent, print_machine, table
+from benchmarks.printed import at_percent, print_machine, table
 from tests.support.stack import ProcessStack
 
 MB = 1_000_000

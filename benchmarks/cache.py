@@ -21,7 +21,7 @@ from typing import Any, Final
 import httpx
 
 from benchmarks.first_text import make_picture
-from benchmarks.jobs_common import at_percent, print_machine, table
+from benchmarks.printed import at_percent, print_machine, table
 from router.cli.models import pocket_dir
 from router.cli.samples import load_samples
 from tests.support.stack import ProcessStack

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.accepted import Account, load, settle
-from benchmarks.jobs_common import describe_machine
+from benchmarks.printed import describe_machine
 from tests.support.sentinels import SentinelServers
 from tests.support.servers import wait_until
 from tests.support.stack import ProcessStack

@@ -23,7 +23,7 @@ import aiohttp
 import orjson
 from PIL import Image
 
-from benchmarks.jobs_common import at_percent, print_machine, table
+from benchmarks.printed import at_percent, print_machine, table
 from router.cli.models import pocket_dir
 from router.cli.samples import Sample, load_samples
 from tests.support.stack import ProcessStack

@@ -32,7 +32,7 @@ import uvloop
 from PIL import Image
 
 from benchmarks.gateway_stack import KEY, NAMED, Gateway, Stack
-from benchmarks.jobs_common import at_percent, describe_machine, table
+from benchmarks.printed import at_percent, describe_machine, table
 
 # About 1 KB of Chinese about nothing: the policy reads all of a question.
 _TEXT: Final = (

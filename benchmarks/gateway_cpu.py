@@ -22,7 +22,7 @@ import uvloop
 
 from benchmarks.gateway import CASES, Case, Connection, make_requests, numbers
 from benchmarks.gateway_stack import KEY, NAMED, Gateway, Stack
-from benchmarks.jobs_common import at_percent, describe_machine, table
+from benchmarks.printed import at_percent, describe_machine, table
 
 _RAW: Final = "raw ASGI + aiohttp"
 # Samples of a round, by the case's number, and requests of a sample.

@@ -78,8 +78,8 @@ def _models() -> bytes:
     return orjson.dumps({"object": "list", "data": [model]})
 
 
-def _response(body: bytes, headers: bytes = b"content-type: application/json\r\n") -> bytes:
-    return b"HTTP/1.1 200 OK\r\n" + headers + b"content-length: %d\r\n\r\n" % len(body) + body
+def _response(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
 
 # Each event is a chunk of its own, as engines send them; all leave in one write.

@@ -1,8 +1,8 @@
 """What it costs to hold answers to a JSON Schema: decode steps of constrained rows against those of free rows.
 
-    python benchmarks/glm_constrained.py                             # a CPU core, mid-size random model
-    python benchmarks/glm_constrained.py --vocab 151552              # the true width of the mask; slow, most is lm_head
-    python benchmarks/glm_constrained.py --shape 9b --device cuda    # the published shape, random bf16 weights
+    python -m benchmarks.glm_constrained                             # a CPU core, mid-size random model
+    python -m benchmarks.glm_constrained --vocab 151552              # the true width of the mask; slow, most is lm_head
+    python -m benchmarks.glm_constrained --shape 9b --device cuda    # the published shape, random bf16 weights
 
 Both sides write the same number of tokens: the schema is a list that cannot end before the measurement does. The aim is
 at most 5 % more per step. On the CPU, the masks' time is that of all threads together; on a GPU they are computed
@@ -18,9 +18,10 @@ import time
 from collections.abc import Sequence
 
 import torch
-from glm_random import MARKS, Bench, Collector, Served, options, table
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.glm_random import MARKS, Bench, Collector, Served, options
+from benchmarks.printed import table
 from engines.runtime.constrained import Constraint, Grammar, GrammarCompiler, constrain
 
 PROMPT_TOKENS = 128
@@ -57,11 +58,14 @@ def start(bench: Bench, num_rows: int, grammars: Sequence[Grammar | None]) -> Se
     return served
 
 
-def constraining_alone(bench: Bench, grammar: Grammar, num_rows: int, num_steps: int = 200) -> float:
+_ALONE_STEPS = 200
+
+
+def constraining_alone(bench: Bench, grammar: Grammar, num_rows: int) -> float:
     """Time what a constraint adds to a step, and nothing else: masks, their use, and taking the token; seconds."""
     constraints = [grammar.start(asleep_until=None) for _ in range(num_rows)]
     spent = 0.0
-    for _ in range(num_steps):
+    for _ in range(_ALONE_STEPS):
         logits = torch.randn((num_rows, bench.config.vocab_size), device=bench.device, dtype=bench.model.dtype)
         began = bench.now()
         allowed = constrain(logits, constraints)
@@ -71,7 +75,7 @@ def constraining_alone(bench: Bench, grammar: Grammar, num_rows: int, num_steps:
         for constraint, token_id in zip(constraints, token_ids, strict=True):
             constraint.accept(token_id)
         spent += bench.now() - began
-    return spent / num_steps
+    return spent / _ALONE_STEPS
 
 
 def main() -> None:

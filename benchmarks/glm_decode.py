@@ -1,7 +1,7 @@
 """What one token costs with GLM: our whole decode step, against the bare forward, and beside `generate()`.
 
-    python benchmarks/glm_decode.py                                  # a CPU core, mid-size random model
-    python benchmarks/glm_decode.py --shape 9b --device cuda         # the published shape, random bf16 weights
+    python -m benchmarks.glm_decode                                  # a CPU core, mid-size random model
+    python -m benchmarks.glm_decode --shape 9b --device cuda         # the published shape, random bf16 weights
 
 (a) One step of N running rows through scheduler and runner (attention into our cache, choosing tokens, text), against
 the model's forward alone over keys and values that lie there already: the aim is at most 10 % more. `generate()` runs
@@ -20,10 +20,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from glm_random import Bench, Collector, Served, bare_products, options, table
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from benchmarks.floors import copy_bandwidth
+from benchmarks.glm_random import Bench, Collector, Served, bare_products, options
+from benchmarks.printed import table
 from engines.glm.loading import load_model
 
 PROMPT_TOKENS = 192
@@ -115,18 +117,9 @@ def decode_weight_bytes(bench: Bench) -> int:
     return layers + bench.model.lm_head.weight.numel() * bench.model.lm_head.weight.itemsize
 
 
-def copy_bandwidth(bench: Bench) -> float:
-    """Measure how fast memory is copied; bytes per second, reading and writing counted."""
-    size = 2**30 if bench.device.type == "cuda" else 2**28
-    source = torch.ones(size, dtype=torch.uint8, device=bench.device)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    return 2 * size / min(bench.clock(lambda: target.copy_(source)) for _ in range(5))
-
-
 def bench_steps(bench: Bench, batches: Sequence[int], steps: int, runs: int) -> None:
     """Print (a)."""
-    bandwidth = copy_bandwidth(bench)
+    bandwidth = copy_bandwidth(bench.device, bench.clock)
     limit_s = decode_weight_bytes(bench) / bandwidth
     rows = []
     for num_rows in batches:

@@ -1,7 +1,7 @@
 """The second question about the same picture: what the prefix cache saves, against reading everything again.
 
-    python benchmarks/glm_prefix.py                                  # a CPU core, mid-size random model
-    python benchmarks/glm_prefix.py --shape 9b --device cuda         # the published shape, random bf16 weights
+    python -m benchmarks.glm_prefix                                  # a CPU core, mid-size random model
+    python -m benchmarks.glm_prefix --shape 9b --device cuda         # the published shape, random bf16 weights
 
 (a) Time to the first token of two questions about one picture, with the cache and without, beside `generate()` with one
 new token; the share of the prefill's time and of its floating-point operations that the second question is spared.
@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from glm_random import Bench, Case, options, table
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.glm_random import Bench, Case, options
+from benchmarks.printed import table
 from engines.glm.runner import PreparedRequest
 
 QUESTION_TOKENS = 24
@@ -52,10 +53,10 @@ def flops(work: Callable[[], object]) -> int:
 
 
 @contextmanager
-def warm(bench: Bench, first: Case, num_new: int = 1) -> Iterator[Callable[[PreparedRequest], object]]:
+def warm(bench: Bench, first: Case) -> Iterator[Callable[[PreparedRequest], object]]:
     """Give what answers a request after another one was answered, whose beginning it may share."""
     served = bench.make_batch(1, cache_bytes=2**31)
-    served.answer([bench.prepare(first, num_new)])
+    served.answer([bench.prepare(first, 1)])
     yield lambda job: served.answer([job])
 
 

@@ -1,4 +1,4 @@
-"""What the GLM benchmarks share: a random model of a shape, requests for it, both ways of answering, clocks, tables.
+"""What the GLM benchmarks share: a random model of a shape, requests for it, both ways of answering, clocks.
 
 In: a shape's name and a device. Out: numbers that are only compared with numbers of the same run. Random weights say
 word salad, at the same cost as true ones.
@@ -22,6 +22,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, Glm4vConfig, StoppingCriteria
 
+from benchmarks.floors import products
 from engines.base import Delta, EngineError, SamplingParams
 from engines.glm.decoding import Answer
 from engines.glm.parsing import AnswerParser, ReasoningSplitter, StreamDetokenizer, TokenBytes
@@ -349,25 +350,7 @@ def bare_products(bench: Bench, num_rows: int) -> Callable[[], object]:
         for name, module in bench.model.model.language_model.named_modules()
         if isinstance(module, torch.nn.Linear) and "layers." in name
     ]
-    weights = [linear.weight for linear in [*linears, bench.model.lm_head]]
-    inputs = {
-        width: torch.randn((num_rows, width), device=bench.device, dtype=bench.model.dtype)
-        for width in {weight.shape[1] for weight in weights}
-    }
-
-    @torch.inference_mode()
-    def run() -> None:
-        for weight in weights:
-            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
-
-    return run
-
-
-def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a Markdown table."""
-    print(f"\n### {title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(str(cell) for cell in row)} |", flush=True)
+    return products([linear.weight for linear in [*linears, bench.model.lm_head]], num_rows)
 
 
 def _cpu_name() -> str:

@@ -1,8 +1,8 @@
 """16 questions that arrive one after another: our scheduler against `generate()`, one at a time and in padded batches.
 
-    python benchmarks/glm_serving.py                                 # a CPU core, mid-size random model
-    python benchmarks/glm_serving.py --shape tiny                    # where calls, not arithmetic, take the time
-    python benchmarks/glm_serving.py --shape 9b --device cuda        # the published shape, random bf16 weights
+    python -m benchmarks.glm_serving                                 # a CPU core, mid-size random model
+    python -m benchmarks.glm_serving --shape tiny                    # where calls, not arithmetic, take the time
+    python -m benchmarks.glm_serving --shape 9b --device cuda        # the published shape, random bf16 weights
 
 All three get the same questions at the same moments, and write the same tokens, which is checked. `generate()` one at a
 time is first come, first served. In batches, it takes everybody who waits whenever it is free, and is free again when
@@ -22,8 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from glm_random import Bench, Case, Collector, bare_products, options, table
 
+from benchmarks.glm_random import Bench, Case, Collector, bare_products, options
+from benchmarks.printed import table
 from engines.base import Delta, EngineError
 
 

@@ -1,20 +1,14 @@
-"""What the job benchmarks share: the question, its answer's length, clocks, and Markdown tables."""
+"""What the job benchmarks share: the question, its answer's length, and jobs under way."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
-import statistics
-from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import aiohttp
 
 from engines.base import GenerationRequest, Message, TextPart
 from engines.echo import EchoEngine
-from router.cli.redis_server import find_redis
 
 QUESTION = "How many of the boxes on the left are open?"
 # One caller sends everything here, and all of it at once.
@@ -68,32 +62,3 @@ async def ended(http: aiohttp.ClientSession, url: str, job_id: str) -> Json:
     while not (found := await view(http, url, job_id))["completed_at"]:  # noqa: ASYNC110
         await asyncio.sleep(0.2)
     return found
-
-
-def at_percent(values: Sequence[float], percent: int) -> float:
-    """Return the value that so many per cent stay below."""
-    if percent == 50:
-        return statistics.median(values)
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
-
-
-def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a Markdown table."""
-    print(f"\n### {title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(str(cell) for cell in row)} |", flush=True)
-
-
-def describe_machine() -> str:
-    """Return two lines that say what is measured on."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("celery", "kombu", "redis", "fastapi", "uvicorn"))
-    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
-    return (
-        f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, {packages},\n"
-        f"server {find_redis({}).version}; load average before the run {load}."
-    )
-
-
-def print_machine() -> None:
-    """Print what was measured on."""
-    print(describe_machine())

@@ -16,7 +16,8 @@ import time
 import aiohttp
 import orjson
 
-from benchmarks.jobs_common import TERMINAL, at_percent, delay_for, print_machine, table, to_body, view
+from benchmarks.jobs_common import TERMINAL, delay_for, to_body, view
+from benchmarks.printed import at_percent, print_machine, table
 from tests.support.stack import ProcessStack
 
 _LAST = frozenset({"response.completed", "response.failed", "response.incomplete"})

@@ -16,7 +16,8 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.jobs_common import at_percent, delay_for, ended, print_machine, submit, table
+from benchmarks.jobs_common import delay_for, ended, submit
+from benchmarks.printed import at_percent, print_machine, table
 from tests.support.servers import wait_until
 from tests.support.stack import ProcessStack
 

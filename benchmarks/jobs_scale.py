@@ -19,7 +19,8 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.jobs_common import NO_LIMIT, print_machine, submit, table
+from benchmarks.jobs_common import NO_LIMIT, submit
+from benchmarks.printed import print_machine, table
 from tests.support.stack import ProcessStack
 
 _SETTLE_S = 2.0

@@ -20,17 +20,8 @@ import aiohttp
 import httpx
 
 from benchmarks.jobs_bare_celery import DONE, QUEUE, TASK, create_bare
-from benchmarks.jobs_common import (
-    NO_LIMIT,
-    QUESTION,
-    at_percent,
-    delay_for,
-    ended,
-    print_machine,
-    submit,
-    table,
-    to_body,
-)
+from benchmarks.jobs_common import NO_LIMIT, QUESTION, delay_for, ended, submit, to_body
+from benchmarks.printed import at_percent, print_machine, table
 from router.settings import Settings
 from tests.support.servers import wait_until
 from tests.support.stack import ProcessStack

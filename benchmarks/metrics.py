@@ -26,7 +26,7 @@ import uvloop
 from benchmarks.gateway import CASES, Connection, make_requests, numbers
 from benchmarks.gateway_cpu import ask, cpu_ms
 from benchmarks.gateway_stack import KEY, Gateway, Stack
-from benchmarks.jobs_common import describe_machine, table
+from benchmarks.printed import describe_machine, table
 from engines.base import SamplingParams, Usage
 from router.jobs.facts import of_answer
 from router.jobs.job import BranchPlan, Job, JobSpec, Unit

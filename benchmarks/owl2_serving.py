@@ -1,7 +1,7 @@
 """How fast the Owl2 engine serves, against plain `generate()` of the same model and against the hardware's own limits.
 
-    python benchmarks/owl2_serving.py                              # 2 CPU cores, mid-size random model
-    python benchmarks/owl2_serving.py --shape 7b --device cuda     # the published shape, random bf16 weights
+    python -m benchmarks.owl2_serving                              # 2 CPU cores, mid-size random model
+    python -m benchmarks.owl2_serving --shape 7b --device cuda     # the published shape, random bf16 weights
 
 Three tables, each with its peer measured in the same run:
 (a) N requests at once through the scheduler, against the same requests one after another through `generate()`;
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ import transformers
 from torch import Tensor
 from transformers import GenerationConfig
 
+from benchmarks.floors import copy_bandwidth, products
+from benchmarks.printed import table
 from engines.base import Delta, EngineError, SamplingParams
 from engines.owl2 import MPLUGOwl2Config, MPLUGOwl2ForConditionalGeneration
 from engines.owl2.config import IMAGE_TOKEN_ID
@@ -214,40 +217,13 @@ def bare_products(model: MPLUGOwl2ForConditionalGeneration, num_rows: int) -> Ca
         linears += [attention.q_proj, attention.k_proj.multiway[0], attention.v_proj.multiway[0], attention.o_proj]
         linears += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     linears.append(model.lm_head)
-    weights = [linear.weight for linear in linears]
-    inputs = {
-        width: torch.randn((num_rows, width), device=model.device, dtype=model.dtype)
-        for width in {weight.shape[1] for weight in weights}
-    }
-
-    @torch.inference_mode()
-    def run() -> None:
-        for weight in weights:
-            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
-
-    return run
+    return products([linear.weight for linear in linears], num_rows)
 
 
 def decode_weights_bytes(model: MPLUGOwl2ForConditionalGeneration) -> int:
     """Bytes of the weights that a decode step reads."""
     text = sum(p.numel() for name, p in model.model.layers.named_parameters() if "multiway.1" not in name)
     return (text + model.lm_head.weight.numel()) * model.dtype.itemsize
-
-
-def copy_bandwidth(device: torch.device) -> float:
-    """Measure how fast memory is read by a copy; bytes per second, reading and writing counted."""
-    size = 2**30 if device.type == "cuda" else 2**28
-    source = torch.ones(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    return 2 * size / min(clock(device, lambda: target.copy_(source)) for _ in range(5))
-
-
-def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a Markdown table."""
-    print(f"\n### {title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(str(cell) for cell in row)} |")
 
 
 def bench_concurrency(
@@ -315,7 +291,7 @@ def bench_follow_up(model: MPLUGOwl2ForConditionalGeneration, runs: int) -> None
 
 def bench_decode(model: MPLUGOwl2ForConditionalGeneration, batches: Sequence[int], runs: int) -> None:
     """Print (c)."""
-    bandwidth = copy_bandwidth(model.device)
+    bandwidth = copy_bandwidth(model.device, partial(clock, model.device))
     limit_s = decode_weights_bytes(model) / bandwidth
     rows = []
     for num in batches:

@@ -1,6 +1,6 @@
 """Time of measuring and deciding, per question, beside raw langdetect. In: nothing. Out: a Markdown table.
 
-    python benchmarks/policy.py [--rounds N] [FILE.jsonl ...]
+    python -m benchmarks.policy [--rounds N] [FILE.jsonl ...]
 
 Each kind of question is measured and decided with the shipped preset; the last rows are langdetect's own detector with
 all of its profiles, on the same questions. Files in the shape of the evaluation data are timed too, row by row.

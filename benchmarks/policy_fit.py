@@ -1,6 +1,6 @@
 """Fit the weights of the multi-hop score. In: the evaluation files. Out: policies/weights/multi_hop.json, and a table.
 
-    python benchmarks/policy_fit.py ../shared/eval/policy [--write]
+    python -m benchmarks.policy_fit ../shared/eval/policy [--write]
 
 Only rows whose licence lets fitted numbers ship are used: the training parts of xGQA (CC BY 4.0) and Break (MIT). The
 fit is a logistic regression with an intercept per source (so that no weight learns to tell sources apart), weights held

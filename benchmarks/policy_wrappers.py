@@ -1,6 +1,6 @@
 """How far courtesy, wishes about form, client libraries' frames and pastes move routes. Out: Markdown tables.
 
-    python benchmarks/policy_wrappers.py FILE.jsonl [--every N]
+    python -m benchmarks.policy_wrappers FILE.jsonl [--every N]
 
 FILE holds questions (`text`, `n_images`, `language`), such as hops_dev.jsonl. Each is decided with
 the shipped preset, alone and inside every wrapper of tests/policies/wrappers.yaml. Then come the two tables of everyday

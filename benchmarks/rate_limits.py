@@ -1,6 +1,6 @@
 """What limits cost a request, beside the peer `limits`. In: nothing. Out: a Markdown table.
 
-    python benchmarks/rate_limits.py [--requests N] [--rounds N]
+    python -m benchmarks.rate_limits [--requests N] [--rounds N]
 
 A redis of its own on a unix socket, the api's own client and event loop. Each row is CPU time of this process per
 request, with one request at a time and with 16, and CPU time of redis; rounds of all rows take turns. ``ours`` is the

@@ -1,6 +1,6 @@
 """Whether eight api processes with one key admit exactly the limit, also if one is killed in the middle.
 
-    python benchmarks/rate_limits_apis.py [--apis N] [--calls N] [--per-minute N]
+    python -m benchmarks.rate_limits_apis [--apis N] [--calls N] [--per-minute N]
 
 In: nothing. Out: a Markdown table. Real processes: redis, an echo engine, the apis. Each api gets its share of the
 calls, four at a time, and the last api is killed with -9 after a quarter of all answers. Compared are the ledger in

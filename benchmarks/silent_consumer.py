@@ -23,7 +23,8 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks.jobs_common import describe_machine, ended, submit
+from benchmarks.jobs_common import ended, submit
+from benchmarks.printed import describe_machine
 from tests.support.servers import wait_until
 from tests.support.stack import ProcessStack
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.gateway_stack import KEY, Stack
-from benchmarks.jobs_common import describe_machine, table
 from benchmarks.metrics import compare, warm_up
+from benchmarks.printed import describe_machine, table
 from engines.logs import HumanLines, JsonLines
 from engines.origin import ORIGIN, Origin
 from tests.support.collector import Collector

@@ -23,7 +23,7 @@ import httpx
 import redis
 
 from benchmarks.accepted import load, settle
-from benchmarks.jobs_common import describe_machine
+from benchmarks.printed import describe_machine
 from engines.http.server import listening
 from router.cli.redis_server import find_redis
 from tests.support.echo_server import SlowEcho

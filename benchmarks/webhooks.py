@@ -20,7 +20,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from benchmarks.jobs_common import NO_LIMIT, QUESTION, Json, at_percent, delay_for, ended, print_machine, table
+from benchmarks.jobs_common import NO_LIMIT, QUESTION, Json, delay_for, ended
+from benchmarks.printed import at_percent, print_machine, table
 from router.fetch import FetchError, SafeFetcher, fetching_for
 from router.settings import Settings
 from tests.support.servers import free_port, wait_until

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.jobs_common import describe_machine
+from benchmarks.printed import describe_machine
 from tests.chaos.round import Report, make_stack, run_round
 
 HEAD = (
