@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -241,7 +241,8 @@ def bench_concurrency(
         prompts = [prepare(model, case, 1) for case in cases]
 
         def ours(jobs: Sequence[PreparedRequest] = jobs, num: int = num) -> None:
-            serve(make_batch(model, num)[0], jobs)
+            # The batch empties a request's list of pictures as it encodes them.
+            serve(make_batch(model, num)[0], [replace(job, pictures=[*job.pictures]) for job in jobs])
 
         def alone(cases: Sequence[Case] = cases) -> None:
             for case in cases:
