@@ -159,3 +159,18 @@ def test_without_redis_the_page_says_so_and_answers(slow: ProcessStack, visit: V
     page.goto(f"{slow.urls[0]}/ui/#/ask")
     bubble = wait_for(ask(page, "这是什么？", route="glm"), "completed")
     expect(page.locator(".history li.open")).to_contain_text("这是什么？")
+
+
+def test_a_running_job_fits_a_phone(slow: ProcessStack, visit: Visit, http: httpx.Client) -> None:
+    asked = {"model": "glowl", "background": True, "input": "Compare " + "many long words " * 100 + "?"}
+    job = http.post("/v1/responses", json=asked).json()["id"]
+
+    page = visit(slow, viewport={"width": 390, "height": 800}).open("jobs", key=KEYS[0])
+
+    row = page.locator(f"tr[data-id={job}]")
+    for _ in in_both_languages(page):
+        expect(row.locator("progress")).to_be_visible(timeout=TIMEOUT_MS)
+        stop = row.get_by_role("button").first.bounding_box()
+        assert stop is not None
+        assert stop["x"] + stop["width"] <= 390, "it can be cancelled without scrolling sideways"
+    http.post(f"/v1/responses/{job}/cancel")
