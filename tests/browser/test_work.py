@@ -174,3 +174,21 @@ def test_a_running_job_fits_a_phone(slow: ProcessStack, visit: Visit, http: http
         assert stop is not None
         assert stop["x"] + stop["width"] <= 390, "it can be cancelled without scrolling sideways"
     http.post(f"/v1/responses/{job}/cancel")
+
+
+def test_a_chart_of_a_single_look_says_when_that_was(slow: ProcessStack, visit: Visit) -> None:
+    visitor = visit(slow)
+    visitor.context.add_init_script(
+        "window.drawn = []; const fill = CanvasRenderingContext2D.prototype.fillText;"
+        "CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {"
+        "  window.drawn.push(text); return fill.call(this, text, ...rest); };"
+    )
+    page = visitor.open("status", key=KEYS[0])
+    page.locator(".chart canvas").first.wait_for()
+    page.wait_for_function("drawn.some((text) => /^\\d\\d:\\d\\d:\\d\\d$/.test(text))")
+
+    hours = page.evaluate("drawn.filter((text) => /^\\d\\d:\\d\\d:\\d\\d$/.test(text)).map((text) => text.slice(0, 2))")
+    near = page.evaluate(
+        "[-60, 0, 60].map((s) => new Date(Date.now() + s * 1000).toLocaleTimeString('en-GB').slice(0, 2))"
+    )
+    assert set(hours) <= set(near)

@@ -23,7 +23,8 @@ export function Lines({ label, times, lines, unit = "" }) {
     const width = () => Math.max(node.clientWidth, 120);
     plot.current = new uPlot({
       width: width(), height: 120, cursor: { show: false }, legend: { show: false },
-      scales: { y: { range: (_, low, high) => [0, Math.max(high ?? 1, 1)] } },
+      // Of a single look uPlot would show the day after it.
+      scales: { x: { range: (plotted, low, high) => (plotted.data[0].length === 1 ? [low - 30, low + 30] : [low, high]) }, y: { range: (_, low, high) => [0, Math.max(high ?? 1, 1)] } },
       axes: [{ ...axis, size: 26, space: 80, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleTimeString("en-GB")) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => `${tick}${unit}`) }],
       series: [{}, ...lines.map((line, index) => ({ label: line.label, stroke: colours[index % 3], dash: dashes[index % 3], width: 2, points: { show: (plotted) => plotted.data[0].length < 3 } }))],
     }, [times, ...lines.map((line) => line.values)], node);
