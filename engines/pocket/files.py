@@ -1,12 +1,13 @@
-"""The small files of a checkpoint folder, the same for trained and random pocket models: tokenizers and preprocessors.
+"""The small files of a checkpoint folder, alike for trained and random pocket models: tokenizers, preprocessors.
 
-In: a tokenizer, the size of a picture. Out: files in the layout of the real checkpoints.
+In: a tokenizer, the sizes of a model and of a picture. Out: files and configs as the real checkpoints have them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,43 @@ def save_glm_tokenizer(backend: Any, folder: Path) -> None:
     )
     tokenizer.chat_template = Path(__file__).with_name("chat_template.jinja").read_text("utf-8")
     tokenizer.save_pretrained(folder)
+
+
+def glm_config(ids: Mapping[str, int], text: Mapping[str, int], vision: Mapping[str, int]) -> Any:
+    """Describe a small GLM-4.6V; all but its sizes is the same for every one.
+
+    Args:
+        ids: of `GLM_TOKENS`.
+        text: sizes of the decoder, as its config names them.
+        vision: those of the vision tower.
+    """
+    from transformers import Glm4vConfig
+
+    stop_ids = [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]]
+    return Glm4vConfig(
+        text_config={
+            **text,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": GLM_CONTEXT_TOKENS,
+            "attention_bias": True,
+            "eos_token_id": stop_ids,
+            "pad_token_id": stop_ids[0],
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [2, 3, 3],
+            },
+        },
+        vision_config={**vision, "spatial_merge_size": 2, "temporal_patch_size": 2},
+        image_token_id=ids["<|image|>"],
+        video_token_id=ids["<|video|>"],
+        image_start_token_id=ids["<|begin_of_image|>"],
+        image_end_token_id=ids["<|end_of_image|>"],
+        video_start_token_id=ids["<|begin_of_video|>"],
+        video_end_token_id=ids["<|end_of_video|>"],
+        tie_word_embeddings=False,
+    )
 
 
 def write_glm_preprocessor(folder: Path, patch: int, size: dict[str, int]) -> None:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from engines.pocket.files import (
-    GLM_CONTEXT_TOKENS,
     GLM_TOKENS,
     GLM_VISIBLE,
     OWL2_CONTEXT_TOKENS,
+    glm_config,
     save_glm_tokenizer,
     save_owl2_tokenizer,
     write_glm_preprocessor,
@@ -128,46 +128,11 @@ def make_glm(folder: Path, seed: int = 0) -> None:
 
 def _glm_config(ids: dict[str, int]) -> Any:
     """Describe the tiny model; ``ids`` are those of its control tokens."""
-    from transformers import Glm4vConfig
-
-    stop_ids = [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]]
-    return Glm4vConfig(
-        text_config={
-            "vocab_size": _GLM_VOCAB,
-            "hidden_size": _HIDDEN,
-            "intermediate_size": 2 * _HIDDEN,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": GLM_CONTEXT_TOKENS,
-            "attention_bias": True,
-            "eos_token_id": stop_ids,
-            "pad_token_id": stop_ids[0],
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.5,
-                "mrope_section": [2, 3, 3],
-            },
-        },
-        vision_config={
-            "depth": 2,
-            "hidden_size": _HIDDEN,
-            "num_heads": 2,
-            "intermediate_size": 2 * _HIDDEN,
-            "out_hidden_size": _HIDDEN,
-            "image_size": 112,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-        },
-        image_token_id=ids["<|image|>"],
-        video_token_id=ids["<|video|>"],
-        image_start_token_id=ids["<|begin_of_image|>"],
-        image_end_token_id=ids["<|end_of_image|>"],
-        video_start_token_id=ids["<|begin_of_video|>"],
-        video_end_token_id=ids["<|end_of_video|>"],
-        tie_word_embeddings=False,
+    sizes = {"hidden_size": _HIDDEN, "intermediate_size": 2 * _HIDDEN}
+    return glm_config(
+        ids,
+        {"vocab_size": _GLM_VOCAB, **sizes, "num_hidden_layers": 2, "num_attention_heads": 2},
+        {"depth": 2, **sizes, "num_heads": 2, "out_hidden_size": _HIDDEN, "image_size": 112, "patch_size": 14},
     )
 
 

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engines.pocket.files import (
-    GLM_CONTEXT_TOKENS,
     GLM_TOKENS,
     GLM_VISIBLE,
     OWL2_CONTEXT_TOKENS,
+    glm_config,
     save_glm_tokenizer,
     save_owl2_tokenizer,
     write_glm_preprocessor,
@@ -188,32 +188,21 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
 
 
 def _new_glm(folder: Path) -> Any:
-    from transformers import AutoTokenizer, Glm4vConfig, Glm4vForConditionalGeneration
+    from transformers import AutoTokenizer, Glm4vForConditionalGeneration
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     to_id = tokenizer.convert_tokens_to_ids
     width = 160
-    stop_ids = [to_id("<|endoftext|>"), to_id("<|user|>"), to_id("<|observation|>")]
-    config = Glm4vConfig(
-        text_config={
+    config = glm_config(
+        {token: to_id(token) for token in GLM_TOKENS},
+        {
             "vocab_size": -(-len(tokenizer) // 64) * 64,
             "hidden_size": width,
             "intermediate_size": 384,
             "num_hidden_layers": 6,
             "num_attention_heads": 5,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": GLM_CONTEXT_TOKENS,
-            "attention_bias": True,
-            "eos_token_id": stop_ids,
-            "pad_token_id": stop_ids[0],
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.5,
-                "mrope_section": [2, 3, 3],
-            },
         },
-        vision_config={
+        {
             "depth": 4,
             "hidden_size": 128,
             "num_heads": 4,
@@ -221,17 +210,9 @@ def _new_glm(folder: Path) -> Any:
             "out_hidden_size": width,
             "image_size": GLM_SIDE,
             "patch_size": PATCH,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
         },
-        image_token_id=to_id("<|image|>"),
-        video_token_id=to_id("<|video|>"),
-        image_start_token_id=to_id("<|begin_of_image|>"),
-        image_end_token_id=to_id("<|end_of_image|>"),
-        video_start_token_id=to_id("<|begin_of_video|>"),
-        video_end_token_id=to_id("<|end_of_video|>"),
-        tie_word_embeddings=False,
     )
+    stop_ids = config.text_config.eos_token_id
     model = Glm4vForConditionalGeneration(config)
     _initialise(model)
     with torch.no_grad():
