@@ -134,7 +134,10 @@ def test_downloads_the_cache_and_limits_are_counted(own: httpx.Client) -> None:
     assert count("glowl_picture_pixels_count") == 3
     assert count("glowl_answer_cache_hits_total") == 2
     assert count("glowl_answer_cache_queries_total") == 3
-    assert count("glowl_answers_total", route="fast", engine="glm", state="completed", cache="hit") == 2
+    fast = {"route": "fast", "engine": "glm"}
+    assert count("glowl_answers_total", **fast, state="completed", cache="hit") == 2
+    asked = sum(count("glowl_answers_total", **fast, state="completed", cache=cache) for cache in ("", "miss"))
+    assert count("glowl_e2e_request_latency_seconds_count", **fast) == asked > 0
     assert count("glowl_limits_refused_total", whose="address", what="requests") == refused
 
 

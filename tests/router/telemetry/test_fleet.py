@@ -17,6 +17,7 @@ from router.jobs.store import JobStore
 from router.lua.constants import MAX_UNCOUNTED
 from router.redis import PREFIX
 from router.telemetry import families
+from router.telemetry.ended import from_entry
 from router.telemetry.fleet import PRIORITIES, QUEUES, Fleet
 from router.telemetry.meters import CountingMeters
 from router.webhooks.store import WebhookStore
@@ -116,7 +117,7 @@ async def test_one_that_followed_an_equal_job_is_counted_and_its_run_is_not(apis
     await store.create(make_spec(), flight="the same")
     for unit in ("draft", "deep"):
         epoch = await store.claim(leader.id, unit)
-        await store.finish(leader.id, unit, epoch or 0, UnitResult("red", usage=Usage(10, 5)))
+        await store.finish(leader.id, unit, epoch or 0, UnitResult("red", ttft_s=0.25, usage=Usage(10, 5)))
     epoch = await store.claim(leader.id, "merge")
     seen = await store.get(leader.id)
     answer = FinalAnswer("red", "owl2", "owl2", "deep", usage=Usage(20, 10))
@@ -125,6 +126,7 @@ async def test_one_that_followed_an_equal_job_is_counted_and_its_run_is_not(apis
 
     assert apis[0].value("glowl_answers_total", **DEEP, state="completed", cache="") == 1
     assert apis[0].value("glowl_answers_total", **DEEP, state="completed", cache="joined") == 1
+    assert apis[0].value("glowl_time_to_first_token_seconds_count", route="deep") == 1
     assert apis[0].value("glowl_prompt_tokens_total", engine="owl2") == 10
 
 
@@ -137,6 +139,7 @@ async def test_ends_that_nobody_planned_are_counted_too(apis: list[Api], store: 
 
     for state in ("cancelled", "failed"):
         assert apis[0].value("glowl_answers_total", **DEEP, state=state, cache="") == 1, state
+    assert apis[0].value("glowl_e2e_request_latency_seconds_count", **DEEP) == 0  # there was no answer
 
 
 async def test_retries_and_lost_leases_are_tallied(apis: list[Api], store: JobStore, clock: Clock) -> None:
@@ -176,6 +179,21 @@ async def test_what_waits_is_shown_alike_by_all(apis: list[Api], store: JobStore
     assert dict((await apis[0].fleet.look() or {})[families.SILENT.name])[()] == 1
 
 
+async def test_a_record_that_is_gone_is_no_job_that_waits(
+    apis: list[Api], redis: Redis, store: JobStore, clock: Clock
+) -> None:
+    gone = await store.create(make_spec())
+    await redis.delete(f"{PREFIX}job:{gone.id}")
+    clock.now += 100
+    found = await apis[0].fleet.look() or {}
+    assert set(dict(found[families.OLDEST.name]).values()) == {0.0}
+
+
+def test_a_clock_that_was_set_back_makes_no_time_negative() -> None:
+    ended = from_entry(b'{"route":"deep"}\ncompleted\n20\n15\n\n{"first_token_at":18,"merge_began_at":16}')
+    assert (ended.took_s, ended.first_token_s, ended.merge_s) == (0.0, 0.0, 0.0)
+
+
 async def test_what_waits_for_its_next_try_and_webhooks_are_shown(
     apis: list[Api], redis: Redis, store: JobStore, clock: Clock
 ) -> None:
@@ -195,6 +213,8 @@ async def test_what_waits_for_its_next_try_and_webhooks_are_shown(
 
 async def test_nothing_is_kept_while_nobody_asks(redis: Redis, store: JobStore, clock: Clock) -> None:
     await run(store, clock, make_spec(), "red", "red")
+    job = await store.create(make_spec())
+    await store.release(job.id, "draft", await store.claim(job.id, "draft") or 0, "failure")
     assert await redis.keys(f"{PREFIX}metrics:*") == []
 
 
