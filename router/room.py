@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from router import texts
+from router.errors import StorageFullError
 from router.redis import storage_full
 
 # Of redis' own limit; the rest is for the events and answers of what was accepted before.
@@ -51,7 +53,10 @@ class Room:
         if now >= self._looked_at + _LOOK_EVERY_S:
             self._looked_at = now  # first, as others ask while this one waits
             await self._look()
-        if self._is_disk_full or self._left_bytes < num_bytes:
+        if self._is_disk_full:
+            free_mb = MIN_FREE_DISK_BYTES // 1024**2
+            raise StorageFullError(texts.DISK_FULL.fill(free_mb=free_mb), retry_after_s=30)
+        if self._left_bytes < num_bytes:
             raise storage_full()
         self._left_bytes -= num_bytes
 

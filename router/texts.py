@@ -214,6 +214,12 @@ REDIS_FULL: Final = Text(
     "go on. Try again later, or delete jobs and files.",
     "存储（redis）已满，暂不接受新任务和文件；即时回答不受影响。请稍后再试，或删除部分任务和文件。",
 )
+DISK_FULL: Final = Text(
+    "Less than {free_mb} MB are free on the disk of the store (redis), so no new jobs and files are accepted; "
+    "questions that are answered at once go on. Make room on that disk; deleted jobs and files free it only later.",
+    "存储（redis）所在磁盘的剩余空间不足 {free_mb} MB，暂不接受新任务和文件；即时回答不受影响。请清理该磁盘；"
+    "删除任务和文件不会立即释放空间。",
+)
 URL_FORM: Final = Text(
     "This is not a well-formed URL. Send one such as https://example.com/picture.png.",
     "URL 格式不正确。请使用形如 https://example.com/picture.png 的地址。",

@@ -102,8 +102,9 @@ async def test_it_looks_again_after_a_second(limited: Redis) -> None:
 async def test_a_full_disk_refuses_what_is_new(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = [MIN_FREE_DISK_BYTES - 1]
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free[0]))
-    with pytest.raises(StorageFullError):
+    with pytest.raises(StorageFullError, match="Less than 512 MB are free on the disk") as refusal:
         await Room(redis, disk=tmp_path).check()
+    assert (refusal.value.status_code, refusal.value.code) == (503, "storage_full")
     free[0] += 1
     await Room(redis, disk=tmp_path).check()
     await Room(redis).check()

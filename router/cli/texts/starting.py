@@ -308,9 +308,9 @@ TEXTS: Final[dict[str, Text]] = {
     "up.killing": Text("killing the remaining processes", "强制结束剩余进程"),
     "up.stopped": Text("stopped", "已停止"),
     "up.disk_low": Text(
-        "warning: only {free_gb:.2f} GB free on the disk of {logs}; when it is full no job is accepted and redis "
-        "stops: free some",
-        "警告：{logs} 所在磁盘仅剩 {free_gb:.2f} GB；写满后将无法接受任务，redis 也会停止：请清理空间",
+        "warning: only {free_gb:.2f} GB free on the disk of {logs}; below 512 MB new jobs and files are refused, "
+        "and when it is full redis stops: free some",
+        "警告：{logs} 所在磁盘仅剩 {free_gb:.2f} GB；低于 512 MB 时拒绝新任务和文件，写满后 redis 会停止：请清理空间",
     ),
     "up.unstartable": Text("cannot be started: {reason}", "无法启动：{reason}"),
     "up.exit": Text("exit status {code}", "退出码 {code}"),
