@@ -1,4 +1,4 @@
-"""LoRA adapters by name: how they are given at the start, and how a request's model name asks for one.
+"""Models and LoRA adapters by name: how adapters are given at the start, and how a request's model name asks for one.
 
 In: ``NAME=SOURCE`` texts and model names. Out: pairs, names, refusals. No weights and no torch here.
 """
@@ -6,11 +6,15 @@ In: ``NAME=SOURCE`` texts and model names. Out: pairs, names, refusals. No weigh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, Final
 
 from engines.base import EngineInfo, InvalidRequestError
+
+MODEL_NAMES: Final[Mapping[str, str]] = MappingProxyType({"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"})
+"""The engines, and the names of their models."""
 
 # No colon: it parts the model from the adapter. No comma and no equals sign: they part adapters from each other.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)

@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from engines.adapter_names import check_adapter, model_with
+from engines.adapter_names import MODEL_NAMES, check_adapter, model_with
 from engines.base import (
     Delta,
     EngineError,
@@ -42,7 +42,6 @@ from engines.tools import ToolCall, ToolCallDelta
 
 DEFAULT_MAX_TOKENS = 512
 
-_MODELS = {"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"}
 _THINKERS = frozenset({"glm"})
 _JSON_WRITERS = frozenset({"glm"})
 _CALLERS = frozenset({"glm"})
@@ -98,7 +97,7 @@ class EchoEngine:
     ) -> None:
         costs = TokenCosts(DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS, tokens_per_picture=1)
         self._info = EngineInfo(
-            name, _MODELS.get(name, name), "echo", context_tokens, max_images, adapters, costs=costs
+            name, MODEL_NAMES.get(name, name), "echo", context_tokens, max_images, adapters, costs=costs
         )
         self.delta_delay_s = delta_delay_s
         self.fail_with = fail_with

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 
 import orjson
 
-from engines.schema_keywords import ACCEPTED, FORMATS, JsonSchemaError, tidy, unsupported, wrong_shape
+from engines.schema_keywords import ACCEPTED, COMBINERS, FORMATS, JsonSchemaError, tidy, unsupported, wrong_shape
 
 __all__ = [
     "ACCEPTED",
@@ -59,7 +59,6 @@ _MAX_STEP: Final = 64
 _SCHEMA_KEYWORDS: Final = ("items", "additionalItems", "additionalProperties")
 _LIST_KEYWORDS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
 _DICT_KEYWORDS: Final = ("properties", "patternProperties")
-_COMBINERS: Final = ("anyOf", "oneOf", "allOf", "$ref")
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +273,8 @@ def _intersects(node: dict[str, Any]) -> bool:
     all_of = node.get("allOf")
     if isinstance(all_of, list) and len(all_of) > 1:
         return True
-    return sum(keyword in node for keyword in _COMBINERS) > 1 or (
-        any(keyword in node for keyword in _COMBINERS)
+    return sum(keyword in node for keyword in COMBINERS) > 1 or (
+        any(keyword in node for keyword in COMBINERS)
         and any(keyword in node for keyword in ("pattern", "format", "patternProperties", "properties"))
     )
 

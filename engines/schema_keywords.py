@@ -370,7 +370,7 @@ _UNSUPPORTED: Final = frozenset(
 )
 # What all properties of an object of named ones share is written out for each.
 _MAX_REPEATED_BYTES: Final = 50_000
-_COMBINERS: Final = ("anyOf", "oneOf", "allOf", "$ref")
+COMBINERS: Final = ("anyOf", "oneOf", "allOf", "$ref")
 
 
 def is_anything(schema: Any) -> bool:
@@ -417,7 +417,7 @@ def _drop_idle(node: dict[str, Any]) -> None:
 
 def _rewrite(node: dict[str, Any], follow: Callable[[Any], Any]) -> None:
     """Say in supported keywords what can be said in them."""
-    if not any(keyword in node for keyword in _COMBINERS):
+    if not any(keyword in node for keyword in COMBINERS):
         if node.get("unevaluatedProperties") is False:
             node["additionalProperties"] = node.pop("unevaluatedProperties")
         if node.get("unevaluatedItems") is False and not isinstance(node.get("items"), list):

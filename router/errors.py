@@ -35,9 +35,12 @@ Errors::
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from policies.text import Text
+
+# Of a request whose client disconnected before it was answered; only logs show it.
+CLIENT_CLOSED: Final = 499
 
 
 class RouterError(Exception):

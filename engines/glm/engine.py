@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from PIL import Image
 from tokenizers import Tokenizer
 
-from engines.adapter_names import check_adapter
+from engines.adapter_names import MODEL_NAMES, check_adapter
 from engines.base import (
     Delta,
     EngineInfo,
@@ -506,7 +506,7 @@ def _describe(model: str) -> EngineInfo:
     text_config = _read_json(Path(model) / "config.json").get("text_config", {})
     return EngineInfo(
         name="glm",
-        model="glm-4.6v-flash",
+        model=MODEL_NAMES["glm"],
         variant=variant,
         context_tokens=text_config.get("max_position_embeddings", FULL_CONTEXT_TOKENS),
         max_images=MAX_IMAGES,

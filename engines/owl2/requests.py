@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from engines.adapter_names import check_adapter
+from engines.adapter_names import MODEL_NAMES, check_adapter
 from engines.base import (
     EngineInfo,
     GenerationRequest,
@@ -105,7 +105,7 @@ class Preparation:
         how = f"{numbers}/{_PREPROCESS_VERSION}"
         info = EngineInfo(
             name="owl2",
-            model="mplug-owl2",
+            model=MODEL_NAMES["owl2"],
             variant=read_variant(folder),
             context_tokens=config.max_position_embeddings,
             max_images=max_images_for(config),

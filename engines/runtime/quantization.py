@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-QUANTIZATIONS = ("none", "int8", "int4")
+from engines.memory import QUANTIZATIONS
 
 _INSTALL = "pip install 'glowl[quant]'"
 

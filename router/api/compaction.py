@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 # What the text behind it is; a later form gets another.
 _FORM: Final = "glowl1."
-_HAN: Final = re.compile("[\u4e00-\u9fff]")
+HAN: Final = re.compile("[\u4e00-\u9fff]")
 _MAX_TOKENS: Final = 1024
 _ASK: Final = {
     "en": "Summarize this conversation so that it can go on without your earlier answers: what was found, said and "
@@ -66,7 +66,7 @@ def to_summary_call(call: Call) -> Call:
     *conversation, ask = call.messages
     if not any(message.role != "system" and (message.text or message.images) for message in conversation):
         raise BadRequestError(texts.EMPTY_CONVERSATION, code="no_user_message", param="input")
-    if _HAN.search("".join(message.text for message in conversation if message.role != "system")):
+    if HAN.search("".join(message.text for message in conversation if message.role != "system")):
         ask = Message("user", (TextPart(_ASK["zh"]),))
     return replace(call, messages=(*conversation, ask), hints=replace(call.hints, route="fast", engine=None))
 

@@ -5,7 +5,6 @@ In: chat messages, Responses input or an older shape. Out: `engines.base.Message
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -14,7 +13,7 @@ from engines.base import ImagePart, Message, Part, Role, TextPart
 from engines.tools import ToolCall
 from router.api import texts
 from router.api.call_items import call_item
-from router.api.compaction import summary_of
+from router.api.compaction import HAN, summary_of
 from router.api.other_fields import unsupported
 from router.api.schemas import (
     ChatMessage,
@@ -202,12 +201,11 @@ def _ending_in_question(messages: list[Message], param: str, *, is_new: bool) ->
     if last.role == "system":
         return (*messages[:-1], replace(last, role="user"))
     if last.role == "assistant":
-        return (*messages, Message("user", (TextPart(_CONTINUE["zh" if _HAN.search(last.text) else "en"]),)))
+        return (*messages, Message("user", (TextPart(_CONTINUE["zh" if HAN.search(last.text) else "en"]),)))
     return tuple(messages)
 
 
 _SPACES: Final = " \t\r\n\u3000"
-_HAN: Final = re.compile("[\u4e00-\u9fff]")
 _CONTINUE: Final = {
     "en": "Continue your last answer exactly where it ends. Do not repeat any of it.",
     "zh": "从你上一条回答结束的地方接着写，不要重复已有内容。",

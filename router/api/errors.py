@@ -22,10 +22,9 @@ from router.api import texts
 from router.api.anthropic.errors import is_anthropic, to_error
 from router.api.hangups import ClientGoneError
 from router.api.invalid import to_invalid_query
-from router.errors import EngineFailedError, RateLimitError, RouterError
+from router.errors import CLIENT_CLOSED, EngineFailedError, RateLimitError, RouterError
 from router.failover import to_router_error
 
-_CLIENT_CLOSED = 499
 log = logging.getLogger(__name__)
 
 
@@ -145,7 +144,7 @@ def _methods_of(request: Request) -> list[str]:
 
 
 async def _on_client_gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=_CLIENT_CLOSED)  # only for the log: the client has disconnected
+    return Response(status_code=CLIENT_CLOSED)  # only for the log: the client has disconnected
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:

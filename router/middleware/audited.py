@@ -19,12 +19,11 @@ from router.audit.log import AuditLog
 from router.audit.records import of_job, outcome
 from router.auth.caller import Caller
 from router.dispatch import Running
-from router.errors import AuditUnavailableError
+from router.errors import CLIENT_CLOSED, AuditUnavailableError
 from router.middleware import texts
 
 # Asked every few seconds by who watches the service; no owner's business.
 _UNWATCHED: Final = frozenset({"/healthz", "/readyz"})
-_CLIENT_CLOSED: Final = 499
 _MAX_PATH_CHARS: Final = 500
 
 
@@ -119,6 +118,6 @@ class _Exchange:
         return record
 
     def _outcome(self) -> str:
-        if not self._is_whole or self._status == _CLIENT_CLOSED:
+        if not self._is_whole or self._status == CLIENT_CLOSED:
             return "broken_off"
         return outcome(self._status)

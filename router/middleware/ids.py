@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engines.origin import ORIGIN, Origin
 from router.api.anthropic.errors import is_anthropic
+from router.errors import CLIENT_CLOSED
 from router.middleware.begun import BegunSend
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ log = logging.getLogger("router.access")
 
 # Asked every few seconds by who watches the service: good answers to them would bury all others.
 _WATCHED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-_CLIENT_CLOSED: Final = 499
 _MAX_PATH_BYTES: Final = 500
 # Ids that are safe in a header; others are replaced by a new one.
 _ID: Final = re.compile(rb"[\x20-\x7e\x80-\xff]{1,128}")
@@ -74,7 +74,7 @@ class RequestIds:
             raise
         finally:
             if status != 200 or scope["path"] not in _WATCHED:
-                _write_down(scope, status or _CLIENT_CLOSED, is_whole, time.perf_counter() - began)
+                _write_down(scope, status or CLIENT_CLOSED, is_whole, time.perf_counter() - began)
 
 
 def _write_down(scope: Scope, status: int, is_whole: bool, took_s: float) -> None:

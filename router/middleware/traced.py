@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engines.origin import ORIGIN
 from engines.traces import conventions
 from engines.traces.sdk import Span, Traces
+from router.errors import CLIENT_CLOSED
 
 if TYPE_CHECKING:
     from router.dispatch import Running
 
 # Probes, metrics and pages ask no model: they get no span.
 _UNTRACED: Final = ("/healthz", "/readyz", "/metrics", "/ui", "/docs")
-_CLIENT_CLOSED: Final = 499
 
 
 class Traced:
@@ -58,7 +58,7 @@ class Traced:
             status = status or 500
             raise
         finally:
-            _end(span, scope, status or _CLIENT_CLOSED, is_whole=is_whole)
+            _end(span, scope, status or CLIENT_CLOSED, is_whole=is_whole)
 
     def _begin(self, scope: Scope) -> Span:
         headers = Headers(scope=scope)

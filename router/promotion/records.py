@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
 
+from engines.adapter_names import MODEL_NAMES
 from router.schema import known_fields
 
 # Engines whose adapters can be promoted, and the names of their models.
-PROMOTABLE: Final[Mapping[str, str]] = MappingProxyType({"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"})
+PROMOTABLE: Final = MODEL_NAMES
 # Rollbacks that are remembered; the oldest are forgotten.
 _MOST_EARLIER: Final = 20
 

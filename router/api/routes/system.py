@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 
-from engines.adapter_names import model_with
+from engines.adapter_names import MODEL_NAMES, model_with
 from policies.explain import explain
 from policies.rules import Rules, load_preset, preset_names
 from router.api import texts
@@ -28,7 +28,6 @@ from router.templates import NAMES, template_schema
 
 routes = APIRouter(tags=["system"])
 
-_NAMES = {"glm": "glm-4.6v-flash", "owl2": "mplug-owl2"}
 _CREATED = 1764547200
 _REDIS_PROBE_S = 0.7
 
@@ -181,7 +180,7 @@ def _template(name: str, language: Literal["en", "zh"]) -> dict[str, Any]:
 
 def _models(services: Services) -> list[dict[str, Any]]:
     entries = [_entry(AUTO_MODEL, None, is_up=True)]
-    for name, bare in _NAMES.items():
+    for name, bare in MODEL_NAMES.items():
         info = services.monitor.info(name)
         is_up = services.monitor.is_up(name)
         revision = info.revision if info else ""
