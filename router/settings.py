@@ -299,7 +299,8 @@ class Settings(BaseSettings):
         True, description="count and time what happens, for Prometheus: `/metrics`"
     )
     worker_metrics: Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(to_listening)] = Field(
-        None, description="HOST:PORT on which a worker shows its own `/metrics`; empty: nowhere"
+        None,
+        description="HOST:PORT on which a worker shows its own `/metrics`, or the next free port; empty: nowhere",
     )
     log_level: Annotated[str, AfterValidator(check_levels)] = Field(
         "INFO",

@@ -7,15 +7,22 @@ what became of jobs is counted by the apis.
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import time
 from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client import start_http_server
 
+from engines.http.address import url_host
 from engines.metrics import OTHER, SECONDS, Family, Registry
 
 _QUEUES: Final = frozenset({"glm", "owl2", "light", "webhooks"})
+# Workers of one machine have one environment, and each needs a port of its own.
+_NUM_PORTS: Final = 16
+
+log = logging.getLogger(__name__)
 
 TICKETS: Final = Family(
     "glowl_worker_tickets_total",
@@ -57,11 +64,20 @@ class WorkerMeters:
         """Show them on a thread for as long as the process lives; returns the port.
 
         Args:
-            address: host and port; 0 for any that is free.
+            address: host and port, or one of the ports after it if that is taken; 0 for any that is free.
 
         Raises:
-            OSError: if the address is taken or not this machine's.
+            OSError: if the address is not this machine's, or all of these ports are taken.
         """
-        host, port = address
-        server, _ = start_http_server(port, host, registry=self.registry.prometheus)
-        return int(server.server_port)
+        host, first = address
+        last = min(first + _NUM_PORTS, 0x10000) - 1 if first else 0
+        for port in range(first, last + 1):
+            try:
+                server, _ = start_http_server(port, host, registry=self.registry.prometheus)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or port == last:
+                    raise
+            else:
+                log.info("metrics of this worker: http://%s:%d/metrics", url_host(host), server.server_port)
+                return int(server.server_port)
+        raise AssertionError("the last port returns or raises")
