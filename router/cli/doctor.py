@@ -186,6 +186,8 @@ def check_redis(language: Language, *, num_replicas: int = 0) -> Check:
             return Check("redis", "warn", text + say(found.risk, language, detail=found.detail))
         return Check("redis", "ok", text)
     text = say(f"doctor.redis.{choice.source}", language, binary=choice.binary, version=choice.version)
+    if num_replicas:  # what `glowl up` starts has none
+        return Check("redis", "fail", say("redis.replicas", language, url=text, detail=f"0 < {num_replicas}"))
     return Check("redis", "ok", text)
 
 

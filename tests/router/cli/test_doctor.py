@@ -94,6 +94,14 @@ def test_doctor_looks_for_the_replicas_that_must_confirm(monkeypatch, tmp_path):
         assert ("GLOWL_REDIS_WAIT (1 < 3)" in check.text) == (wanted == 3)
 
 
+def test_the_redis_of_glowl_up_has_no_replicas_to_wait_for(monkeypatch):
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    assert doctor.check_redis("en").status == "ok"
+    check = doctor.check_redis("en", num_replicas=1)
+    assert check.status == "fail"
+    assert "GLOWL_REDIS_WAIT (0 < 1)" in check.text
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_redis_that_may_lose_jobs_is_a_warning_that_says_what_to_set(monkeypatch, language):
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:6379/0")
