@@ -28,6 +28,7 @@ from router.cli.redis_server import memory_limit_bytes, redis_argv
 from router.cli.specs import WORKERS
 from router.jobs.queue import QUEUES, queue_name
 from router.settings import Settings
+from tests.docs.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ("cpu", "gpu", "gpu-own", "vllm")
@@ -38,11 +39,8 @@ HUB_VARIABLES = {
     *("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE", "MODELSCOPE_ENDPOINT", "MODELSCOPE_API_TOKEN"),
     *("HTTPS_PROXY", "NO_PROXY"),
 }
-# Where traces go, and how many.
-TRACE_VARIABLES = {
-    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_SEMCONV_STABILITY_OPT_IN"),
-    *("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"),
-}
+# What the page about traces says to set for all processes.
+TRACE_VARIABLES = set(re.findall(r"`(OTEL_\w+)`", "".join(row[0] for row in Page(ROOT / "docs/traces.md").rows)))
 ADAPTER_VARIABLES = {"glm": "GLOWL_GLM_ADAPTERS", "owl2": "GLOWL_OWL2_ADAPTERS"}
 ENGINE_VARIABLES = (
     HUB_VARIABLES | TRACE_VARIABLES | {"GLOWL_LOG_LEVEL", "GLOWL_LOG_FORMAT", *ADAPTER_VARIABLES.values()}
