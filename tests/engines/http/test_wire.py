@@ -102,9 +102,9 @@ def test_developer_is_system_and_empty_content_is_no_part():
 
 
 def test_what_changes_nothing_is_ignored():
-    requests.from_chat_body(
-        body(n=1, tools=[], logprobs=False, frequency_penalty=0, response_format={"type": "text"}, store=True)
-    )
+    neutral = body(n=1, tools=[], logprobs=False, frequency_penalty=0, response_format={"type": "text"}, store=True)
+
+    assert requests.from_chat_body(neutral) == requests.from_chat_body(body())
 
 
 @pytest.mark.parametrize(

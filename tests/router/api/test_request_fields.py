@@ -238,8 +238,8 @@ def test_a_chat_is_never_cut() -> None:
 )
 def test_at_its_neutral_value_or_without_effect_it_is_accepted(name: str, value: Any) -> None:
     for sent in (value, None):
-        chat_sampling(chat(**{name: sent}))
-        responses_sampling(responses(**{name: sent}))
+        assert chat_sampling(chat(**{name: sent})) == chat_sampling(chat())
+        assert responses_sampling(responses(**{name: sent})) == responses_sampling(responses())
 
 
 def spelled(name: str) -> set[str]:
@@ -284,7 +284,7 @@ def test_an_option_of_our_own_outside_its_object_is_refused_with_its_place(optio
 
 
 def test_openrouters_route_and_no_async_change_nothing() -> None:
-    chat_sampling(chat(**{"route": "fallback", "async": False}))
+    assert chat_sampling(chat(**{"route": "fallback", "async": False})) == chat_sampling(chat())
 
 
 def test_many_and_long_unknown_names_are_not_looked_at_closely(monkeypatch: pytest.MonkeyPatch) -> None:
