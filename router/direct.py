@@ -15,6 +15,7 @@ from typing import Final
 
 from engines.base import Delta, EngineError, EngineUnavailableError
 from router import texts
+from router.answers.merge import as_it_is
 from router.cache.answers import is_worth_keeping
 from router.cache.store import AnswerCache, KeptAs
 from router.call import Call
@@ -23,7 +24,7 @@ from router.errors import QueueUnavailableError
 from router.health import EngineMonitor
 from router.jobs.facts import of_answer
 from router.jobs.job import Event, Job, JobSpec, Unit, end_state
-from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult, to_failure_record
+from router.jobs.results import ErrorRecord, UnitResult, to_failure_record
 from router.jobs.store import JobStore
 from router.leftovers import Leftovers, end_tasks
 from router.loop.capture import Capture
@@ -285,20 +286,7 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
     if result.error:
         unit = Unit(FAST_UNIT, "failed", epoch=1, result=result)
         return replace(job, state="failed", units={FAST_UNIT: unit}, error=result.error, completed_at=now)
-    final = FinalAnswer(
-        text=result.text,
-        model=result.model,
-        engine="glm",
-        strategy="single",
-        finish_reason=result.finish_reason,
-        degraded=tuple(job.spec.decision.get("degraded", ())),
-        degraded_zh=tuple(job.spec.decision.get("degraded_zh", ())),
-        usage=result.usage,
-        logprobs=result.logprobs,
-        boxes=result.boxes,
-        tool_calls=result.tool_calls,
-        stop_sequence=result.stop_sequence,
-    )
+    final = as_it_is(job, result, "glm", "single", result.usage)
     return replace(
         job,
         state=end_state(final),
@@ -310,9 +298,8 @@ def _finish_fast(job: Job, result: UnitResult) -> Job:
 
 def not_stored(job: Job, *, is_on_record: bool = False) -> Job:
     """Say of an ended answer that redis could not keep it; or, if it is on record since it began, not its end."""
-    note, final = texts.NOT_ENDED if is_on_record else texts.NOT_STORED, job.final
-    if final is not None:
-        final = replace(final, degraded=(*final.degraded, note.en), degraded_zh=(*final.degraded_zh, note.zh))
+    note = texts.NOT_ENDED if is_on_record else texts.NOT_STORED
+    final = None if job.final is None else job.final.noted(note)
     return replace(job, spec=replace(job.spec, is_stored=is_on_record and job.spec.is_stored), final=final)
 
 

@@ -91,14 +91,14 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
         agreement = compare(by_glm.text, answer.text, question)
     elif by_glm is not None and chosen == main.name and engine == "glm":
         agreement = _compare_json(by_glm.text, answer.text)
-    final = _as_it_is(job, answer, engine, "deep" if chosen == main.name else chosen, usage)
+    final = as_it_is(job, answer, engine, "deep" if chosen == main.name else chosen, usage)
     final = _with_agreement(final, agreement)
     final = _with_missing(job, final, answers, results)
     if has_schema and engine == "owl2":
         if answer.json_state:
             return _by_field(job, final, answer, by_glm, results)
         if job.spec.strategy == "fields":
-            final = _noted(final, texts.NO_SCHEMA_JSON)
+            final = final.noted(texts.NO_SCHEMA_JSON)
         return _into_form(job, question, final, by_glm, results)
     if job.spec.strategy == "compose" and by_glm is not None and "deep" in answers:
         prompt = compose_prompt(question, by_glm.text, answers["deep"].text, job.spec.language)
@@ -117,10 +117,10 @@ def _with_missing(
         if branch.name not in answers:
             error: ErrorRecord = results[branch.name].error or {}
             code = error.get("code", "unknown")
-            final = _noted(final, texts.NO_ANSWER.fill(engine=branch.engine, code=code, message=message_of(error)))
+            final = final.noted(texts.NO_ANSWER.fill(engine=branch.engine, code=code, message=message_of(error)))
         elif answers[branch.name].finish_reason != "stop" and any(a.finish_reason == "stop" for a in answers.values()):
             finish_reason = answers[branch.name].finish_reason
-            final = _noted(final, texts.ANSWER_CUT.fill(engine=branch.engine, finish_reason=finish_reason))
+            final = final.noted(texts.ANSWER_CUT.fill(engine=branch.engine, finish_reason=finish_reason))
     return final
 
 
@@ -129,7 +129,7 @@ def _by_field(
 ) -> FinalAnswer | NoAnswer:
     """Merge the JSON of both models, or take the only one there is."""
     if answer.json_state == "repaired":
-        final = _noted(final, texts.JSON_REPAIRED)
+        final = final.noted(texts.JSON_REPAIRED)
     alone = replace(final, logprobs=(), provenance={"": "owl2"})
     if by_glm is None:
         refused = next(
@@ -137,7 +137,7 @@ def _by_field(
         )
         return NoAnswer(refused) if refused else alone  # refuse as the fast route does, even if Owl2 answered
     if by_glm.finish_reason != "stop":  # a cut JSON object is unusable
-        return _noted(alone, texts.GLM_JSON_CUT)
+        return alone.noted(texts.GLM_JSON_CUT)
     try:
         value = parse(by_glm.text)
         is_reading = job.spec.output_format is not None and job.spec.output_format.template is not None
@@ -151,7 +151,7 @@ def _by_field(
         final = _with_agreement(final, Agreement(merged.score, ("fields",), merged.conflicts))
     if merged is None or not is_valid:
         alone = replace(final, strategy=_name_of(by_glm, results), provenance={"": "glm"})
-        return _noted(alone, texts.FIELDS_DO_NOT_FIT)
+        return alone.noted(texts.FIELDS_DO_NOT_FIT)
     final = replace(final, strategy="fields", provenance=dict(merged.provenance))
     if merged.value == value:
         return final  # as GLM wrote it, byte for byte
@@ -190,10 +190,10 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
             error: ErrorRecord = {"code": "server_error", "param": None, "status": 500, "retryable": True}
             known = result.error or ErrorRecord()
             return NoAnswer({**error, **known, "message": said.en, "message_zh": said.zh})
-        return _noted(request.fallback, texts.NOT_COMPOSED.fill(engine="glm", reason=reason))
+        return request.fallback.noted(texts.NOT_COMPOSED.fill(engine="glm", reason=reason))
     if is_worse:
         note = texts.COMPOSED_CUT.fill(finish_reason=result.finish_reason, engine=fallback.engine)
-        fallback = _noted(fallback, note)
+        fallback = fallback.noted(note)
     usage = add_usage(request.fallback.usage, result.usage)
     final = replace(_written_by_glm(fallback, result), strategy="compose", usage=usage)
     if not request.draft:
@@ -213,7 +213,7 @@ def without_merging(job: Job) -> FinalAnswer | NoAnswer:
         if answer is None or (has_schema and branch.engine == "owl2" and not answer.json_state):
             continue
         usage = add_usage(*(unit.result.usage for unit in job.units.values() if unit.result))
-        return _noted(_as_it_is(job, answer, branch.engine, branch.name, usage), texts.NOT_MERGED)
+        return as_it_is(job, answer, branch.engine, branch.name, usage).noted(texts.NOT_MERGED)
     said = texts.MERGE_FAILED
     error: ErrorRecord = {"code": "internal_error", "param": None, "status": 500, "retryable": False}
     return NoAnswer({**error, "message": said.en, "message_zh": said.zh})
@@ -254,7 +254,7 @@ def _why_not(result: UnitResult) -> Text:
     return texts.JSON_CUT.fill(finish_reason=result.finish_reason)
 
 
-def _as_it_is(job: Job, answer: UnitResult, engine: str, strategy: str, usage: Usage) -> FinalAnswer:
+def as_it_is(job: Job, answer: UnitResult, engine: str, strategy: str, usage: Usage) -> FinalAnswer:
     """Make one branch's answer the final one.
 
     Args:
@@ -274,7 +274,7 @@ def _as_it_is(job: Job, answer: UnitResult, engine: str, strategy: str, usage: U
         degraded=tuple(job.spec.decision.get("degraded", ())),
         degraded_zh=tuple(job.spec.decision.get("degraded_zh", ())),
         usage=usage,
-        answer_usage=answer.written,
+        answer_usage=None if answer.written == usage else answer.written,
         logprobs=answer.logprobs,
         boxes=answer.boxes,
         tool_calls=answer.tool_calls,
@@ -303,10 +303,6 @@ def _with_agreement(final: FinalAnswer, agreement: Agreement) -> FinalAnswer:
         agreement_basis=agreement.basis,
         conflicts=tuple(conflict.to_dict() for conflict in agreement.conflicts),
     )
-
-
-def _noted(final: FinalAnswer, note: Text) -> FinalAnswer:
-    return replace(final, degraded=(*final.degraded, note.en), degraded_zh=(*final.degraded_zh, note.zh))
 
 
 def _name_of(result: UnitResult, results: Mapping[str, UnitResult]) -> str:

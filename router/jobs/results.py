@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict
 from engines.base import Box, EngineError, TokenLogprob, Usage
 from engines.json_forms import from_boxes, from_logprobs, to_boxes, to_logprobs
 from engines.tools import ToolCall
+from policies.text import Text
 from router.schema import known_fields
 
 
@@ -144,6 +145,10 @@ class FinalAnswer:
     def written(self) -> Usage:
         """The tokens of ``text`` alone, as far as is known."""
         return self.usage if self.answer_usage is None else self.answer_usage
+
+    def noted(self, note: Text) -> FinalAnswer:
+        """Return the answer with one more sentence about what is missing."""
+        return replace(self, degraded=(*self.degraded, note.en), degraded_zh=(*self.degraded_zh, note.zh))
 
     @property
     def is_cut(self) -> bool:
