@@ -46,7 +46,8 @@ class Charges:
         self._scripts = Scripts(redis, clock)
         self._clock = clock or time.time
         self._local: LocalMeters | None = None
-        self._refused_until: dict[str, float] = {}
+        # By limits too: an operator who raises one lets its owner in at once.
+        self._refused_until: dict[Subject, float] = {}
         self._open: dict[str, list[str]] = {}
         self._beat: asyncio.Task[None] | None = None
         self._leftovers = Leftovers()
@@ -55,12 +56,12 @@ class Charges:
 
     def refused_for_us(self, subject: Subject) -> int:
         """Return for how many microseconds a subject's bucket of requests cannot have room yet; 0 if it may have."""
-        until = self._refused_until.get(subject.name)
+        until = self._refused_until.get(subject)
         if until is None:
             return 0
         left_us = int((until - time.monotonic()) * 1_000_000)
         if left_us <= 0:
-            del self._refused_until[subject.name]
+            del self._refused_until[subject]
         return max(left_us, 0)
 
     async def charge(
@@ -173,9 +174,9 @@ class Charges:
     def _remember(self, subject: Subject, wait_us: int) -> None:
         if len(self._refused_until) >= _MAX_REMEMBERED:
             now = time.monotonic()
-            self._refused_until = {name: until for name, until in self._refused_until.items() if until > now}
+            self._refused_until = {each: until for each, until in self._refused_until.items() if until > now}
         if len(self._refused_until) < _MAX_REMEMBERED:
-            self._refused_until[subject.name] = time.monotonic() + wait_us / 1_000_000
+            self._refused_until[subject] = time.monotonic() + wait_us / 1_000_000
 
     def _now_us(self) -> int:
         return int(self._clock() * 1_000_000)

@@ -52,6 +52,11 @@ async def test_a_refused_request_is_refused_again_without_a_look_at_redis(redis:
     assert late is not None
     with pytest.raises(RateLimitError, match="1 requests a minute"):
         late.check()
+    # Nor is one refused by what a limit was before it was raised.
+    raised = limiter.admission("a", Limits(1000))
+    assert raised is not None
+    raised.check()
+    await raised.charge(Cost())
 
 
 async def test_lines_of_batches_have_buckets_of_their_own_and_take_no_places(redis: Redis) -> None:
