@@ -239,11 +239,13 @@ def rotate_key(
     owner = find_owner(directory, old.owner)
     if not old.is_live(now):
         raise AdminError(texts.KEY_ENDED.fill(id=old.id, owner=owner.name))
-    if lives_s is None and old.expires_at is not None:
-        lives_s = old.expires_at - old.created_at
+    if lives_s is None:
+        lives_s = old.made_for_s
     made = _make_key(directory, now, owner, lives_s=lives_s, scopes=old.scopes, note=old.note)
     if overlap_s > 0:
-        old = replace(old, expires_at=min(now + overlap_s, old.expires_at or float("inf")))
+        # Rotated once more, it shall not hand on the end that the overlap gave it.
+        until = min(now + overlap_s, old.expires_at or float("inf"))
+        old = replace(old, expires_at=until, lifetime_s=old.made_for_s or 0.0)
     else:
         old = replace(old, revoked_at=now)
     return [key_row(made.key), key_row(old)], made

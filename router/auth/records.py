@@ -90,6 +90,8 @@ class Key:
         revoked_at: unix seconds; None as long as it is good.
         scopes: what it may do, of what its owner may; None for all of that.
         note: the operator's own words.
+        lifetime_s: what it was made for, if its rotation gave it an earlier end; 0 for no end. None: as `expires_at`
+            says.
     """
 
     id: str
@@ -100,6 +102,14 @@ class Key:
     revoked_at: float | None = None
     scopes: frozenset[Scope] | None = None
     note: str = ""
+    lifetime_s: float | None = None
+
+    @property
+    def made_for_s(self) -> float | None:
+        """How long it was to be good when it was made; None for ever."""
+        if self.lifetime_s is not None:
+            return self.lifetime_s or None
+        return None if self.expires_at is None else self.expires_at - self.created_at
 
     @property
     def is_configured(self) -> bool:

@@ -135,6 +135,15 @@ def test_a_rotated_key_keeps_its_scopes_note_and_length_of_life(book: Book) -> N
     assert find_key(book.all, old.key.id).expires_at == later + DAY_S
     assert "alice" in refused(book, rotate_key, later + DAY_S, old.key.id, overlap_s=0)
     assert again.text != new.text
+    # Nor does its end become that of the new key.
+    assert again.key.expires_at == later + 90 * DAY_S
+
+
+def test_a_key_without_an_end_that_is_rotated_twice_is_replaced_by_keys_without_an_end(book: Book) -> None:
+    old = book.do(create_key, NOW, "alice")
+    for _ in range(2):
+        assert book.do(rotate_key, NOW, old.key.id, overlap_s=DAY_S).key.expires_at is None
+    assert find_key(book.all, old.key.id).expires_at == NOW + DAY_S
 
 
 def test_a_rotation_without_overlap_ends_the_old_key(book: Book) -> None:
