@@ -19,8 +19,9 @@ from router.api.intake import admission_of, services_of
 from router.begun import as_begun
 from router.call import CacheUse, Call
 from router.dispatch import Running
-from router.errors import BadRequestError, NotFoundError
+from router.errors import BadRequestError
 from router.idempotency import KEEP_S
+from router.jobs.given_up import no_response
 from router.limits.meters import Cost
 
 MAX_KEY: Final = 255
@@ -86,7 +87,7 @@ async def begin(request: Request, caller: str, make_call: Callable[[], Awaitable
             running = Running(job, services.hub.follow(job.id, job.follows), is_queued=True, is_replayed=True)
             request.state.running = running
             return running
-        raise NotFoundError(f"No response '{claim.response_id}'.", code="response_not_found")
+        raise no_response(claim.response_id, param=None)
     async with idempotency.holding(claim):
         call = replace(await make_call(), response_id=claim.response_id, keep_s=KEEP_S)
         running = await start(request, call)

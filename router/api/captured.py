@@ -10,8 +10,9 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from router.api import texts
-from router.api.owned import find_response, no_response
+from router.api.owned import find_response
 from router.errors import LoopUnavailableError, NotCapturedError
+from router.jobs.given_up import no_response
 from router.loop.capture import FAILURES
 from router.loop.collect import forget
 from router.loop.records import Exchange

@@ -8,6 +8,7 @@ from __future__ import annotations
 from router.api import texts
 from router.batches.records import StoredFile
 from router.errors import NotFoundError
+from router.jobs.given_up import no_response
 from router.jobs.job import Job
 from router.services import Services
 
@@ -22,13 +23,6 @@ async def find_response(services: Services, response_id: str, caller: str) -> Jo
     if job is None or job.spec.owner != caller or (job.is_terminal and not job.is_announced):
         raise no_response(response_id)
     return job
-
-
-def no_response(response_id: str) -> NotFoundError:
-    """Return the one refusal of a response that is not there, or not the caller's."""
-    return NotFoundError(
-        texts.NO_RESPONSE.fill(response_id=response_id), code="response_not_found", param="response_id"
-    )
 
 
 async def find_file(services: Services, caller: str, file_id: str, *, param: str = "file_id") -> StoredFile:

@@ -107,7 +107,6 @@ REDIS_SILENT: Final = Text(
     "redis 恢复后可通过 /v1/responses/{id} 读取。",
 )
 CANCELLED: Final = Text("The response {id} was cancelled.", "响应 {id} 已被取消。")
-RESPONSE_GONE: Final = Text("No response '{id}'.", "没有 id 为 '{id}' 的响应。")
 NO_FILE: Final = Text("No file with id '{file_id}'.", "没有 id 为 '{file_id}' 的文件。")
 UNKNOWN_PURPOSE: Final = Text(
     "The purpose '{purpose}' is not supported; send 'batch' for a file of requests, 'vision' for a picture.",
@@ -137,7 +136,6 @@ NOT_FAILED: Final = Text(
     "Only a failed job can be begun again; '{job_id}' is {state}.",
     "只有失败的任务可以重试；'{job_id}' 的状态是 {state}。",
 )
-NO_RESPONSE: Final = Text("No response with id '{response_id}'.", "没有 id 为 '{response_id}' 的响应。")
 NOTHING_TO_CONTINUE: Final = Text(
     "The response '{response_id}' has no answer to continue from (it is {state}).",
     "响应 '{response_id}' 还没有可以继续的答案（状态：{state}）。",

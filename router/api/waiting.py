@@ -23,7 +23,8 @@ from router.api.intake import services_of
 from router.api.objects import to_completion, to_route_headers
 from router.api.stream import DRAFT
 from router.dispatch import Running
-from router.errors import EngineFailedError, NotFoundError, QueueUnavailableError
+from router.errors import EngineFailedError, QueueUnavailableError
+from router.jobs.given_up import no_response
 from router.jobs.job import Event, Job
 from router.jobs.results import FinalAnswer, UnitResult
 from router.services import Services
@@ -267,6 +268,6 @@ async def announce(services: Services, job: Job) -> Job:
 
 def _existing(job: Job | None, running: Running) -> Job:
     if job is None:
-        raise NotFoundError(texts.RESPONSE_GONE.fill(id=running.job.id), code="response_not_found")
+        raise no_response(running.job.id, param=None)
     running.seen = job
     return job

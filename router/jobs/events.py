@@ -16,7 +16,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from engines.tools import ToolCallDelta
-from router.errors import NotFoundError, QueueUnavailableError
+from router.errors import QueueUnavailableError
+from router.jobs.given_up import no_response
 from router.jobs.job import Event, Job, Unit
 from router.jobs.results import UnitResult
 from router.jobs.store import JobStore
@@ -87,7 +88,7 @@ class EventHub:
                     if event.kind == "end":
                         return
                 if not events and job is None:
-                    raise NotFoundError(f"No response '{job_id}'.", code="response_not_found", param="response_id")
+                    raise no_response(job_id)
                 wanted = follows if job is None and source == job_id else source
                 if job is not None:
                     wanted = job.follows

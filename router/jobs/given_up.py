@@ -1,4 +1,4 @@
-"""What ends a branch, a merge or a request that is given up.
+"""What ends a branch, a merge or a request that is given up, and what is said of a response that is not there.
 
 In: limits. Out: errors, as records and as refusals.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from router.errors import QueueFullError
+from router.errors import NotFoundError, QueueFullError
 from router.jobs import texts
 from router.jobs.results import ErrorRecord, UnitResult
 
@@ -42,6 +42,16 @@ def lost_result(max_attempts: int) -> UnitResult:
             "retryable": True,
         }
     )
+
+
+def no_response(response_id: str, *, param: str | None = "response_id") -> NotFoundError:
+    """Make the one refusal of a response that is not there, or not the caller's.
+
+    Args:
+        response_id: which.
+        param: the field that names it; None if the request names none.
+    """
+    return NotFoundError(texts.NO_RESPONSE.fill(response_id=response_id), code="response_not_found", param=param)
 
 
 def queue_full(limit: int) -> QueueFullError:

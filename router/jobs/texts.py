@@ -9,6 +9,7 @@ from typing import Final
 
 from policies.text import Text
 
+NO_RESPONSE: Final = Text("No response with id '{response_id}'.", "没有 id 为 '{response_id}' 的响应。")
 TOO_MANY_JOBS: Final = Text(
     "You have {limit} unfinished jobs already; wait until some of them have ended.",
     "您已有 {limit} 个未完成的任务，请等待其中一些结束后再试。",

@@ -155,8 +155,9 @@ async def test_a_job_that_is_deleted_meanwhile_is_not_waited_for(redis: Redis, m
     await store.delete(spec.id)
 
     assert seen == ["queued", "started", "delta"]
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError) as gone:
         await anext(events)
+    assert gone.value.text.zh == f"没有 id 为 '{spec.id}' 的响应。"
 
 
 async def test_what_happened_while_redis_was_away_reaches_who_waits_as_soon_as_it_is_back(
