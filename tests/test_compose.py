@@ -501,6 +501,19 @@ def test_nginx_has_the_apis_limits_of_a_body() -> None:
         assert f"${{GLOWL_{name}:-{value}}}" in start
 
 
+def test_a_proxy_waits_longer_than_the_longest_answer_and_passes_events_on() -> None:
+    nginx = (ROOT / "deploy/nginx/nginx.conf").read_text("utf-8")
+    said = dict(re.findall(r"^ *(proxy_\w+) ([^ ;]+);", nginx, re.MULTILINE))
+    ingress = yaml.safe_load((ROOT / "deploy/kubernetes/ingress/ingress.yaml").read_text("utf-8"))
+    noted = {name.partition("/")[2]: value for name, value in ingress["metadata"]["annotations"].items()}
+    for read_timeout in (said["proxy_read_timeout"], noted["proxy-read-timeout"]):
+        hours, seconds = re.fullmatch(r"(?:(\d+)h|(\d+))", read_timeout).groups()  # type: ignore[union-attr]
+        assert int(hours or 0) * 3600 + int(seconds or 0) > Settings().answer_timeout_s
+    assert (said["proxy_buffering"], said["proxy_request_buffering"]) == ("off", "off")
+    assert (noted["proxy-buffering"], noted["proxy-request-buffering"]) == ("off", "off")
+    assert int(noted["proxy-body-size"].removesuffix("m")) * 1024**2 > Settings().max_file_bytes
+
+
 def test_an_overriding_file_may_harden_what_is_hardened(tmp_path: Path) -> None:
     own = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"], "tmpfs": ["/tmp", "/x"]}
     names = ("redis", "worker", "glm")
