@@ -33,6 +33,8 @@ MAX_TOKEN_CHARS: Final = 8192
 # Clocks of two machines differ by this much at most.
 LEEWAY_S: Final = 30
 _MAX_KEPT: Final = 4096
+# The year 9999: a later `exp` was written in milliseconds, and such a token would never expire.
+_MAX_EXP: Final = 253_370_764_800
 _SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 # RFC 8725: a token of another kind (of a logout, of a key's proof) from the same issuer is no pass.
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
@@ -215,6 +217,8 @@ class TokenVerifier:
             raise AuthenticationError(texts.TOKEN_EXPIRED, code="token_expired") from None
         except ClaimError as error:
             refuse(_OF_CLAIM.get(error.claim, texts.TOKEN_CLAIM.fill(claim=error.claim)))
+        if claims["exp"] > _MAX_EXP:
+            refuse(texts.TOKEN_CLAIM.fill(claim="exp"))
 
     def _scopes(self, claims: dict[str, Any]) -> frozenset[Scope]:
         claim = next((name for name in _SCOPE_CLAIMS if name in claims), None)

@@ -68,7 +68,7 @@ def check(lang: LanguageOption = None) -> None:
         verifier = make_verifier(settings)
         if verifier is None:
             fail(say("tokens.off", language), code=2)
-        found = asyncio.run(_verify(verifier, sys.stdin.read().strip()))
+        found = asyncio.run(_verify(verifier, sys.stdin.buffer.read().decode(errors="replace").strip()))
     except SettingsError as error:
         fail(str(error), code=2)
     except RouterError as error:

@@ -153,6 +153,8 @@ _ATTACKS = {
     "exp is Infinity": (_changed(exp=float("inf")), texts.TOKEN_SIGNATURE),
     "exp is a text": (_changed(exp=str(NOW + 600)), texts.TOKEN_CLAIM.fill(claim="exp")),
     "exp is true": (_changed(exp=True), texts.TOKEN_CLAIM.fill(claim="exp")),
+    "exp is in milliseconds": (_changed(exp=NOW * 1000), texts.TOKEN_CLAIM.fill(claim="exp")),
+    "exp has 400 digits": (_changed(exp=10**400), texts.TOKEN_CLAIM.fill(claim="exp")),
     "exp missing": (_without("exp"), texts.TOKEN_CLAIM.fill(claim="exp")),
     "not yet": (_changed(nbf=NOW + LEEWAY_S + 1), texts.TOKEN_EARLY),
     "made in the future": (_changed(iat=NOW + LEEWAY_S + 1), texts.TOKEN_EARLY),

@@ -45,6 +45,13 @@ def test_what_is_refused_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "invalid_token: 令牌用于其他服务" in refused.stderr
 
 
+@pytest.mark.parametrize("sent", [b"\xff\xfe\x00", "令牌.a.b".encode(), b""])
+def test_what_is_no_text_of_a_token_is_refused_like_any_other(sent: bytes) -> None:
+    refused = CliRunner().invoke(app, ["tokens", "check"], input=sent)
+    assert refused.exit_code == 1
+    assert "invalid_token: " in refused.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [["--owner", " "], ["--owner", "a", "--scopes", "root"], ["--owner", "a", "--for", "soon"]], ids=str
 )
