@@ -18,6 +18,7 @@ from engines.base import (
     GenerationFailedError,
 )
 from policies.decision import EngineHealth, Health
+from policies.text import Text
 from policies.texts import DOWN
 from router import texts
 from router.call import Call
@@ -63,11 +64,15 @@ def with_failure(routed: Routed, error: EngineError) -> Routed:
     )
 
 
+def to_text(code: str, message: str) -> Text:
+    """Say what an engine said, which is in English, in both languages."""
+    return texts.OF_ENGINE.get(code, texts.OF_ENGINE_OTHER).fill(says=message)
+
+
 def to_router_error(error: EngineError) -> EngineFailedError:
     """Carry an engine's refusal to the caller with its status, code and field."""
-    said = texts.OF_ENGINE.get(error.code, texts.OF_ENGINE_OTHER).fill(says=error.message)
     return EngineFailedError(
-        said,
+        to_text(error.code, error.message),
         status=error.status_code,
         code=error.code,
         param=error.param,

@@ -287,6 +287,14 @@ OF_ENGINE: Final = {
     "image_too_large": Text("{says}", "图片过大，无法解码：{says}"),
     "invalid_image": Text("{says}", "图片不符合要求：{says}"),
     "out_of_memory": Text("{says}", "推理引擎内存不足，请稍后再试。"),
+    "server_error": Text("{says}", "推理引擎出错：{says}"),
+    "internal_error": Text("{says}", "服务内部出错：{says}"),
+    "generation_failed": Text("{says}", "推理引擎未能完成回答，请稍后再试。"),
+    "context_length_exceeded": Text("{says}", "对话超出模型的上下文长度：{says}"),
+    "too_many_images": Text("{says}", "图片数量过多：{says}"),
+    "model_not_found": Text("{says}", "没有所请求的模型或适配器：{says}"),
+    "invalid_request": Text("{says}", "推理引擎无法接受该请求：{says}"),
+    "invalid_value": Text("{says}", "推理引擎无法接受该请求中的某个值：{says}"),
 }
 OF_ENGINE_OTHER: Final = Text("{says}", "{says}")
 PATTERN_NOT_KEPT: Final = Text(

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from policies.text import Text
 from router.api import texts
 from router.errors import EngineFailedError, RouterError
+from router.failover import to_text
 from router.jobs.job import Job
 from router.jobs.results import ErrorRecord
-from router.texts import OF_ENGINE, OF_ENGINE_OTHER
 
 
 def to_failure(job: Job) -> RouterError:
@@ -21,10 +21,10 @@ def to_failure(job: Job) -> RouterError:
     if job.state == "cancelled":
         return EngineFailedError(texts.CANCELLED.fill(id=job.id), status=400, code="response_cancelled")
     error: ErrorRecord = job.error or {}
-    message, code = error.get("message", texts.NO_ANSWER.en), error.get("code", "server_error")
-    of_engine = OF_ENGINE.get(code, OF_ENGINE_OTHER).fill(says=message)
+    code = error.get("code", "server_error")
+    said = to_text(code, error["message"]) if "message" in error else texts.NO_ANSWER
     return EngineFailedError(
-        Text(message, error.get("message_zh", of_engine.zh)),
+        Text(said.en, error.get("message_zh", said.zh)),
         status=int(error.get("status", 500)),
         code=code,
         param=error.get("param"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from engines.base import (
@@ -23,12 +25,26 @@ from router.failover import to_router_error, with_failure
 from router.routing import Router
 
 
+def kinds_of(kind: type[EngineError]) -> list[type[EngineError]]:
+    """An error and all of its kind that the product has."""
+    below = [each for each in kind.__subclasses__() if each.__module__.startswith(("engines.", "router."))]
+    return [kind, *(each for one in below for each in kinds_of(one))]
+
+
 @pytest.mark.parametrize("code", ["image_parse_error", "image_too_large", "invalid_image"])
 def test_what_an_engine_finds_wrong_with_a_picture_is_told_in_both_languages_and_by_its_field(code: str) -> None:
     found = InvalidImageError("A picture of 4020x20 pixels is too long.", code=code, param="messages[0].content[0]")
     told = to_router_error(found)
     assert (told.status, told.code, told.param, told.message) == (400, code, found.param, found.message)
     assert "图片" in told.message_zh
+
+
+@pytest.mark.parametrize("kind", kinds_of(EngineError), ids=lambda kind: kind.__name__)
+def test_whatever_an_engine_refuses_is_told_in_both_languages(kind: type[EngineError]) -> None:
+    told = to_router_error(kind("It says why."))
+
+    assert told.message == "It says why."
+    assert re.search("[\u4e00-\u9fff]{4,}", told.message_zh)
 
 
 @pytest.mark.parametrize(
