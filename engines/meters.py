@@ -70,7 +70,10 @@ READY: Final = Family("glowl_engine_ready", "gauge", "1 if the engine is loaded 
 RUNNING: Final = Family("glowl_engine_num_requests_running", "gauge", "Requests that are being read or answered.")
 WAITING: Final = Family("glowl_engine_num_requests_waiting", "gauge", "Requests that are prepared or wait for a row.")
 KV_USAGE: Final = Family(
-    "glowl_engine_kv_cache_usage_ratio", "gauge", "Part of the room for keys and values that is promised, 0 to 1."
+    "glowl_engine_kv_cache_usage_ratio",
+    "gauge",
+    "Part of the room for keys and values that is promised, 0 to 1.",
+    over="max",
 )
 VISION_QUERIES: Final = Family(
     "glowl_engine_vision_cache_queries_total", "counter", "Pictures that were looked up in the vision cache."
@@ -81,7 +84,10 @@ VISION_HITS: Final = Family(
 GPU_MEMORY: Final = Family("glowl_gpu_memory_used_bytes", "gauge", "Memory of the GPU that is used, by whomever.")
 GPU_TOTAL: Final = Family("glowl_gpu_memory_total_bytes", "gauge", "Memory of the GPU.")
 GPU_USE: Final = Family(
-    "glowl_gpu_utilization_ratio", "gauge", "Part of the time in which the GPU had work, where its driver says."
+    "glowl_gpu_utilization_ratio",
+    "gauge",
+    "Part of the time in which the GPU had work, where its driver says.",
+    over="max",
 )
 SEEN: Final = (READY, RUNNING, WAITING, KV_USAGE, VISION_QUERIES, VISION_HITS, GPU_MEMORY, GPU_TOTAL, GPU_USE)
 ENGINE: Final = (*OWN, *SEEN)

@@ -38,8 +38,8 @@ class Family:
         help: one sentence; also the row of the docs page.
         labels: names of its labels. Their values are words of the product, never what a client sent.
         buckets: upper bounds, of a histogram.
-        over: how the values of several processes become one: each has its own part (``sum``), or each shows what all of
-            them share (``max``).
+        over: how the values of several processes become one: each has its own part (``sum``), each shows what all of
+            them share or the fullest counts (``max``), or one that is down does (``min``).
     """
 
     name: str
@@ -47,7 +47,7 @@ class Family:
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
-    over: Literal["sum", "max"] = "sum"
+    over: Literal["sum", "max", "min"] = "sum"
 
 
 class Bounded:

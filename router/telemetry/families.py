@@ -176,10 +176,14 @@ REDIS_MEMORY: Final = Family("glowl_redis_memory_used_bytes", "gauge", "Memory t
 REDIS_MAX_MEMORY: Final = Family(
     "glowl_redis_memory_max_bytes", "gauge", "Memory that redis may use; 0: all there is.", over="max"
 )
-REDIS_UP: Final = Family("glowl_redis_up", "gauge", "1 if redis answered this api when it was asked for metrics.")
-ENGINE_UP: Final = Family("glowl_engine_up", "gauge", "1 if an engine answered this api at its last look.", ("engine",))
+REDIS_UP: Final = Family(
+    "glowl_redis_up", "gauge", "1 if redis answered this api when it was asked for metrics.", over="min"
+)
+ENGINE_UP: Final = Family(
+    "glowl_engine_up", "gauge", "1 if an engine answered this api at its last look.", ("engine",), over="max"
+)
 ENGINE_SERVERS: Final = Family(
-    "glowl_engine_servers_up", "gauge", "Servers of an engine that answered this api.", ("engine",)
+    "glowl_engine_servers_up", "gauge", "Servers of an engine that answered this api.", ("engine",), over="max"
 )
 ENGINE_WAITING: Final = Family(
     "glowl_engine_num_waiting", "gauge", "Requests that wait at an engine, as it says itself.", ("engine",), over="max"
