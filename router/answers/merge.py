@@ -20,7 +20,7 @@ from router.answers.fields import merge_fields
 from router.answers.json_answers import dump_json
 from router.answers.usable import is_blank
 from router.jobs.job import Job
-from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult, add_usage
+from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult, add_usage, to_error_record
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +77,7 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
 
     if not answers:
         failed = results[main.name].error or next((result.error for result in results.values() if result.error), None)
-        said = texts.NO_ENGINE_ANSWERED
-        return NoAnswer(failed or {"code": "server_error", "message": said.en, "message_zh": said.zh})
+        return NoAnswer(failed or to_error_record("server_error", texts.NO_ENGINE_ANSWERED))
 
     chosen = next(name for name in (main.name, "thinking", *answers) if name in answers)
     engine = next(branch.engine for branch in job.spec.branches if branch.name == chosen)
@@ -187,7 +186,7 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
         reason = _why_not(result)
         if not request.has_fallback:
             said = texts.ONLY_BY_GLM.fill(reason=reason)
-            error: ErrorRecord = {"code": "server_error", "param": None, "status": 500, "retryable": True}
+            error = to_error_record("server_error", said, retryable=True)
             known = result.error or ErrorRecord()
             return NoAnswer({**error, **known, "message": said.en, "message_zh": said.zh})
         return request.fallback.noted(texts.NOT_COMPOSED.fill(engine="glm", reason=reason))
@@ -214,9 +213,7 @@ def without_merging(job: Job) -> FinalAnswer | NoAnswer:
             continue
         usage = add_usage(*(unit.result.usage for unit in job.units.values() if unit.result))
         return as_it_is(job, answer, branch.engine, branch.name, usage).noted(texts.NOT_MERGED)
-    said = texts.MERGE_FAILED
-    error: ErrorRecord = {"code": "internal_error", "param": None, "status": 500, "retryable": False}
-    return NoAnswer({**error, "message": said.en, "message_zh": said.zh})
+    return NoAnswer(to_error_record("internal_error", texts.MERGE_FAILED))
 
 
 def compose_prompt(question: str, draft: str, deep: str, language: str) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 
 from router.answers import texts
 from router.jobs.job import JobSpec
-from router.jobs.results import ErrorRecord, UnitResult
+from router.jobs.results import ErrorRecord, UnitResult, to_error_record
 
 # Special tokens that the model or its server leaked: `</s>`, `<|endoftext|>`, `<unk>`.
 _SPECIAL_TOKEN: Final = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|unk|pad|bos|eos|br)\s*/?>|\[(?:PAD|UNK|CLS|SEP)\]")
@@ -51,11 +51,5 @@ def _error_of(finish_reason: str) -> ErrorRecord:
     said = {"length": texts.NOTHING_BEFORE_LIMIT, "content_filter": texts.WITHHELD}.get(
         finish_reason, texts.WROTE_NOTHING
     )
-    return {
-        "code": "content_filter" if finish_reason == "content_filter" else "empty_answer",
-        "message": said.en,
-        "message_zh": said.zh,
-        "param": None,
-        "status": 502,
-        "retryable": False,
-    }
+    code = "content_filter" if finish_reason == "content_filter" else "empty_answer"
+    return to_error_record(code, said, status=502)

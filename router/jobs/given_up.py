@@ -9,39 +9,16 @@ from typing import Final
 
 from router.errors import NotFoundError, QueueFullError
 from router.jobs import texts
-from router.jobs.results import ErrorRecord, UnitResult
+from router.jobs.results import UnitResult, to_error_record
 
-NOT_AWAITED: Final = UnitResult(
-    error={
-        "code": "not_awaited",
-        "message": texts.NOT_AWAITED.en,
-        "message_zh": texts.NOT_AWAITED.zh,
-        "param": None,
-        "status": 504,
-        "retryable": True,
-    }
-)
-
-LOST_MERGE: Final[ErrorRecord] = {
-    "code": "server_error",
-    "message": texts.LOST_MERGE.en,
-    "message_zh": texts.LOST_MERGE.zh,
-}
+NOT_AWAITED: Final = UnitResult(error=to_error_record("not_awaited", texts.NOT_AWAITED, status=504, retryable=True))
+LOST_MERGE: Final = to_error_record("server_error", texts.LOST_MERGE)
 
 
 def lost_result(max_attempts: int) -> UnitResult:
     """Return what a branch ends with whose workers were lost too often."""
     said = texts.LOST_BRANCH.fill(max_attempts=max_attempts)
-    return UnitResult(
-        error={
-            "code": "worker_lost",
-            "message": said.en,
-            "message_zh": said.zh,
-            "param": None,
-            "status": 500,
-            "retryable": True,
-        }
-    )
+    return UnitResult(error=to_error_record("worker_lost", said, retryable=True))
 
 
 def no_response(response_id: str, *, param: str | None = "response_id") -> NotFoundError:

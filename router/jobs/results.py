@@ -27,6 +27,20 @@ class ErrorRecord(TypedDict, total=False):
     retryable: bool
 
 
+def to_error_record(
+    code: str, said: Text, *, status: int = 500, retryable: bool = False, param: str | None = None
+) -> ErrorRecord:
+    """Write down an error of our own; `to_failure_record` does so with an engine's."""
+    return {
+        "code": code,
+        "message": said.en,
+        "message_zh": said.zh,
+        "param": param,
+        "status": status,
+        "retryable": retryable,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class UnitResult:
     """What a branch ended with: an answer, or the error that ended it.

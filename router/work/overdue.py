@@ -12,7 +12,7 @@ from router.answers import merge
 from router.answers.steps import Ask, Merging, NoEngine
 from router.jobs import texts
 from router.jobs.job import Job
-from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult
+from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult, to_error_record
 from router.jobs.rows import Cause
 
 
@@ -42,11 +42,4 @@ def to_error(job: Job, cause: Cause) -> ErrorRecord:
         code, param = "deadline_exceeded", "hybrid.deadline_ms"
     else:
         said, code, param = texts.JOB_EXPIRED, "job_expired", None
-    return {
-        "code": code,
-        "message": said.en,
-        "message_zh": said.zh,
-        "param": param,
-        "status": 504,
-        "retryable": False,
-    }
+    return to_error_record(code, said, status=504, param=param)
