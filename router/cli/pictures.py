@@ -12,6 +12,10 @@ import pybase64
 from router.cli.common import Language
 from router.cli.texts import say
 
+# In base64 it is the 64 MB that the service takes as a request.
+MAX_FILE_BYTES = 48 * 1024 * 1024
+_NUM_MAGIC_BYTES = 16
+
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -41,18 +45,24 @@ def read_picture(argument: str, language: Language) -> tuple[bytes, str]:
     """A file's bytes and media type.
 
     Raises:
-        PictureError: if it cannot be read or is no picture.
+        PictureError: if it cannot be read, is no picture or larger than any request.
     """
     try:
-        data = Path(argument).expanduser().read_bytes()
+        with Path(argument).expanduser().open("rb") as file:
+            # A film or a device may have more bytes than the machine has memory.
+            data = file.read(_NUM_MAGIC_BYTES)
+            media_type = sniff(data)
+            if media_type is not None:
+                data += file.read(MAX_FILE_BYTES + 1 - len(data))
     except FileNotFoundError:
         raise PictureError(say("ask.file.missing", language, path=argument)) from None
     except (OSError, ValueError, RuntimeError) as error:  # the last two: a zero byte, "~" of an unknown user
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise PictureError(say("ask.file.unreadable", language, path=argument[:200], reason=reason)) from None
-    media_type = sniff(data)
     if media_type is None:
         raise PictureError(say("ask.file.type", language, path=argument))
+    if len(data) > MAX_FILE_BYTES:
+        raise PictureError(say("ask.file.large", language, path=argument, most=MAX_FILE_BYTES // 2**20))
     return data, media_type
 
 

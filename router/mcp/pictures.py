@@ -16,11 +16,8 @@ from urllib.parse import unquote, urlsplit
 import pybase64
 
 from policies.text import TextError
-from router.cli.pictures import is_url, sniff
+from router.cli.pictures import MAX_FILE_BYTES, is_url, sniff
 from router.mcp import texts
-
-# In base64 it is the 64 MB that the service takes as a request.
-MAX_FILE_BYTES = 48 * 1024 * 1024
 
 
 class SourceError(TextError):

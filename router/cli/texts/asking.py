@@ -39,6 +39,10 @@ TEXTS: Final[dict[str, Text]] = {
         "{path} is not a picture this service knows (PNG, JPEG, WebP, GIF, BMP)",
         "{path} 不是可识别的图片（PNG、JPEG、WebP、GIF、BMP）",
     ),
+    "ask.file.large": Text(
+        "{path} has more than {most} MB, the most that fits a request; send a smaller picture",
+        "{path} 超过 {most} MB，放不进一次请求；请使用更小的图片",
+    ),
     "ask.unreachable": Text(
         "nothing answers at {url}; start it with `glowl up`, or point --url at a running one",
         "{url} 没有响应；请用 `glowl up` 启动，或用 --url 指向已运行的服务",
