@@ -61,6 +61,14 @@ def share(part: str, whole: str, legend: str) -> tuple[str, str]:
 
 ROWS: Final[list[tuple[str, list[Panel]]]] = [
     (
+        "Alerts",
+        [
+            ("Alerts that fire", "short", [
+                ('sum by (alertname) (ALERTS{alertstate="firing", alertname=~"Glowl.+"})', "{{alertname}}"),
+            ]),
+        ],
+    ),
+    (
         "Requests",
         [
             ("Questions by route and rule", "reqps", [

@@ -65,7 +65,7 @@ def test_every_metric_that_is_named_there_is_shown_by_a_process() -> None:
     for place, expression in expressions():
         named = set(re.findall(r"\bglowl_\w+", expression))
         assert named - KNOWN == set(), place
-        assert named or "up{" in expression or "process_" in expression, place
+        assert named or re.search(r"\bup\{|\bprocess_|\bALERTS\{", expression), place
 
 
 def test_panels_of_engines_read_a_vllm_server_too() -> None:
@@ -150,5 +150,5 @@ def test_the_dashboard_is_one_that_grafana_provisions() -> None:
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in found["panels"]]
     assert len(set(places)) == len(places)
     titles = " ".join(panel["title"] for panel in found["panels"]).lower()
-    for subject in ("route", "picture", "queue", "draft", "engine", "webhook", "redis"):
+    for subject in ("alert", "route", "picture", "queue", "draft", "engine", "webhook", "redis"):
         assert subject in titles
