@@ -255,6 +255,7 @@ class Dispatcher:
         self, call: Call, routed: Routed, key: CacheKey | None = None, health: Health | None = None
     ) -> Running:
         spec = plan_job(call, routed, health or self._health(call), self._infos())
+        key = _if_known(key, spec)
         where = self._cache.name_now(key) if self._cache and key and call.cache.writes else None
         if key is not None:
             spec = replace(spec, cache="miss")
@@ -346,6 +347,7 @@ class Dispatcher:
         plan = BranchPlan(FAST_UNIT, "glm", enable_thinking=routed.decision.enable_thinking)
         draws = self._looks.draw(call)
         spec = with_draws(plan_answer(call, routed, (plan,)), draws)
+        key = _if_known(key, spec)
         if key is not None:
             spec = replace(spec, cache="miss")
         await self._charge(call, spec)
@@ -492,6 +494,14 @@ async def give_again(keeping: Keeping, call: Call, kept: KeptAnswer) -> Running:
             yield event
 
     return Running(job, events(), is_queued=call.is_background, _finished=[job])
+
+
+def _if_known(key: CacheKey | None, spec: JobSpec) -> CacheKey | None:
+    """Return a key, or None while an engine of the plan has not said which weights it has.
+
+    An answer that is kept without them would be found after they have changed.
+    """
+    return key if key is not None and key.engines.issuperset(branch.engine for branch in spec.branches) else None
 
 
 def _terms(call: Call) -> Terms:

@@ -45,12 +45,14 @@ class CacheKey:
         question: hash of everything but what the pictures show.
         sent: hash of the pictures' files, in order; empty without pictures.
         images: the pictures, in order.
+        engines: whose weights are part of the question; of the others nothing was heard yet.
     """
 
     owner: str
     question: str
     sent: str
     images: tuple[ImagePart, ...]
+    engines: frozenset[str] = frozenset()
 
     def name(self, pixels: Sequence[str]) -> str:
         """Return the name of the answer.
@@ -95,7 +97,7 @@ def to_key(call: Call, revisions: Mapping[str, str], rules: str) -> CacheKey | N
     ]
     images = call.images
     sent = _digest([image.sha256 for image in images]) if images else ""
-    return CacheKey(call.owner, _digest(asked), sent, images)
+    return CacheKey(call.owner, _digest(asked), sent, images, frozenset(revisions))
 
 
 def is_repeatable(call: Call) -> bool:

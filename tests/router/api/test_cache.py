@@ -17,6 +17,7 @@ from PIL import Image
 from engines.base import InvalidRequestError
 from engines.echo import EchoEngine
 from router.app import create_app
+from router.health import EngineMonitor
 from router.settings import Settings
 from tests.support.pictures import data_url, to_part
 from tests.support.servers import AppServer, RedisProcess
@@ -123,6 +124,31 @@ def test_a_hit_tells_the_receiver_that_it_names(http: httpx.Client, question: st
         found = [client.hgetall(key) for key in client.scan_iter("glowl:delivery:*")]
     told = [json.loads(each[b"body"])["data"]["id"] for each in found if each[b"url"].decode() == url]
     assert told == [hit.json()["id"]]
+
+
+@pytest.mark.parametrize("route", ["fast", "deep"])
+def test_nothing_is_kept_while_it_is_not_known_which_weights_answer(
+    echo_urls: dict[str, str],
+    redis_process: RedisProcess,
+    question: str,
+    monkeypatch: pytest.MonkeyPatch,
+    route: str,
+) -> None:
+    # Given an api that has not heard of its engines yet, as while they load
+    monkeypatch.setattr(EngineMonitor, "info", lambda *_: None)
+    settings = Settings(
+        REDIS_URL=redis_process.url,
+        glm_url=echo_urls["glm"],
+        owl2_url=echo_urls["owl2"],
+        cache_bytes=1_000_000,
+    )
+    server = AppServer(create_app(settings))
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=300) as http:
+        # When the same is asked twice
+        answers = [respond(http, question, background=route == "deep", hybrid={"route": route}) for _ in range(2)]
+    server.stop()
+    # Then nothing of it is kept: when it is asked again, other weights may answer
+    assert {status(each) for each in answers} <= {None, "joined"}
 
 
 @pytest.fixture
