@@ -286,6 +286,7 @@ OF_ENGINE: Final = {
     "image_parse_error": Text("{says}", "图片无法解码：文件不完整、已损坏或不是图片。请发送完整的图片文件。"),
     "image_too_large": Text("{says}", "图片过大，无法解码：{says}"),
     "invalid_image": Text("{says}", "图片不符合要求：{says}"),
+    "image_file_not_found": Text("{says}", "图片已不再保存，请重新发送该请求。"),
     "out_of_memory": Text("{says}", "推理引擎内存不足，请稍后再试。"),
     "server_error": Text("{says}", "推理引擎出错：{says}"),
     "internal_error": Text("{says}", "服务内部出错：{says}"),

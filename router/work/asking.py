@@ -42,9 +42,7 @@ async def build_request(
     try:
         messages = from_stored_messages(stored, blobs)
     except KeyError as error:
-        raise _ImageExpiredError(
-            f"picture {error.args[0]} is no longer stored; send the request again", code="image_file_not_found"
-        ) from error
+        raise _ImageExpiredError(f"picture {error.args[0]} is no longer stored; send the request again") from error
     sampling: SamplingParams = job.spec.sampling
     if engine != "glm":  # it answers in prose, which GLM then puts into the form that was asked for
         sampling = replace(sampling, json_schema=None)
@@ -111,6 +109,7 @@ class _ImageExpiredError(EngineError):
     """A picture outlived its time in the store while its job waited."""
 
     status_code = 410
+    default_code = "image_file_not_found"
 
 
 def to_engine_error(error: Exception, what: str) -> EngineError:
