@@ -14,9 +14,11 @@ REACHED: Final = Text(
 )
 NEVER_FITS: Final = Text(
     "This request is larger than the limit of {whose} ({what}), so it would never be accepted: it counts as {cost}. "
-    "Send less, or ask for fewer tokens with max_completion_tokens, or max_output_tokens in a response.",
+    "Send less, or ask for fewer tokens with max_completion_tokens, max_output_tokens in a response, "
+    "or max_tokens in a message.",
     "该请求超出{whose}的限额（{what}），重试也不会被接受：它计为 {cost}。"
-    "请减少内容，或用 max_completion_tokens（在 responses 中用 max_output_tokens）降低生成长度。",
+    "请减少内容，或用 max_completion_tokens"
+    "（在 responses 中用 max_output_tokens，在 messages 中用 max_tokens）降低生成长度。",
 )
 WHOSE: Final = {
     "owner": Text("this owner", "该所有者"),

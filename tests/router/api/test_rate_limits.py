@@ -221,7 +221,7 @@ def test_a_request_larger_than_a_whole_limit_is_no_matter_of_waiting(owned: Call
     error = refused.json()["error"]
     # Which of three fields it is, is not known there.
     assert (error["code"], error["param"]) == ("exceeds_rate_limit", None)
-    assert "max_completion_tokens, or max_output_tokens in a response" in error["message"]
+    assert "max_completion_tokens, max_output_tokens in a response, or max_tokens in a message" in error["message"]
     assert "60 tokens a minute" in error["message"]
     assert "retry-after" not in refused.headers
     assert owner.ask(max_tokens=3).status_code == 200
