@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from router.audit.verify import Report
 
 _LOOK_EVERY_S = 0.5
+# The ids of chat completions and messages are the response's with another beginning.
+_SHAPES = ("chatcmpl-", "msg_")
 
 app = typer.Typer(name="audit", help="The audit log: check it, search it, follow it.", no_args_is_help=True)
 
@@ -63,18 +65,19 @@ def show(
     day: Annotated[str, typer.Option(help="Only this day (UTC), such as 2026-11-29.")] = "",
     owner: Annotated[str, typer.Option(help="Only this owner's, by the id that `glowl owners show` prints.")] = "",
     key: Annotated[str, typer.Option(help="Only with this key, by its public name, such as glowl_8KmT2xQa.")] = "",
-    request: Annotated[str, typer.Option(help="Only this one, by its x-request-id or response id.")] = "",
+    request: Annotated[str, typer.Option(help="Only this one, by its x-request-id or the id of its answer.")] = "",
     status: Annotated[int, typer.Option(help="Only with this HTTP status.")] = 0,
     is_json: JsonOption = False,
 ) -> None:
     """Print the requests of all processes in the order in which they ended."""
     place, language = _folder(folder), detect_language()
+    ids = {request, *(f"resp_{request.removeprefix(shape)}" for shape in _SHAPES if request.startswith(shape))}
 
     def is_wanted(record: dict[str, Any]) -> bool:
         return (
             (not owner or record.get("owner") == owner)
             and (not key or record.get("key_id") == key)
-            and (not request or request in (record.get("request_id"), record.get("response_id")))
+            and (not request or not ids.isdisjoint((record.get("request_id"), record.get("response_id"))))
             and (not status or record.get("status") == status)
         )
 
