@@ -77,7 +77,7 @@ def resolve(job: Job, question: str) -> FinalAnswer | ComposeRequest | NoAnswer:
 
     if not answers:
         failed = results[main.name].error or next((result.error for result in results.values() if result.error), None)
-        return NoAnswer(failed or to_error_record("server_error", texts.NO_ENGINE_ANSWERED))
+        return NoAnswer(failed or to_error_record(texts.NO_ENGINE_ANSWERED, code="server_error"))
 
     chosen = next(name for name in (main.name, "thinking", *answers) if name in answers)
     engine = next(branch.engine for branch in job.spec.branches if branch.name == chosen)
@@ -186,7 +186,7 @@ def composed(request: ComposeRequest, result: UnitResult) -> FinalAnswer | NoAns
         reason = _why_not(result)
         if not request.has_fallback:
             said = texts.ONLY_BY_GLM.fill(reason=reason)
-            error = to_error_record("server_error", said, retryable=True)
+            error = to_error_record(said, code="server_error", retryable=True)
             known = result.error or ErrorRecord()
             return NoAnswer({**error, **known, "message": said.en, "message_zh": said.zh})
         return request.fallback.noted(texts.NOT_COMPOSED.fill(engine="glm", reason=reason))
@@ -213,7 +213,7 @@ def without_merging(job: Job) -> FinalAnswer | NoAnswer:
             continue
         usage = add_usage(*(unit.result.usage for unit in job.units.values() if unit.result))
         return as_it_is(job, answer, branch.engine, branch.name, usage).noted(texts.NOT_MERGED)
-    return NoAnswer(to_error_record("internal_error", texts.MERGE_FAILED))
+    return NoAnswer(to_error_record(texts.MERGE_FAILED, code="internal_error"))
 
 
 def compose_prompt(question: str, draft: str, deep: str, language: str) -> str:

@@ -52,4 +52,4 @@ def _error_of(finish_reason: str) -> ErrorRecord:
         finish_reason, texts.WROTE_NOTHING
     )
     code = "content_filter" if finish_reason == "content_filter" else "empty_answer"
-    return to_error_record(code, said, status=502)
+    return to_error_record(said, code=code, status=502)

@@ -11,14 +11,16 @@ from router.errors import NotFoundError, QueueFullError
 from router.jobs import texts
 from router.jobs.results import UnitResult, to_error_record
 
-NOT_AWAITED: Final = UnitResult(error=to_error_record("not_awaited", texts.NOT_AWAITED, status=504, retryable=True))
-LOST_MERGE: Final = to_error_record("server_error", texts.LOST_MERGE)
+NOT_AWAITED: Final = UnitResult(
+    error=to_error_record(texts.NOT_AWAITED, code="not_awaited", status=504, retryable=True)
+)
+LOST_MERGE: Final = to_error_record(texts.LOST_MERGE, code="server_error")
 
 
 def lost_result(max_attempts: int) -> UnitResult:
     """Return what a branch ends with whose workers were lost too often."""
     said = texts.LOST_BRANCH.fill(max_attempts=max_attempts)
-    return UnitResult(error=to_error_record("worker_lost", said, retryable=True))
+    return UnitResult(error=to_error_record(said, code="worker_lost", retryable=True))
 
 
 def no_response(response_id: str, *, param: str | None = "response_id") -> NotFoundError:

@@ -28,7 +28,7 @@ class ErrorRecord(TypedDict, total=False):
 
 
 def to_error_record(
-    code: str, said: Text, *, status: int = 500, retryable: bool = False, param: str | None = None
+    said: Text, *, code: str, status: int = 500, retryable: bool = False, param: str | None = None
 ) -> ErrorRecord:
     """Write down an error of our own; `to_failure_record` does so with an engine's."""
     return {

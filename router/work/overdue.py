@@ -42,4 +42,4 @@ def to_error(job: Job, cause: Cause) -> ErrorRecord:
         code, param = "deadline_exceeded", "hybrid.deadline_ms"
     else:
         said, code, param = texts.JOB_EXPIRED, "job_expired", None
-    return to_error_record(code, said, status=504, param=param)
+    return to_error_record(said, code=code, status=504, param=param)
