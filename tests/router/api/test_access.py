@@ -21,7 +21,7 @@ from router.auth.caller import SCOPES, Scope
 from router.auth.key_text import new_key
 from router.auth.store import OwnerStore
 from router.settings import Settings
-from tests.router.loop.test_store import _picture
+from tests.support.exchanges import make_picture
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
 # Every route, and what a key needs for it. A new route needs a row here.
@@ -163,7 +163,7 @@ def store_things(service: Service) -> dict[str, str]:
     with httpx.Client(base_url=service.server.url + "/v1", headers=headers, trust_env=False, timeout=300) as http:
         hook = {"name": "a", "url": "http://127.0.0.1:9/hook", "event_types": ["response.cancelled"]}
         endpoint_id = http.post("/webhook_endpoints", json=hook).json()["id"]
-        picture = _picture()
+        picture = make_picture()
         content = [to_input_image(picture.data), {"type": "input_text", "text": "你好"}]
         asked = [{"role": "user", "content": content}]
         question = {"model": "glowl", "input": asked, "background": True, "hybrid": {"route": "deep"}}

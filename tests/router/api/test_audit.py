@@ -22,8 +22,8 @@ from router.audit.verify import verify
 from router.auth.key_text import digest_of
 from router.auth.records import configured_owner
 from router.settings import Settings
-from tests.router.api.test_hanging_up import send
 from tests.router.audit.test_log import Disk
+from tests.support.raw import send
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
 Json = dict[str, Any]

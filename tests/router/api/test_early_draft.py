@@ -20,8 +20,8 @@ from router.app import create_app
 from router.errors import QueueUnavailableError
 from router.jobs.job import Event
 from router.settings import Settings
-from tests.router.api.test_hanging_up import send
 from tests.router.api.test_unstored import finish
+from tests.support.raw import send
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
 Json = dict[str, Any]

@@ -23,11 +23,11 @@ from router.loop.capture import Capture
 from router.loop.records import Exchange
 from router.loop.store import LoopStore
 from router.settings import Settings
-from tests.router.loop.test_store import _picture
+from tests.support.exchanges import make_picture
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
 Json = dict[str, Any]
-PICTURE = f"data:image/png;base64,{base64.b64encode(_picture().data).decode()}"
+PICTURE = f"data:image/png;base64,{base64.b64encode(make_picture().data).decode()}"
 CONTENT: list[Json] = [
     {"type": "image_url", "image_url": {"url": PICTURE}},
     {"type": "text", "text": "多少？13812345678"},
@@ -136,7 +136,7 @@ def test_what_waits_for_a_right_answer_is_shown_to_its_owner_alone(alice: httpx.
     assert (picture["is_kept"], picture["width"]) == (True, 40)
     path = f"/v1/review/{ids[2]}/pictures/{picture['sha256']}"
     read = alice.get(path)
-    assert read.content == _picture().data
+    assert read.content == make_picture().data
     assert read.headers["content-disposition"] == "attachment"
     # And nobody else sees any of it, nor another file by this way
     assert bob.get("/v1/review").json()["data"] == []
@@ -211,7 +211,7 @@ def test_a_job_is_kept_at_its_end_whoever_ran_it(alice: httpx.Client, database: 
     kept = wait_until(lambda: _kept(folder, job_id), "the exchange", timeout_s=300)
     assert (kept.draft, kept.deep, kept.final, kept.agreement) == ("three", "four", "four", 0.0)
     with LoopStore(folder / "loop") as store:
-        assert store.pictures(kept.pictures)[_picture().sha256].file is not None
+        assert store.pictures(kept.pictures)[make_picture().sha256].file is not None
     assert alice.post(f"/v1/responses/{job_id}/feedback", json={"rating": "down"}).status_code == 200
     # And deleting the response deletes all of it
     assert alice.delete(f"/v1/responses/{job_id}").json()["deleted"]

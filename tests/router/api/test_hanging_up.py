@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -16,22 +14,12 @@ from engines.base import EngineOverloadedError
 from engines.echo import EchoEngine
 from router.api.hangups import ON_DISCONNECT, ClientGoneError, while_connected
 from router.errors import QueueUnavailableError
+from tests.support.raw import send
 from tests.support.servers import AppServer, wait_until
 
 CHAT = {"model": "glowl", "messages": [{"role": "user", "content": "你好"}]}
 RESPONSE = {"model": "glowl", "input": "你好"}
 BOTH = [("/v1/chat/completions", CHAT), ("/v1/responses", RESPONSE)]
-
-
-def send(
-    api: AppServer, path: str, body: dict[str, Any], headers: dict[str, str] | None = None, raw: bytes | None = None
-) -> socket.socket:
-    raw = raw or json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(raw)}"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-    connection = socket.create_connection(("127.0.0.1", api.port))
-    connection.sendall("\r\n".join([*lines, "", ""]).encode() + raw)
-    return connection
 
 
 @pytest.mark.parametrize(("path", "body"), BOTH)

@@ -17,7 +17,7 @@ from router import direct
 from router.idempotency import KEEP_S
 from router.lua.constants import NET_S
 from router.redis import PREFIX, queue_unavailable
-from tests.router.api.test_hanging_up import send
+from tests.support.raw import send
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
 CHAT = {"model": "glowl", "messages": [{"role": "user", "content": "你好"}]}

@@ -23,8 +23,8 @@ from router.jobs.job import Job
 from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
-from tests.router.api.test_hanging_up import send
 from tests.support.jobs import PAIR, make_spec
+from tests.support.raw import send
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
 Json = dict[str, Any]

@@ -16,7 +16,7 @@ from router.api.routes import responses
 from router.jobs.results import FinalAnswer, UnitResult
 from router.jobs.store import JobStore
 from router.redis import PREFIX
-from tests.router.api.test_hanging_up import send
+from tests.support.raw import send
 from tests.support.servers import AppServer, RedisProcess, wait_until
 
 Json = dict[str, Any]

@@ -21,7 +21,7 @@ from router.cli.durations import parse_duration, show_duration
 from router.cli.main import app
 from router.loop.collect import deleted_since
 from router.loop.store import LoopStore
-from tests.router.loop.test_store import exchange
+from tests.support.exchanges import exchange
 
 
 class Terminal:

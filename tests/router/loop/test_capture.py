@@ -15,11 +15,11 @@ from router.loop import capture as module
 from router.loop.capture import Capture, to_terms
 from router.loop.records import Feedback, Terms, to_exchange
 from router.loop.store import LoopStore
-from tests.router.loop.test_store import _picture
+from tests.support.exchanges import make_picture
 
 
 def ended_job(number: int = 1, *, owner: str = "own_a", is_captured: bool = True, text: str = "打 13812345678") -> Job:
-    picture = _picture()
+    picture = make_picture()
     spec = JobSpec(
         id=f"resp_{number}",
         owner=owner,
@@ -57,7 +57,7 @@ def _capture(folder: Path, captures: str = "pictures") -> Capture:
 
 async def test_an_answer_is_kept_redacted_with_its_pictures(tmp_path: Path) -> None:
     capture = _capture(tmp_path / "loop")
-    capture.add(ended_job(), [_picture()])
+    capture.add(ended_job(), [make_picture()])
     assert await capture.flush()
     capture.close()
     with LoopStore(tmp_path / "loop") as store:
@@ -78,7 +78,7 @@ async def test_an_answer_is_kept_redacted_with_its_pictures(tmp_path: Path) -> N
 @pytest.mark.parametrize("job", [ended_job(owner="own_b"), ended_job(is_captured=False)], ids=["owner", "request"])
 async def test_without_consent_there_is_no_trace(tmp_path: Path, job: Job) -> None:
     capture = _capture(tmp_path / "loop")
-    capture.add(job, [_picture()])
+    capture.add(job, [make_picture()])
     assert await capture.flush()
     capture.close()
     assert not (tmp_path / "loop").exists()
@@ -86,11 +86,11 @@ async def test_without_consent_there_is_no_trace(tmp_path: Path, job: Job) -> No
 
 async def test_with_consent_to_texts_pictures_are_only_measured(tmp_path: Path) -> None:
     capture = _capture(tmp_path / "loop", "text")
-    capture.add(ended_job(), [_picture()])
+    capture.add(ended_job(), [make_picture()])
     assert await capture.flush()
     capture.close()
     with LoopStore(tmp_path / "loop") as store:
-        (kept,) = store.pictures([_picture().sha256]).values()
+        (kept,) = store.pictures([make_picture().sha256]).values()
         assert (kept.file, kept.look.width_px) == (None, 40)
     assert not (tmp_path / "loop/pictures").exists()
 

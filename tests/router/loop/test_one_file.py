@@ -9,11 +9,11 @@ from router.loop.one_file import restore_kept, write_kept
 from router.loop.pictures import look_at
 from router.loop.records import Feedback
 from router.loop.store import FILE, LoopStore
-from tests.router.loop.test_store import _picture, exchange
+from tests.support.exchanges import exchange, make_picture
 
 
 def _fill(folder: Path) -> None:
-    picture = _picture()
+    picture = make_picture()
     with LoopStore(folder) as store:
         store.put(exchange(1, pictures=(picture.sha256,)), [(look_at(picture), picture)], 9e9)
         store.put_feedback("resp_1", "own_a", Feedback("up", at=5.0))
@@ -37,9 +37,9 @@ def test_kept_answers_come_back_as_they_were_at_one_moment(tmp_path: Path) -> No
     for folder in (tmp_path / "other", tmp_path / "loop"):
         with LoopStore(folder) as store:
             assert list(store.select()) == wanted
-            (kept,) = store.pictures([_picture().sha256]).values()
+            (kept,) = store.pictures([make_picture().sha256]).values()
             assert kept.file is not None
-            assert kept.file.read_bytes() == _picture().data
+            assert kept.file.read_bytes() == make_picture().data
         assert sorted(path.name for path in folder.iterdir()) == [FILE, "pictures"]
 
 

@@ -16,7 +16,7 @@ from router.loop.records import Exchange, Feedback
 from router.loop.report.numbers import Prices, measure, percentiles, to_pattern
 from router.loop.report.page import to_html
 from router.loop.store import Kept, LoopStore
-from tests.router.loop.test_store import _picture, exchange
+from tests.support.exchanges import exchange, make_picture
 
 ATTACK = '<script>alert(1)</script><img src=x onerror="alert(2)">'
 
@@ -48,7 +48,7 @@ def _log() -> list[Exchange]:
 
 
 def test_the_numbers_are_those_of_the_log() -> None:
-    picture = _picture()
+    picture = make_picture()
     log = [replace(each, pictures=(picture.sha256,)) if each.id in ("resp_1", "resp_2") else each for each in _log()]
     found = measure(log, {picture.sha256: Kept(look_at(picture), None)}, Prices(2.0, 10.0))
     assert (found.num_exchanges, found.first_at, found.last_at) == (40, 1001.0, 1040.0)
@@ -86,7 +86,7 @@ class _Tags(HTMLParser):
 
 def test_the_page_is_one_file_that_shows_what_was_said_and_runs_none_of_it(tmp_path: Path) -> None:
     # Given what an attacker may have written, in every place that is shown
-    picture = _picture()
+    picture = make_picture()
     answers = {"draft": replace(exchange().answers["draft"], text=ATTACK)}
     bad = exchange(
         1, question=ATTACK, final=ATTACK, answers=answers, agreement=0.0, rule=ATTACK, error=ATTACK, language=ATTACK,

@@ -1,51 +1,15 @@
 from __future__ import annotations
 
-import hashlib
-import io
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from engines.base import ImagePart
 from router.loop.pictures import look_at
-from router.loop.records import Answer, Exchange, Feedback
+from router.loop.records import Feedback
 from router.loop.store import FILE, LoopStore, NewerLoopError
-
-SECRET = "绝密文字-qX7"
-
-
-def _picture(level: int = 200) -> ImagePart:
-    file = io.BytesIO()
-    Image.new("RGB", (40, 30), (level, 10, 10)).save(file, "PNG")
-    return ImagePart(file.getvalue(), "image/png", hashlib.sha256(file.getvalue()).hexdigest())
-
-
-def exchange(number: int = 1, **changes: object) -> Exchange:
-    made = Exchange(
-        id=f"resp_{number}",
-        owner="own_a",
-        at=1000.0 + number,
-        took_s=2.5,
-        state="completed",
-        question=f"合计？{SECRET}",
-        messages=[{"role": "user", "parts": [{"type": "text", "text": f"合计？{SECRET}"}]}],
-        language="zh",
-        route="deep",
-        rule="several_images",
-        engine="owl2",
-        decision={"route": "deep"},
-        answers={"draft": Answer("41", "glm", 0.5, 0.1, 10, 2), "deep": Answer("42", "owl2", 2.0, 0.4, 12, 3)},
-        final="42",
-        final_model="owl2",
-        final_engine="owl2",
-        strategy="deep",
-        agreement=0.25,
-        conflicts=({"kind": "number"},),
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
+from tests.support.exchanges import SECRET, exchange, make_picture
 
 
 def _bytes_of(folder: Path) -> bytes:
@@ -53,7 +17,7 @@ def _bytes_of(folder: Path) -> bytes:
 
 
 def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
-    picture = _picture()
+    picture = make_picture()
     wanted = exchange(pictures=(picture.sha256,))
     with LoopStore(tmp_path / "loop") as store:
         assert store.put(wanted, [(look_at(picture), picture)], 2000.0)
@@ -83,7 +47,7 @@ def test_exchanges_are_selected_by_owner_and_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["id", "owner", "time"])
 def test_what_is_deleted_is_gone_from_the_disk(tmp_path: Path, how: str) -> None:
     # Given two exchanges that show the same picture, one of them alone another one
-    shared, own = _picture(), _picture(90)
+    shared, own = make_picture(), make_picture(90)
     with LoopStore(tmp_path) as store:
         store.put(
             exchange(1, pictures=(shared.sha256, own.sha256)), [(look_at(each), each) for each in (shared, own)], 50
@@ -138,7 +102,7 @@ def test_a_shortened_time_counts_for_what_is_kept_already(tmp_path: Path) -> Non
 
 
 def test_what_a_dying_process_left_is_swept_away(tmp_path: Path) -> None:
-    kept, lost = _picture(1), _picture(2)
+    kept, lost = make_picture(1), make_picture(2)
     with LoopStore(tmp_path) as store:
         store.put(exchange(pictures=(kept.sha256,)), [(look_at(kept), kept)], 2000.0)
         folder = store.pictures([kept.sha256])[kept.sha256].file.parent.parent  # type: ignore[union-attr]

@@ -26,7 +26,7 @@ from router.loop.datasets.select import Candidate, draw, right_answer, select
 from router.loop.pictures import group_near, look_at
 from router.loop.records import Exchange, Feedback
 from router.loop.store import LoopStore
-from tests.router.loop.test_store import exchange
+from tests.support.exchanges import exchange
 
 
 def _page(number: int, form: str = "PNG") -> ImagePart:
