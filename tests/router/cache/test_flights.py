@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from engines.base import Delta, GenerationFailedError, GenerationRequest, Message, SamplingParams, TextPart
 from engines.echo import EchoEngine
-from router.cache.flights import Flights, SharedStream
+from router.cache.flights import Flights, SharedStream, flight_of
+from router.jobs.job import BranchPlan
+from router.output_format import OutputFormat
+from tests.support.jobs import DECISION, PAIR, make_spec
 from tests.support.pictures import png
 
 REQUEST = GenerationRequest((Message("user", (png("red"), TextPart("What is it?"))),), caller="alice")
@@ -127,3 +131,44 @@ async def test_a_stream_that_was_closed_or_read_has_nothing_more(engine: EchoEng
 
     assert [delta async for delta in stream] == list[Delta]()
     await engine.wait_for(lambda engine: engine.num_running == 0)
+
+
+PICTURE = {"type": "image", "sha256": "a" * 64}
+TEXT = {"type": "text", "text": "What is it?"}
+OTHER_JOBS: dict[str, dict[str, Any]] = {
+    "owner": {"owner": "bob"},
+    "question": {"messages": [{"role": "user", "parts": [PICTURE, {**TEXT, "text": "What was it?"}]}]},
+    "picture": {"messages": [{"role": "user", "parts": [{**PICTURE, "sha256": "b" * 64}, TEXT]}]},
+    "order": {"messages": [{"role": "user", "parts": [TEXT, PICTURE]}]},
+    "role": {"messages": [{"role": "system", "parts": [PICTURE, TEXT]}]},
+    "sampling": {"sampling": SamplingParams(max_tokens=8)},
+    "branches": {"branches": (*PAIR[:1], BranchPlan("deep", "owl2", enable_thinking=True))},
+    "strategy": {"strategy": "compose"},
+    "language": {"language": "zh"},
+    "adapter": {"adapter": "tags"},
+    "adapter's engine": {"adapter_engine": "owl2"},
+    "promoted": {"promoted": {"owl2": "bills"}},
+    "format": {"output_format": OutputFormat("json_object")},
+    "decision": {"decision": {**DECISION, "degraded": ["owl2 is away"]}},
+}
+SAME_JOBS: dict[str, dict[str, Any]] = {
+    "id": {},
+    "metadata": {"metadata": {"a": "b"}},
+    "background": {"is_background": True},
+    "webhook": {"webhook_url": "https://example.com/hook"},
+    "preset": {"decision": {**DECISION, "preset": "other"}},
+}
+
+
+def asking(**changes: Any) -> str:
+    return flight_of(make_spec(**{"messages": [{"role": "user", "parts": [PICTURE, TEXT]}], **changes}))
+
+
+@pytest.mark.parametrize("name", OTHER_JOBS)
+def test_a_job_that_asks_something_else_or_for_another_owner_shares_no_run(name: str) -> None:
+    assert asking(**OTHER_JOBS[name]) != asking()
+
+
+@pytest.mark.parametrize("name", SAME_JOBS)
+def test_what_changes_no_answer_parts_no_jobs(name: str) -> None:
+    assert asking(**SAME_JOBS[name]) == asking()

@@ -82,6 +82,12 @@ def test_other_weights_and_other_rules_are_other_questions() -> None:
     assert key_of(CALL, rules="s").question != key_of(CALL).question
 
 
+def test_another_release_finds_nothing_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = key_of(CALL)
+    monkeypatch.setattr("router.cache.keys._RELEASE", "99.0")
+    assert key_of(CALL).question != old.question
+
+
 def test_pictures_of_one_size_are_the_same_question_with_other_names_for_the_answers() -> None:
     red, blue = key_of(CALL), key_of(with_picture(png("blue")))
 
