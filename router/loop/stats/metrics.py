@@ -5,7 +5,8 @@ In: two answers, texts or JSON values. Out: numbers from 0 to 1. Pure functions.
 - exact: the two say the same, whatever their width, case, outer punctuation, or way to write a number or a date
   (`router.answers.fields.same`). JSON is exact if every field is.
 - field precision, recall and F1: over the leaves of JSON. Elements of lists are paired so that most fields agree, in
-  any order. A field that is empty, null or missing counts as not said.
+  any order; those of very long lists in the order they are in. A field that is empty, null or missing counts as not
+  said.
 - ANLS*: the normalised edit similarity over trees (D. Peer et al., ANLS* - A Universal Document Processing Metric for
   Generative Large Language Models, arXiv:2402.03848). Below 0.5 a leaf counts as 0.
 """
@@ -24,6 +25,9 @@ from router.loop.stats.matching import best_pairs
 _LEAST_SIMILARITY: Final = 0.5
 # An edit distance takes the product of both lengths; of longer leaves only the beginning is compared.
 _MAX_COMPARED_CHARS: Final = 2_000
+# Finding the best pairs takes the product of both sides' leaves, and more; a correction may have 50,000 of them.
+_MAX_COMPARED_LEAVES: Final = 250_000
+_MAX_PAIRING_STEPS: Final = 5_000_000
 _FENCE: Final = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL | re.IGNORECASE)
 _NOTHING: Final[tuple[Any, ...]] = (None, "", [], {})
 
@@ -126,6 +130,8 @@ def _count_same(right: Any, said: Any) -> int:
     if isinstance(right, dict) and isinstance(said, dict):
         return sum(_count_same(value, said[name]) for name, value in right.items() if name in said)
     if isinstance(right, list) and isinstance(said, list):
+        if _is_too_long(right, said):
+            return sum(map(_count_same, right, said))
         counts = [[_count_same(one, other) for other in said] for one in right]
         return sum(counts[row][column] for row, column in best_pairs(counts))
     if isinstance(right, dict | list) or isinstance(said, dict | list):
@@ -154,7 +160,17 @@ def _anls(right: Any, said: Any) -> tuple[float, int]:
     return _similarity(_plain(right), _plain(said)), 1
 
 
+def _is_too_long(right: list[Any], said: list[Any]) -> bool:
+    """Whether the best pairs of two lists would take too long to find."""
+    few, many = sorted((len(right), len(said)))
+    return few**2 * many > _MAX_PAIRING_STEPS or _size(right) * _size(said) > _MAX_COMPARED_LEAVES
+
+
 def _anls_of_lists(right: list[Any], said: list[Any]) -> tuple[float, int]:
+    if _is_too_long(right, said):
+        num_pairs = min(len(right), len(said))
+        similarity, size = _sum(list(map(_anls, right, said)))
+        return similarity, size + sum(map(_size, (*right[num_pairs:], *said[num_pairs:])))
     pairs = [[_anls(one, other) for other in said] for one in right]
     worth = [[similarity / size if size else 1.0 for similarity, size in row] for row in pairs]
     chosen = best_pairs(worth)
@@ -186,14 +202,27 @@ def _similarity(first: str, second: str) -> float:
 
 
 def _num_edits(first: str, second: str) -> int:
-    """Return the Levenshtein distance."""
-    before = list(range(len(second) + 1))
-    for row, sign in enumerate(first, 1):
-        now = [row]
-        for column, other in enumerate(second, 1):
-            now.append(min(before[column] + 1, now[-1] + 1, before[column - 1] + (sign != other)))
-        before = now
-    return before[-1]
+    """Return the Levenshtein distance: a column of the table is two integers, a bit per cell, so it is one step.
+
+    Source: H. Hyyro, Explaining and Extending the Bit-Parallel Approximate String Matching Algorithm of Myers, 2001.
+    """
+    if not first:
+        return len(second)
+    places: dict[str, int] = {}
+    for row, sign in enumerate(first):
+        places[sign] = places.get(sign, 0) | 1 << row
+    mask, last = (1 << len(first)) - 1, 1 << len(first) - 1
+    # Bits of the rows whose cell is one more, or one less, than the cell above.
+    more, less, distance = mask, 0, len(first)
+    for sign in second:
+        found = places.get(sign, 0)
+        even = (((found & more) + more) ^ more) | found | less
+        right_more, right_less = less | ~(even | more) & mask, more & even
+        distance += bool(right_more & last) - bool(right_less & last)
+        right_more, right_less = (right_more << 1 | 1) & mask, right_less << 1 & mask
+        crossed = found | less
+        more, less = right_less | ~(crossed | right_more) & mask, right_more & crossed
+    return distance
 
 
 MEASURES: Final[dict[str, Callable[[Scores], float]]] = {

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
+from unittest import mock
+
 import pytest
 
+from router.loop.stats import metrics
 from router.loop.stats.matching import best_pairs
 from router.loop.stats.metrics import Fields, anls_star, count_fields, score
 
@@ -88,3 +93,37 @@ def test_pairs_are_those_of_the_largest_sum_not_the_first_ones() -> None:
     assert best_pairs([[1], [5], [2]]) == [(1, 0)]
     assert best_pairs([]) == []
     assert best_pairs([[], []]) == []
+
+
+def test_edits_are_counted_as_in_the_table_of_prefixes() -> None:
+    def count(first: str, second: str) -> int:
+        before = list(range(len(second) + 1))
+        for row, sign in enumerate(first, 1):
+            now = [row]
+            for column, other in enumerate(second, 1):
+                now.append(min(before[column] + 1, now[-1] + 1, before[column - 1] + (sign != other)))
+            before = now
+        return before[-1]
+
+    generator = random.Random(19)
+    for longest in (3, 12, 150):
+        for _ in range(100):
+            pair = ["".join(generator.choices("abé红", k=generator.randrange(longest))) for _ in range(2)]
+            assert metrics._num_edits(*pair) == count(*pair), pair
+
+
+def test_elements_of_very_long_lists_are_paired_in_order() -> None:
+    # Given a correction as long as the api takes it, and an answer of many short elements
+    right, said = [1] * 40_000, [1] * 1_000
+    with mock.patch.object(metrics, "best_pairs", side_effect=AssertionError("takes minutes")):
+        found = score(json.dumps(right), json.dumps(said))
+
+    assert (found.precision, found.recall, found.anls) == (1.0, 1_000 / 40_000, 1_000 / 40_000)
+    # and also if there are few elements with many leaves each
+    rows, others = [[[n] * 500 for n in range(50)] for _ in range(2)]
+    with mock.patch.object(metrics, "best_pairs", side_effect=AssertionError("takes minutes")):
+        assert count_fields(rows, others[::-1]).num_same == 0
+
+    # but a long table of goods is still compared in any order
+    goods = [{"name": f"n{n}", "price": n} for n in range(150)]
+    assert count_fields(goods, goods[::-1]).num_same == 300
