@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from engines.http.address import DEFAULT_PORTS, split_urls
 from engines.logs import LogFormat
 from router.limits.addresses import to_networks
-from router.limits.limits import NO_LIMITS, Limits, to_limits
+from router.limits.limits import NO_LIMITS, Limits, check_no_jobs, to_limits
 from router.loopback import is_loopback
 from router.scopes import Scope
 from router.secret_files import IN_A_FILE_TOO, SecretFiles, file_variables, variable_of
@@ -158,11 +158,11 @@ class Settings(BaseSettings):
         description="how much each owner may do, as requests=60/min, tokens=100k/min, pictures=60/min, "
         "megapixels=500/min, concurrent=8, jobs=100; what is left out is not limited",
     )
-    key_limits: Annotated[Limits, NoDecode, BeforeValidator(to_limits)] = Field(
-        NO_LIMITS, description="how much may be done with each key, written likewise"
+    key_limits: Annotated[Limits, NoDecode, BeforeValidator(to_limits), AfterValidator(check_no_jobs)] = Field(
+        NO_LIMITS, description="how much may be done with each key, written likewise, without jobs"
     )
-    address_limits: Annotated[Limits, NoDecode, BeforeValidator(to_limits)] = Field(
-        NO_LIMITS, description="how much may be done from each client address, written likewise"
+    address_limits: Annotated[Limits, NoDecode, BeforeValidator(to_limits), AfterValidator(check_no_jobs)] = Field(
+        NO_LIMITS, description="how much may be done from each client address, written likewise, without jobs"
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(to_networks)] = Field(
         ("127.0.0.1", "::1"),

@@ -96,6 +96,17 @@ def to_limits(value: object) -> object:
     return Limits.parse(value) if isinstance(value, str) else value
 
 
+def check_no_jobs(limits: Limits) -> Limits:
+    """Return limits of keys or addresses: jobs are counted by owner alone.
+
+    Raises:
+        ValueError: if they limit jobs.
+    """
+    if limits.max_unfinished_jobs is not None:
+        raise ValueError("'jobs' counts by owner only; write it in GLOWL_LIMITS, or with `glowl owners set`")
+    return limits
+
+
 def _to_number(name: str, value: str) -> int:
     found = _VALUE.fullmatch(value)
     if found is None or (found[3] and name not in _PER_MINUTE):

@@ -139,3 +139,13 @@ def test_settings_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*_JWKS, "GLOWL_JWT_SECRET", "GLOWL_JWT_SCOPES"]:
         monkeypatch.setenv(name, "")  # compose files pass variables that are not set as empty ones
     assert Settings() == without
+
+
+@pytest.mark.parametrize("name", ["KEY", "ADDRESS"])
+@pytest.mark.parametrize("jobs", ["5", "none"])
+def test_jobs_are_limited_for_owners_alone(monkeypatch: pytest.MonkeyPatch, name: str, jobs: str) -> None:
+    monkeypatch.setenv("GLOWL_LIMITS", f"jobs={jobs}")
+    Settings()
+    monkeypatch.setenv(f"GLOWL_{name}_LIMITS", f"requests=1,jobs={jobs}")
+    with pytest.raises(ValidationError, match="by owner only; write it in GLOWL_LIMITS"):
+        Settings()
