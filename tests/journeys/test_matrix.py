@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,7 +22,7 @@ from engines.http.app import create_app as create_engine_app
 from router.call import DraftAs
 from tests.support.clients import Call, CallFailedError, ClientProcess
 from tests.support.receiver import Receiver
-from tests.support.servers import STARTUP_S, AppServer, wait_until
+from tests.support.servers import STARTUP_S, AppServer, paused, wait_until
 from tests.support.stack import ProcessStack
 from tests.support.staged import SCHEMA, Part, Script, StagedEngine, answer_of
 from tests.support.whole import IS_WHOLE
@@ -312,11 +310,8 @@ class Stack(ProcessStack):
     def paused_worker(self) -> Iterator[None]:
         """Let jobs wait in the queue."""
         process = self.processes["worker0"].child.pid
-        os.kill(process, signal.SIGSTOP)
-        try:
+        with paused(process):
             yield
-        finally:
-            os.kill(process, signal.SIGCONT)
 
     def stop(self) -> None:
         self.client.stop()

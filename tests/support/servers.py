@@ -5,6 +5,7 @@ Everything listens on unix sockets or loopback, is started by the test that need
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ from tests.support.fork_server import Forked, ForkServer
 STARTUP_S = 300.0  # a hang, not a busy machine
 # Starts processes for tests (tests/conftest.py); without one, as in benchmarks, they are started from their files.
 fork_server: ForkServer | None = None
+
+
+@contextlib.contextmanager
+def paused(pid: int) -> Iterator[None]:
+    """Let a process answer nothing for a while, and have it go on whatever happens."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def wait_until(is_true: Callable[[], Any], what: str, timeout_s: float = STARTUP_S) -> Any:

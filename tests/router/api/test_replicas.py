@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 
 import httpx
@@ -12,7 +11,7 @@ from router import lua
 from router.app import create_app
 from router.settings import Settings
 from tests.support.sentinels import SentinelServers
-from tests.support.servers import AppServer, wait_until
+from tests.support.servers import AppServer, paused, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -71,14 +70,11 @@ def test_what_a_silent_replica_does_not_have_is_refused_and_taken_back(
     monkeypatch.setattr(lua, "_REPLICAS_MS", 200)
     before = listed(careful)
     replica = pair.processes["redis1"].child
-    replica.send_signal(signal.SIGSTOP)
-    try:
+    with paused(replica.pid):
         refused = careful.post("/v1/responses", json=DEEP, headers={"accept-language": language})
         file = careful.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", b"{}\n")})
         # A fast answer is given all the same, and says that it is not stored
         fast = careful.post("/v1/responses", json={"model": "glowl", "input": "你好", "hybrid": {"route": "fast"}})
-    finally:
-        replica.send_signal(signal.SIGCONT)
 
     assert (refused.status_code, file.status_code, fast.status_code) == (503, 503, 200)
     error = refused.json()["error"]

@@ -19,7 +19,7 @@ from router.batches.records import BatchSpec
 from router.jobs.job import Job, JobSpec
 from router.redis import may_be_done, queue_unavailable, storage_full
 from router.redis_watch import RedisSilentError
-from tests.support.servers import AppServer, RedisProcess, wait_until
+from tests.support.servers import AppServer, RedisProcess, paused, wait_until
 
 GUARD_S = 8.0  # less than a write waits for redis
 DEEP = {"model": "glowl", "input": "Compare the causes of both wars step by step.", "hybrid": {"route": "deep"}}
@@ -29,13 +29,10 @@ DEEP = {"model": "glowl", "input": "Compare the causes of both wars step by step
 def hanging(api: AppServer, redis_process: RedisProcess) -> Iterator[None]:
     """A redis that the api knows to be silent."""
     watch = api._app.state.services.redis_watch
-    os.kill(redis_process.child.pid, signal.SIGSTOP)
-    try:
+    with paused(redis_process.child.pid):
         wait_until(lambda: watch.is_silent, "the api to notice")
         yield
-    finally:
-        os.kill(redis_process.child.pid, signal.SIGCONT)
-        wait_until(lambda: not watch.is_silent, "the api to notice")
+    wait_until(lambda: not watch.is_silent, "the api to notice")
 
 
 CALLS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -73,11 +70,8 @@ def test_a_poll_is_refused_soon_though_nobody_has_noticed_yet(
     http: httpx.Client, redis_process: RedisProcess, api: AppServer
 ) -> None:
     http.get("/v1/responses/resp_0")  # a connection that works
-    os.kill(redis_process.child.pid, signal.SIGSTOP)
-    try:
+    with paused(redis_process.child.pid):
         answer = http.get("/v1/responses/resp_0", timeout=GUARD_S)
-    finally:
-        os.kill(redis_process.child.pid, signal.SIGCONT)
 
     assert answer.status_code == 503
     wait_until(lambda: http.get("/v1/responses/resp_0").status_code == 404, "redis to answer again")
@@ -211,11 +205,8 @@ def test_a_chat_that_waits_ends_with_its_wait_though_redis_has_fallen_silent(
         [job_id] = ids_of(http.get("/v1/jobs")) - before
 
         # When redis hangs meanwhile
-        os.kill(redis_process.child.pid, signal.SIGSTOP)
-        try:
+        with paused(redis_process.child.pid):
             answer = waiting.result()
-        finally:
-            os.kill(redis_process.child.pid, signal.SIGCONT)
 
     # Then it is told where the answer will be, soon after its wait, and that is true
     refused = json.loads(answer.text.split("data: ")[-2]) if is_stream else answer.json()
@@ -238,11 +229,8 @@ def test_a_held_response_ends_soon_though_it_names_no_wait(
         [job_id] = ids_of(http.get("/v1/jobs")) - before
 
         # When redis hangs meanwhile
-        os.kill(redis_process.child.pid, signal.SIGSTOP)
-        try:
+        with paused(redis_process.child.pid):
             answer = held.result()
-        finally:
-            os.kill(redis_process.child.pid, signal.SIGCONT)
 
     # Then it is told where the answer will be, and that is true
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_unavailable")
@@ -261,11 +249,8 @@ def test_a_held_response_outlives_a_short_silence(
         held = pool.submit(http.post, "/v1/responses", json={**DEEP, "model": "mplug-owl2"}, timeout=300)
         wait_until(lambda: ids_of(http.get("/v1/jobs")) - before, "the job")
         [job_id] = ids_of(http.get("/v1/jobs")) - before
-        os.kill(redis_process.child.pid, signal.SIGSTOP)
-        try:
+        with paused(redis_process.child.pid):
             wait_until(lambda: watch.is_silent, "the api to notice")
-        finally:
-            os.kill(redis_process.child.pid, signal.SIGCONT)
         wait_until(lambda: http.post(f"/v1/responses/{job_id}/cancel").status_code == 200, "redis to answer again")
         assert held.result().json()["status"] == "cancelled"
 
@@ -275,11 +260,8 @@ def test_a_new_deep_chat_is_refused_as_soon_as_somebody_notices(
     http: httpx.Client, redis_process: RedisProcess, api: AppServer, more: dict[str, Any]
 ) -> None:
     before = ids_of(http.get("/v1/jobs"))
-    os.kill(redis_process.child.pid, signal.SIGSTOP)
-    try:
+    with paused(redis_process.child.pid):
         answer = http.post("/v1/chat/completions", json=deep_chat(60), timeout=GUARD_S, **more)
-    finally:
-        os.kill(redis_process.child.pid, signal.SIGCONT)
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_unavailable")
     wait_until(lambda: not api._app.state.services.redis_watch.is_silent, "the api to notice")
