@@ -80,6 +80,17 @@ def test_a_batch_is_followed_cancelled_and_saved(slow: ProcessStack, visit: Visi
     assert [json.loads(each)["custom_id"] for each in saved.value.path().read_text("utf-8").splitlines()] == ["r2"]
 
 
+def test_a_batch_that_cannot_begin_says_why(slow: ProcessStack, visit: Visit, http: httpx.Client) -> None:
+    file = http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("q.jsonl", b"\n")}).json()["id"]
+    asked = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch = http.post("/v1/batches", json=asked).json()["id"]
+
+    card = visit(slow).open("jobs/batches", key=KEYS[0]).locator(".card").filter(has_text=batch)
+
+    expect(card.locator(".status")).to_have_text(said("batch.failed"), timeout=TIMEOUT_MS)
+    expect(card.locator(".error")).to_have_text("The input file has no lines.")
+
+
 def test_a_webhook_that_failed_is_sent_again(
     slow: ProcessStack, visit: Visit, http: httpx.Client, receiver: Receiver
 ) -> None:

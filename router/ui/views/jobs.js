@@ -82,6 +82,7 @@ function BatchList() {
       return html`<li key=${batch.id} class="card">
         <p><code>${batch.id}</code> <span class=${`status ${batch.status}`}>${t(`batch.${batch.status}`)}</span> <small>${moment(batch.created_at)}</small></p>
         <p><progress max=${total || 1} value=${completed + failed} aria-label=${t("batches.progress", { n: completed + failed, all: total })}></progress> ${t("batches.counts", { total, completed, failed })}</p>
+        ${(batch.errors?.data ?? []).slice(0, 3).map((each) => html`<p class="error">${each.message}</p>`)}
         <p class="row">
           ${batch.output_file_id && html`<button type="button" class="small" onClick=${() => save(batch, "output")}>${t("batches.output")}</button>`}
           ${batch.error_file_id && html`<button type="button" class="small" onClick=${() => save(batch, "error")}>${t("batches.errors")}</button>`}
