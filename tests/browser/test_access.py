@@ -184,3 +184,12 @@ def test_language_and_colours_can_be_chosen_and_stay(slow: ProcessStack, visit: 
         {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"}
     )
     expect(again.locator(".upload .error")).to_contain_text("图片")
+
+
+def test_signing_in_keeps_off_the_edge_of_a_phone(slow: ProcessStack, visit: Visit) -> None:
+    page = visit(slow, viewport={"width": 390, "height": 800}).open()
+    page.locator("#key").wait_for()
+    box = page.locator("#key").bounding_box()
+    assert box is not None
+    assert box["x"] >= 8
+    assert box["x"] + box["width"] <= 382
