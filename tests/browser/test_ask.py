@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
-from tests.browser.steps import SAMPLES, TIMEOUT_MS, ask, text_of, wait_for, wait_for_text
+from tests.browser.steps import SAMPLES, TIMEOUT_MS, ask, said, text_of, wait_for, wait_for_text
 from tests.support.servers import wait_until
 from tests.support.stack import PocketStack
 
@@ -149,6 +149,7 @@ def test_what_cannot_be_taken_is_refused_kindly(pocket: PocketStack, visit: Visi
     expect(refusals.nth(1)).to_contain_text("large.png")
     expect(refusals.nth(1)).to_contain_text("20971520")
     expect(page.get_by_role("button", name="Ask", exact=True)).to_be_disabled()
+    expect(page.get_by_role("status").filter(has_text=said("ask.refused"))).to_be_visible()
     for _ in range(2):
         page.locator(".upload").first.get_by_role("button", name="Remove").click()
     # And 17 pictures are more than one question may have; the question is not lost

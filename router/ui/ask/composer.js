@@ -138,6 +138,7 @@ export function Composer({ onAsk }) {
         ${templates.value.map((each) => html`<option value=${each.id}>${each.title}</option>`)}
       </select></label>
     </div>
+    ${hasBad && html`<p class="note" role="status">${t("ask.refused")}</p>`}
     <div class="row tools">
       <button type="button" class="quiet" title=${t("ask.choose")} onClick=${() => chooser.current.click()}><${Icon} name="picture" /><span class="narrow-hide">${t("ask.choose")}</span></button>
       ${isTouched

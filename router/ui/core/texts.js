@@ -55,6 +55,7 @@ export default {
   "camera.refused": ["The browser does not let this page use the camera. Allow it beside the address, and try again.", "浏览器不允许此页面使用摄像头。请在地址栏旁允许后重试。"],
   "camera.none": ["No camera was found, or another program uses it.", "未找到摄像头，或它正被其他程序使用。"],
   "ask.send": ["Ask", "提问"],
+  "ask.refused": ["Remove what was refused, then ask.", "请先移除被拒绝的图片，再提问。"],
   "ask.options": ["Options", "选项"],
   "ask.who": ["Who answers", "由谁回答"],
   "ask.who.auto": ["the policy decides", "由策略决定"],
