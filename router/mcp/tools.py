@@ -129,7 +129,7 @@ class Tool:
         given = {
             name: value
             for name, value in arguments.items()
-            if value is not None and not (value == "" and name in optional)
+            if value is not None and not (_is_blank(value) and name in optional)
         }
         for name, value in given.items():
             if (param := by_name.get(name)) is None:
@@ -140,10 +140,18 @@ class Tool:
             if param.name not in given:
                 if param.is_required:
                     raise ArgumentsError(texts.MISSING.fill(name=param.name, about=param.text))
+            elif _is_blank(given[param.name]):
+                raise ArgumentsError(
+                    texts.WRONG_ARGUMENT.fill(name=param.name, wanted=texts.WANTED_TEXT, about=param.text)
+                )
             elif wrong := best_match(Draft202012Validator(param.schema).iter_errors(given[param.name])):
                 wanted = _wanted(wrong, param.schema)
                 raise ArgumentsError(texts.WRONG_ARGUMENT.fill(name=param.name, wanted=wanted, about=param.text))
         return given
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
 def _as_meant(value: Any, kind: str) -> Any:

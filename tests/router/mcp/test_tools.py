@@ -59,6 +59,7 @@ def test_arguments_are_taken_as_they_are_meant() -> None:
     assert look.check({**base, "pictures": '["a.png"]'}) == base
     assert look.check({**base, "patience_s": "30", "route": None}) == {**base, "patience_s": 30}
     assert look.check({**base, "route": ""}) == base
+    assert look.check({**base, "route": " "}) == base
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ def test_arguments_are_taken_as_they_are_meant() -> None:
         ({"question": "What?", "pictures": []}, "a list of 1 or more texts"),
         ({"question": "What?", "pictures": [1]}, "a list of 1 or more texts"),
         ({"question": 5, "pictures": ["a.png"]}, "'question' must be a text"),
+        ({"question": " \n", "pictures": ["a.png"]}, "'question' must be a text"),
         ({"question": "What?", "pictures": ["a.png"], "patience_s": "soon"}, "a number from 0 to 3600"),
         ({"question": "What?", "pictures": ["a.png"], "patience_s": 4000}, "a number from 0 to 3600"),
         ({"question": "What?", "pictures": ["a.png"], "route": "slow"}, "one of auto, fast, deep"),
@@ -77,6 +79,12 @@ def test_arguments_are_taken_as_they_are_meant() -> None:
 )
 def test_a_wrong_argument_is_refused_with_what_would_be_right(arguments: dict[str, Any], said: str) -> None:
     assert said in refusal("look", **arguments)
+
+
+def test_a_blank_id_is_no_id() -> None:
+    # Without an id the route is that of all responses, which would be read as one without an answer.
+    with pytest.raises(ArgumentsError, match="'id' must be a text"):
+        TOOLS["refined"].check({"id": " "})
 
 
 def test_fields_are_read_by_a_schema_or_a_template_and_not_by_both() -> None:
