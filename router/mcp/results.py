@@ -66,9 +66,11 @@ def _to_final(exchange: Exchange, language: Language) -> CallToolResult:
     fields = None
     if ((response.get("text") or {}).get("format") or {}).get("type") != "text" and response["status"] == "completed":
         try:
-            fields = orjson.loads(text)
+            value = orjson.loads(text)
         except orjson.JSONDecodeError:
             return to_error(texts.NO_OBJECT, language)
+        # A schema may allow a list or a number: `text` has it. Clients drop a result that breaks the output schema.
+        fields = value if isinstance(value, dict) else None
     notes = []
     if response["status"] == "incomplete":
         reason = (response.get("incomplete_details") or {}).get("reason") or "?"

@@ -231,6 +231,12 @@ WANTED_NUMBER: Final = Text("a number from {least} to {most}", "{least} 到 {mos
 WANTED_CHOICE: Final = Text("one of {choices}", "以下之一：{choices}，")
 WANTED_OBJECT: Final = Text("an object", "对象")
 ONE_OF_BOTH: Final = Text("Send 'schema' or 'template', one of both.", "请发送 'schema' 或 'template'，二者择一。")
+NO_OBJECT_SCHEMA: Final = Text(
+    "'schema' must be of type object. Put a list or a single value into an object: "
+    '{"type": "object", "properties": {"items": ...}, "required": ["items"]}.',
+    "'schema' 的类型必须是 object。请将列表或单个值放入对象中："
+    '{"type": "object", "properties": {"items": ...}, "required": ["items"]}。',
+)
 NOT_ALLOWED: Final = Text(
     "{path} is not below an allowed folder ({folders}). Put the picture there, send an http(s) or data URL, or have "
     "the user start `glowl mcp` with --allow for its folder.",

@@ -210,8 +210,15 @@ def _read_fields(given: Json, language: Language) -> Question:
     schema, template = given.get("schema"), given.get("template")
     if (schema is None) == (template is None):
         raise ArgumentsError(texts.ONE_OF_BOTH)
+    if schema is not None and not _may_be_object(schema):
+        raise ArgumentsError(texts.NO_OBJECT_SCHEMA)
     text = given.get("question") or texts.ASK_FIELDS.of(language)
     return Question(text, tuple(given["pictures"]), schema=schema, template=template)
+
+
+def _may_be_object(schema: Json) -> bool:
+    kind = schema.get("type", "object")
+    return kind == "object" or (isinstance(kind, list) and "object" in kind)
 
 
 def _compare(given: Json, language: Language) -> Question:

@@ -51,6 +51,13 @@ def test_json_is_an_object_too() -> None:
     assert value["fields"] == {"total": 7}
 
 
+@pytest.mark.parametrize("said", ["[3, 0]", "5", "true", "null"])
+def test_json_that_is_no_object_is_text_alone(said: str) -> None:
+    text, value = found(final(said, text={"format": {"type": "json_schema"}}))
+    assert text == value["text"] == said
+    assert value["fields"] is None
+
+
 def test_json_that_is_cut_is_no_object_and_says_so() -> None:
     cut = {"text": {"format": {"type": "json_schema"}}, "status": "incomplete"}
     text, value = found(final('{"total": ', **cut, incomplete_details={"reason": "max_output_tokens"}))

@@ -91,6 +91,10 @@ def test_fields_are_read_by_a_schema_or_a_template_and_not_by_both() -> None:
     assert "one of both" in refusal("read_fields", pictures=["a.png"])
     assert "one of both" in refusal("read_fields", pictures=["a.png"], schema={}, template="receipt")
     assert "receipt, price_tag, table" in refusal("read_fields", pictures=["a.png"], template="poem")
+    for kind in ("array", "integer", ["string", "null"]):
+        assert '{"type": "object", "properties"' in refusal("read_fields", pictures=["a.png"], schema={"type": kind})
+    for schema in ({}, {"type": ["object", "null"]}, {"$ref": "#/$defs/a", "$defs": {"a": {"type": "object"}}}):
+        assert question_of("read_fields", pictures=["a.png"], schema=schema).schema == schema
     by_schema = question_of("read_fields", pictures=["a.png"], schema='{"type": "object"}').to_body([])
     assert by_schema["text"]["format"]["schema"] == {"type": "object"}
     by_template = question_of("read_fields", pictures=["a.png"], template="receipt").to_body([])
