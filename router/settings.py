@@ -32,6 +32,7 @@ from router.settings_checks import (
     check_keys,
     check_levels,
     check_origins,
+    check_owners,
     check_redis,
     check_signing_secrets,
     level_of,
@@ -279,12 +280,13 @@ class Settings(BaseSettings):
         description="audit log in the data folder: `on`; `required` answers nothing while it cannot be written",
     )
     audit_days: int = Field(90, ge=1, description="days whose audit log is kept")
-    audit_text: Words = Field(
-        (), description="comma-separated owners whose questions and answers are in the audit log; others' never are"
+    audit_text: Annotated[Words, AfterValidator(check_owners)] = Field(
+        (),
+        description="comma-separated ids of owners whose questions and answers are in the audit log; others' never are",
     )
     capture: Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(split_captures)] = Field(
         (),
-        description="comma-separated owners whose questions and answers are kept for data sets: OWNER=text or "
+        description="comma-separated ids of owners whose questions and answers are kept for data sets: OWNER=text or "
         "OWNER=pictures, such as local=pictures; others by `glowl owners set`; nobody else's are",
     )
     capture_days: int = Field(90, ge=1, description="days for which they are kept")

@@ -16,6 +16,7 @@ from pydantic import SecretStr, ValidationInfo
 
 from engines.adapter_names import parse_adapters
 from engines.http.address import split_urls
+from router.auth.caller import is_owner_id
 from router.redis_address import check_redis_url, read
 from router.scopes import Scope
 
@@ -45,6 +46,18 @@ def split_adapters(value: object) -> object:
     return value
 
 
+def check_owners(ids: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ids of owners. A name in their place would be nobody's, without a word.
+
+    Raises:
+        ValueError: naming the first that is none.
+    """
+    for each in ids:
+        if not is_owner_id(each):
+            raise ValueError(f"'{each}' is no id of an owner; `glowl owners list` shows them, such as own_1f2e...")
+    return ids
+
+
 def split_captures(value: object) -> object:
     """Read ``OWNER=text`` or ``OWNER=pictures`` between commas; anything else stays.
 
@@ -57,6 +70,7 @@ def split_captures(value: object) -> object:
     for owner, captures in pairs:
         if not owner or captures not in ("text", "pictures"):
             raise ValueError("say OWNER=text or OWNER=pictures, such as local=pictures, separated by commas")
+    check_owners(tuple(owner for owner, _ in pairs))
     return tuple(pairs)
 
 

@@ -13,7 +13,7 @@ from typing import Final, TypedDict, Unpack
 
 from policies.text import TextError
 from router.auth import texts
-from router.auth.caller import LOCAL_OWNER, SCOPES, Scope
+from router.auth.caller import LOCAL_OWNER, SCOPES, Scope, is_owner_id
 from router.auth.key_text import digest_of, new_key, public_name
 from router.auth.records import (
     DEFAULT_SCOPES,
@@ -30,7 +30,6 @@ from router.limits.limits import Limits
 # Lists show revoked and expired keys for this long; then the record is deleted.
 FORGET_AFTER_S: Final = 30 * 24 * 3600
 _CONFIGURED_OWNER: Final = re.compile(r"[0-9a-f]{16}")
-_OWNER: Final = re.compile(r"own_[0-9a-f]{24}")
 _MAX_NAME: Final = 64
 
 
@@ -61,11 +60,6 @@ class NewKey:
     text: str
     key: Key
     owner: Owner
-
-
-def is_owner_id(text: str) -> bool:
-    """Whether a text has the form of an owner's id."""
-    return text == LOCAL_OWNER or any(form.fullmatch(text) for form in (_OWNER, _CONFIGURED_OWNER))
 
 
 def find_owner(directory: Directory, name: str) -> Owner:

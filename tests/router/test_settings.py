@@ -149,3 +149,20 @@ def test_jobs_are_limited_for_owners_alone(monkeypatch: pytest.MonkeyPatch, name
     monkeypatch.setenv(f"GLOWL_{name}_LIMITS", f"requests=1,jobs={jobs}")
     with pytest.raises(ValidationError, match="by owner only; write it in GLOWL_LIMITS"):
         Settings()
+
+
+@pytest.mark.parametrize("owner", ["local", "5d865deae06fbd34", "own_9c1f03b6a5b94d51c2f3a7e0"])
+def test_owners_are_named_by_their_ids(monkeypatch: pytest.MonkeyPatch, owner: str) -> None:
+    monkeypatch.setenv("GLOWL_AUDIT_TEXT", owner)
+    monkeypatch.setenv("GLOWL_CAPTURE", f"{owner}=text")
+    settings = Settings()
+    assert (settings.audit_text, settings.capture) == ((owner,), ((owner, "text"),))
+
+
+@pytest.mark.parametrize(("name", "value"), [("AUDIT_TEXT", "local,alice"), ("CAPTURE", "alice=text")])
+def test_the_name_of_an_owner_is_refused_where_its_id_is_meant(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"GLOWL_{name}", value)
+    with pytest.raises(ValidationError, match="'alice' is no id of an owner"):
+        Settings()
