@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rapidfuzz.distance import Levenshtein
+
 from router.answers.fields import same
 from router.loop.stats.matching import best_pairs
 
@@ -197,32 +199,8 @@ def _plain(value: Any) -> str:
 
 def _similarity(first: str, second: str) -> float:
     longest = max(len(first), len(second))
-    found = 1 - _num_edits(first, second) / longest if longest else 1.0
+    found = 1 - Levenshtein.distance(first, second) / longest if longest else 1.0
     return found if found >= _LEAST_SIMILARITY else 0.0
-
-
-def _num_edits(first: str, second: str) -> int:
-    """Return the Levenshtein distance: a column of the table is two integers, a bit per cell, so it is one step.
-
-    Source: H. Hyyro, Explaining and Extending the Bit-Parallel Approximate String Matching Algorithm of Myers, 2001.
-    """
-    if not first:
-        return len(second)
-    places: dict[str, int] = {}
-    for row, sign in enumerate(first):
-        places[sign] = places.get(sign, 0) | 1 << row
-    mask, last = (1 << len(first)) - 1, 1 << len(first) - 1
-    # Bits of the rows whose cell is one more, or one less, than the cell above.
-    more, less, distance = mask, 0, len(first)
-    for sign in second:
-        found = places.get(sign, 0)
-        even = (((found & more) + more) ^ more) | found | less
-        right_more, right_less = less | ~(even | more) & mask, more & even
-        distance += bool(right_more & last) - bool(right_less & last)
-        right_more, right_less = (right_more << 1 | 1) & mask, right_less << 1 & mask
-        crossed = found | less
-        more, less = right_less | ~(crossed | right_more) & mask, right_more & crossed
-    return distance
 
 
 MEASURES: Final[dict[str, Callable[[Scores], float]]] = {

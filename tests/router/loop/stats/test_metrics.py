@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from unittest import mock
 
 import pytest
@@ -93,23 +92,6 @@ def test_pairs_are_those_of_the_largest_sum_not_the_first_ones() -> None:
     assert best_pairs([[1], [5], [2]]) == [(1, 0)]
     assert best_pairs([]) == []
     assert best_pairs([[], []]) == []
-
-
-def test_edits_are_counted_as_in_the_table_of_prefixes() -> None:
-    def count(first: str, second: str) -> int:
-        before = list(range(len(second) + 1))
-        for row, sign in enumerate(first, 1):
-            now = [row]
-            for column, other in enumerate(second, 1):
-                now.append(min(before[column] + 1, now[-1] + 1, before[column - 1] + (sign != other)))
-            before = now
-        return before[-1]
-
-    generator = random.Random(19)
-    for longest in (3, 12, 150):
-        for _ in range(100):
-            pair = ["".join(generator.choices("abé红", k=generator.randrange(longest))) for _ in range(2)]
-            assert metrics._num_edits(*pair) == count(*pair), pair
 
 
 def test_elements_of_very_long_lists_are_paired_in_order() -> None:
