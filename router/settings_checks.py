@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationInfo
 
 from engines.adapter_names import parse_adapters
 from engines.http.address import split_urls
-from router.auth.caller import is_owner_id
+from router.owner_ids import is_owner_id
 from router.redis_address import check_redis_url, read
 from router.scopes import Scope
 

@@ -13,7 +13,7 @@ from typing import Final, TypedDict, Unpack
 
 from policies.text import TextError
 from router.auth import texts
-from router.auth.caller import LOCAL_OWNER, SCOPES, Scope, is_owner_id
+from router.auth.caller import LOCAL_OWNER, SCOPES, Scope
 from router.auth.key_text import digest_of, new_key, public_name
 from router.auth.records import (
     DEFAULT_SCOPES,
@@ -26,6 +26,7 @@ from router.auth.records import (
 )
 from router.auth.store import Row, key_row, owner_row
 from router.limits.limits import Limits
+from router.owner_ids import is_owner_id
 
 # Lists show revoked and expired keys for this long; then the record is deleted.
 FORGET_AFTER_S: Final = 30 * 24 * 3600

@@ -5,23 +5,13 @@ In: nothing; an authenticator makes it. Out: the frozen `Caller` that every rout
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Final
 
 from router.limits.limits import Limits
+from router.owner_ids import LOCAL_OWNER as LOCAL_OWNER
 from router.scopes import SCOPES as SCOPES
 from router.scopes import Scope as Scope
-
-# Whose everything is while no keys are configured.
-LOCAL_OWNER: Final = "local"
-# One with a record, or of a token; and that of a key in `GLOWL_API_KEYS`.
-_OWNER_ID: Final = re.compile(r"own_[0-9a-f]{24}|[0-9a-f]{16}")
-
-
-def is_owner_id(text: str) -> bool:
-    """Whether a text has the form of an owner's id."""
-    return text == LOCAL_OWNER or _OWNER_ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

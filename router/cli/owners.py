@@ -353,6 +353,6 @@ def _owner_of(text: str) -> str:
 
 
 def _is_id(text: str) -> bool:
-    from router.auth.caller import is_owner_id
+    from router.owner_ids import is_owner_id
 
     return is_owner_id(text)
