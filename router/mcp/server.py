@@ -118,7 +118,7 @@ class Glowl:
         if tool.to_question is None:
             return await exchange.resume(client, given["id"].strip(), patience_s=patience_s, report=progress.report)
         question = tool.to_question(given, self.language)
-        body = question.to_body([self.sources.to_image_url(source) for source in question.sources])
+        body = question.to_body(self.sources.to_image_urls(question.sources))
         return await exchange.ask(client, body, patience_s=patience_s, report=progress.report)
 
 

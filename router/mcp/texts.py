@@ -251,11 +251,18 @@ NO_FOLDER: Final = Text(
 FILE_MISSING: Final = Text(
     "There is no file {path}; paths are looked for in {folders}.", "找不到文件 {path}；查找范围：{folders}。"
 )
-NO_FILE: Final = Text("{path} is not a file; send the path of a picture.", "{path} 不是文件；请发送图片的路径。")
+NO_FILE: Final = Text(
+    "{path} is not a file; send the path of a picture, an http(s) URL, or the picture as data:image/png;base64,...",
+    "{path} 不是文件；请发送图片的路径、http(s) 地址，或以 data:image/png;base64,... 发送图片本身。",
+)
 FILE_UNREADABLE: Final = Text("{path} cannot be read: {reason}.", "无法读取 {path}：{reason}。")
 FILE_TOO_LARGE: Final = Text(
     "{path} has {size:.1f} MB, more than the {most} MB that can be sent. Send a smaller copy.",
     "{path} 大小为 {size:.1f} MB，超过可发送的 {most} MB。请发送较小的副本。",
+)
+FILES_TOO_LARGE: Final = Text(
+    "The pictures are together larger than the {most} MB that one call can send. Send fewer, or smaller copies.",
+    "图片总大小超过单次调用可发送的 {most} MB。请减少图片数量，或发送较小的副本。",
 )
 NO_PICTURE: Final = Text(
     "{path} is no picture that Glowl knows. Send PNG, JPEG, WebP, GIF or BMP.",
