@@ -20,6 +20,7 @@ from router import texts
 from router.answers import groups
 from router.call import Call
 from router.jobs.job import BranchPlan
+from router.questions import place_of_question
 from router.telemetry.meters import UNMETERED, Meters
 
 _WINDOW = 200
@@ -107,8 +108,7 @@ def _with_thinking(decision: Decision, wish: bool | None) -> Decision:
 
 def to_question(call: Call) -> Question:
     """Take from a call what the policy looks at: the new user turn, and apart from it what came before."""
-    users = [place for place, message in enumerate(call.messages) if message.role == "user"]
-    place = users[-1] if users else len(call.messages) - 1
+    place = place_of_question([message.role for message in call.messages], lambda at: call.messages[at].text)
     # What a function returned is part of the turn that it was called in.
     earlier, (last, *results) = call.messages[:place], call.messages[place:]
     return Question(

@@ -32,7 +32,7 @@ from router.api.tool_turns import in_order, to_call
 from router.errors import BadRequestError
 from router.jobs.results import FinalAnswer
 from router.media import MediaIntake, Source, StoredPicture
-from router.questions import is_empty
+from router.questions import CONTINUE, is_empty
 
 
 class _Turn(NamedTuple):
@@ -201,15 +201,11 @@ def _ending_in_question(messages: list[Message], param: str, *, is_new: bool) ->
     if last.role == "system":
         return (*messages[:-1], replace(last, role="user"))
     if last.role == "assistant":
-        return (*messages, Message("user", (TextPart(_CONTINUE["zh" if HAN.search(last.text) else "en"]),)))
+        return (*messages, Message("user", (TextPart(CONTINUE["zh" if HAN.search(last.text) else "en"]),)))
     return tuple(messages)
 
 
 _SPACES: Final = " \t\r\n\u3000"
-_CONTINUE: Final = {
-    "en": "Continue your last answer exactly where it ends. Do not repeat any of it.",
-    "zh": "从你上一条回答结束的地方接着写，不要重复已有内容。",
-}
 
 
 def answer_turn(answer: FinalAnswer) -> Message:

@@ -14,6 +14,7 @@ from router.api import texts
 from router.call import CacheUse, Call
 from router.counting import count_tokens
 from router.errors import EngineFailedError
+from router.questions import continues
 from router.services import Services
 
 _ROOM: Final = 512
@@ -63,7 +64,7 @@ def _cut(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]
     for message in messages:
         if message.role == "system" and not turns:
             head.append(message)
-        elif message.role == "user" or not turns:
+        elif not turns or (message.role == "user" and not continues(turns[-1][-1].role, message.text)):
             turns.append([message])
         else:
             turns[-1].append(message)

@@ -22,6 +22,7 @@ from router.jobs.eta import QueuePlace
 from router.jobs.results import ErrorRecord, FinalAnswer, UnitResult
 from router.jobs.schedule import Queue, queue_of
 from router.output_format import OutputFormat
+from router.questions import place_of_question
 from router.schema import SCHEMA, SCHEMA_WITHOUT_TOOLS, known_fields
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
@@ -165,9 +166,12 @@ class JobSpec:
 
     @property
     def question(self) -> str:
-        """The text of the last user turn."""
-        last = next((each for each in reversed(self.messages) if each["role"] == "user"), self.messages[-1])
-        return "".join(part["text"] for part in last["parts"] if part["type"] == "text")
+        """The text of the last turn that the user wrote."""
+
+        def text_at(place: int) -> str:
+            return "".join(part["text"] for part in self.messages[place]["parts"] if part["type"] == "text")
+
+        return text_at(place_of_question([message["role"] for message in self.messages], text_at))
 
     def awaits(self, branch: BranchPlan) -> Patience:
         """Say how long the merge waits for a branch once the others it needs have answered."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.questions import is_empty
+from router.questions import CONTINUE, is_empty, place_of_question
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,26 @@ def test_what_shows_nothing_is_empty(text: str) -> None:
 )
 def test_anything_that_can_be_read_is_a_question(text: str) -> None:
     assert not is_empty(text)
+
+
+OURS = CONTINUE["en"]
+
+
+@pytest.mark.parametrize(
+    ("turns", "place"),
+    [
+        ([("user", "a")], 0),
+        ([("user", "a"), ("assistant", "b"), ("user", "c")], 2),
+        ([("user", "a"), ("assistant", "b"), ("tool", "c")], 0),
+        ([("user", "a"), ("assistant", "b"), ("user", OURS)], 0),
+        ([("user", "a"), ("assistant", "b"), ("user", OURS), ("assistant", "c"), ("user", OURS)], 0),
+        # Their own words, though they are the same: no answer is before them.
+        ([("user", OURS)], 0),
+        ([("user", "a"), ("user", OURS)], 1),
+        # No user has written anything.
+        ([("assistant", "b"), ("user", OURS)], 1),
+        ([("system", "a"), ("assistant", "b")], 1),
+    ],
+)
+def test_the_users_question_is_none_of_ours(turns: list[tuple[str, str]], place: int) -> None:
+    assert place_of_question([role for role, _ in turns], lambda at: turns[at][1]) == place

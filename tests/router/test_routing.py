@@ -17,6 +17,7 @@ from router import routing
 from router.bootstrap import load_rules_source
 from router.call import Call
 from router.output_format import OutputFormat
+from router.questions import CONTINUE
 from router.routing import Router, has_fields, plan_branches, plan_merge
 
 UP = Health()
@@ -175,6 +176,19 @@ def test_the_dial_moves_what_counts_as_hard() -> None:
     routes = {dial: router().route(call(turn(text, "a"), dial=dial), UP).decision.route for dial in (0.0, 1.0)}
 
     assert routes == {0.0: "fast", 1.0: "deep"}
+
+
+@pytest.mark.parametrize("ours", CONTINUE.values())
+@pytest.mark.parametrize(("asked", "route"), [("图里有什么？", "fast"), ("What is it?", "deep")])
+def test_an_answer_that_is_continued_is_routed_as_its_question(ours: str, asked: str, route: str) -> None:
+    # Given an answer that a client began, and our words behind it that ask to go on
+    chat = [turn("hello"), turn("Hi.", role="assistant"), turn(asked, "a"), turn('{"what": ', role="assistant")]
+
+    routed = router().route(call(*chat, turn(ours)), UP)
+
+    # Then the question is what the user asked, with its picture, and nothing of ours
+    assert routed.decision.route == route
+    assert routed.features == router().route(call(*chat[:3]), UP).features
 
 
 def test_a_sticky_conversation_keeps_its_route_until_the_pictures_change(tmp_path: Path) -> None:

@@ -50,6 +50,17 @@ def test_the_oldest_turns_are_left_out_whole_and_the_answer_says_how_many(
     assert any(note.startswith("the 3 oldest turns were left out") for note in degraded(response))
 
 
+def test_an_answer_that_is_continued_is_not_parted_from_its_question(client: openai.OpenAI) -> None:
+    # Given a question that is too long, and the begin of its answer, behind which we ask to go on
+    question, _ = turn(0, num_words=199)
+    begun = [question, {"role": "assistant", "content": "It is"}]
+
+    # Then it is refused: without its question nobody could go on
+    with pytest.raises(openai.BadRequestError, match="context") as caught:
+        client.responses.create(model=GLM, input=begun, truncation="auto")
+    assert caught.value.code == "context_length_exceeded"
+
+
 def test_what_fits_stays_whole(client: openai.OpenAI, echoes: dict[str, EchoEngine]) -> None:
     response = client.responses.create(model=GLM, input=conversation(3), truncation="auto")
 
