@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = options.out or Path(f"{options.engine}-adapter")
         base = _base(options.engine, options.model)
         named = base.model_name or base.model
-        print(say(f"base: {named}; adapter: {out}", f"基础模型：{named}；适配器：{out}"), file=sys.stderr, flush=True)
+        is_first = os.environ.get("RANK", "0") == "0"
+        if is_first:
+            print(
+                say(f"base: {named}; adapter: {out}", f"基础模型：{named}；适配器：{out}"), file=sys.stderr, flush=True
+            )
         report = finetune(options.engine, base, options.data, settings, out, is_resumed=options.resume)
     except (ValueError, OSError) as error:  # ours, an adapter's, a checkpoint's, the hub's
         why = say(str(error), getattr(error, "message_zh", str(error)))
@@ -42,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = say("stopped; --resume goes on from the last checkpoint", "已停止；用 --resume 从最后一个检查点继续")
         print(said, file=sys.stderr)
         return 130
+    if not is_first:
+        return 0
     if report.before and report.after:
         num, before, after = report.after.num, report.before.whole, report.after.whole
         english = f"right on {num} held-out examples: {before:.3f} before, {after:.3f} with the adapter"

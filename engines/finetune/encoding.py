@@ -111,7 +111,8 @@ def answer_loss(
         batch: of `collate`, on the model's device.
         num_answer_tokens: of all batches of a step, so that a short answer counts the same in each of them.
     """
-    embeddings = model.get_input_embeddings()(batch["input_ids"])  # (B, S, H)
+    # Not `model`: over several devices it is a wrapper that has no such method.
+    embeddings = student.model.get_input_embeddings()(batch["input_ids"])  # (B, S, H)
     if "features" in batch:
         seen = batch["features"].to(embeddings.dtype)
         embeddings = embeddings.masked_scatter(batch["is_image"][..., None], seen)

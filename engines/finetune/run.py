@@ -60,13 +60,14 @@ def finetune(
         FinetuneError: if it cannot be done as it was asked for.
     """
     options = replace(
-        options, device=settings.device, dtype=settings.dtype, quantization=settings.quantization, adapters=()
+        options, device=_device(settings.device), dtype=settings.dtype, quantization=settings.quantization, adapters=()
     )
     data = read_dataset(folder)
     revision = revision_of([("", options.model)], f"{settings.dtype}/{settings.quantization}")
-    _begin(out, engine, revision, data, settings, is_resumed=is_resumed)
-    heldout = data.heldout[: settings.heldout]
     is_first = int(os.environ.get("RANK", "0")) == 0  # under accelerate, one process asks and writes
+    if is_first:
+        _begin(out, engine, revision, data, settings, is_resumed=is_resumed)
+    heldout = data.heldout[: settings.heldout]
     before = _before(out, engine, options, data, heldout) if is_first and heldout else None
 
     student = make_student(engine, options)
@@ -103,6 +104,14 @@ def finetune(
     if is_first:
         write_card(out, report)
     return report
+
+
+def _device(wanted: str) -> str:
+    """Return the device of this process: under accelerate, each has a card of its own."""
+    import torch
+
+    place = os.environ.get("LOCAL_RANK", "")
+    return f"cuda:{place}" if place and wanted in ("auto", "cuda") and torch.cuda.is_available() else wanted
 
 
 def make_student(engine: str, options: EngineOptions) -> Student:

@@ -6,6 +6,7 @@ In: encoded examples and settings. Out: the trained adapter in the model, and th
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -145,14 +146,15 @@ def last_checkpoint(work: Path) -> Path | None:
     return whole[max(whole)] if whole else None
 
 
-def num_steps(settings: FinetuneSettings, num_examples: int) -> int:
-    """Steps of a run on one device."""
-    batches = -(-num_examples // settings.batch_size)
+def num_steps(settings: FinetuneSettings, num_examples: int, num_devices: int = 1) -> int:
+    """Steps of a run."""
+    batches = -(-num_examples // (settings.batch_size * num_devices))
     steps = max(1, int(-(-batches // settings.accumulation) * settings.epochs))
     return min(steps, settings.max_steps) if settings.max_steps else steps
 
 
 def _arguments(settings: FinetuneSettings, num_examples: int, work: Path, *, is_cpu: bool) -> TrainingArguments:
+    num_devices = int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
         output_dir=str(work / CHECKPOINTS),
         per_device_train_batch_size=settings.batch_size,
@@ -162,7 +164,7 @@ def _arguments(settings: FinetuneSettings, num_examples: int, work: Path, *, is_
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         lr_scheduler_type="cosine",
-        warmup_steps=int(settings.warmup * num_steps(settings, num_examples)),
+        warmup_steps=int(settings.warmup * num_steps(settings, num_examples, num_devices)),
         activation_checkpointing=settings.checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if settings.checkpointing else None,
         logging_steps=settings.log_every,

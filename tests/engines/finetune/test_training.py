@@ -196,6 +196,39 @@ def test_a_run_leaves_an_adapter_that_the_engine_serves_and_a_card(
         run.finetune("owl2", options, data.folder, make_settings("cpu", None), out, is_resumed=True)
 
 
+def test_two_processes_walk_the_curve_of_one(
+    checkpoints: dict[str, Path], data: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Given settings of a run in two processes, and in one with batches twice as large
+    config, curves, adapters = tmp_path / "run.toml", [], []
+    settings = "log_every = 1\nheldout = 0\naccumulation = 1\nwarmup = 0.5\nepochs = 2\nbatch_size = "
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    write_examples(tmp_path / "train.jsonl", data.train[:4])
+    for picture in data.folder.glob("*.png"):
+        shutil.copy(picture, tmp_path)
+    argv = ["owl2", "--data", str(tmp_path), "--model", str(checkpoints["owl2"]), "--preset", "cpu"]
+    argv += ["--config", str(config), "--out"]
+
+    # When both run to their end, the first as accelerate starts it
+    config.write_text(settings + "1")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*launch, "engines.finetune", *argv, str(tmp_path / "two")]
+    assert subprocess.run(command, env=environment, check=False, timeout=300).returncode == 0
+    said = capfd.readouterr()
+    assert (said.err.count("base: "), said.out.count("serve it: ")) == (1, 1)
+    config.write_text(settings + "2")
+    assert main([*argv, str(tmp_path / "one")]) == 0
+
+    # Then losses, learning rates and weights are the same but for the order of sums
+    for name in ("two", "one"):
+        curves.append(json.loads((tmp_path / name / REPORT).read_text("utf-8"))["curve"])
+        adapters.append(load_file(tmp_path / name / "adapter_model.safetensors"))
+    assert [point["step"] for point in curves[1]] == [1, 2, 3, 4]
+    for two, one in zip(*curves, strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+    assert all(torch.allclose(adapters[0][key], weight, atol=2e-4) for key, weight in adapters[1].items())
+
+
 # What `glowl finetune` runs, ended by a signal that no process can catch when its second checkpoint is written.
 KILLED = """
 import os, signal, sys
