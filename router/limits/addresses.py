@@ -22,6 +22,8 @@ UNIX: Final = "unix"
 _MAX_HOPS: Final = 16
 # One customer of a provider has all of such a network: limits per address would not limit anybody otherwise.
 _IPV6_PREFIX: Final = 64
+# An address with zone and port has fewer; longer texts are none, and must not fill the memory of what was read before.
+_MAX_CHARS: Final = 100
 _PAIR: Final = re.compile(r"""[\s;]*([\w!#$%&'*+.^`|~-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;"\s]*)\s*(?:;|$)""")
 _HOST_PORT: Final = re.compile(r"\[([0-9a-f:.%\w]+)\](?::\d+)?|([\d.]+):\d+", re.IGNORECASE)
 
@@ -137,8 +139,12 @@ def _of_forwarded(element: str) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-@lru_cache(maxsize=4096)
 def _to_address(text: str) -> Address | None:
+    return _read_address(text) if len(text) <= _MAX_CHARS else None
+
+
+@lru_cache(maxsize=4096)
+def _read_address(text: str) -> Address | None:
     found = _HOST_PORT.fullmatch(text)
     try:
         address = ipaddress.ip_address((found[1] or found[2]) if found else text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from router.limits import addresses
 from router.limits.addresses import Proxies, is_this_machine, to_limited, to_networks
 from router.settings import Settings
 
@@ -94,3 +95,12 @@ def test_trusted_proxies_are_read_from_the_environment() -> None:
     assert Settings(trusted_proxies="").trusted_proxies == ()
     with pytest.raises(ValueError, match=r"'nginx' is no address or network; write 10\.0\.0\.0/8"):
         Settings(trusted_proxies="10.0.0.1,nginx")
+
+
+@pytest.mark.parametrize("headers", [xff(f"fe80::1%{'a' * 200}"), forwarded(f'for="{CLIENT}{" " * 5000}"')])
+def test_what_is_longer_than_any_address_is_none_and_is_not_remembered(headers: list[tuple[bytes, bytes]]) -> None:
+    # The first look remembers the proxy
+    PROXIES.address_of(NGINX, [])
+    kept = addresses._read_address.cache_info().currsize
+    assert PROXIES.address_of(NGINX, headers) == NGINX
+    assert addresses._read_address.cache_info().currsize == kept
