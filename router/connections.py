@@ -25,6 +25,7 @@ from router.api.hangups import ON_DISCONNECT
 from router.errors import EngineFailedError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
+_MAX_TARGET_BYTES: Final = 65535  # of httptools, which takes a longer one for no HTTP
 _CHECK_S: Final = 1.0
 # Requests that wait for the answer to an earlier one; no client of today sends any before it.
 _MAX_PIPELINED: Final = 32
@@ -176,6 +177,10 @@ class BoundedProtocol(HttpToolsProtocol):
                 data = data[upgrade.args[0] :]
                 self._go_on_without_upgrade()
             except httptools.HttpParserError:
+                if len(self.url or b"") > _MAX_TARGET_BYTES:
+                    said = f"The path has more than {_MAX_TARGET_BYTES} bytes; send what is long in the body."
+                    self._refuse(431, "headers_too_large", said)
+                    return
                 self.send_400_response("This is not HTTP, or HTTP that is not valid.")
                 return
 

@@ -92,6 +92,14 @@ def test_a_head_without_an_end_is_a_431(serve: Serve) -> None:
         assert (status_of(answer), error_of(answer)["code"]) == (431, "headers_too_large")
 
 
+def test_a_whole_head_with_too_long_a_path_is_a_431(serve: Serve) -> None:
+    with connect(serve()) as sock:
+        sock.sendall(GET.replace(b"GET /", b"GET /?q=" + b"a" * MAX_HEAD_BYTES, 1))
+        answer = read_all(sock)
+    assert (status_of(answer), error_of(answer)["code"]) == (431, "headers_too_large")
+    assert "in the body" in error_of(answer)["message"]
+
+
 def test_what_is_no_http_is_an_envelope(serve: Serve) -> None:
     with connect(serve()) as sock:
         sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")
