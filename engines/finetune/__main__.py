@@ -26,8 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return chinese if options.lang == "zh" else english
 
     try:
-        preset = options.preset or _preset_here()
-        settings = make_settings(preset, options.config, max_steps=options.max_steps, seed=options.seed)
+        settings = make_settings(
+            options.preset, options.config, default=_preset_here(), max_steps=options.max_steps, seed=options.seed
+        )
         from engines.finetune.run import finetune
 
         out = options.out or Path(f"{options.engine}-adapter")

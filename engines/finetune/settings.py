@@ -5,6 +5,8 @@ In: a preset's name and a file. Out: frozen `FinetuneSettings`. Without torch.
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -92,20 +94,24 @@ _POSITIVE: Final = (
 )
 
 
-def make_settings(preset: str, file: Path | None = None, **given: Any) -> FinetuneSettings:
+def make_settings(
+    preset: str | None, file: Path | None = None, *, default: str = "one-gpu", **given: Any
+) -> FinetuneSettings:
     """Take a preset, put a file's values over it, and over those what was given by hand.
 
     Args:
-        preset: a key of `PRESETS`.
+        preset: a key of `PRESETS`; None if none is given by name.
         file: TOML with fields of `FinetuneSettings`; ``preset`` in it counts where none is given by name.
+        default: the preset where neither names one.
         given: fields; None is no value.
 
     Raises:
         FinetuneError: naming the field and what is accepted.
     """
     values = _read(file) if file is not None else {}
-    preset = values.pop("preset", preset)
-    if preset not in PRESETS:
+    of_file = values.pop("preset", default)
+    preset = of_file if preset is None else preset
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise FinetuneError(
             f"there is no preset {preset!r}; there are: {', '.join(PRESETS)}",
             f"没有预设 {preset!r}；可用的有：{', '.join(PRESETS)}",
@@ -156,11 +162,22 @@ def _check(settings: FinetuneSettings) -> None:
             f"there is no tuner {settings.tuner!r}; there is: lora", f"没有 tuner {settings.tuner!r}；可用的有：lora"
         )
     for name in _POSITIVE:
-        if getattr(settings, name) <= 0:
+        if not 0 < getattr(settings, name) < math.inf:
             raise FinetuneError(
                 f"{name} must be above 0, not {getattr(settings, name)}",
                 f"{name} 必须大于 0，而不是 {getattr(settings, name)}",
             )
+    for name in ("max_steps", "weight_decay", "heldout", "seed"):
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise FinetuneError(
+                f"{name} must be 0 or more, not {getattr(settings, name)}",
+                f"{name} 必须大于或等于 0，而不是 {getattr(settings, name)}",
+            )
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", settings.device):
+        raise FinetuneError(
+            f"device must be auto, cpu, cuda, cuda:NUMBER or mps, not {settings.device!r}",
+            f"device 必须是 auto、cpu、cuda、cuda:编号 或 mps，而不是 {settings.device!r}",
+        )
     for name in ("warmup", "dropout"):
         if not 0 <= getattr(settings, name) < 1:
             raise FinetuneError(

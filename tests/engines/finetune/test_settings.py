@@ -16,9 +16,11 @@ def test_a_file_counts_over_the_preset_and_what_is_given_over_both(tmp_path: Pat
     file = tmp_path / "run.toml"
     file.write_text('preset = "cpu"\nlearning_rate = 1\nbatch_size = 2\nseed = 4\n')
 
-    settings = make_settings("one-gpu", file, seed=7, max_steps=None)
+    settings = make_settings(None, file, default="one-gpu", seed=7, max_steps=None)
 
     assert (settings.device, settings.learning_rate, settings.batch_size, settings.seed) == ("cpu", 1.0, 2, 7)
+    assert make_settings("small-card", file).quantization == "int8"
+    assert make_settings(None, default="cpu").device == "cpu"
     assert all(make_settings(preset).tuner == "lora" for preset in PRESETS)
 
 
@@ -34,6 +36,12 @@ def test_a_file_counts_over_the_preset_and_what_is_given_over_both(tmp_path: Pat
         ('preset = "tpu"', "there are: small-card, one-gpu, cpu"),
         ('quantization = "int4"', "none or int8"),
         ("rank = ", "is no TOML"),
+        ("preset = 3", "there are: small-card, one-gpu, cpu"),
+        ("epochs = nan", "epochs must be above 0, not nan"),
+        ("learning_rate = inf", "learning_rate must be above 0, not inf"),
+        ("max_steps = -1", "max_steps must be 0 or more"),
+        ("heldout = -1", "heldout must be 0 or more"),
+        ('device = "gpu"', "device must be auto, cpu, cuda, cuda:NUMBER or mps"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
@@ -41,7 +49,7 @@ def test_what_cannot_be_is_refused_by_name(tmp_path: Path, text: str, said: str)
     file.write_text(text)
 
     with pytest.raises(FinetuneError, match=said):
-        make_settings("one-gpu", file)
+        make_settings(None, file)
 
 
 def turn(who: str, value: str) -> dict[str, str]:
