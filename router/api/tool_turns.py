@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engines.base import Message
+from engines.base import Message, Part
 from engines.tools import ToolCall, arguments_of
 from router.api import texts
 from router.errors import BadRequestError
@@ -60,39 +60,45 @@ def in_order(messages: Sequence[Message], param: str) -> list[Message]:
 
 
 def _group(before: Message | None, turns: Sequence[Message], param: str) -> list[Message]:
-    """Order neighbouring calls and results: rounds of calls, each with its results."""
-    grouped: list[Message] = [] if before is None else [before]
-    open_calls: list[ToolCall] = []
+    """Order neighbouring calls and results: rounds of calls, each with its results.
+
+    One request may have thousands of calls, and others wait while they are ordered: each is looked at once.
+    """
+    grouped: list[Message] = []
+    answer = before
+    parts: list[Part] = [] if before is None else list(before.parts)
+    calls: dict[str, ToolCall] = {}
     results: dict[str, Message] = {}
 
     def close() -> None:
-        for call in open_calls:
-            if call.id not in results:
-                raise BadRequestError(texts.NO_RESULT.fill(id=call.id[:64]), code="invalid_value", param=param)
-            grouped.append(results[call.id])
-        open_calls.clear()
+        nonlocal answer
+        if answer is None:
+            return
+        for id_ in calls:
+            if id_ not in results:
+                raise BadRequestError(texts.NO_RESULT.fill(id=id_[:64]), code="invalid_value", param=param)
+        grouped.append(replace(answer, parts=tuple(parts), tool_calls=tuple(calls.values())))
+        grouped.extend(results[id_] for id_ in calls)
+        answer = None
+        parts.clear()
+        calls.clear()
         results.clear()
 
     for turn in turns:
         if turn.role == "tool":
             id_ = turn.tool_call_id
-            if id_ in results or all(call.id != id_ for call in open_calls):
+            if id_ in results or id_ not in calls:
                 raise BadRequestError(texts.NO_CALL.fill(id=id_[:64]), code="invalid_value", param=param)
             results[id_] = turn
             continue
-        if results and len(results) == len(open_calls):
+        if results and len(results) == len(calls):
             close()
-        known = {call.id for call in open_calls}
         for call in turn.tool_calls:
-            if not call.id or call.id in known:
+            if not call.id or call.id in calls:
                 raise BadRequestError(texts.CALL_IDS.fill(id=call.id[:64]), code="invalid_value", param=param)
-            known.add(call.id)
-        last = grouped[-1] if grouped else None
-        if last is not None and last.role == "assistant" and (open_calls or not last.tool_calls):
-            calls = (*last.tool_calls, *turn.tool_calls)
-            grouped[-1] = replace(last, parts=(*last.parts, *turn.parts), tool_calls=calls)
-        else:
-            grouped.append(turn)
-        open_calls += turn.tool_calls
+            calls[call.id] = call
+        if answer is None:
+            answer = turn
+        parts += turn.parts
     close()
     return grouped

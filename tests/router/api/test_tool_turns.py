@@ -61,6 +61,34 @@ def test_what_does_not_fit_together_is_refused(turns: list[Message]) -> None:
     assert refused.value.param == "input"
 
 
+def test_many_calls_are_each_looked_at_a_few_times() -> None:
+    num_looks = 0
+
+    class Id(str):
+        """An id that counts how often it is looked up or compared."""
+
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal num_looks
+            num_looks += 1
+            return str.__eq__(self, other)
+
+        def __hash__(self) -> int:
+            nonlocal num_looks
+            num_looks += 1
+            return str.__hash__(self)
+
+    ids = [Id(f"c{number}") for number in range(500)]
+    turns = [*(said("", id_) for id_ in ids), *(result(id_) for id_ in reversed(ids))]
+
+    ordered = in_order(turns, "input")
+
+    assert [call.id for call in ordered[0].tool_calls] == ids
+    assert [each.tool_call_id for each in ordered[1:]] == ids
+    assert num_looks < 50 * len(ids)
+
+
 def test_arguments_are_the_text_of_an_object() -> None:
     assert to_call("a", "f", " ", "p").arguments == "{}"
     for text in ("[1]", "{", "5", "[" * 100_000):
