@@ -14,9 +14,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from engines.base import Engine, EngineOptions, GenerationRequest, SamplingParams, generate
+from engines.base import (
+    ContextLengthError,
+    Engine,
+    EngineOptions,
+    GenerationRequest,
+    InvalidRequestError,
+    SamplingParams,
+    generate,
+)
 from engines.dataset_format import Example
 from engines.finetune.data import DataSet
+from engines.finetune.settings import FinetuneError
 
 _IN_FLIGHT = 16
 _MAX_TOKENS = 512
@@ -53,21 +62,36 @@ async def measure(name: str, options: EngineOptions, data: DataSet, examples: Se
         options: how it is loaded.
         data: where the pictures are.
         examples: to ask.
+
+    Raises:
+        FinetuneError: as `ask`.
     """
     answers = await ask(name, options, data, examples)
     return judge(examples, answers)
 
 
 async def ask(name: str, options: EngineOptions, data: DataSet, examples: Sequence[Example]) -> list[str]:
-    """Return an engine's answers, in the order of the examples."""
+    """Return an engine's answers, in the order of the examples; none to a question that is too long for it.
+
+    Raises:
+        FinetuneError: naming an example that the engine refuses for another reason.
+    """
     engine: Engine = importlib.import_module(f"engines.{name}.engine").load(options)
     adapter = options.adapters[0][0] if options.adapters else ""
     free = asyncio.Semaphore(_IN_FLIGHT)
 
     async def ask_one(example: Example) -> str:
         async with free:
-            sampling = SamplingParams(max_tokens=_MAX_TOKENS)
-            return (await generate(engine, GenerationRequest(data.messages(example), sampling, adapter=adapter))).text
+            request = GenerationRequest(data.messages(example), SamplingParams(max_tokens=_MAX_TOKENS), adapter=adapter)
+            try:
+                return (await generate(engine, request)).text
+            except ContextLengthError:
+                return ""
+            except InvalidRequestError as error:
+                raise FinetuneError(
+                    f"held-out example {example.id!r} cannot be used: {error}",
+                    f"无法使用留出样本 {example.id!r}：{error}",
+                ) from error
 
     await engine.start()
     try:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.base import EngineOptions, InvalidRequestError
+from engines.base import ContextLengthError, EngineOptions, InvalidRequestError
 from engines.finetune import training
 from engines.finetune.accuracy import Accuracy, measure
 from engines.finetune.card import REPORT, Report, write_card
@@ -140,6 +140,8 @@ def encode_all(student: Student, data: DataSet, features: FeatureCache, max_leng
     for example in data.train:
         try:
             rows = student.encode(data.messages(example), example.answer, features)
+        except ContextLengthError:
+            continue
         except (InvalidRequestError, ValueError, OSError) as error:
             raise FinetuneError(
                 f"example {example.id!r} cannot be used: {error}", f"无法使用样本 {example.id!r}：{error}"
@@ -148,11 +150,11 @@ def encode_all(student: Student, data: DataSet, features: FeatureCache, max_leng
             encoded.append(rows)
     if not encoded:
         raise FinetuneError(
-            f"every example has more than {max_length} tokens; raise max_length",
-            f"所有样本都超过 {max_length} 个 token；请增大 max_length",
+            f"every example has more than {max_length} tokens, or more than the model takes; raise max_length",
+            f"所有样本都超过 {max_length} 个 token，或超过模型的上限；请增大 max_length",
         )
     if num_left_out := len(data.train) - len(encoded):
-        log.warning("%d examples have more than %d tokens and are left out", num_left_out, max_length)
+        log.warning("%d examples are too long (max_length = %d) and are left out", num_left_out, max_length)
     return encoded
 
 
@@ -181,8 +183,9 @@ def _begin(
         raise FinetuneError(f"{out} holds no run to go on with", f"{out} 中没有可继续的训练") from error
     if other := [name for name, value in note.items() if known.get(name) != value]:
         raise FinetuneError(
-            f"the run in {out} has other {' and '.join(other)}; it goes on with the same only",
-            f"{out} 中的训练使用了不同的 {', '.join(other)}；只能以相同的内容继续",
+            f"the run in {out} has other {' and '.join(other)} and goes on with the same only; "
+            "choose another --out, or delete that folder",
+            f"{out} 中的训练使用了不同的 {', '.join(other)}，只能以相同的内容继续；请选择另一个 --out，或删除该目录",
         )
 
 

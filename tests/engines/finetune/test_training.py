@@ -229,6 +229,35 @@ def test_two_processes_walk_the_curve_of_one(
     assert all(torch.allclose(adapters[0][key], weight, atol=2e-4) for key, weight in adapters[1].items())
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_is_too_long_for_the_model_is_left_out_and_what_is_broken_named(
+    name: str, checkpoints: dict[str, Path], data: DataSet, tmp_path: Path
+) -> None:
+    # Given a data set with a question beyond the model's context in both parts
+    long = example(9, [], "what colour " * 20_000, "red")
+    write_examples(tmp_path / "train.jsonl", [data.train[0], long])
+    write_examples(tmp_path / "heldout.jsonl", [data.heldout[0], long])
+    shutil.copy(data.folder / "red.png", tmp_path)
+    options = EngineOptions(str(checkpoints[name]))
+    settings = make_settings("cpu", None, max_steps=1)
+
+    # When it is trained on, then it counts as left out, and as not answered
+    report = run.finetune(name, options, tmp_path, settings, tmp_path / "out")
+    assert (report.num_examples, report.num_left_out) == (1, 1)
+    assert report.after is not None
+    assert report.after.num == 2
+
+    # When a held-out picture is broken, then its example is named
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    write_examples(tmp_path / "heldout.jsonl", [example(7, ["broken.png"], "What?", "red")])
+    with pytest.raises(FinetuneError, match="held-out example '7' cannot be used: The picture"):
+        run.finetune(name, options, tmp_path, settings, tmp_path / "other")
+    # and once it is mended, the way out is said
+    write_examples(tmp_path / "heldout.jsonl", [data.heldout[0]])
+    with pytest.raises(FinetuneError, match="choose another --out, or delete that folder"):
+        run.finetune(name, options, tmp_path, settings, tmp_path / "other", is_resumed=True)
+
+
 # What `glowl finetune` runs, ended by a signal that no process can catch when its second checkpoint is written.
 KILLED = """
 import os, signal, sys
