@@ -164,7 +164,7 @@ def build_services(settings: Settings, traces: Traces | None = None) -> Services
 
 
 def make_meters(settings: Settings) -> Meters:
-    """Return what is told of all that happens; it does nothing if the settings want no metrics."""
+    """Return what counts and times all that happens; it does nothing if the settings want no metrics."""
     return CountingMeters() if settings.metrics else UNMETERED
 
 

@@ -1,4 +1,4 @@
-"""A direct answer: GLM's, told to the client that waits for it, and recorded at its end.
+"""A direct answer: GLM's, sent to the client that waits for it, and recorded at its end.
 
 In: GLM's stream, begun. Out: the same events as a job's, and the same record that a job ends with.
 """
@@ -131,7 +131,7 @@ class DirectAnswer:
         self._elsewhere: Job | None = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Tell the answer; to be closed when the client disconnects.
+        """Yield the events of the answer; to be closed when the client disconnects.
 
         Raises:
             QueueUnavailableError: if it has to be recorded, and redis does not answer.
@@ -258,7 +258,7 @@ class DirectAnswer:
 
 
 def to_tell(said: Sequence[Piece | None], call: Call) -> list[Piece]:
-    """Return the pieces that are told, as one where nobody reads them apart."""
+    """Return the pieces to send; one piece for a client that gets the answer whole."""
     pieces = [piece for piece in said if piece is not None]
     if call.is_streamed or len(pieces) < 2:
         return pieces

@@ -1,4 +1,4 @@
-"""What an engine's failure means for a call: who answers instead, and what its caller is told.
+"""What an engine's failure means for a call: who answers instead, and what its client gets to read.
 
 In: an `EngineError`, and what was decided. Out: what is known without that engine, a note in the decision, or a refusal
 of `router.errors`.

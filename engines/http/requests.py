@@ -138,7 +138,7 @@ class _ResponseFormat(_Model):
 
 class _ChatBody(_Model):
     model: str = ""
-    # The first error is the one that is told, and a million of them would take gigabytes.
+    # Only the first error is shown, and a million of them would take gigabytes.
     messages: Annotated[list[_ChatMessage], FailFast()] = Field(min_length=1)
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None

@@ -61,7 +61,7 @@ def dump_json(value: Any) -> str:
 
 
 def repair_prompt(problem: str, json_schema: str) -> str:
-    """Return what a model is told after an answer that does not satisfy the schema.
+    """Return the prompt for a model after an answer that does not satisfy the schema.
 
     In English whatever the question is in: the one model that is told so follows English best.
     """

@@ -1,4 +1,4 @@
-"""What is told of a prompt that was counted and not answered.
+"""What is answered about a prompt that was only counted.
 
 In: a `Call`. Out: the fields that every shape of it has.
 """

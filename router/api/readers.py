@@ -64,7 +64,7 @@ class Told:
 
 @dataclass
 class _Shared:
-    """One job's stream, as far as it is told.
+    """One job's stream, as far as it was read.
 
     Attributes:
         frames: from the first.

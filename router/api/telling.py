@@ -50,7 +50,7 @@ _PING = Step("ping")
 
 
 class Telling:
-    """One answer that is told while it is written.
+    """One answer that is sent while it is written.
 
     Args:
         services: the parts the application was built from.

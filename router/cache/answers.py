@@ -105,7 +105,7 @@ def from_bytes(data: bytes, name: str) -> KeptAnswer | None:
 def _to_result(data: dict[str, Any]) -> UnitResult:
     """Read what a unit said, and cut it into a few pieces, as a stream is to be one."""
     result = UnitResult.from_dict(data)
-    # Which of the log probabilities belong to a piece is not kept: those are told all at once.
+    # Which of the log probabilities belong to a piece is not kept: they are sent all at once.
     if not result.text or result.logprobs:
         return result
     step = max(-(-len(result.text) // _NUM_PIECES), 1)

@@ -150,7 +150,7 @@ def pull_full(names: Mapping[str, ModelName], data_dir: Path, language: Language
 
 
 def say_note(note: Note, language: Language) -> str:
-    """What is told of a download, in the user's language."""
+    """What is printed of a download, in the user's language."""
     values = {name: say_note(held, language) if isinstance(held, Note) else held for name, held in note.values.items()}
     return say(f"hub.{note.code}", language, **values)
 

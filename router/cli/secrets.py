@@ -16,7 +16,7 @@ _OF_THE_API = ("GLOWL_API_KEYS", "GLOWL_JWT_")
 
 
 def is_for_engine(name: str) -> bool:
-    """Whether an engine may have a variable: none of ours; it is told everything by its options."""
+    """Whether an engine may have a variable: none of ours; everything reaches it by its options."""
     return not name.startswith(("GLOWL_", "REDIS_URL"))
 
 

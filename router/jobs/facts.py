@@ -1,4 +1,4 @@
-"""What metrics are told of a job: words of the product and numbers, none of it said or named by a client.
+"""What metrics get of a job: words of the product and numbers, none of it said or named by a client.
 
 In: specs and records. Out: what the record keeps for its end (`of_spec`), what its end adds (`of_end`), and the same of
 an answer that was made without the queue (`of_answer`).

@@ -123,7 +123,7 @@ class Glowl:
 
 
 class Progress:
-    """Tells a client that asked for it how far a call is; a client that did not is told nothing.
+    """Tells a client that asked for it how far a call is; a client that did not gets nothing.
 
     Args:
         context: of the call.
@@ -148,7 +148,7 @@ class Progress:
         elif heard.response:
             text = texts.PROGRESS_QUEUED
         if heard.id:
-            # Each time: of what comes quickly one after the other, only the last is told.
+            # Each time: of what comes quickly one after the other, only the last is sent.
             text = texts.PROGRESS_OF.fill(id=heard.id, what=text)
         await self._session.report_progress(heard.waited_s, self._patience_s, text.of(self._language))
 

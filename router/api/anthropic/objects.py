@@ -46,7 +46,7 @@ def to_message(job: Job, answer: FinalAnswer | UnitResult) -> Json:
 
 
 async def to_events(telling: Telling, steps: AsyncIterator[Step]) -> AsyncGenerator[Json, None]:
-    """Yield the events of a message that is told while it is written.
+    """Yield the events of a message that is sent while it is written.
 
     One block is open at a time: the draft, as thinking, if it is shown so; then the text; then each call. A message
     that calls nothing has a text block even where the answer is empty, since clients read the first one.
