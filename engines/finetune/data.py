@@ -128,6 +128,8 @@ def _of_llava(sample: dict[str, Any], number: int) -> dict[str, Any]:
     named = sample.get("image", [])
     pictures = [named] if isinstance(named, str) else list(named)
     messages: list[dict[str, Any]] = []
+    asked = [turn["value"] for turn in sample["conversations"] if turn["from"] == "human"]
+    has_marker = any(marker in text for text in asked for marker in _MARKERS)
     for turn in sample["conversations"]:
         text = turn["value"]
         if turn["from"] != "human":
@@ -136,7 +138,7 @@ def _of_llava(sample: dict[str, Any], number: int) -> dict[str, Any]:
         marker = next((marker for marker in _MARKERS if marker in text), None)
         pieces = text.split(marker) if marker else [text]
         content: list[dict[str, Any]] = []
-        if marker is None and len(messages) == 0:
+        if not has_marker:
             content = [_picture(pictures.pop(0)) for _ in list(pictures)]
         for index, piece in enumerate(pieces):
             if index:

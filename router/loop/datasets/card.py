@@ -16,6 +16,7 @@ from typing import Any, Final
 from engines.dataset_format import HELDOUT, IMAGES, TRAIN, DatasetError, Example, read_examples, to_json
 from engines.image_header import sniff_media_type
 
+_MARKER: Final = "<image>"
 _NAMES: Final = {TRAIN: "train.json", HELDOUT: "heldout.json"}
 
 
@@ -101,11 +102,14 @@ def _check(folder: Path) -> None:
 
 
 def to_llava(example: Example) -> dict[str, Any]:
-    """Return an example in LLaVA's form: ``<image>`` stands for a picture; system words go before the question."""
+    """Return an example in LLaVA's form: ``<image>`` stands for a picture; system words go before the question.
+
+    The form has no way to write the marker as text, so one that a user typed becomes ``<image >``.
+    """
     turns: list[dict[str, str]] = []
     before = ""
     for turn in example.turns:
-        text = "\n".join("<image>" if part.picture else part.text for part in turn.parts)
+        text = "\n".join(_MARKER if part.picture else _without_markers(part.text) for part in turn.parts)
         if turn.role == "system":
             before = f"{text}\n"
             continue
@@ -115,6 +119,10 @@ def to_llava(example: Example) -> dict[str, Any]:
     if pictures := list(example.pictures):
         found["image"] = pictures[0] if len(pictures) == 1 else pictures
     return found
+
+
+def _without_markers(text: str) -> str:
+    return text.replace("<image>", "<image >").replace("<|image|>", "<|image |>")
 
 
 def export_openai(folder: Path, out: Path) -> dict[str, int]:

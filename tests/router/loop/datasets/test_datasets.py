@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from engines.base import ImagePart
-from engines.dataset_format import DatasetError, read_examples
+from engines.dataset_format import DatasetError, parse_example, read_examples, write_examples
+from engines.finetune.data import read_dataset
 from router.cli.kept import read_kept
 from router.cli.main import app
 from router.loop.datasets.build import build, split
@@ -229,6 +230,33 @@ def test_feedback_counts_whichever_machine_it_was_sent_to(tmp_path: Path) -> Non
     assert {each.id: right_answer(each) for each in exchanges} == {"resp_1": "43", "resp_2": "42"}
     exchanges, _ = read_kept([tmp_path / "one"], "en")
     assert {each.id: right_answer(each) for each in exchanges} == {"resp_1": "42", "resp_2": "42"}
+
+
+def test_a_picture_of_a_later_turn_stays_there_in_llava_form(tmp_path: Path) -> None:
+    # Given a picture that comes with the second question, and one that stands in a text only
+    def user(*parts: dict[str, object]) -> dict[str, object]:
+        return {"role": "user", "content": list(parts)}
+
+    picture = {"type": "image_url", "image_url": {"url": "images/a.png"}}
+    second = user(picture, {"type": "text", "text": "What is it?"})
+    hello, hi = user({"type": "text", "text": "What is <image>?"}), {"role": "assistant", "content": "A mark."}
+    lines = [
+        {"id": "1", "slice": "en", "messages": [hello, hi, second, {"role": "assistant", "content": "red"}]},
+        {"id": "2", "slice": "en", "messages": [hello, hi]},
+    ]
+    source = tmp_path / "source"
+    (source / "images").mkdir(parents=True)
+    Image.new("RGB", (4, 4), "red").save(source / "images/a.png")
+    write_examples(source / "train.jsonl", [parse_example(line) for line in lines])
+
+    # When it is exported, and read again by fine-tuning
+    export_llava(source, tmp_path / "out")
+    first, other = read_dataset(tmp_path / "out").train
+
+    # Then the picture is where it was, and the typed marker is text
+    assert [turn.parts[0].picture for turn in first.turns] == ["", "", "images/a.png", ""]
+    assert (first.turns[2].text, first.turns[0].text) == ("What is it?", "What is <image >?")
+    assert other.pictures == ()
 
 
 @pytest.mark.parametrize("export", [export_openai, export_llava])
