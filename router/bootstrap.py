@@ -137,7 +137,7 @@ def build_services(settings: Settings, traces: Traces | None = None) -> Services
             capture=capture,
             looks=SecondLooks(
                 settings.second_looks,
-                shadow=lambda: promotions.pointer("glm").shadow,
+                shadow=promotions.shadow,
                 keeps=lambda call: call.is_captured,
             ),
         ),

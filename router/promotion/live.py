@@ -17,7 +17,7 @@ from engines.base import EngineInfo
 from policies.context import bucket_of
 from router.call import Call
 from router.leftovers import end_tasks
-from router.promotion.records import PROMOTABLE, Pointer, Promotion
+from router.promotion.records import BASE, PROMOTABLE, Pointer, Promotion
 from router.promotion.store import PromotionStore
 from router.redis import repeat
 from router.routing import conversation_id
@@ -93,6 +93,18 @@ class LivePromotions:
             promoted_revisions=revisions,
         )
 
+    def shadow(self) -> Promotion:
+        """Return the adapter that is asked in the shadow; `BASE` if there is none, or GLM has no such adapter."""
+        shadow = self.pointer(_GLM).shadow
+        info = self._info(_GLM)
+        if not shadow.adapter or not shadow.share or info is None:
+            return shadow
+        if shadow.adapter not in info.adapters:
+            self._warn(_GLM, shadow, "", is_shadow=True)
+            return BASE
+        self._warned.discard((_GLM, shadow.adapter, "shadow"))
+        return shadow
+
     def _revision(self, engine: str, adapter: str) -> str:
         info = self._info(engine)
         return "" if info is None else info.revision_with(adapter)
@@ -113,11 +125,15 @@ class LivePromotions:
             self._warn(engine, now, found)
         return now.adapter
 
-    def _warn(self, engine: str, now: Promotion, found: str) -> None:
+    def _warn(self, engine: str, now: Promotion, found: str, *, is_shadow: bool = False) -> None:
         """Say once what is not as it was promoted."""
-        if (engine, now.adapter, found) in self._warned:
+        what = (engine, now.adapter, "shadow" if is_shadow else found)
+        if what in self._warned:
             return
-        self._warned.add((engine, now.adapter, found))
+        self._warned.add(what)
+        if is_shadow:
+            log.error("%s has no adapter %s, which was to be asked in the shadow; it is not asked", engine, now.adapter)
+            return
         if not found:
             log.error("%s has no adapter %s, which is promoted; the model answers as it is", engine, now.adapter)
             return

@@ -97,6 +97,19 @@ async def test_other_weights_than_were_measured_are_named_once(redis: Redis, cap
     assert "other weights (r8) than were measured when it was promoted (r1)" in record.getMessage()
 
 
+async def test_a_shadow_that_the_engine_does_not_have_is_not_asked_and_named_once(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    live = await _live(redis, Promotion())
+    for adapter, asked in (("receipts", "receipts"), ("reciepts", "")):
+        await PromotionStore(redis).put("glm", Pointer(shadow=Promotion(adapter, share=0.1)))
+        await live.refresh()
+        assert [live.shadow().adapter for _ in range(3)] == [asked] * 3
+
+    (record,) = caplog.records
+    assert record.getMessage() == "glm has no adapter reciepts, which was to be asked in the shadow; it is not asked"
+
+
 async def test_who_names_an_adapter_or_the_base_gets_it(redis: Redis) -> None:
     live = await _live(redis, Promotion("receipts"))
 
