@@ -54,11 +54,13 @@ def _to_feedback(body: FeedbackRequest) -> Feedback:
     Raises:
         BadRequestError: if nothing was, or too much.
     """
-    comment = (body.comment or "").strip(_NO_WORDS)
-    if body.rating is None and body.correction is None and not body.fields and not comment:
+    comment, correction = (body.comment or "").strip(_NO_WORDS), body.correction
+    if isinstance(correction, str) and not correction.strip(_NO_WORDS):
+        correction = None  # as an empty box of a form is sent; it would count as the right answer
+    if body.rating is None and correction is None and not body.fields and not comment:
         raise BadRequestError(texts.EMPTY_FEEDBACK, code="missing_required_parameter", param="rating")
     sizes = {
-        "correction": len(orjson.dumps(body.correction)),
+        "correction": len(orjson.dumps(correction)),
         "fields": len(orjson.dumps(body.fields)),
         "comment": len(comment),
     }
@@ -66,7 +68,7 @@ def _to_feedback(body: FeedbackRequest) -> Feedback:
         if size > _MAX_CHARS:
             text = texts.FEEDBACK_TOO_LONG.fill(param=param, limit=_MAX_CHARS)
             raise BadRequestError(text, code="string_above_max_length", param=param)
-    return Feedback(body.rating, body.correction, body.fields or {}, comment, time.time())
+    return Feedback(body.rating, correction, body.fields or {}, comment, time.time())
 
 
 def _to_json(response_id: str, feedback: Feedback) -> dict[str, Any]:

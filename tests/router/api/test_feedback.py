@@ -108,6 +108,8 @@ def test_a_chat_that_is_stored_nowhere_else_takes_feedback(
     assert kept is not None
     assert kept.feedback is not None
     assert (kept.question, kept.route, kept.feedback.rating) == ("多少？[phone]", "fast", "down")
+    # And a blank correction is none, or it would count as what was right
+    assert alice.post(path, json={"rating": "down", "correction": "  "}).json()["correction"] is None
     # And nobody else may read or say anything
     answer, unknown = bob.get(path), bob.get("/v1/responses/resp_none/feedback")
     assert (answer.status_code, unknown.status_code) == (404, 404)
@@ -155,6 +157,7 @@ def test_what_waits_for_a_right_answer_is_shown_to_its_owner_alone(alice: httpx.
         ({}, "rating"),
         ({"rating": "meh"}, "rating"),
         ({"comment": " \u0000\u3000"}, "rating"),
+        ({"correction": " \u3000\n"}, "rating"),
         ({"correction": 4}, "correction"),
         ({"comment": "x" * 100_001}, "comment"),
     ],
