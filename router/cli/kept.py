@@ -77,6 +77,8 @@ def read_kept(
             fail(f"{folder / FILE}: {error}")
         exchanges |= found
     if not exchanges:
+        if since or owner:
+            fail(say("dataset.nothing_found", language, folder=", ".join(map(str, folders))))
         _fail_empty(folders[0], language)
     return [_with_newest(each, elsewhere.get(each.id)) for each in exchanges.values()], pictures
 

@@ -104,7 +104,7 @@ def _read(path: Path, language: Language) -> Results:
     except ResultsError as error:
         fail(str(error), code=2)
     except OSError as error:
-        fail(say("eval.data", language, why=error), code=2)
+        fail(say("promote.unread", language, path=path, why=error.strerror or error), code=2)
 
 
 def _check(results: Results, path: Path, base: str, model: str, language: Language) -> str:

@@ -13,6 +13,11 @@ TEXTS: Final[dict[str, Text]] = {
         "{folder} 中没有保存任何内容。请开启保存：{command}；不用密钥时 "
         "GLOWL_CAPTURE=local=pictures（见 docs/loop.zh.md）",
     ),
+    "dataset.nothing_found": Text(
+        "nothing that is kept in {folder} is of that time and owner: give a longer --since, or an ID that "
+        "`glowl owners show` prints as --owner",
+        "{folder} 中没有符合该时间和所有者的内容：请用更长的 --since，或用 `glowl owners show` 显示的 ID 作为 --owner",
+    ),
     "dataset.written": Text(
         "{folder}: {train} to learn from, {heldout} held out, {groups} different pictures",
         "{folder}：训练 {train} 条，留出 {heldout} 条，{groups} 组不同的图片",

@@ -16,6 +16,7 @@ TEXTS: Final[dict[str, Text]] = {
         "{path} has answers to other questions than these; name another file with --out, or remove it",
         "{path} 中是另一批问题的答案；请用 --out 指定其他文件，或删除它",
     ),
+    "promote.unread": Text("{path} cannot be read: {why}", "无法读取 {path}：{why}"),
     "eval.file": Text("{path} cannot be written: {why}", "无法写入 {path}：{why}"),
     "eval.asks": Text(
         "asking {count} of {of} questions; answers go to {path}", "正在提问 {count} / {of}；答案写入 {path}"

@@ -148,7 +148,7 @@ async def test_answers_of_other_weights_prove_nothing(evidence: Path) -> None:
         ([ADAPTER], "--evidence"),
         (["qwen:receipts", "--evidence", "nowhere.jsonl"], "there is no model qwen"),
         (["mplug-owl2:turned", "--shadow", "0.1"], "cannot be a shadow"),
-        ([ADAPTER, "--evidence", "nowhere.jsonl"], "nowhere.jsonl"),
+        ([ADAPTER, "--evidence", "nowhere.jsonl"], "nowhere.jsonl cannot be read: No such file"),
     ],
 )
 async def test_without_a_name_or_evidence_nothing_is_promoted(arguments: list[str], said: str, redis: Redis) -> None:

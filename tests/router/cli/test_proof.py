@@ -112,6 +112,18 @@ def test_without_a_log_there_is_one_line(arguments: list[str], run: Run) -> None
     assert "nothing is kept" in result.output
 
 
+@pytest.mark.parametrize("option", [["--since", "1s"], ["--owner", "nobody"]])
+def test_a_log_in_which_nothing_is_meant_does_not_ask_for_consent(option: list[str], run: Run, tmp_path: Path) -> None:
+    with LoopStore(tmp_path / "loop") as store:
+        store.put(kept("q", decision=DRAWN, feedback=None), (), 1e12)
+
+    result = run("verdict", *option)
+
+    assert result.exit_code == 1
+    assert "give a longer --since" in result.output
+    assert "Switch capture on" not in result.output
+
+
 @pytest.mark.parametrize("arguments", [["verdict"], ["replay", "--preset", "glm-only"]])
 def test_without_feedback_it_says_that_it_cannot_tell(arguments: list[str], run: Run, tmp_path: Path) -> None:
     with LoopStore(tmp_path / "loop") as store:
