@@ -177,9 +177,11 @@ def test_marks_in_thinking_are_no_calls(loaded: GlmEngine) -> None:
     assert not parser.has_calls
 
 
-def test_an_answer_is_free_until_it_begins_a_call(loaded: GlmEngine) -> None:
+@pytest.mark.parametrize("is_parallel", [True, False])
+def test_an_answer_is_free_until_it_begins_a_call(loaded: GlmEngine, is_parallel: bool) -> None:
     to_id = loaded.processor.tokenizer.convert_tokens_to_ids
-    grammar = loaded._compiler.compile_lark(to_grammar(ToolUse((CLOCK,)), {mark: to_id(mark) for mark in MARKS}))
+    use = ToolUse((CLOCK,), is_parallel=is_parallel)
+    grammar = loaded._compiler.compile_lark(to_grammar(use, {mark: to_id(mark) for mark in MARKS}))
     constraint = LazyConstraint(grammar, to_id(CALL), (to_id("<think>"), to_id("</think>")))
     logits = torch.zeros(1, loaded._model.config.get_text_config().vocab_size)
 
@@ -193,7 +195,8 @@ def test_an_answer_is_free_until_it_begins_a_call(loaded: GlmEngine) -> None:
     for token_id in [*written(loaded, "clock\n"), to_id(CALL_END)]:
         constraint.accept(token_id)
     assert constrain(logits, [constraint]).isfinite()[0, to_id("<|observation|>")]
-    assert constrain(logits, [constraint]).isfinite()[0, to_id(CALL)]
+    # One call at most: nothing may follow it.
+    assert bool(constrain(logits, [constraint]).isfinite()[0, to_id(CALL)]) is is_parallel
 
 
 def test_calls_and_results_are_rendered_in_the_models_own_format(loaded: GlmEngine) -> None:
