@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
 
@@ -73,8 +73,9 @@ async def list_files(name: ModelName, place: Place) -> Listing:
 
     Raises:
         AwayError: if it cannot be reached, or is overloaded.
-        HubError: if it refuses, or has no such model or revision.
+        HubError: if it refuses, or has no such model or revision; if its address or token cannot be sent.
     """
+    _check_settings(place)
     ask = _list_modelscope if name.hub == "modelscope" else _list_huggingface
     listing = await ask(name, place)
     needed = {path: file for path, file in listing.files.items() if "/" not in path and path.endswith(_SUFFIXES)}
@@ -154,6 +155,23 @@ async def _list_modelscope(name: ModelName, place: Place) -> Listing:
     except (aiohttp.ClientError, OSError) as error:
         raise away(error, place) from error
     return Listing(name.at(revision), files, headers)
+
+
+def _check_settings(place: Place) -> None:
+    """Refuse what clients report as a connection that failed, which would be retried; never shows the token."""
+    if not _is_address(place.endpoint):
+        raise HubError("endpoint", **_where(place))
+    if not (place.token.isascii() and place.token.isprintable()) or " " in place.token:
+        raise HubError("token_form", variable=place.token_variable)
+
+
+def _is_address(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _headers(place: Place) -> dict[str, str]:

@@ -24,6 +24,11 @@ WORDS: Final[dict[str, str]] = {
         "(status {status})"
     ),
     "token": "{endpoint} refuses the token in {variable} (status {status}): make a new one, or unset it",
+    "token_form": (
+        "{variable} (or what `hf auth login` kept) holds characters that no token has, such as spaces or line breaks: "
+        "set it anew, or unset it"
+    ),
+    "endpoint": "{variable} is {endpoint}, which is no address: write it as https://HOST",
     "forbidden": "{endpoint} forbids {repo} (status {status}): {reason}",
     "revision": "{repo} has no revision {revision} at {endpoint}",
     "missing": "{repo} at {revision} is not whole at {endpoint}: there is no {file}",

@@ -14,6 +14,8 @@ _CHINESE: Final[dict[str, str]] = {
     "gated": "{repo} 需要授权：请在 {page} 接受其条款，然后把 {variable} 设为该账号的令牌（{endpoint} 返回 {status}）",
     "unknown": "{endpoint} 上没有 {repo}，或它是私有的：请检查名称以及 {variable} 中的令牌（状态码 {status}）",
     "token": "{endpoint} 拒绝了 {variable} 中的令牌（状态码 {status}）：请新建一个，或取消设置",
+    "token_form": "{variable}（或 `hf auth login` 保存的令牌）含有空格、换行等令牌不会有的字符：请重设或取消设置",
+    "endpoint": "{variable} 的值 {endpoint} 不是地址：请写成 https://HOST",
     "forbidden": "{endpoint} 禁止访问 {repo}（状态码 {status}）：{reason}",
     "revision": "{endpoint} 上的 {repo} 没有版本 {revision}",
     "missing": "{endpoint} 上 {repo} 的 {revision} 不完整：没有 {file}",

@@ -248,6 +248,24 @@ async def test_a_hub_that_is_down_is_one_line(hub, fetch):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", [NAME, ModelName("org/model", "modelscope")])
+@pytest.mark.parametrize("endpoint", ["hf-mirror.com", "127.0.0.1:80", "ftp://hub", "http://", "http://hub:port"])
+async def test_an_endpoint_that_is_no_address_is_not_retried(hub, place, fetch, told, name, endpoint):
+    with pytest.raises(HubError, match=rf"HF_ENDPOINT is {endpoint}, which is no address") as raised:
+        await fetch(name, place=replace(place, endpoint=endpoint))
+    assert not raised.value.waiting_helps
+    assert told.waits == []
+
+
+@pytest.mark.parametrize("token", ["hf_a\nhf_b", "hf_a hf_b", "密钥"])
+async def test_a_token_that_cannot_be_sent_is_said_without_showing_it(hub, place, fetch, told, token):
+    with pytest.raises(HubError, match=r"HF_TOKEN .* holds characters that no token has") as raised:
+        await fetch(place=replace(place, token=token))
+    assert token not in str(raised.value)
+    assert not raised.value.waiting_helps
+    assert hub.requests == told.waits == []
+
+
 async def test_a_page_in_the_place_of_the_hub_is_said(hub, fetch):
     hub.page = "<html>Please log in to this network</html>"
     with pytest.raises(HubError, match="does not answer as a model hub does") as raised:
