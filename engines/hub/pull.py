@@ -155,7 +155,8 @@ class _Download:
         targets = {file: self._target(file, folder) for file in listing.files.values()}
         wanted = frozenset(part_of(target).name for target in targets.values())
         _remove_orphans(self._name, self._place, wanted, self._watcher)
-        open_ = {file: target for file, target in targets.items() if not _is_whole(target, file)}
+        # Once for each target: files with the same contents share a blob.
+        open_ = {target: file for file, target in targets.items() if not _is_whole(target, file)}
         self._begin(open_)
         async with aiohttp.ClientSession(trust_env=True, timeout=TIMEOUT) as session:
             fetcher = Fetcher(
@@ -167,10 +168,10 @@ class _Download:
                 note=self._watcher.note,
             )
             # The index first: what it names has to be on the hub, before 37 GB are on their way.
-            small = {file: target for file, target in open_.items() if not file.is_weights}
+            small = {target: file for target, file in open_.items() if not file.is_weights}
             await self._fetch(fetcher, small)
             self._check_index(listing, targets)
-            await self._fetch(fetcher, {file: target for file, target in open_.items() if file.is_weights})
+            await self._fetch(fetcher, {target: file for target, file in open_.items() if file.is_weights})
         self._watcher.end()
         for file, target in targets.items():
             _link(folder / file.path, target)
@@ -185,9 +186,9 @@ class _Download:
         """Where the contents go: on Hugging Face a blob that is named by its hash."""
         return self._home / "blobs" / file.hash if self._name.hub == "huggingface" else folder / file.path
 
-    def _begin(self, targets: Mapping[RemoteFile, Path]) -> None:
-        total = sum(file.num_bytes for file in targets)
-        have = sum(_size_of(part_of(target)) for target in targets.values())
+    def _begin(self, targets: Mapping[Path, RemoteFile]) -> None:
+        total = sum(file.num_bytes for file in targets.values())
+        have = sum(_size_of(part_of(target)) for target in targets)
         folder = self._home
         while not folder.exists():
             folder = folder.parent
@@ -196,7 +197,7 @@ class _Download:
             raise HubError("disk", need_gb=(total - have) / 1e9, free_gb=free / 1e9, folder=self._home)
         self._watcher.begin(total, have)
 
-    async def _fetch(self, fetcher: Fetcher, targets: Mapping[RemoteFile, Path]) -> None:
+    async def _fetch(self, fetcher: Fetcher, targets: Mapping[Path, RemoteFile]) -> None:
         free = asyncio.Semaphore(_NUM_STREAMS)
 
         async def fetch(file: RemoteFile, target: Path) -> None:
@@ -205,7 +206,7 @@ class _Download:
 
         try:
             async with asyncio.TaskGroup() as tasks:
-                for file, target in targets.items():
+                for target, file in targets.items():
                     tasks.create_task(fetch(file, target))
         except* HubError as errors:
             raise errors.exceptions[0] from None

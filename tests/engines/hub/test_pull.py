@@ -379,6 +379,14 @@ async def test_the_token_stays_with_the_hub(hub, place, fetch):
     assert hub.tokens == []
 
 
+async def test_files_with_the_same_contents_are_downloaded_once(hub, fetch, told):
+    hub.files[OTHER_SHARD] = hub.files[SHARD]
+    snapshot = await fetch()
+    assert contents(snapshot.folder)[OTHER_SHARD] == contents(snapshot.folder)[SHARD] == hub.files[SHARD]
+    assert len(hub.fetched(SHARD) + hub.fetched(OTHER_SHARD)) == 1
+    assert told.progress[-1].done_bytes == told.progress[-1].total_bytes
+
+
 async def test_of_two_kinds_of_weights_the_safe_one_is_taken(hub, fetch):
     hub.files |= {"pytorch_model.bin": b"pickled", "pytorch_model.bin.index.json": b"{}"}
     assert "pytorch_model.bin" not in contents((await fetch()).folder)
