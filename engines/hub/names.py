@@ -17,6 +17,8 @@ HUBS: Final[tuple[Hub, ...]] = get_args(Hub)
 
 _NAME = re.compile(r"(?:(?P<hub>[a-z]+):)?(?P<repo>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _DEFAULT_REVISION: Final[dict[Hub, str]] = {"huggingface": "main", "modelscope": "master"}
+# The first that is set counts.
+_OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _TRUE = frozenset({"1", "on", "yes", "true"})
 
 
@@ -77,13 +79,14 @@ class Place:
     is_offline: bool
     endpoint_variable: str
     token_variable: str
-    offline_variable: str = "HF_HUB_OFFLINE"
+    offline_variable: str = _OFFLINE[0]
 
 
 def place_of(hub: Hub, environ: Mapping[str, str] | None = None) -> Place:
     """Read a hub's own variables, as its client does."""
     environ = os.environ if environ is None else environ
-    is_offline = (environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE") or "").lower() in _TRUE
+    offline_variable = next((name for name in _OFFLINE if environ.get(name)), _OFFLINE[0])
+    is_offline = environ.get(offline_variable, "").lower() in _TRUE
     home = Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     if hub == "modelscope":
         return Place(
@@ -93,6 +96,7 @@ def place_of(hub: Hub, environ: Mapping[str, str] | None = None) -> Place:
             is_offline=is_offline,
             endpoint_variable="MODELSCOPE_ENDPOINT",
             token_variable="MODELSCOPE_API_TOKEN",  # noqa: S106  a name
+            offline_variable=offline_variable,
         )
     hf_home = Path(environ.get("HF_HOME") or home / "huggingface").expanduser()
     token = environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN") or ""
@@ -103,6 +107,7 @@ def place_of(hub: Hub, environ: Mapping[str, str] | None = None) -> Place:
         is_offline=is_offline,
         endpoint_variable="HF_ENDPOINT",
         token_variable="HF_TOKEN",  # noqa: S106  a name
+        offline_variable=offline_variable,
     )
 
 

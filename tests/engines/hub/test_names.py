@@ -38,7 +38,10 @@ def test_the_hubs_own_variables_say_where_it_is(tmp_path):
     assert place_of("huggingface", {"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}).cache == Path("/a")
     assert place_of("huggingface", {"XDG_CACHE_HOME": "/c"}).cache == Path("/c/huggingface/hub")
     assert place_of("huggingface", {"HF_HUB_OFFLINE": "1"}).is_offline
-    assert place_of("huggingface", {"TRANSFORMERS_OFFLINE": "ON"}).is_offline
+    # An older name, which what is said about it names
+    place = place_of("huggingface", {"TRANSFORMERS_OFFLINE": "ON"})
+    assert (place.is_offline, place.offline_variable) == (True, "TRANSFORMERS_OFFLINE")
+    assert not place_of("modelscope", {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "1"}).is_offline
     # A token that `hf auth login` has kept
     (tmp_path / "token").write_text("kept\n")
     assert place_of("huggingface", {"HF_HOME": str(tmp_path)}).token == "kept"
