@@ -42,7 +42,7 @@ def _log() -> list[Exchange]:
     failed = exchange(
         39, at=1039.0, state="failed", final="", final_engine="", error="engine_unavailable", agreement=None
     )
-    hit = replace(fast[0], id="resp_40", at=1040.0, took_s=0.001, cache="hit", feedback=Feedback("down"))
+    hit = replace(fast[0], id="resp_40", at=1040.0, took_s=99.0, cache="hit", feedback=Feedback("down"))
     again = exchange(41, at=1041.0, again="resp_1", agreement=0.0)
     return [*fast, *deep, failed, hit, again]
 

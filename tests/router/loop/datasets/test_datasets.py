@@ -105,6 +105,10 @@ def test_near_copies_are_never_on_both_sides() -> None:
     assert all(parts[f"resp_{2 * number}"] == parts[f"resp_{2 * number + 1}"] for number in range(40))
     assert parts["resp_0"] == parts["resp_2"] == parts["resp_100"]
     assert 0.1 < sum(parts.values()) / len(parts) < 0.5
+    # And a question about a page of each side would join them
+    one, other = (next(n for n in range(40) if parts[f"resp_{2 * n}"] is is_held) for is_held in (True, False))
+    joined = split([*exchanges, _asked(101, [pages[one][0], pages[other][0]])], near, 0.3)
+    assert joined[f"resp_{2 * one}"] == joined[f"resp_{2 * other}"] == joined["resp_101"]
     # And what is held out stays so when more comes
     more = [*exchanges, *(_asked(200 + number, [_page(200 + number)]) for number in range(10))]
     assert {name: is_held for name, is_held in split(more, near, 0.3).items() if name in parts} == parts

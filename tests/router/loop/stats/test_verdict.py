@@ -67,6 +67,23 @@ def test_it_may_say_no_and_that_it_does_not_know() -> None:
     assert found["fast en"].gain is None
 
 
+def test_intervals_of_several_slices_are_wider_so_that_they_hold_together() -> None:
+    # Given that the one language is all of the route, and several pictures are a second slice
+    exchanges = [
+        exchange(str(n), fast=WRONG if n % 3 else RIGHT, deep=RIGHT, probability=0.5, num_images=1 + n % 2)
+        for n in range(90)
+    ]
+
+    found = {each.slice: each.gain for each in judge(exchanges)}
+
+    whole, of_language = found["fast"], found["fast zh"]
+    assert whole is not None
+    assert of_language is not None
+    assert of_language.estimate == whole.estimate
+    assert of_language.low < whole.low
+    assert whole.high < of_language.high
+
+
 def test_without_feedback_or_a_second_look_nothing_is_known() -> None:
     unseen = [exchange(str(n), probability=0.1) for n in range(50)]
     unjudged = [exchange(f"u{n}", deep=WRONG, probability=0.1, right=None) for n in range(50)]
