@@ -72,6 +72,8 @@ from engines.token_costs import TokenCosts
 from engines.tool_text import CALL, MARKS, CallReader
 from engines.tools import ToolUse
 
+# What GLM-4.6V-Flash, and other models of its architecture, call themselves.
+_MODEL_TYPES = ("glm46v", "glm4v")
 MAX_IMAGES = 16
 MAX_SIDE_PX = 2048  # longer pictures are scaled down at decoding; costs no token under the pixel budget
 PIXEL_BUDGET = 1_000_000  # pixels per picture, about 1300 tokens; vision attention is quadratic in them
@@ -123,6 +125,9 @@ class GlmEngine(LocalEngine[PreparedRequest, Row]):
 
     Args:
         options: which checkpoint, where, and how many requests may wait.
+
+    Raises:
+        ValueError: if the checkpoint is another model's, or its config cannot be read.
     """
 
     def __init__(self, options: EngineOptions) -> None:
@@ -501,9 +506,17 @@ def _is_long(request: GenerationRequest) -> bool:
 
 
 def _describe(model: str) -> EngineInfo:
-    """Read what a local checkpoint folder says about itself; a hub id is the real model."""
+    """Read what a local checkpoint folder says about itself; a hub id is the real model.
+
+    Raises:
+        ValueError: if it is another model's.
+    """
     variant: Variant = _read_json(Path(model) / "glowl.json").get("variant", "full")
-    text_config = _read_json(Path(model) / "config.json").get("text_config", {})
+    config_file = Path(model) / "config.json"
+    config = _read_json(config_file)
+    if config_file.is_file() and config.get("model_type") not in _MODEL_TYPES:
+        raise ValueError(f"{config_file}: model_type is {config.get('model_type')!r}, not {' or '.join(_MODEL_TYPES)}")
+    text_config = config.get("text_config", {})
     return EngineInfo(
         name="glm",
         model=MODEL_NAMES["glm"],
@@ -514,7 +527,12 @@ def _describe(model: str) -> EngineInfo:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no JSON object ({error})") from error
 
 
 def _image_size(pixel_budget: int, size: Mapping[str, int]) -> dict[str, int]:

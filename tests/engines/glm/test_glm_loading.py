@@ -134,3 +134,19 @@ def test_the_vision_tower_and_the_head_are_what_stays_unquantized(checkpoint: Pa
 
     # Both exist under these names: a name that matched nothing would quantize everything
     assert sorted(kept) == sorted(UNQUANTIZED_MODULES)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ('{"model_type": "mplug_owl2"}', "config.json: model_type is 'mplug_owl2', not glm46v or glm4v"),
+        ("{}", "config.json: model_type is None"),
+        ("version https://git-lfs.github.com/spec/v1", "config.json is no JSON object"),
+        ("[]]", "config.json is no JSON object"),
+        ("7", "config.json is no JSON object"),
+    ],
+)
+def test_a_folder_of_another_model_is_named_before_anything_is_loaded(tmp_path: Path, config: str, words: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=words):
+        load(EngineOptions(model=str(tmp_path)))
