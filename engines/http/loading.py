@@ -34,6 +34,7 @@ from engines.base import (
 )
 from engines.hub.names import ModelName
 from engines.hub.progress import Watcher
+from engines.hub.snapshots import pointer_files
 from engines.logs import adopt
 from engines.meters import EngineMeters, EngineState, HasMeters
 
@@ -182,6 +183,8 @@ def load_engine(name: str, options: EngineOptions) -> Engine:
     if model.is_dir():
         if not (model / "config.json").is_file():
             raise ValueError(f"{model} is no checkpoint folder: it has no config.json")
+        if pointers := pointer_files(model):
+            raise ValueError(f"{model} was cloned without Git LFS: run `git lfs pull` in it to get {pointers[0]}")
     elif ModelName.parse(options.model) is None:
         raise ValueError(f"there is no checkpoint folder at {model}")
 

@@ -25,6 +25,7 @@ PART: Final = ".glowl.incomplete"
 _RECORDS = ".glowl"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CHUNK_BYTES = 4 * 1024 * 1024
+_MAX_POINTER_BYTES = 1024  # as Git LFS itself bounds them
 # In the order in which loaders look for them.
 _WEIGHTS = (
     ("model.safetensors", False),
@@ -117,6 +118,21 @@ def missing_files(folder: Path) -> tuple[str, ...]:
 def cut_files(folder: Path) -> tuple[str, ...]:
     """Which safetensors of a folder have other sizes than their headers promise: copies that broke off."""
     return tuple(sorted(file.name for file in folder.glob("*.safetensors") if not _has_promised_size(file)))
+
+
+def pointer_files(folder: Path) -> tuple[str, ...]:
+    """Which files that loaders read only say where Git LFS has their contents: a clone made without it."""
+    kinds = ["json", "model", "safetensors"] if any(folder.glob("*.safetensors")) else ["json", "model", "bin"]
+    return tuple(sorted(file.name for kind in kinds for file in folder.glob(f"*.{kind}") if _is_pointer(file)))
+
+
+def _is_pointer(path: Path) -> bool:
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_POINTER_BYTES:
+            return False
+        return path.read_bytes().startswith(b"version https://git-lfs.github.com/spec/")
+    except OSError:
+        return False
 
 
 def _has_promised_size(path: Path) -> bool:

@@ -18,7 +18,7 @@ from types import MappingProxyType
 import typer
 
 from engines.adapter_names import lacks_adapter
-from engines.hub.snapshots import cut_files, missing_files
+from engines.hub.snapshots import cut_files, missing_files, pointer_files
 from router.cli import models, secrets
 from router.cli.child_process import guarded_argv
 from router.cli.common import Language, fail
@@ -73,6 +73,8 @@ def prepare_models(
     for name, folder in folders.items():
         if missing := missing_files(folder):
             fail(say("up.folder.missing", language, name=name, folder=folder, missing=", ".join(missing)))
+        if pointers := pointer_files(folder):
+            fail(say("up.folder.pointers", language, name=name, folder=folder, file=pointers[0]))
         if cut := cut_files(folder):
             fail(say("up.folder.cut", language, name=name, folder=folder, cut=", ".join(cut)))
     if not has_engine_packages():

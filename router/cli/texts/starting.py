@@ -127,6 +127,10 @@ TEXTS: Final[dict[str, Text]] = {
         "--{name}: {folder} is no whole checkpoint; it lacks {missing}",
         "--{name}：{folder} 不是完整的模型；缺少 {missing}",
     ),
+    "up.folder.pointers": Text(
+        "--{name}: {folder} was cloned without Git LFS: run `git lfs pull` in it to get {file}",
+        "--{name}：{folder} 克隆时没有 Git LFS：请在其中运行 `git lfs pull` 以取得 {file}",
+    ),
     "up.full.cpu": Text(
         "warning: no CUDA device found; the full models will run on the CPU, minutes per answer",
         "警告：未找到 CUDA 设备；完整模型将在 CPU 上运行，每个回答需要数分钟",

@@ -593,6 +593,17 @@ def test_what_is_not_there_is_one_clear_line(capsys, monkeypatch, tmp_path, argu
     assert message in line
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.model", "pytorch_model-1-of-2.bin"])
+def test_a_folder_cloned_without_its_large_files_is_one_clear_line(capsys, monkeypatch, tmp_path, file):
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: object())
+    checkpoint(tmp_path)
+    (tmp_path / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9976\n")
+
+    assert server.main(["owl2", "--model", str(tmp_path)]) == exits.HOPELESS
+
+    assert f"cloned without Git LFS: run `git lfs pull` in it to get {file}" in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_one_clear_line(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -192,6 +192,16 @@ def test_folders_of_ones_own_are_used_and_have_to_be_whole(hub, tmp_path, capsys
     assert (
         f"--glm: {folder} is no whole checkpoint; it lacks tokenizer.json, model.safetensors" in capsys.readouterr().err
     )
+    # Nor is one that was cloned without Git LFS; what loaders do not read may be so
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9976\n"
+    for file in ("tokenizer.json", "model.safetensors", "pytorch_model.bin", "figure.png"):
+        (folder / file).write_text(pointer)
+    with pytest.raises(typer.Exit):
+        model_setup.prepare_models("pocket", layout, "en", sources=sources)
+    assert (
+        f"--glm: {folder} was cloned without Git LFS: run `git lfs pull` in it to get model.safetensors"
+        in capsys.readouterr().err
+    )
     # Nor is one whose copy broke off
     (folder / "tokenizer.json").write_text("{}")
     tensors = b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
