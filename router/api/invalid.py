@@ -19,6 +19,7 @@ from router.errors import BadRequestError
 # What pydantic says of an object is about the field that tells its kind.
 _OF_TYPE: Final = ("union_tag_invalid", "union_tag_not_found", "refused_part", "unknown_type")
 _UNKNOWN: Final = "unknown_parameter"
+_BESIDE: Final = {"picture_beside": texts.PICTURE_BESIDE, "text_beside": texts.TEXT_BESIDE}
 
 
 def to_invalid(error: ValidationError, body: object, under: str = "") -> BadRequestError:
@@ -33,7 +34,8 @@ def to_invalid(error: ValidationError, body: object, under: str = "") -> BadRequ
     def place_of(fault: Any) -> str:
         inner = path_of(fault, body)
         path = f"{under}.{inner}" if under and inner else under or inner
-        field = "type" if fault["type"] in _OF_TYPE else fault["ctx"]["name"] if fault["type"] == _UNKNOWN else ""
+        names_field = fault["type"] == _UNKNOWN or fault["type"] in _BESIDE
+        field = "type" if fault["type"] in _OF_TYPE else fault["ctx"]["name"] if names_field else ""
         return f"{path}.{field}" if path and field else path or field
 
     return _refusal(error.errors(), place_of)
@@ -57,6 +59,9 @@ def _refusal(faults: list[Any], place_of: Callable[[Any], str]) -> BadRequestErr
     if kind == _UNKNOWN:
         said = texts.UNKNOWN_OPTION.fill(param=path, **context)
         return BadRequestError(said, code="unknown_parameter", param=path)
+    if kind in _BESIDE:
+        said = texts.UNSUPPORTED_VALUE.fill(param=path, advice=_BESIDE[kind].fill(**context))
+        return BadRequestError(said, code="unsupported_value", param=path)
     says = texts.SHAPES[kind].fill(**context) if kind in texts.SHAPES else Text.same(first["msg"])
     here = (each["type"] for each in faults if len(each["loc"]) == len(first["loc"]) and place_of(each) == path)
     kinds = dict.fromkeys(texts.KINDS.get(each) for each in here)

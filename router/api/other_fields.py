@@ -15,15 +15,14 @@ from typing import Any, Final
 
 from policies.text import Text
 from router.api import texts
+from router.api.picture_names import MAX_NAME, PICTURE_FIELDS, bare, names_picture
 from router.api.schemas import ChatRequest, ResponsesRequest
 from router.errors import BadRequestError
 
 log = logging.getLogger(__name__)
 
-# Longer names, and more of them, are no slips: looking closely at what a megabyte holds would keep others waiting.
-_MAX_NAME: Final = 64
+# More of them are no slips: looking closely at what a megabyte holds would keep others waiting.
 _MAX_UNKNOWN: Final = 256
-_NO_MARKS: Final = dict.fromkeys(map(ord, "_- ."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +192,7 @@ _OTHERS: Final[dict[str, Rule]] = {
     "continue_final_message": _only(False),
     "documents": _INSTEAD_MESSAGE,
     **dict.fromkeys(("system", "system_prompt", "system_message", "system_instruction", "preamble"), _INSTEAD_MESSAGE),
-    **dict.fromkeys(("images", "image_url", "image_urls", "image_data", "image_base64", "picture"), _INSTEAD_PARTS),
-    **dict.fromkeys(("pictures", "input_image", "input_images", "multi_modal_data", "media"), _INSTEAD_PARTS),
-    **dict.fromkeys(("file", "files", "file_id", "file_ids", "attachments", "attachment"), _INSTEAD_PARTS),
-    **dict.fromkeys(("video", "videos", "video_url", "video_urls", "audio_url", "audios"), _INSTEAD_PARTS),
+    **dict.fromkeys(PICTURE_FIELDS, _INSTEAD_PARTS),
     **dict.fromkeys(("prompt_token_ids", "prompt_embeds", "input_ids", "input_embeds", "inputs"), _INSTEAD_TURNS),
     **dict.fromkeys(("contents", "chat_history", "history", "conversation_history"), _INSTEAD_TURNS),
     **dict.fromkeys(("prefill", "assistant_prefill", "response_prefix"), _INSTEAD_TURNS),
@@ -263,16 +259,11 @@ HARMLESS: Final[dict[str, str]] = {
 }
 
 
-def _bare(name: str) -> str:
-    """Take away what spellings differ in: stopSequences, Stop-Sequences and stop_sequences are one."""
-    return name.translate(_NO_MARKS).lower()
-
-
 def _by_spelling(rules: Mapping[str, Rule], read: Collection[str]) -> dict[str, Rule]:
     """Return the rules of names that are not quite those of fields, by what all their spellings have in common."""
-    found = {_bare(name): _named(name) for name in read}
+    found = {bare(name): _named(name) for name in read}
     for name, rule in rules.items():
-        found.setdefault(_bare(name), rule)
+        found.setdefault(bare(name), rule)
     return found
 
 
@@ -280,11 +271,6 @@ _CHAT: Final = {**_OPENAI, **_OTHERS, **_OWN, **_CHAT_ONLY}
 _RESPONSES: Final = {**_OPENAI, **_OTHERS, **_OWN, **_RESPONSES_ONLY}
 _CHAT_SPELLINGS: Final = _by_spelling(_CHAT, (*ChatRequest.model_fields, *_THINKING))
 _RESPONSES_SPELLINGS: Final = _by_spelling(_RESPONSES, (*ResponsesRequest.model_fields, *_THINKING))
-# What clients call a picture, or what else a question may be about.
-_PICTURES: Final = frozenset(
-    {_bare(name) for name, rule in (_OPENAI | _OTHERS).items() if rule is _INSTEAD_PARTS}
-    | {"img", "imgs", "imgurl", "photo", "photos", "imageb64", "imagefile", "imagepath", "base64image", "pictureurl"}
-)
 
 
 def check_others(others: Mapping[str, Any], *, is_chat: bool, is_greedy: bool) -> None:
@@ -307,9 +293,9 @@ def check_others(others: Mapping[str, Any], *, is_chat: bool, is_greedy: bool) -
         rule = rules.get(name)
         if rule is None:
             unknown += 1
-            if unknown > _MAX_UNKNOWN or len(name) > _MAX_NAME:
+            if unknown > _MAX_UNKNOWN or len(name) > MAX_NAME:
                 continue
-            rule = spellings.get(_bare(name))
+            rule = spellings.get(bare(name))
         if rule is None:
             log.debug("a request has the unknown field %r", name)
         elif not ((rule.is_for_sampling and is_greedy) or rule.is_neutral(value)):
@@ -326,7 +312,7 @@ def check_older_others(others: Mapping[str, Any]) -> None:
         BadRequestError: naming the first such field, and ``image``.
     """
     for name, value in others.items():
-        if value and len(name) <= _MAX_NAME and _bare(name) in _PICTURES:
+        if value and names_picture(name):
             raise unsupported(name, texts.SEND_IMAGE)
 
 

@@ -5,12 +5,13 @@ In: JSON bytes. Out: pydantic models. What of them can be honoured: `router.api.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError, PydanticUseDefault
 
 from engines.http.requests import Penalty, RepetitionPenalty, Seed, Temperature, Tokens, TopLogprobs, Whole
+from router.api.picture_names import names_picture
 from router.call import DraftAs
 from router.media import Source
 from router.templates import NAMES
@@ -56,6 +57,26 @@ class ClosedModel(WireModel):
             if key not in known:
                 context = {"name": str(key)[:_MAX_SHOWN], "accepted": ", ".join(known)}
                 raise PydanticCustomError("unknown_parameter", "'{name}' is none of {accepted}", context)
+        return sent
+
+
+class SaidModel(WireModel):
+    """Base of turns and their parts: no picture and no text of theirs is dropped because it is in a field of others."""
+
+    picture_part: ClassVar[str] = "image_url"
+    is_picture: ClassVar[bool] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drops_nothing(cls, sent: Any) -> Any:
+        for name, value in sent.items() if isinstance(sent, dict) else ():
+            if not value or name in cls.model_fields:
+                continue
+            if cls.is_picture and name == "text":
+                raise PydanticCustomError("text_beside", "it is not read here", {"name": name})
+            if not cls.is_picture and names_picture(name):
+                context = {"name": name, "kind": cls.picture_part}
+                raise PydanticCustomError("picture_beside", "it is not read here", context)
         return sent
 
 
@@ -127,15 +148,17 @@ class ImageUrl(WireModel):
     detail: str | None = None
 
 
-class TextPartIn(WireModel):
+class TextPartIn(SaidModel):
     """Text inside a chat message."""
 
     type: Literal["text"]
     text: str
 
 
-class ImagePartIn(WireModel):
+class ImagePartIn(SaidModel):
     """A picture inside a chat message."""
+
+    is_picture = True
 
     type: Literal["image_url"]
     image_url: ImageUrl
@@ -192,7 +215,7 @@ class ChatToolCall(WireModel):
     function: CalledFunction
 
 
-class ChatMessage(WireModel):
+class ChatMessage(SaidModel):
     """One turn of a chat."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
@@ -316,15 +339,19 @@ class RouteRequest(ChatRequest):
     )
 
 
-class InputTextPart(WireModel):
+class InputTextPart(SaidModel):
     """Text inside a Responses input message; ``output_text`` comes back from earlier answers."""
+
+    picture_part = "input_image"
 
     type: Literal["input_text", "output_text"]
     text: str
 
 
-class InputImagePart(WireModel):
+class InputImagePart(SaidModel):
     """A picture inside a Responses input message: here the URL is a plain string."""
+
+    is_picture = True
 
     type: Literal["input_image"]
     image_url: str | None = None
@@ -337,8 +364,10 @@ ResponsesPart = Annotated[
 ]
 
 
-class InputMessage(WireModel):
+class InputMessage(SaidModel):
     """One item of a Responses input."""
+
+    picture_part = "input_image"
 
     type: Annotated[Literal["message"], NullAsDefault] = "message"
     role: Literal["user", "assistant", "system", "developer"]

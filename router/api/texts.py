@@ -410,6 +410,14 @@ SHORTEN_MESSAGES: Final = Text("shorten the messages yourself", "请自行缩短
 OWN_CONTEXT: Final = Text("the context is the model's own; leave it out", "上下文长度由模型决定；请去掉")
 SEND_SEED: Final = Text("send seed", "请使用 seed")
 SEND_IMAGE_PARTS: Final = Text("send pictures as image_url parts of a message", "请在消息中以 image_url 发送图片")
+PICTURE_BESIDE: Final = Text(
+    "it is not read here; send the picture as a part of the content, of type '{kind}'",
+    "此处不读取；请把图片作为 content 中类型为 '{kind}' 的一项发送",
+)
+TEXT_BESIDE: Final = Text(
+    "it is not read beside a picture; send it as a part of its own",
+    "与图片写在同一项中的文字不会被读取；请作为单独的一项发送",
+)
 SEND_IMAGE: Final = Text(
     "send the picture as 'image': base64, a data URL or an http(s) URL",
     "请把图片写在 'image' 中：base64、data URL 或 http(s) 地址",

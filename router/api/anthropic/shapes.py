@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from engines.http.requests import Seed, Temperature, Tokens, Whole
-from router.api.schemas import MAX_NAME, Hybrid, Items, NullAsDefault, WireModel, known_types
+from router.api.schemas import MAX_NAME, Hybrid, Items, NullAsDefault, SaidModel, WireModel, known_types
 
 
-class TextBlock(WireModel):
+class TextBlock(SaidModel):
     """Text in a turn."""
+
+    picture_part = "image"
 
     type: Literal["text"]
     text: str
@@ -42,8 +44,10 @@ class FileSource(WireModel):
     file_id: str = Field(max_length=MAX_NAME)
 
 
-class ImageBlock(WireModel):
+class ImageBlock(SaidModel):
     """A picture in a turn."""
+
+    is_picture = True
 
     type: Literal["image"]
     source: Annotated[
@@ -85,8 +89,10 @@ Block = Annotated[
 ]
 
 
-class Turn(WireModel):
+class Turn(SaidModel):
     """One turn of a conversation."""
+
+    picture_part = "image"
 
     role: Literal["user", "assistant", "system"]
     content: str | Items[Block]

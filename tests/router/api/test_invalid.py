@@ -237,6 +237,71 @@ def test_what_is_wrong_with_a_part_is_told_at_its_place(
     assert found[:2] == (f"messages[0].content[1].{param}", code)
 
 
+PICTURE = "data:image/png;base64,aGk="
+# Each surface: its body, the field of its turns, a text part and a picture.
+TURNS: dict[str, tuple[type[WireModel], str, Json, Json]] = {
+    "chat": (
+        ChatRequest,
+        "messages",
+        {"type": "text", "text": "hi"},
+        {"type": "image_url", "image_url": {"url": PICTURE}},
+    ),
+    "responses": (
+        ResponsesRequest,
+        "input",
+        {"type": "input_text", "text": "hi"},
+        {"type": "input_image", "image_url": PICTURE},
+    ),
+    "messages": (
+        MessagesRequest,
+        "messages",
+        {"type": "text", "text": "hi"},
+        {"type": "image", "source": {"type": "base64", "data": "aGk="}},
+    ),
+}
+
+
+def refused_turn(surface: str, turn: Json) -> tuple[str | None, str | None, str] | None:
+    model, field, _, _ = TURNS[surface]
+    return refused(model)({"model": "glowl", field: [{"role": "user", **turn}]})
+
+
+@pytest.mark.parametrize("surface", TURNS)
+@pytest.mark.parametrize(
+    "name", ["images", "image", "image_url", "imageUrl", "attachments", "experimental_attachments", "file_ids", "photo"]
+)
+def test_a_picture_in_a_field_of_others_is_refused_and_not_dropped(surface: str, name: str) -> None:
+    _, field, text, picture = TURNS[surface]
+
+    in_turn = refused_turn(surface, {"content": "hi", name: [PICTURE]})
+    beside_text = refused_turn(surface, {"content": [picture, {**text, name: {"url": PICTURE}}]})
+
+    assert in_turn is not None
+    assert beside_text is not None
+    assert in_turn[:2] == (f"{field}[0].{name}", "unsupported_value")
+    assert beside_text[:2] == (f"{field}[0].content[1].{name}", "unsupported_value")
+    assert f"'{picture['type']}'" in in_turn[2]
+
+
+@pytest.mark.parametrize("surface", TURNS)
+def test_a_question_inside_a_picture_is_refused_and_not_dropped(surface: str) -> None:
+    _, field, _, picture = TURNS[surface]
+
+    found = refused_turn(surface, {"content": [{**picture, "text": "What is this?"}]})
+
+    assert found is not None
+    assert found[:2] == (f"{field}[0].content[0].text", "unsupported_value")
+
+
+@pytest.mark.parametrize("surface", TURNS)
+@pytest.mark.parametrize("empty", [None, [], "", {}])
+def test_an_empty_field_for_pictures_changes_nothing(surface: str, empty: object) -> None:
+    _, _, text, picture = TURNS[surface]
+    content = [{**text, "image_url": empty}, {**picture, "text": empty, "id": "a"}]
+
+    assert refused_turn(surface, {"content": content, "images": empty, "name": "x", "cache_control": {"a": 1}}) is None
+
+
 SHAPES = {shape.__name__: shape for shape in shapes()}
 # What others define, or defined: unknown names in it are their clients', and change nothing here, as in a chat.
 OPEN = {"CompactRequest", "InferenceRequest", "VisionRequest"}

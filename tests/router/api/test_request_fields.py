@@ -289,7 +289,7 @@ def test_openrouters_route_and_no_async_change_nothing() -> None:
 
 def test_many_and_long_unknown_names_are_not_looked_at_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(other_fields, "_bare", lambda name: seen.append(name) or name)
+    monkeypatch.setattr(other_fields, "bare", lambda name: seen.append(name) or name)
 
     chat_sampling(chat(**{"aB" * 1_000_000: 1, **{f"unknown{i}": 1 for i in range(5000)}}))
 
