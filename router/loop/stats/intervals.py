@@ -117,7 +117,7 @@ def _bca(
     # The resamples' spread is that of n groups, of which one is taken by the mean.
     widening = math.sqrt(num_groups / (num_groups - 1))
     low, high = (estimate + widening * (end - estimate) for end in ends)
-    return low, high
+    return max(-1.0, low), min(1.0, high)
 
 
 def mcnemar(num_won: int, num_lost: int) -> float:

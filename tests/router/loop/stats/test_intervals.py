@@ -87,3 +87,11 @@ def test_the_exact_test_of_wins_and_losses() -> None:
 def test_points_are_shown_with_their_signs() -> None:
     assert Interval(0.011, -0.009, 0.032, 212, 212).to_points() == "+1.1 [-0.9, +3.2]"
     assert Interval(-0.0001, -0.0001, 0.0001, 20, 20).to_points() == "+0.0 [+0.0, +0.0]"
+
+
+def test_an_interval_does_not_reach_beyond_what_a_difference_can_be() -> None:
+    for sign in (1, -1):
+        found = mean_interval([Value(str(n), 0.0 if n == 0 else sign) for n in range(12)])
+
+        assert found is not None
+        assert max(abs(found.low), abs(found.high)) == 1.0
