@@ -88,8 +88,10 @@ TEXTS: Final[dict[str, Text]] = {
         "{path}：还有 {missing} 个问题没有问 {arm}；请再次运行同一个 `glowl eval`，它会继续",
     ),
     "promote.impostor": Text(
-        "{path}: {arm} was answered by {models}; ask the base as {base}:base",
-        "{path}：{arm} 的答案来自 {models}；请以 {base}:base 提问基础模型",
+        "{path}: {arm} was answered by {models}; ask the base as {base}:base, and with every engine ready: "
+        "run `glowl eval` with a new --out",
+        "{path}：{arm} 的答案来自 {models}；请以 {base}:base 提问基础模型，并等所有引擎就绪："
+        "请用新的 --out 再次运行 `glowl eval`",
     ),
     "promote.mixed": Text(
         "{path}: the answers of {arm} are of different weights; run `glowl eval` with a new --out",

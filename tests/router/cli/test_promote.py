@@ -128,6 +128,7 @@ async def test_a_base_that_was_answered_by_an_adapter_is_no_base(evidence: Path)
 
     assert result.exit_code == 1
     assert "answered by glm-4.6v-flash:labels" in result.output
+    assert "run `glowl eval` with a new --out" in result.output
 
 
 async def test_answers_of_other_weights_prove_nothing(evidence: Path) -> None:
