@@ -14,6 +14,7 @@ from typing import Annotated, Final
 from fastapi import Query, Request
 
 from policies.text import Text
+from router.api import texts
 from router.errors import BadRequestError
 from router.jobs.job import Job, JobState
 from router.jobs.rows import JobPage
@@ -23,6 +24,9 @@ Id = Annotated[str, Query(max_length=128)]
 Search = Annotated[str, Query(max_length=200, description="words of the title, the question or the answer")]
 
 _METADATA: Final = re.compile(r"metadata\[(.{1,64})\]")
+# Azure's clients send it with every request.
+_HARMLESS: Final = frozenset({"api-version"})
+_MAX_SHOWN: Final = 64
 # A page of a rare search ends after this many jobs; the next page continues from there.
 _MOST_LOOKED_AT: Final = 2000
 _AT_A_TIME: Final = 100
@@ -60,7 +64,19 @@ class Wanted:
 
 
 def metadata_wanted(request: Request) -> dict[str, str]:
-    """Return the pairs of ``metadata[KEY]=VALUE`` in a query, as OpenAI's lists of stored answers have them."""
+    """Return the pairs of ``metadata[KEY]=VALUE`` in a query, as OpenAI's lists of stored answers have them.
+
+    Raises:
+        BadRequestError: if the query has a name that the list does not know: it would show more than was asked for.
+    """
+    known = [each.alias for each in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known and name not in _HARMLESS and not _METADATA.fullmatch(name):
+            shown = name[:_MAX_SHOWN]
+            accepted = ", ".join((*known, "metadata[KEY]"))
+            raise BadRequestError(
+                texts.UNKNOWN_OPTION.fill(param=shown, accepted=accepted), code="unknown_parameter", param=shown
+            )
     found = ((_METADATA.fullmatch(name), value) for name, value in request.query_params.multi_items())
     return {name[1]: value for name, value in found if name is not None}
 

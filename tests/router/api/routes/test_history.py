@@ -62,6 +62,24 @@ def listed(http: httpx.Client, path: str, headers: dict[str, str] = ONE, **query
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/jobs"])
+@pytest.mark.parametrize("name", ["status", "order", "State", "metadata", "metadata.conversation", "metadata[]"])
+def test_a_filter_that_a_list_does_not_know_is_refused_with_the_known_ones(
+    keyed: httpx.Client, path: str, name: str
+) -> None:
+    refused = keyed.get(path, params={name: "failed"}, headers={**ONE, "accept-language": "en"})
+
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["code"], error["param"]) == ("unknown_parameter", name)
+    assert "state, " in error["message"]
+    assert "metadata[KEY]" in error["message"]
+
+
+def test_the_version_that_azures_clients_send_narrows_nothing(keyed: httpx.Client, asked: list[str]) -> None:
+    assert listed(keyed, "/v1/responses", **{"api-version": "2024-10-21"}) == asked[::-1]
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/jobs"])
 def test_lists_are_narrowed_by_pairs_and_by_words(keyed: httpx.Client, asked: list[str], path: str) -> None:
     newest_first = asked[::-1]
     assert listed(keyed, path) == newest_first
