@@ -327,8 +327,9 @@ TEXTS: Final[dict[str, Text]] = {
     "up.banner.metrics": Text("For Prometheus:", "供 Prometheus 读取："),
     "up.banner.try": Text("Try, in another terminal:", "请在另一个终端中试试："),
     "up.banner.pocket": Text(
-        "Pocket models know drawn shapes, price posters and bar charts, and nothing else; other samples: {samples}",
-        "pocket 模型只认识画出来的图形、价格海报和柱状图；其他示例：{samples}",
+        "Pocket models know drawn shapes and, in Chinese, price posters and bar charts; nothing else. "
+        "Other samples: {samples}",
+        "pocket 模型只认识画出来的图形，以及用中文提问的价格海报和柱状图；其他示例：{samples}",
     ),
     "up.banner.question": Text("Which shape is larger, and why?", "用一句话介绍你自己。"),
     "up.banner.question.pocket": Text("What can you do?", "你能做什么？"),

@@ -66,7 +66,7 @@ export default {
   "ask.thread": ["Questions and answers", "问题与回答"],
   "ask.welcome": ["Ask about a picture", "就图片提问"],
   "ask.welcome.how": ["GLM answers at once. Where a question needs more, its answer is a draft that Owl2 refines before your eyes.", "GLM 立即回答。需要深入的问题，其回答先作为草稿，再由 Owl2 当面完善。"],
-  "ask.pocket": ["The pocket models know drawn shapes, price posters and bar charts, and nothing else: no photographs.", "pocket 模型只认识画出来的图形、价格海报和柱状图，不认识照片。"],
+  "ask.pocket": ["The pocket models know drawn shapes and, in Chinese, price posters and bar charts, and nothing else: no photographs.", "pocket 模型只认识画出来的图形，以及用中文提问的价格海报和柱状图，不认识照片。"],
   "ask.samples": ["Questions to try", "试试这些问题"],
   "ask.earlier": ["Show earlier questions", "显示更早的问题"],
   "ask.noConversation": ["There is no such conversation; it may have expired or been deleted.", "没有这个对话；它可能已过期或被删除。"],
