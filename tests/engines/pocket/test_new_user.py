@@ -1,6 +1,5 @@
 """The first hour of a new user, through the engines: what is known is answered, all else gets the honest sentence."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +72,6 @@ async def test_known_questions_are_answered_and_all_else_gets_the_honest_sentenc
         await engine.aclose()
     wrong = [(o.question.text, o.question.answer, o.answer) for o in outcomes if not o.is_right]
     unknown = [o for o in outcomes if o.question.answer in HONEST.values()]
-    # Two of sixty may be missed, as the bars leave 5 % of what is unknown and 10 % under each condition
-    assert len(wrong) <= math.floor(0.05 * len(outcomes)), wrong
+    # Two of sixty may be missed: the bars leave 5 % of what is unknown, and machines round differently
+    assert len(wrong) <= len(outcomes) // 30, wrong
     assert len(unknown) >= 0.4 * len(outcomes)
