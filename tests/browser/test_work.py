@@ -172,15 +172,27 @@ def test_without_redis_the_page_says_so_and_answers(slow: ProcessStack, visit: V
     expect(page.locator(".history li.open")).to_contain_text("这是什么？")
 
 
-def test_a_running_job_fits_a_phone(slow: ProcessStack, visit: Visit, http: httpx.Client) -> None:
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_a_running_job_fits_a_phone(slow: ProcessStack, visit: Visit, http: httpx.Client, status: str) -> None:
     asked = {"model": "glowl", "background": True, "input": "Compare " + "many long words " * 100 + "?"}
     job = http.post("/v1/responses", json=asked).json()["id"]
 
-    page = visit(slow, viewport={"width": 390, "height": 800}).open("jobs", key=KEYS[0])
+    def say_far_back(route: Any) -> None:
+        reply = route.fetch()
+        told = reply.json()
+        for each in told["data"]:
+            if each["id"] == job:
+                each |= {"status": status, "queue": {"position": 128, "eta_ms": 754_000}}
+        route.fulfill(response=reply, json=told)
+
+    visitor = visit(slow, viewport={"width": 390, "height": 800})
+    visitor.context.route("**/v1/jobs?*", say_far_back)
+    page = visitor.open("jobs", key=KEYS[0])
 
     row = page.locator(f"tr[data-id={job}]")
     for _ in in_both_languages(page):
         expect(row.locator("progress")).to_be_visible(timeout=TIMEOUT_MS)
+        expect(row).to_contain_text("128")
         stop = row.get_by_role("button").first.bounding_box()
         assert stop is not None
         assert stop["x"] + stop["width"] <= 390, "it can be cancelled without scrolling sideways"
