@@ -67,7 +67,10 @@ def find_snapshot(name: ModelName, place: Place) -> Snapshot | None:
         if folder.is_dir():
             found = name.at(revision)
             missing = missing_files(folder)
-            snapshot = Snapshot(found, folder, missing, not missing and _is_recorded(found, folder, place))
+            is_verified = not missing and _is_recorded(found, folder, place)
+            if name.hub == "modelscope" and not missing and not is_verified:
+                missing = cut_files(folder)  # nothing here names their hashes
+            snapshot = Snapshot(found, folder, missing, is_verified)
             if not missing:
                 return snapshot
             first = first or snapshot

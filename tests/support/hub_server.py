@@ -21,7 +21,7 @@ TOKEN = "hf_of_a_member"
 def a_checkpoint(num_shards: int = 2, shard_bytes: int = 20_000) -> dict[str, bytes]:
     """A checkpoint's files, sharded, of bytes that mean nothing."""
     shards = {
-        f"model-{number:05}-of-{num_shards:05}.safetensors": hashlib.shake_256(b"%d" % number).digest(shard_bytes)
+        f"model-{number:05}-of-{num_shards:05}.safetensors": a_shard(number, shard_bytes)
         for number in range(1, num_shards + 1)
     }
     index = {"metadata": {}, "weight_map": {f"layer.{number}": file for number, file in enumerate(shards)}}
@@ -33,6 +33,15 @@ def a_checkpoint(num_shards: int = 2, shard_bytes: int = 20_000) -> dict[str, by
         "figures/one.png": b"not needed either",
         **shards,
     }
+
+
+def a_shard(number: int, num_bytes: int) -> bytes:
+    """A safetensors file of exactly so many bytes, with one tensor that means nothing."""
+    num_header = 96
+    num_data = num_bytes - 8 - num_header
+    tensor = {"dtype": "U8", "shape": [num_data], "data_offsets": [0, num_data]}
+    header = json.dumps({f"layer.{number}": tensor}).encode().ljust(num_header)
+    return num_header.to_bytes(8, "little") + header + hashlib.shake_256(b"%d" % number).digest(num_data)
 
 
 class HubServer:

@@ -423,6 +423,20 @@ class TestModelScope:
         await hub.stop()
         assert (await fetch(self.NAME)).folder == snapshot.folder
 
+    async def test_a_shard_that_its_older_client_left_in_part_is_not_present(self, hub, place, fetch):
+        # Given weights that end before their header says
+        folder = place.cache / "hub" / "models" / "org" / "model"
+        folder.mkdir(parents=True)
+        for file, data in hub.files.items():
+            if "/" not in file:
+                (folder / file).write_bytes(data)
+        (folder / SHARD).write_bytes(hub.files[SHARD][:-1])
+        # Then they are not used
+        found = find_snapshot(self.NAME, place)
+        assert found is not None
+        assert found.missing == (SHARD,)
+        assert (await fetch(self.NAME)).folder == place.cache / "models" / "org--model" / "snapshots" / "master"
+
     async def test_what_its_older_client_left_is_used(self, hub, place, fetch):
         folder = place.cache / "hub" / "models" / "org" / "model"
         folder.mkdir(parents=True)
