@@ -78,6 +78,6 @@ class WorkerMeters:
                 if error.errno != errno.EADDRINUSE or port == last:
                     raise
             else:
-                log.info("metrics of this worker: http://%s:%d/metrics", url_host(host), server.server_port)
+                log.info("metrics of this worker: %s", f"http://{url_host(host)}:{server.server_port}/metrics")
                 return int(server.server_port)
         raise AssertionError("the last port returns or raises")
