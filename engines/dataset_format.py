@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
+from engines.json_text import to_one_line
+
 TRAIN: Final = "train.jsonl"
 HELDOUT: Final = "heldout.jsonl"
 CARD: Final = "card.md"
@@ -176,7 +178,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
     Raises:
         OSError: if it cannot be written.
     """
-    lines = [json.dumps(to_json(example), ensure_ascii=False) + "\n" for example in examples]
+    lines = [to_one_line(json.dumps(to_json(example), ensure_ascii=False)) + "\n" for example in examples]
     path.write_text("".join(lines), "utf-8", newline="\n")
     return len(lines)
 

@@ -14,6 +14,14 @@ import orjson
 _LINE_ENDS: Final = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 
 
+_LINE_END_TEXTS: Final = {ord(raw.decode()): escaped.decode() for raw, escaped in _LINE_ENDS}
+
+
+def to_one_line(text: str) -> str:
+    """Escape U+2028, U+2029 and U+0085 in a line of JSON."""
+    return text.translate(_LINE_END_TEXTS)
+
+
 def dump_line(value: Any) -> bytes:
     """Encode a value as JSON in which U+2028, U+2029 and U+0085 are escaped; no line end follows.
 

@@ -41,6 +41,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     example = parse_example(LINE)
     assert write_examples(tmp_path / "train.jsonl", [example]) == 1
     assert list(read_examples(tmp_path / "train.jsonl")) == [example]
+    assert len((tmp_path / "train.jsonl").read_text("utf-8").splitlines()) == 1
     assert to_json(example) == LINE
     assert (example.question, example.answer, example.pictures) == ("合计\u2028是多少？", "42", ("images/ab.png",))
 

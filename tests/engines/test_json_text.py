@@ -3,7 +3,7 @@ import json
 import orjson
 import pytest
 
-from engines.json_text import dump_line
+from engines.json_text import dump_line, to_one_line
 
 # Everything that `str.splitlines` takes for the end of a line.
 LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
@@ -16,6 +16,17 @@ def test_no_character_inside_a_text_ends_the_line(character):
     line = dump_line(value)
 
     assert line.decode().splitlines() == [line.decode()]
+    assert json.loads(line) == value
+
+
+@pytest.mark.parametrize("character", LINE_ENDS)
+def test_json_that_another_encoder_wrote_is_made_one_line(character):
+    value = {"key": f"中a{character}{character}b"}
+
+    line = to_one_line(json.dumps(value, ensure_ascii=False))
+
+    assert line.splitlines() == [line]
+    assert "中" in line
     assert json.loads(line) == value
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from engines.dataset_format import HELDOUT, IMAGES, TRAIN, DatasetError, Example, read_examples, to_json
 from engines.image_header import sniff_media_type
+from engines.json_text import to_one_line
 
 _MARKER: Final = "<image>"
 _NAMES: Final = {TRAIN: "train.json", HELDOUT: "heldout.json"}
@@ -148,7 +149,7 @@ def export_openai(folder: Path, out: Path) -> dict[str, int]:
                 for part in (part for each in messages if each["role"] == "user" for part in each["content"]):
                     if part["type"] == "image_url":
                         part["image_url"]["url"] = _to_data_url(folder / part["image_url"]["url"])
-                file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+                file.write(to_one_line(json.dumps({"messages": messages}, ensure_ascii=False)) + "\n")
                 counts[name] += 1
     return counts
 

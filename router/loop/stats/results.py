@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from engines.dataset_format import Example
+from engines.json_text import to_one_line
 from policies.language import detect
 from router.loop.stats.metrics import NO_ANSWER, Scores, score
 
@@ -126,7 +127,7 @@ def to_line(value: Header | Answer) -> bytes:
     found: dict[str, Any] = asdict(value)
     if isinstance(value, Header):
         found = {"object": KIND, **found}
-    return json.dumps(found, ensure_ascii=False).encode() + b"\n"
+    return to_one_line(json.dumps(found, ensure_ascii=False)).encode() + b"\n"
 
 
 def slices_of(example: Example) -> tuple[str, ...]:

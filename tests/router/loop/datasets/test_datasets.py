@@ -263,6 +263,19 @@ def test_a_picture_of_a_later_turn_stays_there_in_llava_form(tmp_path: Path) -> 
     assert other.pictures == ()
 
 
+def test_no_character_of_a_text_ends_a_line_for_openai(tmp_path: Path) -> None:
+    question = {"role": "user", "content": [{"type": "text", "text": "a\u2028b\u2029c\x85d"}]}
+    answer = {"role": "assistant", "content": "e\u2028f"}
+    (tmp_path / "set").mkdir()
+    example = parse_example({"id": "a1", "messages": [question, answer], "slice": "en"})
+    write_examples(tmp_path / "set/train.jsonl", [example])
+
+    export_openai(tmp_path / "set", tmp_path / "out")
+
+    (line,) = (tmp_path / "out/train.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["messages"] == [question, answer]
+
+
 @pytest.mark.parametrize("export", [export_openai, export_llava])
 def test_what_is_no_data_set_is_not_exported(tmp_path: Path, export: Callable[[Path, Path], object]) -> None:
     with pytest.raises(DatasetError, match="is no data set"):
