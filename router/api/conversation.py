@@ -166,7 +166,7 @@ async def from_older_shape(request: InferenceRequest, media: MediaIntake) -> tup
         ImageError: for a picture that is refused.
         ImageFetchError: for a picture URL that cannot be fetched.
     """
-    parts: list[str | tuple[Source, str]] = [(request.image, "image")] if request.image else []
+    parts: list[str | tuple[Source, str]] = [] if request.image is None else [(request.image, "image")]
     return await _load([_Turn("user", [*parts, request.prompt])], media, "prompt")
 
 

@@ -114,6 +114,17 @@ PATHS = ("/api/v1/inference", "/v1/vision/completion")
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("image", ["", " ", "data:image/png;base64,"])
+def test_an_empty_picture_is_refused_and_the_question_not_answered_without_it(
+    http: httpx.Client, path: str, image: str
+) -> None:
+    refused = http.post(path, json={"image": image, "prompt": "图里有什么？"})
+
+    assert refused.status_code == 400, refused.text
+    assert (refused.json()["error"]["code"], refused.json()["error"]["param"]) == ("empty_image_file", "image")
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     "name", ["image_url", "imageUrl", "images", "Image", "image_base64", "picture", "img", "video"]
 )
