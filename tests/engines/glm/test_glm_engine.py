@@ -42,7 +42,8 @@ from engines.glm.prompts import least_texts
 from engines.glm.runner import Row
 from engines.glm.token_bound import TokenBound
 from engines.images import picture_size
-from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, make_glm
+from engines.pocket.files import GLM_CONTEXT_TOKENS
+from engines.pocket.random_tiny import make_glm
 from engines.runtime import attention, devices
 from engines.runtime.fair_budget import FairBudget
 from engines.runtime.picture_stage import STUCK_S

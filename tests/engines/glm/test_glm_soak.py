@@ -41,7 +41,8 @@ from engines.base import (
 from engines.glm.decoding import Answer
 from engines.glm.engine import GlmEngine, load
 from engines.glm.runner import Pixels, PreparedRequest, Row
-from engines.pocket.random_tiny import GLM_CONTEXT_TOKENS, make_glm
+from engines.pocket.files import GLM_CONTEXT_TOKENS
+from engines.pocket.random_tiny import make_glm
 
 NUM_REQUESTS = int(os.environ.get("GLOWL_SOAK_REQUESTS", "150"))
 NUM_CALLERS = 16  # more than rows and line hold, so that some are refused
