@@ -49,7 +49,7 @@ function JobList() {
       <option value="">${t("all")}</option>${STATES.map((each) => html`<option value=${each}>${t(`status.${each}`)}</option>`)}
     </select></label></div>
     ${jobs.problem.value && html`<p class="error" role="alert">${jobs.problem.value}</p>`}
-    <div class="scroll-x" tabindex="0" role="group" aria-label=${t("jobs.list")}><table class="wide">
+    <div class="scroll-x" tabindex="0" role="group" aria-label=${t("jobs.list")}><table class="wide stacked">
       <caption class="sr">${t("jobs.list")}</caption>
       <thead><tr>${["question", "status", "progress", "do"].map((each) => html`<th scope="col">${t(`jobs.${each}`)}</th>`)}</tr></thead>
       <tbody>${(page?.data ?? []).map((job) => html`<tr key=${job.id} data-id=${job.id}>
