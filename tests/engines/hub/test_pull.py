@@ -405,6 +405,16 @@ async def test_pickled_shards_are_taken_where_there_is_nothing_else(hub, fetch):
     assert contents((await fetch()).folder)["pytorch_model-1-of-1.bin"] == data
 
 
+def left_by_the_older_client(hub: HubServer, place: Place) -> Path:
+    """Return the folder of a model as ModelScope's older client leaves it."""
+    folder = place.cache / "hub" / "models" / "org" / "model"
+    folder.mkdir(parents=True)
+    for file, data in hub.files.items():
+        if "/" not in file:
+            (folder / file).write_bytes(data)
+    return folder
+
+
 class TestModelScope:
     """The same over ModelScope's addresses, into ModelScope's cache."""
 
@@ -425,11 +435,7 @@ class TestModelScope:
 
     async def test_a_shard_that_its_older_client_left_in_part_is_not_present(self, hub, place, fetch):
         # Given weights that end before their header says
-        folder = place.cache / "hub" / "models" / "org" / "model"
-        folder.mkdir(parents=True)
-        for file, data in hub.files.items():
-            if "/" not in file:
-                (folder / file).write_bytes(data)
+        folder = left_by_the_older_client(hub, place)
         (folder / SHARD).write_bytes(hub.files[SHARD][:-1])
         # Then they are not used
         found = find_snapshot(self.NAME, place)
@@ -438,11 +444,7 @@ class TestModelScope:
         assert (await fetch(self.NAME)).folder == place.cache / "models" / "org--model" / "snapshots" / "master"
 
     async def test_what_its_older_client_left_is_used(self, hub, place, fetch):
-        folder = place.cache / "hub" / "models" / "org" / "model"
-        folder.mkdir(parents=True)
-        for file, data in hub.files.items():
-            if "/" not in file:
-                (folder / file).write_bytes(data)
+        folder = left_by_the_older_client(hub, place)
         assert (await fetch(self.NAME)).folder == folder
 
     @pytest.mark.parametrize(
